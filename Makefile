@@ -1,0 +1,51 @@
+# make train ARGS="--max-steps 20"   sets up and trains          make test        sets up and runs the tests
+# make check                         format, lint, types         make check-all   and what takes longer
+# make bench                         the numbers in README.md
+#
+# Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: setup train test check check-all bench format clean
+
+setup: $(VENV)/.run
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("light-llm needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(VENV)/.run $@
+
+train: $(VENV)/.run
+	$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check-all: check
+	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python tests/deliberate_bugs.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/default_run.py $(ARGS)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

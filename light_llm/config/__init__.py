@@ -1,0 +1,16 @@
+"""Frozen values that describe a run. Nothing here imports torch."""
+
+from .data import DEFAULT_SOURCE as DEFAULT_SOURCE
+from .data import DataConfig as DataConfig
+from .model import PRESETS as PRESETS
+from .model import ModelConfig as ModelConfig
+from .model import get_model_size as get_model_size
+from .run import Run as Run
+from .run import changes as changes
+from .run import load_recipe as load_recipe
+from .run import parse_settings as parse_settings
+from .run import recipe_names as recipe_names
+from .train import TrainConfig as TrainConfig
+from .values import check_choice as check_choice
+from .values import check_range as check_range
+from .values import from_dict as from_dict

@@ -1,0 +1,67 @@
+"""How a model is trained."""
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from .values import check_choice, check_range
+
+OPTIMIZERS = ("adamw",)
+COMPILE = ("auto", "on", "off")
+DTYPES = ("auto", "float32", "bfloat16")
+ON_NONFINITE = ("stop", "skip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One recipe. Lengths are in optimizer steps; a batch is the sequences of one step, all micro-batches together."""
+
+    max_steps: int = 500
+    batch_size: int = 4  # sequences of one optimizer step
+    micro_batch: int | None = None  # sequences in memory at a time; None: the whole batch
+    optimizer: str = "adamw"
+    lr: float = 1.2e-3  # peak
+    warmup_steps: int = 50
+    min_lr_ratio: float = 0.1  # the cosine ends at this share of the peak
+    lr_horizon: int | None = None  # the step the cosine ends at; None: max_steps
+    weight_decay: float = 0.1  # on matrices and tables only
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    grad_clip: float = 1.0  # largest gradient norm, global
+    on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
+    loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
+    checkpointing: bool = False  # recompute each block's activations in the backward pass
+    eval_interval: int = 100  # the whole held-out split
+    save_interval: int = 100  # a step folder to resume from
+    sample_interval: int = 100  # a short sample of what the model writes; 0: never
+    device: str = "auto"
+    dtype: str = "auto"
+    compile: str = "auto"
+    seed: int = 1337  # of the initial weights and of dropout
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "loss_chunk", "eval_interval", "save_interval"):
+            check_range(name, getattr(self, name), low=1, integer=True)
+        for name in ("warmup_steps", "sample_interval", "seed"):
+            check_range(name, getattr(self, name), low=0, integer=True)
+        if self.lr_horizon is not None:
+            check_range("lr_horizon", self.lr_horizon, low=1, integer=True)
+        check_range("lr", self.lr, above=0.0)
+        check_range("eps", self.eps, above=0.0)
+        check_range("grad_clip", self.grad_clip, above=0.0)
+        check_range("weight_decay", self.weight_decay, low=0.0)
+        check_range("min_lr_ratio", self.min_lr_ratio, low=0.0, high=1.0)
+        for name in ("beta1", "beta2"):
+            check_range(name, getattr(self, name), low=0.0, below=1.0)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("compile", self.compile, COMPILE)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
+        if self.micro_batch is not None:
+            check_range("micro_batch", self.micro_batch, low=1, integer=True)
+            if self.batch_size % self.micro_batch:
+                fits = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+                raise ConfigError(
+                    f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "
+                    f"it can be {', '.join(map(str, fits))}"
+                )

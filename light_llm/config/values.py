@@ -1,0 +1,96 @@
+"""Checks and conversions shared by the configs: the messages a wrong value gets are written here, once."""
+
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Any, TypeVar
+
+from ..errors import ConfigError, did_you_mean
+
+Config = TypeVar("Config")
+
+
+def check_range(
+    name: str,
+    value: float,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    integer: bool = False,
+) -> None:
+    """Raise ConfigError unless value is a finite number with low <= value <= high and above < value < below."""
+    wanted = "a whole number" if integer else "a number"
+    limits = [
+        f"{word} {bound:g}"
+        for word, bound in (("at least", low), ("at most", high), ("above", above), ("below", below))
+        if math.isfinite(bound)
+    ]
+    wanted = " ".join([wanted, " and ".join(limits)]).strip()
+    kind_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+    if not kind_fits or not math.isfinite(value) or not (low <= value <= high and above < value < below):
+        raise ConfigError(f"{name}={value!r} cannot be used; it must be {wanted}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ConfigError, naming the nearest choice, unless value is one of them."""
+    choices = list(choices)
+    if value not in choices:
+        near = did_you_mean(str(value), choices)
+        raise ConfigError(f"{name}={value!r} is not known{near} It can be {', '.join(choices)}")
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Config:
+    """Build a config dataclass from plain values; an unknown key or a wrong type is a ConfigError.
+
+    Whole numbers are taken where a float is wanted; nothing else is converted.
+    """
+    assert is_dataclass(kind)
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"there is no {what} setting {key!r}{did_you_mean(key, known)}")
+        if not _fits(value, hints[key]):
+            raise ConfigError(f"{what}.{key}={value!r} has the wrong type; expected {_spell(hints[key])}")
+    return typing.cast(Config, kind(**values))
+
+
+def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
+    """Read the text of `--set what.key=text` as the type that field has.
+
+    Raises:
+        ConfigError: an unknown key, or text that is not of the field's type.
+    """
+    hints = typing.get_type_hints(kind)
+    if key not in hints:
+        raise ConfigError(f"there is no {what} setting {key!r}{did_you_mean(key, hints)}")
+    options = typing.get_args(hints[key]) or (hints[key],)
+    if NoneType in options and text.lower() in ("none", ""):
+        return None
+    for option in options:
+        try:
+            if option is bool and text.lower() in ("true", "false"):
+                return text.lower() == "true"
+            if option in (int, float, str):
+                return option(text)
+        except ValueError:
+            continue
+    raise ConfigError(f"{what}.{key}={text} has the wrong type; expected {_spell(hints[key])}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    options = typing.get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in options
+    if isinstance(value, int):
+        return int in options or float in options
+    return any(isinstance(value, option) for option in options)
+
+
+def _spell(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing"}
+    return " or ".join(names.get(option, str(option)) for option in typing.get_args(hint) or (hint,))

@@ -1,0 +1,5 @@
+"""The front door to the shapes: `from model_config import ModelConfig, get_model_size`."""
+
+from light_llm.config import PRESETS, DataConfig, ModelConfig, Run, TrainConfig, get_model_size
+
+__all__ = ["PRESETS", "DataConfig", "ModelConfig", "Run", "TrainConfig", "get_model_size"]

@@ -1,0 +1,58 @@
+"""What tests share. Each test gets a cache and a working folder of its own; nothing outside them is touched."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("here", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("here")
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the whole session, so that a text is encoded and the machine measured once: never the user's own.
+
+    Child processes find the package, whatever folder they are started in.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIGHT_LLM_CACHE", str(cache))
+        patch.setenv("PYTHONPATH", str(CHECKOUT))
+        patch.setenv("COLUMNS", "80")
+        for name in ("LIGHT_LLM_STOP_AFTER", "FORCE_COLOR", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+            patch.delenv(name, raising=False)
+        yield cache
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test works in a folder of its own and leaves nothing in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def offline_files() -> Path:
+    """The folder with Shakespeare and GPT-2's vocabulary; without it a test is skipped, and says so."""
+    folder = os.environ.get("LIGHT_LLM_OFFLINE_DIR")
+    if not folder or not Path(folder, "shakespeare.txt").is_file():
+        pytest.skip("NOT RUN: set LIGHT_LLM_OFFLINE_DIR to a folder with shakespeare.txt and gpt2/vocab.bpe")
+    return Path(folder)
+
+
+@pytest.fixture
+def poem(tmp_path: Path) -> Path:
+    """A small text of the repository's own."""
+    path = tmp_path / "poem.txt"
+    lines = [
+        f"The {a} {b} went down to the {c},\nand what it saw there nobody knows.\n"
+        for a in ("old", "young", "grey", "quick", "silent", "proud")
+        for b in ("cat", "fox", "owl", "hen", "mole")
+        for c in ("river", "garden", "mill", "harbour")
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path

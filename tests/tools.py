@@ -1,0 +1,85 @@
+"""Small models and batches for tests, and the command line as a child process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from light_llm.config import ModelConfig
+from light_llm.data import DataLoader, create_dataloader, prepare_dataset
+from light_llm.model import LightLLM
+
+TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)
+
+
+def some_tokens(B: int = 3, T: int = 16, V: int = TINY.vocab_size, seed: int = 5) -> Tensor:
+    """(B, T) ids."""
+    return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_model(seed: int = 0, scale: float = 1.0, **changes: Any) -> LightLLM:
+    """A tiny model in evaluation mode; a scale above 1 makes it opinionated, so that its guesses are not uniform."""
+    torch.manual_seed(seed)
+    config = ModelConfig(**({f: getattr(TINY, f) for f in TINY.__dataclass_fields__} | changes))
+    model = LightLLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(scale)
+            else:  # biases and gains start at 0 and 1: moved, so that a test notices when one is forgotten
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The gradients of all parameters, by name."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def byte_loader(path: Path, *, max_length: int = 16, batch_size: int = 4, seed: int = 1) -> DataLoader:
+    """A loader over a text file, by bytes."""
+    dataset, _ = prepare_dataset(str(path), max_length=max_length, tokenizer="byte")
+    return create_dataloader(dataset, batch_size, seed=seed)
+
+
+def byte_model(dropout: float = 0.0, seed: int = 0) -> LightLLM:
+    """A tiny model over bytes."""
+    torch.manual_seed(seed)
+    return LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_layer=2, n_head=3, dropout=dropout))
+
+
+def light_llm(
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, stdin: str | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """`light-llm WORDS ...` in a child process."""
+    return run_child([sys.executable, "-m", "light_llm", *words], cwd=cwd, env=env, stdin=stdin)
+
+
+def run_child(
+    words: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None, stdin: str | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """A child process with its output as text."""
+    return subprocess.run(
+        words,
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=200,
+        check=False,
+    )
+
+
+# A run of seconds through the command line: one layer, 24 wide.
+NANO_RUN = [
+    *("--preset", "nano", "--tokenizer", "byte", "--max-length", "32", "--batch-size", "2"),
+    *("--dtype", "float32", "--device", "cpu", "--set", "train.sample_interval=0"),
+    *("--set", "model.n_layer=1", "--set", "model.n_embd=24", "--set", "model.n_head=3"),
+]
