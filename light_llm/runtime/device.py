@@ -1,0 +1,50 @@
+"""Which device computes: MPS, then CUDA, then the CPU, unless one is asked for."""
+
+import platform
+
+import torch
+
+from ..errors import DeviceError, did_you_mean
+from .choice import Choice
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(asked: str = "auto") -> Choice:
+    """The device for a run, with the reason.
+
+    Args:
+        asked: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        DeviceError: the name is unknown, or this machine has no such device.
+    """
+    kind, _, index = asked.partition(":")
+    if kind not in DEVICES or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceError(
+            f"there is no device {asked!r}{did_you_mean(kind, DEVICES)} It can be auto, cpu, cuda, cuda:N or mps"
+        )
+    if kind == "cpu":
+        return Choice("cpu", "asked for")
+    has_mps, n_cuda = torch.backends.mps.is_available(), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "auto":
+        if has_mps:
+            return Choice("mps", "Apple GPU found; --device cpu overrides")
+        if n_cuda:
+            return Choice("cuda", f"{torch.cuda.get_device_name()} found; --device cpu overrides")
+        return Choice("cpu", "no GPU found")
+    if kind == "mps" and not has_mps:
+        raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use --device auto or cpu")
+    if kind == "cuda" and int(index or 0) >= n_cuda:
+        found = f"{n_cuda} CUDA GPU{'s' * (n_cuda != 1)}" if n_cuda else "no CUDA GPU"
+        raise DeviceError(f"device {asked!r} is not available: this torch finds {found}; use --device auto or cpu")
+    return Choice(asked, "asked for")
+
+
+def device_name(device: str) -> str:
+    """What the device is called: a GPU's product name, or the processor's architecture and thread count."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if device == "mps":
+        return "Apple GPU"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"

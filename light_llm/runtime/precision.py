@@ -1,0 +1,94 @@
+"""The number format of the matrix products: bfloat16 where this machine is really faster in it, float32 otherwise."""
+
+import json
+import os
+import platform
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .choice import Choice
+from .settings import cache_dir
+
+FASTER = 1.3  # bfloat16 has to win by this much: its rounding is not free
+
+
+def choose_dtype(asked: str, device: str) -> Choice:
+    """float32 or bfloat16 for the products of a run; the weights, the loss and the optimizer stay in float32.
+
+    Args:
+        asked: auto, float32 or bfloat16.
+        device: what `choose_device` decided.
+    """
+    if asked != "auto":
+        return Choice(asked, "asked for")
+    if device == "mps":
+        return Choice("float32", "bfloat16 on MPS has not been shown to be right and faster")
+    if device.startswith("cuda"):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bfloat16", "this GPU multiplies it in hardware")
+        return Choice("float32", "this GPU has no bfloat16")
+    gain = _measured_gain()
+    if gain >= FASTER:
+        return Choice("bfloat16", f"measured {gain:.1f}x as fast as float32 here")
+    return Choice("float32", f"bfloat16 measured only {gain:.1f}x as fast here")
+
+
+def choose_compile(asked: str) -> Choice:
+    """on or off. `auto` is off: compiling costs minutes on a laptop before the first step."""
+    if asked == "auto":
+        return Choice("off", "a short run does not earn back the compile time; --compile on overrides")
+    return Choice(asked, "asked for")
+
+
+def autocast(device: str, dtype: str) -> AbstractContextManager[object]:
+    """The context in which a forward pass makes its products in dtype."""
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, getattr(torch, dtype))
+
+
+def measure_gain(seconds: float = 0.15) -> float:
+    """How many times as fast the CPU multiplies in bfloat16 as in float32, on a block's own shapes."""
+    x, w = torch.randn(2048, 384), torch.randn(1536, 384)
+    xh, wh = x.bfloat16(), w.bfloat16()
+
+    def rate(a: Tensor, b: Tensor) -> float:
+        a @ b.T  # the first call sets up its kernel
+        start, n = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < seconds:
+            a @ b.T
+            n += 1
+        return n / spent
+
+    # In turn, twice each, and the best of each: a neighbour's noise only ever slows a line down.
+    rates = [(rate(x, w), rate(xh, wh)) for _ in range(2)]
+    return max(bf16 for _, bf16 in rates) / max(fp32 for fp32, _ in rates)
+
+
+def _measured_gain() -> float:
+    """`measure_gain`, once per machine, torch version and thread count."""
+    key = f"{platform.node()} {platform.machine()} torch {torch.__version__} threads {torch.get_num_threads()}"
+    path = cache_dir() / "measured.json"
+    known = _read(path)
+    if key not in known:
+        known[key] = round(measure_gain(), 2)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            os.replace(partial, path)
+        except OSError:
+            pass  # a cache that cannot be written only costs the measurement again
+    return known[key]
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): float(value) for key, value in known.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # missing, or not ours: measured anew

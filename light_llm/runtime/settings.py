@@ -1,0 +1,48 @@
+"""The environment variables light-llm reads, all of them, each behind a function."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ..errors import ConfigError
+
+
+def offline_dir() -> Path | None:
+    """LIGHT_LLM_OFFLINE_DIR: a folder someone filled beforehand; only ever read."""
+    value = os.environ.get("LIGHT_LLM_OFFLINE_DIR")
+    return Path(value) if value else None
+
+
+def cache_dir() -> Path:
+    """LIGHT_LLM_CACHE, or `light-llm` in the platform's own cache folder."""
+    value = os.environ.get("LIGHT_LLM_CACHE")
+    if value:
+        return Path(value)
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "light-llm"
+
+
+def tiktoken_cache_dir() -> Path:
+    """Where tiktoken keeps its downloads; read, never written."""
+    value = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    return Path(value) if value else Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
+def stop_after() -> int | None:
+    """LIGHT_LLM_STOP_AFTER=N: end any training after N steps, as a polite interruption would.
+
+    Raises:
+        ConfigError: the value is not a whole number above 0.
+    """
+    value = os.environ.get("LIGHT_LLM_STOP_AFTER")
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(f"LIGHT_LLM_STOP_AFTER={value!r} cannot be used; it must be a whole number of steps above 0")
+    return int(value)

@@ -1,0 +1,20 @@
+"""What a run was made with, for its record."""
+
+import platform
+
+import numpy
+import torch
+
+from .. import __version__
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {
+        "light_llm": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,160 @@
+"""What is decided about a machine, on machines that are not here: stand-ins for the questions torch is asked."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from light_llm.errors import ConfigError, DeviceError
+from light_llm.runtime import (
+    autocast,
+    cache_dir,
+    choose_compile,
+    choose_device,
+    choose_dtype,
+    device_name,
+    offline_dir,
+    peak_memory,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+    stop_after,
+    tiktoken_cache_dir,
+    versions,
+)
+from light_llm.runtime import precision as precision_module
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, mps: bool, gpus: int, bf16: bool = True) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+
+
+@pytest.mark.parametrize(
+    ("mps", "gpus", "asked", "expected"),
+    [
+        (True, 1, "auto", "mps"),
+        (False, 1, "auto", "cuda"),
+        (False, 0, "auto", "cpu"),
+        (True, 1, "cpu", "cpu"),
+        (True, 2, "cuda:1", "cuda:1"),
+        (True, 0, "mps", "mps"),
+    ],
+)
+def test_mps_then_cuda_then_cpu(
+    monkeypatch: pytest.MonkeyPatch, mps: bool, gpus: int, asked: str, expected: str
+) -> None:
+    machine(monkeypatch, mps=mps, gpus=gpus)
+    choice = choose_device(asked)
+    assert choice.value == expected and choice.reason and device_name(choice.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("mps", "device 'mps' is not available: this torch finds no Apple GPU; use --device auto or cpu"),
+        ("cuda", "device 'cuda' is not available: this torch finds no CUDA GPU"),
+        ("gpu", r"there is no device 'gpu'; did you mean cpu\? It can be auto, cpu, cuda, cuda:N or mps"),
+        ("cudaa", r"there is no device 'cudaa'; did you mean cuda\?"),
+        ("cpu:3", "there is no device 'cpu:3'"),
+        ("cuda:x", "there is no device 'cuda:x'"),
+    ],
+)
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, asked: str, message: str) -> None:
+    machine(monkeypatch, mps=False, gpus=0)
+    with pytest.raises(DeviceError, match=message):
+        choose_device(asked)
+
+
+def test_the_third_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, mps=False, gpus=2)
+    with pytest.raises(DeviceError, match="device 'cuda:2' is not available: this torch finds 2 CUDA GPUs"):
+        choose_device("cuda:2")
+
+
+def test_the_format_follows_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine(monkeypatch, mps=True, gpus=1)
+    assert choose_dtype("auto", "mps").value == "float32"
+    assert choose_dtype("auto", "cuda").value == "bfloat16"
+    machine(monkeypatch, mps=False, gpus=1, bf16=False)
+    assert choose_dtype("auto", "cuda").value == "float32"
+    assert choose_dtype("bfloat16", "mps").value == "bfloat16"
+    for gain, expected in ((3.0, "bfloat16"), (0.4, "float32")):
+        monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / str(gain)))
+        monkeypatch.setattr(precision_module, "measure_gain", lambda gain=gain: gain)
+        choice = choose_dtype("auto", "cpu")
+        assert choice.value == expected and f"{gain:.1f}x" in choice.reason
+
+
+def test_the_measurement_is_made_once_and_a_bad_cache_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path))
+    calls: list[float] = []
+    monkeypatch.setattr(precision_module, "measure_gain", lambda: calls.append(1.0) or 2.0)
+    for _ in range(3):
+        choose_dtype("auto", "cpu")
+    assert len(calls) == 1
+    for rubbish in ("{", "[]", '{"a": "b"}'):
+        (tmp_path / "measured.json").write_text(rubbish)
+        assert choose_dtype("auto", "cpu").value == "bfloat16"
+    assert len(calls) == 4
+
+
+def test_the_measurement_is_real() -> None:
+    assert 0.01 < precision_module.measure_gain(seconds=0.01) < 100
+
+
+def test_autocast_makes_products_in_the_format() -> None:
+    a = torch.randn(4, 4)
+    with autocast("cpu", "bfloat16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast("cpu", "float32"):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_compilation_is_asked_for() -> None:
+    assert (choose_compile("auto").value, choose_compile("on").value) == ("off", "on")
+    assert str(choose_compile("on")) == "on (asked for)"
+
+
+def test_generators_are_put_back() -> None:
+    seed_everything(3)
+    state = rng_state("cpu")
+    first = torch.rand(3)
+    set_rng_state(state, "cpu")
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", "x")
+    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "7")
+    assert (offline_dir(), stop_after()) == (Path("x"), 7)
+    for wrong in ("0", "-1", "soon", "1.5"):
+        monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", wrong)
+        with pytest.raises(ConfigError, match="LIGHT_LLM_STOP_AFTER=.* must be a whole number of steps above 0"):
+            stop_after()
+    for name in ("LIGHT_LLM_OFFLINE_DIR", "LIGHT_LLM_STOP_AFTER", "LIGHT_LLM_CACHE"):
+        monkeypatch.setenv(name, "")
+    assert offline_dir() is None and stop_after() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    expected = {
+        "linux": tmp_path / "light-llm",
+        "darwin": Path.home() / "Library" / "Caches" / "light-llm",
+        "win32": tmp_path / "light-llm",
+    }
+    for platform, path in expected.items():
+        monkeypatch.setattr("sys.platform", platform)
+        assert cache_dir() == path
+    monkeypatch.setenv("DATA_GYM_CACHE_DIR", "gym")
+    assert tiktoken_cache_dir() == Path("gym")
+
+
+def test_memory_and_versions_are_told() -> None:
+    peak = peak_memory()
+    assert peak is not None and 50e6 < peak < 100e9
+    assert versions()["torch"] == torch.__version__
