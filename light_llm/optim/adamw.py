@@ -1,0 +1,23 @@
+"""AdamW (Loshchilov and Hutter, 2019) with decay on what multiplies, and none on biases and gains."""
+
+import torch
+from torch import nn
+
+from ..config import TrainConfig
+from .groups import MATRIX, TABLE, VECTOR, by_role
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over every trainable parameter, in two groups: matrices and tables decay, vectors do not."""
+    roles = by_role(model)
+    groups = [
+        {"params": [*roles[MATRIX].values(), *roles[TABLE].values()], "weight_decay": config.weight_decay},
+        {"params": list(roles[VECTOR].values()), "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,  # one call for all parameters; CPU, CUDA and MPS have it
+    )

@@ -1,0 +1,179 @@
+"""The model against its formulas, and against an implementation nobody here wrote."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from light_llm.config import ModelConfig
+from light_llm.errors import ConfigError
+from light_llm.model import LightLLM, attend, attend_by_formula, attention_weights
+from light_llm.objective import NextTokenLoss
+
+from .tools import TINY, gradients, some_tokens, tiny_model
+
+
+@pytest.mark.parametrize(("T", "S"), [(9, 9), (1, 9), (4, 9), (1, 1)])  # a prompt, a new token, a chunk on a cache
+def test_fast_attention_is_the_formula(T: int, S: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, T, 8), torch.randn(2, 3, S, 8), torch.randn(2, 3, S, 8)
+    torch.testing.assert_close(attend(q, k, v), attend_by_formula(q, k, v))
+
+
+def test_fast_attention_with_a_mask_is_the_formula() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    mask = (torch.rand(2, 1, 5, 5) > 0.5) | torch.eye(5, dtype=torch.bool)
+    torch.testing.assert_close(attend(q, k, v, mask), attend_by_formula(q, k, v, mask))
+
+
+def test_attention_weights_by_hand() -> None:
+    """Two keys, d_k = 1: softmax of (1, 3) for the last query; the first can only look at itself."""
+    q, k = torch.tensor([[[[1.0], [1.0]]]]), torch.tensor([[[[1.0], [3.0]]]])
+    e = math.exp(-2)
+    expected = torch.tensor([[[[1.0, 0.0], [e / (1 + e), 1 / (1 + e)]]]])
+    torch.testing.assert_close(attention_weights(q, k), expected)
+
+
+def hugging_face(model: LightLLM) -> torch.nn.Module:
+    """`GPT2LMHeadModel` of transformers with our weights: its Linear layers are stored the other way round."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    c = model.config
+    theirs = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=c.vocab_size,
+            n_positions=c.n_positions,
+            n_embd=c.n_embd,
+            n_layer=c.n_layer,
+            n_head=c.n_head,
+            attn_pdrop=0.0,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    ).eval()
+    missing, unexpected = theirs.load_state_dict(
+        {f"transformer.{name}": as_conv1d(name, t) for name, t in model.state_dict().items()}, strict=False
+    )
+    assert (missing, unexpected) == (["lm_head.weight"], [])  # tied: the same storage as wte
+    return theirs
+
+
+def as_conv1d(name: str, tensor: Tensor) -> Tensor:
+    """[out, in] to [in, out] for the weights of Linear layers inside the blocks."""
+    return tensor.T if name.startswith("h.") and tensor.ndim == 2 else tensor
+
+
+@pytest.mark.parametrize("shape", [TINY, ModelConfig(vocab_size=300, n_positions=64, n_embd=48, n_layer=3, n_head=4)])
+def test_logits_and_gradients_are_transformers(shape: ModelConfig) -> None:
+    ours = tiny_model(scale=5, **{f: getattr(shape, f) for f in shape.__dataclass_fields__})
+    theirs = hugging_face(ours)
+    x = some_tokens(2, 30, V=shape.vocab_size)
+    assert (ours(x) - theirs(x).logits).abs().max() < 1e-4
+
+    (NextTokenLoss(ours)(x[:, :-1], x[:, 1:]) / 58).backward()
+    theirs(x, labels=x).loss.backward()
+    found, expected = gradients(ours), gradients(theirs)
+    assert len(found) == len(expected)
+    for name, gradient in found.items():
+        torch.testing.assert_close(as_conv1d(name, gradient), expected[f"transformer.{name}"], atol=2e-5, rtol=2e-4)
+
+
+def test_gelu_is_gpt2s_unless_told_otherwise() -> None:
+    x = torch.linspace(-3, 3, 50)
+    tanh, exact = tiny_model().h[0].mlp.gelu, tiny_model(activation="gelu").h[0].mlp.gelu  # type: ignore[union-attr]
+    c = math.sqrt(2 / math.pi)
+    torch.testing.assert_close(tanh(x), 0.5 * x * (1 + torch.tanh(c * (x + 0.044715 * x**3))))
+    torch.testing.assert_close(exact(x), 0.5 * x * (1 + torch.erf(x / math.sqrt(2))))
+
+
+def test_initialisation_is_gpt2s() -> None:
+    """N(0, 0.02), 1/sqrt(2L) of it on the way into the residual stream, zero biases, unit gains."""
+    torch.manual_seed(0)
+    model = LightLLM(ModelConfig(vocab_size=500, n_positions=128, n_embd=128, n_layer=8, n_head=4))
+    for name, p in model.named_parameters():
+        if p.ndim == 2:
+            expected = 0.02 / math.sqrt(16) if name.endswith("c_proj.weight") else 0.02
+            assert p.std().item() == pytest.approx(expected, rel=0.05), name
+        else:
+            assert torch.equal(p, torch.ones_like(p) if "ln_" in name and "weight" in name else torch.zeros_like(p))
+
+
+def test_dropout_is_off_when_evaluating_and_on_when_training() -> None:
+    model, x = tiny_model(dropout=0.5, attn_dropout=0.5), some_tokens()
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("where", ["dropout", "attn_dropout"])
+def test_dropout_keeps_the_mean_and_repeats_with_its_seed(where: str) -> None:
+    """Unbiased: over many draws the attention branch averages to what it is without dropout."""
+    block = tiny_model(scale=3, **{where: 0.3}).h[0]
+    x = torch.randn(1, 6, TINY.n_embd, generator=torch.Generator().manual_seed(0)).expand(4000, -1, -1)
+    at = torch.arange(6)
+    attn, drop = block.attn.train(), block.drop.train()  # type: ignore[union-attr,operator]
+
+    def branch() -> Tensor:
+        return drop(attn(x, at, None, None))
+
+    torch.manual_seed(1)
+    first = branch()
+    torch.manual_seed(1)
+    assert torch.equal(branch(), first)
+    with torch.no_grad():
+        mean = branch().mean(0)  # 4,000 draws side by side
+        attn.eval(), drop.eval()
+        torch.testing.assert_close(mean, branch()[0], atol=0.06, rtol=0.1)
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    x = some_tokens()
+    found = []
+    for checkpointing in (False, True):
+        model = tiny_model(scale=5, dropout=0.2).train()
+        model.checkpointing = checkpointing
+        torch.manual_seed(2)
+        NextTokenLoss(model)(x, x).backward()
+        found.append(gradients(model))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_positions_are_a_value() -> None:
+    """(T,) and (B, T) positions mean the same, and other positions another thing."""
+    model, x = tiny_model(scale=5), some_tokens(2, 6)
+    at = torch.arange(6)
+    torch.testing.assert_close(model.features(x, at), model.features(x))
+    torch.testing.assert_close(model.features(x, at.expand(2, 6)), model.features(x))
+    assert not torch.allclose(model.features(x, at + 3), model.features(x), atol=1e-3)
+
+
+def test_the_head_is_the_token_table() -> None:
+    model, hidden = tiny_model(), torch.randn(2, 3, TINY.n_embd)
+    torch.testing.assert_close(model.unembed(hidden), hidden @ model.wte.weight.T)
+    assert not any("lm_head" in name for name in model.state_dict())
+
+
+def test_too_many_tokens_say_how_many_fit() -> None:
+    with pytest.raises(ConfigError, match=r"33 tokens do not fit into n_positions=32; shorten the input"):
+        tiny_model()(some_tokens(1, 33))
+
+
+def test_attention_can_be_replaced_from_outside() -> None:
+    """What a probe does: the formula instead of the kernel, and the same logits."""
+    model, x = tiny_model(scale=5), some_tokens()
+    plain = model(x)
+    for block in model.h:
+        block.attn.attend = attend_by_formula  # type: ignore[union-attr]
+    torch.testing.assert_close(model(x), plain)
+
+
+def test_formula_has_a_second_derivative() -> None:
+    q = torch.randn(1, 1, 4, 8, dtype=torch.float64, requires_grad=True)
+    k, v = torch.randn(1, 1, 4, 8, dtype=torch.float64), torch.randn(1, 1, 4, 8, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda q: attend_by_formula(q, k, v), (q,))
+    assert F.softmax(q, -1).shape == q.shape
