@@ -1,0 +1,106 @@
+"""From a path to a model: `best_model.pt`, a step folder or a run folder, checked before a weight is used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig, from_dict
+from ..data import Tokenizer, tokenizer_from_dict
+from ..errors import CheckpointError, ConfigError, LightLLMError
+from ..model import LightLLM
+from .files import check_format, is_complete, read_json, verify_folder
+from .portable import read_portable
+from .run_folder import RunFolder
+from .steps import read_tensors
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds, before anything is built from it."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    data: dict[str, Any]  # what the dataset recorded of itself; empty when it was not ours
+    meta: dict[str, Any]  # everything that was stored: step, evaluation, dtype ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to use, in evaluation mode, and where it came from."""
+
+    model: LightLLM
+    file: ModelFile
+
+
+def load_model(path: str | Path, device: str = "cpu") -> Loaded:
+    """Build the model stored at path and load its weights. Raises CheckpointError; see `read_model`."""
+    file = read_model(path)
+    model = build(file)
+    return Loaded(model.to(device).eval(), file)
+
+
+def build(file: ModelFile) -> LightLLM:
+    """A model with the stored weights. Raises CheckpointError when names or shapes do not fit the stored config."""
+    with torch.device("meta"):  # no time is spent on initial weights that are replaced at once
+        model = LightLLM(file.config)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in file.weights.items()}
+    if expected != found:
+        odd = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise CheckpointError(f"{file.path} does not fit its own config: {', '.join(odd[:3])}; use another checkpoint")
+    model.load_state_dict(file.weights, assign=True)
+    return model.requires_grad_(True)
+
+
+def read_model(path: str | Path) -> ModelFile:
+    """The model file at path, or the best model of the run folder at path.
+
+    Raises:
+        CheckpointError: nothing there, damaged, cut, or of another format.
+    """
+    path = find_model(Path(path))
+    if path.is_dir():
+        verify_folder(path)
+        meta = read_json(path / "model.json")
+        check_format(meta, path)
+        weights = read_tensors(path / "model.safetensors")
+    else:
+        weights, meta = read_portable(path)
+    return _interpret(path, weights, meta)
+
+
+def find_model(path: Path) -> Path:
+    """The model a path means: itself; in a run folder `best_model.pt`, else the newest step. Raises CheckpointError."""
+    if path.is_file() or is_complete(path):
+        return path
+    if path.is_dir():
+        folder = RunFolder(path)
+        if folder.best_model.is_file():
+            return folder.best_model
+        if steps := folder.steps():
+            return steps[-1]
+        raise CheckpointError(f"there is no model in the folder {path}; train one with: python train.py")
+    asked_for_file = path.suffix == ".pt" and path.parent.is_dir()
+    beside = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".pt") if asked_for_file else []
+    where = f"; that folder holds {', '.join(beside)}" if beside else ""
+    raise CheckpointError(f"no checkpoint at {path}{where}. Train one with: python train.py")
+
+
+def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) -> ModelFile:
+    try:
+        config = from_dict(ModelConfig, meta["config"], what="model")
+        stored = meta.get("tokenizer")
+        tokenizer = tokenizer_from_dict(stored) if stored else None
+    except CheckpointError:
+        raise
+    except ConfigError as error:
+        raise CheckpointError(f"{path} was written by another version of light-llm: {error}") from None
+    except (KeyError, TypeError, ValueError, LightLLMError) as error:
+        raise CheckpointError(f"{path} is damaged: its description cannot be used ({error!r})") from None
+    return ModelFile(path, weights, config, tokenizer, dict(meta.get("data") or {}), dict(meta))

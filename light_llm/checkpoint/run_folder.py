@@ -1,0 +1,133 @@
+"""The folder of one run: what is in it, which step is the newest, what may be removed, what is in the way."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .files import Files, as_json, commit_file, is_complete, read_json
+
+DEFAULT_OUT = Path("checkpoints")
+KEPT_STEPS = 2
+PREVIOUS = ".previous-run"  # where --overwrite puts the old run until the new one has a checkpoint
+_KNOWN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html")
+_STEP = re.compile(r"step-(\d{6,})")
+_PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
+
+
+class RunFolder:
+    """Paths and upkeep of a run folder. Making one touches nothing on disk."""
+
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
+        self.path = Path(path)
+        self.files = files or Files()
+
+    @property
+    def best_model(self) -> Path:
+        """The best model so far, one portable file."""
+        return self.path / "best_model.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: rows of kind step and eval."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the console said."""
+        return self.path / "train.log"
+
+    def step_path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self.path / f"step-{step:06d}"
+
+    def steps(self) -> list[Path]:
+        """Complete step folders, oldest first."""
+        if not self.path.is_dir():
+            return []
+        found = [p for p in self.path.iterdir() if _STEP.fullmatch(p.name) and is_complete(p)]
+        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+    def newest_step(self) -> Path:
+        """The newest complete step folder. Raises CheckpointError when there is none."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(
+                f"there is no checkpoint to resume from in {self.path}; start the run without --resume"
+            )
+        return steps[-1]
+
+    def write_run(self, record: dict[str, Any]) -> None:
+        """Write run.json."""
+        commit_file(self.path / "run.json", as_json(record), self.files)
+
+    def read_run(self) -> dict[str, Any]:
+        """Read run.json. Raises CheckpointError when it is missing or damaged."""
+        return read_json(self.path / "run.json")
+
+    def prune(self) -> None:
+        """Remove all but the last two step folders; `best_model.pt` is never touched."""
+        for path in self.steps()[:-KEPT_STEPS]:
+            self.files.remove(path)
+
+    def sweep(self) -> None:
+        """Remove what a run that died left half written."""
+        if self.path.is_dir():
+            for path in self.path.iterdir():
+                if _PARTIAL.fullmatch(path.name):
+                    self.files.remove(path)
+
+    def make_room(self, *, explicit: bool, overwrite: bool) -> str | None:
+        """See to a run that is already in the folder; nothing of it is lost in silence.
+
+        Returns:
+            A line to print when something was moved.
+
+        Raises:
+            CheckpointError: the folder was named explicitly, holds a run, and may not be overwritten.
+        """
+        if not holds_run(self.path):
+            return None
+        self.check_free(explicit=explicit, overwrite=overwrite)
+        if overwrite:
+            self._put_previous_aside()
+            return f"overwriting the run in {self.path}; it is removed once the new one has a checkpoint"
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        self.files.rename(self.path, aside)
+        return f"the earlier run in {self.path} is now in {aside}"
+
+    def check_free(self, *, explicit: bool, overwrite: bool) -> None:
+        """Raise CheckpointError if the folder was named explicitly, holds a run, and may not be overwritten."""
+        if explicit and not overwrite and holds_run(self.path):
+            raise CheckpointError(
+                f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite), "
+                "or name another folder (--out)"
+            )
+
+    def drop_previous(self) -> None:
+        """Remove the run that `--overwrite` replaced: called when the new one has its first checkpoint."""
+        if (self.path / PREVIOUS).is_dir():
+            self.files.remove(self.path / PREVIOUS)
+
+    def _put_previous_aside(self) -> None:
+        aside = self.path / PREVIOUS
+        if aside.exists():  # an overwriting run died before its first checkpoint: the older run is the one to keep
+            for path in self._known():
+                self.files.remove(path)
+            return
+        self.files.make_folder(aside)
+        for path in self._known():
+            self.files.rename(path, aside / path.name)
+
+    def _known(self) -> list[Path]:
+        """The files and folders of a run, and nothing a user may have put beside them."""
+        return [p for p in self.path.iterdir() if p.name in _KNOWN_FILES or _STEP.fullmatch(p.name)]
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a folder has anything of a run in it."""
+    return path.is_dir() and any(
+        p.name in ("run.json", "best_model.pt") or _STEP.fullmatch(p.name) for p in path.iterdir()
+    )

@@ -1,0 +1,120 @@
+"""A step folder: all that a run needs to go on as if it had never stopped, and a model that can be used by itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .files import FORMAT, Files, as_json, check_format, commit_folder, read_json, verify_folder
+
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+
+
+@dataclass(frozen=True)
+class StepState:
+    """Where a run stands after `step` updates, as plain values."""
+
+    step: int
+    tokens: int  # trained on so far
+    batches: int  # the data counter: batches taken from the loader, skipped ones included
+    lr_horizon: int  # the step the schedule ends at
+    best: float | None = None  # nats per token, held out
+    best_step: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def plain_name(name: str) -> str:
+    """The name a parameter has in the plain model, whatever it was wrapped in.
+
+    >>> plain_name("module._orig_mod.h.0.ln_1.weight")
+    'h.0.ln_1.weight'
+    """
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def write_step(
+    path: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rng: Mapping[str, Tensor],
+    state: StepState,
+    meta: Mapping[str, Any],
+    files: Files,
+) -> None:
+    """Commit a step folder: model, optimizer, generators, state, and a manifest over them.
+
+    Args:
+        meta: what a model needs to be used alone: config, tokenizer, data, step.
+    """
+    weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+    contents = {
+        "model.safetensors": _tensors(weights),
+        "model.json": as_json({"format": FORMAT, **meta}),
+        "optimizer.safetensors": _tensors(_flatten(model, optimizer)),
+        "rng.safetensors": _tensors(rng),
+        "state.json": as_json({"format": FORMAT, **asdict(state)}),
+    }
+    commit_folder(path, contents, files)
+
+
+def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]:
+    """Weights, optimizer tensors, generators, state and meta of a verified step folder. Raises CheckpointError."""
+    verify_folder(path)
+    state, meta = read_json(path / "state.json"), read_json(path / "model.json")
+    for values in (state, meta):
+        check_format(values, path)
+        del values["format"]
+    parts = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng"))
+    weights, moments, rng = parts
+    try:
+        return weights, moments, rng, StepState(**state), meta
+    except TypeError as error:
+        raise CheckpointError(f"{path / 'state.json'} is damaged ({error}); use another checkpoint") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name, on the CPU. Raises CheckpointError."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or cut ({error}); use another checkpoint") from None
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put an optimizer's tensors back, each to its parameter by name. Raises CheckpointError when one has no owner."""
+    owners = {plain_name(name): p for name, p in model.named_parameters()}
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition("/")
+        if name not in owners:
+            raise CheckpointError(f"the optimizer state of {name!r} belongs to no parameter of this model")
+        owner = owners[name]
+        # Adam's step counter stays where the fused kernel wants it: beside the parameter.
+        optimizer.state[owner][what] = tensor.to(owner.device, copy=True)
+
+
+def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors as `parameter/what`."""
+    names: dict[Tensor, str] = {p: plain_name(name) for name, p in model.named_parameters()}
+    return {
+        f"{names[p]}/{what}": value
+        for p, values in optimizer.state.items()
+        for what, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _tensors(tensors: Mapping[str, Tensor]) -> Any:
+    def fill(file: BinaryIO) -> None:
+        plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        file.write(safetensors.torch.save(plain, metadata={"format": "pt"}))
+
+    return fill

@@ -1,0 +1,176 @@
+"""Configs are frozen, checked where they are made, and read from flags and recipes without guessing."""
+
+import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from light_llm.config import (
+    DataConfig,
+    ModelConfig,
+    Run,
+    TrainConfig,
+    changes,
+    from_dict,
+    get_model_size,
+    load_recipe,
+    parse_settings,
+    recipe_names,
+)
+from light_llm.errors import ConfigError
+from light_llm.model import LightLLM
+
+
+@given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
+def test_the_size_formula_is_exact(V: int, T: int, head_size: int, L: int, H: int) -> None:
+    config = ModelConfig(vocab_size=V, n_positions=T, n_embd=head_size * H, n_layer=L, n_head=H)
+    assert get_model_size(config) == sum(p.numel() for p in LightLLM(config).parameters())
+
+
+def test_the_example_of_the_front_door() -> None:
+    assert get_model_size(ModelConfig(n_embd=256, n_layer=8, n_head=8, n_positions=512, dropout=0.1)) == 19_315_456
+
+
+def test_presets_take_changes_and_have_heads_of_64() -> None:
+    for preset in (ModelConfig.nano(), ModelConfig.micro(), ModelConfig.small()):
+        assert preset.head_size == 64
+    assert ModelConfig.nano(n_layer=2, dropout=0.3).n_layer == 2
+    assert ModelConfig() == ModelConfig.micro()
+
+
+def test_a_config_cannot_be_edited() -> None:
+    for config in (ModelConfig(), DataConfig(), TrainConfig(), Run()):
+        with pytest.raises(FrozenInstanceError):
+            config.anything = 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ModelConfig, {"n_embd": 100}, "n_embd=100 does not divide into n_head=6 heads; try n_embd=96 or n_embd=102"),
+        (ModelConfig, {"n_embd": 4}, "n_embd=4 does not divide into n_head=6 heads; try n_embd=6"),
+        (ModelConfig, {"n_layer": 0}, "n_layer=0 cannot be used; it must be a whole number at least 1"),
+        (ModelConfig, {"dropout": 1.0}, "dropout=1.0 cannot be used; it must be a number at least 0 and below 1"),
+        (ModelConfig, {"activation": "gelu_tan"}, r"activation='gelu_tan' is not known; did you mean gelu_tanh\?"),
+        (DataConfig, {"held_out": 0.0}, "held_out=0.0 cannot be used"),
+        (DataConfig, {"max_length": 0}, "max_length=0 cannot be used"),
+        (TrainConfig, {"max_steps": 1.5}, "max_steps=1.5 cannot be used; it must be a whole number"),
+        (TrainConfig, {"lr": float("nan")}, "lr=nan cannot be used; it must be a number above 0"),
+        (TrainConfig, {"micro_batch": 3}, "micro_batch=3 does not divide batch_size=4; it can be 1, 2, 4"),
+        (TrainConfig, {"optimizer": "adam"}, r"optimizer='adam' is not known; did you mean adamw\? It can be adamw"),
+        (TrainConfig, {"dtype": "bfloat"}, r"dtype='bfloat' is not known; did you mean bfloat16\?"),
+        (TrainConfig, {"on_nonfinite": "x"}, "on_nonfinite='x' is not known. It can be stop, skip"),
+        (TrainConfig, {"lr_horizon": 0}, "lr_horizon=0 cannot be used"),
+    ],
+)
+def test_values_that_cannot_be(kind: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)
+
+
+def test_an_unknown_preset() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no preset 'mirco'; did you mean micro\? The presets are nano, micro, small"
+    ):
+        ModelConfig.preset("mirco")
+
+
+def test_a_run_goes_through_json_unchanged() -> None:
+    run = Run().with_settings(train__lr=3e-4, model__n_layer=2, data__data="x.txt", train__micro_batch=2)
+    again = Run.from_dict(json.loads(json.dumps(run.to_dict())))
+    assert again == run and again.train.lr == 3e-4
+    assert changes(Run(), again) == [
+        "model.n_layer: 6 -> 2",
+        "data.data: shakespeare -> x.txt",
+        "train.micro_batch: None -> 2",
+        "train.lr: 0.0012 -> 0.0003",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modle": {}}, r"no part \[modle\] of a run; did you mean model\?"),
+        ({"train": {"max_step": 3}}, r"no train setting 'max_step'; did you mean max_steps\?"),
+        ({"train": {"max_steps": "3"}}, "train.max_steps='3' has the wrong type; expected a whole number"),
+        ({"train": {"micro_batch": 1.5}}, "expected a whole number or nothing"),
+        ({"train": {"checkpointing": 1}}, "expected true or false"),
+        ({"train": {"lr": True}}, "train.lr=True has the wrong type; expected a number"),
+    ],
+)
+def test_plain_values_are_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Run.from_dict(values)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert from_dict(TrainConfig, {"lr": 1}, what="train").lr == 1
+
+
+def test_settings_by_word() -> None:
+    words = ["train.lr=3e-4", "model.n_layer=2", "train.checkpointing=True", "train.micro_batch=none", "data.data=a=b"]
+    assert parse_settings(words) == {
+        "train__lr": 3e-4,
+        "model__n_layer": 2,
+        "train__checkpointing": True,
+        "train__micro_batch": None,
+        "data__data": "a=b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("lr=3", r"--set lr=3 cannot be read; write --set PART.NAME=VALUE"),
+        ("train.lr", "--set train.lr cannot be read"),
+        ("trian.lr=3", r"no part 'trian'; did you mean train\?"),
+        ("train.lrr=3", r"no train setting 'lrr'; did you mean lr\?"),
+        ("train.max_steps=many", "train.max_steps=many has the wrong type; expected a whole number"),
+        ("train.checkpointing=maybe", "expected true or false"),
+    ],
+)
+def test_settings_that_cannot_be_read(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_settings([word])
+
+
+def test_every_recipe_in_the_package_can_be_used() -> None:
+    assert "shakespeare-micro" in recipe_names()
+    for name in recipe_names():
+        Run().with_settings(**load_recipe(name))
+    assert Run().with_settings(**load_recipe("shakespeare-micro")) == Run()  # as its comment says
+
+
+def test_a_recipe_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[model]\npreset = "nano"\nn_layer = 2\n[train]\nlr = 1e-3\n')
+    run = Run().with_settings(**load_recipe(str(path)))
+    assert (run.model.n_embd, run.model.n_layer, run.train.lr) == (192, 2, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train\n", "mine.toml is not TOML: "),
+        ("[trian]\nlr = 1", r"mine.toml: \[trian\] is not a part of a run; did you mean train\?"),
+        ("lr = 1", r"mine.toml: \[lr\] is not a part of a run"),
+        ("[train]\nlrr = 1", r"mine.toml: there is no train setting 'lrr'; did you mean lr\?"),
+        ('[train]\nlr = "fast"', "mine.toml: train.lr='fast' has the wrong type; expected a number"),
+        ("[train]\nlr = -1.0", "mine.toml: lr=-1.0 cannot be used"),
+        ('[model]\npreset = "huge"', "there is no preset 'huge'"),
+    ],
+)
+def test_recipes_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(path))
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"no recipe or file 'shakespear-micro'; did you mean shakespeare-micro\?"):
+        load_recipe("shakespear-micro")
