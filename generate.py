@@ -1,0 +1,12 @@
+"""The front door to writing: `python generate.py demo`, or `from generate import TextGenerator`."""
+
+import sys
+
+from light_llm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["generate", *sys.argv[1:]]))
+
+from light_llm.generate import TextGenerator  # below, so that --help does not wait for torch
+
+__all__ = ["TextGenerator", "main"]

@@ -1,0 +1,6 @@
+"""From a trained model to text: sampling rules, the key/value cache, decoding, and `TextGenerator` over them."""
+
+from .cache import KVCache as KVCache
+from .decode import decode as decode
+from .sampling import Sampling as Sampling
+from .text import TextGenerator as TextGenerator

@@ -1,0 +1,128 @@
+"""Token by token: prompts in, one new id per row and step out."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from ..model import LightLLM
+from .cache import KVCache, visible
+from .sampling import Sampling, choose
+
+
+def window_start(n: int, context: int) -> int:
+    """How many of n tokens have left the window when the next one is guessed.
+
+    Up to `context` tokens none has. A full window keeps its last half and is read again from there, so a token is
+    re-read about once, and cached and uncached decoding see the very same windows.
+
+    >>> [window_start(n, 8) for n in (7, 8, 9, 12, 13)]
+    [0, 0, 4, 4, 8]
+    """
+    hop = max(1, context - context // 2)
+    return max(0, -(-(n - context) // hop)) * hop
+
+
+@torch.no_grad()
+def decode(
+    model: LightLLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    context: int | None = None,
+    end: int | None = None,
+    n_ids: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[list[int | None]]:
+    """Continue several prompts at once; each step yields one new id per row, None for a row that has ended.
+
+    In float32 a row's ids depend on its prompt and seed alone: not on its neighbours, nor on the cache.
+
+    Args:
+        prompts: ids, at least one each, at most `context`.
+        seeds: one a row.
+        context: tokens a guess can see; by default the model's n_positions.
+        end: the id that ends a row; it is not yielded.
+        n_ids: ids from here on are never chosen: for a model with a larger table than its tokenizer.
+        use_cache: False reads the whole window for every token, which is slow and obvious.
+    """
+    context = context or model.config.n_positions
+    reader = (_CachedReader if use_cache else _PlainReader)(model, context)
+    rows = [list(prompt) for prompt in prompts]
+    generators = [Generator().manual_seed(seed) for seed in seeds]
+    alive = [True] * len(rows)
+    for _ in range(max_new_tokens):
+        logits = reader.next_logits(rows).float().cpu()[:, :n_ids]  # (B, V)
+        step: list[int | None] = []
+        for b, row in enumerate(rows):
+            token = choose(logits[b], row, sampling, generators[b])
+            alive[b] = alive[b] and token != end
+            step.append(token if alive[b] else None)
+            row.append(token)
+        if not any(alive):
+            return
+        yield step
+
+
+class _PlainReader:
+    """The whole window of each row, every time: the definition."""
+
+    def __init__(self, model: LightLLM, context: int) -> None:
+        self.model, self.context = model, context
+
+    def next_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after the last token of each row: (B, V)."""
+        windows = [row[window_start(len(row), self.context) :] for row in rows]
+        return torch.cat([self._last(window) for window in windows])
+
+    def _last(self, window: Sequence[int]) -> Tensor:
+        tokens = torch.tensor([window], device=self.model.head_weight.device)
+        return self.model.unembed(self.model.features(tokens)[:, -1])
+
+
+class _CachedReader:
+    """What was read before is kept: the prompts once, then one token a step; a full window is read again."""
+
+    def __init__(self, model: LightLLM, context: int) -> None:
+        self.model, self.context = model, context
+        self.device = model.head_weight.device
+        self.cache: KVCache | None = None
+        self.starts: list[int] = []
+
+    def next_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after the last token of each row: (B, V)."""
+        starts = [window_start(len(row), self.context) for row in rows]
+        windows = [row[start:] for row, start in zip(rows, starts, strict=True)]
+        if self.cache is None:
+            self.cache, logits = self._read(windows)
+        else:
+            moved = [b for b, start in enumerate(starts) if start != self.starts[b]]
+            logits = self._step(windows)
+            if moved:
+                fresh, again = self._read([windows[b] for b in moved])
+                which = torch.tensor(moved, device=self.device)
+                self.cache.put_rows(which, fresh)
+                logits[which] = again
+        self.starts = starts
+        return logits
+
+    def _read(self, windows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
+        """Read whole windows of any lengths, padded on the right; nothing ever looks at the padding."""
+        cache = KVCache(self.model.config, len(windows), self.context, self.device, self.model.head_weight.dtype)
+        longest = max(map(len, windows))
+        tokens = torch.tensor([[*w, *[0] * (longest - len(w))] for w in windows], device=self.device)
+        at = torch.arange(longest, device=self.device).expand(len(windows), longest)
+        hidden = self.model.features(tokens, at, visible(at), cache)
+        cache.lengths = torch.tensor([len(w) for w in windows], device=self.device)
+        return cache, self.model.unembed(hidden[torch.arange(len(windows)), cache.lengths - 1])
+
+    def _step(self, windows: Sequence[Sequence[int]]) -> Tensor:
+        """Read the last token of each window on top of the cache. A row whose window moved is read elsewhere."""
+        assert self.cache is not None
+        at = self.cache.lengths[:, None].clamp_max(self.context - 1)  # (B, 1)
+        tokens = torch.tensor([[w[-1]] for w in windows], device=self.device)
+        hidden = self.model.features(tokens, at, visible(at), self.cache)
+        self.cache.lengths = self.cache.lengths + 1
+        return self.model.unembed(hidden[:, -1])

@@ -1,0 +1,112 @@
+"""How the next token is chosen. Each rule is a pure function from logits to logits, over the last dimension (V)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ..config import check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The knobs, checked where they are made. The defaults change nothing: a draw from the model's own distribution.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    temperature: float = 1.0  # 0: always the most likely token
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    min_p: float = 0.0  # 0: off
+    repetition_penalty: float = 1.0  # 1: off
+
+    def __post_init__(self) -> None:
+        check_range("temperature", self.temperature, low=0.0)
+        check_range("top_k", self.top_k, low=0, integer=True)
+        check_range("top_p", self.top_p, above=0.0, high=1.0)
+        check_range("min_p", self.min_p, low=0.0, high=1.0)
+        check_range("repetition_penalty", self.repetition_penalty, above=0.0)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Only the k most likely tokens (Fan et al., 2018); ties with the k-th stay.
+
+    >>> keep_top_k(torch.tensor([0.5, 0.3, 0.2]).log(), 2).softmax(-1)
+    tensor([0.6250, 0.3750, 0.0000])
+    """
+    kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < kth, -math.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Nucleus sampling (Holtzman et al., 2020): the smallest set of tokens whose probabilities reach p, never empty.
+
+    >>> keep_top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7).softmax(-1)
+    tensor([0.6250, 0.3750, 0.0000])
+    """
+    probabilities, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    before = probabilities.cumsum(dim=-1) - probabilities  # the mass of the more likely tokens: 0 for the first
+    drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
+    return logits.masked_fill(drop, -math.inf)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """Only tokens at least p times as likely as the likeliest one.
+
+    >>> keep_min_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.5).softmax(-1)
+    tensor([0.6250, 0.3750, 0.0000])
+    """
+    top = logits.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(logits < top + math.log(p), -math.inf)
+
+
+def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
+    """Make tokens that were already used less likely (Keskar et al., 2019), as Hugging Face defines it.
+
+    A positive logit is divided by the penalty, a negative one multiplied, once however often the token was seen.
+
+    >>> penalise_repetition(torch.tensor([2.0, -1.0, 3.0]), [0, 1, 1], 2.0)
+    tensor([ 1., -2.,  3.])
+    """
+    ids = torch.tensor(sorted(set(seen)), dtype=torch.long, device=logits.device)
+    chosen = logits[..., ids]
+    changed = torch.where(chosen > 0, chosen / penalty, chosen * penalty)
+    return logits.index_copy(-1, ids, changed)
+
+
+def filtered(logits: Tensor, seen: Sequence[int], sampling: Sampling) -> Tensor:
+    """All rules in turn, in Hugging Face's order; what is left out is at minus infinity: (V,) -> (V,)."""
+    if sampling.repetition_penalty != 1.0 and seen:
+        logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
+    if sampling.temperature == 0.0:
+        return logits
+    # The likeliest token is moved to 0 first, and in float64: no temperature, however small, can then overflow.
+    logits = (logits - logits.max()).double() / sampling.temperature
+    if sampling.top_k:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1.0:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p > 0.0:
+        logits = keep_min_p(logits, sampling.min_p)
+    return logits
+
+
+def draw(logits: Tensor, generator: Generator) -> int:
+    """One token by its probability: the inverse of the cumulative distribution at one uniform number, on the CPU.
+
+    One number a token and one generator a row, whatever else is in the batch: that is what makes a seed repeat a text.
+    """
+    cdf = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (V,)
+    u = torch.rand((), generator=generator, dtype=torch.float64) * cdf[-1]
+    # The first token whose cumulative mass is above u; one without mass adds none and is never that.
+    return int(torch.searchsorted(cdf, u, right=True).clamp_max(int(cdf.argmax())))
+
+
+def choose(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: Generator) -> int:
+    """The next token of one row: (V,) logits on the CPU -> id."""
+    logits = filtered(logits.float(), seen, sampling)
+    return int(logits.argmax()) if sampling.temperature == 0.0 else draw(logits, generator)

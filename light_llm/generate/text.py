@@ -1,0 +1,184 @@
+"""Text in, text out: a trained model with its own tokenizer, from one path."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..checkpoint import load_model
+from ..config import check_range
+from ..data.tokenizers import TextStream, start_ids
+from ..errors import CheckpointError, ConfigError
+from ..runtime import choose_device
+from .decode import decode
+from .sampling import Sampling
+
+LARGEST_SEED = (1 << 63) - 1
+
+
+class TextGenerator:
+    """Writes with a model file: `best_model.pt`, a step folder, or a run folder (its best model).
+
+    Products are made in float32, so that a seed gives the same text alone, in a batch, cached or streamed.
+
+    Raises:
+        CheckpointError: nothing at the path, a damaged file, or a model without a tokenizer.
+        DeviceError: a device this machine does not have.
+    """
+
+    def __init__(self, checkpoint: str | Path = "checkpoints", *, device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self.model, self.file = (loaded := load_model(checkpoint, self.device.value)).model, loaded.file
+        if self.file.tokenizer is None:
+            raise CheckpointError(
+                f"{self.file.path} has no tokenizer: it was trained from a loader that is not ours; "
+                "use light_llm.checkpoint.load_model and decode its ids yourself"
+            )
+        self.tokenizer = self.file.tokenizer
+        # Positions beyond the training windows were never trained.
+        trained = int(self.file.data.get("max_length") or self.model.config.n_positions)
+        self.context = min(trained, self.model.config.n_positions)
+
+    def generate(
+        self,
+        prompt: str = "",
+        max_new_tokens: int = 100,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        *,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+    ) -> str:
+        """The prompt and its continuation.
+
+        Args:
+            prompt: what the text starts with; empty starts a new text.
+            max_new_tokens: how many tokens are written at most; fewer if the text ends or a stop string comes.
+            temperature: 0 takes the most likely token every time; below 1 is safer, above 1 wilder.
+            top_k, top_p, min_p: cut off unlikely tokens; 0, 1 and 0 switch them off.
+            repetition_penalty: above 1 avoids words that were used, as Hugging Face defines it.
+            stop: the text ends before the first of these.
+            seed: repeats a text; None draws a new one.
+
+        Raises:
+            ConfigError: a value out of range, or a prompt longer than the model's context.
+            DataError: a character that the model's alphabet lacks.
+        """
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
+        return (
+            prompt
+            + self.generate_many([prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed)[0]
+        )
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 100,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+    ) -> list[str]:
+        """The continuations of several prompts, without the prompts, written side by side in one batch.
+
+        Row i is what `generate` writes with seed + i.
+        """
+        texts = [""] * len(prompts)
+        for pieces in self._pieces(prompts, max_new_tokens, sampling or Sampling(), stop, seed):
+            texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+        return texts
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 100,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The continuation, a piece at a time, as soon as a piece is certain.
+
+        A character of several bytes comes whole, and what may be the beginning of a stop string waits.
+        """
+        for (piece,) in self._pieces([prompt], max_new_tokens, sampling or Sampling(), stop, seed):
+            if piece:
+                yield piece
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Ids to start from. Raises ConfigError for a prompt longer than the context."""
+        ids = self.tokenizer.encode(prompt)
+        if not ids:
+            return start_ids(self.tokenizer, knows_separator=int(self.file.data.get("documents", 1)) > 1)
+        if len(ids) > self.context:
+            raise ConfigError(
+                f"the prompt has {len(ids):,} tokens and this model can see {self.context:,}; "
+                f"leave out at least {len(ids) - self.context:,}"
+            )
+        return ids
+
+    def _pieces(
+        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, stop: Sequence[str], seed: int | None
+    ) -> Iterator[list[str]]:
+        """One piece of text per row and token, and a last one for what was held back."""
+        check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
+        if seed is None:
+            seed = secrets.randbits(32)
+        check_range("seed", seed, low=0, high=LARGEST_SEED - len(prompts), integer=True)
+        if any(not s for s in stop):
+            raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
+        writers = [_Writer(TextStream(self.tokenizer), stop) for _ in prompts]
+        steps = decode(
+            self.model,
+            [self.encode_prompt(prompt) for prompt in prompts],
+            sampling=sampling,
+            seeds=[seed + i for i in range(len(prompts))],
+            max_new_tokens=max_new_tokens,
+            context=self.context,
+            end=self.tokenizer.separator,
+            n_ids=self.tokenizer.vocab_size,
+        )
+        for step in steps:
+            yield [writer.push(token) for writer, token in zip(writers, step, strict=True)]
+            if all(writer.stopped for writer in writers):
+                return
+        yield [writer.close() for writer in writers]
+
+
+class _Writer:
+    """One row's ids to text, up to the first stop string."""
+
+    def __init__(self, stream: TextStream, stop: Sequence[str]) -> None:
+        self.stream, self.stop = stream, stop
+        self.held = ""  # may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token: int | None) -> str:
+        """The text that is certain after one more id."""
+        return "" if token is None else self._certain(self.stream.push(token))
+
+    def close(self) -> str:
+        """What was held back, now that nothing more comes."""
+        text = self._certain(self.stream.close())
+        return text if self.stopped else text + self.held
+
+    def _certain(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        text = self.held + new
+        ends = [at for s in self.stop if (at := text.find(s)) >= 0]
+        if ends:
+            self.stopped, self.held = True, ""
+            return text[: min(ends)]
+        keep = max((n for s in self.stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+        cut = len(text) - keep
+        self.held = text[cut:]
+        return text[:cut]
