@@ -1,0 +1,134 @@
+"""The run on a screen: a progress line in a terminal, plain lines anywhere else, and the same lines in train.log."""
+
+import time
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from .metrics import Row
+
+PLAIN_EVERY = 10  # steps between two plain lines
+
+
+class Console:
+    """A sink for rows, and a place to say things.
+
+    Args:
+        total: steps of the whole run.
+        log: a file that gets everything as plain lines; None for none.
+        quiet: nothing on the screen; the log is written all the same.
+        file: where to write instead of standard output.
+    """
+
+    def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
+        self.total = total
+        self.screen = RichConsole(file=file, quiet=quiet, highlight=False, soft_wrap=True)
+        self.live = self.screen.is_terminal and not quiet
+        self.log = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115  (closed by close)
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        self.first: tuple[int, float] | None = None  # step and time of the first row
+
+    def say(self, line: str, style: str = "") -> None:
+        """A line above the progress line, and in the log."""
+        self._print(line, style)
+        self._note(line)
+
+    def __call__(self, row: Row) -> None:
+        """Show a row of kind step, eval or sample."""
+        if row["kind"] == "step":
+            self._show_step(row)
+        elif row["kind"] == "eval":
+            self.say(evaluation_line(row, self.total), style="bold")
+        elif row["kind"] == "sample":
+            self.say(f"a sample at step {row['step']}:", style="dim")
+            for line in row["text"].splitlines():
+                self.say(f"  | {line}", style="dim")
+
+    def _show_step(self, row: Row) -> None:
+        step, now = row["step"], time.perf_counter()
+        if self.first is None:
+            self.first = (step, now - row["seconds"])
+        done, spent = step - self.first[0] + 1, now - self.first[1]
+        left = clock(spent / done * (self.total - step))
+        if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or done == 1:
+            line = f"{step_line(row, self.total)}  {left} left"
+            self._note(line)
+            if not self.live:
+                self._print(line)
+        if self.live:
+            self._advance(row, left)
+
+    def _advance(self, row: Row, left: str) -> None:
+        if self.progress is None:
+            columns = (BarColumn(bar_width=12), TextColumn("{task.fields[line]}", markup=False))
+            self.progress = Progress(*columns, console=self.screen, transient=True)
+            self.task = self.progress.add_task("", total=self.total, line="")
+            self.progress.start()
+        assert self.task is not None
+        line = (
+            f"{row['step']}/{self.total} loss {row['loss']:.3f}{_bits(row, '{:.3f} b/B')} lr {row['lr']:.1e} "
+            f"|g| {row['grad_norm']:.2f} {row['tok_per_sec']:,.0f} tok/s {left}"
+        )
+        self.progress.update(self.task, completed=row["step"], line=line)
+
+    def pause(self) -> None:
+        """Take the progress line away; the next step brings it back."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def close(self) -> None:
+        """The end of the run."""
+        self.pause()
+        if self.log:
+            self.log.close()
+            self.log = None
+
+    def _print(self, line: str, style: str = "") -> None:
+        """What the screen's encoding lacks is shown as a question mark: no letter may end a run."""
+        encoding = self.screen.encoding
+        self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
+
+    def _note(self, line: str) -> None:
+        if self.log:
+            self.log.write(line + "\n")
+            self.log.flush()
+
+
+def step_line(row: Row, total: int) -> str:
+    """A row of kind step in plain words."""
+    return (
+        f"step {row['step']}/{total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  lr {row['lr']:.2e}  "
+        f"grad norm {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tokens/s"
+    )
+
+
+def evaluation_line(row: Row, total: int) -> str:
+    """A row of kind eval in plain words."""
+    give_or_take = f" ± {row['stderr']:.3f}" if row.get("stderr") is not None else ""
+    best = "  (best so far)" if row.get("best") else ""
+    if row.get("split") == "training":
+        return f"step {row['step']}/{total}  mean training loss {row['loss']:.3f}{best}"
+    return (
+        f"step {row['step']}/{total}  held-out loss {row['loss']:.3f}{give_or_take}  "
+        f"{row['bits_per_byte']:.3f} bits/byte  perplexity {row['perplexity']:.1f}{best}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """A duration as people write it.
+
+    >>> clock(59.6), clock(75), clock(3700)
+    ('1:00', '1:15', '1:01:40')
+    """
+    s = max(0, round(seconds))
+    return f"{s // 3600}:{s // 60 % 60:02}:{s % 60:02}" if s >= 3600 else f"{s // 60}:{s % 60:02}"
+
+
+def _bits(row: Row, form: str) -> str:
+    bits = row.get("bits_per_byte")
+    return "" if bits is None else " " + form.format(bits)

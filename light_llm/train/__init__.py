@@ -1,0 +1,6 @@
+"""Training: the loop, what may stop an update (guards), and what runs after one (listeners)."""
+
+from .guards import Proposal as Proposal
+from .listeners import Step as Step
+from .session import Result as Result
+from .trainer import Trainer as Trainer

@@ -1,0 +1,66 @@
+"""Where the loop's batches come from: our loader, asked by number, or any other, gone through again and again."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ..data import Batch, DataLoader
+from ..data.tokenizers import byte_lengths
+from ..errors import ConfigError
+
+
+class Batches(Protocol):
+    """The global batch of each step, on the CPU."""
+
+    def batch(self, k: int) -> Batch:
+        """The k-th batch of the run."""
+        ...
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """UTF-8 bytes of the batch's targets; None when nobody knows."""
+        ...
+
+
+class Numbered:
+    """Our loader: batch k is a function of k, so a run goes on from a counter."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.byte_lengths = np.array(byte_lengths(loader.dataset.tokenizer))
+
+    def batch(self, k: int) -> Batch:
+        """The k-th batch of the run."""
+        return self.loader.batch(k)
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """UTF-8 bytes of the batch's targets."""
+        return int(self.byte_lengths[batch.targets.numpy()].sum())
+
+
+class InTurn:
+    """Any iterable of (tokens, targets), from its beginning and over again; k is not asked for."""
+
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self.loader = loader
+        self.passing: Iterator[tuple[Tensor, Tensor]] = iter(loader)
+
+    def batch(self, k: int) -> Batch:
+        """The next batch. Raises ConfigError when the loader gives none, or something else than pairs of (B, T)."""
+        pair = next(self.passing, None)
+        if pair is None:
+            self.passing = iter(self.loader)
+            pair = next(self.passing, None)
+        if pair is None:
+            raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets), and more than once")
+        fits = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
+        if not fits or pair[0].ndim != 2 or pair[0].shape != pair[1].shape:
+            raise ConfigError(
+                f"the loader gives {type(pair).__name__} batches; it must yield pairs (tokens, targets), both (B, T)"
+            )
+        return Batch(*pair)
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """Unknown."""
+        return None

@@ -1,0 +1,41 @@
+"""Guards decide before the weights change. A guard is any function from a proposal to a verdict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["go", "skip", "stop"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An update that is about to be made."""
+
+    step: int  # the number it will have: 1, 2, 3, ...
+    loss: float  # mean nats per token of the batch
+    grad_norm: float  # before clipping
+    lr: float
+
+
+Guard = Callable[[Proposal], Verdict]
+
+MOST_SKIPS = 10  # in a row: by then the weights themselves are the problem
+
+
+class OnlyFinite:
+    """A loss or gradient that is not finite never reaches the weights: the run stops, or the step is skipped.
+
+    A clipped gradient of infinite norm is zero or NaN, so clipping is no protection.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        self.skipped = 0  # in a row
+
+    def __call__(self, proposal: Proposal) -> Verdict:
+        # x - x is 0 for a finite number and NaN for any other.
+        if proposal.loss - proposal.loss == 0 and proposal.grad_norm - proposal.grad_norm == 0:
+            self.skipped = 0
+            return "go"
+        self.skipped += 1
+        return "skip" if self.policy == "skip" and self.skipped <= MOST_SKIPS else "stop"

@@ -1,0 +1,167 @@
+"""Listeners run after a step: they get a small frozen value, may ask to stop by returning "stop", cannot reach in."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data import TokenDataset
+from ..data.tokenizers import byte_lengths, decode, start_ids
+from ..evaluate import Evaluation, evaluate_loss
+from ..generate import Sampling
+from ..generate import decode as decode_ids
+from ..model import LightLLM
+from ..observe import Sink
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a listener sees of one step."""
+
+    number: int  # 1, 2, 3, ...
+    loss: float  # mean nats per token of the batch, before the update
+    bits_per_byte: float | None  # the same over the bytes of the batch's targets; None without our tokenizer
+    grad_norm: float  # global, before clipping
+    lr: float
+    tokens: int  # trained on so far
+    seconds: float  # of this step, listeners not counted
+    tok_per_sec: float
+    skipped: bool  # a guard kept the update from the weights
+
+
+Listener = Callable[[Step], str | None]
+
+
+class Log:
+    """Each step as a row to every sink."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self.sinks = sinks
+
+    def __call__(self, step: Step) -> None:
+        row = {
+            "kind": "step",
+            "step": step.number,
+            "loss": step.loss,
+            "bits_per_byte": step.bits_per_byte,
+            "lr": step.lr,
+            "grad_norm": step.grad_norm,
+            "tokens": step.tokens,
+            "seconds": round(step.seconds, 4),
+            "tok_per_sec": round(step.tok_per_sec, 1),
+        }
+        if step.skipped:
+            row["skipped"] = True
+        for sink in self.sinks:
+            sink(row)
+
+
+class Best:
+    """Keeps the best model: told a loss, it says whether to write one."""
+
+    def __init__(self, write: Callable[[int, dict[str, Any] | None], None], loss: float | None, step: int | None):
+        self.write = write
+        self.loss = loss
+        self.step = step
+
+    def offer(self, step: int, loss: float, evaluation: dict[str, Any]) -> bool:
+        """Write the model if this is the lowest loss so far."""
+        if not math.isfinite(loss) or (self.loss is not None and loss >= self.loss):
+            return False
+        self.loss, self.step = loss, step
+        self.write(step, evaluation)
+        return True
+
+
+class EvaluateHeldOut:
+    """The whole held-out split, the best model kept, and then the row: a row in the file means the model is safe."""
+
+    def __init__(
+        self, model: LightLLM, dataset: TokenDataset, *, batch_size: int, dtype: str, best: Best, sinks: Sequence[Sink]
+    ) -> None:
+        self.model, self.dataset, self.batch_size, self.dtype = model, dataset, batch_size, dtype
+        self.best, self.sinks = best, sinks
+        self.byte_lengths = np.array(byte_lengths(dataset.tokenizer))
+
+    def __call__(self, step: Step) -> None:
+        self.at(step.number)
+
+    def at(self, number: int) -> None:
+        """Evaluate the model as it is after step `number`."""
+        evaluation = evaluate_loss(
+            self.model,
+            self.dataset.held_out,
+            self.byte_lengths,
+            context=self.dataset.max_length,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+        )
+        plain = evaluation_record(evaluation)
+        best = self.best.offer(number, evaluation.loss, plain)
+        for sink in self.sinks:
+            sink({"kind": "eval", "step": number, "split": "held_out", **plain, "best": best})
+
+
+class MeanTrainingLoss:
+    """For a loader that is not ours: the mean loss since the last time decides which model is best."""
+
+    def __init__(self, *, every: int, best: Best, sinks: Sequence[Sink]) -> None:
+        self.every, self.best, self.sinks = every, best, sinks
+        self.losses: list[float] = []
+
+    def __call__(self, step: Step) -> None:
+        self.losses.append(step.loss)
+        if step.number % self.every == 0:
+            self.at(step.number)
+
+    def at(self, number: int) -> None:
+        """Offer the model as it is, if there was a step since the last time."""
+        if self.losses:
+            loss = math.fsum(self.losses) / len(self.losses)
+            self.losses = []
+            best = self.best.offer(number, loss, {"loss": loss, "split": "training"})
+            for sink in self.sinks:
+                sink({"kind": "eval", "step": number, "split": "training", "loss": loss, "best": best})
+
+
+class WriteSample:
+    """A short text, always from the same seed, so that two samples of a run can be compared."""
+
+    def __init__(self, model: LightLLM, dataset: TokenDataset, sinks: Sequence[Sink], n_tokens: int = 48) -> None:
+        self.model, self.dataset, self.sinks, self.n_tokens = model, dataset, sinks, n_tokens
+
+    def __call__(self, step: Step) -> None:
+        tokenizer = self.dataset.tokenizer
+        start = start_ids(tokenizer, knows_separator=self.dataset.source.documents > 1)
+        self.model.eval()
+        try:
+            steps = decode_ids(
+                self.model,
+                [start],
+                sampling=Sampling(temperature=0.8, top_k=40),
+                seeds=[1],
+                max_new_tokens=self.n_tokens,
+                context=self.dataset.max_length,
+                end=tokenizer.separator,
+                n_ids=tokenizer.vocab_size,
+            )
+            ids = [row[0] for row in steps if row[0] is not None]
+        finally:
+            self.model.train()
+        for sink in self.sinks:
+            sink({"kind": "sample", "step": step.number, "text": decode(tokenizer, ids).strip("\n")})
+
+
+def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as plain values, for rows and checkpoints."""
+    return {
+        "loss": evaluation.loss,
+        "stderr": evaluation.stderr,
+        "bits_per_byte": evaluation.bits_per_byte,
+        "perplexity": evaluation.perplexity,
+        "tokens": evaluation.tokens,
+        "bytes": evaluation.bytes,
+        "context": evaluation.context,
+    }

@@ -1,0 +1,173 @@
+"""What a run decides before it starts, writes down, and says: the same values in run.json, header and checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..config import ModelConfig, Run, TrainConfig, get_model_size
+from ..data import DataLoader, TokenDataset
+from ..errors import ConfigError
+from ..model import LightLLM
+from ..observe.console import clock
+from ..runtime import Choice, choose_compile, choose_device, choose_dtype, device_name, versions
+from .resume import Resumed
+
+MANY_PASSES = 4.0  # beyond about this many passes a text is memorised more than learnt (Muennighoff et al., 2023)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A config with nothing left at auto, and the reasons."""
+
+    config: TrainConfig
+    device: Choice
+    dtype: Choice
+    compile: Choice
+
+
+def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
+    """Settle device, number format and compilation; a resumed run keeps what it was started with.
+
+    Raises:
+        DeviceError: a device this machine does not have.
+    """
+    earlier = resumed.decided if resumed else {}
+
+    def settled(name: str) -> Choice | None:
+        value = earlier.get(name)
+        return Choice(value, "as the run was started") if value and getattr(config, name) in ("auto", value) else None
+
+    device = settled("device")
+    device = choose_device(device.value if device else config.device)
+    dtype = settled("dtype") or choose_dtype(config.dtype, device.value)
+    compiled = settled("compile") or choose_compile(config.compile)
+    horizon = config.lr_horizon or (resumed.state.lr_horizon if resumed else config.max_steps)
+    config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
+    return Decisions(config, device, dtype, compiled)
+
+
+def check_fit(config: ModelConfig, loader: DataLoader) -> None:
+    """Raise ConfigError unless every id has a row and every window fits."""
+    tokenizer, T = loader.dataset.tokenizer, loader.dataset.max_length
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only vocab_size={config.vocab_size:,}; "
+            f"build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
+        )
+    if T > config.n_positions:
+        raise ConfigError(
+            f"windows of max_length={T:,} do not fit into n_positions={config.n_positions:,}; "
+            f"prepare the data with max_length={config.n_positions} or build the model with n_positions={T}"
+        )
+
+
+def make_run(model: LightLLM, loader: Any, config: TrainConfig) -> Run:
+    """The Run of what is really trained, whoever put it together."""
+    run = Run(model=model.config, train=config)
+    if isinstance(loader, DataLoader):
+        run = replace(run, data=replace(loader.dataset.config, seed=loader.seed))
+    return run
+
+
+def run_record(model: LightLLM, loader: Any, decisions: Decisions) -> dict[str, Any]:
+    """run.json."""
+    dataset = loader.dataset if isinstance(loader, DataLoader) else None
+    return {
+        "format": 1,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": make_run(model, loader, decisions.config).to_dict(),
+        "versions": versions(),
+        "decided": {name: asdict(getattr(decisions, name)) for name in ("device", "dtype", "compile")},
+        "machine": device_name(decisions.device.value),
+        "data": dataset.record() if dataset else None,
+        "plan": plan(model, loader, decisions.config),
+    }
+
+
+def plan(model: LightLLM, loader: Any, config: TrainConfig) -> dict[str, Any]:
+    """What the run will amount to."""
+    numbers: dict[str, Any] = {"parameters": get_model_size(model.config), "steps": config.max_steps}
+    if isinstance(loader, DataLoader):
+        per_step = config.batch_size * loader.dataset.max_length
+        numbers["tokens_per_step"] = per_step
+        numbers["tokens"] = per_step * config.max_steps
+        numbers["passes"] = round(numbers["tokens"] / len(loader.dataset.tokens), 2)
+    return numbers
+
+
+def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> list[str]:
+    """The lines a run begins with."""
+    config, c, numbers = decisions.config, model.config, plan(model, loader, decisions.config)
+    lines = [
+        f"light-llm {__version__}",
+        f"model    {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, context {c.n_positions:,}, "
+        f"vocabulary {c.vocab_size:,}: {numbers['parameters']:,} parameters",
+        f"device   {decisions.device}; {device_name(decisions.device.value)}",
+        f"format   {decisions.dtype}; compile {decisions.compile}",
+    ]
+    if isinstance(loader, DataLoader):
+        data = loader.dataset
+        lines += [
+            f"data     {data.source.title}, tokenizer {data.tokenizer.name}: {len(data.tokens):,} training tokens, "
+            f"{len(data.held_out):,} held out",
+            f"run      {config.max_steps:,} steps of {config.batch_size} x {data.max_length:,} = "
+            f"{numbers['tokens']:,} tokens, {numbers['passes']:.1f} passes over the text",
+        ]
+        if numbers["passes"] > MANY_PASSES:
+            lines.append("         that often, a text is memorised too: the held-out loss is the one to watch")
+    else:
+        lines.append(
+            "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
+        )
+        lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
+    return [*lines, f"out      {out}/"]
+
+
+def summary(result: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """The lines a run ends with."""
+    folder, step, status = result["folder"], result["step"], result["status"]
+    lines = []
+    if status == "nonfinite":
+        return [
+            f"stopped  the loss or its gradient was not finite in the update after step {step}; "
+            "no weight was touched by it",
+            f"         a lower --lr (now {config.lr:g}) or a longer --warmup-steps (now {config.warmup_steps}) helps; "
+            "--set train.on_nonfinite=skip goes on without such steps",
+        ]
+    memory = f", peak memory {result['peak_memory'] / 1e9:.2f} GB" if result["peak_memory"] else ""
+    speed = f"{result['tokens_per_second']:,.0f} tokens/s, {clock(result['seconds'])} in all{memory}"
+    word = {"done": "done", "interrupted": "interrupted", "stopped": "stopped"}[status]
+    lines.append(f"{word} at step {step}/{config.max_steps}  {speed}")
+    if result["best_loss"] is not None:
+        lines.append(
+            f"best     loss {result['best_loss']:.3f} at step {result['best_step']}: {folder / 'best_model.pt'}"
+        )
+    else:
+        lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
+    if status == "interrupted":
+        lines.append(f"saved    go on with: python train.py --resume{_out_flag(folder)}")
+    flag = "" if str(folder) == "checkpoints" else f" --checkpoint {folder}"
+    lines.append(f"next     python generate.py demo{flag}")
+    return lines
+
+
+def model_meta(
+    model: LightLLM, dataset: TokenDataset | None, *, step: int, dtype: str, evaluation: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a model file says of its model: enough to use it alone, and to evaluate it again."""
+    return {
+        "config": asdict(model.config),
+        "tokenizer": dataset.tokenizer.to_dict() if dataset else None,
+        "data": dataset.record() if dataset else None,
+        "step": step,
+        "dtype": dtype,
+        "evaluation": dict(evaluation) if evaluation else None,
+        "light_llm": __version__,
+    }
+
+
+def _out_flag(folder: Path) -> str:
+    return "" if str(folder) == "checkpoints" else f" --out {folder}"

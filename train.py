@@ -1,0 +1,12 @@
+"""The front door to training: `python train.py`, or `from train import Trainer`."""
+
+import sys
+
+from light_llm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["train", *sys.argv[1:]]))
+
+from light_llm.train import Trainer  # below, so that --help does not wait for torch
+
+__all__ = ["Trainer", "main"]
