@@ -1,0 +1,3 @@
+"""The command line: one thin module per verb, and `main` over them."""
+
+from .main import main as main

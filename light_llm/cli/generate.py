@@ -1,0 +1,172 @@
+"""`light-llm generate demo|text|eval`: write with a trained model, or measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
+from .flags import parse
+
+if TYPE_CHECKING:
+    from ..generate import Sampling, TextGenerator
+
+DEMO_PROMPTS = ("To be or not to be", "ROMEO:", "My lord, I", "Once upon a time")
+
+
+@dataclass(frozen=True)
+class GenerateFlags:
+    """The flags of `generate`, in the order help shows them."""
+
+    checkpoint: Annotated[str, arg(metavar="PATH", help="run folder, step folder, .pt")] = "checkpoints"
+    prompt: Annotated[str, arg(metavar="TEXT", help="what the text starts with")] = ""
+    max_new_tokens: Annotated[int, arg(metavar="N", help="tokens to write at most")] = 100
+    temperature: Annotated[float, arg(metavar="X", help="0: the likeliest token")] = 0.8
+    top_k: Annotated[int, arg(metavar="N", help="only the N likeliest; 0: off")] = 40
+    top_p: Annotated[float, arg(metavar="P", help="nucleus; 1: off")] = 1.0
+    min_p: Annotated[float, arg(metavar="P", help="share of the top; 0: off")] = 0.0
+    repetition_penalty: Annotated[float, arg(metavar="X", help="above 1: fewer repeats")] = 1.0
+    stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help="end before it")] = ()
+    num_samples: Annotated[int, arg(metavar="N", help="texts to write")] = 1
+    seed: Annotated[int, arg(metavar="N", help="repeats a text; -1: a new one")] = -1
+    device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    modes: dict[str, Callable[[GenerateFlags], None]] = {"demo": demo, "text": text, "eval": evaluate}
+    about = (
+        "demo: a few prompts. text: continue --prompt. eval: loss, perplexity and bits per byte of the held-out text."
+    )
+    prog = "light-llm generate {demo,text,eval}"
+    if not argv or argv[0].startswith("-"):
+        if not any(word in ("-h", "--help") for word in argv):
+            raise ConfigError("generate needs to know what to do: demo, text or eval, as in: generate demo")
+        parse(GenerateFlags, ["--help"], prog=prog, about=about)
+    mode, rest = argv[0], argv[1:]
+    if mode not in modes:
+        raise ConfigError(f"generate cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
+    flags, _ = parse(GenerateFlags, rest, prog=prog, about=about)
+    modes[mode](flags)
+    return 0
+
+
+def demo(flags: GenerateFlags) -> None:
+    """A few prompts, each continued as it is written."""
+    writer = _open(flags)
+    prompts = [flags.prompt] if flags.prompt else [p for p in DEMO_PROMPTS if _can_read(writer, p)] or [""]
+    for i, prompt in enumerate(prompts):
+        print(f"--- {prompt!r}" if prompt else "--- from nothing")
+        _stream(writer, flags, prompt, _seed(flags) + i)
+
+
+def text(flags: GenerateFlags) -> None:
+    """Continue one prompt: as it is written, or several samples in one batch."""
+    writer = _open(flags)
+    if flags.num_samples < 1:
+        raise ConfigError(f"num_samples={flags.num_samples} cannot be used; it must be a whole number at least 1")
+    if flags.num_samples == 1:
+        _stream(writer, flags, flags.prompt, _seed(flags))
+        return
+    texts = writer.generate_many(
+        [flags.prompt] * flags.num_samples,
+        max_new_tokens=flags.max_new_tokens,
+        sampling=_sampling(flags),
+        stop=flags.stop,
+        seed=_seed(flags),
+    )
+    for i, continuation in enumerate(texts):
+        print(f"--- sample {i + 1}")
+        print(flags.prompt + continuation)
+
+
+def evaluate(flags: GenerateFlags) -> None:
+    """Loss, perplexity and bits per byte of the text the model never saw."""
+    import numpy as np
+
+    from ..checkpoint import load_model
+    from ..data import prepare_dataset
+    from ..data.tokenizers import byte_lengths
+    from ..evaluate import evaluate_loss
+    from ..runtime import choose_device
+    from .progress import evaluating
+
+    device = choose_device(flags.device)
+    loaded = load_model(flags.checkpoint, device.value)
+    file, data = loaded.file, loaded.file.data
+    if file.tokenizer is None or not data:
+        raise CheckpointError(f"{file.path} does not say what it was trained on, so nothing is known to be held out")
+    dataset, tokenizer = prepare_dataset(
+        data["source"], max_length=data["max_length"], tokenizer=file.tokenizer, held_out=data["held_out"]
+    )
+    if dataset.source.sha256 != data["sha256"]:
+        raise DataError(
+            f"{dataset.source.path} is not the text {file.path} was trained on (its SHA-256 differs), so its last part "
+            "may have been seen in training; put the old text back"
+        )
+    dtype = file.meta.get("dtype", "float32")
+    with evaluating() as progress:
+        found = evaluate_loss(
+            loaded.model,
+            dataset.held_out,
+            np.array(byte_lengths(tokenizer)),
+            context=dataset.max_length,
+            dtype=dtype,
+            progress=progress,
+        )
+    give_or_take = f" ± {found.stderr:.3f}" if found.stderr is not None else ""
+    print(f"model       {file.path}, step {file.meta.get('step')}")
+    print(f"text        the held-out end of {dataset.source.title}: {found.tokens:,} targets, {found.bytes:,} bytes")
+    print(f"loss        {found.loss:.4f}{give_or_take} nats per token")
+    print(f"perplexity  {found.perplexity:.2f}")
+    print(f"bits/byte   {found.bits_per_byte:.4f}")
+    print(
+        f"context     {found.context:,} tokens, {found.windows} windows, each starting cold; {dtype} on {device.value}"
+    )
+
+
+def _open(flags: GenerateFlags) -> TextGenerator:
+    _sampling(flags)  # a value out of range is said before a model is loaded
+    from ..generate import TextGenerator
+
+    return TextGenerator(flags.checkpoint, device=flags.device)
+
+
+def _sampling(flags: GenerateFlags) -> Sampling:
+    from ..generate import Sampling
+
+    return Sampling(
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        min_p=flags.min_p,
+        repetition_penalty=flags.repetition_penalty,
+    )
+
+
+def _seed(flags: GenerateFlags) -> int:
+    import secrets
+
+    return flags.seed if flags.seed >= 0 else secrets.randbits(32)
+
+
+def _stream(writer: TextGenerator, flags: GenerateFlags, prompt: str, seed: int) -> None:
+    pieces = writer.stream(
+        prompt, max_new_tokens=flags.max_new_tokens, sampling=_sampling(flags), stop=flags.stop, seed=seed
+    )
+    first = next(pieces, "")  # a prompt that cannot be used is refused before anything is printed
+    print(prompt + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _can_read(writer: TextGenerator, prompt: str) -> bool:
+    try:
+        writer.encode_prompt(prompt)
+    except (DataError, ConfigError):
+        return False
+    return True

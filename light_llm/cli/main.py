@@ -1,0 +1,69 @@
+"""From the words of a command line to an exit code: 0 done, 2 a user's mistake, 130 or 143 interrupted, 1 a bug."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import ConfigError, LightLLMError, did_you_mean
+
+VERBS = {
+    "train": "train a model on a text",
+    "generate": "write with a trained model: demo, text or eval",
+    "eval": "loss, perplexity and bits per byte of the held-out split",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code; what a user got wrong is printed without a traceback."""
+    argv = [_as_utf8(word) for word in (sys.argv[1:] if argv is None else argv)]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter the terminal lacks is shown as a question mark
+            stream.reconfigure(errors="replace")
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+        return code
+    except LightLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except SystemExit as leave:  # the parser has printed its help (0) or what it could not read (2)
+        return leave.code if isinstance(leave.code, int) else 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"light-llm {__version__}")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
+    # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
+    if verb == "train":
+        from .train import command as train_command
+
+        return train_command(rest)
+    from .generate import command as generate_command
+
+    return generate_command(["eval", *rest] if verb == "eval" else rest)
+
+
+def _as_utf8(word: str) -> str:
+    """A word of the command line; where the shell's locale is not UTF-8, Python hands its bytes over as surrogates."""
+    return os.fsencode(word).decode("utf-8", errors="replace") if any("\ud800" <= c <= "\udfff" for c in word) else word
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {name:10}{what}" for name, what in VERBS.items())
+    head = f"light-llm {__version__}\n\nusage: light-llm VERB [OPTIONS]"
+    return f"{head}\n\n{verbs}\n\nlight-llm VERB --help shows its options"

@@ -1,0 +1,42 @@
+"""Progress bars for what takes long before or without training; what is short is over before a bar would show."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LONG = 8_000_000  # bytes
+
+
+@contextmanager
+def preparing(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Inside the block, the given function shows how far the text has been encoded."""
+    columns = (TextColumn("encoding"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    bar = Progress(*columns, console=screen, transient=True)
+    task = bar.add_task("")
+
+    def show(done: int, total: int) -> None:
+        if total >= LONG and screen.is_terminal and not quiet:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextmanager
+def evaluating() -> Iterator[Callable[[int, int], None]]:
+    """Inside the block, the given function shows how many windows have been evaluated."""
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda done, total: None
+        return
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)

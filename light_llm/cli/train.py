@@ -1,0 +1,165 @@
+"""`light-llm train`: from flags to a Run, and from a Run to a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import UseAppendAction, arg
+
+from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
+from ..errors import ConfigError
+from .flags import parse
+
+if TYPE_CHECKING:
+    from ..checkpoint import ModelFile
+    from ..train import Result
+
+_M, _D, _T = ModelConfig(), DataConfig(), TrainConfig()
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """The flags of `train`, in the order help shows them."""
+
+    preset: Annotated[str, arg(metavar="NAME", help="nano, micro or small")] = "micro"
+    data: Annotated[str, arg(metavar="NAME|PATH", help="shakespeare, or a text file")] = _D.data
+    tokenizer: Annotated[str, arg(metavar="NAME", help="gpt2, char or byte")] = _D.tokenizer
+    max_steps: Annotated[int, arg(metavar="N", help="optimizer steps")] = _T.max_steps
+    batch_size: Annotated[int, arg(metavar="N", help="sequences of one step")] = _T.batch_size
+    micro_batch: Annotated[int, arg(metavar="N", help="sequences at a time; 0: all")] = 0
+    max_length: Annotated[int, arg(metavar="N", help="context, tokens")] = _D.max_length
+    lr: Annotated[float, arg(metavar="X", help="peak learning rate")] = _T.lr
+    warmup_steps: Annotated[int, arg(metavar="N", help="linear warm-up")] = _T.warmup_steps
+    weight_decay: Annotated[float, arg(metavar="X", help="on matrices, tables")] = _T.weight_decay
+    dropout: Annotated[float, arg(metavar="P", help="embeddings, branches")] = _M.dropout
+    optimizer: Annotated[str, arg(metavar="NAME", help="adamw")] = _T.optimizer
+    eval_interval: Annotated[int, arg(metavar="N", help="evaluate every N steps")] = _T.eval_interval
+    save_interval: Annotated[int, arg(metavar="N", help="save every N steps")] = _T.save_interval
+    out: Annotated[str, arg(metavar="FOLDER", help="run folder")] = "checkpoints"
+    resume: Annotated[bool, arg(help="go on with the run in --out")] = False
+    overwrite: Annotated[bool, arg(help="replace the run in --out")] = False
+    init_from: Annotated[str, arg(metavar="PATH", help="weights to start from")] = ""
+    device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = _T.device
+    dtype: Annotated[str, arg(metavar="NAME", help="auto, float32, bfloat16")] = _T.dtype
+    compile: Annotated[str, arg(metavar="WHEN", help="auto, on or off")] = _T.compile
+    seed: Annotated[int, arg(metavar="N", help="weights, dropout, order")] = _T.seed
+    offline: Annotated[bool, arg(help="download nothing")] = False
+    quiet: Annotated[bool, arg(help="print nothing")] = False
+    config: Annotated[str, arg(metavar="NAME|PATH", help="a recipe")] = ""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="as train.beta2=0.99")] = ()
+
+
+# The settings a flag stands for.
+SETTINGS = {
+    "data": ["data__data"],
+    "tokenizer": ["data__tokenizer"],
+    "max_length": ["data__max_length"],
+    "dropout": ["model__dropout"],
+    "seed": ["train__seed", "data__seed"],
+} | {
+    name: [f"train__{name}"]
+    for name in TrainConfig.__dataclass_fields__.keys()
+    & TrainFlags.__dataclass_fields__.keys() - {"seed", "micro_batch"}
+}
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    flags, given = parse(TrainFlags, argv, prog="light-llm train", about="Train a model on a text.")
+    settings = settings_of(flags, given)
+    if flags.resume and (flags.overwrite or flags.init_from):
+        other = "--overwrite" if flags.overwrite else "--init-from"
+        raise ConfigError(f"--resume and {other} cannot go together; leave one out")
+    return _train(flags, given, settings)
+
+
+def settings_of(flags: TrainFlags, given: set[str]) -> dict[str, Any]:
+    """What recipe, flags and --set say, the later over the earlier, as keywords of `Run.with_settings`."""
+    settings = load_recipe(flags.config) if flags.config else {}
+    if "preset" in given:
+        preset = ModelConfig.preset(flags.preset)
+        settings |= {f"model__{key}": getattr(preset, key) for key in ("n_embd", "n_layer", "n_head")}
+    for name in given & SETTINGS.keys():
+        settings |= dict.fromkeys(SETTINGS[name], getattr(flags, name))
+    if "micro_batch" in given:
+        settings["train__micro_batch"] = flags.micro_batch or None
+    return settings | parse_settings(flags.set)
+
+
+def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
+    from ..checkpoint import RunFolder, read_model
+    from ..checkpoint.load import build
+    from ..data import create_dataloader, prepare_dataset
+    from ..model import LightLLM
+    from ..runtime import choose_device, seed_everything
+    from ..train import Trainer
+    from .progress import preparing
+    from .signals import stop_on_signals
+
+    folder = RunFolder(flags.out)
+    named = "out" in given
+    origin: ModelFile | None = None
+    if flags.resume:
+        step = folder.newest_step()
+        run = Run.from_dict(folder.read_run()["run"]).with_settings(**settings)
+        origin = read_model(step)
+    else:
+        folder.check_free(explicit=named, overwrite=flags.overwrite)
+        if flags.init_from:
+            origin = read_model(flags.init_from)
+        run = _fresh(settings, origin)
+    choose_device(run.train.device)  # a device that is not there is said before any text is read
+
+    with preparing(quiet=flags.quiet) as progress:
+        dataset, tokenizer = prepare_dataset(
+            run.data.data,
+            max_length=run.data.max_length,
+            tokenizer=(origin and origin.tokenizer) or run.data.tokenizer,
+            held_out=run.data.held_out,
+            offline=flags.offline,
+            progress=progress,
+        )
+    seed_everything(run.train.seed)
+    if origin is None:
+        vocab_size = settings.get("model__vocab_size", tokenizer.vocab_size)
+        model = LightLLM(replace(run.model, vocab_size=vocab_size))
+    else:
+        model = build(replace(origin, config=run.model))
+    trainer = Trainer(
+        model,
+        create_dataloader(dataset, run.train.batch_size, seed=run.data.seed),
+        run.train,
+        out=flags.out if named or flags.resume or flags.overwrite else None,
+        resume=flags.resume,
+        overwrite=flags.overwrite,
+        quiet=flags.quiet,
+    )
+    with stop_on_signals(trainer.request_stop) as caught:
+        result = trainer.train()
+    return _exit_code(result, caught.number)
+
+
+def _fresh(settings: dict[str, Any], origin: ModelFile | None) -> Run:
+    """The Run of a new training: from the defaults, or around a model that is there already."""
+    if origin is not None:
+        shape = {f"model__{name}" for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
+        for name in shape & settings.keys():
+            if settings[name] != getattr(origin.config, name.removeprefix("model__")):
+                raise ConfigError(
+                    f"--init-from {origin.path} decides the shape of the model; leave out --preset and "
+                    f"{name.replace('__', '.')}"
+                )
+        start = Run(model=origin.config)
+        settings = {"data__max_length": origin.data.get("max_length", origin.config.n_positions)} | settings
+        return start.with_settings(**settings)
+    if "data__max_length" in settings:
+        settings = {"model__n_positions": settings["data__max_length"]} | settings
+    return Run().with_settings(**settings)
+
+
+def _exit_code(result: Result, signal_number: int | None) -> int:
+    if result.status == "interrupted":
+        return 128 + (signal_number or 2)
+    return 2 if result.status == "nonfinite" else 0

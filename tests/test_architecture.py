@@ -1,0 +1,163 @@
+"""Which room may know which, and what may be said where. The table is the architecture."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import light_llm
+
+PACKAGE = Path(light_llm.__file__).parent
+CHECKOUT = PACKAGE.parent
+EVERYTHING = "*"
+
+# A room may import itself, errors, and what stands here. Rooms that are still to come stand here too.
+MAY_IMPORT = {
+    "errors": "",
+    "config": "",
+    "runtime": "config",
+    "layers": "config",
+    "optim": "config",  # optimizers work on any nn.Module and never see ours
+    "lora": "config",
+    "model": "layers config",
+    "objective": "model config",
+    "data": "runtime config",
+    "checkpoint": "model data runtime config",
+    "parallel": "objective model runtime config",
+    "evaluate": "objective model data runtime config",
+    "generate": "model data checkpoint runtime config",
+    "observe": "objective model data runtime config",
+    "report": "config",
+    "plan": "model objective optim runtime config",
+    "doctor": "model objective optim generate runtime config",
+    "export": "model data checkpoint evaluate generate runtime config",
+    "train": "objective model data optim checkpoint evaluate generate observe plan doctor parallel report "
+    "runtime config",
+    "serve": "generate report runtime config",
+    "cli": EVERYTHING,
+    "__init__": EVERYTHING,
+    "__main__": EVERYTHING,
+}
+
+
+def modules() -> Iterator[tuple[Path, str, ast.Module]]:
+    """Each file of the package with its room."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        yield file, file.relative_to(PACKAGE).with_suffix("").parts[0], ast.parse(file.read_text(encoding="utf-8"))
+
+
+def rooms_imported(node: ast.AST, file: Path) -> Iterator[str]:
+    """The rooms an import statement reaches: absolute or relative, of a room or of names in it."""
+    if isinstance(node, ast.Import):
+        for name in node.names:
+            parts = name.name.split(".")
+            if parts[0] == "light_llm" and len(parts) > 1:
+                yield parts[1]
+    elif isinstance(node, ast.ImportFrom):
+        depth = len(file.relative_to(PACKAGE).parts)  # of the file below the package: 1 for a file at its top
+        parts = (node.module or "").split(".") if node.module else []
+        if node.level == 0:
+            if parts[:1] != ["light_llm"]:
+                return
+            parts = parts[1:]
+        elif node.level != depth:
+            return  # stays inside the room
+        for room in [parts[0]] if parts else [alias.name for alias in node.names]:
+            if room != "__version__":
+                yield room
+
+
+def test_every_import_is_in_the_table() -> None:
+    strays = []
+    for file, room, tree in modules():
+        allowed = MAY_IMPORT[room]
+        for node in ast.walk(tree):
+            for other in rooms_imported(node, file):
+                if allowed != EVERYTHING and other not in (room, "errors", *allowed.split()):
+                    strays.append(f"{room} -> {other} ({file.name}:{node.lineno})")  # type: ignore[attr-defined]
+    assert not strays, f"new arrows in the architecture: {strays}"
+
+
+def test_the_walker_sees_arrows() -> None:
+    """The test above is worth what its reader of imports is worth."""
+    deep, top = PACKAGE / "config" / "x.py", PACKAGE / "x.py"
+    cases = {
+        ("from ..train import Trainer", deep): ["train"],
+        ("from .values import check", deep): [],
+        ("from .train.trainer import Trainer", top): ["train"],
+        ("from . import train", top): ["train"],
+        ("import light_llm.train.trainer", deep): ["train"],
+        ("from light_llm.train import Trainer", deep): ["train"],
+        ("from light_llm import train", deep): ["train"],
+        ("import torch", deep): [],
+    }
+    for (line, file), rooms in cases.items():
+        assert list(rooms_imported(ast.parse(line).body[0], file)) == rooms, line
+
+
+def test_only_the_runtime_knows_the_machine() -> None:
+    strays = []
+    for file, room, tree in modules():
+        if room in ("runtime", "parallel"):
+            continue
+        for node in ast.walk(tree):
+            is_environment = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
+            is_device = isinstance(node, ast.Attribute) and node.attr in ("cuda", "mps", "xpu")
+            is_name = isinstance(node, ast.Constant) and node.value in ("cuda", "mps", "xpu")
+            if is_environment or is_device or is_name:
+                strays.append(f"{file.name}:{node.lineno}")  # type: ignore[attr-defined]
+    assert not strays, f"devices or environment variables outside runtime/: {strays}"
+
+
+def test_nothing_runs_code_from_a_file() -> None:
+    strays = []
+    for file, _, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+                if any(n.split(".")[0] in ("pickle", "dill", "marshal", "shelve") for n in names):
+                    strays.append(f"{file.name}:{node.lineno}")
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                unsafe = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                if called in ("eval", "exec", "__import__") or unsafe.get("shell") == "True":
+                    strays.append(f"{file.name}:{node.lineno}")
+                if called == "torch.load" and unsafe.get("weights_only") != "True":
+                    strays.append(f"{file.name}:{node.lineno}")
+    assert not strays, strays
+
+
+def test_the_front_door_is_thin() -> None:
+    for name in ("model_config.py", "dataset.py", "train.py", "generate.py"):
+        lines = [line for line in (CHECKOUT / name).read_text().splitlines() if line.strip()]
+        assert len(lines) <= 10, f"{name} has {len(lines)} lines"
+
+
+def test_files_stay_readable() -> None:
+    long = {str(f.relative_to(PACKAGE)): n for f, _, _ in modules() if (n := len(f.read_text().splitlines())) > 300}
+    assert not long, f"split these: {long}"
+
+
+@pytest.mark.parametrize("statement", ["import light_llm", "import light_llm.config", "import light_llm.cli"])
+def test_importing_is_light_and_silent(statement: str) -> None:
+    check = f"{statement}; import sys; print('torch' in sys.modules)"
+    child = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert (child.stdout, child.stderr) == ("False\n", "")
+
+
+def test_every_public_name_is_there() -> None:
+    for name in light_llm.__all__:
+        assert getattr(light_llm, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        light_llm.nothing  # noqa: B018
+
+
+def test_requirements_are_the_projects() -> None:
+    import tomllib
+
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    lines = (CHECKOUT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
