@@ -68,13 +68,12 @@ def plain_nats(model: LightLLM, tokens: Tensor, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def token_nats(model: LightLLM, tokens: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
     """-log P(target) of each position, without gradients and without the full logits: (B, T) -> (B, T), nats."""
-    hidden = model.features(tokens).flatten(0, 1)  # (B T, C)
-    head, hidden = _product_operands(model.head_weight, hidden)
-    rows = [
-        _nats(hidden[start : start + chunk] @ head.T, targets.flatten()[start : start + chunk])[0]
-        for start in range(0, hidden.size(0), chunk)
-    ]
-    return torch.cat(rows).view(targets.shape)
+    head, hidden = _product_operands(model.head_weight, model.features(tokens).flatten(0, 1))  # (V, C), (B T, C)
+    y = targets.flatten()
+    softmax = _ChunkedSoftmax(head, min(chunk, len(hidden)))
+    parts = zip(hidden.split(chunk), y.split(chunk), strict=True)
+    nats = torch.cat([softmax.nats(h_rows, y_rows)[0] for h_rows, y_rows in parts])
+    return nats.masked_fill(y == IGNORED, 0.0).view(targets.shape)
 
 
 def chunked_nats_sum(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, chunk: int) -> Tensor:
@@ -93,24 +92,15 @@ class _ChunkedNats(torch.autograd.Function):
         W, h = _product_operands(head, hidden)
         d_hidden = torch.empty_like(h) if wants_gradient else None
         d_head = torch.zeros_like(head, dtype=torch.float32) if wants_gradient else None
-        buffer = h.new_empty(min(chunk, h.size(0)), W.size(0))  # one piece of memory for all chunks:
-        wide = torch.empty_like(buffer, dtype=torch.float32)  # fresh pages cost more than the arithmetic
+        softmax = _ChunkedSoftmax(W, min(chunk, len(h)))
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, h.size(0), chunk):
+        for start in range(0, len(h), chunk):
             rows = slice(start, start + chunk)
-            n = h[rows].size(0)
-            logits = torch.mm(h[rows], W.T, out=buffer[:n])  # (n, V), in the products' format
-            z = wide[:n].copy_(logits)
-            y = targets[rows].clamp_min(0)[:, None]  # (n, 1)
-            top = z.amax(dim=-1, keepdim=True)
-            nats = (top - z.gather(-1, y)).squeeze(-1)
-            sums = z.sub_(top).exp_().sum(dim=-1)
-            total += ((nats + sums.log()) * weights[rows]).sum()
+            nats, exps, sums = softmax.nats(h[rows], targets[rows])
+            total += (nats * weights[rows]).sum()  # not `@`: autocast would make that product in bfloat16
             if d_hidden is None or d_head is None:
                 continue
-            z.mul_((weights[rows] / sums)[:, None])  # weight * softmax
-            z.scatter_add_(-1, y, -weights[rows][:, None])
-            d_logits = logits.copy_(z)
+            d_logits = softmax.d_logits(exps, sums, targets[rows], weights[rows])
             torch.mm(d_logits, W, out=d_hidden[rows])
             d_head += d_logits.T @ h[rows]
         ctx.save_for_backward(d_hidden, d_head)
@@ -125,18 +115,28 @@ class _ChunkedNats(torch.autograd.Function):
         return (d_hidden.to(for_hidden) * d_total, (d_head * d_total).to(for_head), None, None, None)
 
 
-def _nats(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """-log P(target) and log sum exp of each row, in float32: (N, V), (N,) -> (N,), (N,)."""
-    log_z = logits.float().logsumexp(dim=-1)
-    chosen = logits.gather(-1, targets.clamp_min(0)[:, None]).squeeze(-1).float()
-    return (log_z - chosen).masked_fill(targets == IGNORED, 0.0), log_z
+class _ChunkedSoftmax:
+    """Logits of some rows at a time, always in the same memory: fresh pages cost more than the arithmetic."""
 
+    def __init__(self, head: Tensor, rows: int) -> None:
+        self.head = head  # (V, C)
+        self.logits = head.new_empty(rows, head.size(0))  # in the format of the products
+        self.wide = torch.empty_like(self.logits, dtype=torch.float32)
 
-def _d_logits(logits: Tensor, log_z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """weight * (softmax(logits) - onehot(target)): (N, V)."""
-    d = (logits.float() - log_z[:, None]).exp_()
-    d.scatter_add_(-1, targets.clamp_min(0)[:, None], torch.full_like(log_z, -1.0)[:, None])
-    return d.mul_(weights[:, None]).to(logits.dtype)
+    def nats(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, C), (n,) -> -log P(target) (n,), exp(logits - max) (n, V) and its row sums (n,), all float32."""
+        n = len(hidden)
+        z = self.wide[:n].copy_(torch.mm(hidden, self.head.T, out=self.logits[:n]))
+        top = z.amax(dim=-1, keepdim=True)
+        chosen = (z.gather(-1, targets.clamp_min(0)[:, None]) - top).squeeze(-1)
+        sums = z.sub_(top).exp_().sum(dim=-1)
+        return sums.log() - chosen, z, sums
+
+    def d_logits(self, exps: Tensor, sums: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """weight * (softmax - onehot(target)), (n, V), in the format of the products. Overwrites what `nats` gave."""
+        exps.mul_((weights / sums)[:, None])
+        exps.scatter_add_(-1, targets.clamp_min(0)[:, None], -weights[:, None])
+        return self.logits[: len(exps)].copy_(exps)
 
 
 def _product_operands(head: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

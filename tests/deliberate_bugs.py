@@ -1,0 +1,173 @@
+"""Breaks the code on purpose, one bug at a time, and shows which test notices. Run by `make check-all`.
+
+A test suite is worth what it catches. Each bug is a small edit to a copy of the package; the tests named beside it have
+to fail with the edit and pass without it. Exits with 1 when a bug goes unnoticed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Bug:
+    """An edit, and the test files that are asked."""
+
+    what: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+BUGS = [
+    Bug(
+        "mask off by one: each token sees the next one",
+        "light_llm/model.py",
+        "F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T == S)",
+        "F.scaled_dot_product_attention(q, k, v, torch.ones(T, S, dtype=torch.bool).tril(S - T + 1), dropout)",
+        "tests/test_tiny.py tests/test_model.py",
+    ),
+    Bug(
+        "mask off by one in the formula only",
+        "light_llm/model.py",
+        "mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)\n    scores",
+        "mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(0)\n    scores",
+        "tests/test_model.py",
+    ),
+    Bug(
+        "accumulation without weights: a mean of the micro-batches' means",
+        "light_llm/train/trainer.py",
+        "self.objective(x.to(self.config.device), y.to(self.config.device)) / self.weight",
+        "self.objective(x.to(self.config.device), y.to(self.config.device)) / total_weight(y)",
+        "tests/test_train.py",
+    ),
+    Bug(
+        "the exact GELU instead of GPT-2's",
+        "light_llm/model.py",
+        'approximate="tanh" if config.activation == "gelu_tanh" else "none"',
+        'approximate="none"',
+        "tests/test_model.py",
+    ),
+    Bug(
+        "positions ignored in cached decoding",
+        "light_llm/generate/decode.py",
+        "hidden = self.model.features(tokens, at, visible(at), self.cache)",
+        "hidden = self.model.features(tokens, at * 0, visible(at), self.cache)",
+        "tests/test_generate.py",
+    ),
+    Bug(
+        "weight decay on biases and gains",
+        "light_llm/optim/adamw.py",
+        '"weight_decay": 0.0}',
+        '"weight_decay": config.weight_decay}',
+        "tests/test_tiny.py tests/test_optim.py",
+    ),
+    Bug(
+        "bits per byte by tokens",
+        "light_llm/evaluate.py",
+        "bits / n_bytes if n_bytes else math.nan",
+        "bits / n if n_bytes else math.nan",
+        "tests/test_evaluate.py",
+    ),
+    Bug(
+        "a save that writes to the final name",
+        "light_llm/checkpoint/files.py",
+        'partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")',
+        "partial = path",
+        "tests/test_checkpoint.py",
+    ),
+    Bug(
+        "a step folder under its final name before it is complete",
+        "light_llm/checkpoint/files.py",
+        'partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")',
+        "partial = path",
+        "tests/test_checkpoint.py",
+    ),
+    Bug(
+        "top-p that drops the first token",
+        "light_llm/generate/sampling.py",
+        "scatter(-1, order, before >= p)",
+        "scatter(-1, order, probabilities.cumsum(dim=-1) >= p)",
+        "tests/test_generate.py",
+    ),
+    Bug(
+        "a non-finite step that is noticed after the update",
+        "light_llm/train/guards.py",
+        'return "skip" if self.policy == "skip"',
+        'return "go" if self.policy == "skip"',
+        "tests/test_train.py",
+    ),
+    Bug(
+        "a resume that forgets the data counter",
+        "light_llm/train/trainer.py",
+        "Progress(state.step, state.batches, state.tokens)",
+        "Progress(state.step, 0, state.tokens)",
+        "tests/test_train.py",
+    ),
+    Bug(
+        "a resume that forgets the random generators",
+        "light_llm/train/resume.py",
+        "    set_rng_state(resumed.rng, device)\n",
+        "",
+        "tests/test_train.py",
+    ),
+    Bug(
+        "a loss summed in bfloat16",
+        "light_llm/objective.py",
+        "total += (nats * weights[rows]).sum()",
+        "total += nats @ weights[rows]",
+        "tests/test_objective.py",
+    ),
+]
+
+
+def main() -> int:
+    """Try every bug; print a line for each. Returns the number that went unnoticed."""
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, "copy")
+        ignore = shutil.ignore_patterns(".git", ".venv", "checkpoints*", "__pycache__", ".*_cache", ".hypothesis")
+        shutil.copytree(CHECKOUT, copy, ignore=ignore)
+        for bug in BUGS:
+            caught = _who_notices(bug, copy)
+            unnoticed += not caught
+            print(f"{'caught  ' if caught else 'UNNOTICED'} {bug.what}: {caught or bug.tests}", flush=True)
+    return unnoticed
+
+
+def _who_notices(bug: Bug, copy: Path) -> str:
+    """The first test that fails with the bug, or nothing."""
+    path = copy / bug.file
+    good = path.read_text(encoding="utf-8")
+    if good.count(bug.right) != 1:
+        raise SystemExit(f"{bug.what}: {bug.file} no longer has the line this bug breaks; write the bug anew")
+    path.write_text(good.replace(bug.right, bug.wrong), encoding="utf-8")
+    try:
+        words = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            *bug.tests.split(),
+        ]
+        env = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        child = subprocess.run(words, cwd=copy, env=env, capture_output=True, text=True, check=False)
+        failed = [line.split()[1] for line in child.stdout.splitlines() if line.startswith("FAILED ")]
+        return failed[0] if child.returncode == 1 and failed else ""
+    finally:
+        path.write_text(good, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(1 if main() else 0)
