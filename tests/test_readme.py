@@ -1,0 +1,63 @@
+"""README is true: its blocks run as written, and its numbers are the ones a script made."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from light_llm.config import PRESETS, ModelConfig, get_model_size
+
+from .conftest import CHECKOUT
+from .test_front_door import COMMANDS, EXAMPLE, checkout  # noqa: F401  (a fixture)
+from .tools import run_child
+
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_front_door_stands_in_readme() -> None:
+    """Those two are run, as written, by test_front_door.py."""
+    assert COMMANDS in README and EXAMPLE in README
+    assert blocks("python") == [EXAMPLE]
+
+
+def test_every_other_command_runs(checkout: Path) -> None:  # noqa: F811
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line not in COMMANDS.splitlines()]
+    (checkout / "my.txt").write_text("Once upon a time there was a fox.\n" * 400)
+    ran = 0
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] == "make":  # what make would do, without doing it
+            child = subprocess.run([*words, "-n"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+            assert child.returncode == 0 and "train.py --max-steps 20" in child.stdout
+        elif words[0] == "python":
+            stop = {"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""}
+            child = run_child([sys.executable, *words[1:]], cwd=checkout, env=stop)
+            assert child.returncode in (0, 130), f"{line}: {child.stderr}"
+            ran += 1
+        else:
+            assert line in ("python3 -m venv .venv", "source .venv/bin/activate", "pip install -r requirements.txt"), (
+                line
+            )
+    assert ran == 3
+
+
+def test_the_table_is_the_benchmarks() -> None:
+    table = (CHECKOUT / "benchmarks" / "results" / "default_run.md").read_text(encoding="utf-8")
+    assert f"<!-- default_run.md -->\n{table}<!-- end -->" in README
+
+
+def test_the_presets_are_as_said() -> None:
+    for name, (n_embd, n_layer, n_head) in PRESETS.items():
+        size = get_model_size(ModelConfig.preset(name))
+        assert f"| `{name}` | {n_layer} x {n_head} x {n_embd} | {size:,} |" in README
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
