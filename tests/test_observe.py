@@ -56,7 +56,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     text = told([step_row(s) for s in range(1, 31)], log=tmp_path / "train.log")
     lines = text.splitlines()
     assert [line.split()[1] for line in lines] == ["1/30", "10/30", "20/30", "30/30"]
-    assert "loss 5.000" in lines[0] and "2.250 bits/byte" in lines[0] and "2,048 tokens/s" in lines[0]
+    assert "loss 5.000" in lines[0] and "2.250 bits/byte" in lines[0] and "2,048 tok/s" in lines[0]
     assert lines[0].endswith(" left") and "\x1b" not in text
     assert (tmp_path / "train.log").read_text() == text
 
@@ -64,7 +64,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
 def test_evaluations_and_samples(tmp_path: Path) -> None:
     row = {"kind": "eval", "step": 20, "split": "held_out", "loss": 4.9, "stderr": 0.03, "bits_per_byte": 2.28}
     text = told([row | {"perplexity": 134.3, "best": True}, {"kind": "sample", "step": 20, "text": "a\n[b]"}])
-    assert "step 20/30  held-out loss 4.900 ± 0.030  2.280 bits/byte  perplexity 134.3  (best so far)" in text
+    assert "step 20/30  held out 4.900 ± 0.030  2.280 bits/byte  perplexity 134.3  best" in text
     assert "a sample at step 20:\n  | a\n  | [b]\n" in text
     text = told([{"kind": "eval", "step": 20, "split": "training", "loss": 4.9, "best": False}])
     assert text == "step 20/30  mean training loss 4.900\n"

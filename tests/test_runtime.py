@@ -116,9 +116,13 @@ def test_autocast_makes_products_in_the_format() -> None:
         assert (a @ a).dtype == torch.float32
 
 
-def test_compilation_is_asked_for() -> None:
-    assert (choose_compile("auto").value, choose_compile("on").value) == ("off", "on")
-    assert str(choose_compile("on")) == "on (asked for)"
+def test_compilation_is_asked_for_and_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    assert (choose_compile("auto", "cpu").value, str(choose_compile("on", "cpu"))) == ("off", "on (asked for)")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert choose_compile("on", "cuda").value == "on"
+    with pytest.raises(DeviceError, match=r"--compile on needs a C\+\+ compiler \(g\+\+, .* install one, or --compile off"):
+        choose_compile("on", "cpu")
 
 
 def test_generators_are_put_back() -> None:

@@ -102,19 +102,19 @@ class Console:
 def step_line(row: Row, total: int) -> str:
     """A row of kind step in plain words."""
     return (
-        f"step {row['step']}/{total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  lr {row['lr']:.2e}  "
-        f"grad norm {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tokens/s"
+        f"step {row['step']}/{total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  lr {row['lr']:.1e}  "
+        f"|g| {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tok/s"
     )
 
 
 def evaluation_line(row: Row, total: int) -> str:
     """A row of kind eval in plain words."""
     give_or_take = f" ± {row['stderr']:.3f}" if row.get("stderr") is not None else ""
-    best = "  (best so far)" if row.get("best") else ""
+    best = "  best" if row.get("best") else ""
     if row.get("split") == "training":
         return f"step {row['step']}/{total}  mean training loss {row['loss']:.3f}{best}"
     return (
-        f"step {row['step']}/{total}  held-out loss {row['loss']:.3f}{give_or_take}  "
+        f"step {row['step']}/{total}  held out {row['loss']:.3f}{give_or_take}  "
         f"{row['bits_per_byte']:.3f} bits/byte  perplexity {row['perplexity']:.1f}{best}"
     )
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import DeviceError
 from .choice import Choice
 from .settings import cache_dir
 
+COMPILERS = ("g++", "c++", "clang++", "cl")
 FASTER = 1.3  # bfloat16 has to win by this much: its rounding is not free
 
 
@@ -37,10 +40,18 @@ def choose_dtype(asked: str, device: str) -> Choice:
     return Choice("float32", f"bfloat16 measured only {gain:.1f}x as fast here")
 
 
-def choose_compile(asked: str) -> Choice:
-    """on or off. `auto` is off: compiling costs minutes on a laptop before the first step."""
+def choose_compile(asked: str, device: str) -> Choice:
+    """on or off. `auto` is off: a short run does not earn the compile time back.
+
+    Raises:
+        DeviceError: compiling for the CPU was asked for and there is no C++ compiler.
+    """
     if asked == "auto":
-        return Choice("off", "a short run does not earn back the compile time; --compile on overrides")
+        return Choice("off", "compiling costs minutes before the first step; --compile on overrides")
+    if asked == "on" and device == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise DeviceError(
+            f"--compile on needs a C++ compiler ({', '.join(COMPILERS)}) and finds none; install one, or --compile off"
+        )
     return Choice(asked, "asked for")
 
 

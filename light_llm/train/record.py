@@ -43,7 +43,7 @@ def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
     device = settled("device")
     device = choose_device(device.value if device else config.device)
     dtype = settled("dtype") or choose_dtype(config.dtype, device.value)
-    compiled = settled("compile") or choose_compile(config.compile)
+    compiled = settled("compile") or choose_compile(config.compile, device.value)
     horizon = config.lr_horizon or (resumed.state.lr_horizon if resumed else config.max_steps)
     config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
     return Decisions(config, device, dtype, compiled)
@@ -103,10 +103,11 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
     config, c, numbers = decisions.config, model.config, plan(model, loader, decisions.config)
     lines = [
         f"light-llm {__version__}",
-        f"model    {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, context {c.n_positions:,}, "
-        f"vocabulary {c.vocab_size:,}: {numbers['parameters']:,} parameters",
+        f"model    {numbers['parameters']:,} parameters: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd},",
+        f"         context {c.n_positions:,}, vocabulary {c.vocab_size:,}",
         f"device   {decisions.device}; {device_name(decisions.device.value)}",
-        f"format   {decisions.dtype}; compile {decisions.compile}",
+        f"format   {decisions.dtype}",
+        f"compile  {decisions.compile}",
     ]
     if isinstance(loader, DataLoader):
         data = loader.dataset

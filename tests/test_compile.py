@@ -1,0 +1,28 @@
+"""The compiled loop is the plain one. Compiling takes a minute, so this is part of `make check-all`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from light_llm.train import Trainer
+
+from .tools import byte_loader, byte_model
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_training_is_plain_training(poem: Path) -> None:
+    """Ten steps each, float32: the same losses, and checkpoints under the plain names."""
+    losses = {}
+    settings: dict[str, Any] = {"max_steps": 10, "device": "cpu", "dtype": "float32", "quiet": True}
+    for mode in ("off", "on"):
+        model = byte_model()
+        Trainer(model, byte_loader(poem), out=mode, compile=mode, sample_interval=0, **settings).train()
+        rows = [json.loads(line) for line in Path(mode, "metrics.jsonl").read_text().splitlines()]
+        losses[mode] = [row["loss"] for row in rows]
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
+    names = [set(torch.load(f"{mode}/best_model.pt", weights_only=True)["model"]) for mode in ("off", "on")]
+    assert names[0] == names[1]
