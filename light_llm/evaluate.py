@@ -30,7 +30,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss): the number of equally likely tokens that would be as hard to guess."""
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < 709 else math.inf
 
 
 def evaluate_loss(
@@ -73,7 +73,7 @@ def evaluate_loss(
                 window = torch.from_numpy(ids).to(device)
                 with torch.no_grad(), autocast(device.type, dtype):
                     nats = token_nats(model, window[:, :-1], window[:, 1:])
-                sums += nats.double().sum(dim=1).tolist()
+                sums += nats.cpu().double().sum(dim=1).tolist()  # MPS has no float64
                 counts += [nats.size(1)] * nats.size(0)
             if progress:
                 progress(min(i + batch_size, len(starts)), len(starts))

@@ -20,7 +20,7 @@ from light_llm.checkpoint import (
     write_portable,
     write_step,
 )
-from light_llm.checkpoint.files import commit_file, commit_folder, is_complete, verify_folder
+from light_llm.checkpoint.files import commit_file, commit_folder, verify_folder
 from light_llm.checkpoint.portable import read_portable
 from light_llm.checkpoint.steps import plain_name, restore_optimizer
 from light_llm.config import TrainConfig
@@ -144,10 +144,9 @@ def test_a_step_written_twice_is_never_absent(tmp_path: Path) -> None:
         try:
             save(path, other, other_optimizer, FailingFiles(n))
         except PowerCut:
-            kept = [p for p in path.parent.iterdir() if is_complete(p)]
-            assert kept, f"nothing is left after operation {n}"
-            for folder in kept:
-                verify_folder(folder)
+            RunFolder(path.parent).sweep()
+            assert [p.name for p in path.parent.iterdir()] == ["step-000003"], f"after operation {n}"
+            verify_folder(path)
             continue
         assert [p.name for p in path.parent.iterdir()] == ["step-000003"]
         return
@@ -434,6 +433,14 @@ def test_overwriting_removes_only_what_it_knows_and_only_later(tmp_path: Path) -
     assert (run.path / ".previous-run" / "run.json").read_text() == "old"
     run.drop_previous()
     assert [p.name for p in run.path.iterdir()] == ["my notes.txt"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file is a file; name a folder with --out"):
+        RunFolder(tmp_path / "file").check_free(explicit=False, overwrite=False)
+    with pytest.raises(CheckpointError, match=r"the run folder .*file/run cannot be made \(Not a directory\)"):
+        RunFolder(tmp_path / "file" / "run").create()
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

@@ -105,3 +105,7 @@ def test_windows_start_cold() -> None:
 def test_one_token_is_not_enough() -> None:
     with pytest.raises(DataError, match="needs at least 2 tokens, this text has 1"):
         evaluate_loss(tiny_model(), TokensInMemory([3]), LENGTHS, context=8)
+
+
+def test_a_hopeless_model_has_an_infinite_perplexity() -> None:
+    assert summarise([8000.0], [10], 10, 8).perplexity == math.inf

@@ -251,6 +251,8 @@ def test_a_stop_string_ends_the_text_before_it(writer: TextGenerator) -> None:
     assert "".join(pieces) == expected and len(pieces) > 1
     almost = [free[-1] + "never"]  # what looks like a beginning comes out at the end
     assert writer.generate_many(["abc"], max_new_tokens=60, seed=3, stop=almost)[0] == free
+    assert writer.generate_many(["abc"], max_new_tokens=60, seed=3, stop=stop)[0] == expected  # one string is one
+    assert writer.generate_many([]) == []
     with pytest.raises(ConfigError, match="stop='' cannot be used"):
         writer.generate("a", stop=[""])
 

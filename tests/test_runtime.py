@@ -121,7 +121,9 @@ def test_compilation_is_asked_for_and_needs_a_compiler(monkeypatch: pytest.Monke
     assert (choose_compile("auto", "cpu").value, str(choose_compile("on", "cpu"))) == ("off", "on (asked for)")
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert choose_compile("on", "cuda").value == "on"
-    with pytest.raises(DeviceError, match=r"--compile on needs a C\+\+ compiler \(g\+\+, .* install one, or --compile off"):
+    with pytest.raises(
+        DeviceError, match=r"--compile on needs a C\+\+ compiler \(g\+\+, .* install one, or --compile off"
+    ):
         choose_compile("on", "cpu")
 
 

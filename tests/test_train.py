@@ -189,9 +189,10 @@ def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> No
     assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
 
 
-def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path) -> None:
+def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(poem, max_steps=20)
-    _, result = train(poem, max_steps=30, resume=True)
+    _, result = train(poem, max_steps=30, resume=True, quiet=False)
+    assert "the schedule ends at step 20: later steps run at its last rate, 1.0e-03" in capsys.readouterr().out
     rates = {row["step"]: row["lr"] for row in rows_of("run", "step")}
     assert result.step == 30 and rates[25] == rates[30] == pytest.approx(1e-3)
     assert json.loads(Path("run/run.json").read_text())["run"]["train"]["lr_horizon"] == 20
@@ -231,13 +232,46 @@ def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(poem: Path) -> None:
-    train(poem, max_steps=4)
-    weights = Path("run/step-000004/model.safetensors")
+    train(poem, max_steps=20)
+    weights = Path("run/step-000020/model.safetensors")
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"model.safetensors is damaged: its SHA-256 is not the manifest's"):
-        train(poem, max_steps=8, resume=True)
+    message = r"model.safetensors is damaged: its SHA-256 .*; delete run/step-000020 to go on from step-000010"
+    with pytest.raises(CheckpointError, match=message):
+        train(poem, max_steps=30, resume=True)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"run": {}}', '{"run": {}, "decided": {"device": 1}}', "[]", "{"])
+def test_a_damaged_record_is_named(poem: Path, text: str) -> None:
+    train(poem, max_steps=2)
+    Path("run/run.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"run.json is (missing or )?damaged"):
+        train(poem, max_steps=4, resume=True)
+
+
+def test_another_kind_of_loader_is_refused(poem: Path) -> None:
+    train(poem, max_steps=2)
+    with pytest.raises(ConfigError, match="data: light-llm's loader -> another kind of loader"):
+        Trainer(byte_model(dropout=0.2), Foreign(byte_loader(poem)), out="run", resume=True, **SMALL)
+
+
+def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
+    """Started on a GPU that is not here: `auto` takes what is; asking for it by name is an error."""
+    settings = {k: v for k, v in SMALL.items() if k != "device"}
+    train(poem, max_steps=2)
+    path = Path("run/run.json")
+    record = json.loads(path.read_text())
+    record["decided"]["device"]["value"] = record["run"]["train"]["device"] = "cuda:7"
+    path.write_text(json.dumps(record))
+    with pytest.raises(LightLLMError, match="device 'cuda:7' is not available"):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, device="cuda:7", **settings)
+    result = Trainer(
+        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=4, **settings
+    ).train()
+    again = json.loads(path.read_text())
+    assert result.step == 4 and again["decided"]["device"]["value"] != "cuda:7"
+    assert again["started"] == record["started"]
 
 
 # ---- stopping
@@ -336,6 +370,43 @@ def test_only_a_better_and_finite_loss_is_best() -> None:
     assert offers == [True, False, False, True, False] and written == [1, 4] and best.loss == 4.0
 
 
+def test_a_guards_stop_on_finite_numbers_keeps_the_work(poem: Path) -> None:
+    guard = [lambda p: "stop" if p.step == 7 else "go"]
+    result = Trainer(byte_model(), byte_loader(poem), out="run", max_steps=20, guards=guard, **SMALL).train()
+    assert (result.status, result.step) == ("stopped", 6)
+    assert [row["step"] for row in rows_of("run", "eval")] == [6]
+    verify_folder(Path("run/step-000006"))
+
+
+def test_a_guard_that_forgets_to_answer(poem: Path) -> None:
+    trainer = Trainer(byte_model(), byte_loader(poem), out="run", guards=[lambda p: None], **SMALL)
+    with pytest.raises(ConfigError, match="a guard answered None; it must answer go, skip, stop"):
+        trainer.train()
+
+
+def test_a_stop_at_the_last_or_an_evaluated_step_adds_nothing(poem: Path) -> None:
+    for name, max_steps, status in (("a", 10, "done"), ("b", 30, "stopped")):
+        trainer = Trainer(byte_model(), byte_loader(poem), out=name, max_steps=max_steps, **SMALL)
+        trainer.every(10, lambda step: "stop")
+        assert trainer.train().status == status
+        assert [row["step"] for row in rows_of(name, "eval")] == [10]
+
+
+def test_the_stand_in_follows_the_run(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted twice before any evaluation: the model in the folder is the later one."""
+    settings = SMALL | {"eval_interval": 100}
+    for stop_after, step in (("3", 3), ("4", 7)):
+        monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", stop_after)
+        trainer = Trainer(byte_model(), byte_loader(poem), out="run", max_steps=50, resume=step == 7, **settings)
+        trainer.train()
+        assert read_model("run").meta["step"] == step
+
+
+def test_a_listener_needs_an_interval(poem: Path) -> None:
+    with pytest.raises(ConfigError, match="n=0 cannot be used; it must be a whole number at least 1"):
+        Trainer(byte_model(), byte_loader(poem)).every(0, lambda step: None)
+
+
 # ---- folders
 
 
@@ -390,6 +461,9 @@ def test_a_foreign_loader_trains_and_says_what_is_missing(poem: Path, capsys: py
         ([], "the loader gives no batches"),
         ([torch.zeros(2, 3)], "the loader gives Tensor batches; it must yield pairs"),
         ([(torch.zeros(2, 3), torch.zeros(3, 2))], "must yield pairs"),
+        ([(torch.zeros(2, 3), torch.full((2, 3), -1))], r"gives id -1; .* a target that counts for nothing is -100"),
+        ([(torch.zeros(2, 3), torch.full((2, 3), 257))], r"gives id 257; this model has 0 ... 256"),
+        ([(torch.full((2, 3), -100), torch.zeros(2, 3))], r"gives id -100; this model has 0 ... 256"),
     ],
 )
 def test_a_loader_that_cannot_be_used(loader: list[Any], message: str) -> None:

@@ -78,7 +78,7 @@ def commit_folder(path: Path, contents: Mapping[str, Callable[[BinaryIO], object
     files.write(partial / MANIFEST, as_json({"format": FORMAT, "files": entries}))
     files.sync_folder(partial)
     old = path.with_name(f"{path.name}.old-{os.getpid()}")
-    if path.exists():  # the same step once more, after a resume from an earlier one
+    if path.exists():  # the same step once more; `RunFolder.sweep` puts the old one back if this breaks off
         files.rename(path, old)
     files.rename(partial, path)
     files.sync_folder(path.parent)

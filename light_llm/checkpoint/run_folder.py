@@ -10,7 +10,7 @@ from .files import Files, as_json, commit_file, is_complete, read_json
 DEFAULT_OUT = Path("checkpoints")
 KEPT_STEPS = 2
 PREVIOUS = ".previous-run"  # where --overwrite puts the old run until the new one has a checkpoint
-_KNOWN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html")
+_KNOWN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log")
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
 
@@ -70,11 +70,23 @@ class RunFolder:
         for path in self.steps()[:-KEPT_STEPS]:
             self.files.remove(path)
 
+    def create(self) -> None:
+        """Make the folder. Raises CheckpointError when the place cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"the run folder {self.path} cannot be made ({error.strerror}); name another with --out"
+            ) from None
+
     def sweep(self) -> None:
-        """Remove what a run that died left half written."""
-        if self.path.is_dir():
-            for path in self.path.iterdir():
-                if _PARTIAL.fullmatch(path.name):
+        """Remove what a run that died left half written; put back what it was about to replace."""
+        for path in sorted(self.path.iterdir()) if self.path.is_dir() else []:
+            if _PARTIAL.fullmatch(path.name):
+                final = path.with_name(path.name.split(".")[0])
+                if ".old-" in path.name and not final.exists():
+                    self.files.rename(path, final)
+                else:
                     self.files.remove(path)
 
     def make_room(self, *, explicit: bool, overwrite: bool) -> str | None:
@@ -86,9 +98,9 @@ class RunFolder:
         Raises:
             CheckpointError: the folder was named explicitly, holds a run, and may not be overwritten.
         """
+        self.check_free(explicit=explicit, overwrite=overwrite)
         if not holds_run(self.path):
             return None
-        self.check_free(explicit=explicit, overwrite=overwrite)
         if overwrite:
             self._put_previous_aside()
             return f"overwriting the run in {self.path}; it is removed once the new one has a checkpoint"
@@ -99,7 +111,9 @@ class RunFolder:
         return f"the earlier run in {self.path} is now in {aside}"
 
     def check_free(self, *, explicit: bool, overwrite: bool) -> None:
-        """Raise CheckpointError if the folder was named explicitly, holds a run, and may not be overwritten."""
+        """Raise CheckpointError if the path is no folder, or was named, holds a run, and may not be overwritten."""
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(f"{self.path} is a file; name a folder with --out")
         if explicit and not overwrite and holds_run(self.path):
             raise CheckpointError(
                 f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite), "
@@ -129,5 +143,5 @@ class RunFolder:
 def holds_run(path: Path) -> bool:
     """Whether a folder has anything of a run in it."""
     return path.is_dir() and any(
-        p.name in ("run.json", "best_model.pt") or _STEP.fullmatch(p.name) for p in path.iterdir()
+        p.name in ("run.json", "best_model.pt", PREVIOUS) or _STEP.fullmatch(p.name) for p in path.iterdir()
     )

@@ -1,7 +1,7 @@
 """A step folder: all that a run needs to go on as if it had never stopped, and a model that can be used by itself."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .files import FORMAT, Files, as_json, check_format, commit_folder, read_json, verify_folder
 
-_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DDP, compile and FSDP put into names
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class StepState:
     lr_horizon: int  # the step the schedule ends at
     best: float | None = None  # nats per token, held out
     best_step: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def plain_name(name: str) -> str:
@@ -35,9 +34,7 @@ def plain_name(name: str) -> str:
     >>> plain_name("module._orig_mod.h.0.ln_1.weight")
     'h.0.ln_1.weight'
     """
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def write_step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
@@ -35,6 +35,13 @@ class GenerateFlags:
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
 
 
+NO_USE = {
+    "demo": {"num_samples"},
+    "text": set[str](),
+    "eval": {f.name for f in fields(GenerateFlags)} - {"checkpoint", "device"},
+}
+
+
 def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
     modes: dict[str, Callable[[GenerateFlags], None]] = {"demo": demo, "text": text, "eval": evaluate}
@@ -49,7 +56,9 @@ def command(argv: Sequence[str]) -> int:
     mode, rest = argv[0], argv[1:]
     if mode not in modes:
         raise ConfigError(f"generate cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
-    flags, _ = parse(GenerateFlags, rest, prog=prog, about=about)
+    flags, given = parse(GenerateFlags, rest, prog=prog, about=about)
+    for name in sorted(given & NO_USE[mode]):
+        raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
     modes[mode](flags)
     return 0
 

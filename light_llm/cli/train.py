@@ -95,6 +95,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..model import LightLLM
     from ..runtime import choose_device, seed_everything
     from ..train import Trainer
+    from ..train.resume import read_run, refuse_changes
     from .progress import preparing
     from .signals import stop_on_signals
 
@@ -103,13 +104,22 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     origin: ModelFile | None = None
     if flags.resume:
         step = folder.newest_step()
-        run = Run.from_dict(folder.read_run()["run"]).with_settings(**settings)
+        earlier, _ = read_run(folder)
+        # Device, format and compilation are as the run was started unless they are given; the Trainer sees to it.
+        again = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto")
+        run = earlier.with_settings(**(again | settings))
+        refuse_changes(earlier, run)
         origin = read_model(step)
     else:
         folder.check_free(explicit=named, overwrite=flags.overwrite)
         if flags.init_from:
             origin = read_model(flags.init_from)
         run = _fresh(settings, origin)
+    if origin and origin.tokenizer and "tokenizer" in given and flags.tokenizer != origin.tokenizer.name:
+        raise ConfigError(
+            f"--tokenizer {flags.tokenizer} cannot be used: {origin.path} has its own, {origin.tokenizer.name}; "
+            "leave it out"
+        )
     choose_device(run.train.device)  # a device that is not there is said before any text is read
 
     with preparing(quiet=flags.quiet) as progress:

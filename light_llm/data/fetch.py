@@ -50,10 +50,10 @@ def download(file: KnownFile, target: Path, timeout: float = TIMEOUT) -> Path:
     Raises:
         DataError: no connection, a time-out, a short answer, or other bytes than the pinned ones.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     digest, size = hashlib.sha256(), 0
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(file.url, timeout=timeout) as answer, open(partial, "wb") as out:
             while size <= file.size and (piece := answer.read(PIECE)):
                 out.write(piece)
@@ -74,7 +74,8 @@ def download(file: KnownFile, target: Path, timeout: float = TIMEOUT) -> Path:
         reason = getattr(error, "reason", None) or error
         raise DataError(f"{file.name} could not be downloaded from {file.url} ({reason}); {_way_out(file)}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
     return target
 
 

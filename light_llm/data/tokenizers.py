@@ -3,7 +3,7 @@
 import codecs
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import tiktoken
@@ -219,10 +219,3 @@ def gpt2_ranks(merges: str) -> dict[bytes, int]:
             first, second = line.split(" ")
             ranks[bytes(byte_of[c] for c in first + second)] = len(ranks)
     return ranks
-
-
-def check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
-    """Raise ConfigError unless every id is one of the tokenizer's: for ids that come from a caller."""
-    for i in ids:
-        if not 0 <= i < tokenizer.vocab_size:
-            raise ConfigError(f"token id {i} is outside this tokenizer's 0 ... {tokenizer.vocab_size - 1}")

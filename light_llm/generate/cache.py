@@ -37,11 +37,6 @@ class KVCache:
         self.values[:, rows] = other.values
         self.lengths[rows] = other.lengths
 
-    @property
-    def capacity(self) -> int:
-        """S."""
-        return self.keys.size(3)
-
 
 def visible(at: Tensor) -> Tensor:
     """Which slots tokens at these positions may look at: those up to their own. (B, T) -> (B, 1, T, S)."""

@@ -38,7 +38,7 @@ def decode(
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once; each step yields one new id per row, None for a row that has ended.
 
-    In float32 a row's ids depend on its prompt and seed alone: not on its neighbours, nor on the cache.
+    In float32 on the CPU a row's ids depend on its prompt and seed alone: not on its neighbours, nor on the cache.
 
     Args:
         prompts: ids, at least one each, at most `context`.

@@ -48,7 +48,7 @@ class TextGenerator:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         *,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
     ) -> str:
         """The prompt and its continuation.
@@ -84,13 +84,15 @@ class TextGenerator:
         *,
         max_new_tokens: int = 100,
         sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
     ) -> list[str]:
         """The continuations of several prompts, without the prompts, written side by side in one batch.
 
         Row i is what `generate` writes with seed + i.
         """
+        if not prompts:
+            return []
         texts = [""] * len(prompts)
         for pieces in self._pieces(prompts, max_new_tokens, sampling or Sampling(), stop, seed):
             texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
@@ -102,7 +104,7 @@ class TextGenerator:
         *,
         max_new_tokens: int = 100,
         sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int | None = None,
     ) -> Iterator[str]:
         """The continuation, a piece at a time, as soon as a piece is certain.
@@ -126,13 +128,19 @@ class TextGenerator:
         return ids
 
     def _pieces(
-        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, stop: Sequence[str], seed: int | None
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: str | Sequence[str],
+        seed: int | None,
     ) -> Iterator[list[str]]:
         """One piece of text per row and token, and a last one for what was held back."""
         check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
         if seed is None:
             seed = secrets.randbits(32)
         check_range("seed", seed, low=0, high=LARGEST_SEED - len(prompts), integer=True)
+        stop = (stop,) if isinstance(stop, str) else stop
         if any(not s for s in stop):
             raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
         writers = [_Writer(TextStream(self.tokenizer), stop) for _ in prompts]
@@ -148,8 +156,8 @@ class TextGenerator:
         )
         for step in steps:
             yield [writer.push(token) for writer, token in zip(writers, step, strict=True)]
-            if all(writer.stopped for writer in writers):
-                return
+            if all(writer.stopped or token is None for writer, token in zip(writers, step, strict=True)):
+                break
         yield [writer.close() for writer in writers]
 
 

@@ -2,5 +2,5 @@
 
 from .guards import Proposal as Proposal
 from .listeners import Step as Step
-from .session import Result as Result
+from .result import Result as Result
 from .trainer import Trainer as Trainer

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..data import Batch, DataLoader
 from ..data.tokenizers import byte_lengths
 from ..errors import ConfigError
+from ..objective import IGNORED
 
 
 class Batches(Protocol):
@@ -42,12 +44,17 @@ class Numbered:
 class InTurn:
     """Any iterable of (tokens, targets), from its beginning and over again; k is not asked for."""
 
-    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> None:
         self.loader = loader
+        self.vocab_size = vocab_size
         self.passing: Iterator[tuple[Tensor, Tensor]] = iter(loader)
 
     def batch(self, k: int) -> Batch:
-        """The next batch. Raises ConfigError when the loader gives none, or something else than pairs of (B, T)."""
+        """The next batch, as int64.
+
+        Raises:
+            ConfigError: the loader gives none, something else than pairs of (B, T), or ids the model does not have.
+        """
         pair = next(self.passing, None)
         if pair is None:
             self.passing = iter(self.loader)
@@ -59,7 +66,15 @@ class InTurn:
             raise ConfigError(
                 f"the loader gives {type(pair).__name__} batches; it must yield pairs (tokens, targets), both (B, T)"
             )
-        return Batch(*pair)
+        tokens, targets = pair[0].long(), pair[1].long()
+        odd = targets[((targets < 0) & (targets != IGNORED)) | (targets >= self.vocab_size)]
+        odd = torch.cat([odd, tokens[(tokens < 0) | (tokens >= self.vocab_size)]])
+        if odd.numel():
+            raise ConfigError(
+                f"the loader gives id {int(odd[0])}; this model has 0 ... {self.vocab_size - 1}, and a target that "
+                f"counts for nothing is {IGNORED}"
+            )
+        return Batch(tokens, targets)
 
     def target_bytes(self, batch: Batch) -> int | None:
         """Unknown."""

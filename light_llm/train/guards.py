@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Verdict = Literal["go", "skip", "stop"]
+Verdict = Literal["go", "skip", "stop"]  # update; leave this batch out; end the run before this update
+VERDICTS = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,11 @@ class Proposal:
     loss: float  # mean nats per token of the batch
     grad_norm: float  # before clipping
     lr: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both numbers are: x - x is 0 for a finite number and NaN for any other."""
+        return self.loss - self.loss == 0 and self.grad_norm - self.grad_norm == 0
 
 
 Guard = Callable[[Proposal], Verdict]
@@ -33,8 +39,7 @@ class OnlyFinite:
         self.skipped = 0  # in a row
 
     def __call__(self, proposal: Proposal) -> Verdict:
-        # x - x is 0 for a finite number and NaN for any other.
-        if proposal.loss - proposal.loss == 0 and proposal.grad_norm - proposal.grad_norm == 0:
+        if proposal.finite:
             self.skipped = 0
             return "go"
         self.skipped += 1

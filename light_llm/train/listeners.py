@@ -83,13 +83,17 @@ class EvaluateHeldOut:
     ) -> None:
         self.model, self.dataset, self.batch_size, self.dtype = model, dataset, batch_size, dtype
         self.best, self.sinks = best, sinks
+        self.last: int | None = None  # the step that was evaluated last
         self.byte_lengths = np.array(byte_lengths(dataset.tokenizer))
 
     def __call__(self, step: Step) -> None:
         self.at(step.number)
 
     def at(self, number: int) -> None:
-        """Evaluate the model as it is after step `number`."""
+        """Evaluate the model as it is after step `number`, unless that was done."""
+        if number == self.last:
+            return
+        self.last = number
         evaluation = evaluate_loss(
             self.model,
             self.dataset.held_out,
@@ -112,7 +116,8 @@ class MeanTrainingLoss:
         self.losses: list[float] = []
 
     def __call__(self, step: Step) -> None:
-        self.losses.append(step.loss)
+        if not step.skipped:
+            self.losses.append(step.loss)
         if step.number % self.every == 0:
             self.at(step.number)
 

@@ -9,10 +9,11 @@ from typing import Any
 from .. import __version__
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
-from ..errors import ConfigError
+from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..observe.console import clock
 from ..runtime import Choice, choose_compile, choose_device, choose_dtype, device_name, versions
+from .result import Result
 from .resume import Resumed
 
 MANY_PASSES = 4.0  # beyond about this many passes a text is memorised more than learnt (Muennighoff et al., 2023)
@@ -41,7 +42,12 @@ def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
         return Choice(value, "as the run was started") if value and getattr(config, name) in ("auto", value) else None
 
     device = settled("device")
-    device = choose_device(device.value if device else config.device)
+    try:
+        device = device if device and choose_device(device.value) else choose_device(config.device)
+    except DeviceError:
+        if config.device != "auto":
+            raise
+        device = choose_device("auto")  # the run was started on a device that this machine does not have
     dtype = settled("dtype") or choose_dtype(config.dtype, device.value)
     compiled = settled("compile") or choose_compile(config.compile, device.value)
     horizon = config.lr_horizon or (resumed.state.lr_horizon if resumed else config.max_steps)
@@ -72,12 +78,12 @@ def make_run(model: LightLLM, loader: Any, config: TrainConfig) -> Run:
     return run
 
 
-def run_record(model: LightLLM, loader: Any, decisions: Decisions) -> dict[str, Any]:
-    """run.json."""
+def run_record(model: LightLLM, loader: Any, decisions: Decisions, *, started: str | None = None) -> dict[str, Any]:
+    """run.json. `started` is when a resumed run began."""
     dataset = loader.dataset if isinstance(loader, DataLoader) else None
     return {
         "format": 1,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
         "run": make_run(model, loader, decisions.config).to_dict(),
         "versions": versions(),
         "decided": {name: asdict(getattr(decisions, name)) for name in ("device", "dtype", "compile")},
@@ -119,6 +125,12 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
         ]
         if numbers["passes"] > MANY_PASSES:
             lines.append("         that often, a text is memorised too: the held-out loss is the one to watch")
+        if config.lr_horizon and config.max_steps > config.lr_horizon:
+            lines += [
+                f"         the schedule ends at step {config.lr_horizon:,}: later steps run at its last rate, "
+                f"{config.lr * config.min_lr_ratio:.1e}",
+                f"         (--set train.lr_horizon={config.max_steps} stretches it)",
+            ]
     else:
         lines.append(
             "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
@@ -127,25 +139,22 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
     return [*lines, f"out      {out}/"]
 
 
-def summary(result: Mapping[str, Any], config: TrainConfig) -> list[str]:
+def summary(result: Result, config: TrainConfig) -> list[str]:
     """The lines a run ends with."""
-    folder, step, status = result["folder"], result["step"], result["status"]
-    lines = []
+    folder, step, status = result.folder, result.step, result.status
     if status == "nonfinite":
         return [
-            f"stopped  the loss or its gradient was not finite in the update after step {step}; "
-            "no weight was touched by it",
-            f"         a lower --lr (now {config.lr:g}) or a longer --warmup-steps (now {config.warmup_steps}) helps; "
-            "--set train.on_nonfinite=skip goes on without such steps",
+            f"stopped  the loss or its gradient was not finite in the update after step {step};",
+            "         no weight was touched by it, and nothing was saved after it",
+            f"         a new run with a lower --lr (now {config.lr:g}) or a longer --warmup-steps "
+            f"(now {config.warmup_steps}) helps;",
+            "         --set train.on_nonfinite=skip, also with --resume, leaves such steps out",
         ]
-    memory = f", peak memory {result['peak_memory'] / 1e9:.2f} GB" if result["peak_memory"] else ""
-    speed = f"{result['tokens_per_second']:,.0f} tokens/s, {clock(result['seconds'])} in all{memory}"
-    word = {"done": "done", "interrupted": "interrupted", "stopped": "stopped"}[status]
-    lines.append(f"{word} at step {step}/{config.max_steps}  {speed}")
-    if result["best_loss"] is not None:
-        lines.append(
-            f"best     loss {result['best_loss']:.3f} at step {result['best_step']}: {folder / 'best_model.pt'}"
-        )
+    memory = f", peak memory {result.peak_memory / 1e9:.2f} GB" if result.peak_memory else ""
+    speed = f"{result.tokens_per_second:,.0f} tokens/s, {clock(result.seconds)} in all{memory}"
+    lines = [f"{status} at step {step}/{config.max_steps}  {speed}"]
+    if result.best_loss is not None:
+        lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
     else:
         lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
     if status == "interrupted":

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import RunFolder, StepState, read_step, restore_optimizer
-from ..config import Run, TrainConfig, changes, from_dict
-from ..config.model import ModelConfig
+from ..config import Run, TrainConfig, changes
 from ..data import DataLoader
 from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..observe import read_rows
 from ..runtime import set_rng_state
 
-# What a resumed run may do differently: how long, how often it looks, on which machine. Nothing that the curve is of.
+# What a resumed run may do differently: how long, how often it looks, what it does about bad steps, on which machine.
+# The rest (the model, the data and their order, the recipe) is what the curve is a curve of.
 MAY_CHANGE = frozenset(
     f"train.{name}"
     for name in (
@@ -45,10 +45,28 @@ class Resumed:
     moments: dict[str, Tensor]  # of the optimizer
     rng: dict[str, Tensor]
     state: StepState
-    decided: dict[str, str]  # device, dtype and compile as the run was started
-    max_steps: int  # as the run was started
+    started: str  # when the run began
+    decided: dict[str, str]  # device, dtype and compile of the last process
+    max_steps: int  # of the last process
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
+
+    def without_tensors(self) -> "Resumed":
+        """The same, once the tensors are where they belong: they are three times the model."""
+        return replace(self, weights={}, moments={}, rng={})
+
+
+def read_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+    """The Run of a folder and the whole of its run.json. Raises CheckpointError when it cannot be used."""
+    record = folder.read_run()
+    try:
+        run = Run.from_dict(record["run"])
+        assert all(record["decided"][name]["value"] for name in ("device", "dtype", "compile"))
+    except (KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"{folder.path / 'run.json'} is damaged: {error!r}; it cannot be resumed from") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{folder.path / 'run.json'} is of another version of light-llm: {error}") from None
+    return run, record
 
 
 def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainConfig) -> Resumed:
@@ -59,37 +77,42 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
         ConfigError: a setting, the data or the tokenizer differs, with each difference.
     """
     path = folder.newest_step()
-    record = folder.read_run()
-    weights, moments, rng, state, meta = read_step(path)
-    run = Run.from_dict(record["run"])
+    run, record = read_run(folder)
+    refuse_changes(run, _run_now(run, model, loader, config), data_changes(record.get("data"), loader))
     try:
-        stored = from_dict(ModelConfig, meta["config"], what="model")
-    except KeyError:
-        raise CheckpointError(f"{path / 'model.json'} is damaged: it has no config; use another checkpoint") from None
-    refuse_changes(run, record.get("data"), replace(run, model=stored), model, loader, config)
+        weights, moments, rng, state, _ = read_step(path)
+    except CheckpointError as error:
+        older = folder.steps()[:-1]
+        way = f"; delete {path} to go on from {older[-1].name}" if older else ""
+        raise CheckpointError(f"{error}{way}") from None
     evaluated, best = _evaluations(folder, state)
     decided = {name: choice["value"] for name, choice in record["decided"].items()}
-    return Resumed(path, weights, moments, rng, state, decided, run.train.max_steps, evaluated, best)
+    started = str(record.get("started", ""))
+    return Resumed(path, weights, moments, rng, state, started, decided, run.train.max_steps, evaluated, best)
 
 
-def refuse_changes(
-    run: Run, data: dict[str, Any] | None, stored: Run, model: LightLLM, loader: Any, config: TrainConfig
-) -> None:
+def refuse_changes(old: Run, new: Run, others: list[str] | None = None) -> None:
     """Raise ConfigError, listing each difference, unless only what may change does."""
-    now = replace(stored, model=model.config, train=config)
-    if isinstance(loader, DataLoader):
-        now = replace(now, data=replace(loader.dataset.config, seed=loader.seed, data=run.data.data))
-    differences = [line for line in changes(stored, now) if line.split(":")[0] not in MAY_CHANGE]
-    new_data = loader.dataset.record() if isinstance(loader, DataLoader) else None
-    if data and new_data:
-        for what in ("sha256", "tokenizer_sha256"):
-            if data.get(what) != new_data[what]:
-                differences.append(f"data {what}: {str(data.get(what))[:12]}... -> {new_data[what][:12]}...")
+    differences = [line for line in changes(old, new) if line.split(":")[0] not in MAY_CHANGE] + (others or [])
     if differences:
         listed = "\n  ".join(differences)
         raise ConfigError(
             f"a resumed run cannot change these:\n  {listed}\nleave them as they were, or start a new run with --out"
         )
+
+
+def data_changes(old: dict[str, Any] | None, loader: Any) -> list[str]:
+    """How the text, the tokenizer or the kind of loader differs from what the run was started with."""
+    new = loader.dataset.record() if isinstance(loader, DataLoader) else None
+    if (old is None) != (new is None):
+        kinds = ("another kind of loader", "light-llm's loader")
+        return [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
+    names = ("sha256", "tokenizer_sha256") if old and new else ()
+    return [
+        f"data {name}: {str(old.get(name))[:12]}... -> {new[name][:12]}..."
+        for name in names
+        if old and new and old.get(name) != new[name]
+    ]
 
 
 def restore(resumed: Resumed, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> None:
@@ -99,13 +122,21 @@ def restore(resumed: Resumed, model: LightLLM, optimizer: torch.optim.Optimizer,
     set_rng_state(resumed.rng, device)
 
 
+def _run_now(run: Run, model: LightLLM, loader: Any, config: TrainConfig) -> Run:
+    """The Run that is to go on. A text is known by its hash, not by the path it is found at."""
+    if isinstance(loader, DataLoader):
+        run = replace(run, data=replace(loader.dataset.config, seed=loader.seed, data=run.data.data))
+    return replace(run, model=model.config, train=config)
+
+
 def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None]:
-    """Whether this step was evaluated, and the best so far with it: a row in the file means the model is safe."""
+    """Whether this step was evaluated, and the best so far with it.
+
+    A step is saved before it is evaluated, so its own evaluation is not in its state; it is in the metrics, and a row
+    there means that the best model is safe.
+    """
     best = (state.best, state.best_step) if state.best is not None and state.best_step is not None else None
-    rows = list(read_rows(folder.metrics)) if folder.metrics.is_file() else []
-    for row in rows:
+    for row in read_rows(folder.metrics) if folder.metrics.is_file() else ():
         if row.get("kind") == "eval" and row.get("step") == state.step:
-            if row.get("best"):
-                best = (row["loss"], state.step)
-            return True, best
+            return True, (row["loss"], state.step) if row.get("best") else best
     return False, best

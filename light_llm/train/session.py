@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,9 +15,8 @@ from ..observe import Console, JsonLines, Sink
 from ..runtime import peak_memory, rng_state
 from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, WriteSample
 from .record import Decisions, model_meta, summary
+from .result import Result, Status
 from .resume import Resumed
-
-Status = Literal["done", "interrupted", "stopped", "nonfinite"]
 
 
 @dataclass
@@ -28,20 +26,6 @@ class Progress:
     step: int = 0  # updates made, skipped ones included
     batches: int = 0  # taken from the loader: the data counter
     tokens: int = 0  # targets trained on
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended."""
-
-    status: Status  # done; interrupted from outside; stopped by a listener; nonfinite: a guard refused to go on
-    step: int
-    best_loss: float | None  # nats per token: held out, or training without our loader; None before an evaluation
-    best_step: int | None
-    folder: Path
-    seconds: float  # of this process, evaluation and saving included
-    tokens_per_second: float  # of the steps alone
-    peak_memory: int | None  # bytes, of the whole process
 
 
 class Session:
@@ -115,14 +99,14 @@ class Session:
         write_portable(self.folder.best_model, self.model.state_dict(), meta, self.folder.files)
 
     def finish(self, status: Status, tokens_per_second: float) -> Result:
-        """Leave the folder complete, whatever ended the run, and say what comes next."""
+        """Leave the folder complete and say what comes next. After a step that is not finite nothing is saved."""
         self.console.pause()
         if status != "nonfinite":
             if self.saved_step != self.at.step:
                 self.save()
             if status == "stopped" or self.dataset is None:
                 self.evaluate.at(self.at.step)
-            if not self.folder.best_model.exists():  # no evaluation yet: the weights as they are
+            if self.best.loss is None:  # no evaluation yet: the weights as they are, so that there is a model
                 self.write_best(self.at.step, None)
         result = Result(
             status=status,
@@ -134,7 +118,7 @@ class Session:
             tokens_per_second=tokens_per_second,
             peak_memory=peak_memory(),
         )
-        for line in summary(result.__dict__, self.config):
+        for line in summary(result, self.config):
             self.console.say(line)
         return result
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoint import Files, RunFolder
 from ..checkpoint.run_folder import DEFAULT_OUT
-from ..config import TrainConfig
+from ..config import TrainConfig, check_range
 from ..data import DataLoader
 from ..errors import ConfigError, did_you_mean
 from ..model import LightLLM
@@ -20,11 +20,12 @@ from ..objective import NextTokenLoss, total_weight
 from ..optim import build_optimizer, warmup_cosine
 from ..runtime import autocast, seed_everything, stop_after
 from .batches import Batches, InTurn, Numbered
-from .guards import Guard, OnlyFinite, Proposal, Verdict
+from .guards import VERDICTS, Guard, OnlyFinite, Proposal, Verdict
 from .listeners import Listener, Step
 from .record import check_fit, decide, header, run_record
+from .result import Result, Status
 from .resume import read_resume, restore
-from .session import Progress, Result, Session, Status
+from .session import Progress, Session
 
 
 class Trainer:
@@ -70,6 +71,8 @@ class Trainer:
             check_fit(model.config, loader)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         self.named_folder, self.overwrite, self.quiet = out is not None, overwrite, quiet
+        if not resume:
+            self.folder.check_free(explicit=self.named_folder, overwrite=overwrite)
         self.resumed = read_resume(self.folder, model, loader, config) if resume else None
         self.decisions = decide(config, self.resumed)
         self.config = self.decisions.config
@@ -81,7 +84,8 @@ class Trainer:
         self.begun = False
 
     def every(self, n: int, listener: Listener) -> None:
-        """Call a listener after every n-th step and after the last one."""
+        """Call a listener after every n-th step and after the last one. Raises ConfigError for n below 1."""
+        check_range("n", n, low=1, integer=True)
         self.own_listeners.append((n, listener))
 
     def request_stop(self) -> None:
@@ -97,16 +101,18 @@ class Trainer:
                 lr = self.set_learning_rate()
                 loss = self.compute_gradients().item()
                 grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip).item()
-                verdict = self.judge(Proposal(self.at.step + 1, loss, grad_norm, lr))
+                verdict = self.judge(proposal := Proposal(self.at.step + 1, loss, grad_norm, lr))
                 if verdict == "stop":
-                    self.stop_reason = "nonfinite"
+                    self.stop_reason = "stopped" if proposal.finite else "nonfinite"
                     break
                 if verdict == "go":
                     self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
                 self.at.step += 1
                 self.tell(loss, grad_norm, lr, time.perf_counter() - start, verdict)
-            return session.finish(self.stop_reason or "done", self.trained / self.spent if self.spent else 0.0)
+            complete = self.at.step >= self.config.max_steps
+            status: Status = "done" if complete or self.stop_reason is None else self.stop_reason
+            return session.finish(status, self.trained / self.spent if self.spent else 0.0)
         finally:
             session.close()
 
@@ -139,9 +145,14 @@ class Trainer:
         return loss
 
     def judge(self, proposal: Proposal) -> Verdict:
-        """What the guards say; the first that objects decides."""
-        verdicts = (guard(proposal) for guard in self.guards)
-        return next((verdict for verdict in verdicts if verdict != "go"), "go")
+        """What the guards say; the first that objects decides. Raises ConfigError for an answer that is no verdict."""
+        for guard in self.guards:
+            verdict = guard(proposal)
+            if verdict not in VERDICTS:
+                raise ConfigError(f"a guard answered {verdict!r}; it must answer {', '.join(VERDICTS)}")
+            if verdict != "go":
+                return verdict
+        return "go"
 
     def tell(self, loss: float, grad_norm: float, lr: float, seconds: float, verdict: Verdict) -> None:
         """Call the listeners whose turn it is."""
@@ -173,17 +184,23 @@ class Trainer:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
         self.begun, self.stop_after = True, stop_after()
         self.spent, self.trained, self.steps_made = 0.0, 0.0, 0  # seconds, targets and steps of this process
-        self.source: Batches = Numbered(self.loader) if isinstance(self.loader, DataLoader) else InTurn(self.loader)
+        self.source: Batches = (
+            Numbered(self.loader)
+            if isinstance(self.loader, DataLoader)
+            else InTurn(self.loader, self.model.config.vocab_size)
+        )
         note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        self.folder.create()
         self.folder.sweep()
-        self.folder.write_run(run_record(self.model, self.loader, self.decisions))
+        started = self.resumed.started if self.resumed else None
+        self.folder.write_run(run_record(self.model, self.loader, self.decisions, started=started))
         self.model.to(self.config.device).train()
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
         if self.resumed:
             state = self.resumed.state
             restore(self.resumed, self.model, self.optimizer, self.config.device)
+            self.resumed = self.resumed.without_tensors()
             self.at = Progress(state.step, state.batches, state.tokens)
         else:
             seed_everything(self.config.seed)
