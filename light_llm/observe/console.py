@@ -25,8 +25,9 @@ class Console:
 
     def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
         self.total = total
-        self.screen = RichConsole(file=file, quiet=quiet, highlight=False, soft_wrap=True)
+        self.screen = RichConsole(file=file, quiet=quiet, highlight=False)
         self.live = self.screen.is_terminal and not quiet
+        self.screen.soft_wrap = not self.screen.is_terminal  # a terminal gets whole words, a log whole lines
         self.log = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115  (closed by close)
         self.progress: Progress | None = None
         self.task: TaskID | None = None

@@ -47,7 +47,7 @@ def choose_compile(asked: str, device: str) -> Choice:
         DeviceError: compiling for the CPU was asked for and there is no C++ compiler.
     """
     if asked == "auto":
-        return Choice("off", "compiling costs minutes before the first step; --compile on overrides")
+        return Choice("off", "compiling takes minutes; --compile on overrides")
     if asked == "on" and device == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise DeviceError(
             f"--compile on needs a C++ compiler ({', '.join(COMPILERS)}) and finds none; install one, or --compile off"

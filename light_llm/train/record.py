@@ -118,8 +118,8 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
     if isinstance(loader, DataLoader):
         data = loader.dataset
         lines += [
-            f"data     {data.source.title}, tokenizer {data.tokenizer.name}: {len(data.tokens):,} training tokens, "
-            f"{len(data.held_out):,} held out",
+            f"data     {data.source.title}: {len(data.tokens):,} training tokens, {len(data.held_out):,} held out "
+            f"({data.tokenizer.name})",
             f"run      {config.max_steps:,} steps of {config.batch_size} x {data.max_length:,} = "
             f"{numbers['tokens']:,} tokens, {numbers['passes']:.1f} passes over the text",
         ]
