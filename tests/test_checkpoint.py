@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -433,6 +435,28 @@ def test_overwriting_removes_only_what_it_knows_and_only_later(tmp_path: Path) -
     assert (run.path / ".previous-run" / "run.json").read_text() == "old"
     run.drop_previous()
     assert [p.name for p in run.path.iterdir()] == ["my notes.txt"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The second is refused while the first lives, and not a moment longer, even if the first was killed."""
+    run = RunFolder(tmp_path)
+    lock = run.lock()
+    for explicit in (True, False):
+        with pytest.raises(CheckpointError, match="a run is going on in .*; wait for it, stop it, or name another"):
+            run.make_room(explicit=explicit, overwrite=True)
+    lock.release()
+    run.make_room(explicit=True, overwrite=True)
+    program = (
+        "import os, sys; from pathlib import Path; from light_llm.checkpoint.lock import FolderLock\n"
+        f"lock = FolderLock(Path({str(tmp_path)!r})); print('locked', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "locked\n"
+    with pytest.raises(CheckpointError, match="a run is going on"):
+        run.lock()
+    child.kill()
+    child.wait()
+    run.lock().release()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

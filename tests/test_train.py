@@ -175,8 +175,8 @@ def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> No
     trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="parts", **SMALL, max_steps=20)
     session_listeners = Trainer._begin
 
-    def begin(self: Trainer) -> Any:
-        session = session_listeners(self)
+    def begin(self: Trainer, note: str | None) -> Any:
+        session = session_listeners(self, note)
         self.listeners.insert(2, (10, kill))  # after the save, before the evaluation
         return session
 

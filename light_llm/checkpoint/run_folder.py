@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .files import Files, as_json, commit_file, is_complete, read_json
+from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
 KEPT_STEPS = 2
@@ -70,6 +71,10 @@ class RunFolder:
         for path in self.steps()[:-KEPT_STEPS]:
             self.files.remove(path)
 
+    def lock(self) -> FolderLock:
+        """Keep other runs out of the folder. Raises CheckpointError when one is in it."""
+        return FolderLock(self.path)
+
     def create(self) -> None:
         """Make the folder. Raises CheckpointError when the place cannot be written."""
         try:
@@ -111,9 +116,11 @@ class RunFolder:
         return f"the earlier run in {self.path} is now in {aside}"
 
     def check_free(self, *, explicit: bool, overwrite: bool) -> None:
-        """Raise CheckpointError if the path is no folder, or was named, holds a run, and may not be overwritten."""
+        """Raise CheckpointError if the path is no folder, is in use, or was named and holds a run that is to stay."""
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path} is a file; name a folder with --out")
+        if self.path.is_dir():
+            self.lock().release()
         if explicit and not overwrite and holds_run(self.path):
             raise CheckpointError(
                 f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite), "

@@ -29,7 +29,7 @@ class Progress:
 
 
 class Session:
-    """Opens the run folder's files, and closes them.
+    """Opens the run folder's files; a context manager, which closes them.
 
     Args:
         best: loss and step of the best model so far, of a run that goes on.
@@ -122,7 +122,10 @@ class Session:
             self.console.say(line)
         return result
 
-    def close(self) -> None:
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Close the files; the screen is given back."""
         self.console.close()
         self.metrics.close()

@@ -94,8 +94,8 @@ class Trainer:
 
     def train(self) -> Result:
         """Make the steps that are left. Returns how it ended; never exits the process."""
-        session = self._begin()
-        try:
+        note = self._take_folder()
+        with self.folder.lock(), self._begin(note) as session:
             while self.at.step < self.config.max_steps and self.stop_reason is None:
                 start = time.perf_counter()
                 lr = self.set_learning_rate()
@@ -113,8 +113,6 @@ class Trainer:
             complete = self.at.step >= self.config.max_steps
             status: Status = "done" if complete or self.stop_reason is None else self.stop_reason
             return session.finish(status, self.trained / self.spent if self.spent else 0.0)
-        finally:
-            session.close()
 
     def set_learning_rate(self) -> float:
         """The rate of the next update, given to every group."""
@@ -178,19 +176,24 @@ class Trainer:
         if self.steps_made == self.stop_after and not last:
             self.request_stop()
 
-    def _begin(self) -> Session:
-        """Everything between a Trainer and its first step: the first moment anything is written."""
+    def _take_folder(self) -> str | None:
+        """Make the folder ours; an earlier run in it is seen to. Returns a line to print when something was moved."""
         if self.begun:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
-        self.begun, self.stop_after = True, stop_after()
+        self.begun = True
+        note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
+        self.folder.create()
+        return note
+
+    def _begin(self, note: str | None) -> Session:
+        """Everything between a folder and the first step: the first moment anything is written."""
+        self.stop_after = stop_after()
         self.spent, self.trained, self.steps_made = 0.0, 0.0, 0  # seconds, targets and steps of this process
         self.source: Batches = (
             Numbered(self.loader)
             if isinstance(self.loader, DataLoader)
             else InTurn(self.loader, self.model.config.vocab_size)
         )
-        note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
-        self.folder.create()
         self.folder.sweep()
         started = self.resumed.started if self.resumed else None
         self.folder.write_run(run_record(self.model, self.loader, self.decisions, started=started))
