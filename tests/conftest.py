@@ -6,9 +6,13 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 hypothesis.settings.register_profile("here", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("here")
+
+# Tiny models are faster on one thread, and two test runs on one machine do not spin against each other.
+torch.set_num_threads(1)
 
 CHECKOUT = Path(__file__).parent.parent
 
