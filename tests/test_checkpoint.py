@@ -282,7 +282,10 @@ def test_every_flip_that_could_matter_is_refused(model_file: Path) -> None:
 def test_a_cut_file_is_named(model_file: Path, keep: float) -> None:
     data = model_file.read_bytes()
     model_file.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CheckpointError, match=r"best_model.pt is damaged or cut: .*; use another checkpoint, or train"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"best_model.pt is damaged or cut, or no model file at all: .*; use another checkpoint, or train",
+    ):
         read_model(model_file)
 
 
@@ -433,6 +436,10 @@ def test_overwriting_removes_only_what_it_knows_and_only_later(tmp_path: Path) -
     (run.path / "run.json").write_text("new, and dead before its first checkpoint")
     run.make_room(explicit=True, overwrite=True)
     assert (run.path / ".previous-run" / "run.json").read_text() == "old"
+    run.recover_previous()
+    assert sorted(p.name for p in run.path.iterdir()) == ["best_model.pt", "my notes.txt", "run.json", "step-000007"]
+    assert (run.path / "run.json").read_text() == "old"
+    run.make_room(explicit=True, overwrite=True)
     run.drop_previous()
     assert [p.name for p in run.path.iterdir()] == ["my notes.txt"]
 

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +107,10 @@ WRONG = [
     (["train", "--out", "text.txt", "--data", "text.txt"], r"text.txt is a file; name a folder with --out"),
     (["eval", "--checkpoint", "run", "--temperature", "1"], r"--temperature has no effect on eval; leave it out"),
     (["generate", "demo", "--num-samples", "3"], r"--num-samples has no effect on demo; leave it out"),
+    (["train", "--seed", "1" + "0" * 30], r"seed=1000000000000000000000000000000 cannot be used"),
+    (["train", "--data", "x" * 300], r"File name too long"),
+    (["train", "--out", "run", "--resume", "--max-steps", "5"], r"max_steps=5 is behind the run, which is at step 30"),
+    (["generate", "demo", "--checkpoint", "text.txt"], r"text.txt is damaged or cut, or no model file at all"),
     (["generate"], r"generate needs to know what to do: demo, text or eval"),
     (["generate", "dmeo"], r"generate cannot do 'dmeo'; did you mean demo\?"),
     (["generate", "demo"], r"no checkpoint at checkpoints. Train one with: python train.py"),
@@ -117,15 +123,13 @@ WRONG = [
     (["generate", "text", "--checkpoint", "run", "--prompt", "x" * 33], r"the prompt has 33 tokens and this model can"),
     (["generate", "text", "--checkpoint", "run", "--max-new-tokens", "0"], r"max_new_tokens=0 cannot be used"),
     (["generate", "text", "--checkpoint", "run", "--stop", ""], r"stop='' cannot be used"),
-    (["eval", "--checkpoint", "moved"], r"no source or file 'text.txt'|is not the text"),
+    (["eval", "--checkpoint", "moved"], r"is not the text .* name the old text with --data"),
 ]
 
 
 @pytest.fixture(scope="module")
 def wrong_world(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a run and files of every bad kind."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("wrong")
     shutil.copytree(trained / "run", folder / "run")
     shutil.copytree(trained / "run", folder / "moved")
@@ -146,7 +150,7 @@ def test_mistakes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In this process, to be quick; the child processes below show that it is the same from a shell."""
-    if words[0] == "eval":
+    if words == ["eval", "--checkpoint", "moved"]:
         (wrong_world / "text.txt").write_text("Another text altogether, long enough to be one. " * 60)
     monkeypatch.chdir(wrong_world)
     before = sorted(str(p) for p in wrong_world.rglob("*"))
@@ -211,7 +215,8 @@ def test_one_model_starts_another(trained: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in Path("tuned/metrics.jsonl").read_text().splitlines()]
     earlier = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] < earlier[0]["loss"] - 0.2  # it starts where the other one ended
-    assert json.loads(Path("tuned/run.json").read_text())["run"]["model"]["n_embd"] == 24
+    run = json.loads(Path("tuned/run.json").read_text())["run"]
+    assert run["model"]["n_embd"] == 24 and run["train"]["init_from"] == str(trained / "run")
 
 
 def test_flags_go_over_recipes(trained: Path) -> None:
@@ -230,6 +235,56 @@ def test_the_front_files_work_from_any_folder(trained: Path, tmp_path: Path) -> 
     child = run_child([sys.executable, str(CHECKOUT / "train.py"), *words], cwd=tmp_path, env=env)
     assert child.returncode == 0 and Path("checkpoints/best_model.pt").is_file(), child.stderr
     assert "next     python generate.py demo" in child.stdout
+
+
+def test_a_text_may_move(trained: Path) -> None:
+    """It is known by its hash: a resume and an evaluation find it where they are told."""
+    shutil.copytree(trained / "run", "run")
+    shutil.copy(trained / "text.txt", "elsewhere.txt")
+    assert "resumed  at step 30" in said(
+        "train", "--resume", "--out", "run", "--data", "elsewhere.txt", "--max-steps", "32"
+    )
+    assert "31 targets" not in said("eval", "--checkpoint", "run", "--data", "elsewhere.txt")
+    assert main(["eval", "--checkpoint", str(trained / "run")]) == 2  # this one still names the old place
+
+
+def test_a_damaged_step_says_how_to_go_on(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained / "run", "run")
+    shutil.copytree("run/step-000030", "run/step-000031")
+    weights = Path("run/step-000031/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert main(["train", "--resume", "--out", "run"]) == 2
+    assert "delete run/step-000031 to go on from step-000030" in capsys.readouterr().err
+    shutil.rmtree("run/step-000030"), shutil.rmtree("run/step-000031")
+    assert main(["train", "--resume", "--out", "run"]) == 2
+    assert "or from its model: --init-from run/best_model.pt" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of a POSIX shell")
+def test_a_screen_that_goes_away_does_not_end_a_run(trained: Path) -> None:
+    """`| head` and a full disk behind standard output: the run goes on, silently, and is complete."""
+    words = ["--data", str(trained / "text.txt"), *NANO_RUN, "--max-steps", "30"]
+    for out, end in (("piped", "| head -1"), ("full", "> /dev/full")):
+        line = shlex.join([sys.executable, "-m", "light_llm", "train", *words, "--out", out]) + f" 2> err {end}"
+        subprocess.run(["bash", "-c", line], capture_output=True, check=False)
+        assert Path(out, "step-000030", "MANIFEST.json").is_file(), Path("err").read_text()
+        assert "Traceback" not in Path("err").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_no_bug(trained: Path) -> None:
+    words = [sys.executable, "-m", "light_llm", "eval", "--checkpoint", str(trained / "run")]
+    with open("/dev/full", "w") as full:
+        child = subprocess.run(words, cwd=trained, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert child.returncode == 2 and child.stderr.startswith("error: No space left on device"), child.stderr
+
+
+def test_a_forgotten_environment_is_named() -> None:
+    """A Python without the dependencies: `-S` leaves site-packages out."""
+    child = run_child([sys.executable, "-S", str(CHECKOUT / "train.py"), "--max-steps", "1"])
+    assert child.returncode == 2 and "activate the environment (source .venv/bin/activate)" in child.stderr, (
+        child.stderr
+    )
 
 
 # ---- signals

@@ -161,7 +161,7 @@ def test_a_recipe_from_a_file(tmp_path: Path) -> None:
         ("[train]\nlrr = 1", r"mine.toml: there is no train setting 'lrr'; did you mean lr\?"),
         ('[train]\nlr = "fast"', "mine.toml: train.lr='fast' has the wrong type; expected a number"),
         ("[train]\nlr = -1.0", "mine.toml: lr=-1.0 cannot be used"),
-        ('[model]\npreset = "huge"', "there is no preset 'huge'"),
+        ('[model]\npreset = "huge"', "mine.toml: there is no preset 'huge'"),
     ],
 )
 def test_recipes_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

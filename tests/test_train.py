@@ -427,6 +427,52 @@ def test_a_named_folder_is_refused_or_overwritten(poem: Path) -> None:
     assert [p.name for p in RunFolder("run").steps()] == ["step-000006"] and not Path("run/.previous-run").exists()
 
 
+def test_an_overwriting_run_without_a_checkpoint_gives_the_old_one_back(
+    poem: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(poem, max_steps=4)
+    before = files_of(Path("run/step-000004"))
+    trainer = Trainer(byte_model(), byte_loader(poem), out="run", overwrite=True, **(SMALL | {"quiet": False}))
+    trainer.request_stop()
+    assert (trainer.train().status, trainer.at.step) == ("interrupted", 0)
+    shown = capsys.readouterr().out
+    assert (
+        "interrupted before the first step; nothing was saved" in shown and "kept     the earlier run in run" in shown
+    )
+    assert files_of(Path("run/step-000004")) == before and not Path("run/.previous-run").exists()
+    assert train(poem, max_steps=6, resume=True)[1].step == 6
+
+
+def test_a_killed_overwriting_run_is_undone_on_resume(poem: Path) -> None:
+    train(poem, max_steps=4)
+    RunFolder("run").make_room(explicit=True, overwrite=True)  # and then the lights go out
+    Path("run/run.json").write_text("half")
+    assert train(poem, max_steps=6, resume=True)[1].step == 6
+
+
+def test_a_best_model_that_was_deleted_is_written_again(poem: Path) -> None:
+    train(poem, max_steps=20)
+    Path("run/best_model.pt").unlink()
+    _, result = train(poem, max_steps=30, resume=True)
+    assert result.best_step == 30 and read_model("run/best_model.pt").meta["step"] == 30
+
+
+def test_a_resume_keeps_what_is_not_named(poem: Path) -> None:
+    """From Python, without saying the recipe again."""
+    train(poem, max_steps=6)
+    result = Trainer(
+        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=8, quiet=True
+    ).train()
+    assert result.step == 8
+    with pytest.raises(ConfigError, match="max_steps=5 is behind the run, which is at step 8; name a larger one"):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=5)
+
+
+def test_a_batch_size_that_is_not_the_loaders(poem: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size=64 is not the loader's 4; give it to create_dataloader"):
+        Trainer(byte_model(), byte_loader(poem), batch_size=64)
+
+
 # ---- loaders that are not ours
 
 
@@ -459,11 +505,15 @@ def test_a_foreign_loader_trains_and_says_what_is_missing(poem: Path, capsys: py
     ("loader", "message"),
     [
         ([], "the loader gives no batches"),
-        ([torch.zeros(2, 3)], "the loader gives Tensor batches; it must yield pairs"),
+        ([torch.zeros(2, 3)], "the loader gives a Tensor of something else; it must yield pairs"),
         ([(torch.zeros(2, 3), torch.zeros(3, 2))], "must yield pairs"),
-        ([(torch.zeros(2, 3), torch.full((2, 3), -1))], r"gives id -1; .* a target that counts for nothing is -100"),
-        ([(torch.zeros(2, 3), torch.full((2, 3), 257))], r"gives id 257; this model has 0 ... 256"),
-        ([(torch.full((2, 3), -100), torch.zeros(2, 3))], r"gives id -100; this model has 0 ... 256"),
+        ([(torch.zeros(2, 3), torch.zeros(2, 3))], "and whole numbers"),
+        (
+            [(torch.zeros(2, 3).long(), torch.full((2, 3), -1))],
+            r"gives id -1; .* a target that counts for nothing is -100",
+        ),
+        ([(torch.zeros(2, 3).long(), torch.full((2, 3), 257))], r"gives id 257; this model has 0 ... 256"),
+        ([(torch.full((2, 3), -100), torch.zeros(2, 3).long())], r"gives id -100; this model has 0 ... 256"),
     ],
 )
 def test_a_loader_that_cannot_be_used(loader: list[Any], message: str) -> None:

@@ -74,7 +74,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is damaged or cut: {error}; {_WAY_OUT}") from None
+        raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_WAY_OUT}") from None
     deflated = any(r.compress_type != zipfile.ZIP_STORED for r in records)
     if deflated or sum(r.file_size for r in records) > path.stat().st_size:
         raise CheckpointError(f"{path} is not a light-llm model file: its records are packed; {_WAY_OUT}")

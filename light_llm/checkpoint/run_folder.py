@@ -51,10 +51,14 @@ class RunFolder:
 
     def newest_step(self) -> Path:
         """The newest complete step folder. Raises CheckpointError when there is none."""
+        if (self.path / PREVIOUS).is_dir():
+            with self.lock():
+                self.recover_previous()
         steps = self.steps()
         if not steps:
             raise CheckpointError(
                 f"there is no checkpoint to resume from in {self.path}; start the run without --resume"
+                + (f", or from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
             )
         return steps[-1]
 
@@ -104,6 +108,7 @@ class RunFolder:
             CheckpointError: the folder was named explicitly, holds a run, and may not be overwritten.
         """
         self.check_free(explicit=explicit, overwrite=overwrite)
+        self.recover_previous()
         if not holds_run(self.path):
             return None
         if overwrite:
@@ -127,6 +132,18 @@ class RunFolder:
                 "or name another folder (--out)"
             )
 
+    def recover_previous(self) -> bool:
+        """Put the run back that `--overwrite` was replacing, if the new one ended without a checkpoint. Was it so?"""
+        aside = self.path / PREVIOUS
+        if not aside.is_dir() or self.steps() or self.best_model.exists():
+            return False
+        for path in self._known():
+            self.files.remove(path)
+        for path in sorted(aside.iterdir()):
+            self.files.rename(path, self.path / path.name)
+        self.files.remove(aside)
+        return True
+
     def drop_previous(self) -> None:
         """Remove the run that `--overwrite` replaced: called when the new one has its first checkpoint."""
         if (self.path / PREVIOUS).is_dir():
@@ -134,10 +151,8 @@ class RunFolder:
 
     def _put_previous_aside(self) -> None:
         aside = self.path / PREVIOUS
-        if aside.exists():  # an overwriting run died before its first checkpoint: the older run is the one to keep
-            for path in self._known():
-                self.files.remove(path)
-            return
+        if aside.exists():  # of an overwriting run that had its first checkpoint and died before it could tidy up
+            self.files.remove(aside)
         self.files.make_folder(aside)
         for path in self._known():
             self.files.rename(path, aside / path.name)

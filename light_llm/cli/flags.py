@@ -42,7 +42,7 @@ def _joined(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
         spelled, equals, _ = word.partition("=")
         name = spelled.removeprefix("--").replace("-", "_")
         if not spelled.startswith("--") or name not in takes_value:
-            known = [f"--{n.replace('_', '-')}" for n in takes_value]
+            known = ["--help", *(f"--{n.replace('_', '-')}" for n in takes_value)]
             what = "flag" if word.startswith("-") else "argument"
             raise ConfigError(f"there is no {what} {spelled}{did_you_mean(spelled, known)} --help lists all flags")
         given.add(name)

@@ -33,12 +33,13 @@ class GenerateFlags:
     num_samples: Annotated[int, arg(metavar="N", help="texts to write")] = 1
     seed: Annotated[int, arg(metavar="N", help="repeats a text; -1: a new one")] = -1
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
+    data: Annotated[str, arg(metavar="PATH", help="eval: where the text is now")] = ""
 
 
 NO_USE = {
-    "demo": {"num_samples"},
-    "text": set[str](),
-    "eval": {f.name for f in fields(GenerateFlags)} - {"checkpoint", "device"},
+    "demo": {"num_samples", "data"},
+    "text": {"data"},
+    "eval": {f.name for f in fields(GenerateFlags)} - {"checkpoint", "device", "data"},
 }
 
 
@@ -109,12 +110,12 @@ def evaluate(flags: GenerateFlags) -> None:
     if file.tokenizer is None or not data:
         raise CheckpointError(f"{file.path} does not say what it was trained on, so nothing is known to be held out")
     dataset, tokenizer = prepare_dataset(
-        data["source"], max_length=data["max_length"], tokenizer=file.tokenizer, held_out=data["held_out"]
+        flags.data or data["source"], max_length=data["max_length"], tokenizer=file.tokenizer, held_out=data["held_out"]
     )
     if dataset.source.sha256 != data["sha256"]:
         raise DataError(
             f"{dataset.source.path} is not the text {file.path} was trained on (its SHA-256 differs), so its last part "
-            "may have been seen in training; put the old text back"
+            "may have been seen in training; name the old text with --data"
         )
     dtype = file.meta.get("dtype", "float32")
     with evaluating() as progress:

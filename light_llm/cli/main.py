@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         code = _dispatch(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except LightLLMError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -34,6 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}; nothing that was complete is lost", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail once more
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name in (None, "light_llm"):
+            raise
+        print(
+            f"error: this Python ({sys.executable}) has no {error.name}; activate the environment "
+            "(source .venv/bin/activate), or install with: pip install -r requirements.txt",
+            file=sys.stderr,
+        )
+        return 2
     except SystemExit as leave:  # the parser has printed its help (0) or what it could not read (2)
         return leave.code if isinstance(leave.code, int) else 2
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from .flags import parse
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..model import LightLLM
     from ..runtime import choose_device, seed_everything
     from ..train import Trainer
-    from ..train.resume import read_run, refuse_changes
+    from ..train.resume import read_run, refuse_changes, way_back
     from .progress import preparing
     from .signals import stop_on_signals
 
@@ -108,8 +108,12 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         # Device, format and compilation are as the run was started unless they are given; the Trainer sees to it.
         again = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto")
         run = earlier.with_settings(**(again | settings))
-        refuse_changes(earlier, run)
-        origin = read_model(step)
+        same_path = replace(run, data=replace(run.data, data=earlier.data.data))
+        refuse_changes(earlier, same_path)  # a text is known by its hash, wherever it is now
+        try:
+            origin = read_model(step)
+        except CheckpointError as error:
+            raise way_back(folder, step, error) from None
     else:
         folder.check_free(explicit=named, overwrite=flags.overwrite)
         if flags.init_from:

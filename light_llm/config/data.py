@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .values import check_range
+from .values import LARGEST_SEED, check_range
 
 DEFAULT_SOURCE = "shakespeare"
 
@@ -20,4 +20,4 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_range("max_length", self.max_length, low=1, integer=True)
         check_range("held_out", self.held_out, above=0.0, below=1.0)
-        check_range("seed", self.seed, low=0, integer=True)
+        check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)

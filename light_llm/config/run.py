@@ -105,10 +105,10 @@ def _settings_of(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}: [{part}] is not a part of a run{did_you_mean(part, PARTS)} The parts are {', '.join(PARTS)}"
             )
         values = dict(table)
-        if part == "model" and "preset" in values:
-            preset = ModelConfig.preset(str(values.pop("preset")))
-            values = {key: getattr(preset, key) for key in ("n_embd", "n_layer", "n_head")} | values
         try:
+            if part == "model" and "preset" in values:
+                preset = ModelConfig.preset(str(values.pop("preset")))
+                values = {key: getattr(preset, key) for key in ("n_embd", "n_layer", "n_head")} | values
             from_dict(PARTS[part], values, what=part)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from .values import check_choice, check_range
+from .values import LARGEST_SEED, check_choice, check_range
 
 OPTIMIZERS = ("adamw",)
 COMPILE = ("auto", "on", "off")
@@ -37,13 +37,15 @@ class TrainConfig:
     device: str = "auto"
     dtype: str = "auto"
     compile: str = "auto"
+    init_from: str | None = None  # the model file the weights came from
     seed: int = 1337  # of the initial weights and of dropout
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "loss_chunk", "eval_interval", "save_interval"):
             check_range(name, getattr(self, name), low=1, integer=True)
-        for name in ("warmup_steps", "sample_interval", "seed"):
+        for name in ("warmup_steps", "sample_interval"):
             check_range(name, getattr(self, name), low=0, integer=True)
+        check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)
         if self.lr_horizon is not None:
             check_range("lr_horizon", self.lr_horizon, low=1, integer=True)
         check_range("lr", self.lr, above=0.0)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
+LARGEST_SEED = (1 << 63) - 1
 
 
 def check_range(

@@ -47,7 +47,7 @@ class TokenDataset:
 
 
 def prepare_dataset(
-    data: str = "shakespeare",
+    data: str | Path = "shakespeare",
     max_length: int = 1024,
     tokenizer: str | Tokenizer = "gpt2",
     *,
@@ -72,6 +72,7 @@ def prepare_dataset(
         DataError: the text or the vocabulary cannot be had, or the text is too small for one window.
         ConfigError: an unknown tokenizer, or a length or share that cannot be used.
     """
+    data = str(data)
     name = tokenizer if isinstance(tokenizer, str) else tokenizer.name
     config = DataConfig(data=data, tokenizer=name, max_length=max_length, held_out=held_out)
     source = find_source(data, offline=offline)

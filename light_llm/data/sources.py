@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +165,10 @@ def _last_safe_cut(text: str) -> int:
 
 
 def _not_utf8(path: Path, offset: int, error: UnicodeDecodeError) -> DataError:
+    with open(path, "rb") as file:
+        encoding = "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
     found = f"byte 0x{error.object[error.start]:02x}"
     return DataError(
         f"{path} is not UTF-8 text: {found} at offset {offset:,} ({error.reason}); "
-        f"convert it, for example with: iconv -f LATIN1 -t UTF-8 {path.name} > utf8.txt"
+        f"convert it, for example with: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > utf8.txt"
     )

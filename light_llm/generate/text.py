@@ -91,6 +91,7 @@ class TextGenerator:
 
         Row i is what `generate` writes with seed + i.
         """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         if not prompts:
             return []
         texts = [""] * len(prompts)

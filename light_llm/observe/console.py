@@ -1,6 +1,8 @@
 """The run on a screen: a progress line in a terminal, plain lines anywhere else, and the same lines in train.log."""
 
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +13,19 @@ from rich.text import Text
 from .metrics import Row
 
 PLAIN_EVERY = 10  # steps between two plain lines
+
+
+class _Screen(RichConsole):
+    """A screen that may go away (`| head`, a full disk) without taking the run with it: it falls silent."""
+
+    def on_broken_pipe(self) -> None:
+        self.fall_silent()
+
+    def fall_silent(self) -> None:
+        """Print nothing more, and let nothing that is still buffered fail later."""
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class Console:
@@ -25,7 +40,7 @@ class Console:
 
     def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
         self.total = total
-        self.screen = RichConsole(file=file, quiet=quiet, highlight=False)
+        self.screen = _Screen(file=file, quiet=quiet, highlight=False)
         self.live = self.screen.is_terminal and not quiet
         self.screen.soft_wrap = not self.screen.is_terminal  # a terminal gets whole words, a log whole lines
         self.log = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115  (closed by close)
@@ -92,7 +107,10 @@ class Console:
     def _print(self, line: str, style: str = "") -> None:
         """What the screen's encoding lacks is shown as a question mark: no letter may end a run."""
         encoding = self.screen.encoding
-        self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
+        try:
+            self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
+        except OSError:
+            self.screen.fall_silent()
 
     def _note(self, line: str) -> None:
         if self.log:

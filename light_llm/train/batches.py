@@ -62,9 +62,10 @@ class InTurn:
         if pair is None:
             raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets), and more than once")
         fits = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
-        if not fits or pair[0].ndim != 2 or pair[0].shape != pair[1].shape:
+        if not fits or pair[0].ndim != 2 or pair[0].shape != pair[1].shape or pair[0].is_floating_point():
             raise ConfigError(
-                f"the loader gives {type(pair).__name__} batches; it must yield pairs (tokens, targets), both (B, T)"
+                f"the loader gives a {type(pair).__name__} of something else; it must yield pairs (tokens, targets) of "
+                "torch tensors, both (B, T) and whole numbers"
             )
         tokens, targets = pair[0].long(), pair[1].long()
         odd = targets[((targets < 0) & (targets != IGNORED)) | (targets >= self.vocab_size)]

@@ -1,5 +1,6 @@
 """What a run decides before it starts, writes down, and says: the same values in run.json, header and checkpoints."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -150,6 +151,8 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
             f"(now {config.warmup_steps}) helps;",
             "         --set train.on_nonfinite=skip, also with --resume, leaves such steps out",
         ]
+    if step == 0:
+        return [f"{status} before the first step; nothing was saved"]
     memory = f", peak memory {result.peak_memory / 1e9:.2f} GB" if result.peak_memory else ""
     speed = f"{result.tokens_per_second:,.0f} tokens/s, {clock(result.seconds)} in all{memory}"
     lines = [f"{status} at step {step}/{config.max_steps}  {speed}"]
@@ -159,7 +162,7 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
         lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
     if status == "interrupted":
         lines.append(f"saved    go on with: python train.py --resume{_out_flag(folder)}")
-    flag = "" if str(folder) == "checkpoints" else f" --checkpoint {folder}"
+    flag = "" if str(folder) == "checkpoints" else f" --checkpoint {shlex.quote(str(folder))}"
     lines.append(f"next     python generate.py demo{flag}")
     return lines
 
@@ -180,4 +183,4 @@ def model_meta(
 
 
 def _out_flag(folder: Path) -> str:
-    return "" if str(folder) == "checkpoints" else f" --out {folder}"
+    return "" if str(folder) == "checkpoints" else f" --out {shlex.quote(str(folder))}"

@@ -58,6 +58,7 @@ class Resumed:
 
 def read_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
     """The Run of a folder and the whole of its run.json. Raises CheckpointError when it cannot be used."""
+    folder.newest_step()  # first of all there has to be something to go on with
     record = folder.read_run()
     try:
         run = Run.from_dict(record["run"])
@@ -82,13 +83,17 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
     try:
         weights, moments, rng, state, _ = read_step(path)
     except CheckpointError as error:
-        older = folder.steps()[:-1]
-        way = f"; delete {path} to go on from {older[-1].name}" if older else ""
-        raise CheckpointError(f"{error}{way}") from None
+        raise way_back(folder, path, error) from None
     evaluated, best = _evaluations(folder, state)
     decided = {name: choice["value"] for name, choice in record["decided"].items()}
     started = str(record.get("started", ""))
     return Resumed(path, weights, moments, rng, state, started, decided, run.train.max_steps, evaluated, best)
+
+
+def way_back(folder: RunFolder, path: Path, error: CheckpointError) -> CheckpointError:
+    """The error about a step folder, with how to go on from the one before it."""
+    older = folder.steps()[:-1]
+    return CheckpointError(f"{error}; delete {path} to go on from {older[-1].name}" if older else str(error))
 
 
 def refuse_changes(old: Run, new: Run, others: list[str] | None = None) -> None:

@@ -51,7 +51,8 @@ class Session:
         self.config, self.at, self.resumed = decisions.config, at, resumed
         self.started = time.perf_counter()
         self.saved_step = resumed.state.step if resumed else None
-        best_loss, best_step = (resumed.best if resumed else None) or (None, None)
+        known = resumed.best if resumed and folder.best_model.exists() else None  # a best model that is gone is no best
+        best_loss, best_step = known or (None, None)
         self.best = Best(self.write_best, best_loss, best_step)
         self.console = Console(total=self.config.max_steps, log=folder.log, quiet=quiet)
         self.metrics = JsonLines(folder.metrics, keep=resumed.state.step if resumed else None)
@@ -97,11 +98,12 @@ class Session:
         """Write the model as it is to `best_model.pt`."""
         meta = self._meta(step, evaluation)
         write_portable(self.folder.best_model, self.model.state_dict(), meta, self.folder.files)
+        self.folder.drop_previous()
 
     def finish(self, status: Status, tokens_per_second: float) -> Result:
         """Leave the folder complete and say what comes next. After a step that is not finite nothing is saved."""
         self.console.pause()
-        if status != "nonfinite":
+        if status != "nonfinite" and self.at.step:
             if self.saved_step != self.at.step:
                 self.save()
             if status == "stopped" or self.dataset is None:
@@ -120,6 +122,8 @@ class Session:
         )
         for line in summary(result, self.config):
             self.console.say(line)
+        if self.folder.recover_previous():
+            self.console.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
         return result
 
     def __enter__(self) -> Session:
@@ -129,6 +133,7 @@ class Session:
         """Close the files; the screen is given back."""
         self.console.close()
         self.metrics.close()
+        self.folder.recover_previous()
 
     def _evaluation(self) -> EvaluateHeldOut | MeanTrainingLoss:
         if self.dataset is None:

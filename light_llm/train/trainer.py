@@ -24,7 +24,7 @@ from .guards import VERDICTS, Guard, OnlyFinite, Proposal, Verdict
 from .listeners import Listener, Step
 from .record import check_fit, decide, header, run_record
 from .result import Result, Status
-from .resume import read_resume, restore
+from .resume import read_resume, read_run, restore
 from .session import Progress, Session
 
 
@@ -38,7 +38,7 @@ class Trainer:
         config: how to train; single settings can be given by name instead, as in `max_steps=1000`.
         out: the run folder. By default `checkpoints`, where an earlier run is set aside first; a folder that is named
             here and holds a run is refused unless `resume` or `overwrite` is given.
-        resume: go on with the run in `out` from its newest checkpoint.
+        resume: go on with the run in `out` from its newest checkpoint; settings that are not given stay as they were.
         overwrite: replace the run in `out`.
         quiet: print nothing.
         guards: asked before each update, after our own, which refuses what is not finite.
@@ -63,17 +63,29 @@ class Trainer:
         files: Files | None = None,
         **changes: Any,
     ) -> None:
+        self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
+        if resume and config is None:  # as the run was started, but for what is named
+            config = replace(read_run(self.folder)[0].train, device="auto", dtype="auto", compile="auto")
         config = _changed(config or TrainConfig(), changes)
         self.model, self.loader, self.dataset = model, loader, None
         if isinstance(loader, DataLoader):
             self.dataset = loader.dataset
+            if changes.get("batch_size", loader.batch_size) != loader.batch_size:
+                raise ConfigError(
+                    f"batch_size={changes['batch_size']} is not the loader's {loader.batch_size}; "
+                    "give it to create_dataloader"
+                )
             config = replace(config, batch_size=loader.batch_size)
             check_fit(model.config, loader)
-        self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         self.named_folder, self.overwrite, self.quiet = out is not None, overwrite, quiet
         if not resume:
             self.folder.check_free(explicit=self.named_folder, overwrite=overwrite)
         self.resumed = read_resume(self.folder, model, loader, config) if resume else None
+        if self.resumed and config.max_steps < self.resumed.state.step:
+            raise ConfigError(
+                f"max_steps={config.max_steps} is behind the run, which is at step {self.resumed.state.step}; "
+                "name a larger one"
+            )
         self.decisions = decide(config, self.resumed)
         self.config = self.decisions.config
         self.objective = NextTokenLoss(model, self.config.loss_chunk)
