@@ -109,14 +109,14 @@ BUGS = [
         "light_llm/train/trainer.py",
         "Progress(state.step, state.batches, state.tokens)",
         "Progress(state.step, 0, state.tokens)",
-        "tests/test_train.py",
+        "tests/test_resume.py",
     ),
     Bug(
         "a resume that forgets the random generators",
         "light_llm/train/resume.py",
         "    set_rng_state(resumed.rng, device)\n",
         "",
-        "tests/test_train.py",
+        "tests/test_resume.py",
     ),
     Bug(
         "a loss summed in bfloat16",

@@ -1,8 +1,8 @@
-"""The loop: what it computes, how it stops, how it goes on, what it leaves behind."""
+"""The loop: what it computes, how it stops, what it leaves behind."""
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +15,17 @@ from light_llm.config import ModelConfig, TrainConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
-from light_llm.observe import read_rows
-from light_llm.train import Proposal, Result, Step, Trainer
+from light_llm.train import Proposal, Step, Trainer
 from light_llm.train.guards import MOST_SKIPS, OnlyFinite
 from light_llm.train.listeners import Best
 
-from .tools import byte_loader, byte_model
-
-SMALL: dict[str, Any] = {
-    "lr": 1e-2,
-    "warmup_steps": 3,
-    "eval_interval": 10,
-    "save_interval": 10,
-    "sample_interval": 0,
-    "device": "cpu",
-    "dtype": "float32",
-    "quiet": True,
-}
-
-
-def train(poem: Path, out: str = "run", *, model: LightLLM | None = None, **changes: Any) -> tuple[Trainer, Result]:
-    trainer = Trainer(model or byte_model(dropout=0.2), byte_loader(poem), out=out, **(SMALL | changes))
-    return trainer, trainer.train()
-
-
-def rows_of(folder: str | Path, kind: str) -> list[dict[str, Any]]:
-    timeless = ("seconds", "tok_per_sec")
-    rows = read_rows(Path(folder, "metrics.jsonl"))
-    return [{k: v for k, v in row.items() if k not in timeless} for row in rows if row["kind"] == kind]
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
+from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, train_small
 
 # ---- what it computes
 
 
 def test_training_learns_and_leaves_a_complete_folder(poem: Path) -> None:
-    trainer, result = train(poem, max_steps=40)
+    trainer, result = train_small(poem, max_steps=40)
     losses = [row["loss"] for row in rows_of("run", "step")]
     assert len(losses) == 40 and losses[0] == pytest.approx(math.log(257), abs=0.1) and losses[-1] < 3.2
     assert (result.status, result.step, result.best_step) == ("done", 40, 40)
@@ -77,7 +49,7 @@ def test_the_evaluation_in_the_file_is_that_of_the_model(poem: Path) -> None:
     from light_llm.data.tokenizers import byte_lengths
     from light_llm.evaluate import evaluate_loss
 
-    _, result = train(poem, max_steps=20)
+    _, result = train_small(poem, max_steps=20)
     dataset, tokenizer = prepare_dataset(str(poem), 16, "byte")
     found = evaluate_loss(
         load_model("run").model, dataset.held_out, np.array(byte_lengths(tokenizer)), context=16, batch_size=4
@@ -89,7 +61,7 @@ def test_micro_batches_change_nothing(poem: Path) -> None:
     """The same losses, gradients and weights whether a step is read at once or one sequence at a time."""
     losses = []
     for micro_batch in (None, 2, 1):
-        train(poem, f"run{micro_batch}", model=byte_model(), max_steps=8, micro_batch=micro_batch)
+        train_small(poem, f"run{micro_batch}", model=byte_model(), max_steps=8, micro_batch=micro_batch)
         losses.append([row["loss"] for row in rows_of(f"run{micro_batch}", "step")])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[2] == pytest.approx(losses[0], rel=1e-4)
 
@@ -113,7 +85,7 @@ def test_a_step_is_the_formula(poem: Path) -> None:
     optimizer.step()
 
     ours = byte_model()
-    train(poem, model=ours, max_steps=1, lr_horizon=40)
+    train_small(poem, model=ours, max_steps=1, lr_horizon=40)
     row = rows_of("run", "step")[0]
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert row["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
@@ -126,14 +98,14 @@ def test_a_step_is_the_formula(poem: Path) -> None:
 def test_the_same_seed_is_the_same_run(poem: Path) -> None:
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(poem, name, max_steps=12, seed=seed)
+        train_small(poem, name, max_steps=12, seed=seed)
         runs.append(rows_of(name, "step"))
     assert runs[0] == runs[1] != runs[2]  # dropout follows the seed
     assert files_of(Path("a/step-000012")) == files_of(Path("b/step-000012"))
 
 
 def test_what_auto_became_is_what_is_recorded(poem: Path) -> None:
-    train(poem, max_steps=2, dtype="auto", device="auto")
+    train_small(poem, max_steps=2, dtype="auto", device="auto")
     record = json.loads(Path("run/run.json").read_text())
     settled = record["run"]["train"]
     assert settled["device"] in ("cpu", "mps", "cuda") and settled["dtype"] in ("float32", "bfloat16")
@@ -141,137 +113,6 @@ def test_what_auto_became_is_what_is_recorded(poem: Path) -> None:
     assert record["decided"]["dtype"]["reason"] and record["plan"]["tokens_per_step"] == 64
     assert record["run"]["data"]["data"] == str(poem) and record["run"]["data"]["seed"] == 1
     assert read_model("run").meta["dtype"] == settled["dtype"]
-
-
-# ---- resume
-
-
-@pytest.mark.parametrize("stop_at", [25, 10, 59])  # between saves; at a save and an evaluation; before the end
-def test_a_stopped_run_goes_on_bit_for_bit(poem: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    """60 steps against some and the rest, dropout on: every file of the last checkpoint, every number on the way."""
-    _, whole = train(poem, "whole", max_steps=60)
-    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", str(stop_at))
-    _, first = train(poem, "parts", max_steps=60)
-    assert (first.status, first.step) == ("interrupted", stop_at)
-    monkeypatch.delenv("LIGHT_LLM_STOP_AFTER")
-    torch.manual_seed(99)  # whatever was drawn in between does not matter
-    _, second = train(poem, "parts", model=byte_model(dropout=0.2, seed=5), max_steps=60, resume=True)
-    assert files_of(Path("whole/step-000060")) == files_of(Path("parts/step-000060"))
-    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
-    assert rows_of("whole", "step") == rows_of("parts", "step")
-    assert rows_of("whole", "eval") == rows_of("parts", "eval")
-    assert (whole.best_loss, whole.best_step) == (second.best_loss, second.best_step)
-
-
-def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> None:
-    train(poem, "whole", max_steps=20)
-
-    class Killed(BaseException):
-        pass
-
-    def kill(step: Step) -> None:
-        raise Killed
-
-    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="parts", **SMALL, max_steps=20)
-    session_listeners = Trainer._begin
-
-    def begin(self: Trainer, note: str | None) -> Any:
-        session = session_listeners(self, note)
-        self.listeners.insert(2, (10, kill))  # after the save, before the evaluation
-        return session
-
-    trainer._begin = begin.__get__(trainer)  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        trainer.train()
-    assert rows_of("parts", "eval") == [] and not Path("parts/best_model.pt").exists()
-    train(poem, "parts", max_steps=20, resume=True)
-    assert rows_of("parts", "eval") == rows_of("whole", "eval")
-    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
-
-
-def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(poem, max_steps=20)
-    _, result = train(poem, max_steps=30, resume=True, quiet=False)
-    assert "the schedule ends at step 20: later steps run at its last rate, 1.0e-03" in capsys.readouterr().out
-    rates = {row["step"]: row["lr"] for row in rows_of("run", "step")}
-    assert result.step == 30 and rates[25] == rates[30] == pytest.approx(1e-3)
-    assert json.loads(Path("run/run.json").read_text())["run"]["train"]["lr_horizon"] == 20
-    _, result = train(poem, max_steps=30, resume=True)
-    assert (result.status, result.step) == ("done", 30)  # nothing left to do
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"lr": 3e-3}, r"train.lr: 0.01 -> 0.003"),
-        ({"weight_decay": 0.2}, r"train.weight_decay: 0.1 -> 0.2"),
-        (
-            {"model": LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_head=2))},
-            "model.n_layer: 2 -> 6",
-        ),
-    ],
-)
-def test_a_resumed_run_refuses_other_settings(poem: Path, changes: dict[str, Any], message: str) -> None:
-    train(poem, max_steps=4)
-    with pytest.raises(ConfigError, match=rf"a resumed run cannot change these:[\s\S]*{message}[\s\S]*leave them"):
-        train(poem, max_steps=8, resume=True, **changes)
-
-
-def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
-    train(poem, max_steps=4)
-    for loader, message in (
-        (byte_loader(poem, batch_size=2), "train.batch_size: 4 -> 2"),
-        (byte_loader(poem, seed=2), "data.seed: 1 -> 2"),
-        (byte_loader(poem, max_length=8), "data.max_length: 16 -> 8"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            Trainer(byte_model(dropout=0.2), loader, out="run", resume=True, **SMALL)
-    poem.write_text(poem.read_text().replace("owl", "rat"))
-    with pytest.raises(ConfigError, match=r"data sha256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
-        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
-
-
-def test_a_damaged_checkpoint_is_not_resumed_from(poem: Path) -> None:
-    train(poem, max_steps=20)
-    weights = Path("run/step-000020/model.safetensors")
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    message = r"model.safetensors is damaged: its SHA-256 .*; delete run/step-000020 to go on from step-000010"
-    with pytest.raises(CheckpointError, match=message):
-        train(poem, max_steps=30, resume=True)
-
-
-@pytest.mark.parametrize("text", ["{}", '{"run": {}}', '{"run": {}, "decided": {"device": 1}}', "[]", "{"])
-def test_a_damaged_record_is_named(poem: Path, text: str) -> None:
-    train(poem, max_steps=2)
-    Path("run/run.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"run.json is (missing or )?damaged"):
-        train(poem, max_steps=4, resume=True)
-
-
-def test_another_kind_of_loader_is_refused(poem: Path) -> None:
-    train(poem, max_steps=2)
-    with pytest.raises(ConfigError, match="data: light-llm's loader -> another kind of loader"):
-        Trainer(byte_model(dropout=0.2), Foreign(byte_loader(poem)), out="run", resume=True, **SMALL)
-
-
-def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
-    """Started on a GPU that is not here: `auto` takes what is; asking for it by name is an error."""
-    settings = {k: v for k, v in SMALL.items() if k != "device"}
-    train(poem, max_steps=2)
-    path = Path("run/run.json")
-    record = json.loads(path.read_text())
-    record["decided"]["device"]["value"] = record["run"]["train"]["device"] = "cuda:7"
-    path.write_text(json.dumps(record))
-    with pytest.raises(LightLLMError, match="device 'cuda:7' is not available"):
-        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, device="cuda:7", **settings)
-    result = Trainer(
-        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=4, **settings
-    ).train()
-    again = json.loads(path.read_text())
-    assert result.step == 4 and again["decided"]["device"]["value"] != "cuda:7"
-    assert again["started"] == record["started"]
 
 
 # ---- stopping
@@ -418,11 +259,11 @@ def test_the_default_folder_sets_an_earlier_run_aside(poem: Path, capsys: pytest
 
 
 def test_a_named_folder_is_refused_or_overwritten(poem: Path) -> None:
-    train(poem, max_steps=4)
+    train_small(poem, max_steps=4)
     Path("run/notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="run already holds a run"):
-        train(poem, max_steps=4)
-    _, result = train(poem, max_steps=6, overwrite=True)
+        train_small(poem, max_steps=4)
+    _, result = train_small(poem, max_steps=6, overwrite=True)
     assert result.step == 6 and Path("run/notes.txt").read_text() == "mine"
     assert [p.name for p in RunFolder("run").steps()] == ["step-000006"] and not Path("run/.previous-run").exists()
 
@@ -430,7 +271,7 @@ def test_a_named_folder_is_refused_or_overwritten(poem: Path) -> None:
 def test_an_overwriting_run_without_a_checkpoint_gives_the_old_one_back(
     poem: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(poem, max_steps=4)
+    train_small(poem, max_steps=4)
     before = files_of(Path("run/step-000004"))
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", overwrite=True, **(SMALL | {"quiet": False}))
     trainer.request_stop()
@@ -440,32 +281,7 @@ def test_an_overwriting_run_without_a_checkpoint_gives_the_old_one_back(
         "interrupted before the first step; nothing was saved" in shown and "kept     the earlier run in run" in shown
     )
     assert files_of(Path("run/step-000004")) == before and not Path("run/.previous-run").exists()
-    assert train(poem, max_steps=6, resume=True)[1].step == 6
-
-
-def test_a_killed_overwriting_run_is_undone_on_resume(poem: Path) -> None:
-    train(poem, max_steps=4)
-    RunFolder("run").make_room(explicit=True, overwrite=True)  # and then the lights go out
-    Path("run/run.json").write_text("half")
-    assert train(poem, max_steps=6, resume=True)[1].step == 6
-
-
-def test_a_best_model_that_was_deleted_is_written_again(poem: Path) -> None:
-    train(poem, max_steps=20)
-    Path("run/best_model.pt").unlink()
-    _, result = train(poem, max_steps=30, resume=True)
-    assert result.best_step == 30 and read_model("run/best_model.pt").meta["step"] == 30
-
-
-def test_a_resume_keeps_what_is_not_named(poem: Path) -> None:
-    """From Python, without saying the recipe again."""
-    train(poem, max_steps=6)
-    result = Trainer(
-        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=8, quiet=True
-    ).train()
-    assert result.step == 8
-    with pytest.raises(ConfigError, match="max_steps=5 is behind the run, which is at step 8; name a larger one"):
-        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=5)
+    assert train_small(poem, max_steps=6, resume=True)[1].step == 6
 
 
 def test_a_batch_size_that_is_not_the_loaders(poem: Path) -> None:
@@ -474,16 +290,6 @@ def test_a_batch_size_that_is_not_the_loaders(poem: Path) -> None:
 
 
 # ---- loaders that are not ours
-
-
-class Foreign:
-    """Any iterable of pairs will do."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[Any]:
-        return (tuple(self.loader.batch(k)) for k in range(3))
 
 
 def test_a_foreign_loader_trains_and_says_what_is_missing(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -552,7 +358,7 @@ def test_nothing_is_written_by_a_trainer_that_never_trains(poem: Path) -> None:
 
 
 def test_a_trainer_trains_once(poem: Path) -> None:
-    trainer, _ = train(poem, max_steps=2)
+    trainer, _ = train_small(poem, max_steps=2)
     with pytest.raises(ConfigError, match="this Trainer has already trained; make another one, with resume=True"):
         trainer.train()
 
@@ -567,7 +373,7 @@ def test_a_model_larger_than_its_tokenizer_never_samples_the_rest(poem: Path) ->
 
 
 def test_samples_are_shown_and_change_nothing(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(poem, "with", max_steps=8, sample_interval=4, quiet=False)
-    train(poem, "without", max_steps=8)
+    train_small(poem, "with", max_steps=8, sample_interval=4, quiet=False)
+    train_small(poem, "without", max_steps=8)
     assert "a sample at step 4:" in capsys.readouterr().out
     assert files_of(Path("with/step-000008")) == files_of(Path("without/step-000008"))

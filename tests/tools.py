@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from light_llm.config import ModelConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.model import LightLLM
+from light_llm.observe import read_rows
+from light_llm.train import Result, Trainer
 
 TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)
 
@@ -83,3 +85,42 @@ NANO_RUN = [
     *("--dtype", "float32", "--device", "cpu", "--set", "train.sample_interval=0"),
     *("--set", "model.n_layer=1", "--set", "model.n_embd=24", "--set", "model.n_head=3"),
 ]
+
+# Settings of a run of a second from Python.
+SMALL: dict[str, Any] = {
+    "lr": 1e-2,
+    "warmup_steps": 3,
+    "eval_interval": 10,
+    "save_interval": 10,
+    "sample_interval": 0,
+    "device": "cpu",
+    "dtype": "float32",
+    "quiet": True,
+}
+
+
+def train_small(
+    poem: Path, out: str = "run", *, model: LightLLM | None = None, **changes: Any
+) -> tuple[Trainer, Result]:
+    trainer = Trainer(model or byte_model(dropout=0.2), byte_loader(poem), out=out, **(SMALL | changes))
+    return trainer, trainer.train()
+
+
+def rows_of(folder: str | Path, kind: str) -> list[dict[str, Any]]:
+    timeless = ("seconds", "tok_per_sec")
+    rows = read_rows(Path(folder, "metrics.jsonl"))
+    return [{k: v for k, v in row.items() if k not in timeless} for row in rows if row["kind"] == kind]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Foreign:
+    """Any iterable of pairs will do."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return (tuple(self.loader.batch(k)) for k in range(3))

@@ -1,0 +1,169 @@
+"""Going on: bit for bit, with what may change and without what may not, from what a crash left behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from light_llm.checkpoint import RunFolder, read_model
+from light_llm.config import ModelConfig
+from light_llm.errors import CheckpointError, ConfigError, LightLLMError
+from light_llm.model import LightLLM
+from light_llm.train import Step, Trainer
+
+from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, train_small
+
+
+@pytest.mark.parametrize("stop_at", [25, 10, 59])  # between saves; at a save and an evaluation; before the end
+def test_a_stopped_run_goes_on_bit_for_bit(poem: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+    """60 steps against some and the rest, dropout on: every file of the last checkpoint, every number on the way."""
+    _, whole = train_small(poem, "whole", max_steps=60)
+    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", str(stop_at))
+    _, first = train_small(poem, "parts", max_steps=60)
+    assert (first.status, first.step) == ("interrupted", stop_at)
+    monkeypatch.delenv("LIGHT_LLM_STOP_AFTER")
+    torch.manual_seed(99)  # whatever was drawn in between does not matter
+    _, second = train_small(poem, "parts", model=byte_model(dropout=0.2, seed=5), max_steps=60, resume=True)
+    assert files_of(Path("whole/step-000060")) == files_of(Path("parts/step-000060"))
+    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
+    assert rows_of("whole", "step") == rows_of("parts", "step")
+    assert rows_of("whole", "eval") == rows_of("parts", "eval")
+    assert (whole.best_loss, whole.best_step) == (second.best_loss, second.best_step)
+
+
+def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> None:
+    train_small(poem, "whole", max_steps=20)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step: Step) -> None:
+        raise Killed
+
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="parts", **SMALL, max_steps=20)
+    session_listeners = Trainer._begin
+
+    def begin(self: Trainer, note: str | None) -> Any:
+        session = session_listeners(self, note)
+        self.listeners.insert(2, (10, kill))  # after the save, before the evaluation
+        return session
+
+    trainer._begin = begin.__get__(trainer)  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        trainer.train()
+    assert rows_of("parts", "eval") == [] and not Path("parts/best_model.pt").exists()
+    train_small(poem, "parts", max_steps=20, resume=True)
+    assert rows_of("parts", "eval") == rows_of("whole", "eval")
+    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
+
+
+def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_small(poem, max_steps=20)
+    _, result = train_small(poem, max_steps=30, resume=True, quiet=False)
+    assert "the schedule ends at step 20: later steps run at its last rate, 1.0e-03" in capsys.readouterr().out
+    rates = {row["step"]: row["lr"] for row in rows_of("run", "step")}
+    assert result.step == 30 and rates[25] == rates[30] == pytest.approx(1e-3)
+    assert json.loads(Path("run/run.json").read_text())["run"]["train"]["lr_horizon"] == 20
+    _, result = train_small(poem, max_steps=30, resume=True)
+    assert (result.status, result.step) == ("done", 30)  # nothing left to do
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 3e-3}, r"train.lr: 0.01 -> 0.003"),
+        ({"weight_decay": 0.2}, r"train.weight_decay: 0.1 -> 0.2"),
+        (
+            {"model": LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_head=2))},
+            "model.n_layer: 2 -> 6",
+        ),
+    ],
+)
+def test_a_resumed_run_refuses_other_settings(poem: Path, changes: dict[str, Any], message: str) -> None:
+    train_small(poem, max_steps=4)
+    with pytest.raises(ConfigError, match=rf"a resumed run cannot change these:[\s\S]*{message}[\s\S]*leave them"):
+        train_small(poem, max_steps=8, resume=True, **changes)
+
+
+def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
+    train_small(poem, max_steps=4)
+    for loader, message in (
+        (byte_loader(poem, batch_size=2), "train.batch_size: 4 -> 2"),
+        (byte_loader(poem, seed=2), "data.seed: 1 -> 2"),
+        (byte_loader(poem, max_length=8), "data.max_length: 16 -> 8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Trainer(byte_model(dropout=0.2), loader, out="run", resume=True, **SMALL)
+    poem.write_text(poem.read_text().replace("owl", "rat"))
+    with pytest.raises(ConfigError, match=r"data sha256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(poem: Path) -> None:
+    train_small(poem, max_steps=20)
+    weights = Path("run/step-000020/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    message = r"model.safetensors is damaged: its SHA-256 .*; delete run/step-000020 to go on from step-000010"
+    with pytest.raises(CheckpointError, match=message):
+        train_small(poem, max_steps=30, resume=True)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"run": {}}', '{"run": {}, "decided": {"device": 1}}', "[]", "{"])
+def test_a_damaged_record_is_named(poem: Path, text: str) -> None:
+    train_small(poem, max_steps=2)
+    Path("run/run.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"run.json is (missing or )?damaged"):
+        train_small(poem, max_steps=4, resume=True)
+
+
+def test_another_kind_of_loader_is_refused(poem: Path) -> None:
+    train_small(poem, max_steps=2)
+    with pytest.raises(ConfigError, match="data: light-llm's loader -> another kind of loader"):
+        Trainer(byte_model(dropout=0.2), Foreign(byte_loader(poem)), out="run", resume=True, **SMALL)
+
+
+def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
+    """Started on a GPU that is not here: `auto` takes what is; asking for it by name is an error."""
+    settings = {k: v for k, v in SMALL.items() if k != "device"}
+    train_small(poem, max_steps=2)
+    path = Path("run/run.json")
+    record = json.loads(path.read_text())
+    record["decided"]["device"]["value"] = record["run"]["train"]["device"] = "cuda:7"
+    path.write_text(json.dumps(record))
+    with pytest.raises(LightLLMError, match="device 'cuda:7' is not available"):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, device="cuda:7", **settings)
+    result = Trainer(
+        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=4, **settings
+    ).train()
+    again = json.loads(path.read_text())
+    assert result.step == 4 and again["decided"]["device"]["value"] != "cuda:7"
+    assert again["started"] == record["started"]
+
+
+def test_a_killed_overwriting_run_is_undone_on_resume(poem: Path) -> None:
+    train_small(poem, max_steps=4)
+    RunFolder("run").make_room(explicit=True, overwrite=True)  # and then the lights go out
+    Path("run/run.json").write_text("half")
+    assert train_small(poem, max_steps=6, resume=True)[1].step == 6
+
+
+def test_a_best_model_that_was_deleted_is_written_again(poem: Path) -> None:
+    train_small(poem, max_steps=20)
+    Path("run/best_model.pt").unlink()
+    _, result = train_small(poem, max_steps=30, resume=True)
+    assert result.best_step == 30 and read_model("run/best_model.pt").meta["step"] == 30
+
+
+def test_a_resume_keeps_what_is_not_named(poem: Path) -> None:
+    """From Python, without saying the recipe again."""
+    train_small(poem, max_steps=6)
+    result = Trainer(
+        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=8, quiet=True
+    ).train()
+    assert result.step == 8
+    with pytest.raises(ConfigError, match="max_steps=5 is behind the run, which is at step 8; name a larger one"):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=5)
