@@ -74,6 +74,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        # What one flipped byte makes of a zip directory: no zip, an impossible offset, a length, or "a newer version".
         raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_WAY_OUT}") from None
     deflated = any(r.compress_type != zipfile.ZIP_STORED for r in records)
     if deflated or sum(r.file_size for r in records) > path.stat().st_size:

@@ -11,6 +11,7 @@ from .run import load_recipe as load_recipe
 from .run import parse_settings as parse_settings
 from .run import recipe_names as recipe_names
 from .train import TrainConfig as TrainConfig
+from .values import LARGEST_SEED as LARGEST_SEED
 from .values import check_choice as check_choice
 from .values import check_range as check_range
 from .values import from_dict as from_dict

@@ -5,14 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..checkpoint import load_model
-from ..config import check_range
+from ..config import LARGEST_SEED, check_range
 from ..data.tokenizers import TextStream, start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
 from .decode import decode
 from .sampling import Sampling
-
-LARGEST_SEED = (1 << 63) - 1
 
 
 class TextGenerator:
