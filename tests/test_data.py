@@ -118,7 +118,7 @@ def test_epochs_start_at_different_places() -> None:
 
 
 def in_memory(n: int = 1000, T: int = 8) -> TokenDataset:
-    source = Source("memory", Path("memory"), "0", n, n, "")
+    source = Source("memory", "memory", Path("memory"), "0", n, n, "", 1)
     return TokenDataset(TokensInMemory(range(n)), TokensInMemory(range(20)), T, ByteTokenizer(), source, DataConfig())
 
 

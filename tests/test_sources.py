@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from light_llm.data.fetch import KnownFile, download, find_or_fetch
-from light_llm.data.sources import LONGEST_RUN, SHAKESPEARE, at_safe_cuts, find_source, read_text, split_at
+from light_llm.data.pieces import LONGEST_RUN, at_safe_cuts, split_at
+from light_llm.data.reading import read_text
+from light_llm.data.sources import SHAKESPEARE, find_source
 from light_llm.errors import DataError
 
 BODY = b"To be, or not to be, that is the question.\n" * 500
@@ -128,17 +130,17 @@ def test_any_text_is_read_as_it_is(text: str, mark: bool, piece: int) -> None:
     """In pieces of any size, so that characters are cut in the middle; a byte-order mark is dropped."""
     import tempfile
 
-    from light_llm.data import sources
+    from light_llm.data import reading
 
     expected = text if mark else text.removeprefix("\ufeff")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "t.txt")
         path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + text.encode("utf-8"))
-        before, sources.PIECE = sources.PIECE, piece
+        before, reading.PIECE = reading.PIECE, piece
         try:
             found = "".join(read_text(path))
         finally:
-            sources.PIECE = before
+            reading.PIECE = before
     assert found == expected
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from ..config import DataConfig
 from ..errors import DataError
 from ..runtime import cache_dir
+from .pieces import Piece, Progress, at_safe_cuts, split_at
 from .shards import FORMAT, Shard, ShardFolder, TokenArray, write_shard
-from .sources import Progress, Source, at_safe_cuts, find_source, read_text, split_at
+from .sources import Source, find_source
 from .tokenizers import Tokenizer, make_tokenizer, tokenizer_hash
 
 
@@ -93,11 +94,11 @@ def _shards(source: Source, tokenizer: Tokenizer, held_out: float, progress: Pro
     if folder.is_dir():
         return folder
     n_train = int(source.n_chars * (1 - held_out))
-    head, tail = split_at(read_text(source.path, progress=progress), n_train)
+    head, tail = split_at(source.read(progress), n_train, source.documents)
     with ShardFolder(folder) as partial:
         for split, text in (("train", head), ("held_out", tail)):
-            pieces: Iterator[str] = text() if callable(text) else text
-            ids = (tokenizer.encode(piece) for piece in at_safe_cuts(pieces))
+            pieces: Iterator[Piece] = text() if callable(text) else text
+            ids = (tokenizer.encode(piece) for piece in at_safe_cuts(pieces) if piece is not None)
             write_shard(partial / f"{split}.bin", ids, vocab_size=tokenizer.vocab_size, facts={**facts, "split": split})
     return folder
 
