@@ -228,19 +228,6 @@ def test_a_cache_that_cannot_be_written(poem: Path, monkeypatch: pytest.MonkeyPa
         prepare_dataset(str(poem), 16, "byte")
 
 
-def test_a_broken_preparation_leaves_no_shards(poem: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = set((shared_cache / "shards").glob("*")) if (shared_cache / "shards").exists() else set()
-    poem.write_text(poem.read_text() + "unlike any other text")
-
-    def fail(self: ByteTokenizer, text: str) -> list[int]:
-        raise RuntimeError("the lights go out")
-
-    monkeypatch.setattr(ByteTokenizer, "encode", fail)
-    with pytest.raises(RuntimeError, match="lights"):
-        prepare_dataset(str(poem), 16, "byte")
-    assert set((shared_cache / "shards").glob("*")) == before
-
-
 def test_the_record_says_where_it_came_from(poem: Path) -> None:
     dataset, _ = prepare_dataset(str(poem), 16, "char")
     record = json.loads(json.dumps(dataset.record()))

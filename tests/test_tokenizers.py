@@ -116,7 +116,7 @@ def test_plain_form_and_hash(gpt2: GPT2Tokenizer) -> None:
         assert again.encode("abc") == tokenizer.encode("abc") and again.vocab_size == tokenizer.vocab_size
         assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
     assert len({tokenizer_hash(t) for t in [*tokenizers, CharTokenizer("abd")]}) == 4
-    with pytest.raises(CheckpointError, match="tokenizer of kind 'morse'; this light-llm knows gpt2, byte, char"):
+    with pytest.raises(CheckpointError, match="tokenizer of kind 'morse'; this light-llm knows gpt2, bpe, byte, char"):
         tokenizer_from_dict({"kind": "morse"})
 
 

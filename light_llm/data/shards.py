@@ -7,9 +7,7 @@ time they are read, so that a damaged file is named instead of trained on.
 import hashlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +61,14 @@ class Shard:
                     self._check(block)
         return self.ids[start:stop].astype(np.int64)
 
+    def check(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Check every block now. Raises DataError at the first that was damaged."""
+        blocks = len(self.manifest["sha256"])
+        for block in range(blocks):
+            self._check(block)
+            if progress:
+                progress(block + 1, blocks)
+
     def _check(self, block: int) -> None:
         per_block = BLOCK // self.ids.itemsize
         data = self.ids[block * per_block : (block + 1) * per_block].tobytes()
@@ -88,63 +94,83 @@ class TokensInMemory:
         return self.ids[start:stop]
 
 
-def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, facts: Mapping[str, Any]) -> None:
-    """Write pieces of ids, in order, and then their manifest.
+class ShardWriter:
+    """Writes a `.bin` from its beginning or from where an earlier writer was interrupted, and then its manifest.
 
     Args:
         path: of the `.bin`; the manifest stands beside it with the ending `.json`.
         facts: what else to keep in the manifest, such as the hashes of the text and of the tokenizer.
+        mark: what `mark` of the earlier writer returned: all up to there is kept, the rest is cut off.
     """
-    dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-    n = 0
-    with open(path, "wb") as out:
+
+    def __init__(
+        self, path: Path, *, vocab_size: int, facts: Mapping[str, Any], mark: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path, self.vocab_size, self.facts = path, vocab_size, facts
+        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.tokens = mark["tokens"] if mark else 0
+        self.hashes: list[str] = list(mark["sha256"]) if mark else []  # of the blocks that are full
+        self.digest = hashlib.sha256()  # of the one that is not
+        self.filled = 0  # its bytes
+        self.file = open(path, "r+b" if mark else "wb")  # noqa: SIM115  (closed by close)
+        if mark:
+            self.file.truncate(self.tokens * self.dtype.itemsize)
+            self.file.seek(len(self.hashes) * BLOCK)
+            self._hash(self.file.read())
+
+    def write(self, ids: NDArray[np.integer[Any]]) -> None:
+        """Append ids. Raises DataError for one outside the vocabulary."""
+        if ids.size and not (0 <= ids.min() and ids.max() < self.vocab_size):
+            raise DataError(f"token id {ids.max()} is outside the vocabulary of {self.vocab_size}")
+        data = ids.astype(self.dtype).tobytes()
+        self.file.write(data)
+        self._hash(data)
+        self.tokens += ids.size
+
+    def mark(self) -> dict[str, Any]:
+        """Make what was written safe, and say how far that is."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return {"tokens": self.tokens, "sha256": list(self.hashes)}
+
+    def finish(self) -> None:
+        """Write the manifest: the shard is complete."""
+        mark = self.mark()
+        rest = [self.digest.hexdigest()] if self.filled else []
+        manifest = {
+            "format": FORMAT,
+            "dtype": self.dtype.str,
+            "tokens": mark["tokens"],
+            "vocab_size": self.vocab_size,
+            "sha256": mark["sha256"] + rest,
+            **self.facts,
+        }
+        self.path.with_suffix(".json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    def _hash(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            part = view[: BLOCK - self.filled]
+            self.digest.update(part)
+            self.filled += len(part)
+            view = view[len(part) :]
+            if self.filled == BLOCK:
+                self.hashes.append(self.digest.hexdigest())
+                self.digest, self.filled = hashlib.sha256(), 0
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, facts: Mapping[str, Any]) -> None:
+    """Write pieces of ids, in order, and then their manifest."""
+    with ShardWriter(path, vocab_size=vocab_size, facts=facts) as shard:
         for piece in ids:
-            array = np.fromiter(piece, dtype=np.int64)
-            if array.size and not (0 <= array.min() and array.max() < vocab_size):
-                raise DataError(f"token id {array.max()} is outside the vocabulary of {vocab_size}")
-            array.astype(dtype).tofile(out)
-            n += array.size
-        out.flush()
-        os.fsync(out.fileno())
-    manifest = {
-        "format": FORMAT,
-        "dtype": dtype.str,
-        "tokens": n,
-        "vocab_size": vocab_size,
-        "sha256": [hashlib.sha256(block).hexdigest() for block in _blocks(path)],
-        **facts,
-    }
-    path.with_suffix(".json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-class ShardFolder:
-    """A folder of shards that appears under its name only when all of them are written.
-
-    Use as a context manager: it gives a temporary folder to write into, and renames it at the end.
-    """
-
-    def __init__(self, final: Path) -> None:
-        self.final = final
-        self.partial = final.with_name(f"{final.name}.tmp-{uuid.uuid4().hex[:8]}")
-
-    def __enter__(self) -> Path:
-        try:
-            self.partial.mkdir(parents=True)
-        except OSError as error:
-            raise DataError(
-                f"the tokens cannot be kept at {self.final} ({error.strerror}); "
-                "set LIGHT_LLM_CACHE to a folder that can be written"
-            ) from None
-        return self.partial
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None and not self.final.exists():
-            try:
-                os.replace(self.partial, self.final)
-            except OSError:
-                if not self.final.exists():  # another process may have been first: its shards are the same
-                    raise
-        shutil.rmtree(self.partial, ignore_errors=True)
+            shard.write(np.fromiter(piece, dtype=np.int64))
+        shard.finish()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -157,12 +183,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise DataError(f"{file} is missing, damaged or of another format; {_rebuild(path)}")
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            yield block
 
 
 def _rebuild(path: Path) -> str:

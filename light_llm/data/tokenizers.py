@@ -4,12 +4,12 @@ import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
-
-import tiktoken
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..runtime import tiktoken_cache_dir
+from .bpe import GPT2Tokenizer, from_plain, from_tokenizer_json, train_bpe
 from .fetch import KnownFile, find_or_fetch
 
 GPT2_VOCABULARY = KnownFile(
@@ -18,10 +18,8 @@ GPT2_VOCABULARY = KnownFile(
     sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     size=456_318,
 )
-# How GPT-2 cuts a text before merging (Radford et al., 2019): contractions, words, numbers, signs, white space.
-# `++` never gives back what it took, which changes no match here and keeps a million equal characters harmless.
-GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+"""
-NAMES = ("gpt2", "char", "byte")
+NAMES = ("gpt2", "bpe", "char", "byte")
+BPE_SIZE = 4096  # ids of a trained vocabulary, unless another size is named
 
 
 class Tokenizer(Protocol):
@@ -85,32 +83,6 @@ def start_ids(tokenizer: Tokenizer, *, knows_separator: bool) -> list[int]:
         return [0]
 
 
-class GPT2Tokenizer:
-    """GPT-2's byte-level BPE: 50,257 ids, made by tiktoken from the verified merges."""
-
-    name = "gpt2"
-
-    def __init__(self, merges: str) -> None:
-        self.merges = merges
-        ranks = gpt2_ranks(merges)
-        self.separator = len(ranks)  # <|endoftext|>, 50256
-        self.vocab_size = len(ranks) + 1
-        # No special tokens are given to tiktoken, so that no text can ever become one.
-        self.encoding = tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; a lone surrogate becomes the replacement character."""
-        return self.encoding.encode_ordinary(text)
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes of one id."""
-        return b"" if token == self.separator else self.encoding.decode_single_token_bytes(token)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The merges, as they are in the vocabulary file."""
-        return {"kind": self.name, "merges": self.merges}
-
-
 class ByteTokenizer:
     """Every byte is an id, 256 is the separator: no file, no unknown character."""
 
@@ -162,30 +134,68 @@ class CharTokenizer:
         return {"kind": self.name, "alphabet": self.alphabet}
 
 
-def make_tokenizer(name: str, alphabet: str, *, offline: bool = False) -> Tokenizer:
-    """The tokenizer called `name`, for a text with this alphabet.
+def make_tokenizer(
+    spec: str, alphabet: str = "", texts: Callable[[], Iterable[str]] = tuple, *, offline: bool = False
+) -> Tokenizer:
+    """The tokenizer that `--tokenizer spec` asks for.
+
+    Args:
+        spec: gpt2, bpe (4,096 ids or as many as the text gives), bpe:N (exactly N), char, byte, or the path of a
+            `tokenizer.json`.
+        alphabet: every character of the text.
+        texts: gives the training split, for bpe to learn from; called only then.
 
     Raises:
-        ConfigError: there is no tokenizer of that name.
+        ConfigError: no such tokenizer, a size the text does not give, or a file that cannot be used.
         DataError: GPT-2's vocabulary is not here and cannot be downloaded.
     """
-    if name == "gpt2":
+    kind, colon, size = spec.partition(":")
+    if spec == "gpt2":
         also = [tiktoken_cache_dir() / hashlib.sha1(GPT2_VOCABULARY.url.encode(), usedforsecurity=False).hexdigest()]
         path = find_or_fetch(GPT2_VOCABULARY, offline=offline, also=also)
         return GPT2Tokenizer(path.read_text(encoding="utf-8"))
-    if name == "byte":
+    if spec == "byte":
         return ByteTokenizer()
-    if name == "char":
+    if spec == "char":
         return CharTokenizer(alphabet)
+    if kind == "bpe":
+        return _trained(texts, size) if colon else train_bpe(texts(), BPE_SIZE)
+    if spec.endswith(".json"):
+        return _from_file(Path(spec))
     raise ConfigError(
-        f"there is no tokenizer {name!r}{did_you_mean(name, NAMES)} The tokenizers are {', '.join(NAMES)}"
+        f"there is no tokenizer {spec!r}{did_you_mean(kind, NAMES)} The tokenizers are {', '.join(NAMES)}, "
+        "bpe:N for another size, or the path of a tokenizer.json"
     )
 
 
+def _trained(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
+    if not size.isdecimal():
+        raise ConfigError(f"bpe:{size} cannot be read; write the number of ids after the colon, as in bpe:{BPE_SIZE}")
+    tokenizer = train_bpe(texts(), int(size))
+    if tokenizer.vocab_size < int(size):
+        raise ConfigError(
+            f"bpe:{size} is more than this text gives: its {tokenizer.vocab_size:,} ids join all that occurs twice; "
+            f"use bpe:{tokenizer.vocab_size} or less, or bpe, or a longer text"
+        )
+    return tokenizer
+
+
+def _from_file(path: Path) -> Tokenizer:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not JSON"
+        raise ConfigError(
+            f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train"
+        ) from None
+    return from_tokenizer_json(values, str(path))
+
+
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
-    """The inverse of `to_dict`. Raises CheckpointError for a kind this version does not know."""
+    """The inverse of `to_dict`. Raises CheckpointError for a kind this version does not know, or a damaged table."""
     makers: dict[str, Callable[[], Tokenizer]] = {
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
+        "bpe": lambda: from_plain(values["tokens"], values["separator"]),
         "byte": ByteTokenizer,
         "char": lambda: CharTokenizer(values["alphabet"]),
     }
@@ -195,27 +205,13 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
             f"the model file has a tokenizer of kind {kind!r}; this light-llm knows {', '.join(makers)}; "
             "load it with the version that wrote it"
         )
-    return makers[kind]()
+    try:
+        return makers[kind]()
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"the model file has a damaged tokenizer of kind {kind!r}: {error}") from None
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """SHA-256 of the tokenizer's plain form, the same on every machine."""
     plain = json.dumps(tokenizer.to_dict(), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(plain.encode()).hexdigest()
-
-
-def gpt2_ranks(merges: str) -> dict[bytes, int]:
-    """GPT-2's ids from its merges: the 256 bytes first, then one id for each merge, in order.
-
-    The vocabulary file writes bytes as visible characters: a printable byte of Latin-1 stands for itself, the others
-    are numbered from U+0100 in byte order. The same order gives the bytes their ids.
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [b for b in range(256) if b not in set(printable)]
-    byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(hidden)}
-    ranks = {bytes([b]): i for i, b in enumerate([*printable, *hidden])}
-    for line in merges.split("\n")[1:]:  # the first line is a version
-        if line:
-            first, second = line.split(" ")
-            ranks[bytes(byte_of[c] for c in first + second)] = len(ranks)
-    return ranks

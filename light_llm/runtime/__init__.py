@@ -1,8 +1,11 @@
 """The machine: its devices, number formats, random generators, clock and environment. Decided once, said out loud."""
 
 from .choice import Choice as Choice
+from .cores import usable_cores as usable_cores
 from .device import choose_device as choose_device
 from .device import device_name as device_name
+from .lock import lock_folder as lock_folder
+from .lock import unlock as unlock
 from .memory import peak_memory as peak_memory
 from .precision import autocast as autocast
 from .precision import choose_compile as choose_compile

@@ -1,0 +1,212 @@
+"""Byte-level byte-pair encoding (Sennrich et al., 2016; over bytes as in Radford et al., 2019).
+
+A text is cut into words by a pattern, a word into its bytes; then the neighbours whose join has the smallest id are
+joined, again and again, until no join is in the table. So the table of tokens, in id order, is the whole tokenizer. It
+is learnt by the `tokenizers` library and applied by tiktoken, which is many times as fast.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import tiktoken
+
+from ..errors import ConfigError
+
+# How GPT-2 cuts a text before merging (Radford et al., 2019): contractions, words, numbers, signs, white space.
+# `++` never gives back what it took, which changes no match here and keeps a million equal characters harmless.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+"""
+SEPARATOR = "<|endoftext|>"  # how files of other programs call the separator; in a text it is thirteen characters
+NO_TEXT = b""  # the bytes of an id that no text gives: the separator and its like
+SMALLEST = 257  # ids: the 256 bytes and the separator
+
+
+class BytePairTokenizer:
+    """A table of byte strings, one for each id, all 256 single bytes among them: no text is unknown.
+
+    Args:
+        tokens: the bytes of each id, smaller ids joined first; empty for an id that no text gives.
+        separator: the id that stands between documents.
+
+    Raises:
+        ConfigError: a byte is missing or a token is there twice.
+    """
+
+    name = "bpe"
+
+    def __init__(self, tokens: Sequence[bytes], separator: int) -> None:
+        ranks = {token: i for i, token in enumerate(tokens) if token}
+        missing = [b for b in range(256) if bytes([b]) not in ranks]
+        if missing:
+            raise ConfigError(f"byte 0x{missing[0]:02x} is no token, so that some texts have no ids; train another one")
+        if len(ranks) + tokens.count(NO_TEXT) != len(tokens):
+            raise ConfigError(
+                f"{len(tokens) - len(ranks) - tokens.count(NO_TEXT)} tokens are there twice; train another"
+            )
+        self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
+        # No special tokens are given to tiktoken, so that no text can ever become one.
+        self.encoding = tiktoken.Encoding(self.name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; a lone surrogate becomes the replacement character."""
+        return self.encoding.encode_ordinary(text)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id."""
+        return self.tokens[token]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table, bytes written as visible characters; null for an id that no text gives."""
+        char_of = visible_bytes()
+        tokens = ["".join(char_of[b] for b in token) or None for token in self.tokens]
+        return {"kind": self.name, "tokens": tokens, "separator": self.separator}
+
+
+class GPT2Tokenizer(BytePairTokenizer):
+    """GPT-2's own table of 50,257 ids, from the verified merges."""
+
+    name = "gpt2"
+
+    def __init__(self, merges: str) -> None:
+        self.merges = merges
+        tokens = [*gpt2_ranks(merges), NO_TEXT]
+        super().__init__(tokens, separator=len(tokens) - 1)  # 50256
+
+    def to_dict(self) -> dict[str, Any]:
+        """The merges, as they are in the vocabulary file."""
+        return {"kind": self.name, "merges": self.merges}
+
+
+def from_plain(tokens: Sequence[str | None], separator: int) -> BytePairTokenizer:
+    """The inverse of `BytePairTokenizer.to_dict`. Raises ConfigError."""
+    return BytePairTokenizer(from_visible(token or "" for token in tokens), separator)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+    """Learn a table from texts: the most frequent pair of neighbours is joined, again and again.
+
+    Joins that occur only once are not learnt, so that a small text may give fewer ids than were asked for.
+
+    Args:
+        vocab_size: ids at most, the 256 bytes and the separator included.
+
+    Raises:
+        ConfigError: vocab_size below 257.
+    """
+    if vocab_size < SMALLEST:
+        raise ConfigError(
+            f"a vocabulary of {vocab_size} ids cannot be trained: the 256 bytes and the separator are {SMALLEST}; "
+            "--tokenizer byte has just those"
+        )
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[],
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    by_id = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    return BytePairTokenizer([*from_visible(token for token, _ in by_id), NO_TEXT], separator=len(by_id))
+
+
+def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:
+    """The same table in the form of Hugging Face's `tokenizer.json`.
+
+    There a join is allowed only if it is listed, so each way to make a token from two others is.
+    """
+    char_of = visible_bytes()
+    vocab = {"".join(char_of[b] for b in token): i for i, token in enumerate(tokenizer.tokens) if token}
+    merges = [
+        [token[:cut], token[cut:]]
+        for token in vocab
+        for cut in range(1, len(token))
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+    nothing = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": tokenizer.separator, "content": SEPARATOR, **special}],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", **nothing},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", **nothing},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+
+
+def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
+    """A byte-level BPE with GPT-2's pattern from a `tokenizer.json`, ours or another program's.
+
+    Raises:
+        ConfigError: another kind of tokenizer, named, or a table whose joins are not in the order of its ids.
+    """
+    try:
+        model, before = values["model"], values["pre_tokenizer"]
+        kind = [model["type"], before["type"], before.get("use_regex", True), before["add_prefix_space"]]
+        if kind != ["BPE", "ByteLevel", True, False] or values.get("normalizer") or model.get("byte_fallback"):
+            raise KeyError("another kind")
+        vocab: Mapping[str, int] = model["vocab"]
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        made = [vocab[first + second] for first, second in merges]
+        special = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
+        tokens = [NO_TEXT] * (1 + max([*vocab.values(), *special.values()]))
+        for i, token in zip(vocab.values(), from_visible(t if t not in special else "" for t in vocab), strict=True):
+            tokens[i] = token
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise ConfigError(
+            f"{where} is not a byte-level BPE with GPT-2's pattern, which is what can be used here; "
+            "train one with: light-llm tokenizer train"
+        ) from None
+    if made != sorted(made):
+        raise ConfigError(
+            f"{where}: its joins are not in the order of its ids; train one with: light-llm tokenizer train"
+        )
+    ends = [special[name] for name in (SEPARATOR, "</s>", "<eos>", *special) if name in special]
+    if not ends:
+        tokens.append(NO_TEXT)
+    return BytePairTokenizer(tokens, ends[0] if ends else len(tokens) - 1)
+
+
+def gpt2_ranks(merges: str) -> dict[bytes, int]:
+    """GPT-2's ids from its merges: the 256 bytes first, then one id for each merge, in order."""
+    lines = merges.split("\n")[1:]  # the first line is a version
+    joined = from_visible(line.replace(" ", "") for line in lines if line)
+    return {token: i for i, token in enumerate([*(bytes([b]) for b in visible_bytes()), *joined])}
+
+
+def visible_bytes() -> dict[int, str]:
+    """How vocabulary files write each byte, in the order of GPT-2's ids.
+
+    A printable byte of Latin-1 stands for itself, the others are numbered from U+0100 in byte order.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = sorted(set(range(256)) - set(printable))
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+
+
+def from_visible(tokens: Iterable[str]) -> list[bytes]:
+    """The bytes of tokens that are written as visible characters. Raises KeyError for a character that stands for none.
+
+    >>> from_visible(["Ġthe", "é"])
+    [b' the', b'\\xe9']
+    """
+    byte_of = {c: b for b, c in visible_bytes().items()}
+    return [bytes(byte_of[c] for c in token) for token in tokens]

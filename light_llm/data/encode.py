@@ -1,0 +1,158 @@
+"""From text to shards: on all cores, in order, in bounded memory, and going on where an interruption left it."""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..runtime import lock_folder, unlock, usable_cores
+from .pieces import Piece, at_safe_cuts
+from .shards import ShardWriter
+from .tokenizers import Tokenizer
+
+TASK = 1 << 18  # characters one thread encodes at a time
+MARK_EVERY = 10.0  # seconds of work that an interruption can cost
+Task = list[Piece]
+
+
+def write_splits(
+    folder: Path,
+    splits: Iterable[tuple[str, Iterator[Piece]]],
+    tokenizer: Tokenizer,
+    *,
+    facts: Mapping[str, Any],
+    separators: bool,
+) -> None:
+    """Encode each split into a shard of `folder`, which appears under its name when all of them are complete.
+
+    Until then the work is in `folder.partial`, and another call with the same arguments goes on with it.
+
+    Args:
+        splits: names and pieces; the pieces of one are read to their end before the next is asked for.
+        facts: what to keep in the manifests.
+        separators: each document begins with the separator, and the last one ends with it.
+    """
+    with _claimed(folder) as partial:
+        if partial is None:
+            return
+        journal = _Journal(partial)
+        for split, pieces in splits:
+            tasks = _tasks(chain([None], pieces, [None]) if separators else pieces)
+            _write_split(partial / f"{split}.bin", tasks, tokenizer, {**facts, "split": split}, journal)
+        journal.path.unlink()
+        os.replace(partial, folder)
+
+
+def _write_split(
+    path: Path, tasks: Iterator[Task], tokenizer: Tokenizer, facts: Mapping[str, Any], journal: "_Journal"
+) -> None:
+    mark = journal.marks.get(path.stem)
+    done = mark["tasks"] if mark else 0
+    with ShardWriter(path, vocab_size=tokenizer.vocab_size, facts=facts, mark=mark) as shard:
+        marked = time.monotonic()
+        for ids in _encoded(islice(tasks, done, None), tokenizer):
+            shard.write(ids)
+            done += 1
+            if time.monotonic() - marked >= MARK_EVERY:
+                journal.note(path.stem, {"tasks": done, **shard.mark()})
+                marked = time.monotonic()
+        shard.finish()
+        journal.note(path.stem, {"tasks": done, **shard.mark()})
+
+
+def _tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
+    """Stretches of about TASK characters that can be encoded alone: small documents together, large ones in parts."""
+    task: Task = []
+    size = 0
+    for piece in at_safe_cuts(iter(pieces)):
+        task.append(piece)
+        size += len(piece or "")
+        if size >= TASK:
+            yield task
+            task, size = [], 0
+    if task:
+        yield task
+
+
+def _encoded(tasks: Iterator[Task], tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
+    """The ids of each task, in order. tiktoken lets go of Python while it works, so that threads are enough."""
+    workers = usable_cores()
+    waiting: deque[Future[NDArray[np.int64]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(_encode, task, tokenizer))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _encode(task: Task, tokenizer: Tokenizer) -> NDArray[np.int64]:
+    ids: list[int] = []
+    for piece in task:
+        if piece is None:
+            ids.append(tokenizer.separator)
+        else:
+            ids += tokenizer.encode(piece)
+    return np.array(ids, dtype=np.int64)
+
+
+class _Journal:
+    """How far each split is, in a file; what it says was made safe before it was said."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "journal.json"
+        self.marks: dict[str, Any] = {}
+        try:
+            marks = json.loads(self.path.read_text(encoding="utf-8"))
+            for split, mark in marks.items():
+                if (folder / f"{split}.bin").stat().st_size >= 2 * mark["tokens"] and mark["tasks"] + len(
+                    mark["sha256"]
+                ):
+                    self.marks[split] = mark
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.marks = {}  # none, or damaged: from the beginning
+
+    def note(self, split: str, mark: dict[str, Any]) -> None:
+        self.marks[split] = mark
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text(json.dumps(self.marks), encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[Path | None]:
+    """The folder to work in, for this process alone; None when another one has meanwhile finished the work."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the tokens cannot be kept at {folder} ({error.strerror}); set LIGHT_LLM_CACHE to a folder that can be "
+            "written"
+        ) from None
+    lock = lock_folder(partial, wait=True)
+    if lock is None:  # no locks here: a folder that nobody else uses, and nothing to go on with
+        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}")
+        partial.mkdir()
+    try:
+        yield None if folder.is_dir() else partial
+    finally:
+        unlock(lock)
+        if lock is None:
+            shutil.rmtree(partial, ignore_errors=True)
