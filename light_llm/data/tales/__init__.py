@@ -1,0 +1,7 @@
+"""The built-in corpus: small stories from a grammar that knows the exact probability of each of its texts."""
+
+from .plots import TALES as TALES
+from .telling import Story as Story
+from .telling import stories as stories
+from .telling import story as story
+from .telling import write_tales as write_tales

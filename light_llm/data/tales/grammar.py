@@ -1,0 +1,128 @@
+"""What a grammar of tales is written in, and how it is read: lines of text with slots and choices, made into a tree.
+
+    {hero=child}     a word of the class "child" that this story has not used yet; from here on it is called hero
+    {hero=child.a}   the same, in its form "a"; the forms of a class stand in words.py
+    {hero.his}       a form of the word called hero; {hero} is the word itself
+    [3:big|small]    one of these, big with the probability 3/4 (1 where no weight stands)
+    <open>           the rule of that name: one of its lines, each with its weight in front ("3: ...")
+
+A plot is told line by line. "?60 ..." is told with the probability 60/100, and "--" begins a new paragraph.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from .words import Word, Words
+
+_TOKEN = re.compile(r"\{(\w+)(?:=(\w+))?(?:\.(\w+))?\}|<(\w+)>|([\[|\]])|([^{}<>\[|\]]+)")
+_WEIGHT = re.compile(r"(\d+):")
+
+
+@dataclass(frozen=True)
+class Say:
+    """A form of the word that a slot holds."""
+
+    slot: str
+    form: str
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A new word of a class into a slot, in one of its forms."""
+
+    slot: str
+    words: str
+    form: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several ways on; ends[i] is the sum of the weights up to and with the i-th."""
+
+    ends: tuple[int, ...]
+    ways: tuple["Sequence", ...]
+
+
+Sequence = tuple["str | Say | Pick | Choice", ...]
+
+
+@dataclass(frozen=True)
+class WordTable:
+    """The words of a class with the running sums of their weights."""
+
+    words: tuple[Word, ...]
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Words, rules and plots as they are written; every plot is as likely as another. A rule never leads to itself."""
+
+    words: Mapping[str, tuple[Words, ...]]
+    rules: Mapping[str, str]
+    plots: Mapping[str, str]
+
+    @cached_property
+    def trees(self) -> Mapping[str, Sequence]:
+        """The plots by name, read once."""
+        return {name: self._read_plot(text) for name, text in self.plots.items()}
+
+    @cached_property
+    def tables(self) -> Mapping[str, WordTable]:
+        """The classes of words by name, counted once."""
+        tables = {}
+        for name, groups in self.words.items():
+            words = tuple(word for group in groups for word in group.entries())
+            tables[name] = WordTable(words, tuple(accumulate(word.weight for word in words)))
+        return tables
+
+    def _read_plot(self, text: str) -> Sequence:
+        nodes: list[str | Say | Pick | Choice] = []
+        for line in text.strip().splitlines():
+            if line == "--":
+                nodes.append("\n")
+            elif line.startswith("?"):
+                percent, _, rest = line[1:].partition(" ")
+                nodes.append(Choice((int(percent), 100), ((*self._read(rest), " "), ())))
+            else:
+                nodes += [*self._read(line), " "]
+        return tuple(nodes)
+
+    def _read(self, text: str) -> Sequence:
+        tokens = _TOKEN.finditer(text)
+        (nodes,) = self._read_ways(tokens, closing="")
+        return nodes
+
+    def _read_ways(self, tokens: Iterator[re.Match[str]], closing: str) -> list[Sequence]:
+        """What stands up to `closing`: several sequences, where bars divide them."""
+        ways: list[list[str | Say | Pick | Choice]] = [[]]
+        for token in tokens:
+            slot, words, form, rule, mark, literal = token.groups()
+            if slot:
+                ways[-1].append(Pick(slot, words, form or "w") if words else Say(slot, form or "w"))
+            elif rule:
+                lines = self.rules[rule].strip().splitlines()
+                ways[-1].append(_choice([self._read(line.strip().replace(": ", ":", 1)) for line in lines]))
+            elif mark == "[":
+                ways[-1].append(_choice(self._read_ways(tokens, closing="]")))
+            elif mark == "|":
+                ways.append([])
+            elif mark == closing:
+                break
+            else:
+                ways[-1].append(literal)
+        return [tuple(way) for way in ways]
+
+
+def _choice(ways: list[Sequence]) -> Choice:
+    """The ways with the weights that stand at their beginnings taken off; 1 where none stands."""
+    weights, rest = [], []
+    for way in ways:
+        first = way[0] if way else ""
+        weight = _WEIGHT.match(first) if isinstance(first, str) else None
+        weights.append(int(weight[1]) if weight else 1)
+        rest.append((first[weight.end() :], *way[1:]) if weight and isinstance(first, str) else way)
+    return Choice(tuple(accumulate(weights)), tuple(rest))
