@@ -1,14 +1,15 @@
 """What a model knows of a text it was not trained on: one deterministic pass, exact token-weighted means."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .data import TokenArray
+from .data import TokenArray, TokenDataset
 from .errors import DataError
 from .model import LightLLM
 from .objective import token_nats
@@ -42,6 +43,7 @@ def evaluate_loss(
     batch_size: int = 4,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
+    each: Callable[[int, NDArray[np.float64]], None] | None = None,
 ) -> Evaluation:
     """Held-out loss of n tokens: the nats of the n - 1 targets, in windows of `context`, the short last one included.
 
@@ -51,6 +53,7 @@ def evaluate_loss(
     Args:
         byte_lengths: UTF-8 bytes of each token id, (V,).
         progress: called with (windows done, windows in all).
+        each: called with the place of a window's first target (1 ... n - 1) and the nats of its targets.
 
     Raises:
         DataError: fewer than two tokens.
@@ -73,7 +76,11 @@ def evaluate_loss(
                 window = torch.from_numpy(ids).to(device)
                 with torch.no_grad(), autocast(device.type, dtype):
                     nats = token_nats(model, window[:, :-1], window[:, 1:])
-                sums += nats.cpu().double().sum(dim=1).tolist()  # MPS has no float64
+                rows = nats.cpu().double()  # MPS has no float64
+                sums += rows.sum(dim=1).tolist()
+                if each:
+                    for start, row in zip(batch, rows.numpy(), strict=True):
+                        each(start + 1, row)
                 counts += [nats.size(1)] * nats.size(0)
             if progress:
                 progress(min(i + batch_size, len(starts)), len(starts))
@@ -96,3 +103,75 @@ def summarise(sums: list[float], counts: list[int], n_bytes: int, context: int) 
         stderr = math.sqrt(spread * W / (W - 1)) / n
     bits = total / math.log(2)
     return Evaluation(loss, stderr, bits / n_bytes if n_bytes else math.nan, n, n_bytes, W, context)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a model is from a text whose probability is known, in bits per byte."""
+
+    limit: float  # -log2 P(text) / bytes: no model does better in expectation (Shannon, 1948)
+    model: float
+    whole: float | None  # the distance in documents that one window holds whole; None if there is none
+    cut: float | None  # the distance in documents that a window's edge cuts, so that their beginning is not seen
+    kinds: tuple[tuple[str, float], ...]  # the distance by kind of document, the farthest first
+
+    @property
+    def distance(self) -> float:
+        """What the model has still to learn."""
+        return self.model - self.limit
+
+
+def evaluate_against_limits(
+    model: LightLLM,
+    tokens: TokenArray,
+    byte_lengths: NDArray[np.int64],
+    limits: Sequence[tuple[float, str]],
+    separator: int,
+    *,
+    context: int,
+    **how: Any,
+) -> tuple[Evaluation, Distance]:
+    """The held-out loss of documents whose probabilities are known, and where the distance to them lies.
+
+    Args:
+        tokens: documents with the separator before each and after the last.
+        limits: of each document -log2 P, its end included, and its kind.
+        how: further arguments of `evaluate_loss`.
+    """
+    nats = np.zeros(len(tokens))
+
+    def keep(first: int, row: NDArray[np.float64]) -> None:
+        nats[first : first + len(row)] = row
+
+    evaluation = evaluate_loss(model, tokens, byte_lengths, context=context, each=keep, **how)
+    ids = tokens.read(0, len(tokens))
+    ends = np.flatnonzero(ids == separator)
+    assert len(ends) == len(limits) + 1, "each document has a limit"
+    # The targets of document j are its own tokens and the separator after it: ends[j] + 1 ... ends[j + 1].
+    paid = np.diff(np.cumsum(nats)[ends]) / math.log(2)  # bits
+    size = np.diff(np.cumsum(byte_lengths[ids])[ends])
+    known = np.array([bits for bits, _ in limits])
+    is_whole = ends[:-1] // context == (ends[1:] - 1) // context
+
+    def distance(chosen: NDArray[np.bool_]) -> float | None:
+        return float((paid - known)[chosen].sum() / size[chosen].sum()) if chosen.any() else None
+
+    names = np.array([kind for _, kind in limits])
+    kinds = [(str(kind), distance(names == kind) or 0.0) for kind in np.unique(names)]
+    return evaluation, Distance(
+        limit=float(known.sum() / size.sum()),
+        model=float(paid.sum() / size.sum()),
+        whole=distance(is_whole),
+        cut=distance(~is_whole),
+        kinds=tuple(sorted(kinds, key=lambda kind: -kind[1])),
+    )
+
+
+def evaluate_held_out(
+    model: LightLLM, dataset: TokenDataset, lengths: NDArray[np.int64], **how: Any
+) -> tuple[Evaluation, Distance | None]:
+    """The held-out loss, and where the text's true probability is known, the distance to it."""
+    if not dataset.limits:
+        return evaluate_loss(model, dataset.held_out, lengths, **how), None
+    separator = dataset.tokenizer.separator
+    return evaluate_against_limits(model, dataset.held_out, lengths, dataset.limits, separator, **how)

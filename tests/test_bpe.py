@@ -22,8 +22,8 @@ from light_llm.data.tokenizers import decode, make_tokenizer
 from light_llm.errors import CheckpointError, ConfigError
 
 TEXT = (
-    "The owl's egg isn't here, the owls' eggs aren't there: 1,234 naïve cafés — “日本語” \U0001f600!  \n\n\tAnd  so\r\n on. "
-    "She sells sea-shells; see the shells she sees. aaaa aaa aa abcabcabc bcabca\n"
+    "The owl's egg isn't here, the owls' eggs aren't there: 1,234 naïve cafés — “日本語” \U0001f600!  \n\n\tAnd  so\r\n"
+    " on. She sells sea-shells; see the shells she sees. aaaa aaa aa abcabcabc bcabca\n"
 ) * 9
 BPE = train_bpe([TEXT], 420)
 REFERENCE = Reference.from_str(json.dumps(to_tokenizer_json(BPE)))

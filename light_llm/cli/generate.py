@@ -100,9 +100,9 @@ def evaluate(flags: GenerateFlags) -> None:
     from ..checkpoint import load_model
     from ..data import prepare_dataset
     from ..data.tokenizers import byte_lengths
-    from ..evaluate import evaluate_loss
+    from ..evaluate import evaluate_held_out
     from ..runtime import choose_device
-    from .progress import evaluating
+    from .progress import counting
 
     device = choose_device(flags.device)
     loaded = load_model(flags.checkpoint, device.value)
@@ -110,7 +110,10 @@ def evaluate(flags: GenerateFlags) -> None:
     if file.tokenizer is None or not data:
         raise CheckpointError(f"{file.path} does not say what it was trained on, so nothing is known to be held out")
     dataset, tokenizer = prepare_dataset(
-        flags.data or data["source"], max_length=data["max_length"], tokenizer=file.tokenizer, held_out=data["held_out"]
+        flags.data or data["source"],
+        max_length=data["max_length"],
+        tokenizer=file.tokenizer,
+        **{name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data},
     )
     if dataset.source.sha256 != data["sha256"]:
         raise DataError(
@@ -118,10 +121,10 @@ def evaluate(flags: GenerateFlags) -> None:
             "may have been seen in training; name the old text with --data"
         )
     dtype = file.meta.get("dtype", "float32")
-    with evaluating() as progress:
-        found = evaluate_loss(
+    with counting("evaluating") as progress:
+        found, distance = evaluate_held_out(
             loaded.model,
-            dataset.held_out,
+            dataset,
             np.array(byte_lengths(tokenizer)),
             context=dataset.max_length,
             dtype=dtype,
@@ -133,6 +136,18 @@ def evaluate(flags: GenerateFlags) -> None:
     print(f"loss        {found.loss:.4f}{give_or_take} nats per token")
     print(f"perplexity  {found.perplexity:.2f}")
     print(f"bits/byte   {found.bits_per_byte:.4f}")
+    if distance:
+        print(
+            f"limit       {distance.limit:.4f} bits/byte: what the grammar makes certain; no model does better on average"
+        )
+        print(f"distance    {distance.distance:.4f} bits/byte")
+        parts = [("seen whole", distance.whole), ("cut by a window's edge", distance.cut)]
+        print(
+            "            " + "; ".join(f"{value:.4f} in stories {what}" for what, value in parts if value is not None)
+        )
+        far = ", ".join(f"{kind} {value:.4f}" for kind, value in distance.kinds[:3])
+        near = ", ".join(f"{kind} {value:.4f}" for kind, value in distance.kinds[-2:])
+        print(f"            farthest: {far}; nearest: {near}")
     print(
         f"context     {found.context:,} tokens, {found.windows} windows, each starting cold; {dtype} on {device.value}"
     )

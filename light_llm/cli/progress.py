@@ -6,19 +6,24 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LONG = 8_000_000  # bytes
+LONG = 4_000_000  # bytes
 
 
 @contextmanager
-def preparing(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Inside the block, the given function shows how far the text has been encoded."""
-    columns = (TextColumn("encoding"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+def preparing(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Inside the block, the given function shows how far the text has been read, learnt from or encoded."""
+    columns = (TextColumn("{task.description:8}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
     bar = Progress(*columns, console=screen, transient=True)
     task = bar.add_task("")
+    stage = ""
 
-    def show(done: int, total: int) -> None:
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal stage
         if total >= LONG and screen.is_terminal and not quiet:
+            if what != stage:
+                stage = what
+                bar.reset(task, total=total, description=what)
             bar.start()
             bar.update(task, completed=done, total=total)
 
@@ -30,9 +35,9 @@ def preparing(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def evaluating() -> Iterator[Callable[[int, int], None]]:
-    """Inside the block, the given function shows how many windows have been evaluated."""
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Inside the block, the given function shows how many windows or blocks are done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
     if not screen.is_terminal:
         yield lambda done, total: None

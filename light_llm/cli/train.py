@@ -14,6 +14,7 @@ from .flags import parse
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
+    from ..data import Tokenizer
     from ..train import Result
 
 _M, _D, _T = ModelConfig(), DataConfig(), TrainConfig()
@@ -24,8 +25,11 @@ class TrainFlags:
     """The flags of `train`, in the order help shows them."""
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro or small")] = "micro"
-    data: Annotated[str, arg(metavar="NAME|PATH", help="shakespeare, or a text file")] = _D.data
-    tokenizer: Annotated[str, arg(metavar="NAME", help="gpt2, char or byte")] = _D.tokenizer
+    data: Annotated[str, arg(metavar="NAME|PATH", help="a source, file, folder, -")] = _D.data
+    val_data: Annotated[str, arg(metavar="PATH", help="hold out this text instead")] = ""
+    text_field: Annotated[str, arg(metavar="NAME", help="of JSONL and Parquet")] = _D.text_field
+    errors: Annotated[str, arg(metavar="WHAT", help="bad bytes: strict, replace")] = _D.errors
+    tokenizer: Annotated[str, arg(metavar="NAME|PATH", help="gpt2, bpe, bpe:N, char, byte")] = _D.tokenizer
     max_steps: Annotated[int, arg(metavar="N", help="optimizer steps")] = _T.max_steps
     batch_size: Annotated[int, arg(metavar="N", help="sequences of one step")] = _T.batch_size
     micro_batch: Annotated[int, arg(metavar="N", help="sequences at a time; 0: all")] = 0
@@ -36,6 +40,7 @@ class TrainFlags:
     dropout: Annotated[float, arg(metavar="P", help="embeddings, branches")] = _M.dropout
     optimizer: Annotated[str, arg(metavar="NAME", help="adamw")] = _T.optimizer
     eval_interval: Annotated[int, arg(metavar="N", help="evaluate every N steps")] = _T.eval_interval
+    patience: Annotated[int, arg(metavar="N", help="evaluations to wait; 0: all")] = _T.patience
     save_interval: Annotated[int, arg(metavar="N", help="save every N steps")] = _T.save_interval
     out: Annotated[str, arg(metavar="FOLDER", help="run folder")] = "checkpoints"
     resume: Annotated[bool, arg(help="go on with the run in --out")] = False
@@ -54,6 +59,9 @@ class TrainFlags:
 # The settings a flag stands for.
 SETTINGS = {
     "data": ["data__data"],
+    "val_data": ["data__val_data"],
+    "text_field": ["data__text_field"],
+    "errors": ["data__errors"],
     "tokenizer": ["data__tokenizer"],
     "max_length": ["data__max_length"],
     "dropout": ["model__dropout"],
@@ -119,7 +127,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         if flags.init_from:
             origin = read_model(flags.init_from)
         run = _fresh(settings, origin)
-    if origin and origin.tokenizer and "tokenizer" in given and flags.tokenizer != origin.tokenizer.name:
+    if origin and origin.tokenizer and "tokenizer" in given and not _is(flags.tokenizer, origin.tokenizer):
         raise ConfigError(
             f"--tokenizer {flags.tokenizer} cannot be used: {origin.path} has its own, {origin.tokenizer.name}; "
             "leave it out"
@@ -128,10 +136,13 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
 
     with preparing(quiet=flags.quiet) as progress:
         dataset, tokenizer = prepare_dataset(
-            run.data.data,
+            run.data.data if flags.resume or "data__data" in settings else None,
             max_length=run.data.max_length,
-            tokenizer=(origin and origin.tokenizer) or run.data.tokenizer,
+            tokenizer=(origin and origin.tokenizer) or settings.get("data__tokenizer"),
             held_out=run.data.held_out,
+            val_data=run.data.val_data,
+            text_field=run.data.text_field,
+            errors=run.data.errors,
             offline=flags.offline,
             progress=progress,
         )
@@ -153,6 +164,12 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     with stop_on_signals(trainer.request_stop) as caught:
         result = trainer.train()
     return _exit_code(result, caught.number)
+
+
+def _is(spec: str, tokenizer: Tokenizer) -> bool:
+    """Whether `--tokenizer spec` may mean this one."""
+    kind, _, size = spec.partition(":")
+    return kind == tokenizer.name and (not size or size == str(tokenizer.vocab_size))
 
 
 def _fresh(settings: dict[str, Any], origin: ModelFile | None) -> Run:

@@ -32,6 +32,7 @@ class TrainConfig:
     loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
     checkpointing: bool = False  # recompute each block's activations in the backward pass
     eval_interval: int = 100  # the whole held-out split
+    patience: int = 0  # evaluations without a better one before the run ends; 0: never
     save_interval: int = 100  # a step folder to resume from
     sample_interval: int = 100  # a short sample of what the model writes; 0: never
     device: str = "auto"
@@ -43,7 +44,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "loss_chunk", "eval_interval", "save_interval"):
             check_range(name, getattr(self, name), low=1, integer=True)
-        for name in ("warmup_steps", "sample_interval"):
+        for name in ("warmup_steps", "sample_interval", "patience"):
             check_range(name, getattr(self, name), low=0, integer=True)
         check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)
         if self.lr_horizon is not None:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .shards import FORMAT, Shard, TokenArray
 from .sources import Source, find_source
 from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict, tokenizer_hash
 
+Stages = Callable[[str, int, int], None]  # reading, learning or encoding; bytes done, bytes in all
 BUILT_IN = "tales"  # the corpus that needs no file and no network
 LEARN_FROM = 100_000_000  # bytes that a vocabulary is learnt from at most, spread evenly over the text
 
@@ -36,6 +38,15 @@ class TokenDataset:
     def __len__(self) -> int:
         """Windows of max_length tokens in one pass."""
         return max(1, (len(self.tokens) - self.max_length) // self.max_length)
+
+    @property
+    def limits(self) -> tuple[tuple[float, str], ...]:
+        """Of each held-out document -log2 of its true probability, and its kind; empty where nobody knows it."""
+        if not self.source.limits or self.source.held_out:
+            return ()
+        ids = self.held_out.read(0, len(self.held_out))
+        n = int((ids == self.tokenizer.separator).sum()) - 1
+        return self.source.limits[len(self.source.limits) - n :]
 
     def record(self) -> dict[str, Any]:
         """What a run and its checkpoints remember of the data, as plain values."""
@@ -70,7 +81,7 @@ def prepare_dataset(
     text_field: str = "text",
     errors: str = "strict",
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: Stages | None = None,
 ) -> tuple[TokenDataset, Tokenizer]:
     """Find a text, split it, encode it (once: the ids are kept in the cache), and open it for training.
 
@@ -85,7 +96,7 @@ def prepare_dataset(
         text_field: the field of JSONL or Parquet that holds the text.
         errors: strict refuses bytes that are no UTF-8; replace counts and replaces them.
         offline: download nothing.
-        progress: called with (bytes encoded, bytes in all).
+        progress: called with (what is being done, bytes done, bytes in all).
 
     Returns:
         The training split, which carries `.held_out`, `.tokenizer` and `.source`; and the tokenizer again.
@@ -102,12 +113,13 @@ def prepare_dataset(
         text_field=text_field,
         errors=errors,
     )
-    source, notes = _find(config, by_name=data is not None, offline=offline)
+    source, notes = _find(config, by_name=data is not None, offline=offline, progress=_stage(progress, "reading"))
     if tokenizer is None or isinstance(tokenizer, str):
-        tokenizer, more = _choose_tokenizer(tokenizer, source, held_out, offline=offline)
+        learning = _stage(progress, "learning")
+        tokenizer, more = _choose_tokenizer(tokenizer, source, held_out, offline=offline, progress=learning)
         notes += more
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
-    folder = _shards(source, tokenizer, held_out, progress)
+    folder = _shards(source, tokenizer, held_out, _stage(progress, "encoding"))
     train, rest = Shard(folder / "train.bin"), Shard(folder / "held_out.bin")
     if len(train) < max_length + 1 or len(rest) < 2:
         raise DataError(_too_small(source, len(train), len(rest), max_length))
@@ -125,10 +137,19 @@ def shards_folder(source: Source, tokenizer: Tokenizer, held_out: float) -> Path
     return cache_dir() / "shards" / key[:24]
 
 
-def _find(config: DataConfig, *, by_name: bool, offline: bool) -> tuple[Source, list[str]]:
+def _stage(progress: Stages | None, what: str) -> Progress | None:
+    return partial(progress, what) if progress else None
+
+
+def _find(config: DataConfig, *, by_name: bool, offline: bool, progress: Progress | None) -> tuple[Source, list[str]]:
     def find(data: str) -> Source:
         return find_source(
-            data, text_field=config.text_field, errors=config.errors, val_data=config.val_data, offline=offline
+            data,
+            text_field=config.text_field,
+            errors=config.errors,
+            val_data=config.val_data,
+            offline=offline,
+            progress=progress,
         )
 
     try:
@@ -141,23 +162,25 @@ def _find(config: DataConfig, *, by_name: bool, offline: bool) -> tuple[Source, 
 
 
 def _choose_tokenizer(
-    spec: str | None, source: Source, held_out: float, *, offline: bool
+    spec: str | None, source: Source, held_out: float, *, offline: bool, progress: Progress | None
 ) -> tuple[Tokenizer, list[str]]:
     """What was asked for; or GPT-2's; or, where its vocabulary is not needed or cannot be had, one learnt here."""
     if spec is None and source.name.partition(":")[0] != BUILT_IN:
         try:
-            return _kept_tokenizer("gpt2", source, held_out, offline=offline), []
+            return make_tokenizer("gpt2", offline=offline), []
         except DataError:
             note = "GPT-2's vocabulary is not on this machine and cannot be downloaded: bpe, learnt from this text"
-            return _kept_tokenizer("bpe", source, held_out, offline=offline), [note]
-    return _kept_tokenizer(spec or "bpe", source, held_out, offline=offline), []
+            return _kept_tokenizer("bpe", source, held_out, offline=offline, progress=progress), [note]
+    return _kept_tokenizer(spec or "bpe", source, held_out, offline=offline, progress=progress), []
 
 
-def _kept_tokenizer(spec: str, source: Source, held_out: float, *, offline: bool) -> Tokenizer:
+def _kept_tokenizer(
+    spec: str, source: Source, held_out: float, *, offline: bool, progress: Progress | None
+) -> Tokenizer:
     """Make a tokenizer; one that was learnt from this text before comes from the cache."""
 
     def texts() -> Iterator[str]:
-        _, pieces = next(_splits(source, held_out, None))
+        _, pieces = next(_splits(source, held_out, progress))
         every = -(-source.n_bytes // LEARN_FROM)
         return (piece for i, piece in enumerate(p for p in pieces if p is not None) if i % every == 0)
 

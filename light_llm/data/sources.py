@@ -40,6 +40,8 @@ class Source:
     documents: int
     replaced: int = 0  # bytes that were no UTF-8 and became U+FFFD
     held_out: "Source | None" = None  # the files a dataset marks as validation, or the user does
+    # Of each document -log2 of its true probability, and its kind: only a text we made knows them.
+    limits: tuple[tuple[float, str], ...] = field(default=(), repr=False, compare=False)
     reader: Callable[[Progress | None], Iterator[Piece]] = field(default=_nothing, repr=False, compare=False)
 
     def read(self, progress: Progress | None = None) -> Iterator[Piece]:

@@ -132,9 +132,10 @@ def evaluation_line(row: Row, total: int) -> str:
     best = "  best" if row.get("best") else ""
     if row.get("split") == "training":
         return f"step {row['step']}/{total}  mean training loss {row['loss']:.3f}{best}"
+    to_limit = f", {row['distance']:.3f} above the limit" if row.get("distance") is not None else ""
     return (
         f"step {row['step']}/{total}  held out {row['loss']:.3f}{give_or_take}  "
-        f"{row['bits_per_byte']:.3f} bits/byte  perplexity {row['perplexity']:.1f}{best}"
+        f"{row['bits_per_byte']:.3f} bits/byte{to_limit}  perplexity {row['perplexity']:.1f}{best}"
     )
 
 

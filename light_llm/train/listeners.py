@@ -9,11 +9,12 @@ import numpy as np
 
 from ..data import TokenDataset
 from ..data.tokenizers import byte_lengths, decode, start_ids
-from ..evaluate import Evaluation, evaluate_loss
+from ..evaluate import Distance, Evaluation, evaluate_held_out
 from ..generate import Sampling
 from ..generate import decode as decode_ids
 from ..model import LightLLM
 from ..observe import Sink
+from .notices import rising
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Step:
 
 
 Listener = Callable[[Step], str | None]
+RISES = 2  # evaluations in a row that were no better, before it is said
 
 
 class Log:
@@ -76,36 +78,53 @@ class Best:
 
 
 class EvaluateHeldOut:
-    """The whole held-out split, the best model kept, and then the row: a row in the file means the model is safe."""
+    """The whole held-out split, the best model kept, and then the row: a row in the file means the model is safe.
+
+    Args:
+        patience: steps without a better evaluation after which to ask for the end; None: never.
+        say: where to say once that the loss has begun to rise.
+    """
 
     def __init__(
-        self, model: LightLLM, dataset: TokenDataset, *, batch_size: int, dtype: str, best: Best, sinks: Sequence[Sink]
+        self,
+        model: LightLLM,
+        dataset: TokenDataset,
+        *,
+        batch_size: int,
+        dtype: str,
+        best: Best,
+        sinks: Sequence[Sink],
+        patience: int | None = None,
+        say: Callable[[str], object] = lambda line: None,
     ) -> None:
-        self.model, self.dataset, self.batch_size, self.dtype = model, dataset, batch_size, dtype
-        self.best, self.sinks = best, sinks
+        self.model, self.dataset, self.best, self.sinks = model, dataset, best, sinks
+        self.how: dict[str, Any] = {"context": dataset.max_length, "batch_size": batch_size, "dtype": dtype}
+        self.patience, self.say = patience, say
         self.last: int | None = None  # the step that was evaluated last
+        self.worse = 0  # evaluations in a row that were no better
         self.byte_lengths = np.array(byte_lengths(dataset.tokenizer))
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Step) -> str | None:
         self.at(step.number)
+        # A function of the step and the best one alone, so that a resumed run stops where the whole one does.
+        waited = step.number - (self.best.step or 0)
+        return "stop" if self.patience and waited >= self.patience else None
 
     def at(self, number: int) -> None:
         """Evaluate the model as it is after step `number`, unless that was done."""
         if number == self.last:
             return
         self.last = number
-        evaluation = evaluate_loss(
-            self.model,
-            self.dataset.held_out,
-            self.byte_lengths,
-            context=self.dataset.max_length,
-            batch_size=self.batch_size,
-            dtype=self.dtype,
-        )
-        plain = evaluation_record(evaluation)
+        evaluation, distance = evaluate_held_out(self.model, self.dataset, self.byte_lengths, **self.how)
+        plain = evaluation_record(evaluation, distance)
+        earlier = self.best.loss
         best = self.best.offer(number, evaluation.loss, plain)
         for sink in self.sinks:
             sink({"kind": "eval", "step": number, "split": "held_out", **plain, "best": best})
+        self.worse = 0 if best else self.worse + 1
+        if self.worse == RISES and earlier is not None:
+            for line in rising(earlier, self.best.step or 0, evaluation.loss, stops=bool(self.patience)):
+                self.say(line)
 
 
 class MeanTrainingLoss:
@@ -159,8 +178,9 @@ class WriteSample:
             sink({"kind": "sample", "step": step.number, "text": decode(tokenizer, ids).strip("\n")})
 
 
-def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
+def evaluation_record(evaluation: Evaluation, distance: Distance | None = None) -> dict[str, Any]:
     """An evaluation as plain values, for rows and checkpoints."""
+    to_limit = {"limit": distance.limit, "distance": distance.distance} if distance else {}
     return {
         "loss": evaluation.loss,
         "stderr": evaluation.stderr,
@@ -169,4 +189,5 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
         "tokens": evaluation.tokens,
         "bytes": evaluation.bytes,
         "context": evaluation.context,
+        **to_limit,
     }

@@ -1,10 +1,8 @@
-"""What a run decides before it starts, writes down, and says: the same values in run.json, header and checkpoints."""
+"""What a run decides before it starts and writes down: the same values in run.json, header and checkpoints."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -12,12 +10,8 @@ from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
-from ..observe.console import clock
 from ..runtime import Choice, choose_compile, choose_device, choose_dtype, device_name, versions
-from .result import Result
 from .resume import Resumed
-
-MANY_PASSES = 4.0  # beyond about this many passes a text is memorised more than learnt (Muennighoff et al., 2023)
 
 
 @dataclass(frozen=True)
@@ -105,68 +99,6 @@ def plan(model: LightLLM, loader: Any, config: TrainConfig) -> dict[str, Any]:
     return numbers
 
 
-def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> list[str]:
-    """The lines a run begins with."""
-    config, c, numbers = decisions.config, model.config, plan(model, loader, decisions.config)
-    lines = [
-        f"light-llm {__version__}",
-        f"model    {numbers['parameters']:,} parameters: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd},",
-        f"         context {c.n_positions:,}, vocabulary {c.vocab_size:,}",
-        f"device   {decisions.device}; {device_name(decisions.device.value)}",
-        f"format   {decisions.dtype}",
-        f"compile  {decisions.compile}",
-    ]
-    if isinstance(loader, DataLoader):
-        data = loader.dataset
-        lines += [
-            f"data     {data.source.title}: {len(data.tokens):,} training tokens, {len(data.held_out):,} held out "
-            f"({data.tokenizer.name})",
-            f"run      {config.max_steps:,} steps of {config.batch_size} x {data.max_length:,} = "
-            f"{numbers['tokens']:,} tokens, {numbers['passes']:.1f} passes over the text",
-        ]
-        if numbers["passes"] > MANY_PASSES:
-            lines.append("         that often, a text is memorised too: the held-out loss is the one to watch")
-        if config.lr_horizon and config.max_steps > config.lr_horizon:
-            lines += [
-                f"         the schedule ends at step {config.lr_horizon:,}: later steps run at its last rate, "
-                f"{config.lr * config.min_lr_ratio:.1e}",
-                f"         (--set train.lr_horizon={config.max_steps} stretches it)",
-            ]
-    else:
-        lines.append(
-            "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
-        )
-        lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
-    return [*lines, f"out      {out}/"]
-
-
-def summary(result: Result, config: TrainConfig) -> list[str]:
-    """The lines a run ends with."""
-    folder, step, status = result.folder, result.step, result.status
-    if status == "nonfinite":
-        return [
-            f"stopped  the loss or its gradient was not finite in the update after step {step};",
-            "         no weight was touched by it, and nothing was saved after it",
-            f"         a new run with a lower --lr (now {config.lr:g}) or a longer --warmup-steps "
-            f"(now {config.warmup_steps}) helps;",
-            "         --set train.on_nonfinite=skip, also with --resume, leaves such steps out",
-        ]
-    if step == 0:
-        return [f"{status} before the first step; nothing was saved"]
-    memory = f", peak memory {result.peak_memory / 1e9:.2f} GB" if result.peak_memory else ""
-    speed = f"{result.tokens_per_second:,.0f} tokens/s, {clock(result.seconds)} in all{memory}"
-    lines = [f"{status} at step {step}/{config.max_steps}  {speed}"]
-    if result.best_loss is not None:
-        lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
-    else:
-        lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
-    if status == "interrupted":
-        lines.append(f"saved    go on with: python train.py --resume{_out_flag(folder)}")
-    flag = "" if str(folder) == "checkpoints" else f" --checkpoint {shlex.quote(str(folder))}"
-    lines.append(f"next     python generate.py demo{flag}")
-    return lines
-
-
 def model_meta(
     model: LightLLM, dataset: TokenDataset | None, *, step: int, dtype: str, evaluation: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -180,7 +112,3 @@ def model_meta(
         "evaluation": dict(evaluation) if evaluation else None,
         "light_llm": __version__,
     }
-
-
-def _out_flag(folder: Path) -> str:
-    return "" if str(folder) == "checkpoints" else f" --out {shlex.quote(str(folder))}"

@@ -23,6 +23,7 @@ MAY_CHANGE = frozenset(
         "max_steps",
         "lr_horizon",
         "eval_interval",
+        "patience",
         "save_interval",
         "sample_interval",
         "micro_batch",

@@ -14,7 +14,8 @@ from ..model import LightLLM
 from ..observe import Console, JsonLines, Sink
 from ..runtime import peak_memory, rng_state
 from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, WriteSample
-from .record import Decisions, model_meta, summary
+from .notices import summary
+from .record import Decisions, model_meta
 from .result import Result, Status
 from .resume import Resumed
 
@@ -145,6 +146,8 @@ class Session:
             dtype=self.config.dtype,
             best=self.best,
             sinks=self.sinks,
+            patience=self.config.patience * self.config.eval_interval or None,
+            say=self.console.say,
         )
 
     def _meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from ..runtime import autocast, seed_everything, stop_after
 from .batches import Batches, InTurn, Numbered
 from .guards import VERDICTS, Guard, OnlyFinite, Proposal, Verdict
 from .listeners import Listener, Step
-from .record import check_fit, decide, header, run_record
+from .notices import header
+from .record import check_fit, decide, run_record
 from .result import Result, Status
 from .resume import read_resume, read_run, restore
 from .session import Progress, Session

@@ -1,0 +1,99 @@
+"""What a run says before its first step, after its last, and when something is to be noticed."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..config import TrainConfig
+from ..data import DataLoader
+from ..model import LightLLM
+from ..observe.console import clock
+from ..runtime import device_name
+from .record import Decisions, plan
+from .result import Result
+
+MANY_PASSES = 4.0  # beyond about this many passes a text is memorised more than learnt (Muennighoff et al., 2023)
+
+
+def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> list[str]:
+    """The lines a run begins with."""
+    config, c, numbers = decisions.config, model.config, plan(model, loader, decisions.config)
+    lines = [
+        f"light-llm {__version__}",
+        f"model    {numbers['parameters']:,} parameters: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd},",
+        f"         context {c.n_positions:,}, vocabulary {c.vocab_size:,}",
+        f"device   {decisions.device}; {device_name(decisions.device.value)}",
+        f"format   {decisions.dtype}",
+        f"compile  {decisions.compile}",
+    ]
+    if isinstance(loader, DataLoader):
+        data = loader.dataset
+        lines += [
+            *(f"note     {note}" for note in data.notes),
+            f"data     {data.source.title}: {len(data.tokens):,} training tokens, {len(data.held_out):,} held out "
+            f"({data.tokenizer.name})",
+            f"run      {config.max_steps:,} steps of {config.batch_size} x {data.max_length:,} = "
+            f"{numbers['tokens']:,} tokens, {numbers['passes']:.1f} passes over the text",
+        ]
+        if numbers["passes"] > MANY_PASSES:
+            lines += [
+                "         that often, a text is memorised too: the held-out loss is the one to watch;",
+                "         --dropout 0.1 or a longer text helps, --patience 2 stops when it no longer falls",
+            ]
+        if config.lr_horizon and config.max_steps > config.lr_horizon:
+            lines += [
+                f"         the schedule ends at step {config.lr_horizon:,}: later steps run at its last rate, "
+                f"{config.lr * config.min_lr_ratio:.1e}",
+                f"         (--set train.lr_horizon={config.max_steps} stretches it)",
+            ]
+    else:
+        lines.append(
+            "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
+        )
+        lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
+    return [*lines, f"out      {out}/"]
+
+
+def summary(result: Result, config: TrainConfig) -> list[str]:
+    """The lines a run ends with."""
+    folder, step, status = result.folder, result.step, result.status
+    if status == "nonfinite":
+        return [
+            f"stopped  the loss or its gradient was not finite in the update after step {step};",
+            "         no weight was touched by it, and nothing was saved after it",
+            f"         a new run with a lower --lr (now {config.lr:g}) or a longer --warmup-steps "
+            f"(now {config.warmup_steps}) helps;",
+            "         --set train.on_nonfinite=skip, also with --resume, leaves such steps out",
+        ]
+    if step == 0:
+        return [f"{status} before the first step; nothing was saved"]
+    memory = f", peak memory {result.peak_memory / 1e9:.2f} GB" if result.peak_memory else ""
+    speed = f"{result.tokens_per_second:,.0f} tokens/s, {clock(result.seconds)} in all{memory}"
+    ended: str = status
+    waited = config.patience * config.eval_interval
+    if status == "stopped" and waited and step - (result.best_step or 0) >= waited:
+        ended = f"stopped: no better evaluation in {waited} steps (--patience {config.patience}),"
+    lines = [f"{ended} at step {step}/{config.max_steps}  {speed}"]
+    if result.best_loss is not None:
+        lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
+    else:
+        lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
+    if status == "interrupted":
+        lines.append(f"saved    go on with: python train.py --resume{_out_flag(folder)}")
+    flag = "" if str(folder) == "checkpoints" else f" --checkpoint {shlex.quote(str(folder))}"
+    lines.append(f"next     python generate.py demo{flag}")
+    return lines
+
+
+def rising(best: float, step: int, loss: float, *, stops: bool) -> list[str]:
+    """What to say and do when the held-out loss has stopped falling."""
+    ways = "--dropout 0.1, a longer text or a smaller --preset help"
+    return [
+        f"notice   the held-out loss was lowest at step {step} ({best:.3f}) and is {loss:.3f} now: the text is being",
+        f"         memorised. The best model is kept; {ways}" + ("" if stops else "; --patience 2 stops such a run"),
+    ]
+
+
+def _out_flag(folder: Path) -> str:
+    return "" if str(folder) == "checkpoints" else f" --out {shlex.quote(str(folder))}"
