@@ -138,16 +138,14 @@ def evaluate(flags: GenerateFlags) -> None:
     print(f"bits/byte   {found.bits_per_byte:.4f}")
     if distance:
         print(
-            f"limit       {distance.limit:.4f} bits/byte: what the grammar makes certain; no model does better on average"
+            f"limit       {distance.limit:.4f} bits/byte: what the text itself holds; no model does better on average"
         )
-        print(f"distance    {distance.distance:.4f} bits/byte")
-        parts = [("seen whole", distance.whole), ("cut by a window's edge", distance.cut)]
-        print(
-            "            " + "; ".join(f"{value:.4f} in stories {what}" for what, value in parts if value is not None)
-        )
-        far = ", ".join(f"{kind} {value:.4f}" for kind, value in distance.kinds[:3])
-        near = ", ".join(f"{kind} {value:.4f}" for kind, value in distance.kinds[-2:])
-        print(f"            farthest: {far}; nearest: {near}")
+        places = (("seen whole", distance.whole), ("cut by a window's edge", distance.cut))
+        where = "; ".join(f"{value:.4f} in stories {place}" for place, value in places if value is not None)
+        print(f"distance    {distance.distance:.4f} bits/byte: {where}")
+        far, near = distance.kinds[:3], distance.kinds[-2:]
+        print(f"farthest    {', '.join(f'{kind} {value:.4f}' for kind, value in far)}")
+        print(f"nearest     {', '.join(f'{kind} {value:.4f}' for kind, value in near)}")
     print(
         f"context     {found.context:,} tokens, {found.windows} windows, each starting cold; {dtype} on {device.value}"
     )

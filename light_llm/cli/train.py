@@ -26,6 +26,7 @@ class TrainFlags:
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro or small")] = "micro"
     data: Annotated[str, arg(metavar="NAME|PATH", help="a source, file, folder, -")] = _D.data
+    held_out: Annotated[float, arg(metavar="X", help="share not trained on")] = _D.held_out
     val_data: Annotated[str, arg(metavar="PATH", help="hold out this text instead")] = ""
     text_field: Annotated[str, arg(metavar="NAME", help="of JSONL and Parquet")] = _D.text_field
     errors: Annotated[str, arg(metavar="WHAT", help="bad bytes: strict, replace")] = _D.errors
@@ -59,6 +60,7 @@ class TrainFlags:
 # The settings a flag stands for.
 SETTINGS = {
     "data": ["data__data"],
+    "held_out": ["data__held_out"],
     "val_data": ["data__val_data"],
     "text_field": ["data__text_field"],
     "errors": ["data__errors"],

@@ -1,26 +1,23 @@
 """From the name of a text to token ids ready to train on: found, checked, split, encoded, kept for the next start."""
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config import DEFAULT_SOURCE, DataConfig
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..runtime import cache_dir
+from .choose import choose_tokenizer, documents, find_text, split_fact, splits
 from .encode import write_splits
-from .pieces import Piece, Progress, split_at
+from .pieces import Progress
 from .shards import FORMAT, Shard, TokenArray
-from .sources import Source, find_source
-from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict, tokenizer_hash
+from .sources import Source
+from .tokenizers import Tokenizer, tokenizer_hash
 
 Stages = Callable[[str, int, int], None]  # reading, learning or encoding; bytes done, bytes in all
-BUILT_IN = "tales"  # the corpus that needs no file and no network
-LEARN_FROM = 100_000_000  # bytes that a vocabulary is learnt from at most, spread evenly over the text
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,18 @@ class TokenDataset:
     def __len__(self) -> int:
         """Windows of max_length tokens in one pass."""
         return max(1, (len(self.tokens) - self.max_length) // self.max_length)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the ids are kept; None for ids that are in memory."""
+        return self.tokens.path.parent if isinstance(self.tokens, Shard) else None
+
+    def check(self, progress: Progress | None = None) -> int:
+        """Check every byte that is kept, and return how many blocks that are. Raises DataError at the first damage."""
+        shards = [shard for shard in (self.tokens, self.held_out) if isinstance(shard, Shard)]
+        for shard in shards:
+            shard.check(progress)
+        return sum(len(shard.manifest["sha256"]) for shard in shards)
 
     @property
     def limits(self) -> tuple[tuple[float, str], ...]:
@@ -113,10 +122,10 @@ def prepare_dataset(
         text_field=text_field,
         errors=errors,
     )
-    source, notes = _find(config, by_name=data is not None, offline=offline, progress=_stage(progress, "reading"))
+    source, notes = find_text(config, by_name=data is not None, offline=offline, progress=_stage(progress, "reading"))
     if tokenizer is None or isinstance(tokenizer, str):
         learning = _stage(progress, "learning")
-        tokenizer, more = _choose_tokenizer(tokenizer, source, held_out, offline=offline, progress=learning)
+        tokenizer, more = choose_tokenizer(tokenizer, source, held_out, offline=offline, progress=learning)
         notes += more
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
     folder = _shards(source, tokenizer, held_out, _stage(progress, "encoding"))
@@ -126,109 +135,28 @@ def prepare_dataset(
     return TokenDataset(train, rest, max_length, tokenizer, source, config, tuple(notes)), tokenizer
 
 
-def documents(source: Source) -> int:
-    """Documents of the larger split: with more than one, separators stand between them."""
-    return max(source.documents, source.held_out.documents if source.held_out else 1)
-
-
 def shards_folder(source: Source, tokenizer: Tokenizer, held_out: float) -> Path:
     """Where the shards of a text are or will be. The name is a hash of all that decides them."""
-    key = hashlib.sha256(repr((FORMAT, sorted(_facts(source, tokenizer, held_out).items()))).encode()).hexdigest()
-    return cache_dir() / "shards" / key[:24]
-
-
-def _stage(progress: Stages | None, what: str) -> Progress | None:
-    return partial(progress, what) if progress else None
-
-
-def _find(config: DataConfig, *, by_name: bool, offline: bool, progress: Progress | None) -> tuple[Source, list[str]]:
-    def find(data: str) -> Source:
-        return find_source(
-            data,
-            text_field=config.text_field,
-            errors=config.errors,
-            val_data=config.val_data,
-            offline=offline,
-            progress=progress,
-        )
-
-    try:
-        return find(config.data), []
-    except DataError:
-        if by_name or config.val_data:
-            raise
-        note = f"{config.data} is not on this machine and cannot be downloaded: this is {BUILT_IN}, the built-in corpus"
-        return find(BUILT_IN), [note]
-
-
-def _choose_tokenizer(
-    spec: str | None, source: Source, held_out: float, *, offline: bool, progress: Progress | None
-) -> tuple[Tokenizer, list[str]]:
-    """What was asked for; or GPT-2's; or, where its vocabulary is not needed or cannot be had, one learnt here."""
-    if spec is None and source.name.partition(":")[0] != BUILT_IN:
-        try:
-            return make_tokenizer("gpt2", offline=offline), []
-        except DataError:
-            note = "GPT-2's vocabulary is not on this machine and cannot be downloaded: bpe, learnt from this text"
-            return _kept_tokenizer("bpe", source, held_out, offline=offline, progress=progress), [note]
-    return _kept_tokenizer(spec or "bpe", source, held_out, offline=offline, progress=progress), []
-
-
-def _kept_tokenizer(
-    spec: str, source: Source, held_out: float, *, offline: bool, progress: Progress | None
-) -> Tokenizer:
-    """Make a tokenizer; one that was learnt from this text before comes from the cache."""
-
-    def texts() -> Iterator[str]:
-        _, pieces = next(_splits(source, held_out, progress))
-        every = -(-source.n_bytes // LEARN_FROM)
-        return (piece for i, piece in enumerate(p for p in pieces if p is not None) if i % every == 0)
-
-    if spec.partition(":")[0] != "bpe":
-        return make_tokenizer(spec, source.alphabet, texts, offline=offline)
-    key = hashlib.sha256(repr((FORMAT, spec, source.sha256, _split_fact(source, held_out))).encode()).hexdigest()[:24]
-    path = cache_dir() / "tokenizers" / f"{key}.json"
-    try:
-        return tokenizer_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ConfigError):
-        tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        partial.write_text(json.dumps(tokenizer.to_dict()), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        pass  # a cache that cannot be written costs the time to learn it again
-    return tokenizer
+    facts = sorted(_facts(source, tokenizer, held_out).items())
+    return cache_dir() / "shards" / hashlib.sha256(repr((FORMAT, facts)).encode()).hexdigest()[:24]
 
 
 def _shards(source: Source, tokenizer: Tokenizer, held_out: float, progress: Progress | None) -> Path:
     folder = shards_folder(source, tokenizer, held_out)
     if not folder.is_dir():
-        splits = _splits(source, held_out, progress)
         facts = _facts(source, tokenizer, held_out)
-        write_splits(folder, splits, tokenizer, facts=facts, separators=documents(source) > 1)
+        parts = splits(source, held_out, progress)
+        write_splits(folder, parts, tokenizer, facts=facts, separators=documents(source) > 1)
     return folder
-
-
-def _splits(source: Source, held_out: float, progress: Progress | None) -> Iterator[tuple[str, Iterator[Piece]]]:
-    """The training text and then the held-out one; each is read to its end before the next is asked for."""
-    if source.held_out:
-        yield "train", source.read(progress)
-        yield "held_out", source.held_out.read()
-        return
-    head, tail = split_at(source.read(progress), int(source.n_chars * (1 - held_out)), source.documents)
-    yield "train", head
-    yield "held_out", tail()
 
 
 def _facts(source: Source, tokenizer: Tokenizer, held_out: float) -> dict[str, Any]:
     hashes = {"source_sha256": source.sha256, "tokenizer_sha256": tokenizer_hash(tokenizer)}
-    return {**hashes, "held_out": _split_fact(source, held_out)}
+    return {**hashes, "held_out": split_fact(source, held_out)}
 
 
-def _split_fact(source: Source, held_out: float) -> float | str:
-    return source.held_out.sha256 if source.held_out else held_out
+def _stage(progress: Stages | None, what: str) -> Progress | None:
+    return partial(progress, what) if progress else None
 
 
 def _too_small(source: Source, n_train: int, n_held_out: int, T: int) -> str:

@@ -1,0 +1,180 @@
+"""`light-llm tokenizer train|show|compare`: learn a vocabulary, see how it cuts a text, weigh several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+from ..config import DataConfig
+from ..errors import ConfigError, did_you_mean
+from .flags import parse
+
+if TYPE_CHECKING:
+    from ..data import Source, Tokenizer
+
+_D = DataConfig()
+
+
+@dataclass(frozen=True)
+class TokenizerFlags:
+    """The flags of `tokenizer`."""
+
+    data: Annotated[str, arg(metavar="NAME|PATH", help="text to learn from, to weigh on")] = _D.data
+    text_field: Annotated[str, arg(metavar="NAME", help="of JSONL and Parquet")] = _D.text_field
+    held_out: Annotated[float, arg(metavar="X", help="share not learnt from")] = _D.held_out
+    vocab_size: Annotated[int, arg(metavar="N", help="train: ids, at most")] = 4096
+    out: Annotated[str, arg(metavar="FILE", help="train: where to")] = "tokenizer.json"
+    overwrite: Annotated[bool, arg(help="train: replace the file")] = False
+    tokenizer: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME|PATH", help="gpt2, bpe, a file")] = ()
+    text: Annotated[str, arg(metavar="TEXT", help="show: the text to cut")] = ""
+    offline: Annotated[bool, arg(help="download nothing")] = False
+
+
+NO_USE = {
+    "train": {"tokenizer", "text"},
+    "show": {"vocab_size", "out", "overwrite"},
+    "compare": {"vocab_size", "out", "overwrite", "text"},
+}
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    modes: dict[str, Callable[[TokenizerFlags, set[str]], None]] = {"train": train, "show": show, "compare": compare}
+    about = (
+        "train: learn a byte-level BPE from --data. show: how a tokenizer cuts --text. "
+        "compare: bytes per token of several (--tokenizer A --tokenizer B) on --data."
+    )
+    prog = "light-llm tokenizer {train,show,compare}"
+    if not argv or argv[0].startswith("-"):
+        if not any(word in ("-h", "--help") for word in argv):
+            raise ConfigError("tokenizer needs to know what to do: train, show or compare, as in: tokenizer train")
+        parse(TokenizerFlags, ["--help"], prog=prog, about=about)
+    mode, rest = argv[0], argv[1:]
+    if mode not in modes:
+        raise ConfigError(f"tokenizer cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
+    flags, given = parse(TokenizerFlags, rest, prog=prog, about=about)
+    for name in sorted(given & NO_USE[mode]):
+        raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
+    modes[mode](flags, given)
+    return 0
+
+
+def train(flags: TokenizerFlags, given: set[str]) -> None:
+    """Learn a vocabulary from the training split of a text, and write it as `tokenizer.json`."""
+    import json
+    from pathlib import Path
+
+    from ..data.bpe import to_tokenizer_json, train_bpe
+    from ..data.choose import training_texts
+
+    out = Path(flags.out)
+    if out.exists() and not flags.overwrite:
+        raise ConfigError(f"{out} is there already; name another file with --out, or replace it with --overwrite")
+    source = _source(flags, given)
+    tokenizer = train_bpe(training_texts(source, flags.held_out), flags.vocab_size)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
+    asked = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
+    print(f"learnt   {tokenizer.vocab_size:,} ids{asked} from {source.title}")
+    print(f"cuts     {_bytes_per_token(tokenizer, source, flags.held_out):.2f} bytes per token on its held-out end")
+    print(f"written  {out}")
+    print(f"next     light-llm train --data {flags.data} --tokenizer {out}")
+
+
+def show(flags: TokenizerFlags, given: set[str]) -> None:
+    """How each tokenizer cuts a text: its tokens in turning colours, or between bars where there are none."""
+    import sys
+
+    from rich.console import Console
+
+    text = flags.text if "text" in given else "" if sys.stdin.isatty() else sys.stdin.read()
+    if not text:
+        raise ConfigError('there is no text to cut; give one, as in: tokenizer show --text "Once upon a time"')
+    screen = Console(highlight=False, soft_wrap=True)
+    for spec in flags.tokenizer or ("gpt2",):
+        tokenizer = _tokenizer(spec, flags, given, text)
+        ids = tokenizer.encode(text)
+        size = len(text.encode("utf-8", errors="replace"))
+        screen.print(_coloured(tokenizer, ids, in_colour=screen.is_terminal))
+        screen.print(
+            f"{spec}: {len(ids):,} tokens, {size:,} bytes, {size / max(1, len(ids)):.2f} bytes per token; "
+            f"ids {' '.join(map(str, ids[:16]))}{' ...' if len(ids) > 16 else ''}"
+        )
+
+
+def compare(flags: TokenizerFlags, given: set[str]) -> None:
+    """Bytes per token of several tokenizers on the held-out end of a text, and what each costs a micro model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..config import ModelConfig, get_model_size
+
+    source = _source(flags, given)
+    table = Table(title=f"the held-out end of {source.title}", box=None, title_justify="left", pad_edge=False)
+    for heading in ("tokenizer", "ids", "bytes/token", "tokens", "micro, parameters"):
+        table.add_column(heading, justify="left" if heading == "tokenizer" else "right")
+    for spec in flags.tokenizer or ("gpt2", "bpe", "char", "byte"):
+        tokenizer = _tokenizer(spec, flags, given, "", source)
+        per_token = _bytes_per_token(tokenizer, source, flags.held_out)
+        n_tokens = sum(len(tokenizer.encode(text)) for text in _held_out(source, flags.held_out))
+        size = get_model_size(ModelConfig.micro(vocab_size=tokenizer.vocab_size))
+        table.add_row(spec, f"{tokenizer.vocab_size:,}", f"{per_token:.2f}", f"{n_tokens:,}", f"{size:,}")
+    Console(highlight=False).print(table)
+
+
+def _source(flags: TokenizerFlags, given: set[str]) -> Source:
+    from ..data.choose import find_text
+
+    source, notes = find_text(
+        DataConfig(data=flags.data, text_field=flags.text_field, held_out=flags.held_out),
+        by_name="data" in given,
+        offline=flags.offline,
+    )
+    for note in notes:
+        print(f"note     {note}")
+    return source
+
+
+def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, source: Source | None = None) -> Tokenizer:
+    """What a spec means here: bpe learns from --data, char takes its alphabet from the text that is cut."""
+    from ..data.choose import kept_tokenizer
+    from ..data.tokenizers import make_tokenizer
+
+    if spec.partition(":")[0] == "bpe":
+        return kept_tokenizer(spec, source or _source(flags, given), flags.held_out, offline=flags.offline)
+    alphabet = source.alphabet if source else "".join(sorted(set(text)))
+    return make_tokenizer(spec, alphabet, offline=flags.offline)
+
+
+def _held_out(source: Source, held_out: float) -> Iterator[str]:
+    from ..data.choose import splits
+    from ..data.pieces import at_safe_cuts
+
+    parts = splits(source, held_out)
+    for _ in next(parts)[1]:
+        pass
+    return (piece for piece in at_safe_cuts(next(parts)[1]) if piece is not None)
+
+
+def _bytes_per_token(tokenizer: Tokenizer, source: Source, held_out: float) -> float:
+    counts = [(len(text.encode()), len(tokenizer.encode(text))) for text in _held_out(source, held_out)]
+    return sum(size for size, _ in counts) / max(1, sum(n for _, n in counts))
+
+
+def _coloured(tokenizer: Tokenizer, ids: Sequence[int], *, in_colour: bool) -> object:
+    """Tokens of half a character are shown together with what completes them."""
+    from rich.text import Text
+
+    from ..data.tokenizers import TextStream
+
+    stream, parts = TextStream(tokenizer), list[str]()
+    for token in ids:
+        if piece := stream.push(token):
+            parts.append(piece)
+    styles = ("black on cyan", "black on yellow", "black on magenta", "black on green")
+    if not in_colour:
+        return Text("|".join(parts))
+    return Text.assemble(*((part, styles[i % len(styles)]) for i, part in enumerate(parts)))

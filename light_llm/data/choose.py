@@ -1,0 +1,112 @@
+"""Which text and which vocabulary a dataset is made of: as asked for, or what stands in where that cannot be had."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+
+from ..config import DataConfig
+from ..errors import DataError, LightLLMError
+from ..runtime import cache_dir
+from .pieces import Piece, Progress, split_at
+from .shards import FORMAT
+from .sources import Source, find_source
+from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
+
+BUILT_IN = "tales"  # the corpus that needs no file and no network
+LEARN_FROM = 100_000_000  # bytes that a vocabulary is learnt from at most, spread evenly over the text
+
+
+def find_text(
+    config: DataConfig, *, by_name: bool, offline: bool = False, progress: Progress | None = None
+) -> tuple[Source, list[str]]:
+    """The text of a config, and what was decided in the user's stead.
+
+    Args:
+        by_name: the text was asked for; otherwise the built-in corpus stands in for one that cannot be had.
+    """
+
+    def find(data: str) -> Source:
+        return find_source(
+            data,
+            text_field=config.text_field,
+            errors=config.errors,
+            val_data=config.val_data,
+            offline=offline,
+            progress=progress,
+        )
+
+    try:
+        return find(config.data), []
+    except DataError:
+        if by_name or config.val_data:
+            raise
+        note = f"{config.data} is not on this machine and cannot be downloaded: this is {BUILT_IN}, the built-in corpus"
+        return find(BUILT_IN), [note]
+
+
+def choose_tokenizer(
+    spec: str | None, source: Source, held_out: float, *, offline: bool = False, progress: Progress | None = None
+) -> tuple[Tokenizer, list[str]]:
+    """What was asked for; or GPT-2's; or, where its vocabulary is not needed or cannot be had, one learnt here."""
+    if spec is None and source.name.partition(":")[0] != BUILT_IN:
+        try:
+            return make_tokenizer("gpt2", offline=offline), []
+        except DataError:
+            note = "GPT-2's vocabulary is not on this machine and cannot be downloaded: bpe, learnt from this text"
+            return kept_tokenizer("bpe", source, held_out, offline=offline, progress=progress), [note]
+    return kept_tokenizer(spec or "bpe", source, held_out, offline=offline, progress=progress), []
+
+
+def kept_tokenizer(
+    spec: str, source: Source, held_out: float, *, offline: bool = False, progress: Progress | None = None
+) -> Tokenizer:
+    """Make a tokenizer; one that was learnt from this text before comes from the cache."""
+
+    def texts() -> Iterator[str]:
+        return training_texts(source, held_out, progress)
+
+    if spec.partition(":")[0] != "bpe":
+        return make_tokenizer(spec, source.alphabet, texts, offline=offline)
+    key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_fact(source, held_out))).encode()).hexdigest()[:24]
+    path = cache_dir() / "tokenizers" / f"{key}.json"
+    try:
+        return tokenizer_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LightLLMError):  # none there, or a damaged one
+        tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        partial.write_text(json.dumps(tokenizer.to_dict()), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        pass  # a cache that cannot be written costs the time to learn it again
+    return tokenizer
+
+
+def training_texts(source: Source, held_out: float, progress: Progress | None = None) -> Iterator[str]:
+    """The training split for a vocabulary to learn from: of a large text an even share."""
+    _, pieces = next(splits(source, held_out, progress))
+    every = -(-source.n_bytes // LEARN_FROM)
+    return (piece for i, piece in enumerate(p for p in pieces if p is not None) if i % every == 0)
+
+
+def splits(source: Source, held_out: float, progress: Progress | None = None) -> Iterator[tuple[str, Iterator[Piece]]]:
+    """The training text and then the held-out one; each is read to its end before the next is asked for."""
+    if source.held_out:
+        yield "train", source.read(progress)
+        yield "held_out", source.held_out.read()
+        return
+    head, tail = split_at(source.read(progress), int(source.n_chars * (1 - held_out)), source.documents)
+    yield "train", head
+    yield "held_out", tail()
+
+
+def split_fact(source: Source, held_out: float) -> float | str:
+    """What decides the split: the share, or the hash of the text that is held out."""
+    return source.held_out.sha256 if source.held_out else held_out
+
+
+def documents(source: Source) -> int:
+    """Documents of the larger split: with more than one, separators stand between them."""
+    return max(source.documents, source.held_out.documents if source.held_out else 1)
