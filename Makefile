@@ -1,32 +1,35 @@
 # make train ARGS="--max-steps 20"   sets up and trains          make test        sets up and runs the tests
 # make check                         format, lint, types         make check-all   and what takes longer
-# make bench                         the numbers in README.md
+# make bench                         the numbers in README.md    make run ARGS="runs"  any other verb
 #
 # Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 ARGS ?=
 
-.PHONY: setup train test check check-all bench format clean
+.PHONY: setup train run test check check-all bench format clean
 
 setup: $(VENV)/.run
 
-$(VENV)/bin/python:
+$(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit("light-llm needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(VENV)/.run $@
 
 train: $(VENV)/.run
 	$(BIN)/python train.py $(ARGS)
+
+run: $(VENV)/.run
+	$(BIN)/python -m light_llm $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
