@@ -1,19 +1,19 @@
 """Files with a known SHA-256: found on this machine, or downloaded whole or not at all."""
 
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
+from .http import Broken, Refused, request
+from .pieces import Progress
 
-TIMEOUT = 20.0  # seconds without a byte
-PIECE = 1 << 20  # bytes read at a time
+PIECE = 1 << 16  # bytes read at a time; a piece that is cut off in the middle is lost
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,32 @@ class KnownFile:
     size: int  # bytes
 
 
-def find_or_fetch(file: KnownFile, *, offline: bool = False, also: Sequence[Path] = ()) -> Path:
+@dataclass(frozen=True)
+class Patience:
+    """How often and how long a download is tried. All times in seconds."""
+
+    tries: int = 3
+    timeout: float = 20.0  # without a byte
+    first_wait: float = 1.0  # before the second try; doubled before each further one
+    longest_wait: float = 30.0  # however long the server asks to wait
+
+    def wait(self, tried: int, asked: float | None) -> float:
+        """How long to wait after so many tries: what the server asked for, within bounds, or our own doubling.
+
+        >>> [Patience().wait(1, None), Patience().wait(3, None), Patience().wait(1, 7.0), Patience().wait(1, 9e9)]
+        [1.0, 4.0, 7.0, 30.0]
+        """
+        return min(self.longest_wait, self.first_wait * 2 ** (tried - 1) if asked is None else max(0.0, asked))
+
+
+def find_or_fetch(
+    file: KnownFile,
+    *,
+    offline: bool = False,
+    also: Sequence[Path] = (),
+    progress: Progress | None = None,
+    patience: Patience = Patience(),
+) -> Path:
     """The path of a file whose bytes have the pinned hash.
 
     Looked for in LIGHT_LLM_OFFLINE_DIR (read-only), the cache, the paths in `also`, and then the network.
@@ -41,38 +66,43 @@ def find_or_fetch(file: KnownFile, *, offline: bool = False, also: Sequence[Path
             return path
     if offline:
         raise DataError(f"{file.name} is not on this machine and --offline forbids to download it; {_way_out(file)}")
-    return download(file, cache_dir() / file.name)
+    return download(file, cache_dir() / file.name, patience=patience, progress=progress)
 
 
-def download(file: KnownFile, target: Path, timeout: float = TIMEOUT) -> Path:
+def download(
+    file: KnownFile,
+    target: Path,
+    *,
+    patience: Patience = Patience(),
+    progress: Progress | None = None,
+) -> Path:
     """Fetch to a temporary file, check size and hash, rename: `target` is the whole file or does not exist.
 
+    What breaks off is gone on with where it broke off, if the server can; what a server or a line does wrong for a
+    moment (an answer of 5xx, a cut connection, a time-out, a short answer) is tried again.
+
+    Args:
+        file: what to fetch.
+        target: where it goes.
+        patience: tries and time-outs.
+        progress: called with (bytes here, bytes in all).
+
     Raises:
-        DataError: no connection, a time-out, a short answer, or other bytes than the pinned ones.
+        DataError: no connection, no whole answer within the tries, other bytes than the pinned ones, or no room.
     """
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    digest, size = hashlib.sha256(), 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(file.url, timeout=timeout) as answer, open(partial, "wb") as out:
-            while size <= file.size and (piece := answer.read(PIECE)):
-                out.write(piece)
-                digest.update(piece)
-                size += len(piece)
+        with open(partial, "w+b") as out:
+            _fetch(file, out, patience, progress)
             out.flush()
             os.fsync(out.fileno())
-        if size != file.size:
-            problem = f"{file.url} sent {'more than ' if size > file.size else ''}{size:,} bytes of {file.size:,}"
-            raise DataError(f"{problem}; try again, or {_way_out(file)}")
-        if digest.hexdigest() != file.sha256:
-            raise DataError(
-                f"{file.url} sent other bytes than expected: SHA-256 {digest.hexdigest()}; nothing was kept; "
-                f"{_way_out(file)}"
-            )
         os.replace(partial, target)
-    except (OSError, urllib.error.URLError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DataError(f"{file.name} could not be downloaded from {file.url} ({reason}); {_way_out(file)}") from None
+    except OSError as error:
+        raise DataError(
+            f"{file.name} cannot be kept at {target}: {error.strerror or error}; "
+            f"make room there, or set LIGHT_LLM_CACHE to another folder"
+        ) from None
     finally:
         if partial.is_file():
             partial.unlink()
@@ -83,6 +113,55 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(file: KnownFile, out: BinaryIO, patience: Patience, progress: Progress | None) -> None:
+    """Try until `out` is the file. Raises DataError when it will not become so, OSError when it cannot be written."""
+    problem, asked = "", None
+    for tried in range(patience.tries):
+        if tried:
+            time.sleep(patience.wait(tried, asked))
+        try:
+            began_at = _receive(file, out, patience.timeout, progress)
+        except Broken as error:
+            problem, asked = f"{file.name} could not be downloaded from {file.url} ({error})", error.retry_after
+            if error.anew:
+                out.truncate(0)
+            continue
+        except Refused as error:
+            raise DataError(
+                f"{file.name} could not be downloaded from {file.url} ({error}); {_way_out(file)}"
+            ) from None
+        out.seek(0)
+        found = hashlib.file_digest(out, "sha256").hexdigest()  # type: ignore[arg-type]
+        if found == file.sha256:
+            return
+        problem = f"{file.url} sent other bytes than expected: SHA-256 {found}; nothing was kept"
+        if not began_at:
+            raise DataError(f"{problem}; {_way_out(file)}")
+        out.truncate(0)  # the parts may be of two different files: the next try takes it in one
+    raise DataError(f"{problem}, {patience.tries} tries; try again later, or {_way_out(file)}")
+
+
+def _receive(file: KnownFile, out: BinaryIO, timeout: float, progress: Progress | None) -> int:
+    """One request for what is missing: where in the file the answer began. Takes no more bytes than the file has.
+
+    Raises:
+        Broken, Refused: what is here by then stays in `out`.
+    """
+    with request(file.url, start=out.seek(0, os.SEEK_END), timeout=timeout) as answer:
+        have = out.seek(answer.start)
+        out.truncate()
+        if answer.whole is not None and answer.whole > file.size:
+            raise Refused(f"it is {answer.whole:,} bytes long, not {file.size:,}")
+        while have < file.size and (piece := answer.read(min(PIECE, file.size - have))):
+            out.write(piece)
+            have += len(piece)
+            if progress:
+                progress(have, file.size)
+    if have < file.size:
+        raise Broken(f"it sent {have:,} bytes of {file.size:,}")
+    return answer.start
 
 
 def _way_out(file: KnownFile) -> str:

@@ -1,11 +1,13 @@
 """A text as a stream: stretches of it, with None where one document ends and the next begins."""
 
+import re
 from collections.abc import Callable, Iterator
 
 Piece = str | None  # a stretch of text; None: one document ends here and the next begins
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 LONGEST_RUN = 100_000  # characters without a safe cut before one is made all the same
+_WORD_END = re.compile(r"\S[ \n]")
 
 
 def tidy(pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -108,12 +110,16 @@ def _split_documents(
 
 
 def _last_safe_cut(text: str) -> int:
-    end = len(text)
-    while end > 0:
-        cut = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
-        if cut <= 0:
+    """Where the last word that a space or line break follows ends; 0 if there is none.
+
+    Looked for in ever larger parts from the end: one look at the whole would be slow for a text of words, and one
+    step at a time slow for a text of spaces.
+    """
+    part = 1024
+    while True:
+        start = max(0, len(text) - part)
+        if ends := list(_WORD_END.finditer(text, start)):
+            return ends[-1].start() + 1
+        if start == 0:
             return 0
-        if not text[cut - 1].isspace():
-            return cut
-        end = cut
-    return 0
+        part *= 8

@@ -1,17 +1,19 @@
 """Texts by name or path."""
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ..errors import DataError, did_you_mean
 from .fetch import KnownFile, find_or_fetch
+from .hub import HubFile, find_or_fetch_from_hub
 from .pieces import Piece, Progress
 from .pieces import at_safe_cuts as at_safe_cuts
 from .pieces import split_at as split_at
-from .reading import read_text
+from .scan import read_checked, scan
+from .spool import STDIN, spooled
+from .texts import Texts, texts_at
 
 SHAKESPEARE = KnownFile(
     name="shakespeare.txt",
@@ -19,7 +21,50 @@ SHAKESPEARE = KnownFile(
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     size=1_115_394,
 )
-SOURCES: dict[str, KnownFile] = {"shakespeare": SHAKESPEARE}
+
+
+@dataclass(frozen=True)
+class KnownSource:
+    """A source that has a name: where its files come from, and how they are read."""
+
+    kind: str  # a key of texts.READERS
+    training: tuple[KnownFile | HubFile, ...]
+    validation: tuple[KnownFile | HubFile, ...] = ()
+    plain: bool = False
+
+
+def _tinystories(split: str) -> HubFile:
+    # The revision and the names of the files were found in public repositories; they have not been downloaded here.
+    return HubFile(
+        "roneneldan/TinyStories",
+        "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
+        f"TinyStoriesV2-GPT4-{split}.txt",
+        "tinystories",
+    )
+
+
+def _wikitext(config: str, part: str) -> HubFile:
+    # As above: found in public repositories, not downloaded here.
+    return HubFile(
+        "Salesforce/wikitext",
+        "b08601e04326c79dfdd32d625aee71d232d685c3",
+        f"{config}/{part}.parquet",
+        "wikitext",
+    )
+
+
+def _wikitext_source(config: str, parts: int) -> KnownSource:
+    """Its rows are the lines of one long text; a blank line is an empty row, a heading a row with = signs."""
+    training = [_wikitext(config, f"train-{i:05d}-of-{parts:05d}") for i in range(parts)]
+    return KnownSource("parquet-lines", tuple(training), (_wikitext(config, "validation-00000-of-00001"),))
+
+
+SOURCES: dict[str, KnownSource] = {
+    "shakespeare": KnownSource("text", (SHAKESPEARE,), plain=True),
+    "tinystories": KnownSource("stories", (_tinystories("train"),), (_tinystories("valid"),)),
+    "wikitext-2": _wikitext_source("wikitext-2-raw-v1", parts=1),
+    "wikitext-103": _wikitext_source("wikitext-103-raw-v1", parts=2),
+}
 
 
 def _nothing(progress: Progress | None) -> Iterator[Piece]:
@@ -30,7 +75,7 @@ def _nothing(progress: Progress | None) -> Iterator[Piece]:
 class Source:
     """A text that is on this machine, and what one pass over it found out."""
 
-    name: str  # as it was asked for
+    name: str  # as it was asked for; of standard input, the path it was kept at
     title: str  # for print
     path: Path  # the file or folder, for messages
     sha256: str  # decides the text: of a plain file's bytes; else of the documents' UTF-8, with 0xff after each
@@ -51,7 +96,7 @@ class Source:
             progress: called with (bytes read, bytes in all).
 
         Raises:
-            DataError: the file cannot be read, or is no longer what it was.
+            DataError: a file cannot be read, or is no longer what it was.
         """
         return self.reader(progress)
 
@@ -65,47 +110,78 @@ def find_source(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Source:
-    """The text called `data`: the name of a source, or the path of a UTF-8 text file.
+    """The text called `data`.
+
+    Args:
+        data: the name of a source; the path of a text file, of JSON Lines, of a Parquet file, or of a folder of one
+            of these; or `-`, standard input.
+        text_field: the field or column that holds the text, in JSON Lines and Parquet; `meta.text` lies in `meta`.
+        errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD and are counted.
+        val_data: a text to be held out, as a name or path; without it, the one the source marks as validation.
+        offline: download nothing.
+        progress: called with (bytes done, bytes in all) of each download and of each pass over files.
 
     Raises:
-        DataError: no such source or file, a folder, an empty text, or bytes that are not UTF-8 (file and offset).
+        DataError: no such source or file, a folder without texts, an empty text, a download that failed, or a file
+            that cannot be read, with the place in it.
     """
+    if errors not in ("strict", "replace"):
+        raise DataError(f"errors={errors!r} cannot be used; it must be strict or replace")
+    source = _find(data, text_field, errors, offline, progress)
+    if val_data is None:
+        return source
+    held_out = replace(_find(val_data, text_field, errors, offline, progress), held_out=None)
+    if held_out.sha256 == source.sha256:
+        raise DataError(
+            f"{val_data} is the very text of {data}; a model is judged by a text it was not trained on: name another "
+            f"with --val-data, or leave that out, and the end of the text is held out"
+        )
+    return replace(source, held_out=held_out)
+
+
+def from_texts(name: str, title: str, path: Path, texts: Texts, progress: Progress | None = None) -> Source:
+    """The source in these files, after a pass over them (or what an earlier one kept). Raises DataError."""
+    found = scan(texts, progress)
+    return Source(
+        name,
+        title,
+        path,
+        found.sha256,
+        found.n_bytes,
+        found.n_chars,
+        found.alphabet,
+        found.documents,
+        found.replaced,
+        reader=partial(read_checked, texts, found.sha256),
+    )
+
+
+def _find(data: str, text_field: str, errors: str, offline: bool, progress: Progress | None) -> Source:
     if data in SOURCES:
-        return scan(data, data, find_or_fetch(SOURCES[data], offline=offline), errors, progress)
-    path = Path(data)
-    if path.is_file():
-        return scan(data, path.name, path, errors, progress)
-    if path.is_dir():
-        raise DataError(f"{data} is a folder; name one text file in it")
+        return _known(data, SOURCES[data], offline, progress)
+    path = spooled() if data == STDIN else Path(data)
+    name = str(path) if data == STDIN else data
+    title = "standard input" if data == STDIN else path.name or str(path.absolute().name)
+    if path.is_file() or path.is_dir():
+        return from_texts(name, title, path, texts_at(path, text_field, errors), progress)
     near = did_you_mean(data, SOURCES)
     if near == "." and path.parent.is_dir():
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
     raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(SOURCES)}; or give a path")
 
 
-def scan(name: str, title: str, path: Path, errors: str = "strict", progress: Progress | None = None) -> Source:
-    """Read a file once: its hash, its length, its alphabet, and that it is text at all. Raises DataError."""
-    digest, n_bytes, n_chars, alphabet = hashlib.sha256(), 0, 0, set[str]()
-    replaced: list[int] = []
-    for text in read_text(path, errors=errors, on_bytes=digest.update, on_replaced=replaced.append, progress=progress):
-        n_bytes += len(text.encode())
-        n_chars += len(text)
-        alphabet.update(text)
-    if n_chars == 0:
-        raise DataError(f"{path} holds no text; training needs a file with some thousand characters")
-    return Source(
-        name,
-        title,
-        path,
-        digest.hexdigest(),
-        n_bytes,
-        n_chars,
-        "".join(sorted(alphabet)),
-        documents=1,
-        replaced=sum(replaced),
-        reader=partial(_read_file, path, errors),
-    )
+def _known(name: str, known: KnownSource, offline: bool, progress: Progress | None) -> Source:
+    """A source with a name, its validation files as what is held out."""
 
+    def here(file: KnownFile | HubFile) -> Path:
+        if isinstance(file, KnownFile):
+            return find_or_fetch(file, offline=offline, progress=progress)
+        return find_or_fetch_from_hub(file, offline=offline, progress=progress)
 
-def _read_file(path: Path, errors: str, progress: Progress | None) -> Iterator[Piece]:
-    return read_text(path, errors=errors, progress=progress)
+    def source(files: list[Path]) -> Source:
+        return from_texts(name, name, files[0], Texts(known.kind, tuple(files), plain=known.plain), progress)
+
+    # Everything is fetched before anything is read, the small files first: what is missing is said at once.
+    validation = [here(file) for file in known.validation]
+    training = [here(file) for file in known.training]
+    return replace(source(training), held_out=source(validation) if validation else None)

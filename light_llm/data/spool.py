@@ -1,0 +1,52 @@
+"""Standard input kept as a file: a text is read more than once, and a resume must find it again."""
+
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import DataError
+from ..runtime import cache_dir
+from .reading import PIECE
+
+STDIN = "-"
+
+
+def spooled(stream: BinaryIO | None = None) -> Path:
+    """Read standard input to its end into `<cache>/stdin/<sha256>.txt`, which is whole or does not exist.
+
+    Raises:
+        DataError: there is nothing to read, it is a terminal, or the file cannot be written.
+    """
+    if stream is None:
+        if sys.stdin is None or sys.stdin.closed:
+            raise DataError("--data - reads standard input, which is closed; pipe a text into it, or name a file")
+        if sys.stdin.isatty():
+            raise DataError("--data - reads standard input, which is a terminal; pipe a text into it: cat my.txt | ...")
+        stream = sys.stdin.buffer
+    folder, digest = cache_dir() / "stdin", hashlib.sha256()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".partial", dir=folder)
+        partial = Path(name)
+        try:
+            with open(handle, "wb") as out:
+                while piece := stream.read(PIECE):
+                    out.write(piece)
+                    digest.update(piece)
+                out.flush()
+                os.fsync(out.fileno())
+                if out.tell() == 0:
+                    raise DataError("standard input holds no text; training needs some thousand characters")
+            target = folder / f"{digest.hexdigest()}.txt"
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"standard input cannot be kept at {folder}: {error.strerror or error}; "
+            f"set LIGHT_LLM_CACHE to a folder with room"
+        ) from None
+    return target
