@@ -13,6 +13,7 @@ from .pieces import at_safe_cuts as at_safe_cuts
 from .pieces import split_at as split_at
 from .scan import read_checked, scan
 from .spool import STDIN, spooled
+from .tales import corpus
 from .texts import Texts, texts_at
 
 SHAKESPEARE = KnownFile(
@@ -159,15 +160,20 @@ def from_texts(name: str, title: str, path: Path, texts: Texts, progress: Progre
 def _find(data: str, text_field: str, errors: str, offline: bool, progress: Progress | None) -> Source:
     if data in SOURCES:
         return _known(data, SOURCES[data], offline, progress)
+    if data.partition(":")[0] == corpus.NAME:
+        path, limits = corpus.corpus(corpus.size_of(data), progress)
+        source = from_texts(data, "tales, the built-in corpus", path, Texts("stories", (path,)), progress)
+        return replace(source, limits=limits)
     path = spooled() if data == STDIN else Path(data)
     name = str(path) if data == STDIN else data
     title = "standard input" if data == STDIN else path.name or str(path.absolute().name)
     if path.is_file() or path.is_dir():
         return from_texts(name, title, path, texts_at(path, text_field, errors), progress)
-    near = did_you_mean(data, SOURCES)
+    named = [*SOURCES, corpus.NAME]
+    near = did_you_mean(data, named)
     if near == "." and path.parent.is_dir():
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-    raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(SOURCES)}; or give a path")
+    raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(named)}; or give a path")
 
 
 def _known(name: str, known: KnownSource, offline: bool, progress: Progress | None) -> Source:
