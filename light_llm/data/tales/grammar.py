@@ -13,6 +13,7 @@ that begins with spaces goes on with the one above it.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 
@@ -32,9 +33,10 @@ class Words:
     listing: str
     forms: Mapping[str, str] = field(default_factory=dict)
     part: str = ""  # what stands after the slash where nothing does
+    scale: int = 1000  # a word's weight is scale // (rank + 8)
 
     def entries(self) -> "list[Word]":
-        """The words with their weights: 1000 // (rank + 8), near Zipf's law and never too rare to be learned."""
+        """The words with their weights, which fall as in Zipf's law but never so low that a word cannot be learned."""
         found = []
         for rank, entry in enumerate(" ".join(self.listing.split()).split(", ")):
             word, _, part = entry.partition("/")
@@ -42,7 +44,7 @@ class Words:
             patterns = {"w": "{0}", "a": article + " {0}", **self.forms}
             forms = {name: pattern.format(word, part or self.part.format(word)) for name, pattern in patterns.items()}
             capital = {name.capitalize(): form[0].upper() + form[1:] for name, form in forms.items()}
-            found.append(Word(1000 // (rank + 8), forms | capital))
+            found.append(Word(self.scale // (rank + 8), forms | capital))
         return found
 
 
@@ -119,7 +121,8 @@ class Grammar:
                 nodes.append("\n")
             elif line.startswith("?"):
                 percent, _, rest = line[1:].partition(" ")
-                nodes.append(Choice((int(percent), 100), ((*self._read(rest), " "), ())))
+                told, of = Fraction(int(percent), 100).as_integer_ratio()
+                nodes.append(Choice((told, of), ((*self._read(rest), " "), ())))
             else:
                 nodes += [*self._read(line), " "]
         return tuple(nodes)

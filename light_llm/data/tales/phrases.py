@@ -23,7 +23,7 @@ RULES = {
 6: One {xweather=weather} {xtime=time},
 2: One {xtime=time},
 2: Early one {xweather=weather} {xtime=time},
-2: On a {xweather=weather} and {xweather=weather} {xtime=time},
+2: On {xweather=weather.a} and {xweather=weather} {xtime=time},
 """,
     # What there is to see for someone who is out.
     "way": """

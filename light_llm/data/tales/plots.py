@@ -32,8 +32,7 @@ At last, {friend} looked {last=hide}. There, beside {junk=junk.a}, was the {look
 <open>
 ?60 <about>
 <day> {hero.his} {giver=relative} said, "Please bring me {number=number} {treasure=treasure} and some
-    {food=food} from the
- {job=job}, {hero}." "I promise," {said=said} {hero} and {went=went} off.
+    {food=food} from the {job=job}, {hero}." "I promise," {said=said} {hero} and {went=went} off.
 --
 <way>
 Near {home=home.a} {hero.he} met {look=look.a} {animal=animal}. "Come and play {game=game} {place=place.at}," it
@@ -70,8 +69,7 @@ So they {went=went} {how2=how} {place.to}.
 <day> {hero} {went=went} {place=place.to} with some {food=food} and some {look2=look} {food2=food}.
 <way>
 {where=hide.W} sat {look=look.a} {colour=colour} {creature=creature}, {sad=sad} and hungry. {hero} {how=how}
-    gave it half of the
- {food} and all of the {food2}.
+    gave it half of the {food} and all of the {food2}.
 ?50 They {play=play} and {play2=play} until it was dark.
 ?50 <aside>
 --
@@ -85,8 +83,7 @@ Then the {colour} {creature} {went2=went} up with the {colour2} {thing}. "You ga
 <open>
 ?60 <about>
 More than {hobby=hobby} or {hobby2=hobby}, {hero.he} wanted to {skill=skill}. {hero.His} {teacher=relative}
-    said, "Then you must try for
- {number=number} days."
+    said, "Then you must try for {number=number} days."
 ?50 <aside>
 --
 <day> they {went=went} {place=place.to} with {look=look.a} {thing=thing} and some {food=food}.
@@ -124,7 +121,8 @@ Then {hero} {said=said}, "Look {hide}!" There was the {look} {colour2} {gift}.
 <way>
 {where=hide.W} sat {look=look.a} {colour=colour} {creature=creature} with a hurt {body=body}, {sad=sad} and
     {sad2=sad}.
-{hero} took the {creature} home to the {room=room} and put {cloth=colour.a} {bandage=clothing} around its {body}.
+{hero} took the {creature} home to the {room=room} and put {cloth=colour.a} {bandage=clothing} around its
+    {body}.
 {hero.He} named it {pet=pet} and gave it {food=food} and {look2=look} {food2=food}.
 ?50 <aside>
 --
@@ -155,8 +153,7 @@ The next {time=time}, {hero} gave {friend} some {food=food}, {look2=look.a} {gif
 <open>
 ?60 <about>
 <day> {hero} and {hero.his} {helper=relative} packed {food=food}, {look=look} {food2=food} and {colour=colour.a}
-    {thing=thing} for
- a picnic {place=place.at}.
+    {thing=thing} for a picnic {place=place.at}.
 But it rained, and "{sound=sound}!" went the thunder. {hero} was {sad=sad} and {sad2=sad}.
 ?50 <aside>
 --
@@ -205,8 +202,7 @@ The {job} was {mood=glad} and {mood2=glad} and gave {hero} {treasure=treasure} a
 ?60 <way>
 --
 {place.At} there were {treasure=treasure}, {look2=look} {plant=plant.s} and {number=number} {colour2=colour}
-    {creature=creature.s}. But {hero} {how3=how}
- bought {one}, {two} and {three}.
+    {creature=creature.s}. But {hero} {how3=how} bought {one}, {two} and {three}.
 The {animal} put it all into its {colour} {wear}.
 {hero.His} {giver} was {mood=glad} and made {look3=look} {food=food} from the {three}.
 <end_alone>
@@ -225,8 +221,7 @@ So they gave the {animal} {food} and {food2}. "There is {colour=colour.a} key {w
 ?50 They looked {where}, but <not_there>.
 --
 And there was the {colour} key! {how3=how.W}, {hero} opened the {look} {colour2} box. It was full of
-    {treasure=treasure} and {colour3=colour}
- {treasure2=treasure}.
+    {treasure=treasure} and {colour3=colour} {treasure2=treasure}.
 ?60 They gave the {animal} some {treasure} and {gift=gift.a}, and it was {mood=glad} and {mood2=glad}.
 <end_friends>
 """,
