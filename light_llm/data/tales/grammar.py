@@ -6,19 +6,54 @@
     [3:big|small]    one of these, big with the probability 3/4 (1 where no weight stands)
     <open>           the rule of that name: one of its lines, each with its weight in front ("3: ...")
 
-A plot is told line by line. "?60 ..." is told with the probability 60/100, and "--" begins a new paragraph.
+A plot is told line by line. "?60 ..." is told with the probability 60/100, "--" begins a new paragraph, and a line
+that begins with spaces goes on with the one above it.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 
-from .words import Word, Words
-
 _TOKEN = re.compile(r"\{(\w+)(?:=(\w+))?(?:\.(\w+))?\}|<(\w+)>|([\[|\]])|([^{}<>\[|\]]+)")
 _WEIGHT = re.compile(r"(\d+):")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words that are used alike. `forms` names what a template may ask for besides w (the word) and a (a or an + it).
+
+    >>> beach = Words("beach/at, hill/on", {"at": "{1} the {0}"}).entries()[0]
+    >>> beach.forms["w"], beach.forms["a"], beach.forms["A"], beach.forms["at"]
+    ('beach', 'a beach', 'A beach', 'at the beach')
+    """
+
+    listing: str
+    forms: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""  # what stands after the slash where nothing does
+    scale: int = 1000  # a word's weight is scale // (rank + 8)
+
+    def entries(self) -> "list[Word]":
+        """The words with their weights, which fall as in Zipf's law but never so low that a word cannot be learned."""
+        found = []
+        for rank, entry in enumerate(" ".join(self.listing.split()).split(", ")):
+            word, _, part = entry.partition("/")
+            article = "an" if word[0].lower() in "aeiou" else "a"
+            patterns = {"w": "{0}", "a": article + " {0}", **self.forms}
+            forms = {name: pattern.format(word, part or self.part.format(word)) for name, pattern in patterns.items()}
+            capital = {name.capitalize(): form[0].upper() + form[1:] for name, form in forms.items()}
+            found.append(Word(self.scale // (rank + 8), forms | capital))
+        return found
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a class: its weight, and its forms by name; a name with a capital gives the form with one."""
+
+    weight: int
+    forms: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -81,12 +116,13 @@ class Grammar:
 
     def _read_plot(self, text: str) -> Sequence:
         nodes: list[str | Say | Pick | Choice] = []
-        for line in text.strip().splitlines():
+        for line in _lines(text):
             if line == "--":
                 nodes.append("\n")
             elif line.startswith("?"):
                 percent, _, rest = line[1:].partition(" ")
-                nodes.append(Choice((int(percent), 100), ((*self._read(rest), " "), ())))
+                told, of = Fraction(int(percent), 100).as_integer_ratio()
+                nodes.append(Choice((told, of), ((*self._read(rest), " "), ())))
             else:
                 nodes += [*self._read(line), " "]
         return tuple(nodes)
@@ -104,8 +140,8 @@ class Grammar:
             if slot:
                 ways[-1].append(Pick(slot, words, form or "w") if words else Say(slot, form or "w"))
             elif rule:
-                lines = self.rules[rule].strip().splitlines()
-                ways[-1].append(_choice([self._read(line.strip().replace(": ", ":", 1)) for line in lines]))
+                lines = _lines(self.rules[rule])
+                ways[-1].append(_choice([self._read(line.replace(": ", ":", 1)) for line in lines]))
             elif mark == "[":
                 ways[-1].append(_choice(self._read_ways(tokens, closing="]")))
             elif mark == "|":
@@ -115,6 +151,10 @@ class Grammar:
             else:
                 ways[-1].append(literal)
         return [tuple(way) for way in ways]
+
+
+def _lines(text: str) -> list[str]:
+    return re.sub(r"\n +", " ", text.strip()).splitlines()
 
 
 def _choice(ways: list[Sequence]) -> Choice:
