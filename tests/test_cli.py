@@ -122,7 +122,7 @@ WRONG = [
     (["train", "--data", "x" * 300], r"File name too long"),
     (["train", "--out", "run", "--resume", "--max-steps", "5"], r"max_steps=5 is behind the run, which is at step 30"),
     (["generate", "demo", "--checkpoint", "text.txt"], r"text.txt is damaged or cut, or no model file at all"),
-    (["generate"], r"generate needs to know what to do: demo, text or eval"),
+    (["generate"], r"generate needs to know what to do: demo, text, interactive or eval"),
     (["generate", "dmeo"], r"generate cannot do 'dmeo'; did you mean demo\?"),
     (["generate", "demo"], r"no checkpoint at checkpoints. Train one with: python train.py"),
     (["generate", "demo", "--checkpoint", "rnu"], r"no checkpoint at rnu"),
