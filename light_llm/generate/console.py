@@ -54,7 +54,7 @@ COMMANDS = (
     Command("/min-p", "P", "only those P times as likely as the likeliest; 0: off"),
     Command("/repetition-penalty", "X", "above 1: fewer repeats; 1: off"),
     Command("/max-new-tokens", "N", "tokens to write at most"),
-    Command("/stop", "TEXT", "also end before TEXT (\\n: a line's end); alone: no stops"),
+    Command("/stop", "TEXT", "end before TEXT too (\\n: a line's end); alone: none"),
     Command("/seed", "N", "answers use N, N+1, N+2 ...; -1: a new seed for each"),
     Command("/settings", "", "all values; a command alone shows its own"),
     Command("/help", "", "this"),
