@@ -1,4 +1,4 @@
-"""`light-llm generate demo|text|eval`: write with a trained model, or measure it."""
+"""`light-llm generate demo|text|interactive|eval`: write with a trained model, or measure it."""
 
 from __future__ import annotations
 
@@ -39,20 +39,29 @@ class GenerateFlags:
 NO_USE = {
     "demo": {"num_samples", "data"},
     "text": {"data"},
+    "interactive": {"num_samples", "data"},
     "eval": {f.name for f in fields(GenerateFlags)} - {"checkpoint", "device", "data"},
 }
 
 
 def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
-    modes: dict[str, Callable[[GenerateFlags], None]] = {"demo": demo, "text": text, "eval": evaluate}
+    modes: dict[str, Callable[[GenerateFlags], int]] = {
+        "demo": demo,
+        "text": text,
+        "interactive": interactive,
+        "eval": evaluate,
+    }
     about = (
-        "demo: a few prompts. text: continue --prompt. eval: loss, perplexity and bits per byte of the held-out text."
+        "demo: a few prompts. text: continue --prompt. interactive: type prompts, change settings as you go. "
+        "eval: loss, perplexity and bits per byte of the held-out text."
     )
-    prog = "light-llm generate {demo,text,eval}"
+    prog = "light-llm generate {demo,text,interactive,eval}"
     if not argv or argv[0].startswith("-"):
         if not any(word in ("-h", "--help") for word in argv):
-            raise ConfigError("generate needs to know what to do: demo, text or eval, as in: generate demo")
+            raise ConfigError(
+                "generate needs to know what to do: demo, text, interactive or eval, as in: generate demo"
+            )
         parse(GenerateFlags, ["--help"], prog=prog, about=about)
     mode, rest = argv[0], argv[1:]
     if mode not in modes:
@@ -60,27 +69,27 @@ def command(argv: Sequence[str]) -> int:
     flags, given = parse(GenerateFlags, rest, prog=prog, about=about)
     for name in sorted(given & NO_USE[mode]):
         raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
-    modes[mode](flags)
-    return 0
+    return modes[mode](flags)
 
 
-def demo(flags: GenerateFlags) -> None:
+def demo(flags: GenerateFlags) -> int:
     """A few prompts, each continued as it is written."""
     writer = _open(flags)
     prompts = [flags.prompt] if flags.prompt else [p for p in DEMO_PROMPTS if _can_read(writer, p)] or [""]
     for i, prompt in enumerate(prompts):
         print(f"--- {prompt!r}" if prompt else "--- from nothing")
         _stream(writer, flags, prompt, _seed(flags) + i)
+    return 0
 
 
-def text(flags: GenerateFlags) -> None:
+def text(flags: GenerateFlags) -> int:
     """Continue one prompt: as it is written, or several samples in one batch."""
     writer = _open(flags)
     if flags.num_samples < 1:
         raise ConfigError(f"num_samples={flags.num_samples} cannot be used; it must be a whole number at least 1")
     if flags.num_samples == 1:
         _stream(writer, flags, flags.prompt, _seed(flags))
-        return
+        return 0
     texts = writer.generate_many(
         [flags.prompt] * flags.num_samples,
         max_new_tokens=flags.max_new_tokens,
@@ -91,9 +100,29 @@ def text(flags: GenerateFlags) -> None:
     for i, continuation in enumerate(texts):
         print(f"--- sample {i + 1}")
         print(flags.prompt + continuation)
+    return 0
 
 
-def evaluate(flags: GenerateFlags) -> None:
+def interactive(flags: GenerateFlags) -> int:
+    """Continue what is typed, or piped in, line after line."""
+    import io
+    import sys
+
+    from ..generate.console import SETTINGS, TO_TYPE, Repl, Settings
+    from ..generate.terminal import line_reader, screen_of
+
+    settings = Settings(**{name: getattr(flags, name) for name in SETTINGS})
+    source = sys.stdin or io.StringIO()  # none at all, where a program without a console started this one
+    if isinstance(source, io.TextIOWrapper):
+        source.reconfigure(encoding="utf-8", errors="replace")  # a byte that is no text is a prompt's, not a crash's
+    screen = screen_of(source, sys.stdout, sys.stderr)
+    repl = Repl(_open(flags), settings, screen)
+    for line in repl.header() if screen.asks else ():
+        screen.remark(line)
+    return repl.run(line_reader(source, screen, TO_TYPE), first=flags.prompt)
+
+
+def evaluate(flags: GenerateFlags) -> int:
     """Loss, perplexity and bits per byte of the text the model never saw."""
     import numpy as np
 
@@ -149,6 +178,7 @@ def evaluate(flags: GenerateFlags) -> None:
     print(
         f"context     {found.context:,} tokens, {found.windows} windows, each starting cold; {dtype} on {device.value}"
     )
+    return 0
 
 
 def _open(flags: GenerateFlags) -> TextGenerator:

@@ -10,7 +10,7 @@ from ..errors import ConfigError, LightLLMError, did_you_mean
 
 VERBS = {
     "train": "train a model on a text",
-    "generate": "write with a trained model: demo, text or eval",
+    "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
 }
 

@@ -105,13 +105,15 @@ class TextGenerator:
         sampling: Sampling | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
+        each_token: bool = False,
     ) -> Iterator[str]:
         """The continuation, a piece at a time, as soon as a piece is certain.
 
-        A character of several bytes comes whole, and what may be the beginning of a stop string waits.
+        A character of several bytes comes whole, and what may be the beginning of a stop string waits. With
+        `each_token` there is one piece a token, also where it is empty, and a last one for what waited.
         """
         for (piece,) in self._pieces([prompt], max_new_tokens, sampling or Sampling(), stop, seed):
-            if piece:
+            if piece or each_token:
                 yield piece
 
     def encode_prompt(self, prompt: str) -> list[int]:
@@ -135,13 +137,10 @@ class TextGenerator:
         seed: int | None,
     ) -> Iterator[list[str]]:
         """One piece of text per row and token, and a last one for what was held back."""
-        check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
         if seed is None:
             seed = secrets.randbits(32)
-        check_range("seed", seed, low=0, high=LARGEST_SEED - len(prompts), integer=True)
         stop = (stop,) if isinstance(stop, str) else stop
-        if any(not s for s in stop):
-            raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
+        check_request(max_new_tokens, stop, seed, rows=len(prompts))
         writers = [_Writer(TextStream(self.tokenizer), stop) for _ in prompts]
         steps = decode(
             self.model,
@@ -158,6 +157,14 @@ class TextGenerator:
             if all(writer.stopped or token is None for writer, token in zip(writers, step, strict=True)):
                 break
         yield [writer.close() for writer in writers]
+
+
+def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: int = 1) -> None:
+    """Raise ConfigError for a length, a stop string or a seed of the first of some rows that cannot be used."""
+    check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
+    check_range("seed", seed, low=0, high=LARGEST_SEED - rows, integer=True)
+    if any(not s for s in stop):
+        raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
 
 
 class _Writer:
