@@ -476,6 +476,10 @@ def test_a_terminal_of_80_columns_is_wide_enough(
     listed, compared = (ANSI.sub("", text) for text in shown[:2])
     assert cells(listed.splitlines()[1])[1:] == cells(plain[0].splitlines()[1])[1:]  # all but the name is there
     assert all(words in compared for words in ("60 of 60", "30 of 30", "step 30", "beyond"))
+    for point in common_curve(read_past_run(shelf / "checkpoints"), read_past_run(shelf / "checkpoints.1")):
+        better, worse = sorted(f"{e.loss:.3f}" for e in (point.a, point.b))
+        line = next(line for line in shown[1].splitlines() if f"step {point.step}" in line)
+        assert f"\x1b[1;32m{better}" in line and f"\x1b[1;32m{worse}" not in line
 
 
 def test_a_moment_is_told_as_ls_tells_it() -> None:
