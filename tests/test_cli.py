@@ -11,12 +11,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from tyro.conf import Positional, arg
 
 from light_llm.cli import main
+from light_llm.cli.flags import Words, parse
+from light_llm.cli.main import VERBS
 from light_llm.cli.signals import stop_on_signals
+from light_llm.config import about_recipe, recipe_names, recipe_text
+from light_llm.errors import ConfigError
 
 from .conftest import CHECKOUT
 from .tools import NANO_RUN, light_llm, run_child
@@ -37,7 +45,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- help
 
 
-@pytest.mark.parametrize("words", [["train"], ["generate"], ["generate", "demo"], ["eval"], []])
+@pytest.mark.parametrize(
+    "words",
+    [["train"], ["generate"], ["generate", "demo"], ["eval"], ["recipes"], ["runs"], ["compare"], []],
+)
 def test_help_is_one_screen_and_loads_nothing_heavy(words: list[str]) -> None:
     child = run_child([sys.executable, "-X", "importtime", "-m", "light_llm", *words, "--help"])
     lines = child.stdout.splitlines()
@@ -85,6 +96,19 @@ def test_version() -> None:
 
 WRONG = [
     (["trian"], r"there is no verb 'trian'; did you mean train\? The verbs are train, generate, eval"),
+    (["run"], r"there is no verb 'run'; did you mean runs\?"),
+    (["recipes", "my-txt"], r"there is no recipe 'my-txt'; did you mean my-text\? The recipes are my-text, "),
+    (["recipes", "a", "b"], r"expected at most 1 recipe, 2 given: a b; write light-llm recipes my-text > my.toml"),
+    (["runs", "nowhere"], r"there is no folder nowhere\. Without a folder, this one is looked into"),
+    (["runs", "--hlp"], r"there is no flag --hlp; did you mean --help\?"),
+    (["compare"], r"expected 2 run folders, none given; write light-llm compare checkpoints.1 checkpoints"),
+    (["compare", "run"], r"expected 2 run folders, 1 given: run; write light-llm compare"),
+    (["compare", "run", "moved", "x"], r"expected 2 run folders, 3 given: run moved x; write light-llm compare"),
+    (["compare", "run", "mvoed"], r"mvoed is not there; did you mean moved\? light-llm runs lists the runs"),
+    (["compare", "run", "./run"], r"run and run are the same run; name two, as in light-llm compare"),
+    (["compare", "run", "."], r"\. is not a run folder: it has no run.json; name one that is in it: moved, run"),
+    (["compare", "run", "text.txt"], r"text.txt is not a run folder"),
+    (["compare", "run", "run/step-000030"], r"run/step-000030 is part of a run; name the run folder, run"),
     (["train", "--max-step", "3"], r"there is no flag --max-step; did you mean --max-steps\?"),
     (["train", "--max-step=3"], r"there is no flag --max-step; did you mean --max-steps\?"),
     (["train", "max-steps"], r"there is no argument max-steps; did you mean --max-steps\?"),
@@ -183,6 +207,64 @@ def test_mistakes_from_a_shell(words: list[str]) -> None:
     assert child.returncode == 2 and child.stderr.startswith("error: ") and child.stdout == ""
     root = run_child([sys.executable, str(CHECKOUT / f"{words[0]}.py"), *words[1:]])
     assert (root.returncode, root.stderr) == (2, child.stderr)
+
+
+# ---- the table of verbs, and words without a flag
+
+
+def test_every_verb_is_a_module_with_a_command() -> None:
+    for verb in VERBS:
+        module = import_module(f"light_llm.cli.{verb}")
+        with pytest.raises(SystemExit) as leave:
+            module.command(["--help"])
+        assert leave.value.code == 0
+
+
+@dataclass(frozen=True)
+class SomeFlags:
+    """Flags and words, in any order."""
+
+    texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT"), Words("text", "x TEXT", least=1)] = ()
+    size: Annotated[int, arg(metavar="N")] = 0
+    loud: bool = False
+
+
+def test_words_and_flags_stand_in_any_order() -> None:
+    for words in (
+        ["a", "b", "--size", "-3", "--loud"],
+        ["--loud", "a", "--size=-3", "b"],
+        ["--size", "-3", "a", "--loud", "b"],
+    ):
+        flags, given = parse(SomeFlags, words, prog="x", about="x")
+        assert flags == SomeFlags(("a", "b"), -3, True) and given == {"size", "loud"}
+    for words, message in (
+        ([], "expected at least 1 text, none given; write x TEXT"),
+        (["a", "--texts", "b"], "there is no flag --texts"),
+        (["a", "-b"], "there is no flag -b"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(SomeFlags, words, prog="x", about="x")
+
+
+# ---- recipes
+
+
+def test_recipes_are_listed_and_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = said("recipes")
+    for name in recipe_names():
+        about = about_recipe(name)
+        assert f"{name}  {about.title}\n  {about.expect}\n" in listed
+        assert said("recipes", name) == recipe_text(name)
+    assert "light-llm recipes my-text > my.toml" in listed and "\x1b" not in listed
+
+
+def test_the_template_trains_a_text_of_ones_own(trained: Path) -> None:
+    """As its first lines say: printed into a file, beside my.txt."""
+    shutil.copy(trained / "text.txt", "my.txt")
+    Path("my.toml").write_text(said("recipes", "my-text"), encoding="utf-8")
+    said("train", "--config", "my.toml", *NANO_RUN[4:], "--max-steps", "2", "--out", "run")
+    run = json.loads(Path("run/run.json").read_text())["run"]
+    assert (run["data"]["data"], run["data"]["tokenizer"], run["model"]["dropout"]) == ("my.txt", "char", 0.1)
 
 
 # ---- writing

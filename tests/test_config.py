@@ -14,12 +14,14 @@ from light_llm.config import (
     ModelConfig,
     Run,
     TrainConfig,
+    about_recipe,
     changes,
     from_dict,
     get_model_size,
     load_recipe,
     parse_settings,
     recipe_names,
+    recipe_text,
 )
 from light_llm.errors import ConfigError
 from light_llm.model import LightLLM
@@ -96,10 +98,11 @@ def test_a_run_goes_through_json_unchanged() -> None:
     [
         ({"modle": {}}, r"no part \[modle\] of a run; did you mean model\?"),
         ({"train": {"max_step": 3}}, r"no train setting 'max_step'; did you mean max_steps\?"),
-        ({"train": {"max_steps": "3"}}, "train.max_steps='3' has the wrong type; expected a whole number"),
-        ({"train": {"micro_batch": 1.5}}, "expected a whole number or nothing"),
-        ({"train": {"checkpointing": 1}}, "expected true or false"),
-        ({"train": {"lr": True}}, "train.lr=True has the wrong type; expected a number"),
+        ({"train": {"max_steps": "3"}}, "train.max_steps='3' has the wrong type; expected a whole number, found text"),
+        ({"train": {"micro_batch": 1.5}}, "expected a whole number or nothing, found a decimal number"),
+        ({"train": {"checkpointing": 1}}, "expected true or false, found a whole number"),
+        ({"train": {"lr": True}}, "train.lr=True has the wrong type; expected a number, found true or false"),
+        ({"train": {"lr": None}}, "train.lr=None has the wrong type; expected a number, found nothing"),
     ],
 )
 def test_plain_values_are_checked(values: dict[str, Any], message: str) -> None:
@@ -156,10 +159,28 @@ def test_a_recipe_from_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[train\n", "mine.toml is not TOML: "),
-        ("[trian]\nlr = 1", r"mine.toml: \[trian\] is not a part of a run; did you mean train\?"),
-        ("lr = 1", r"mine.toml: \[lr\] is not a part of a run"),
+        (
+            "[trian]\nlr = 1",
+            r"mine.toml: there is no table \[trian\] in a recipe; did you mean train\? The tables are model, data,",
+        ),
+        ("[abuot]", r"mine.toml: there is no table \[abuot\] in a recipe; did you mean about\?"),
+        ("lr = 1", r"mine.toml: lr=1 stands outside any table; put it below \[train\]"),
+        ("seed = 1", r"mine.toml: seed=1 stands outside any table; put it below \[data\] or \[train\]"),
+        ("x = 1", r"mine.toml: x=1 stands outside any table; put it below \[model\] or \[data\] or \[train\]"),
+        ("train = 3", r"mine.toml: train=3 has the wrong type; expected a table, \[train\], found a whole number"),
+        ("[[about]]", r"mine.toml: about=\[\{\}\] has the wrong type; expected a table, \[about\], found a list"),
+        ("[about]\ntitel = 'x'", r"mine.toml: there is no about setting 'titel'; did you mean title\?"),
+        ("[about]\nexpect = 5", "mine.toml: about.expect=5 has the wrong type; expected text, found a whole number"),
         ("[train]\nlrr = 1", r"mine.toml: there is no train setting 'lrr'; did you mean lr\?"),
-        ('[train]\nlr = "fast"', "mine.toml: train.lr='fast' has the wrong type; expected a number"),
+        ('[train]\nlr = "fast"', "mine.toml: train.lr='fast' has the wrong type; expected a number, found text"),
+        ("[train]\nlr = [1]", r"mine.toml: train.lr=\[1\] has the wrong type; expected a number, found a list"),
+        ("[train.lr]\nx = 1", "mine.toml: train.lr=.* has the wrong type; expected a number, found a table"),
+        ("[train]\nlr = 2026-01-01", "mine.toml: train.lr=.* expected a number, found a date or time"),
+        (
+            "[train]\nmax_steps = 1.0",
+            "mine.toml: train.max_steps=1.0 has the wrong type; expected a whole number, found a d",
+        ),
+        ("[model]\npreset = 3", "mine.toml: model.preset=3 has the wrong type; expected text, found a whole number"),
         ("[train]\nlr = -1.0", "mine.toml: lr=-1.0 cannot be used"),
         ('[model]\npreset = "huge"', "mine.toml: there is no preset 'huge'"),
     ],
@@ -171,6 +192,40 @@ def test_recipes_that_cannot_be_used(tmp_path: Path, text: str, message: str) ->
         load_recipe(str(path))
 
 
+def test_every_recipe_in_the_package_says_what_to_expect() -> None:
+    """In its own file, and none of it is a setting."""
+    for name in recipe_names():
+        about = about_recipe(name)
+        assert 0 < len(f"{name}  {about.title}") <= 80 and "\n" not in about.title
+        assert about.title in recipe_text(name) and about.expect and "\n" not in about.expect
+        assert not any(key.startswith("about") for key in load_recipe(name))
+    described = get_model_size(Run().with_settings(**load_recipe("shakespeare-micro")).model)
+    assert f"{described:,} parameters" in about_recipe("shakespeare-micro").expect
+    letters = load_recipe("shakespeare-char") | {"model__vocab_size": 66, "model__n_positions": 256}
+    size = get_model_size(Run().with_settings(**letters).model)  # 65 letters and a separator
+    assert f"{size:,} parameters" in about_recipe("shakespeare-char").expect
+
+
+def test_a_recipe_of_a_user_may_describe_itself(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[about]\ntitle = "mine"\n[train]\nlr = 0.5\n')
+    assert load_recipe(str(path)) == {"train__lr": 0.5}
+    assert (about_recipe(str(path)).title, about_recipe(str(path)).expect) == ("mine", "")
+    path.write_text(recipe_text("my-text"), encoding="utf-8")
+    assert load_recipe(str(path)) == load_recipe("my-text")
+    path.write_text("")
+    assert load_recipe(str(path)) == {} and about_recipe(str(path)).title == ""
+
+
+def test_the_template_has_no_setting_without_a_word_on_it() -> None:
+    lines = recipe_text("my-text").splitlines()
+    settings = [line for line in lines if "=" in line and not line.startswith("#")]
+    assert all("# " in line for line in settings if not line.startswith(("title", "expect")))
+    assert max(map(len, lines)) <= 120
+
+
 def test_a_recipe_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"no recipe or file 'shakespear-micro'; did you mean shakespeare-micro\?"):
         load_recipe("shakespear-micro")
+    with pytest.raises(ConfigError, match=r"no recipe 'my-txt'; did you mean my-text\? The recipes are my-text, shak"):
+        recipe_text("my-txt")

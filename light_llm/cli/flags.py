@@ -1,8 +1,8 @@
-"""Flags from a frozen dataclass, by tyro; and the set of those a user really gave."""
+"""Flags, and words without a flag, from a frozen dataclass, by tyro; and the set of those a user really gave."""
 
 import typing
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import tyro
@@ -12,6 +12,19 @@ from ..errors import ConfigError, did_you_mean
 Flags = TypeVar("Flags")
 
 
+@dataclass(frozen=True)
+class Words:
+    """Marks the field, a tuple of text, that takes the words without a flag: `light-llm compare A B`.
+
+    The field is annotated `Annotated[Positional[tuple[str, ...]], arg(...), Words(...)]`.
+    """
+
+    what: str  # one of them, in an error: "run folder"
+    example: str  # a command line that is right
+    least: int = 0
+    most: int | None = None
+
+
 def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> tuple[Flags, set[str]]:
     """Read the flags of a verb.
 
@@ -19,7 +32,7 @@ def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> t
         The values, defaults filled in, and the names of the flags that were given.
 
     Raises:
-        ConfigError: a flag that does not exist, with the nearest one that does.
+        ConfigError: a flag that does not exist, with the nearest one that does; too few or too many words.
         SystemExit: help was asked for (0), or a value is not of its flag's type (2, said by tyro).
     """
     words, given = _joined(kind, argv)
@@ -31,14 +44,19 @@ def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> t
 def _joined(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
     """`--flag value` as one word `--flag=value`, so that a value may begin with a dash (`--prompt -hi`)."""
     hints = typing.get_type_hints(kind)
-    takes_value = {f.name: hints[f.name] is not bool for f in fields(kind)}
+    bare_field, bare_words = _bare(kind)
+    takes_value = {f.name: hints[f.name] is not bool for f in fields(kind) if f.name != bare_field}
     words: list[str] = []
+    bare: list[str] = []
     given: set[str] = set()
     rest = list(argv)
     while rest:
         word = rest.pop(0)
         if word in ("-h", "--help"):
             return [word], given
+        if bare_words and not word.startswith("-"):
+            bare.append(word)
+            continue
         spelled, equals, _ = word.partition("=")
         name = spelled.removeprefix("--").replace("-", "_")
         if not spelled.startswith("--") or name not in takes_value:
@@ -52,7 +70,31 @@ def _joined(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
             word = f"{spelled}={rest.pop(0)}"
         _check_number(spelled, word.partition("=")[2], hints[name])
         words.append(word)
-    return words, given
+    if bare_words:
+        _check_count(bare, bare_words)
+    return words + bare, given
+
+
+def _bare(kind: Any) -> tuple[str, Words | None]:
+    """The field for the words without a flag, and what it wants."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, Words):
+                return name, mark
+    return "", None
+
+
+def _check_count(bare: list[str], wanted: Words) -> None:
+    """Raise ConfigError unless there are as many words as the verb takes."""
+    if wanted.least <= len(bare) and (wanted.most is None or len(bare) <= wanted.most):
+        return
+    few = len(bare) < wanted.least
+    count = wanted.least if few or wanted.most is None else wanted.most
+    limit = "" if wanted.least == wanted.most else "at least " if few else "at most "
+    given = f"{len(bare)} given: {' '.join(bare)}" if bare else "none given"
+    raise ConfigError(
+        f"expected {limit}{count} {wanted.what}{'s' if count != 1 else ''}, {given}; write {wanted.example}"
+    )
 
 
 def _check_number(flag: str, text: str, hint: Any) -> None:

@@ -4,14 +4,19 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from .. import __version__
 from ..errors import ConfigError, LightLLMError, did_you_mean
 
+# A verb is a module of this room by the same name, with a `command(argv) -> exit code`.
 VERBS = {
     "train": "train a model on a text",
     "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
+    "recipes": "settings to start from, and what to expect of each",
+    "runs": "the runs in a folder, newest first",
+    "compare": "two runs side by side: what differs, and what came of it",
 }
 
 
@@ -64,13 +69,8 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
     # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
-    if verb == "train":
-        from .train import command as train_command
-
-        return train_command(rest)
-    from .generate import command as generate_command
-
-    return generate_command(["eval", *rest] if verb == "eval" else rest)
+    module = import_module(f".{verb}", __package__)
+    return int(module.command(rest))
 
 
 def _as_utf8(word: str) -> str:

@@ -5,11 +5,15 @@ from .data import DataConfig as DataConfig
 from .model import PRESETS as PRESETS
 from .model import ModelConfig as ModelConfig
 from .model import get_model_size as get_model_size
+from .recipe import About as About
+from .recipe import about_recipe as about_recipe
+from .recipe import load_recipe as load_recipe
+from .recipe import recipe_names as recipe_names
+from .recipe import recipe_text as recipe_text
 from .run import Run as Run
 from .run import changes as changes
-from .run import load_recipe as load_recipe
+from .run import differences as differences
 from .run import parse_settings as parse_settings
-from .run import recipe_names as recipe_names
 from .train import TrainConfig as TrainConfig
 from .values import LARGEST_SEED as LARGEST_SEED
 from .values import check_choice as check_choice

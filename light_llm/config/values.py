@@ -11,6 +11,15 @@ from ..errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
 LARGEST_SEED = (1 << 63) - 1
+_NAMES: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    NoneType: "nothing",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def check_range(
@@ -56,8 +65,13 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Co
         if key not in known:
             raise ConfigError(f"there is no {what} setting {key!r}{did_you_mean(key, known)}")
         if not _fits(value, hints[key]):
-            raise ConfigError(f"{what}.{key}={value!r} has the wrong type; expected {_spell(hints[key])}")
+            raise wrong_type(f"{what}.{key}", value, _spell(hints[key]))
     return typing.cast(Config, kind(**values))
+
+
+def wrong_type(name: str, value: Any, expected: str) -> ConfigError:
+    """The error for a value of the wrong type: what was expected, and what was found."""
+    return ConfigError(f"{name}={value!r} has the wrong type; expected {expected}, found {_kind_of(value)}")
 
 
 def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
@@ -93,5 +107,11 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _spell(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing"}
-    return " or ".join(names.get(option, str(option)) for option in typing.get_args(hint) or (hint,))
+    return " or ".join(_NAMES.get(option, str(option)) for option in typing.get_args(hint) or (hint,))
+
+
+def _kind_of(value: Any) -> str:
+    """What a value is, in words: anything that TOML or JSON can say."""
+    if isinstance(value, float):
+        return "a decimal number"
+    return _NAMES.get(type(value), "a date or time")

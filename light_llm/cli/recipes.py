@@ -1,0 +1,47 @@
+"""`light-llm recipes`: what can be trained by name, and the file of a recipe to start one's own from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from rich.padding import Padding
+from rich.text import Text
+from tyro.conf import Positional, arg
+
+from ..config import about_recipe, recipe_names, recipe_text
+from .flags import Words, parse
+from .screen import show
+
+_WORDS = Words("recipe", "light-llm recipes my-text > my.toml", most=1)
+
+
+@dataclass(frozen=True)
+class RecipesFlags:
+    """The flags of `recipes`."""
+
+    name: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="[NAME]", help="print this recipe's file", help_behavior_hint=""),
+        _WORDS,
+    ] = ()
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    about = "The recipes of the package; with a NAME, its file, to copy and change."
+    flags, _ = parse(RecipesFlags, argv, prog="light-llm recipes", about=about)
+    for name in flags.name:
+        print(recipe_text(name), end="")
+    if not flags.name:
+        _list()
+    return 0
+
+
+def _list() -> None:
+    for name in recipe_names():
+        about = about_recipe(name)
+        show(
+            Text.assemble((name, "bold"), "  ", about.title),
+            Padding(Text(about.expect, style="dim"), (0, 0, 1, 2), expand=False),
+        )
+    show("train one       light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")

@@ -1,0 +1,96 @@
+"""`light-llm runs`: the runs of a folder at a glance, newest first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from rich.table import Column, Table
+from rich.text import Text
+from tyro.conf import Positional, arg
+
+from ..report import PastRun, find_runs, read_all
+from .flags import Words, parse
+from .screen import columns, show
+
+_WORDS = Words("folder", "light-llm runs, or light-llm runs FOLDER")
+
+
+@dataclass(frozen=True)
+class RunsFlags:
+    """The flags of `runs`."""
+
+    folders: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="[FOLDER ...]", help="a run, or a folder of runs", help_behavior_hint="(default: this folder)"),
+        _WORDS,
+    ] = ()
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    about = "The runs in each FOLDER and one level below it, newest first."
+    flags, _ = parse(RunsFlags, argv, prog="light-llm runs", about=about)
+    roots = [Path(f) for f in flags.folders or (".",)]
+    runs, errors = read_all(find_runs(roots))
+    if runs:
+        show(_table(runs))
+    elif not errors:
+        where = ", ".join(map(str, roots)) if flags.folders else "this folder"
+        show(f"There is no run in {where}, nor one level below. Start one:", "  light-llm train")
+    for error in errors:
+        show(Text.assemble(("cannot be listed: ", "red"), str(error)))
+    return 0
+
+
+def _table(runs: Sequence[PastRun]) -> Table:
+    """A line a run. In a narrow terminal names and texts are cut short, numbers never."""
+    table = columns(
+        Column("run", style="bold"),
+        Column("model", justify="right", no_wrap=True),
+        "data, tokens",
+        Column("steps", justify="right", no_wrap=True),
+        Column("held out", justify="right", no_wrap=True),
+        Column("bits/B", justify="right", no_wrap=True),
+        Column("started", no_wrap=True),
+    )
+    for run in runs:
+        best, data = run.best, run.data
+        table.add_row(
+            _short(str(run.folder)),
+            count(run.parameters),
+            _short(f"{data['title']}, {data['tokenizer']}" if data else "a loader of its own"),
+            f"{run.step}/{run.run.train.max_steps}",
+            f"{best.loss:.3f}" if best else "-",
+            f"{best.bits_per_byte:.3f}" if best and best.bits_per_byte is not None else "-",
+            when(run.started, datetime.now().astimezone()),
+        )
+    return table
+
+
+def _short(text: str) -> Text:
+    """Cut where the terminal is too narrow; its column gives way to those that are not to be wrapped."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def count(n: int) -> str:
+    """A number of parameters in a few letters.
+
+    >>> count(30_339_456), count(2_731_392), count(999_900), count(61_248), count(123_456), count(950)
+    ('30.3M', '2.73M', '1.00M', '61.2k', '123k', '950')
+    """
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= 0.9995 * unit:
+            return f"{n / unit:#.3g}".rstrip(".") + letter
+    return str(n)
+
+
+def when(moment: datetime, now: datetime) -> str:
+    """A moment on this machine's clock: with its hour within this year, with its year otherwise, as `ls` has it."""
+    local = moment.astimezone(now.tzinfo)
+    day = f"{local.day:2} {_MONTHS[local.month - 1]}"
+    return f"{day} {local:%H:%M}" if local.year == now.year else f"{day}  {local.year}"
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -1,0 +1,121 @@
+"""Recipes: files of settings (TOML). The package's own stand in `recipes/`, each with what to expect from it."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, did_you_mean
+from .model import ModelConfig
+from .run import PARTS
+from .values import from_dict, wrong_type
+
+_ABOUT = "about"  # the one table that holds no settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a recipe says of itself, in its table [about]; a user's recipe may leave it out."""
+
+    title: str = ""  # a line: on what, and how
+    expect: str = ""  # what it costs and what it gives
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(f.name.removesuffix(".toml") for f in _shelf().iterdir() if f.name.endswith(".toml"))
+
+
+def recipe_text(name: str) -> str:
+    """The file of a recipe of the package, as it is. Raises ConfigError for a name that is none."""
+    names = recipe_names()
+    if name not in names:
+        raise ConfigError(f"there is no recipe {name!r}{did_you_mean(name, names)} The recipes are {', '.join(names)}")
+    return str((_shelf() / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def about_recipe(name_or_path: str) -> About:
+    """What a recipe says of itself. Raises ConfigError as `load_recipe` does."""
+    tables, where = _read(name_or_path)
+    _settings_of(tables, where)
+    return from_dict(About, tables.get(_ABOUT, {}), what=_ABOUT)
+
+
+def load_recipe(name_or_path: str) -> dict[str, Any]:
+    """Read a recipe (TOML with the tables [model], [data], [train]) into the keywords of `Run.with_settings`.
+
+    A name is looked up in the package; anything else is the path of a file. `model.preset` may name a preset that the
+    other keys of [model] then change. The table [about] is checked and sets nothing.
+
+    Raises:
+        ConfigError: no such recipe, a file that is not TOML, an unknown table or key, a value of the wrong type.
+    """
+    return _settings_of(*_read(name_or_path))
+
+
+def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
+    """The tables of a recipe, and what to call it in a message."""
+    names = recipe_names()
+    if name_or_path in names:
+        text, where = recipe_text(name_or_path), f"recipe {name_or_path}"
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(
+                f"there is no recipe or file {name_or_path!r}{did_you_mean(name_or_path, names)} "
+                f"The recipes are {', '.join(names)}; anything else is the path of a TOML file"
+            )
+        text, where = path.read_text(encoding="utf-8-sig", errors="replace"), str(path)
+    try:
+        return tomllib.loads(text), where
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from None
+
+
+def _settings_of(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for part, table in tables.items():
+        try:
+            _check_table(part, table)
+            if part == _ABOUT:
+                from_dict(About, table, what=_ABOUT)
+                continue
+            values = _with_preset(table) if part == "model" else table
+            from_dict(PARTS[part], values, what=part)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        settings |= {f"{part}__{key}": value for key, value in values.items()}
+    return settings
+
+
+def _check_table(part: str, table: Any) -> None:
+    """Raise ConfigError unless this is a table that a recipe can have."""
+    known = [*PARTS, _ABOUT]
+    if isinstance(table, Mapping):
+        if part not in known:
+            near = did_you_mean(part, known)
+            raise ConfigError(f"there is no table [{part}] in a recipe{near} The tables are {', '.join(known)}")
+    elif part in known:
+        raise wrong_type(part, table, f"a table, [{part}]")
+    else:
+        homes = [home for home, kind in PARTS.items() if part in {f.name for f in fields(kind)}]
+        where = " or ".join(f"[{home}]" for home in homes or PARTS)
+        raise ConfigError(f"{part}={table!r} stands outside any table; put it below {where}")
+
+
+def _with_preset(table: Mapping[str, Any]) -> dict[str, Any]:
+    """[model] with its preset spelled out."""
+    values = dict(table)
+    if "preset" not in values:
+        return values
+    name = values.pop("preset")
+    if not isinstance(name, str):
+        raise wrong_type("model.preset", name, "text")
+    preset = ModelConfig.preset(name)
+    return {key: getattr(preset, key) for key in ("n_embd", "n_layer", "n_head")} | values
+
+
+def _shelf() -> Any:
+    return files(__package__) / "recipes"

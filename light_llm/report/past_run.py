@@ -1,0 +1,198 @@
+"""One run as its folder tells it: `run.json` and `metrics.jsonl`, read once and checked."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config import Run, get_model_size
+from ..errors import CheckpointError, ConfigError
+from ..observe import read_rows
+
+Measure = Literal["loss", "bits_per_byte"]
+FORMAT = 1  # of run.json
+FINAL_STEPS = 50  # steps whose mean is the final training loss: one batch alone is noise
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step."""
+
+    step: int
+    loss: float | None  # nats per token of the batch; None where it was not finite
+    bits_per_byte: float | None
+    tokens: int  # trained on so far
+    seconds: float  # of this step alone
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One evaluation of the whole held-out split."""
+
+    step: int
+    loss: float  # nats per token
+    stderr: float | None  # of `loss`, over windows; None with a single window
+    bits_per_byte: float | None
+    context: int | None  # T, tokens a window could see
+
+    def by(self, measure: Measure) -> tuple[float | None, float | None]:
+        """The value and its standard error, which is scaled to bits per byte with the bytes per token as they are."""
+        if measure == "loss":
+            return self.loss, self.stderr
+        if self.stderr is None or self.bits_per_byte is None or self.loss <= 0:
+            return self.bits_per_byte, None
+        return self.bits_per_byte, self.stderr * self.bits_per_byte / self.loss
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What a run was and what came of it."""
+
+    folder: Path
+    started: datetime  # with its zone
+    run: Run
+    data: Mapping[str, Any] | None  # title, sha256, tokenizer, tokenizer_sha256; None: a loader that was not ours
+    machine: str
+    versions: Mapping[str, str]
+    steps: tuple[StepRow, ...]  # in order
+    evaluations: tuple[HeldOut, ...]  # in order, one a step
+
+    @property
+    def parameters(self) -> int:
+        """Of the model."""
+        return get_model_size(self.run.model)
+
+    @property
+    def step(self) -> int:
+        """Steps that were made."""
+        return self.steps[-1].step if self.steps else 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return self.steps[-1].tokens if self.steps else 0
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps; evaluation and saving are not in it."""
+        return math.fsum(row.seconds for row in self.steps)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over all steps. None before the first."""
+        return self.tokens / self.seconds if self.seconds else None
+
+    @property
+    def best(self) -> HeldOut | None:
+        """The evaluation with the lowest loss. None before the first."""
+        return min(self.evaluations, key=lambda e: e.loss, default=None)
+
+    @property
+    def final_loss(self) -> float | None:
+        """Mean training loss of the last 50 steps, nats per token; steps without a finite loss are left out."""
+        return _mean([row.loss for row in self.steps[-FINAL_STEPS:]])
+
+    @property
+    def final_bits_per_byte(self) -> float | None:
+        """The same in bits per byte."""
+        return _mean([row.bits_per_byte for row in self.steps[-FINAL_STEPS:]])
+
+
+def read_past_run(folder: str | Path) -> PastRun:
+    """Read a run folder. A run that is still going on is read as far as it is.
+
+    Raises:
+        CheckpointError: `run.json` or `metrics.jsonl` is missing, damaged or of another format; the message says which.
+    """
+    folder = Path(folder)
+    record = _read_record(folder / "run.json")
+    try:
+        started = datetime.fromisoformat(record["started"])
+        run, data = Run.from_dict(record["run"]), record["data"]
+        if data is not None:
+            data = {key: str(data[key]) for key in ("title", "sha256", "tokenizer", "tokenizer_sha256")}
+        versions = {name: str(value) for name, value in record["versions"].items()}
+    except ConfigError as error:  # of a newer version, or edited by hand
+        raise CheckpointError(f"{folder / 'run.json'} cannot be used: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'run.json'} is damaged: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'run.json'} is damaged: {error}") from None
+    steps, evaluations = _read_metrics(folder / "metrics.jsonl")
+    return PastRun(
+        folder=folder,
+        started=started if started.tzinfo else started.replace(tzinfo=UTC),
+        run=run,
+        data=data,
+        machine=str(record.get("machine", "")),
+        versions=versions,
+        steps=steps,
+        evaluations=evaluations,
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: what was decided in this run is not known") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is written in format {record.get('format')!r}; this light-llm reads format {FORMAT}: "
+            "use the version that wrote it, or a newer one"
+        )
+    return record
+
+
+def _read_metrics(path: Path) -> tuple[tuple[StepRow, ...], tuple[HeldOut, ...]]:
+    """Steps and evaluations, of each step the row that was written last."""
+    steps: dict[int, StepRow] = {}
+    evaluations: dict[int, HeldOut] = {}
+    try:
+        for row in read_rows(path):
+            number = _whole(row.get("step"))
+            if number is not None and row.get("kind") == "step":
+                steps[number] = StepRow(
+                    step=number,
+                    loss=_finite(row.get("loss")),
+                    bits_per_byte=_finite(row.get("bits_per_byte")),
+                    tokens=_whole(row.get("tokens")) or 0,
+                    seconds=_finite(row.get("seconds")) or 0.0,
+                )
+            elif number is not None and row.get("kind") == "eval" and row.get("split") == "held_out":
+                loss = _finite(row.get("loss"))
+                if loss is not None:
+                    stderr, bits = _finite(row.get("stderr")), _finite(row.get("bits_per_byte"))
+                    evaluations[number] = HeldOut(number, loss, stderr, bits, _whole(row.get("context")))
+        empty = path.stat().st_size == 0
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: what came of this run is not known") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not steps and not evaluations and not empty:
+        raise CheckpointError(f"{path} is damaged: no line of it is a step or an evaluation")
+    return tuple(steps[n] for n in sorted(steps)), tuple(evaluations[n] for n in sorted(evaluations))
+
+
+def _finite(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    there = [v for v in values if v is not None]
+    return math.fsum(there) / len(there) if there else None
