@@ -14,6 +14,8 @@ VERBS = {
     "train": "train a model on a text",
     "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
+    "prepare": "encode a text ahead of time, or check what is kept of it",
+    "tokenizer": "train, show and compare vocabularies",
     "recipes": "settings to start from, and what to expect of each",
     "runs": "the runs in a folder, newest first",
     "compare": "two runs side by side: what differs, and what came of it",
