@@ -22,7 +22,7 @@ _D = DataConfig()
 class TokenizerFlags:
     """The flags of `tokenizer`."""
 
-    data: Annotated[str, arg(metavar="NAME|PATH", help="text to learn from, to weigh on")] = _D.data
+    data: Annotated[str, arg(metavar="NAME|PATH", help="text to learn from or to cut")] = _D.data
     text_field: Annotated[str, arg(metavar="NAME", help="of JSONL and Parquet")] = _D.text_field
     held_out: Annotated[float, arg(metavar="X", help="share not learnt from")] = _D.held_out
     vocab_size: Annotated[int, arg(metavar="N", help="train: ids, at most")] = 4096

@@ -1,0 +1,96 @@
+"""The pages in docs/ are true: every command in them runs as written, in order, each training ended early."""
+
+import io
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from light_llm.cli import main
+
+from .conftest import CHECKOUT
+
+TEXT = "Once upon a time there was a fox, and the fox went up the hill.\n" * 200
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (CHECKOUT / "docs" / page).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pages speak of: a text, another one, a folder of them, lines of JSON; and the checkout's own pages."""
+    Path("my.txt").write_text(TEXT)
+    Path("other.txt").write_text(TEXT[::-1])
+    Path("books").mkdir()
+    for name in "abc":
+        Path("books", f"{name}.txt").write_text(TEXT + name)
+    Path("chats.jsonl").write_text("\n".join(json.dumps({"body": f"{i} {TEXT[:200]}"}) for i in range(60)))
+    for name in ("README.md", "CONTRIBUTING.md"):
+        shutil.copy(CHECKOUT / name, name)
+    shutil.copytree(CHECKOUT / "docs", "docs")
+    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "2")
+    return tmp_path
+
+
+def run(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line as a shell would run it: `cat FILES | light-llm ...`, `light-llm ... > FILE`, `cat FILES > FILE`."""
+    before, bar, after = line.partition(" | ")
+    text = ""
+    if bar or before.startswith("cat "):
+        patterns = shlex.split(before.removeprefix("cat ").partition(" > ")[0])
+        files = [path for pattern in patterns for path in sorted(Path().glob(pattern))]
+        assert files, line
+        text = "".join(path.read_text(encoding="utf-8") for path in files)
+        if not bar:
+            Path(before.partition(" > ")[2]).write_text(text, encoding="utf-8")
+            return
+    words, arrow, target = (after if bar else line).partition(" > ")
+    assert words.startswith("light-llm "), line
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    code = main(shlex.split(words)[1:])
+    captured = capsys.readouterr()
+    assert code in (0, 130), f"{line}: {captured.err}"
+    if arrow:
+        Path(target).write_text(captured.out, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "least"), [("tutorial.md", 12), ("data.md", 12), ("offline.md", 2)])
+def test_every_command_runs(
+    page: str,
+    least: int,
+    folder: Path,
+    offline_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert len(lines) >= least
+    for line in lines:
+        run(line, monkeypatch, capsys)
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), {})
+        assert len(capsys.readouterr().out) > 50
+
+
+def test_the_files_to_carry_over_are_the_ones_that_are_looked_for() -> None:
+    from light_llm.data.sources import SOURCES
+    from light_llm.data.tokenizers import GPT2_VOCABULARY
+
+    page = (CHECKOUT / "docs" / "offline.md").read_text(encoding="utf-8")
+    files = [file for source in SOURCES.values() for file in (*source.training, *source.validation)]
+    for file in [*files, GPT2_VOCABULARY]:
+        for fact in (file.name.rpartition("/")[2], getattr(file, "sha256", ""), getattr(file, "revision", "")):
+            assert fact in page
+        assert f"{getattr(file, 'folder', '')}/{file.name}".strip("/").rpartition("/")[0] in page
+
+
+def test_the_source_table_names_every_source() -> None:
+    from light_llm.data.sources import SOURCES
+
+    page = (CHECKOUT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in [*SOURCES, "tales"])
