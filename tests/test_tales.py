@@ -1,4 +1,4 @@
-"""The built-in corpus: its probabilities are exact, its texts have one derivation each, and no model can beat its limit."""
+"""The built-in corpus: its probabilities are exact, each text has one derivation, no model can beat the limit."""
 
 import hashlib
 import math
@@ -44,7 +44,7 @@ CHILDREN = (
     Words("Bob", {"he": "he", "kind": "boy"}, scale=24),
 )
 SMALL = Grammar(
-    words={"child": CHILDREN, "thing": (Words("egg, ball, map", scale=24),)},
+    words={"child": CHILDREN, "thing": (Words("egg, ball, map", scale=16),)},
     rules={"open": "2: Here is a {hero=child.kind}, {hero}.\n1: {hero=child} had [2:{own=thing.a}|nothing]."},
     plots={
         "find": "<open>\n?40 {hero.He} saw {found=thing.a}.\n--\n{hero.He} took {last=thing.a}[|3: and left].",
@@ -136,7 +136,9 @@ def test_the_end_remembers_the_beginning(told: list[Story], parser: Parser) -> N
     checked = 0
     for each in told:
         if each.plot == "lost and found":
-            (colour, thing) = re.search(rf"({'|'.join(colours)}) ([\w ]+) from", each.text).groups()  # type: ignore[union-attr]
+            lost = re.search(rf"had \w+ ({'|'.join(colours)}) ([\w ]+?) from h", each.text)
+            assert lost
+            colour, thing = lost.groups()
             assert each.text.rsplit(f"{colour} {thing}", 1)[0].count(f"{colour} {thing}") >= 2
             other = colours[(colours.index(colour) + 1) % len(colours)]
             at = each.text.rindex(f"{colour} {thing}")
@@ -198,13 +200,16 @@ def test_stories_are_of_a_readable_length(told: list[Story]) -> None:
     assert 80 < lengths[N // 2] < 160
 
 
-def test_stories_are_clean_text(told: list[Story]) -> None:
+def test_stories_are_clean_text(told: list[Story], parser: Parser) -> None:
+    names = {word.forms["w"] for name in ("child", "pet", "time") for word in parser.words[name]} | {"Martha", "Ralph"}
     for each in told:
         assert each.text.isascii() and each.text == each.text.strip() and SEPARATOR not in each.text
         assert not re.search(r"  | \n|\n |[{}<>\[\]|]|\d| [.,!?]|[.,!?]{2}", each.text), each.text
         assert all(line[0].isupper() or line[0] == '"' for line in each.text.split("\n"))
         assert re.search(r'[.!?]"?$', each.text) and each.text.count('"') % 2 == 0
-        assert not re.search(r"(?<![\"\w])(?:[a-z]+)[.!?] [a-z]", each.text), each.text  # sentences begin with capitals
+        assert not re.search(r"[.] \"?[a-z]", each.text), each.text  # sentences begin with capitals,
+        for inside in re.findall(r"[a-z,] ([A-Z]\w+)", each.text):  # and what has one within is a name
+            assert inside in names, each.text
         assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", each.text), each.text
 
 
@@ -231,14 +236,14 @@ def test_the_text_is_the_same_on_every_machine() -> None:
 
 def test_a_file_of_tales(tmp_path: Path) -> None:
     path, calls = tmp_path / "tales.txt", list[tuple[int, int]]()
-    bits = write_tales(path, seed=3, n_bytes=1_000_000, progress=lambda done, of: calls.append((done, of)))
+    bits = write_tales(path, seed=3, n_bytes=150_000, progress=lambda done, of: calls.append((done, of)))
     written = path.read_bytes()
     whole = written.decode().removesuffix(SEPARATOR).split(SEPARATOR)
     expected = list(islice(stories(3), len(whole)))
     assert whole == [each.text for each in expected]
     assert bits == pytest.approx(sum(each.bits for each in expected))
-    assert len(written) >= 1_000_000 > len(written) - len((whole[-1] + SEPARATOR).encode())
-    assert calls[0] == (0, 1_000_000) and all(of == 1_000_000 for _, of in calls) and len(calls) > 1
+    assert len(written) >= 150_000 > len(written) - len((whole[-1] + SEPARATOR).encode())
+    assert calls[0] == (0, 150_000) and all(of == 150_000 for _, of in calls) and len(calls) > 1
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
 
 
@@ -248,8 +253,8 @@ def test_a_file_of_tales(tmp_path: Path) -> None:
 def n_gram_bits(train: Sequence[str], test: Sequence[str], most: int) -> list[float]:
     """-log2 Q(test) for interpolated n-grams of the orders 1 to most (Witten and Bell, 1991).
 
-    P(w | h) = (c(h w) + t(h) P(w | h without its first)) / (c(h) + t(h)), with t(h) different symbols seen after h. Below
-    the unigrams a symbol is spelled, with 256 letters and an end.
+    P(w | h) = (c(h w) + t(h) P(w | h without its first)) / (c(h) + t(h)), with t(h) different symbols seen after h.
+    Below the unigrams a symbol is spelled, with 256 letters and an end.
     """
     after: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for i, symbol in enumerate(train):
@@ -270,7 +275,7 @@ def n_gram_bits(train: Sequence[str], test: Sequence[str], most: int) -> list[fl
 
 def test_no_n_gram_beats_the_limit(told: list[Story]) -> None:
     """KL(P || Q) >= 0: of orders 1 to 5, over words and over letters, on stories that were not trained on."""
-    first, last = told[:250], told[-40:]
+    first, last = told[:200], told[-30:]
     train, test = ("".join(each.text + SEPARATOR for each in part) for part in (first, last))
     limit = sum(each.bits for each in last) / len(test)
     for cut in (list, re.compile(r" ?\w+|\s|[^\w\s]").findall):
@@ -290,4 +295,4 @@ def test_the_true_weights_are_the_best(readings: list[list[Reading]], parser: Pa
     assert true < 0.99 * flat
 
 
-PINNED = "e2a2d978de07"
+PINNED = "61ab6fce80a23c9e95491d8c0df8be53fd9794f0c554d33d7c265ab2d761ddff"

@@ -122,12 +122,12 @@ def _weight(ends: Sequence[int], i: int) -> int:
 def write_tales(path: Path, *, seed: int, n_bytes: int, progress: Callable[[int, int], None] | None = None) -> float:
     """Write stories, a blank line after each, until the file has at least n_bytes; the sum of their bits.
 
-    `progress` is called with (bytes written, n_bytes) every thousand stories.
+    `progress` is called with (bytes written, n_bytes) every hundred stories.
     """
     written, bits = 0, 0.0
     with open(path, "wb") as file:
         for i, each in enumerate(stories(seed)):
-            if progress and i % 1000 == 0:
+            if progress and i % 100 == 0:
                 progress(written, n_bytes)
             if written >= n_bytes:
                 break
