@@ -136,7 +136,7 @@ def test_the_end_remembers_the_beginning(told: list[Story], parser: Parser) -> N
     checked = 0
     for each in told:
         if each.plot == "lost and found":
-            lost = re.search(rf"had \w+ ({'|'.join(colours)}) ([\w ]+?) from h", each.text)
+            lost = re.search(rf"had an? \w+ ({'|'.join(colours)}) ([\w ]+?) from h", each.text)
             assert lost
             colour, thing = lost.groups()
             assert each.text.rsplit(f"{colour} {thing}", 1)[0].count(f"{colour} {thing}") >= 2
