@@ -91,7 +91,7 @@ RULES = {
     "again": """
 3: It did not work, and {hero} felt {xsad=sad} and {xsad=sad}.
 3: {hero} {xplay=play} and {xplay=play}, but {hero.he} was too {xsad=sad}.
-3: "This is too hard!" {xsaid=said} {hero} {xhow=how}.
+3: "This is too hard!" {xsaid=said} {hero} to {hero.self}.
 2: {xnature=nature.A} {xcreature=creature} and {xnature=nature.a} {xcolour=colour} {xanimal=animal} watched and
     laughed.
 """,

@@ -241,7 +241,7 @@ One {weather=weather} night, "{sound=sound}!" went something in the {room=room}.
 ?50 It had broken {number=number} {treasure=treasure} and {thing3=thing.a}.
 "Hello, {look} {creature}!" {said2=said} {hero} {how3=how} and put down the {colour} {thing}.
 {hero.He} named it {pet=pet} and gave it more {food}. {pet} {play=play} {how3=how} and {play2=play} {how4=how}.
-?60 When "{sound}!" went the {room}, {hero} was {calm=calm} and {calm2=calm}.
+?60 "I am {calm=calm} and {calm2=calm}," {hero} {said3=said} to {hero.self}.
 <end_alone>
 """,
 }
