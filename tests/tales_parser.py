@@ -1,7 +1,7 @@
 """A reader of tales: from the text of a story alone to its derivations and their probability.
 
-It knows the grammar's words, weights and templates, and nothing of the code that chooses: it reads the templates in its
-own way, tries every way through them that agrees with the text, and adds up the probabilities of all that reach its end.
+It knows the grammar's words, weights and templates, and nothing of the code that chooses: it reads the templates by
+itself, tries every way through them that agrees with the text, and tells of all that reach its end.
 """
 
 import re

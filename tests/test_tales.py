@@ -1,4 +1,4 @@
-"""The built-in corpus: its probabilities are exact, its texts have one derivation each, and no model can beat its limit."""
+"""The built-in corpus: its probabilities are exact, each text has one derivation, no model can beat the limit."""
 
 import hashlib
 import math
@@ -44,7 +44,7 @@ CHILDREN = (
     Words("Bob", {"he": "he", "kind": "boy"}, scale=24),
 )
 SMALL = Grammar(
-    words={"child": CHILDREN, "thing": (Words("egg, ball, map", scale=24),)},
+    words={"child": CHILDREN, "thing": (Words("egg, ball, map", scale=16),)},
     rules={"open": "2: Here is a {hero=child.kind}, {hero}.\n1: {hero=child} had [2:{own=thing.a}|nothing]."},
     plots={
         "find": "<open>\n?40 {hero.He} saw {found=thing.a}.\n--\n{hero.He} took {last=thing.a}[|3: and left].",
@@ -114,6 +114,13 @@ def test_the_text_alone_gives_its_probability(told: list[Story], readings: list[
         assert -math.log2(found[0].probability) == pytest.approx(each.bits, rel=0, abs=1e-9)
 
 
+@pytest.mark.slow
+def test_thousands_of_texts_give_their_probability(parser: Parser) -> None:
+    for each in islice(stories(21), 5000):
+        (reading,) = parser.readings(each.text)
+        assert -math.log2(reading.probability) == pytest.approx(each.bits, rel=0, abs=1e-9)
+
+
 SWAPS = {"she": "he", "he": "she", "his": "her", "her": "his", "him": "her", "a": "an", "an": "a", "girl": "boy"}
 
 
@@ -136,7 +143,9 @@ def test_the_end_remembers_the_beginning(told: list[Story], parser: Parser) -> N
     checked = 0
     for each in told:
         if each.plot == "lost and found":
-            (colour, thing) = re.search(rf"({'|'.join(colours)}) ([\w ]+) from", each.text).groups()  # type: ignore[union-attr]
+            lost = re.search(rf"had an? \w+ ({'|'.join(colours)}) ([\w ]+?) from h", each.text)
+            assert lost
+            colour, thing = lost.groups()
             assert each.text.rsplit(f"{colour} {thing}", 1)[0].count(f"{colour} {thing}") >= 2
             other = colours[(colours.index(colour) + 1) % len(colours)]
             at = each.text.rindex(f"{colour} {thing}")
@@ -198,14 +207,50 @@ def test_stories_are_of_a_readable_length(told: list[Story]) -> None:
     assert 80 < lengths[N // 2] < 160
 
 
-def test_stories_are_clean_text(told: list[Story]) -> None:
+def test_stories_are_clean_text(told: list[Story], parser: Parser) -> None:
+    names = {word.forms["w"] for name in ("child", "pet", "time") for word in parser.words[name]} | {"Martha", "Ralph"}
     for each in told:
         assert each.text.isascii() and each.text == each.text.strip() and SEPARATOR not in each.text
         assert not re.search(r"  | \n|\n |[{}<>\[\]|]|\d| [.,!?]|[.,!?]{2}", each.text), each.text
         assert all(line[0].isupper() or line[0] == '"' for line in each.text.split("\n"))
         assert re.search(r'[.!?]"?$', each.text) and each.text.count('"') % 2 == 0
-        assert not re.search(r"(?<![\"\w])(?:[a-z]+)[.!?] [a-z]", each.text), each.text  # sentences begin with capitals
+        assert not re.search(r"[.] \"?[a-z]", each.text), each.text  # sentences begin with capitals,
+        for inside in re.findall(r"[a-z,] ([A-Z]\w+)", each.text):  # and what has one within is a name
+            assert inside in names, each.text
         assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", each.text), each.text
+
+
+FEMALE = {"mother", "grandmother", "aunt", "sister", "godmother", "Martha", "nanny"}
+MALE = {"father", "grandfather", "uncle", "brother", "godfather", "Ralph", "great-uncle"}
+
+
+def test_pronouns_agree_with_their_words(told: list[Story], parser: Parser) -> None:
+    """By tables of the test's own, and in the text: of a girl alone in a story, nothing says he or his."""
+    she, he = {"she", "her", "herself", "girl"}, {"he", "his", "him", "himself", "boy"}
+    persons = parser.words["child"] + parser.words["relative"]
+    for word in persons:
+        found = [word.forms[name] for name in ("he", "his", "him", "self")]
+        assert found in (["she", "her", "her", "herself"], ["he", "his", "him", "himself"])
+    assert {w.forms["w"].split()[-1]: w.forms["he"] for w in parser.words["relative"]} == dict.fromkeys(
+        FEMALE, "she"
+    ) | dict.fromkeys(MALE, "he")
+    assert all((w.forms["kind"] == "girl") == (w.forms["he"] == "she") for w in parser.words["child"])
+    alone = 0
+    for each in told:
+        words = set(re.findall(r"[\w-]+", each.text))
+        genders = {word.forms["he"] for word in persons if word.forms["w"].split()[-1] in words}
+        if len(genders) == 1:
+            assert not words & (he if genders == {"she"} else she), each.text
+            alone += 1
+    assert alone > 100
+
+
+def test_the_size_is_what_the_docstring_says(told: list[Story], parser: Parser) -> None:
+    n_bytes = sum(len(each.text + SEPARATOR) for each in told)
+    assert sum(each.bits for each in told) / n_bytes == pytest.approx(0.31, abs=0.005)
+    assert sum(each.bits for each in told) / N == pytest.approx(241, abs=5)
+    assert sum(len(each.text.split()) for each in told) / N == pytest.approx(142, abs=3)
+    assert (len(parser.plots), len(parser.words)) == (13, 39)
 
 
 def test_there_are_enough_words_and_plots(parser: Parser) -> None:
@@ -231,14 +276,14 @@ def test_the_text_is_the_same_on_every_machine() -> None:
 
 def test_a_file_of_tales(tmp_path: Path) -> None:
     path, calls = tmp_path / "tales.txt", list[tuple[int, int]]()
-    bits = write_tales(path, seed=3, n_bytes=1_000_000, progress=lambda done, of: calls.append((done, of)))
+    bits = write_tales(path, seed=3, n_bytes=150_000, progress=lambda done, of: calls.append((done, of)))
     written = path.read_bytes()
     whole = written.decode().removesuffix(SEPARATOR).split(SEPARATOR)
     expected = list(islice(stories(3), len(whole)))
     assert whole == [each.text for each in expected]
     assert bits == pytest.approx(sum(each.bits for each in expected))
-    assert len(written) >= 1_000_000 > len(written) - len((whole[-1] + SEPARATOR).encode())
-    assert calls[0] == (0, 1_000_000) and all(of == 1_000_000 for _, of in calls) and len(calls) > 1
+    assert len(written) >= 150_000 > len(written) - len((whole[-1] + SEPARATOR).encode())
+    assert calls[0] == (0, 150_000) and all(of == 150_000 for _, of in calls) and len(calls) > 1
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
 
 
@@ -248,8 +293,8 @@ def test_a_file_of_tales(tmp_path: Path) -> None:
 def n_gram_bits(train: Sequence[str], test: Sequence[str], most: int) -> list[float]:
     """-log2 Q(test) for interpolated n-grams of the orders 1 to most (Witten and Bell, 1991).
 
-    P(w | h) = (c(h w) + t(h) P(w | h without its first)) / (c(h) + t(h)), with t(h) different symbols seen after h. Below
-    the unigrams a symbol is spelled, with 256 letters and an end.
+    P(w | h) = (c(h w) + t(h) P(w | h without its first)) / (c(h) + t(h)), with t(h) different symbols seen after h.
+    Below the unigrams a symbol is spelled, with 256 letters and an end.
     """
     after: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for i, symbol in enumerate(train):
@@ -270,7 +315,7 @@ def n_gram_bits(train: Sequence[str], test: Sequence[str], most: int) -> list[fl
 
 def test_no_n_gram_beats_the_limit(told: list[Story]) -> None:
     """KL(P || Q) >= 0: of orders 1 to 5, over words and over letters, on stories that were not trained on."""
-    first, last = told[:250], told[-40:]
+    first, last = told[:200], told[-30:]
     train, test = ("".join(each.text + SEPARATOR for each in part) for part in (first, last))
     limit = sum(each.bits for each in last) / len(test)
     for cut in (list, re.compile(r" ?\w+|\s|[^\w\s]").findall):
@@ -290,4 +335,4 @@ def test_the_true_weights_are_the_best(readings: list[list[Reading]], parser: Pa
     assert true < 0.99 * flat
 
 
-PINNED = "e2a2d978de07"
+PINNED = "dc8a724215f0fe2ff8ebd266c456dee1401b1c3cec5b8f9b9a02592844e98ac5"

@@ -78,10 +78,10 @@ class Choice:
     """One of several ways on; ends[i] is the sum of the weights up to and with the i-th."""
 
     ends: tuple[int, ...]
-    ways: tuple["Sequence", ...]
+    ways: tuple["Nodes", ...]
 
 
-Sequence = tuple["str | Say | Pick | Choice", ...]
+Nodes = tuple["str | Say | Pick | Choice", ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Grammar:
     plots: Mapping[str, str]
 
     @cached_property
-    def trees(self) -> Mapping[str, Sequence]:
+    def trees(self) -> Mapping[str, Nodes]:
         """The plots by name, read once."""
         return {name: self._read_plot(text) for name, text in self.plots.items()}
 
@@ -114,7 +114,7 @@ class Grammar:
             tables[name] = WordTable(words, tuple(accumulate(word.weight for word in words)))
         return tables
 
-    def _read_plot(self, text: str) -> Sequence:
+    def _read_plot(self, text: str) -> Nodes:
         nodes: list[str | Say | Pick | Choice] = []
         for line in _lines(text):
             if line == "--":
@@ -127,12 +127,12 @@ class Grammar:
                 nodes += [*self._read(line), " "]
         return tuple(nodes)
 
-    def _read(self, text: str) -> Sequence:
+    def _read(self, text: str) -> Nodes:
         tokens = _TOKEN.finditer(text)
         (nodes,) = self._read_ways(tokens, closing="")
         return nodes
 
-    def _read_ways(self, tokens: Iterator[re.Match[str]], closing: str) -> list[Sequence]:
+    def _read_ways(self, tokens: Iterator[re.Match[str]], closing: str) -> list[Nodes]:
         """What stands up to `closing`: several sequences, where bars divide them."""
         ways: list[list[str | Say | Pick | Choice]] = [[]]
         for token in tokens:
@@ -157,7 +157,7 @@ def _lines(text: str) -> list[str]:
     return re.sub(r"\n +", " ", text.strip()).splitlines()
 
 
-def _choice(ways: list[Sequence]) -> Choice:
+def _choice(ways: list[Nodes]) -> Choice:
     """The ways with the weights that stand at their beginnings taken off; 1 where none stands."""
     weights, rest = [], []
     for way in ways:

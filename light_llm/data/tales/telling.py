@@ -11,6 +11,10 @@ the number above is the text's own (tests/tales_parser.py finds it again from no
 Shannon's source coding theorem (1948) makes it a limit: a model Q of texts drawn from P pays on average
 E[-log2 Q] = E[-log2 P] + KL(P || Q) bits, never less than E[-log2 P]. For that to hold no text may ever be thrown away
 and drawn again, which would change P: "another animal" is a choice among the animals that are left, weighed anew.
+
+The size of it: 13 plots, 39 classes with 1,200 content words, the rarest of a class no rarer than 1 in 260. A story has
+142 words in the mean (80 to 198 in the first 10 MB, which are 12,800 stories) and 241 bits. With the blank line after
+each story that is 0.31 bits per byte.
 """
 
 import math
@@ -21,8 +25,7 @@ from itertools import count
 from pathlib import Path
 
 from ..order import mix
-from .grammar import Choice, Grammar, Pick, Say
-from .grammar import Sequence as Nodes
+from .grammar import Choice, Grammar, Nodes, Pick, Say
 from .plots import TALES
 
 Draw = Callable[[int], int]  # total -> a whole number from 0 to total - 1, all equally likely
@@ -51,7 +54,7 @@ def story(seed: int, i: int, *, grammar: Grammar = TALES) -> Story:
     """The i-th story of a seed: on every machine the same.
 
     Its k-th choice takes the whole number floor(u * total / 2**64) of u = mix(mix(seed, i), k), 64 bits: a way's
-    probability is weight / total to within 2**-64.
+    probability is weight / total to within 2**-64, and a story's bits are right to 1e-9.
     """
     key, numbers = mix(seed, i), count()
     return tell(grammar, lambda total: mix(key, next(numbers)) * total >> 64)
@@ -122,12 +125,12 @@ def _weight(ends: Sequence[int], i: int) -> int:
 def write_tales(path: Path, *, seed: int, n_bytes: int, progress: Callable[[int, int], None] | None = None) -> float:
     """Write stories, a blank line after each, until the file has at least n_bytes; the sum of their bits.
 
-    `progress` is called with (bytes written, n_bytes) every thousand stories.
+    `progress` is called with (bytes written, n_bytes) every hundred stories.
     """
     written, bits = 0, 0.0
     with open(path, "wb") as file:
         for i, each in enumerate(stories(seed)):
-            if progress and i % 1000 == 0:
+            if progress and i % 100 == 0:
                 progress(written, n_bytes)
             if written >= n_bytes:
                 break
