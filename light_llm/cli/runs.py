@@ -71,7 +71,7 @@ def _table(runs: Sequence[PastRun]) -> Table:
 
 def _short(text: str) -> Text:
     """Cut where the terminal is too narrow; its column gives way to those that are not to be wrapped."""
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(text, no_wrap=True)
 
 
 def count(n: int) -> str:
