@@ -157,14 +157,22 @@ def from_texts(name: str, title: str, path: Path, texts: Texts, progress: Progre
 def _find(data: str, text_field: str, errors: str, offline: bool, progress: Progress | None) -> Source:
     if data in SOURCES:
         return _known(data, SOURCES[data], offline, progress)
-    path = spooled() if data == STDIN else Path(data)
-    name = str(path) if data == STDIN else data
-    title = "standard input" if data == STDIN else path.name or str(path.absolute().name)
-    if path.is_file() or path.is_dir():
-        return from_texts(name, title, path, texts_at(path, text_field, errors), progress)
-    near = did_you_mean(data, SOURCES)
-    if near == "." and path.parent.is_dir():
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    if data == STDIN:
+        kept = spooled()
+        return from_texts(str(kept), "standard input", kept, texts_at(kept, text_field, errors), progress)
+    path, name = Path(data), data
+    try:
+        if path.is_fifo():  # of the shell, as in --data <(zcat my.txt.gz)
+            with open(path, "rb") as pipe:
+                path = spooled(pipe)
+            name = str(path)
+        if path.is_file() or path.is_dir():
+            return from_texts(name, path.absolute().name, path, texts_at(path, text_field, errors), progress)
+        near = did_you_mean(data, SOURCES)
+        if near == "." and path.parent.is_dir():
+            near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError as error:  # a name that is too long, a folder on the way that may not be entered
+        raise DataError(f"{data} cannot be read: {error.strerror or error}") from None
     raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(SOURCES)}; or give a path")
 
 
