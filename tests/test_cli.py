@@ -124,7 +124,10 @@ WRONG = [
     (["train", "--data", "empty.txt"], r"empty.txt holds no text"),
     (["train", "--data", "tiny.txt", "--tokenizer", "byte"], r"one window of max_length=1,024 needs 1,025 training"),
     (["train", "--data", "latin.txt", "--tokenizer", "byte"], r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
-    (["train", "--data", ".", "--tokenizer", "byte"], r"\. is a folder; name one text file in it"),
+    (
+        ["train", "--data", ".", "--tokenizer", "byte"],
+        r"\. holds files of more than one kind|\. is a folder without a text",
+    ),
     (["train", "--set", "model.n_embd=100"], r"n_embd=100 does not divide into n_head=6 heads; try n_embd=96 or"),
     (["train", "--set", "model.n_embed=96"], r"no model setting 'n_embed'; did you mean n_embd\?"),
     (["train", "--config", "nowhere.toml"], r"there is no recipe or file 'nowhere.toml'"),

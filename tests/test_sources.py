@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -147,16 +148,11 @@ def test_a_split_cuts_no_document(parts: list[list[str]], n: int) -> None:
 @given(st.text(max_size=60), st.booleans(), st.integers(1, 7))
 def test_any_text_is_read_as_it_is(text: str, mark: bool, piece: int) -> None:
     """In pieces of any size, so that characters are cut in the middle; NUL, CR and all; a mark is dropped."""
-    data = (b"\xef\xbb\xbf" if mark else b"") + text.encode()
-    if len(data) >= 4 and not (any(data[::2]) and any(data[1::2])):
-        return  # taken for UTF-16
-    expected = text if mark else text.removeprefix("\ufeff")
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "PIECE", piece)
         path = Path(folder, "t.txt")
-        path.write_bytes(data)
-        if piece < 4 or (any(data[:piece:2]) and any(data[1:piece:2])):
-            assert "".join(read_text(path)) == expected
+        path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + b"text" + text.encode())
+        assert "".join(read_text(path)) == f"text{text}"
 
 
 @given(st.lists(st.binary(max_size=6) | st.text(max_size=4).map(str.encode), max_size=8), st.integers(3, 9))
@@ -203,13 +199,18 @@ def test_a_character_cut_off_at_the_end_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_utf16_is_recognised(tmp_path: Path, encoding: str, message: str) -> None:
-    (tmp_path / "wide.txt").write_bytes("To be, or not to be".encode(encoding))
+    for text in ("To be, or not to be", "“To be”, or not – to be " * 300):
+        (tmp_path / "wide.txt").write_bytes(text.encode(encoding))
+        for errors in ("strict", "replace"):
+            with pytest.raises(DataError, match=message):
+                find_source("wide.txt", errors=errors)
+    (tmp_path / "wide.jsonl").write_bytes('{"text": "To be"}\n'.encode(encoding))
     with pytest.raises(DataError, match=message):
-        find_source("wide.txt")
+        find_source("wide.jsonl", errors="replace")
 
 
 def test_nul_and_control_characters_are_characters(tmp_path: Path) -> None:
-    text = "a\0b\r\nc\rd\x85\u2028e\x1a\x7f\ufeff" + "\0" * 40
+    text = "words\0b\r\nc\rd\x85\u2028e\x1a\x7f\ufeff" + "\0" * 40
     (tmp_path / "odd.txt").write_bytes(text.encode())
     assert joined(find_source("odd.txt").read()) == [text]
 
@@ -469,6 +470,7 @@ def test_shakespeare_is_pinned(offline_files: Path) -> None:
         ("tinystory", r"no source or file 'tinystory'; did you mean tinystories\?"),
         ("nowhere/at/all.txt", "'nowhere/at/all.txt'. The sources are shakespeare, tinystories, .*; or give a path"),
         ("pome.txt", r"no source or file 'pome.txt'; did you mean poem.txt\?"),
+        ("x" * 300, "x cannot be read: File name too long"),
     ],
 )
 def test_a_text_that_is_not_there(poem: Path, data: str, message: str) -> None:
@@ -511,11 +513,23 @@ def test_standard_input_that_breaks_off_leaves_nothing(shared_cache: Path, monke
             return super().read(4)
 
     before = set((shared_cache / "stdin").glob("*"))
-    with pytest.raises(DataError, match="standard input cannot be kept at .*the pipe is gone; set LIGHT_LLM_CACHE"):
+    with pytest.raises(
+        DataError, match="the text of the pipe cannot be kept at .*the pipe is gone; set LIGHT_LLM_CACHE"
+    ):
         spooled(Breaking(b"some text"))
-    with pytest.raises(DataError, match="standard input holds no text"):
+    with pytest.raises(DataError, match="the pipe holds no text"):
         spooled(io.BytesIO())
     assert set((shared_cache / "stdin").glob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_with_a_name_is_kept_too(poem: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(poem.read_bytes(),), daemon=True)
+    writer.start()
+    source = find_source("pipe")
+    writer.join()
+    assert find_source(source.name) == source and source.sha256 == find_source(str(poem)).sha256
 
 
 def test_a_terminal_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError, did_you_mean
 from .pieces import Piece
-from .reading import PIECE, REPLACEMENT, Hooks, decode, not_utf8, opened, read_text
+from .reading import PIECE, REPLACEMENT, Hooks, decode, not_utf8, opened, read_text, refuse_utf16
 
 SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a file; nothing special in a user's text
 LONGEST_LINE = 1 << 28  # bytes of one line of JSON, which is in memory as a whole
@@ -57,6 +57,8 @@ def jsonl_documents(path: Path, text_field: str, errors: str, hooks: Hooks) -> I
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
             where = f"line {number:,} of {path}"
+            if number == 1:
+                refuse_utf16(path, line[:4096])
             if len(line) > LONGEST_LINE:
                 raise DataError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it one JSON object a line?")
             try:

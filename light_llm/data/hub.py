@@ -144,12 +144,13 @@ def _check(file: HubFile, path: Path) -> None:
 def _is_of_the_hub(error: Exception) -> bool:
     """Whether it is about the network, the hub or the disk, and not a fault in a program.
 
-    The library raises errors of its own, of its HTTP library (which changed between versions) and OSError.
+    The library raises errors of its own, of its HTTP library (which changed between versions) and OSError; some of its
+    versions, without a network, the RuntimeError of a connection that it has closed itself.
     """
     from huggingface_hub.errors import EntryNotFoundError
 
-    ours = isinstance(error, (OSError, EntryNotFoundError))
-    return ours or type(error).__module__.split(".")[0] in (
+    expected = isinstance(error, (OSError, EntryNotFoundError, RuntimeError))
+    return expected or type(error).__module__.split(".")[0] in (
         "httpx",
         "httpx2",
         "httpcore",

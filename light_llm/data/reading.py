@@ -109,25 +109,30 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
 
 def not_utf8(path: Path, offset: int, error: UnicodeDecodeError, where: str = "") -> DataError:
     """What to say of a byte that is not UTF-8, and the two ways out: convert the file, or replace such bytes."""
-    with opened(path) as (file, _):
-        encoding = "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
     found = f"byte 0x{error.object[error.start]:02x}"
     return DataError(
         f"{path} is not UTF-8 text: {found} at offset {offset:,}{where} ({error.reason}); "
-        f"{_convert(path, encoding)}; or use --errors replace, which puts U+FFFD in place of such bytes"
+        f"{_convert(path, 'LATIN1')}; or use --errors replace, which puts U+FFFD in place of such bytes"
     )
 
 
 def refuse_utf16(path: Path, start: bytes) -> None:
-    """UTF-16 without a byte-order mark is valid UTF-8 with a NUL in every second place: no text anybody means.
+    """UTF-16 is refused, with errors="replace" too: it is a text, and what would be left of it is none.
+
+    Without a byte-order mark it can be valid UTF-8, with a NUL in every second place. Quotes, dashes and foreign
+    letters have no NUL there; three in four are enough, if the other places have few.
 
     Raises:
         DataError: the first bytes of the file look like that.
     """
-    if len(start) < 4:
-        return
-    for half, order in ((start[1::2], "LE"), (start[0::2], "BE")):
-        if not any(half):
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(
+            f"{path} is not UTF-8 text: byte 0x{start[0]:02x} at offset 0 begins the byte-order mark of UTF-16; "
+            f"{_convert(path, 'UTF-16')}"
+        )
+    even, odd = start[0::2], start[1::2]
+    for order, nul, other in (("LE", odd, even), ("BE", even, odd)):
+        if len(start) >= 4 and nul.count(0) >= 0.75 * len(nul) and other.count(0) <= 0.1 * len(other):
             raise DataError(
                 f"{path} looks like UTF-16 without a byte-order mark: every second byte of its beginning is NUL; "
                 f"{_convert(path, f'UTF-16{order}')}"

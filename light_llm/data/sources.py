@@ -164,15 +164,22 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
         path, limits = corpus.corpus(corpus.size_of(data), progress)
         source = from_texts(data, "tales, the built-in corpus", path, Texts("stories", (path,)), progress)
         return replace(source, limits=limits)
-    path = spooled() if data == STDIN else Path(data)
-    name = str(path) if data == STDIN else data
-    title = "standard input" if data == STDIN else path.name or str(path.absolute().name)
-    if path.is_file() or path.is_dir():
-        return from_texts(name, title, path, texts_at(path, text_field, errors), progress)
-    named = [*SOURCES, corpus.NAME]
-    near = did_you_mean(data, named)
-    if near == "." and path.parent.is_dir():
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    if data == STDIN:
+        kept = spooled()
+        return from_texts(str(kept), "standard input", kept, texts_at(kept, text_field, errors), progress)
+    path, name, named = Path(data), data, [*SOURCES, corpus.NAME]
+    try:
+        if path.is_fifo():  # of the shell, as in --data <(zcat my.txt.gz)
+            with open(path, "rb") as pipe:
+                path = spooled(pipe)
+            name = str(path)
+        if path.is_file() or path.is_dir():
+            return from_texts(name, path.absolute().name, path, texts_at(path, text_field, errors), progress)
+        near = did_you_mean(data, named)
+        if near == "." and path.parent.is_dir():
+            near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError as error:  # a name that is too long, a folder on the way that may not be entered
+        raise DataError(f"{data} cannot be read: {error.strerror or error}") from None
     raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(named)}; or give a path")
 
 

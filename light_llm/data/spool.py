@@ -15,7 +15,7 @@ STDIN = "-"
 
 
 def spooled(stream: BinaryIO | None = None) -> Path:
-    """Read standard input to its end into `<cache>/stdin/<sha256>.txt`, which is whole or does not exist.
+    """Read a pipe, standard input by default, to its end into `<cache>/stdin/<sha256>.txt`: whole or not at all.
 
     Raises:
         DataError: there is nothing to read, it is a terminal, or the file cannot be written.
@@ -39,14 +39,14 @@ def spooled(stream: BinaryIO | None = None) -> Path:
                 out.flush()
                 os.fsync(out.fileno())
                 if out.tell() == 0:
-                    raise DataError("standard input holds no text; training needs some thousand characters")
+                    raise DataError("the pipe holds no text; training needs some thousand characters")
             target = folder / f"{digest.hexdigest()}.txt"
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"standard input cannot be kept at {folder}: {error.strerror or error}; "
+            f"the text of the pipe cannot be kept at {folder}: {error.strerror or error}; "
             f"set LIGHT_LLM_CACHE to a folder with room"
         ) from None
     return target
