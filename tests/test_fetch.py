@@ -88,6 +88,10 @@ class Misbehaving(BaseHTTPRequestHandler):
         del self.headers["Range"]
         self._good(fault)
 
+    def _norangecut(self, fault: str) -> None:
+        del self.headers["Range"]
+        self._good(fault, send=50_000)
+
     def _wrongpart(self, fault: str) -> None:
         self.send_response(206)
         self.send_header("Content-Range", f"bytes 0-{len(BODY) - 1}/{len(BODY)}")
@@ -155,6 +159,7 @@ def rest(n: int) -> str:
         ("short/good", [None, rest(1000)]),
         ("tiny/good", [None, rest(1000)]),
         ("cut/norange", [None, rest(100_000)]),  # the whole file again, and nothing of it twice
+        ("cut/norangecut/good", [None, rest(100_000), rest(50_000)]),
         ("cut/416/good", [None, rest(100_000), None]),
         ("cut/wrongpart/good", [None, rest(100_000), None]),
         ("othercut/good/good", [None, rest(100_000), None]),  # parts of two files: the hash tells
@@ -203,6 +208,18 @@ def test_a_bad_download_is_refused_and_leaves_nothing(
         download(known(f"{server.url}/{path}"), tmp_path / "play.txt", patience=SOON)
     assert hashlib.sha256(BODY).hexdigest() in str(caught.value) and "play.txt" in str(caught.value)
     assert len(server.ranges) == requests and not list(tmp_path.glob("*play*"))
+
+
+def test_another_part_than_was_asked_for_is_not_even_read(server: Server, tmp_path: Path) -> None:
+    steps: list[int] = []
+    download(
+        known(f"{server.url}/cut/wrongpart/good"),
+        tmp_path / "play.txt",
+        patience=SOON,
+        progress=lambda done, total: steps.append(done),
+    )
+    again = steps.index(100_000) + 1
+    assert steps[again] < 100_000 and steps[again:] == sorted(steps[again:])
 
 
 def test_no_more_is_taken_than_the_file_has(server: Server, tmp_path: Path) -> None:

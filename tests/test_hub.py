@@ -90,6 +90,7 @@ def nobodys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("LIGHT_LLM_OFFLINE_DIR", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
@@ -119,10 +120,11 @@ def test_a_file_is_fetched_once_and_whole(hub: Server, file: HubFile, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_librarys_settings_are_left_as_they_were(hub: Server) -> None:
+def test_the_librarys_settings_are_left_as_they_were(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     before = constants.HF_HUB_DISABLE_TELEMETRY, logging.get_verbosity()
     find_or_fetch_from_hub(FILE, endpoint=hub.url)
     hub.broken = 404
