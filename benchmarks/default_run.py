@@ -1,9 +1,10 @@
-"""The default run in full, and the table README shows of it.
+"""The default run in full, on Shakespeare and on the built-in corpus, and the tables README shows of them.
 
-    python benchmarks/default_run.py                      trains (half an hour on two cores) and writes the table
-    python benchmarks/default_run.py --folder checkpoints makes the table of a run that is already there
+    python benchmarks/default_run.py                      trains both (an hour on two cores) and writes the tables
+    python benchmarks/default_run.py --only tales         one of them
+    python benchmarks/default_run.py --only tales --folder checkpoints   of a run that is already there
 
-The table goes to benchmarks/results/default_run.md; a test holds README to it.
+The tables go to benchmarks/results/; a test holds README to them.
 """
 
 import argparse
@@ -15,20 +16,24 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+RUNS = {"shakespeare": "default_run", "tales": "tales_run"}  # --data, and the name of its table
 
 
 def main() -> None:
     """Train unless a folder is given, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="a finished run to make the table of")
+    parser.add_argument("--only", choices=list(RUNS), help="one of the runs")
+    parser.add_argument("--folder", type=Path, help="with --only: a finished run to make the table of")
     parser.add_argument("--machine", default="", help="how the machine is called in the table")
     args = parser.parse_args()
-    folder = args.folder or Path("checkpoints")
-    if args.folder is None:
-        subprocess.run([sys.executable, str(HERE.parent / "train.py")], check=True)
-    text = table(folder, args.machine)
-    (HERE / "results" / "default_run.md").write_text(text, encoding="utf-8")
-    print(text, end="")
+    for data in [args.only] if args.only else RUNS:
+        folder = args.folder or Path("runs") / RUNS[data]
+        if args.folder is None:
+            words = [str(HERE.parent / "train.py"), "--data", data, "--out", str(folder)]
+            subprocess.run([sys.executable, *words], check=True)
+        text = table(folder, args.machine)
+        (HERE / "results" / f"{RUNS[data]}.md").write_text(text, encoding="utf-8")
+        print(text, end="")
 
 
 def table(folder: Path, machine: str) -> str:
@@ -36,19 +41,21 @@ def table(folder: Path, machine: str) -> str:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     steps: list[dict[str, Any]] = [row for row in rows if row["kind"] == "step"]
-    lines = ["| step | training loss | held-out loss | bits/byte | perplexity |", "|---:|---:|---:|---:|---:|"]
-    for row in rows:
-        if row["kind"] == "eval":
-            recent = [s["loss"] for s in steps if row["step"] - 50 < s["step"] <= row["step"]]
-            lines.append(
-                f"| {row['step']} | {sum(recent) / len(recent):.2f} | {row['loss']:.3f} ± {row['stderr']:.3f} | "
-                f"{row['bits_per_byte']:.3f} | {row['perplexity']:.0f} |"
-            )
+    evaluations = [row for row in rows if row["kind"] == "eval"]
+    known = "limit" in evaluations[0]
+    last = "above the limit" if known else "perplexity"
+    lines = [f"| step | training loss | held-out loss | bits/byte | {last} |", "|---:|---:|---:|---:|---:|"]
+    for row in evaluations:
+        recent = [s["loss"] for s in steps if row["step"] - 50 < s["step"] <= row["step"]]
+        loss = f"{sum(recent) / len(recent):.2f} | {row['loss']:.3f} ± {row['stderr']:.3f}"
+        end = f"{row['distance']:.3f}" if known else f"{row['perplexity']:.0f}"
+        lines.append(f"| {row['step']} | {loss} | {row['bits_per_byte']:.3f} | {end} |")
     done = re.findall(r"^done at step .*?  (.*) tokens/s, (.*) in all, peak memory (.*) GB$", _log(folder), re.M)
     speed, clock, memory = done[-1]
     versions, decided = record["versions"], record["decided"]
     lines += [
         "",
+        *([f"The limit is {evaluations[0]['limit']:.4f} bits/byte. "] if known else []),
         f"Training loss: mean of the 50 steps before. {clock} (h:mm:ss or m:ss) in all, {speed} tokens/s, peak memory "
         f"{memory} GB,",
         f"{decided['dtype']['value']} on {decided['device']['value']}: {machine or record['machine']}, "

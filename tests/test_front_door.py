@@ -14,6 +14,7 @@ from .tools import run_child
 COMMANDS = """\
 python train.py                     # micro on Shakespeare, 500 steps, checkpoints/ is created
 python generate.py demo             # sample prompts
+python generate.py interactive      # a prompt
 python generate.py eval             # loss, perplexity, bits per byte of the held-out split
 """
 
@@ -54,16 +55,18 @@ def checkout(tmp_path: Path, offline_files: Path) -> Path:
 def shell(line: str, checkout: Path) -> "subprocess.CompletedProcess[str]":
     words = line.split("#")[0].split()
     assert words[0] == "python"
-    return run_child([sys.executable, *words[1:]], cwd=checkout, env={"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""})
+    env = {"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""}
+    return run_child([sys.executable, *words[1:]], cwd=checkout, env=env, stdin="ROMEO:\n/temperature 0\nJULIET:\n")
 
 
 def test_the_commands_work_as_written(checkout: Path) -> None:
-    train, demo, evaluate = (shell(line, checkout) for line in COMMANDS.splitlines())
+    train, demo, prompt, evaluate = (shell(line, checkout) for line in COMMANDS.splitlines())
     assert train.returncode == 130, train.stderr  # LIGHT_LLM_STOP_AFTER ends it as Ctrl-C would
     assert "30,339,456 parameters" in train.stdout and "301,966 training tokens, 36,059 held out" in train.stdout
     assert "6.8 passes over the text" in train.stdout
     assert (checkout / "checkpoints" / "best_model.pt").is_file()
     assert demo.returncode == 0 and "To be or not to be" in demo.stdout, demo.stderr
+    assert prompt.returncode == 0 and re.match(r"ROMEO:[\s\S]+\nJULIET:", prompt.stdout), prompt.stderr
     assert evaluate.returncode == 0, evaluate.stderr
     assert re.search(r"loss +\d+\.\d+ ± [\d.]+ nats per token\nperplexity +[\d.]+\nbits/byte +\d\.\d+", evaluate.stdout)
     assert "36,058 targets, 111,5" in evaluate.stdout

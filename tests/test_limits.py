@@ -32,7 +32,8 @@ LENGTHS = np.array(byte_lengths(ByteTokenizer()))
 class Knows:
     """A reader that knows every text of a grammar with its probability, and guesses each byte from what it has read.
 
-    It has the shape of a model: `features` gives log-probabilities, (B, T, 257), and the head, the unit matrix, passes them on.
+    It has the shape of a model: `features` gives log-probabilities, (B, T, 257), and the head, the unit matrix, passes
+    them on.
     """
 
     training, head_weight = False, torch.eye(257)

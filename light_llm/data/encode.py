@@ -49,20 +49,20 @@ def write_splits(
             return
         journal = _Journal(partial)
         for split, pieces in splits:
-            tasks = _tasks(chain([None], pieces, [None]) if separators else pieces)
-            _write_split(partial / f"{split}.bin", tasks, tokenizer, {**facts, "split": split}, journal)
+            todo = tasks(chain([None], pieces, [None]) if separators else pieces)
+            _write_split(partial / f"{split}.bin", todo, tokenizer, {**facts, "split": split}, journal)
         journal.path.unlink()
         os.replace(partial, folder)
 
 
 def _write_split(
-    path: Path, tasks: Iterator[Task], tokenizer: Tokenizer, facts: Mapping[str, Any], journal: "_Journal"
+    path: Path, todo: Iterator[Task], tokenizer: Tokenizer, facts: Mapping[str, Any], journal: "_Journal"
 ) -> None:
     mark = journal.marks.get(path.stem)
     done = mark["tasks"] if mark else 0
     with ShardWriter(path, vocab_size=tokenizer.vocab_size, facts=facts, mark=mark) as shard:
         marked = time.monotonic()
-        for ids in _encoded(islice(tasks, done, None), tokenizer):
+        for ids in _encoded(islice(todo, done, None), tokenizer):
             shard.write(ids)
             done += 1
             if time.monotonic() - marked >= MARK_EVERY:
@@ -72,7 +72,7 @@ def _write_split(
         journal.note(path.stem, {"tasks": done, **shard.mark()})
 
 
-def _tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
+def tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
     """Stretches of about TASK characters that can be encoded alone: small documents together, large ones in parts."""
     task: Task = []
     size = 0
@@ -86,13 +86,13 @@ def _tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
         yield task
 
 
-def _encoded(tasks: Iterator[Task], tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
+def _encoded(todo: Iterator[Task], tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
     """The ids of each task, in order. tiktoken lets go of Python while it works, so that threads are enough."""
     workers = usable_cores()
     waiting: deque[Future[NDArray[np.int64]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        for task in tasks:
+        for task in todo:
             waiting.append(pool.submit(_encode, task, tokenizer))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
