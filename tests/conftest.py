@@ -28,6 +28,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LIGHT_LLM_CACHE", str(cache))
         patch.setenv("PYTHONPATH", str(CHECKOUT))
         patch.setenv("COLUMNS", "80")
+        patch.setenv("OMP_NUM_THREADS", "1")  # of child processes: see above
         for name in ("LIGHT_LLM_STOP_AFTER", "FORCE_COLOR", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
             patch.delenv(name, raising=False)
         yield cache

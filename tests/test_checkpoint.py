@@ -369,7 +369,7 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
     [
         ({"config": {"n_embed": 3}}, "written by another version .* did you mean n_embd"),
         ({"tokenizer": {"kind": "morse"}}, "tokenizer of kind 'morse'"),
-        ({"tokenizer": {"kind": "char"}}, "its description cannot be used"),
+        ({"tokenizer": {"kind": "char"}}, "a damaged tokenizer of kind 'char'"),
     ],
 )
 def test_a_description_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -212,7 +212,8 @@ def test_runs_are_found_in_a_folder_and_one_level_below(shelf: Path, tmp_path: P
     assert names == expected
     assert find_runs([shelf / "by-char"]) == [shelf / "by-char"]
     assert find_runs([shelf / "by-char", shelf]).count(shelf / "by-char") == 1
-    assert find_runs([shelf.parent]) == []  # two levels below
+    shutil.copytree(shelf / "by-char", tmp_path / "top" / "middle" / "by-char")
+    assert find_runs([tmp_path / "top"]) == []  # two levels below
     (tmp_path / "deep" / ".previous-run").mkdir(parents=True)
     (tmp_path / "deep" / ".previous-run" / "run.json").write_text("{}")
     assert find_runs([tmp_path / "deep"]) == []

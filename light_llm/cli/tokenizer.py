@@ -44,8 +44,9 @@ def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
     modes: dict[str, Callable[[TokenizerFlags, set[str]], None]] = {"train": train, "show": show, "compare": compare}
     about = (
-        "train: learn a byte-level BPE from --data. show: how a tokenizer cuts --text. "
-        "compare: bytes per token of several (--tokenizer A --tokenizer B) on --data."
+        "train: learn a byte-level BPE from --data. "
+        "show: how a tokenizer cuts --text. "
+        "compare: several (--tokenizer A --tokenizer B) on --data."
     )
     prog = "light-llm tokenizer {train,show,compare}"
     if not argv or argv[0].startswith("-"):
