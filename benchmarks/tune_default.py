@@ -4,8 +4,8 @@
     python benchmarks/tune_default.py "lr=2.4e-3" "lr=2.4e-3 dropout=0.1"        several, one after the other
 
 Shakespeare in GPT-2's tokens, renumbered so that only ids which occur in the text are left: that makes the head four
-times cheaper and leaves the task as it is. 500 steps of 4 x 1,024 tokens; anything of TrainConfig and ModelConfig can be set,
-and two standard deviations of the initial weights: `std` of matrices, `table_std` of the token table.
+times cheaper and leaves the task as it is. 500 steps of 4 x 1,024 tokens. Anything of TrainConfig and ModelConfig can
+be set, and two standard deviations of the initial weights: `std` of matrices, `table_std` of the token table.
 """
 
 import math

@@ -39,7 +39,7 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
         if numbers["passes"] > MANY_PASSES:
             lines += [
                 "         that often, a text is memorised too: the held-out loss is the one to watch;",
-                "         --dropout 0.1 or a longer text helps, --patience 2 stops when it no longer falls",
+                "         a longer text helps, and --patience 2 ends the run when it no longer falls",
             ]
         if config.lr_horizon and config.max_steps > config.lr_horizon:
             lines += [
