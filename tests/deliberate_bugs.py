@@ -132,6 +132,41 @@ BUGS = [
         'a.data["tokenizer"] != b.data["tokenizer"]',
         "tests/test_report.py",
     ),
+    Bug(
+        "a vocabulary learnt from the held-out text too",
+        "light_llm/data/choose.py",
+        "    _, pieces = next(splits(source, held_out, progress))\n    every",
+        "    pieces = source.read(progress)\n    every",
+        "tests/test_bpe.py",
+    ),
+    Bug(
+        "a preparation that goes on one task too late",
+        "light_llm/data/encode.py",
+        "islice(todo, done, None)",
+        "islice(todo, done and done + 1, None)",
+        "tests/test_encode.py",
+    ),
+    Bug(
+        "the end of a story costs a model nothing",
+        "light_llm/evaluate.py",
+        "paid = np.diff(np.cumsum(nats)[ends]) / math.log(2)",
+        "paid = (np.diff(np.cumsum(nats)[ends]) - nats[ends[1:]]) / math.log(2)",
+        "tests/test_limits.py",
+    ),
+    Bug(
+        "a word of a tale is drawn as if none had been taken",
+        "light_llm/data/tales/telling.py",
+        "self.choose(_weight(table.ends, chosen), total)",
+        "self.choose(_weight(table.ends, chosen), table.ends[-1])",
+        "tests/test_tales.py",
+    ),
+    Bug(
+        "patience that is counted from the start of a process",
+        "light_llm/train/listeners.py",
+        "waited = step.number - (self.best.step or 0)",
+        "waited = self.worse * self.patience // 3 if self.patience else 0",
+        "tests/test_stopping.py",
+    ),
 ]
 
 
