@@ -1,7 +1,7 @@
 """Flags, and words without a flag, from a frozen dataclass, by tyro; and the set of those a user really gave."""
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -39,6 +39,33 @@ def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> t
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
     values = tyro.cli(kind, prog=prog, description=about, args=words, config=config)
     return values, given
+
+
+def parse_mode(
+    kind: type[Flags], argv: Sequence[str], *, verb: str, about: str, no_use: Mapping[str, Collection[str]]
+) -> tuple[str, Flags, set[str]]:
+    """Read a verb whose first word says what to do: the word, and what `parse` returns.
+
+    Args:
+        no_use: for each word the flags that have no effect on it.
+
+    Raises:
+        ConfigError: no such word, or a flag without effect; and what `parse` raises.
+    """
+    modes = list(no_use)
+    prog = f"light-llm {verb} {{{','.join(modes)}}}"
+    if not argv or argv[0].startswith("-"):
+        if not any(word in ("-h", "--help") for word in argv):
+            listed = f"{', '.join(modes[:-1])} or {modes[-1]}"
+            raise ConfigError(f"{verb} needs to know what to do: {listed}, as in: {verb} {modes[0]}")
+        argv = [modes[0], "--help"]
+    mode, rest = argv[0], argv[1:]
+    if mode not in modes:
+        raise ConfigError(f"{verb} cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
+    flags, given = parse(kind, rest, prog=prog, about=about)
+    for name in sorted(given.intersection(no_use[mode])):
+        raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
+    return mode, flags, given
 
 
 def _joined(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
-from .flags import parse
+from ..errors import CheckpointError, ConfigError, DataError
+from .flags import parse_mode
 
 if TYPE_CHECKING:
     from ..generate import Sampling, TextGenerator
@@ -56,19 +56,7 @@ def command(argv: Sequence[str]) -> int:
         "demo: a few prompts. text: continue --prompt. interactive: type prompts, change settings as you go. "
         "eval: loss, perplexity and bits per byte of the held-out text."
     )
-    prog = "light-llm generate {demo,text,interactive,eval}"
-    if not argv or argv[0].startswith("-"):
-        if not any(word in ("-h", "--help") for word in argv):
-            raise ConfigError(
-                "generate needs to know what to do: demo, text, interactive or eval, as in: generate demo"
-            )
-        parse(GenerateFlags, ["--help"], prog=prog, about=about)
-    mode, rest = argv[0], argv[1:]
-    if mode not in modes:
-        raise ConfigError(f"generate cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
-    flags, given = parse(GenerateFlags, rest, prog=prog, about=about)
-    for name in sorted(given & NO_USE[mode]):
-        raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
+    mode, flags, _ = parse_mode(GenerateFlags, argv, verb="generate", about=about, no_use=NO_USE)
     return modes[mode](flags)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig
-from ..errors import ConfigError, did_you_mean
-from .flags import parse
+from ..errors import ConfigError
+from .flags import parse_mode
 
 if TYPE_CHECKING:
     from ..data import Source, Tokenizer
@@ -48,17 +48,7 @@ def command(argv: Sequence[str]) -> int:
         "show: how a tokenizer cuts --text. "
         "compare: several (--tokenizer A --tokenizer B) on --data."
     )
-    prog = "light-llm tokenizer {train,show,compare}"
-    if not argv or argv[0].startswith("-"):
-        if not any(word in ("-h", "--help") for word in argv):
-            raise ConfigError("tokenizer needs to know what to do: train, show or compare, as in: tokenizer train")
-        parse(TokenizerFlags, ["--help"], prog=prog, about=about)
-    mode, rest = argv[0], argv[1:]
-    if mode not in modes:
-        raise ConfigError(f"tokenizer cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
-    flags, given = parse(TokenizerFlags, rest, prog=prog, about=about)
-    for name in sorted(given & NO_USE[mode]):
-        raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
+    mode, flags, given = parse_mode(TokenizerFlags, argv, verb="tokenizer", about=about, no_use=NO_USE)
     modes[mode](flags, given)
     return 0
 
