@@ -171,7 +171,7 @@ def evaluate_held_out(
     model: LightLLM, dataset: TokenDataset, lengths: NDArray[np.int64], **how: Any
 ) -> tuple[Evaluation, Distance | None]:
     """The held-out loss, and where the text's true probability is known, the distance to it."""
-    if not dataset.limits:
-        return evaluate_loss(model, dataset.held_out, lengths, **how), None
-    separator = dataset.tokenizer.separator
-    return evaluate_against_limits(model, dataset.held_out, lengths, dataset.limits, separator, **how)
+    held_out, limits = dataset.held_out, dataset.limits
+    if not limits:
+        return evaluate_loss(model, held_out, lengths, **how), None
+    return evaluate_against_limits(model, held_out, lengths, limits, dataset.tokenizer.separator, **how)

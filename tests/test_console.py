@@ -1,12 +1,15 @@
 """The prompt of `generate interactive`: what each line does, in process; and once in a terminal, once in a pipe."""
 
 import builtins
+import contextlib
 import io
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +19,14 @@ from typing import Any
 import pytest
 
 from light_llm.cli import main
-from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, TextStream
 from light_llm.errors import ConfigError
 from light_llm.generate import TextGenerator
 from light_llm.generate.console import COMMANDS, HELP, TO_TYPE, Repl, Settings, tail
 from light_llm.generate.terminal import (
     HISTORY_LINES,
     Screen,
+    between_tokens,
     completions,
     edit_lines,
     line_reader,
@@ -347,6 +351,43 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(writer: TextGenerator) -> N
 def test_ctrl_c_stops_all_samples(writer: TextGenerator) -> None:
     done = say(writer, "/sample 3 abc", "de", typed=True, out=Fragile(8, KeyboardInterrupt))
     assert done.out.count("---") == 1 and "stopped\nde" in done.out and done.code == 0
+
+
+def test_a_real_ctrl_c_is_never_lost(writer: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the middle of a token, where a library might drop it; the answer stops after that token."""
+    push = TextStream.push
+    pushed = 0
+
+    def press(stream: TextStream, token: int) -> str:
+        nonlocal pushed
+        pushed += 1
+        if pushed == 3:
+            with contextlib.suppress(KeyboardInterrupt):  # such a library
+                signal.raise_signal(signal.SIGINT)
+        return push(stream, token)
+
+    monkeypatch.setattr(TextStream, "push", press)
+    before = signal.getsignal(signal.SIGINT)
+    done = say(writer, "abc", typed=True)
+    assert re.search(r"\n3 tokens, .*, seed 7, stopped\n", done.out) and pushed == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), between_tokens():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    found: list[object] = []
+
+    def elsewhere() -> None:
+        with between_tokens() as stop_here:
+            stop_here()
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)  # there are no signals in other threads
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGINT)]
 
 
 def test_ctrl_c_before_the_first_token_uses_no_seed(writer: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from light_llm.config import DataConfig
 from light_llm.data import TokenDataset, create_dataloader, prepare_dataset
 from light_llm.data.dataset import Source
 from light_llm.data.order import WindowOrder, mix, permuted
-from light_llm.data.shards import BLOCK, Shard, TokensInMemory, write_shard
+from light_llm.data.shards import BLOCK, Shard, TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, decode
 from light_llm.errors import ConfigError, DataError
 
-from .tools import byte_loader
+from .tools import byte_loader, write_shard
 
 # ---- shards
 

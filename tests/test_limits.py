@@ -167,6 +167,17 @@ def test_a_corpus_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path:
         find_source("tales:1")
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+def test_a_damaged_corpus_is_made_again(one_megabyte: Any, damage: str) -> None:
+    facts = one_megabyte[0].source.path.with_suffix(".tsv")
+    good = facts.read_text()
+    if damage == "gone":
+        facts.unlink()
+    else:
+        facts.write_text(good[:-9] if damage == "cut" else good.replace("1", "2", 1))
+    assert find_source("tales:1").limits == one_megabyte[0].source.limits and facts.read_text() == good
+
+
 def test_own_held_out_text_has_no_limits(one_megabyte: Any, poem: Path) -> None:
     dataset, _ = prepare_dataset("tales:1", 64, one_megabyte[1], val_data=poem)
     assert dataset.limits == () and documents(dataset.source) > 1 and dataset.record()["val_data"] == str(poem)
@@ -185,7 +196,10 @@ def test_with_nothing_at_hand_tales_stand_in(
     shape = ["--set", "model.n_layer=1", "--set", "model.n_embd=24", "--set", "model.n_head=3"]
     assert main(["train", *small, *shape, "--set", "train.sample_interval=0"]) == 0
     out = capsys.readouterr().out
-    line = "note     shakespeare is not on this machine and cannot be downloaded: this is tales, the built-in corpus\n"
+    line = (
+        "note     this is tales, the built-in corpus: shakespeare.txt is not on this machine and --offline forbids to "
+        "download it\n"
+    )
     assert out.count(line) == 1 and " above the limit  perplexity" in out
     assert main(["eval"]) == 0
     out = capsys.readouterr().out
@@ -211,7 +225,8 @@ def test_gpt2_s_vocabulary_is_stood_in_for(poem: Path, monkeypatch: pytest.Monke
     dataset, tokenizer = prepare_dataset(poem, 16, offline=True)
     assert tokenizer.name == "bpe" and dataset.config.tokenizer == "bpe"
     assert dataset.notes == (
-        "GPT-2's vocabulary is not on this machine and cannot be downloaded: bpe, learnt from this text",
+        "the vocabulary is bpe, learnt from this text: gpt2/vocab.bpe is not on this machine and --offline forbids to "
+        "download it",
     )
     with pytest.raises(DataError, match="gpt2/vocab.bpe is not on this machine"):
         prepare_dataset(poem, 16, "gpt2", offline=True)

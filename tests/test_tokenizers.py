@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_llm.data.sources import at_safe_cuts
+from light_llm.data.pieces import at_safe_cuts
 from light_llm.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,

@@ -3,15 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from light_llm.config import ModelConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
+from light_llm.data.shards import ShardWriter
 from light_llm.model import LightLLM
 from light_llm.observe import read_rows
 from light_llm.train import Result, Trainer
@@ -53,6 +55,14 @@ def byte_model(dropout: float = 0.0, seed: int = 0) -> LightLLM:
     """A tiny model over bytes."""
     torch.manual_seed(seed)
     return LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_layer=2, n_head=3, dropout=dropout))
+
+
+def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, facts: Mapping[str, Any]) -> None:
+    """Write pieces of ids, in order, and then their manifest."""
+    with ShardWriter(path, vocab_size=vocab_size, facts=facts) as shard:
+        for piece in ids:
+            shard.write(np.fromiter(piece, dtype=np.int64))
+        shard.finish()
 
 
 def light_llm(

@@ -137,6 +137,12 @@ def evaluate(flags: GenerateFlags) -> int:
             f"{dataset.source.path} is not the text {file.path} was trained on (its SHA-256 differs), so its last part "
             "may have been seen in training; name the old text with --data"
         )
+    validation = dataset.source.held_out
+    if validation and validation.sha256 != data.get("held_out_sha256"):
+        raise DataError(
+            f"{validation.path} is not the text that was held out when {file.path} was trained (its SHA-256 differs); "
+            "put the old one back"
+        )
     dtype = file.meta.get("dtype", "float32")
     with counting("evaluating") as progress:
         found, distance = evaluate_held_out(
@@ -149,7 +155,8 @@ def evaluate(flags: GenerateFlags) -> int:
         )
     give_or_take = f" ± {found.stderr:.3f}" if found.stderr is not None else ""
     print(f"model       {file.path}, step {file.meta.get('step')}")
-    print(f"text        the held-out end of {dataset.source.title}: {found.tokens:,} targets, {found.bytes:,} bytes")
+    what = validation.title if validation else f"the held-out end of {dataset.source.title}"
+    print(f"text        {what}: {found.tokens:,} targets, {found.bytes:,} bytes")
     print(f"loss        {found.loss:.4f}{give_or_take} nats per token")
     print(f"perplexity  {found.perplexity:.2f}")
     print(f"bits/byte   {found.bits_per_byte:.4f}")

@@ -131,13 +131,13 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
 
 def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, source: Source | None = None) -> Tokenizer:
     """What a spec means here: bpe learns from --data, char takes its alphabet from the text that is cut."""
-    from ..data.choose import kept_tokenizer
+    from ..data.choose import alphabet, kept_tokenizer
     from ..data.tokenizers import make_tokenizer
 
     if spec.partition(":")[0] == "bpe":
         return kept_tokenizer(spec, source or _source(flags, given), flags.held_out, offline=flags.offline)
-    alphabet = source.alphabet if source else "".join(sorted(set(text)))
-    return make_tokenizer(spec, alphabet, offline=flags.offline)
+    characters = alphabet(source) if source else "".join(sorted(set(text)))
+    return make_tokenizer(spec, characters, offline=flags.offline)
 
 
 def _held_out(source: Source, held_out: float) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..config import DataConfig
 from ..errors import DataError, LightLLMError
@@ -12,6 +12,7 @@ from .pieces import Piece, Progress, split_at
 from .shards import FORMAT
 from .sources import Source, find_source
 from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
+from .whole import whole
 
 BUILT_IN = "tales"  # the corpus that needs no file and no network
 LEARN_FROM = 100_000_000  # bytes that a vocabulary is learnt from at most, spread evenly over the text
@@ -38,11 +39,10 @@ def find_text(
 
     try:
         return find(config.data), []
-    except DataError:
+    except DataError as error:
         if by_name or config.val_data:
             raise
-        note = f"{config.data} is not on this machine and cannot be downloaded: this is {BUILT_IN}, the built-in corpus"
-        return find(BUILT_IN), [note]
+        return find(BUILT_IN), [f"this is {BUILT_IN}, the built-in corpus: {_problem(error)}"]
 
 
 def choose_tokenizer(
@@ -52,8 +52,8 @@ def choose_tokenizer(
     if spec is None and source.name.partition(":")[0] != BUILT_IN:
         try:
             return make_tokenizer("gpt2", offline=offline), []
-        except DataError:
-            note = "GPT-2's vocabulary is not on this machine and cannot be downloaded: bpe, learnt from this text"
+        except DataError as error:
+            note = f"the vocabulary is bpe, learnt from this text: {_problem(error)}"
             return kept_tokenizer("bpe", source, held_out, offline=offline, progress=progress), [note]
     return kept_tokenizer(spec or "bpe", source, held_out, offline=offline, progress=progress), []
 
@@ -67,20 +67,15 @@ def kept_tokenizer(
         return training_texts(source, held_out, progress)
 
     if spec.partition(":")[0] != "bpe":
-        return make_tokenizer(spec, source.alphabet, texts, offline=offline)
+        return make_tokenizer(spec, alphabet(source), texts, offline=offline)
     key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_fact(source, held_out))).encode()).hexdigest()[:24]
     path = cache_dir() / "tokenizers" / f"{key}.json"
     try:
         return tokenizer_from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LightLLMError):  # none there, or a damaged one
         tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with suppress(OSError), whole(path) as (partial,):  # a cache that cannot be written costs the time to learn again
         partial.write_text(json.dumps(tokenizer.to_dict()), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        pass  # a cache that cannot be written costs the time to learn it again
     return tokenizer
 
 
@@ -110,3 +105,13 @@ def split_fact(source: Source, held_out: float) -> float | str:
 def documents(source: Source) -> int:
     """Documents of the larger split: with more than one, separators stand between them."""
     return max(source.documents, source.held_out.documents if source.held_out else 1)
+
+
+def alphabet(source: Source) -> str:
+    """Every character of the text and of the one that is held out instead of its end."""
+    return "".join(sorted({*source.alphabet, *(source.held_out.alphabet if source.held_out else "")}))
+
+
+def _problem(error: DataError) -> str:
+    """What went wrong, without the ways out: one was taken."""
+    return str(error).partition("; ")[0]

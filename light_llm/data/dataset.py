@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class TokenDataset:
             shard.check(progress)
         return sum(len(shard.manifest["sha256"]) for shard in shards)
 
-    @property
+    @cached_property
     def limits(self) -> tuple[tuple[float, str], ...]:
         """Of each held-out document -log2 of its true probability, and its kind; empty where nobody knows it."""
         if not self.source.limits or self.source.held_out:

@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..runtime import lock_folder, unlock, usable_cores
 from .pieces import Piece, at_safe_cuts
-from .shards import ShardWriter
+from .shards import BLOCK, ShardWriter, id_type
 from .tokenizers import Tokenizer
+from .whole import whole
 
 TASK = 1 << 18  # characters one thread encodes at a time
 MARK_EVERY = 10.0  # seconds of work that an interruption can cost
 Task = list[Piece]
+Ids = NDArray[np.int32]
 
 
 def write_splits(
@@ -58,7 +60,7 @@ def write_splits(
 def _write_split(
     path: Path, todo: Iterator[Task], tokenizer: Tokenizer, facts: Mapping[str, Any], journal: "_Journal"
 ) -> None:
-    mark = journal.marks.get(path.stem)
+    mark = journal.mark_of(path, tokenizer.vocab_size)
     done = mark["tasks"] if mark else 0
     with ShardWriter(path, vocab_size=tokenizer.vocab_size, facts=facts, mark=mark) as shard:
         marked = time.monotonic()
@@ -76,7 +78,7 @@ def tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
     """Stretches of about TASK characters that can be encoded alone: small documents together, large ones in parts."""
     task: Task = []
     size = 0
-    for piece in at_safe_cuts(iter(pieces)):
+    for piece in at_safe_cuts(_slices(pieces)):
         task.append(piece)
         size += len(piece or "")
         if size >= TASK:
@@ -86,10 +88,19 @@ def tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
         yield task
 
 
-def _encoded(todo: Iterator[Task], tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
+def _slices(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Long pieces in parts, so that a task is no larger than it has to be and each core gets some."""
+    for piece in pieces:
+        if piece is None:
+            yield None
+        else:
+            yield from (piece[start : start + TASK] for start in range(0, len(piece), TASK))
+
+
+def _encoded(todo: Iterator[Task], tokenizer: Tokenizer) -> Iterator[Ids]:
     """The ids of each task, in order. tiktoken lets go of Python while it works, so that threads are enough."""
     workers = usable_cores()
-    waiting: deque[Future[NDArray[np.int64]]] = deque()
+    waiting: deque[Future[Ids]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for task in todo:
@@ -102,14 +113,14 @@ def _encoded(todo: Iterator[Task], tokenizer: Tokenizer) -> Iterator[NDArray[np.
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(task: Task, tokenizer: Tokenizer) -> NDArray[np.int64]:
+def _encode(task: Task, tokenizer: Tokenizer) -> Ids:
     ids: list[int] = []
     for piece in task:
         if piece is None:
             ids.append(tokenizer.separator)
         else:
             ids += tokenizer.encode(piece)
-    return np.array(ids, dtype=np.int64)
+    return np.array(ids, dtype=np.int32)  # int64 would be twice what waits in memory
 
 
 class _Journal:
@@ -118,21 +129,23 @@ class _Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.json"
         self.marks: dict[str, Any] = {}
+        with suppress(OSError, ValueError, TypeError):  # none, or a damaged one: from the beginning
+            self.marks = dict(json.loads(self.path.read_text(encoding="utf-8")))
+
+    def mark_of(self, path: Path, vocab_size: int) -> dict[str, Any] | None:
+        """How far a shard is; None if that is not known, or the file is shorter than it should be by now."""
         try:
-            marks = json.loads(self.path.read_text(encoding="utf-8"))
-            for split, mark in marks.items():
-                if (folder / f"{split}.bin").stat().st_size >= 2 * mark["tokens"] and mark["tasks"] + len(
-                    mark["sha256"]
-                ):
-                    self.marks[split] = mark
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self.marks = {}  # none, or damaged: from the beginning
+            mark = self.marks[path.stem]
+            full, rest = divmod(mark["tokens"] * id_type(vocab_size).itemsize, BLOCK)
+            fits = mark["tasks"] >= 0 and len(mark["sha256"]) == full and rest >= 0
+            return mark if fits and path.stat().st_size >= full * BLOCK + rest else None
+        except (OSError, KeyError, TypeError):
+            return None
 
     def note(self, split: str, mark: dict[str, Any]) -> None:
         self.marks[split] = mark
-        partial = self.path.with_suffix(".tmp")
-        partial.write_text(json.dumps(self.marks), encoding="utf-8")
-        os.replace(partial, self.path)
+        with whole(self.path) as (partial,):
+            partial.write_text(json.dumps(self.marks), encoding="utf-8")
 
 
 @contextmanager

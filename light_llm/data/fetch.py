@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
 from .http import Broken, Refused, request
 from .pieces import Progress
+from .whole import whole
 
 PIECE = 1 << 16  # bytes read at a time; a piece that is cut off in the middle is lost
 
@@ -90,22 +91,16 @@ def download(
     Raises:
         DataError: no connection, no whole answer within the tries, other bytes than the pinned ones, or no room.
     """
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w+b") as out:
+        with whole(target) as (partial,), open(partial, "w+b") as out:
             _fetch(file, out, patience, progress)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(partial, target)
     except OSError as error:
         raise DataError(
             f"{file.name} cannot be kept at {target}: {error.strerror or error}; "
             f"make room there, or set LIGHT_LLM_CACHE to another folder"
         ) from None
-    finally:
-        if partial.is_file():
-            partial.unlink()
     return target
 
 

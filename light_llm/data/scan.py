@@ -15,6 +15,7 @@ from ..runtime import cache_dir
 from .pieces import Piece, Progress
 from .reading import Hooks
 from .texts import Texts
+from .whole import whole
 
 FORMAT = 1  # of the kept results; another number after any change to what a scan finds
 RACY = 2.0  # seconds; the coarsest time stamps of a file system in use (FAT)
@@ -137,14 +138,8 @@ def _kept(file: Path) -> Scan | None:
 
 def _keep(file: Path, found: Scan) -> None:
     """Written whole or not at all. A cache that cannot be written costs the next start a pass, and nothing else."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), whole(file) as (partial,):
         partial.write_text(json.dumps({"scan": asdict(found), "check": _check(asdict(found))}), encoding="utf-8")
-        os.replace(partial, file)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _check(values: dict[str, Any]) -> str:

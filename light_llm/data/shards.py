@@ -94,6 +94,11 @@ class TokensInMemory:
         return self.ids[start:stop]
 
 
+def id_type(vocab_size: int) -> np.dtype[Any]:
+    """The smallest type of a file that holds every id."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
 class ShardWriter:
     """Writes a `.bin` from its beginning or from where an earlier writer was interrupted, and then its manifest.
 
@@ -107,7 +112,7 @@ class ShardWriter:
         self, path: Path, *, vocab_size: int, facts: Mapping[str, Any], mark: Mapping[str, Any] | None = None
     ) -> None:
         self.path, self.vocab_size, self.facts = path, vocab_size, facts
-        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.dtype = id_type(vocab_size)
         self.tokens = mark["tokens"] if mark else 0
         self.hashes: list[str] = list(mark["sha256"]) if mark else []  # of the blocks that are full
         self.digest = hashlib.sha256()  # of the one that is not
@@ -145,7 +150,10 @@ class ShardWriter:
             "sha256": mark["sha256"] + rest,
             **self.facts,
         }
-        self.path.with_suffix(".json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        with open(self.path.with_suffix(".json"), "w", encoding="utf-8") as out:
+            json.dump(manifest, out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
 
     def _hash(self, data: bytes) -> None:
         view = memoryview(data)
@@ -163,14 +171,6 @@ class ShardWriter:
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
-
-
-def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, facts: Mapping[str, Any]) -> None:
-    """Write pieces of ids, in order, and then their manifest."""
-    with ShardWriter(path, vocab_size=vocab_size, facts=facts) as shard:
-        for piece in ids:
-            shard.write(np.fromiter(piece, dtype=np.int64))
-        shard.finish()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

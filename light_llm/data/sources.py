@@ -9,8 +9,6 @@ from ..errors import DataError, did_you_mean
 from .fetch import KnownFile, find_or_fetch
 from .hub import HubFile, find_or_fetch_from_hub
 from .pieces import Piece, Progress
-from .pieces import at_safe_cuts as at_safe_cuts
-from .pieces import split_at as split_at
 from .scan import read_checked, scan
 from .spool import STDIN, spooled
 from .tales import corpus

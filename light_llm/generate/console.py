@@ -11,7 +11,7 @@ from ..data.tokenizers import decode as decode_ids
 from ..errors import ConfigError, LightLLMError, did_you_mean
 from .decode import window_start
 from .sampling import Sampling
-from .terminal import BOLD, DIM, Screen
+from .terminal import BOLD, DIM, Screen, between_tokens
 from .text import TextGenerator, check_request
 
 
@@ -158,11 +158,13 @@ class Repl:
         shown: list[str] = []
         began = time.perf_counter()
         try:
-            for piece in pieces:
-                if not shown:
-                    self._begin(prompt, heading)
-                shown.append(piece)
-                self.screen.text(piece)
+            with between_tokens() as stop_here:
+                for piece in pieces:
+                    if not shown:
+                        self._begin(prompt, heading)
+                    shown.append(piece)
+                    self.screen.text(piece)
+                    stop_here()
         except KeyboardInterrupt:
             self.screen.text("\n")
             self._end(prompt, shown, f"{_speed(len(shown), began)}, seed {seed}, stopped")

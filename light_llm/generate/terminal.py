@@ -1,10 +1,13 @@
 """Where lines come from and where text goes: a terminal with history and Tab, or plain pipes."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from ..runtime import cache_dir
@@ -147,3 +150,35 @@ def remember(line: str) -> None:
 
 def _history() -> Path:
     return cache_dir() / "interactive-history.txt"
+
+
+@contextmanager
+def between_tokens() -> Iterator[Callable[[], None]]:
+    """Inside the block Ctrl-C waits for a call of the given function, which raises it.
+
+    Raised just anywhere it may come up inside a library's callback, where Python drops it, and the answer would go on.
+    A second Ctrl-C does not wait.
+
+    Raises:
+        KeyboardInterrupt: at the call after a Ctrl-C.
+    """
+    pressed = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed > 1:
+            raise KeyboardInterrupt
+
+    def stop_here() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there does Python hand out signals
+        yield stop_here
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop_here
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -47,7 +47,11 @@ def common_measure(a: PastRun, b: PastRun) -> tuple[Measure | None, str]:
             "The texts are not the same (their SHA-256 differs): a lower loss may only mean an easier text, "
             "so the losses cannot be compared."
         )
-    if a.run.data.held_out != b.run.data.held_out:
+    if a.data["held_out_sha256"] != b.data["held_out_sha256"]:
+        return None, (
+            "The validation texts are not the same (their SHA-256 differs), so the held-out losses cannot be compared."
+        )
+    if not a.data["held_out_sha256"] and a.run.data.held_out != b.run.data.held_out:
         return None, (
             f"The same text, but not the same part of it is held out ({a.run.data.held_out:g} and "
             f"{b.run.data.held_out:g} of it): the losses cannot be compared."

@@ -113,7 +113,9 @@ def read_past_run(folder: str | Path) -> PastRun:
         started = datetime.fromisoformat(record["started"])
         run, data = Run.from_dict(record["run"]), record["data"]
         if data is not None:
+            held_out = data.get("held_out_sha256")  # of runs with a validation text of their own
             data = {key: str(data[key]) for key in ("title", "sha256", "tokenizer", "tokenizer_sha256")}
+            data["held_out_sha256"] = str(held_out or "")
         versions = {name: str(value) for name, value in record["versions"].items()}
     except ConfigError as error:  # of a newer version, or edited by hand
         raise CheckpointError(f"{folder / 'run.json'} cannot be used: {error}") from None

@@ -106,9 +106,12 @@ class EvaluateHeldOut:
 
     def __call__(self, step: Step) -> str | None:
         self.at(step.number)
-        # A function of the step and the best one alone, so that a resumed run stops where the whole one does.
-        waited = step.number - (self.best.step or 0)
-        return "stop" if self.patience and waited >= self.patience else None
+        return "stop" if self.waited_enough(step.number) else None
+
+    def waited_enough(self, number: int) -> bool:
+        """Whether patience is over: a function of the step and the best one alone, so that a resumed run knows it."""
+        waited = number - (self.best.step or 0)
+        return self.patience is not None and waited >= self.patience
 
     def at(self, number: int) -> None:
         """Evaluate the model as it is after step `number`, unless that was done."""

@@ -73,7 +73,7 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
     ended: str = status
     waited = config.patience * config.eval_interval
     if status == "stopped" and waited and step - (result.best_step or 0) >= waited:
-        ended = f"stopped: no better evaluation in {waited} steps (--patience {config.patience}),"
+        ended = f"stopped: no better evaluation in {waited} steps (--patience {config.patience}; 0 goes on),"
     lines = [f"{ended} at step {step}/{config.max_steps}  {speed}"]
     if result.best_loss is not None:
         lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
@@ -88,10 +88,11 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
 
 def rising(best: float, step: int, loss: float, *, stops: bool) -> list[str]:
     """What to say and do when the held-out loss has stopped falling."""
-    ways = "--dropout 0.1, a longer text or a smaller --preset help"
+    ends = "" if stops else " --patience 2 ends such a run."
     return [
-        f"notice   the held-out loss was lowest at step {step} ({best:.3f}) and is {loss:.3f} now: the text is being",
-        f"         memorised. The best model is kept; {ways}" + ("" if stops else "; --patience 2 stops such a run"),
+        f"notice   the held-out loss was lowest at step {step} ({best:.3f}) and is {loss:.3f} now: what is learnt",
+        f"         no longer carries over to other text. The best model is kept.{ends}",
+        "         A longer text, --dropout 0.1 or a smaller --preset help.",
     ]
 
 

@@ -113,9 +113,9 @@ def data_changes(old: dict[str, Any] | None, loader: Any) -> list[str]:
     if (old is None) != (new is None):
         kinds = ("another kind of loader", "light-llm's loader")
         return [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
-    names = ("sha256", "tokenizer_sha256") if old and new else ()
+    names = ("sha256", "held_out_sha256", "tokenizer_sha256") if old and new else ()
     return [
-        f"data {name}: {str(old.get(name))[:12]}... -> {new[name][:12]}..."
+        f"data {name}: {str(old.get(name))[:12]}... -> {str(new[name])[:12]}..."
         for name in names
         if old and new and old.get(name) != new[name]
     ]

@@ -78,6 +78,10 @@ class Session:
         if self.at.step % self.config.eval_interval == 0 or self.at.step == self.resumed.max_steps:
             self.evaluate.at(self.at.step)
 
+    def patience_is_over(self) -> bool:
+        """Whether a resumed run had already come to its early end."""
+        return isinstance(self.evaluate, EvaluateHeldOut) and self.evaluate.waited_enough(self.at.step)
+
     def save(self) -> None:
         """Commit a step folder for the step just made, then drop those no longer needed."""
         at = self.at
@@ -139,7 +143,7 @@ class Session:
     def _evaluation(self) -> EvaluateHeldOut | MeanTrainingLoss:
         if self.dataset is None:
             return MeanTrainingLoss(every=self.config.eval_interval, best=self.best, sinks=self.sinks)
-        return EvaluateHeldOut(
+        evaluation = EvaluateHeldOut(
             self.model,
             self.dataset,
             batch_size=self.config.micro_batch or self.config.batch_size,
@@ -149,6 +153,9 @@ class Session:
             patience=self.config.patience * self.config.eval_interval or None,
             say=self.console.say,
         )
+        if self.resumed and self.resumed.evaluated:
+            evaluation.last = self.resumed.state.step
+        return evaluation
 
     def _meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
         return model_meta(self.model, self.dataset, step=step, dtype=self.config.dtype, evaluation=evaluation)

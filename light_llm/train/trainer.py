@@ -186,7 +186,7 @@ class Trainer:
         for n, listener in self.listeners:
             if (step.number % n == 0 or last) and listener(step) == "stop":
                 self.stop_reason = "stopped"
-        if self.steps_made == self.stop_after and not last:
+        if self.steps_made == self.stop_after and not last and self.stop_reason is None:
             self.request_stop()
 
     def _take_folder(self) -> str | None:
@@ -238,6 +238,8 @@ class Trainer:
         if self.resumed:
             session.console.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
             session.catch_up()
+            if session.patience_is_over():
+                self.stop_reason = "stopped"
         return session
 
 

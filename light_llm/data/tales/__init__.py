@@ -4,4 +4,3 @@ from .plots import TALES as TALES
 from .telling import Story as Story
 from .telling import stories as stories
 from .telling import story as story
-from .telling import write_tales as write_tales

@@ -1,18 +1,20 @@
 """The corpus as a file in the cache, with what each of its stories truly costs in another one beside it."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from ...errors import DataError
 from ...runtime import cache_dir
 from ..documents import SEPARATOR
 from ..pieces import Progress
+from ..whole import whole
+from .plots import TALES
 from .telling import stories, story
 
 NAME = "tales"
 MEGABYTES = 10  # about one pass of 500 steps of 4 x 1,024 tokens
 SEED = 1
+MARK = f"\n{SEPARATOR}\n"  # between two stories of the file
 
 
 def size_of(data: str) -> int:
@@ -35,15 +37,19 @@ def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[
     Raises:
         DataError: it cannot be kept.
     """
-    # A change of the grammar changes its first stories, and so the name.
-    fingerprint = hashlib.sha256("".join(story(SEED, i).text for i in range(30)).encode()).hexdigest()[:8]
+    # Whatever changes the grammar or how it is told changes the name.
+    told = "".join(story(SEED, i).text for i in range(30))
+    fingerprint = hashlib.sha256((repr(TALES) + told).encode()).hexdigest()[:8]
     texts = cache_dir() / NAME / f"{fingerprint}-{SEED}-{n_bytes // 1_000_000}.txt"
     facts = texts.with_suffix(".tsv")
     try:
-        if not texts.is_file():
+        if not (texts.is_file() and facts.is_file()):
             _write(texts, facts, n_bytes, progress)
-        lines = facts.read_text(encoding="utf-8").splitlines()
-        return texts, tuple((float(bits), plot) for bits, _, plot in (line.partition("\t") for line in lines))
+        try:
+            return texts, _read(facts)
+        except ValueError:  # a damaged one: both are made again
+            _write(texts, facts, n_bytes, progress)
+            return texts, _read(facts)
     except OSError as error:
         raise DataError(
             f"the built-in corpus cannot be kept at {texts} ({error.strerror}); "
@@ -51,19 +57,29 @@ def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[
         ) from None
 
 
+def _read(facts: Path) -> tuple[tuple[float, str], ...]:
+    """Bits and plot of each story. Raises ValueError for a file that is not as it was written."""
+    *lines, check = facts.read_text(encoding="utf-8").splitlines() or [""]
+    if check != _check(lines):
+        raise ValueError(facts)
+    return tuple((float(bits), plot) for bits, _, plot in (line.partition("\t") for line in lines))
+
+
+def _check(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _write(texts: Path, facts: Path, n_bytes: int, progress: Progress | None) -> None:
-    """Both whole or not at all; the stories last, since they are what is looked for."""
-    texts.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = [path.with_name(f"{path.name}.{os.getpid()}.partial") for path in (facts, texts)]
-    with open(unfinished[0], "w", encoding="utf-8") as beside, open(unfinished[1], "wb") as out:
-        written = 0
-        for number, told in enumerate(stories(SEED)):
-            if written >= n_bytes:
-                break
-            mark = f"\n{SEPARATOR}\n" if number else ""
-            written += out.write((mark + told.text).encode())
-            beside.write(f"{told.bits!r}\t{told.plot}\n")
-            if progress and number % 1000 == 0:
-                progress(written, n_bytes)
-    for path, partial in zip((facts, texts), unfinished, strict=True):
-        os.replace(partial, path)
+    """Both whole or not at all."""
+    lines: list[str] = []
+    with whole(facts, texts) as (partial_facts, partial_texts):
+        with open(partial_texts, "wb") as out:
+            written = 0
+            for told in stories(SEED):
+                if written >= n_bytes:
+                    break
+                written += out.write(((MARK if lines else "") + told.text).encode())
+                lines.append(f"{told.bits!r}\t{told.plot}")
+                if progress and len(lines) % 1000 == 0:
+                    progress(written, n_bytes)
+        partial_facts.write_text("\n".join([*lines, _check(lines)]), encoding="utf-8")

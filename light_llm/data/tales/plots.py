@@ -1,7 +1,6 @@
 """The plots of the tales; grammar.py says how they are written, phrases.py has what stands in angle brackets.
 
-Each plot carries something from its beginning to its end: a name, a thing and its colour, a promise, a list. To
-    tell
+Each plot carries something from its beginning to its end: a name, a thing and its colour, a promise, a list. To tell
 the end well one has to remember the beginning.
 """
 

@@ -22,14 +22,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 from ..order import mix
 from .grammar import Choice, Grammar, Nodes, Pick, Say
 from .plots import TALES
 
 Draw = Callable[[int], int]  # total -> a whole number from 0 to total - 1, all equally likely
-SEPARATOR = "\n\n"  # between stories in a file; never inside one
 
 
 @dataclass(frozen=True)
@@ -120,20 +118,3 @@ class _Telling:
 
 def _weight(ends: Sequence[int], i: int) -> int:
     return ends[i] - ends[i - 1] if i else ends[0]
-
-
-def write_tales(path: Path, *, seed: int, n_bytes: int, progress: Callable[[int, int], None] | None = None) -> float:
-    """Write stories, a blank line after each, until the file has at least n_bytes; the sum of their bits.
-
-    `progress` is called with (bytes written, n_bytes) every hundred stories.
-    """
-    written, bits = 0, 0.0
-    with open(path, "wb") as file:
-        for i, each in enumerate(stories(seed)):
-            if progress and i % 100 == 0:
-                progress(written, n_bytes)
-            if written >= n_bytes:
-                break
-            written += file.write((each.text + SEPARATOR).encode())
-            bits += each.bits
-    return bits
