@@ -56,6 +56,7 @@ def command(argv: Sequence[str]) -> int:
 def train(flags: TokenizerFlags, given: set[str]) -> None:
     """Learn a vocabulary from the training split of a text, and write it as `tokenizer.json`."""
     import json
+    import shlex
     from pathlib import Path
 
     from ..data.bpe import to_tokenizer_json, train_bpe
@@ -70,9 +71,12 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     out.write_text(json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
     asked = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
     print(f"learnt   {tokenizer.vocab_size:,} ids{asked} from {source.title}")
-    print(f"cuts     {_bytes_per_token(tokenizer, source, flags.held_out):.2f} bytes per token on its held-out end")
+    size, (n,) = _counts([tokenizer], source, flags.held_out)
+    print(f"cuts     {size / n:.2f} bytes per token on its held-out end")
     print(f"written  {out}")
-    print(f"next     light-llm train --data {flags.data} --tokenizer {out}")
+    same = [name for name in ("held_out", "text_field") if name in given]
+    again = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}" for name in same)
+    print(f"next     light-llm train --data {shlex.quote(source.name)}{again} --tokenizer {shlex.quote(str(out))}")
 
 
 def show(flags: TokenizerFlags, given: set[str]) -> None:
@@ -107,12 +111,12 @@ def compare(flags: TokenizerFlags, given: set[str]) -> None:
     table = Table(title=f"the held-out end of {source.title}", box=None, title_justify="left", pad_edge=False)
     for heading in ("tokenizer", "ids", "bytes/token", "tokens", "micro, parameters"):
         table.add_column(heading, justify="left" if heading == "tokenizer" else "right")
-    for spec in flags.tokenizer or ("gpt2", "bpe", "char", "byte"):
-        tokenizer = _tokenizer(spec, flags, given, "", source)
-        per_token = _bytes_per_token(tokenizer, source, flags.held_out)
-        n_tokens = sum(len(tokenizer.encode(text)) for text in _held_out(source, flags.held_out))
-        size = get_model_size(ModelConfig.micro(vocab_size=tokenizer.vocab_size))
-        table.add_row(spec, f"{tokenizer.vocab_size:,}", f"{per_token:.2f}", f"{n_tokens:,}", f"{size:,}")
+    specs = flags.tokenizer or ("gpt2", "bpe", "char", "byte")
+    tokenizers = [_tokenizer(spec, flags, given, "", source) for spec in specs]
+    size, counts = _counts(tokenizers, source, flags.held_out)
+    for spec, tokenizer, n in zip(specs, tokenizers, counts, strict=True):
+        parameters = get_model_size(ModelConfig.micro(vocab_size=tokenizer.vocab_size))
+        table.add_row(spec, f"{tokenizer.vocab_size:,}", f"{size / n:.2f}", f"{n:,}", f"{parameters:,}")
     Console(highlight=False).print(table)
 
 
@@ -145,14 +149,20 @@ def _held_out(source: Source, held_out: float) -> Iterator[str]:
     from ..data.pieces import at_safe_cuts
 
     parts = splits(source, held_out)
-    for _ in next(parts)[1]:
-        pass
+    _, training = next(parts)
+    if source.held_out is None:
+        for _ in training:  # to where the held-out end begins
+            pass
     return (piece for piece in at_safe_cuts(next(parts)[1]) if piece is not None)
 
 
-def _bytes_per_token(tokenizer: Tokenizer, source: Source, held_out: float) -> float:
-    counts = [(len(text.encode()), len(tokenizer.encode(text))) for text in _held_out(source, held_out)]
-    return sum(size for size, _ in counts) / max(1, sum(n for _, n in counts))
+def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) -> tuple[int, list[int]]:
+    """Bytes of the held-out text, and its tokens by each tokenizer, in one pass."""
+    size, counts = 0, [0] * len(tokenizers)
+    for text in _held_out(source, held_out):
+        size += len(text.encode())
+        counts = [n + len(tokenizer.encode(text)) for n, tokenizer in zip(counts, tokenizers, strict=True)]
+    return size, counts
 
 
 def _coloured(tokenizer: Tokenizer, ids: Sequence[int], *, in_colour: bool) -> object:
