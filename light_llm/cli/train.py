@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from .flags import parse
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         )
     choose_device(run.train.device)  # a device that is not there is said before any text is read
 
-    with preparing(quiet=flags.quiet) as progress:
+    with preparing(quiet=flags.quiet) as progress, _moved(flags.resume and "data" not in given):
         dataset, tokenizer = prepare_dataset(
             run.data.data if flags.resume or "data__data" in settings else None,
             max_length=run.data.max_length,
@@ -168,6 +169,16 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     return _exit_code(result, caught.number)
 
 
+@contextmanager
+def _moved(resumes: bool) -> Iterator[None]:
+    """What to do when the text of a run that goes on is not where it was."""
+    try:
+        yield
+    except DataError as error:
+        hint = "; if the text of the run was moved, name its new place with --data" if resumes else ""
+        raise DataError(f"{str(error).rstrip('.')}{hint}") from None
+
+
 def _is(spec: str, tokenizer: Tokenizer) -> bool:
     """Whether `--tokenizer spec` may mean this one."""
     kind, _, size = spec.partition(":")
@@ -188,6 +199,7 @@ def _fresh(settings: dict[str, Any], origin: ModelFile | None) -> Run:
         settings = {"data__max_length": origin.data.get("max_length", origin.config.n_positions)} | settings
         return start.with_settings(**settings)
     if "data__max_length" in settings:
+        replace(_D, max_length=settings["data__max_length"])  # said of the flag, before the model sees it
         settings = {"model__n_positions": settings["data__max_length"]} | settings
     return Run().with_settings(**settings)
 

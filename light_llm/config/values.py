@@ -63,7 +63,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Co
     known = [f.name for f in fields(kind)]
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"there is no {what} setting {key!r}{did_you_mean(key, known)}")
+            raise ConfigError(_no_such_setting(what, key, known))
         if not _fits(value, hints[key]):
             raise wrong_type(f"{what}.{key}", value, _spell(hints[key]))
     return typing.cast(Config, kind(**values))
@@ -82,7 +82,7 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
     """
     hints = typing.get_type_hints(kind)
     if key not in hints:
-        raise ConfigError(f"there is no {what} setting {key!r}{did_you_mean(key, hints)}")
+        raise ConfigError(_no_such_setting(what, key, hints))
     options = typing.get_args(hints[key]) or (hints[key],)
     if NoneType in options and text.lower() in ("none", ""):
         return None
@@ -95,6 +95,11 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
         except ValueError:
             continue
     raise ConfigError(f"{what}.{key}={text} has the wrong type; expected {_spell(hints[key])}")
+
+
+def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
+    near = did_you_mean(key, known)
+    return f"there is no {what} setting {key!r}{near}" + (f" There are {', '.join(known)}" if near == "." else "")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -55,7 +55,7 @@ def choose_tokenizer(
         except DataError as error:
             note = f"the vocabulary is bpe, learnt from this text: {_problem(error)}"
             return kept_tokenizer("bpe", source, held_out, offline=offline, progress=progress), [note]
-    return kept_tokenizer(spec or "bpe", source, held_out, offline=offline, progress=progress), []
+    return kept_tokenizer("bpe" if spec is None else spec, source, held_out, offline=offline, progress=progress), []
 
 
 def kept_tokenizer(

@@ -116,9 +116,13 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at character {error.pos + 1:,}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets thousands deep
-        raise DataError(f"{where} is no JSON that can be read: {error}") from None
+        raise DataError(
+            f"{where} is not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
+        ) from None
+    except ValueError:
+        raise DataError(f"{where} is no JSON that can be read: a number of thousands of digits") from None
+    except RecursionError:
+        raise DataError(f"{where} is no JSON that can be read: brackets nested thousands deep") from None
     if not isinstance(value, dict):
         kind = "an array" if isinstance(value, list) else "a bare value"
         raise DataError(f'{where} is {kind}, not an object with fields such as {{"text": "..."}}')

@@ -88,7 +88,8 @@ def _pass(texts: Texts, progress: Progress | None) -> Scan:
             ascii_seen = "".join(c for c in alphabet if c.isascii()).encode()
     if n_chars == 0:
         where = texts.files[0] if len(texts.files) == 1 else f"{texts.files[0].parent} (all {len(texts.files):,} files)"
-        raise DataError(f"{where} holds no text; training needs some thousand characters")
+        field = f" in field {texts.text_field!r}" if texts.kind in ("jsonl", "parquet") else ""
+        raise DataError(f"{where} holds no text{field}; training needs some thousand characters")
     return Scan(digest.hexdigest(), n_bytes, n_chars, "".join(sorted(alphabet)), documents, sum(replaced))
 
 

@@ -175,7 +175,7 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
             return from_texts(name, path.absolute().name, path, texts_at(path, text_field, errors), progress)
         near = did_you_mean(data, named)
         if near == "." and path.parent.is_dir():
-            near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+            near = did_you_mean(str(path), [str(path.with_name(p.name)) for p in path.parent.iterdir()])
     except OSError as error:  # a name that is too long, a folder on the way that may not be entered
         raise DataError(f"{data} cannot be read: {error.strerror or error}") from None
     raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(named)}; or give a path")

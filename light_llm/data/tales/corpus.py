@@ -6,6 +6,7 @@ from pathlib import Path
 from ...errors import DataError
 from ...runtime import cache_dir
 from ..documents import SEPARATOR
+from ..fetch import sha256_of
 from ..pieces import Progress
 from ..whole import whole
 from .plots import TALES
@@ -46,10 +47,10 @@ def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[
         if not (texts.is_file() and facts.is_file()):
             _write(texts, facts, n_bytes, progress)
         try:
-            return texts, _read(facts)
-        except ValueError:  # a damaged one: both are made again
+            return texts, _read(texts, facts)
+        except ValueError:  # one of them is damaged: both are made again
             _write(texts, facts, n_bytes, progress)
-            return texts, _read(facts)
+            return texts, _read(texts, facts)
     except OSError as error:
         raise DataError(
             f"the built-in corpus cannot be kept at {texts} ({error.strerror}); "
@@ -57,16 +58,16 @@ def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[
         ) from None
 
 
-def _read(facts: Path) -> tuple[tuple[float, str], ...]:
-    """Bits and plot of each story. Raises ValueError for a file that is not as it was written."""
+def _read(texts: Path, facts: Path) -> tuple[tuple[float, str], ...]:
+    """Bits and plot of each story. Raises ValueError for files that are not as they were written."""
     *lines, check = facts.read_text(encoding="utf-8").splitlines() or [""]
-    if check != _check(lines):
+    if check != _check(texts, lines):
         raise ValueError(facts)
     return tuple((float(bits), plot) for bits, _, plot in (line.partition("\t") for line in lines))
 
 
-def _check(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _check(texts: Path, lines: list[str]) -> str:
+    return hashlib.sha256("\n".join([sha256_of(texts), *lines]).encode()).hexdigest()
 
 
 def _write(texts: Path, facts: Path, n_bytes: int, progress: Progress | None) -> None:
@@ -82,4 +83,4 @@ def _write(texts: Path, facts: Path, n_bytes: int, progress: Progress | None) ->
                 lines.append(f"{told.bits!r}\t{told.plot}")
                 if progress and len(lines) % 1000 == 0:
                     progress(written, n_bytes)
-        partial_facts.write_text("\n".join([*lines, _check(lines)]), encoding="utf-8")
+        partial_facts.write_text("\n".join([*lines, _check(partial_texts, lines)]), encoding="utf-8")
