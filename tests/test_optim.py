@@ -30,7 +30,7 @@ def test_adamw_is_its_formula() -> None:
     """Three updates by hand (Loshchilov and Hutter, 2019, algorithm 2): decay apart, corrected moments."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(4, 3)
-    config = TrainConfig(lr=0.01, weight_decay=0.1)
+    config = TrainConfig(lr=0.01, weight_decay=0.1, eps=1e-3)  # large enough to matter here
     optimizer = build_optimizer(layer, config)
     values = {n: p.detach().clone().double() for n, p in layer.named_parameters()}
     m = {n: torch.zeros_like(v) for n, v in values.items()}
@@ -44,7 +44,7 @@ def test_adamw_is_its_formula() -> None:
             m[name] = 0.9 * m[name] + 0.1 * g
             v2[name] = 0.95 * v2[name] + 0.05 * g * g
             decay = 0.1 if p.ndim == 2 else 0.0
-            update = (m[name] / (1 - 0.9**t)) / ((v2[name] / (1 - 0.95**t)).sqrt() + 1e-8)
+            update = (m[name] / (1 - 0.9**t)) / ((v2[name] / (1 - 0.95**t)).sqrt() + config.eps)
             values[name] = values[name] * (1 - 0.01 * decay) - 0.01 * update
         optimizer.step()
         optimizer.zero_grad()

@@ -26,7 +26,7 @@ class TrainConfig:
     weight_decay: float = 0.1  # on matrices and tables only
     beta1: float = 0.9
     beta2: float = 0.95
-    eps: float = 1e-8
+    eps: float = 1e-5  # above the gradient of words a text never uses, which Adam would blow up (docs/log.md)
     grad_clip: float = 1.0  # largest gradient norm, global
     on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
     loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
