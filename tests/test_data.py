@@ -222,6 +222,17 @@ def test_the_smallest_text_that_fits(tmp_path: Path) -> None:
     assert batch.tokens.shape == (2, 17)
 
 
+def test_ids_of_another_tokenizer_are_refused(poem: Path) -> None:
+    """As when someone copies folders about in the cache, or a manifest is damaged."""
+    poem.write_text(poem.read_text() + "ids of another")
+    dataset, _ = prepare_dataset(str(poem), 16, "byte")
+    assert dataset.folder is not None
+    manifest = dataset.folder / "held_out.json"
+    manifest.write_text(manifest.read_text().replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'))
+    with pytest.raises(DataError, match="held_out.bin is of another text or tokenizer: its tokenizer_sha256 is '0"):
+        prepare_dataset(str(poem), 16, "byte")
+
+
 def test_a_cache_that_cannot_be_written(poem: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "file"))

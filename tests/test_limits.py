@@ -207,6 +207,9 @@ def test_with_nothing_at_hand_tales_stand_in(
     bits = float(out.split("bits/byte ")[1].split()[0])
     assert bits == pytest.approx(limit + distance, abs=2e-4) and distance > 1
     assert "in stories cut by a window's edge" in out and "\nfarthest    " in out and "\nnearest     " in out
+    assert main(["generate", "demo", "--seed", "1", "--max-new-tokens", "5"]) == 0
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
+    assert headings == ["--- from nothing", "--- 'Once upon a time'", "--- 'Lily was'", "--- 'Tom lived in'"]
     assert main(["train", *small, *shape, "--data", "shakespeare", "--out", "other"]) == 2  # asked for by name
     assert "shakespeare.txt is not on this machine and --offline forbids" in capsys.readouterr().err
 

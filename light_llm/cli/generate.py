@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..generate import Sampling, TextGenerator
 
 DEMO_PROMPTS = ("To be or not to be", "ROMEO:", "My lord, I", "Once upon a time")
+STORY_PROMPTS = ("", "Once upon a time", "Lily was", "Tom lived in")  # of a model of the built-in corpus
+WHOLE_STORY = 300  # tokens: all but the longest end by themselves before
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ NO_USE = {
 
 def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
-    modes: dict[str, Callable[[GenerateFlags], int]] = {
+    modes: dict[str, Callable[[GenerateFlags, set[str]], int]] = {
         "demo": demo,
         "text": text,
         "interactive": interactive,
@@ -56,21 +58,26 @@ def command(argv: Sequence[str]) -> int:
         "demo: a few prompts. text: continue --prompt. interactive: type prompts, change settings as you go. "
         "eval: loss, perplexity and bits per byte of the held-out text."
     )
-    mode, flags, _ = parse_mode(GenerateFlags, argv, verb="generate", about=about, no_use=NO_USE)
-    return modes[mode](flags)
+    mode, flags, given = parse_mode(GenerateFlags, argv, verb="generate", about=about, no_use=NO_USE)
+    return modes[mode](flags, given)
 
 
-def demo(flags: GenerateFlags) -> int:
+def demo(flags: GenerateFlags, given: set[str]) -> int:
     """A few prompts, each continued as it is written."""
     writer = _open(flags)
-    prompts = [flags.prompt] if flags.prompt else [p for p in DEMO_PROMPTS if _can_read(writer, p)] or [""]
+    usual = DEMO_PROMPTS
+    if str(writer.file.data.get("source")).partition(":")[0] == "tales":
+        usual = STORY_PROMPTS
+        if "max_new_tokens" not in given:
+            flags = replace(flags, max_new_tokens=WHOLE_STORY)
+    prompts = [flags.prompt] if flags.prompt else [p for p in usual if _can_read(writer, p)] or [""]
     for i, prompt in enumerate(prompts):
         print(f"--- {prompt!r}" if prompt else "--- from nothing")
         _stream(writer, flags, prompt, _seed(flags) + i)
     return 0
 
 
-def text(flags: GenerateFlags) -> int:
+def text(flags: GenerateFlags, given: set[str]) -> int:
     """Continue one prompt: as it is written, or several samples in one batch."""
     writer = _open(flags)
     if flags.num_samples < 1:
@@ -91,7 +98,7 @@ def text(flags: GenerateFlags) -> int:
     return 0
 
 
-def interactive(flags: GenerateFlags) -> int:
+def interactive(flags: GenerateFlags, given: set[str]) -> int:
     """Continue what is typed, or piped in, line after line."""
     import io
     import sys
@@ -110,7 +117,7 @@ def interactive(flags: GenerateFlags) -> int:
     return repl.run(line_reader(source, screen, TO_TYPE), first=flags.prompt)
 
 
-def evaluate(flags: GenerateFlags) -> int:
+def evaluate(flags: GenerateFlags, given: set[str]) -> int:
     """Loss, perplexity and bits per byte of the text the model never saw."""
     import numpy as np
 

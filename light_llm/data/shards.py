@@ -33,14 +33,24 @@ class TokenArray(Protocol):
 class Shard:
     """A memory-mapped row of token ids, (n,).
 
+    Args:
+        path: of the `.bin`.
+        facts: what the manifest has to say of it.
+
     Raises:
         DataError: the manifest or the file is missing, of another format, or not of the size the manifest says; later,
             at the first read of a block, that its bytes are not the ones that were written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.manifest = _read_manifest(path)
+        for name, value in (facts or {}).items():
+            if self.manifest.get(name) != value:
+                raise DataError(
+                    f"{path} is of another text or tokenizer: its {name} is {self.manifest.get(name)!r} and should be "
+                    f"{value!r}; {_rebuild(path)}"
+                )
         dtype = np.dtype(self.manifest["dtype"])
         expected = self.manifest["tokens"] * dtype.itemsize
         found = path.stat().st_size if path.is_file() else -1
