@@ -19,14 +19,14 @@ class TrainConfig:
     batch_size: int = 4  # sequences of one optimizer step
     micro_batch: int | None = None  # sequences in memory at a time; None: the whole batch
     optimizer: str = "adamw"
-    lr: float = 1.2e-3  # peak
+    lr: float = 1.5e-3  # peak
     warmup_steps: int = 50
     min_lr_ratio: float = 0.1  # the cosine ends at this share of the peak
     lr_horizon: int | None = None  # the step the cosine ends at; None: max_steps
     weight_decay: float = 0.1  # on matrices and tables only
     beta1: float = 0.9
     beta2: float = 0.95
-    eps: float = 1e-5  # above the gradient of words a text never uses, which Adam would blow up (docs/log.md)
+    eps: float = 1e-6  # about the gradient of words a text never uses, which Adam would blow up (docs/log.md)
     grad_clip: float = 1.0  # largest gradient norm, global
     on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
     loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
