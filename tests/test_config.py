@@ -89,7 +89,7 @@ def test_a_run_goes_through_json_unchanged() -> None:
         "model.n_layer: 6 -> 2",
         "data.data: shakespeare -> x.txt",
         "train.micro_batch: None -> 2",
-        "train.lr: 0.0012 -> 0.0003",
+        f"train.lr: {TrainConfig().lr} -> 0.0003",
     ]
 
 

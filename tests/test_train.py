@@ -77,6 +77,7 @@ def test_a_step_is_the_formula(poem: Path) -> None:
         ],
         lr=1e-2 / 3,
         betas=(0.9, 0.95),
+        eps=TrainConfig().eps,
     )
     tokens, targets = loader.batch(0)
     loss = torch.nn.functional.cross_entropy(by_hand(tokens).flatten(0, 1), targets.flatten())
