@@ -55,7 +55,7 @@ def table(folder: Path, machine: str) -> str:
     versions, decided = record["versions"], record["decided"]
     lines += [
         "",
-        *([f"The limit is {evaluations[0]['limit']:.4f} bits/byte. "] if known else []),
+        *([f"The limit is {evaluations[0]['limit']:.4f} bits/byte."] if known else []),
         f"Training loss: mean of the 50 steps before. {clock} (h:mm:ss or m:ss) in all, {speed} tokens/s, peak memory "
         f"{memory} GB,",
         f"{decided['dtype']['value']} on {decided['device']['value']}: {machine or record['machine']}, "

@@ -134,7 +134,7 @@ def test_what_is_not_of_the_grammar_is_refused(told: list[Story], parser: Parser
                 refused[word[0]] += 1
         for changed in (each.text[:-1], each.text + " ", " " + each.text, each.text.replace("\n", " \n"), "", "x"):
             assert parser.readings(changed) == [] or changed == each.text
-    assert len(refused) == len(SWAPS) and refused.total() > 500
+    assert len(refused) == len(SWAPS) and refused.total() > 400
 
 
 def test_the_end_remembers_the_beginning(told: list[Story], parser: Parser) -> None:
@@ -146,7 +146,7 @@ def test_the_end_remembers_the_beginning(told: list[Story], parser: Parser) -> N
             lost = re.search(rf"had an? \w+ ({'|'.join(colours)}) ([\w ]+?) from h", each.text)
             assert lost
             colour, thing = lost.groups()
-            assert each.text.rsplit(f"{colour} {thing}", 1)[0].count(f"{colour} {thing}") >= 2
+            assert each.text.rsplit(f"{colour} {thing}", 1)[0].count(f"{colour} {thing}") >= 1
             other = colours[(colours.index(colour) + 1) % len(colours)]
             at = each.text.rindex(f"{colour} {thing}")
             assert parser.readings(each.text[:at] + other + each.text[at + len(colour) :]) == []
@@ -181,7 +181,7 @@ def test_choices_are_as_frequent_as_their_weights(readings: list[list[Reading]],
         weights = parser.weights[name]
         tests.append(chi_square([seen[k] for k in range(len(weights))], weights))
     freedom = sum(df for _, df in tests)
-    assert freedom > 800
+    assert freedom > 500
     assert abs(sum(x for x, _ in tests) - freedom) < 4 * math.sqrt(2 * freedom)
     assert all(x < df + 5 * math.sqrt(2 * df) + 10 for x, df in tests)
 
@@ -208,7 +208,7 @@ def test_stories_are_of_a_readable_length(told: list[Story]) -> None:
 
 
 def test_stories_are_clean_text(told: list[Story], parser: Parser) -> None:
-    names = {word.forms["w"] for name in ("child", "pet", "time") for word in parser.words[name]} | {"Martha", "Ralph"}
+    names = {word.forms["w"] for name in ("child", "pet", "time") for word in parser.words[name]}
     for each in told:
         assert each.text.isascii() and each.text == each.text.strip() and SEPARATOR not in each.text
         assert not re.search(r"  | \n|\n |[{}<>\[\]|]|\d| [.,!?]|[.,!?]{2}", each.text), each.text
@@ -220,8 +220,8 @@ def test_stories_are_clean_text(told: list[Story], parser: Parser) -> None:
         assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", each.text), each.text
 
 
-FEMALE = {"mother", "grandmother", "aunt", "sister", "godmother", "Martha", "nanny"}
-MALE = {"father", "grandfather", "uncle", "brother", "godfather", "Ralph", "great-uncle"}
+FEMALE = {"mother", "grandmother", "aunt", "sister", "godmother"}
+MALE = {"father", "grandfather", "uncle", "brother", "godfather"}
 
 
 def test_pronouns_agree_with_their_words(told: list[Story], parser: Parser) -> None:
@@ -247,9 +247,9 @@ def test_pronouns_agree_with_their_words(told: list[Story], parser: Parser) -> N
 
 def test_the_size_is_what_the_docstring_says(told: list[Story], parser: Parser) -> None:
     n_bytes = sum(len(each.text + SEPARATOR) for each in told)
-    assert sum(each.bits for each in told) / n_bytes == pytest.approx(0.31, abs=0.005)
-    assert sum(each.bits for each in told) / N == pytest.approx(241, abs=5)
-    assert sum(len(each.text.split()) for each in told) / N == pytest.approx(142, abs=3)
+    assert sum(each.bits for each in told) / n_bytes == pytest.approx(0.27, abs=0.005)
+    assert sum(each.bits for each in told) / N == pytest.approx(205, abs=5)
+    assert sum(len(each.text.split()) for each in told) / N == pytest.approx(144, abs=3)
     assert (len(parser.plots), len(parser.words)) == (13, 39)
 
 
@@ -257,7 +257,7 @@ def test_there_are_enough_words_and_plots(parser: Parser) -> None:
     content = {
         part for words in parser.words.values() for w in words for part in re.findall(r"[a-z]+", w.forms["w"].lower())
     }
-    assert len(content) > 800 and len(TALES.plots) >= 8
+    assert len(content) > 500 and len(TALES.plots) >= 8
 
 
 # ---- the same everywhere
@@ -322,4 +322,4 @@ def test_the_true_weights_are_the_best(readings: list[list[Reading]], parser: Pa
     assert true < 0.99 * flat
 
 
-PINNED = "dc8a724215f0fe2ff8ebd266c456dee1401b1c3cec5b8f9b9a02592844e98ac5"
+PINNED = "08aa9f378135a6d3ed53af471ca3c9e1f92db5043657874d05ac2671da43f42a"
