@@ -211,3 +211,29 @@ def test_a_table_without_a_separator_gets_one(tmp_path: Path) -> None:
     values = to_tokenizer_json(BPE) | {"added_tokens": []}
     tokenizer = from_tokenizer_json(values, "t.json")
     assert (tokenizer.separator, tokenizer.vocab_size) == (BPE.separator, BPE.vocab_size)
+
+
+@pytest.mark.parametrize(
+    "stretches",
+    [
+        ["One text", " in two", None, "another", None, None, "a third <|endoftext|>", None],
+        [None, "\ud800 a lone surrogate", None, "x"],
+        [
+            "a text that says <|next-document|>\0 itself",
+            None,
+            "<|next-document|>",
+            "\0",
+            None,
+            "<|next-",
+            "document|>\0",
+        ],
+        ["<|next-document|>", None, "\0", "<|next-document|>\0"],
+        [None],
+        ["", None, ""],
+    ],
+)
+def test_many_at_once_are_as_one_by_one(stretches: list[str | None]) -> None:
+    """The fast way's twin is `encode`, text by text, whatever the texts say."""
+    tokenizer = train_bpe(["a text that says one text and another one"], 280)
+    one_by_one = [i for text in stretches for i in ([tokenizer.separator] if text is None else tokenizer.encode(text))]
+    assert tokenizer.encode_stretches(stretches).tolist() == one_by_one

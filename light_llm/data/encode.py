@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..runtime import lock_folder, unlock, usable_cores
+from .bpe import BytePairTokenizer
 from .pieces import Piece, at_safe_cuts
 from .shards import BLOCK, ShardWriter, id_type
 from .tokenizers import Tokenizer
@@ -114,13 +115,10 @@ def _encoded(todo: Iterator[Task], tokenizer: Tokenizer) -> Iterator[Ids]:
 
 
 def _encode(task: Task, tokenizer: Tokenizer) -> Ids:
-    ids: list[int] = []
-    for piece in task:
-        if piece is None:
-            ids.append(tokenizer.separator)
-        else:
-            ids += tokenizer.encode(piece)
-    return np.array(ids, dtype=np.int32)  # int64 would be twice what waits in memory
+    if isinstance(tokenizer, BytePairTokenizer):
+        return tokenizer.encode_stretches(task).astype(np.int32)  # int64 would be twice what waits in memory
+    parts = [[tokenizer.separator] if piece is None else tokenizer.encode(piece) for piece in task]
+    return np.concatenate(parts, dtype=np.int32, casting="unsafe")
 
 
 class _Journal:

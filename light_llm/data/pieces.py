@@ -36,23 +36,33 @@ def at_safe_cuts(pieces: Iterator[Piece]) -> Iterator[Piece]:
     held = ""
     for piece in pieces:
         if piece is None:
-            if held:
-                yield held
+            yield from _in_parts(held, last=True)
             yield None
             held = ""
-            continue
-        text = held + piece
-        cut = _last_safe_cut(text)
-        start = 0
-        while cut == 0 and len(text) - start > LONGEST_RUN:
+        elif held:
+            *parts, rest = _in_parts(held, last=False)
+            yield from parts
+            held = rest + piece
+        else:
+            held = piece
+    yield from _in_parts(held, last=True)
+
+
+def _in_parts(text: str, *, last: bool) -> Iterator[str]:
+    """What of a text can be encoded now, then (unless it is the last of its document) what has to wait for more."""
+    if last and len(text) <= LONGEST_RUN:  # most documents are short: no need to look for a place
+        if text:
+            yield text
+        return
+    start = _last_safe_cut(text)
+    if start:
+        yield text[:start]
+    else:
+        while len(text) - start > LONGEST_RUN:
             yield text[start : start + LONGEST_RUN]
             start += LONGEST_RUN
-        if cut:
-            yield text[:cut]
-            start = cut
-        held = text[start:]
-    if held:
-        yield held
+    if text[start:] or not last:
+        yield text[start:]
 
 
 def split_at(
