@@ -245,7 +245,6 @@ def test_a_folder_that_is_no_run_is_answered_with_one_that_is(shelf: Path) -> No
             open_run(folder)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions of a POSIX system")
 def test_a_folder_that_may_not_be_looked_into_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked of the system's answer, because root may look into everything."""
     (tmp_path / "closed").mkdir()
