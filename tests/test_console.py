@@ -28,6 +28,7 @@ from light_llm.generate.terminal import (
     Screen,
     between_tokens,
     completions,
+    ctrl_c_heard,
     edit_lines,
     line_reader,
     recall,
@@ -613,12 +614,33 @@ def test_a_pipe_gets_answers_and_nothing_else(writer: TextGenerator, model: Path
     assert child.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows hands out signals in another way")
+def test_ctrl_c_reaches_the_prompt_from_any_thread() -> None:
+    """A signal that does not interrupt the call in which the line editor waits is noticed all the same."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGWINCH)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGWINCH, lambda number, frame: None)  # as the line editor does
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), ctrl_c_heard():
+            threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+            time.sleep(60)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - began < 30 and signal.set_wakeup_fd(-1) == -1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: Path) -> None:
-    """Keys go in, a screen comes out: a prompt, arrow up, Tab, Ctrl-C in an answer, Ctrl-D."""
+    """Keys go in, a screen comes out: a prompt, arrow up, Tab, Ctrl-C in an answer and at the prompt, Ctrl-D."""
     import fcntl
     import pty
     import termios
+
+    def own_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the terminal turns Ctrl-C into a signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell may have told its background jobs to ignore
 
     ours, theirs = pty.openpty()
     words = ["--checkpoint", str(model), "--seed", "7", "--max-new-tokens", "12", "--temperature", "1", "--top-k", "0"]
@@ -628,7 +650,7 @@ def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: 
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that the terminal turns Ctrl-C into a signal
+        preexec_fn=own_terminal,
         env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color"},
     )
     os.close(theirs)
@@ -659,6 +681,10 @@ def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: 
         assert wait_for(answer(9)[:16])
         os.write(ours, b"\x03")
         assert len(wait_for("seed 9, stopped")) < 1_000_000 and wait_for("> ")
+        os.write(ours, b"half a line")
+        assert wait_for("half a line")
+        os.write(ours, b"\x03")
+        assert wait_for("> ")
         os.write(ours, b"\x04")
         assert child.wait(timeout=60) == 0
     finally:

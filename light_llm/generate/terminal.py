@@ -86,7 +86,8 @@ def line_reader(source: TextIO, screen: Screen, commands: Sequence[str]) -> Call
         return piped()
 
     def typed() -> str:
-        line = input(PROMPT)
+        with ctrl_c_heard():
+            line = input(PROMPT)
         remember(line)
         return line
 
@@ -150,6 +151,39 @@ def remember(line: str) -> None:
 
 def _history() -> Path:
     return cache_dir() / "interactive-history.txt"
+
+
+@contextmanager
+def ctrl_c_heard() -> Iterator[None]:
+    """Inside the block Ctrl-C ends the waiting for a key, whenever it comes.
+
+    Python's line editor waits in a `select` that a signal ends only if it arrives during that call; between two keys
+    it would be noticed at the next key. So a thread is told of the signal where it arrives (`set_wakeup_fd`) and
+    interrupts the call until somebody has looked. It does so with SIGWINCH, which means "look at the window again" and
+    harms nobody.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is not main or not hasattr(signal, "pthread_kill"):  # Windows waits otherwise
+        yield
+        return
+    pressed, tell = os.pipe()
+    os.set_blocking(tell, False)
+    over = threading.Event()
+
+    def nudge() -> None:
+        if os.read(pressed, 1):
+            while not over.wait(0.05):
+                signal.pthread_kill(main.ident or 0, signal.SIGWINCH)
+        os.close(pressed)
+
+    threading.Thread(target=nudge, name="ctrl-c", daemon=True).start()
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.close(tell)
 
 
 @contextmanager
