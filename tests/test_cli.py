@@ -122,7 +122,7 @@ WRONG = [
     (["train", "--data", "text.txt", "--tokenizer", "chars"], r"no tokenizer 'chars'; did you mean char\?"),
     (["train", "--data", "text.txt", "--optimizer", "sgd"], r"optimizer='sgd' is not known. It can be adamw"),
     (["train", "--data", "empty.txt"], r"empty.txt holds no text"),
-    (["train", "--data", "tiny.txt", "--tokenizer", "byte"], r"one window of max_length=1,024 needs 1,025 training"),
+    (["train", "--data", "tiny.txt", "--tokenizer", "byte"], r"one window of max_length=512 needs 513 training"),
     (["train", "--data", "latin.txt", "--tokenizer", "byte"], r"latin.txt is not UTF-8 text: byte 0xe9 at offset 3"),
     (
         ["train", "--data", ".", "--tokenizer", "byte"],
@@ -132,7 +132,7 @@ WRONG = [
     (["train", "--set", "model.n_embed=96"], r"no model setting 'n_embed'; did you mean n_embd\?"),
     (["train", "--config", "nowhere.toml"], r"there is no recipe or file 'nowhere.toml'"),
     (["train", "--device", "gpu"], r"there is no device 'gpu'"),
-    (["train", "--micro-batch", "3"], r"micro_batch=3 does not divide batch_size=4"),
+    (["train", "--micro-batch", "3"], r"micro_batch=3 does not divide batch_size=8"),
     (["train", "--resume"], r"there is no checkpoint to resume from in checkpoints; start the run without --resume"),
     (["train", "--resume", "--overwrite"], r"--resume and --overwrite cannot go together; leave one out"),
     (["train", "--out", "run"], r"run already holds a run; go on with it \(--resume\), replace it \(--overwrite\)"),

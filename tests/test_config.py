@@ -62,7 +62,7 @@ def test_a_config_cannot_be_edited() -> None:
         (DataConfig, {"max_length": 0}, "max_length=0 cannot be used"),
         (TrainConfig, {"max_steps": 1.5}, "max_steps=1.5 cannot be used; it must be a whole number"),
         (TrainConfig, {"lr": float("nan")}, "lr=nan cannot be used; it must be a number above 0"),
-        (TrainConfig, {"micro_batch": 3}, "micro_batch=3 does not divide batch_size=4; it can be 1, 2, 4"),
+        (TrainConfig, {"micro_batch": 3}, "micro_batch=3 does not divide batch_size=8; it can be 1, 2, 4, 8"),
         (TrainConfig, {"optimizer": "adam"}, r"optimizer='adam' is not known; did you mean adamw\? It can be adamw"),
         (TrainConfig, {"dtype": "bfloat"}, r"dtype='bfloat' is not known; did you mean bfloat16\?"),
         (TrainConfig, {"on_nonfinite": "x"}, "on_nonfinite='x' is not known. It can be stop, skip"),

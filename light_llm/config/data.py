@@ -13,7 +13,7 @@ class DataConfig:
 
     data: str = DEFAULT_SOURCE  # the name of a source, or a path
     tokenizer: str = "gpt2"
-    max_length: int = 1024  # T, tokens of one training window
+    max_length: int = 512  # T, tokens of one training window: longer ones learn later to attend (docs/log.md)
     held_out: float = 0.1  # the last share of the characters, never trained on
     val_data: str | None = None  # another text to hold out instead
     text_field: str = "text"  # of JSONL and Parquet

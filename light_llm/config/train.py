@@ -16,7 +16,7 @@ class TrainConfig:
     """One recipe. Lengths are in optimizer steps; a batch is the sequences of one step, all micro-batches together."""
 
     max_steps: int = 500
-    batch_size: int = 4  # sequences of one optimizer step
+    batch_size: int = 8  # sequences of one optimizer step
     micro_batch: int | None = None  # sequences in memory at a time; None: the whole batch
     optimizer: str = "adamw"
     lr: float = 1.5e-3  # peak

@@ -82,7 +82,7 @@ class TokenDataset:
 
 def prepare_dataset(
     data: str | Path | None = None,
-    max_length: int = 1024,
+    max_length: int = 512,
     tokenizer: str | Tokenizer | None = None,
     *,
     held_out: float = 0.1,

@@ -49,6 +49,6 @@ class DataLoader:
         return (self.batch(k) for k in range(len(self)))
 
 
-def create_dataloader(dataset: TokenDataset, batch_size: int = 4, *, seed: int = 1337) -> DataLoader:
+def create_dataloader(dataset: TokenDataset, batch_size: int = 8, *, seed: int = 1337) -> DataLoader:
     """A loader over the training split. Raises ConfigError for a batch_size below 1."""
     return DataLoader(dataset, batch_size, seed)

@@ -22,7 +22,7 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
     lines = [
         f"light-llm {__version__}",
         f"model    {numbers['parameters']:,} parameters: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd},",
-        f"         context {c.n_positions:,}, vocabulary {c.vocab_size:,}",
+        f"         positions {c.n_positions:,}, vocabulary {c.vocab_size:,}",
         f"device   {decisions.device}; {device_name(decisions.device.value)}",
         f"format   {decisions.dtype}",
         f"compile  {decisions.compile}",

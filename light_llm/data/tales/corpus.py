@@ -13,7 +13,7 @@ from .plots import TALES
 from .telling import stories, story
 
 NAME = "tales"
-MEGABYTES = 10  # about one pass of 500 steps of 4 x 1,024 tokens
+MEGABYTES = 10  # about one pass of 500 steps of 8 x 512 tokens
 SEED = 1
 MARK = f"\n{SEPARATOR}\n"  # between two stories of the file
 
