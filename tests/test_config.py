@@ -201,7 +201,7 @@ def test_every_recipe_in_the_package_says_what_to_expect() -> None:
         assert not any(key.startswith("about") for key in load_recipe(name))
     described = get_model_size(Run().with_settings(**load_recipe("shakespeare-micro")).model)
     assert f"{described:,} parameters" in about_recipe("shakespeare-micro").expect
-    letters = load_recipe("shakespeare-char") | {"model__vocab_size": 66, "model__n_positions": 256}
+    letters = load_recipe("shakespeare-char") | {"model__vocab_size": 66, "model__n_positions": 64}
     size = get_model_size(Run().with_settings(**letters).model)  # 65 letters and a separator
     assert f"{size:,} parameters" in about_recipe("shakespeare-char").expect
 
