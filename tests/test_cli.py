@@ -267,7 +267,7 @@ def test_the_template_trains_a_text_of_ones_own(trained: Path) -> None:
     Path("my.toml").write_text(said("recipes", "my-text"), encoding="utf-8")
     said("train", "--config", "my.toml", *NANO_RUN[4:], "--max-steps", "2", "--out", "run")
     run = json.loads(Path("run/run.json").read_text())["run"]
-    assert (run["data"]["data"], run["data"]["tokenizer"], run["model"]["dropout"]) == ("my.txt", "char", 0.1)
+    assert (run["data"]["data"], run["data"]["tokenizer"], run["model"]["dropout"]) == ("my.txt", "bpe", 0.1)
 
 
 # ---- writing
