@@ -48,6 +48,7 @@ class BytePairTokenizer:
                 f"{len(tokens) - len(ranks) - tokens.count(NO_TEXT)} tokens are there twice; train another"
             )
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
+        self._ranks = ranks
         # No special tokens are given to tiktoken, so that no text can ever become one.
         self.encoding = tiktoken.Encoding(self.name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
@@ -71,8 +72,8 @@ class BytePairTokenizer:
     @cached_property
     def _marked(self) -> tiktoken.Encoding:
         """The same table, and a mark that becomes the separator."""
-        ranks, special = {token: i for i, token in enumerate(self.tokens) if token}, {_BETWEEN: self.separator}
-        return tiktoken.Encoding(self.name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        special = {_BETWEEN: self.separator}
+        return tiktoken.Encoding(self.name, pat_str=GPT2_PATTERN, mergeable_ranks=self._ranks, special_tokens=special)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one id."""
