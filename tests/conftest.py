@@ -8,6 +8,11 @@ import hypothesis
 import pytest
 import torch
 
+from light_llm.data.tokenizers import CharTokenizer
+from light_llm.generate import TextGenerator
+
+from .tools import ALPHABET, model_path
+
 hypothesis.settings.register_profile("here", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("here")
 
@@ -40,11 +45,11 @@ def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def offline_files() -> Path:
     """The folder with Shakespeare and GPT-2's vocabulary; without it a test is skipped, and says so."""
     folder = os.environ.get("LIGHT_LLM_OFFLINE_DIR")
-    if not folder or not Path(folder, "shakespeare.txt").is_file():
+    if not folder or not all(Path(folder, name).is_file() for name in ("shakespeare.txt", "gpt2/vocab.bpe")):
         pytest.skip("NOT RUN: set LIGHT_LLM_OFFLINE_DIR to a folder with shakespeare.txt and gpt2/vocab.bpe")
     return Path(folder)
 
@@ -61,3 +66,14 @@ def poem(tmp_path: Path) -> Path:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model over a few characters that sees 16 of them and never ends a text by itself."""
+    return model_path(tmp_path_factory.mktemp("model"), CharTokenizer(ALPHABET))
+
+
+@pytest.fixture(scope="module")
+def writer(model: Path) -> TextGenerator:
+    return TextGenerator(model, device="cpu")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, TextStream
+from light_llm.data.tokenizers import ByteTokenizer, TextStream
 from light_llm.errors import ConfigError
 from light_llm.generate import TextGenerator
 from light_llm.generate.console import COMMANDS, HELP, Repl, Settings, tail
@@ -21,20 +21,7 @@ from light_llm.generate.terminal import (
     between_tokens,
 )
 
-from .test_generate import model_path
-
-ALPHABET = "abcdefghij \n.é/"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model over a few characters that sees 16 of them and never ends a text by itself."""
-    return model_path(tmp_path_factory.mktemp("model"), CharTokenizer(ALPHABET))
-
-
-@pytest.fixture(scope="module")
-def writer(model: Path) -> TextGenerator:
-    return TextGenerator(model, device="cpu")
+from .tools import ALPHABET, model_path
 
 
 @dataclass

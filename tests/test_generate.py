@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from light_llm.checkpoint import Files, write_portable
-from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
+from light_llm.data.tokenizers import CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.generate import Sampling, TextGenerator, decode
 from light_llm.generate.decode import window_start
@@ -27,7 +27,7 @@ from light_llm.generate.sampling import (
 )
 from light_llm.train.record import model_meta
 
-from .tools import some_tokens, tiny_model
+from .tools import model_path, some_tokens, tiny_model
 
 # ---- sampling rules
 
@@ -208,19 +208,6 @@ def test_decoding_leaves_the_global_generator_alone() -> None:
 
 
 # ---- texts
-
-
-def model_path(folder: Path, tokenizer: Any = None, documents: int = 1, **changes: Any) -> Path:
-    tokenizer = tokenizer or ByteTokenizer()
-    model = tiny_model(scale=4, **({"vocab_size": tokenizer.vocab_size} | changes))
-    with torch.no_grad():  # never the separator, so that the lengths of texts are known
-        model.ln_f.bias[0] = 50
-        model.wte.weight[:, 0] = 0
-        model.wte.weight[tokenizer.separator, 0] = -10
-    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
-    meta |= {"tokenizer": tokenizer.to_dict(), "data": {"max_length": 16, "documents": documents}}
-    write_portable(folder / "best_model.pt", model.state_dict(), meta, Files())
-    return folder / "best_model.pt"
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from light_llm.cli import main
-from light_llm.data.tokenizers import CharTokenizer
 from light_llm.generate import TextGenerator
 from light_llm.generate.console import TO_TYPE
 from light_llm.generate.terminal import (
@@ -32,20 +31,8 @@ from light_llm.generate.terminal import (
     screen_of,
 )
 
-from .test_console import ALPHABET, generated
-from .test_generate import model_path
+from .test_console import generated
 from .tools import light_llm
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model over a few characters that sees 16 of them and never ends a text by itself."""
-    return model_path(tmp_path_factory.mktemp("model"), CharTokenizer(ALPHABET))
-
-
-@pytest.fixture(scope="module")
-def writer(model: Path) -> TextGenerator:
-    return TextGenerator(model, device="cpu")
 
 
 class Terminal(io.StringIO):

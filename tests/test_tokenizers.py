@@ -24,13 +24,8 @@ from light_llm.errors import CheckpointError, ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
-def gpt2(request: pytest.FixtureRequest) -> GPT2Tokenizer:
-    import os
-
-    folder = os.environ.get("LIGHT_LLM_OFFLINE_DIR")
-    if not folder:
-        pytest.skip("NOT RUN: set LIGHT_LLM_OFFLINE_DIR to a folder with gpt2/vocab.bpe")
-    return GPT2Tokenizer(Path(folder, "gpt2", "vocab.bpe").read_text(encoding="utf-8"))
+def gpt2(offline_files: Path) -> GPT2Tokenizer:
+    return GPT2Tokenizer((offline_files / "gpt2" / "vocab.bpe").read_text(encoding="utf-8"))
 
 
 def test_gpt2_has_gpt2s_ids(gpt2: GPT2Tokenizer) -> None:

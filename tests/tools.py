@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from light_llm.checkpoint import Files, write_portable
 from light_llm.config import ModelConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.data.shards import ShardWriter
+from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.model import LightLLM
 from light_llm.observe import read_rows
 from light_llm.train import Result, Trainer
+from light_llm.train.record import model_meta
 
+ALPHABET = "abcdefghij \n.é/"  # of the model that the tests of the prompt write with
 TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)
 
 
@@ -134,3 +138,17 @@ class Foreign:
 
     def __iter__(self) -> Iterator[Any]:
         return (tuple(self.loader.batch(k)) for k in range(3))
+
+
+def model_path(folder: Path, tokenizer: Any = None, documents: int = 1, **changes: Any) -> Path:
+    """A model file to write with: it sees 16 tokens, has opinions and never ends a text by itself."""
+    tokenizer = tokenizer or ByteTokenizer()
+    model = tiny_model(scale=4, **({"vocab_size": tokenizer.vocab_size} | changes))
+    with torch.no_grad():  # never the separator, so that the lengths of texts are known
+        model.ln_f.bias[0] = 50
+        model.wte.weight[:, 0] = 0
+        model.wte.weight[tokenizer.separator, 0] = -10
+    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
+    meta |= {"tokenizer": tokenizer.to_dict(), "data": {"max_length": 16, "documents": documents}}
+    write_portable(folder / "best_model.pt", model.state_dict(), meta, Files())
+    return folder / "best_model.pt"
