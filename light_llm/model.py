@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
 from .errors import ConfigError
+from .layers.attention import attend
 
 
 class Cache(Protocol):
@@ -41,16 +42,11 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def attend_by_formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written: the twin of `attend`, twice differentiable."""
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written.
+
+    The twin of the quick `attend`, and twice differentiable.
+    """
     return F.dropout(attention_weights(q, k, mask), dropout) @ v
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """The same by the device's fused kernel, which never holds the (T, S) weights: -> (B, H, T, D)."""
-    T, S = q.size(-2), k.size(-2)
-    if mask is None and 1 < T < S:  # the kernel's own causal mask is aligned to the first token, ours to the last
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T == S)
 
 
 class SelfAttention(nn.Module):
@@ -166,9 +162,15 @@ class LightLLM(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits by the tied head: (..., C) -> (..., V)."""
-        return F.linear(hidden, self.head_weight)
+        logits, cap = F.linear(hidden, self.head_weight), self.logit_cap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     @property
     def head_weight(self) -> Tensor:
         """The (V, C) table that turns hidden states into logits."""
         return self.wte.weight
+
+    @property
+    def logit_cap(self) -> float:
+        """What bounds the logits, 0 where nothing does."""
+        return self.config.logit_cap

@@ -29,7 +29,7 @@ class Bug:
 BUGS = [
     Bug(
         "mask off by one: each token sees the next one",
-        "light_llm/model.py",
+        "light_llm/layers/attention.py",
         "F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T == S)",
         "F.scaled_dot_product_attention(q, k, v, torch.ones(T, S, dtype=torch.bool).tril(S - T + 1), dropout)",
         "tests/test_tiny.py tests/test_model.py",
@@ -40,6 +40,34 @@ BUGS = [
         "mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)\n    scores",
         "mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(0)\n    scores",
         "tests/test_model.py",
+    ),
+    Bug(
+        "attention by blocks whose diagonal is hidden",
+        "light_llm/layers/attention.py",
+        "dtype=q.dtype, device=q.device).triu(1)",
+        "dtype=q.dtype, device=q.device).triu(0)",
+        "tests/test_attention.py",
+    ),
+    Bug(
+        "a gradient of the scores without the softmax's own part",
+        "light_llm/layers/attention.py",
+        ".sub_(shared[:, rows]).mul_(P)",
+        ".mul_(P)",
+        "tests/test_attention.py",
+    ),
+    Bug(
+        "a block of the vocabulary that forgets its own maximum",
+        "light_llm/layers/cross_entropy.py",
+        "(piece.top - lse).exp()",
+        "(-lse).exp()",
+        "tests/test_objective.py",
+    ),
+    Bug(
+        "rows of a second chunk that replace those of the first",
+        "light_llm/layers/cross_entropy.py",
+        "place.copy_(of_block) if first else place.add_(of_block)",
+        "place.copy_(of_block)",
+        "tests/test_objective.py",
     ),
     Bug(
         "accumulation without weights: a mean of the micro-batches' means",

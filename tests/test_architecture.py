@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "optim": "config",  # optimizers work on any nn.Module and never see ours
     "lora": "config",
     "model": "layers config",
-    "objective": "model config",
+    "objective": "layers model config",
     "data": "runtime config",
     "checkpoint": "model data runtime config",
     "parallel": "objective model runtime config",

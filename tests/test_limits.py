@@ -36,6 +36,8 @@ class Knows:
     them on.
     """
 
+    logit_cap = 0.0  # log-probabilities are passed on as they are
+
     training, head_weight = False, torch.eye(257)
 
     def __init__(self, texts: dict[str, float]) -> None:

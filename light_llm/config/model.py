@@ -27,12 +27,14 @@ class ModelConfig:
     dropout: float = 0.0  # on the embeddings and on both residual branches
     attn_dropout: float = 0.0  # on the attention probabilities; above 0 it costs the fast attention kernel
     activation: str = "gelu_tanh"  # GPT-2's tanh form; "gelu" is the exact one
+    logit_cap: float = 0.0  # logits are cap tanh(logits / cap) (Gemma 2's soft cap); 0: as they are
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             check_range(name, getattr(self, name), low=1, integer=True)
         for name in ("dropout", "attn_dropout"):
             check_range(name, getattr(self, name), low=0.0, below=1.0)
+        check_range("logit_cap", self.logit_cap, low=0.0)
         check_choice("activation", self.activation, ACTIVATIONS)
         if self.n_embd % self.n_head:
             under = self.n_embd - self.n_embd % self.n_head

@@ -29,7 +29,7 @@ class TrainConfig:
     eps: float = 1e-6  # about the gradient of words a text never uses, which Adam would blow up (docs/log.md)
     grad_clip: float = 1.0  # largest gradient norm, global
     on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
-    loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
+    loss_chunk: int = 2048  # rows of (B T, V) logits that exist at once
     checkpointing: bool = False  # recompute each block's activations in the backward pass
     eval_interval: int = 100  # the whole held-out split
     patience: int = 0  # evaluations without a better one before the run ends; 0: never
