@@ -25,7 +25,7 @@ from light_llm.data.tokenizers import byte_lengths
 from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
-from light_llm.optim import build_optimizer, warmup_cosine
+from light_llm.optim import build_optimizer, learning_rate
 from light_llm.runtime import autocast, choose_dtype, seed_everything
 
 
@@ -48,9 +48,9 @@ def row(line: str) -> str:
     dtype = choose_dtype("auto", "cpu").value
     losses, curve, bits, start = [], [], math.nan, time.perf_counter()
     for step in range(config.max_steps):
-        shape = warmup_cosine(step, warmup=config.warmup_steps, horizon=config.max_steps, floor=config.min_lr_ratio)
+        lr = learning_rate(step, config)
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * shape
+            group["lr"] = lr
         starts = [order.start(step * config.batch_size + r) for r in range(config.batch_size)]
         windows = torch.from_numpy(np.stack([train[s : s + T + 1] for s in starts]))
         with autocast("cpu", dtype):

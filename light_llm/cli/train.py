@@ -40,7 +40,7 @@ class TrainFlags:
     warmup_steps: Annotated[int, arg(metavar="N", help="linear warm-up")] = _T.warmup_steps
     weight_decay: Annotated[float, arg(metavar="X", help="on matrices, tables")] = _T.weight_decay
     dropout: Annotated[float, arg(metavar="P", help="embeddings, branches")] = _M.dropout
-    optimizer: Annotated[str, arg(metavar="NAME", help="adamw")] = _T.optimizer
+    optimizer: Annotated[str, arg(metavar="NAME", help="adamw or muon")] = _T.optimizer
     eval_interval: Annotated[int, arg(metavar="N", help="evaluate every N steps")] = _T.eval_interval
     patience: Annotated[int, arg(metavar="N", help="evaluations to wait; 0: all")] = _T.patience
     save_interval: Annotated[int, arg(metavar="N", help="save every N steps")] = _T.save_interval

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from .values import LARGEST_SEED, check_choice, check_range
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "wsd")
 COMPILE = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16")
 ON_NONFINITE = ("stop", "skip")
@@ -18,16 +19,18 @@ class TrainConfig:
     max_steps: int = 500
     batch_size: int = 8  # sequences of one optimizer step
     micro_batch: int | None = None  # sequences in memory at a time; None: the whole batch
-    optimizer: str = "adamw"
+    optimizer: str = "adamw"  # "muon": the matrices by Muon, the rest by AdamW, at one learning rate
     lr: float = 1.5e-3  # peak
     warmup_steps: int = 50
-    min_lr_ratio: float = 0.1  # the cosine ends at this share of the peak
-    lr_horizon: int | None = None  # the step the cosine ends at; None: max_steps
+    schedule: str = "cosine"  # "wsd": stable at the peak, then down over the last 40% of the steps
+    min_lr_ratio: float = 0.1  # the schedule ends at this share of the peak
+    lr_horizon: int | None = None  # the step the schedule ends at; None: max_steps
     weight_decay: float = 0.1  # on matrices and tables only
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-6  # about the gradient of words a text never uses, which Adam would blow up (docs/log.md)
     grad_clip: float = 1.0  # largest gradient norm, global
+    z_loss: float = 0.0  # weight of the squared log-sum-exp of the logits; 1e-4 keeps them from drifting
     on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
     loss_chunk: int = 2048  # rows of (B T, V) logits that exist at once
     checkpointing: bool = False  # recompute each block's activations in the backward pass
@@ -53,10 +56,12 @@ class TrainConfig:
         check_range("eps", self.eps, above=0.0)
         check_range("grad_clip", self.grad_clip, above=0.0)
         check_range("weight_decay", self.weight_decay, low=0.0)
+        check_range("z_loss", self.z_loss, low=0.0)
         check_range("min_lr_ratio", self.min_lr_ratio, low=0.0, high=1.0)
         for name in ("beta1", "beta2"):
             check_range(name, getattr(self, name), low=0.0, below=1.0)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("compile", self.compile, COMPILE)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)

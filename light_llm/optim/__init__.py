@@ -1,5 +1,7 @@
 """Optimizers for any `nn.Module`: which parameters decay, how the rate moves, what updates them."""
 
-from .adamw import build_optimizer as build_optimizer
+from .build import build_optimizer as build_optimizer
 from .groups import by_role as by_role
+from .schedule import learning_rate as learning_rate
 from .schedule import warmup_cosine as warmup_cosine
+from .schedule import warmup_stable_decay as warmup_stable_decay

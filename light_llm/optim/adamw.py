@@ -1,15 +1,16 @@
 """AdamW (Loshchilov and Hutter, 2019) with decay on what multiplies, and none on biases and gains."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from ..config import TrainConfig
-from .groups import MATRIX, TABLE, VECTOR, by_role
+from .groups import MATRIX, TABLE, VECTOR
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over every trainable parameter, in two groups: matrices and tables decay, vectors do not."""
-    roles = by_role(model)
+def adamw(roles: Mapping[str, Mapping[str, nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over parameters by role, in two groups: matrices and tables decay, vectors do not."""
     groups = [
         {"params": [*roles[MATRIX].values(), *roles[TABLE].values()], "weight_decay": config.weight_decay},
         {"params": list(roles[VECTOR].values()), "weight_decay": 0.0},

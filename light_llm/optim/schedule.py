@@ -2,6 +2,10 @@
 
 import math
 
+from ..config import TrainConfig
+
+DECAY = 0.4  # of the steps of `wsd`, at its end
+
 
 def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
     """Linear from 0 to 1 over the warm-up, then half a cosine down to `floor` at the horizon, and `floor` beyond.
@@ -18,3 +22,25 @@ def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -
         return floor
     progress = (step - warmup) / max(1, horizon - warmup)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_stable_decay(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
+    """Linear warm-up, then 1, then linear down to `floor` over the last 40% of the steps (Hu et al., 2024, section 4.2).
+
+    The same as the cosine at both ends. In between the rate does not depend on the horizon, so a run can be prolonged.
+
+    >>> [round(warmup_stable_decay(s, warmup=10, horizon=100, floor=0.0), 2) for s in (0, 9, 10, 60, 80, 100, 500)]
+    [0.1, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    decay = max(1.0, DECAY * horizon)
+    left = min(1.0, max(0.0, (horizon - step) / decay))
+    return floor + (1 - floor) * left
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of an update, by the schedule a config names."""
+    shape = warmup_stable_decay if config.schedule == "wsd" else warmup_cosine
+    horizon = config.lr_horizon or config.max_steps
+    return config.lr * shape(step, warmup=config.warmup_steps, horizon=horizon, floor=config.min_lr_ratio)

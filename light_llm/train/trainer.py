@@ -17,7 +17,7 @@ from ..data import DataLoader
 from ..errors import ConfigError, did_you_mean
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
-from ..optim import build_optimizer, warmup_cosine
+from ..optim import build_optimizer, learning_rate
 from ..runtime import autocast, seed_everything, stop_after
 from .batches import Batches, InTurn, Numbered
 from .guards import VERDICTS, Guard, OnlyFinite, Proposal, Verdict
@@ -89,7 +89,7 @@ class Trainer:
             )
         self.decisions = decide(config, self.resumed)
         self.config = self.decisions.config
-        self.objective = NextTokenLoss(model, self.config.loss_chunk)
+        self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.guards: list[Guard] = [OnlyFinite(self.config.on_nonfinite), *guards]
         self.own_listeners: list[tuple[int, Listener]] = []
         self.at = Progress()
@@ -129,13 +129,10 @@ class Trainer:
 
     def set_learning_rate(self) -> float:
         """The rate of the next update, given to every group."""
-        c = self.config
-        shape = warmup_cosine(
-            self.at.step, warmup=c.warmup_steps, horizon=c.lr_horizon or c.max_steps, floor=c.min_lr_ratio
-        )
+        lr = learning_rate(self.at.step, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = c.lr * shape
-        return c.lr * shape
+            group["lr"] = lr
+        return lr
 
     def compute_gradients(self) -> Tensor:
         """Mean nats per token of the next batch, its gradient left in `.grad`.

@@ -1,0 +1,51 @@
+"""Muon for the matrices inside the blocks, AdamW for the tables, the gains and the biases."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import TrainConfig
+from .adamw import adamw
+from .groups import MATRIX, TABLE, VECTOR, by_role
+
+
+def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Each matrix moves by its momentum with all singular values made 1 (Jordan et al., 2024); the rest by AdamW.
+
+    A step is scaled by 0.2 sqrt(larger side), which gives it the size of an AdamW step (Liu et al., 2025, equation 4):
+    so one learning rate and one weight decay serve both.
+    """
+    roles = by_role(model)
+    rest = adamw({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config)
+    matrices = list(roles[MATRIX].values())
+    if not matrices:
+        return rest
+    return Together(
+        torch.optim.Muon(
+            matrices,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        rest,
+    )
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers as one: a step is a step of each; groups and state are those of all."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        self.param_groups = [group for part in parts for group in part.param_groups]  # the very same, not copies
+        for part in parts:
+            part.state = self.state  # keyed by parameter, and no parameter has two owners
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One step of each part."""
+        assert closure is None, "the loop computes the gradients"
+        for part in self.parts:
+            part.step()
