@@ -1,0 +1,164 @@
+"""How the cost of a training step grows with each size, and a picture of it: `python benchmarks/scaling.py`.
+
+Each line varies one size of a small model around 2 x 512 tokens, C = 256, L = 4, V = 8,192, in one process. Beside the
+measured seconds stands what the arithmetic says: FLOPs of all products, with attention's T^2, over the machine's own
+product rate. A step may do better than its line when it gets large; it must not get steeper than it.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+from benchmarks.measure import RESULTS, best_in_turn, product_rate
+from light_llm.config import ModelConfig, TrainConfig, get_model_size
+from light_llm.model import LightLLM
+from light_llm.objective import NextTokenLoss
+from light_llm.optim import build_optimizer
+from light_llm.runtime import autocast, keep_memory
+
+ROOM = 1.25  # a doubling may cost this much more than its arithmetic: a cache is left, a neighbour wakes up
+
+
+@dataclass(frozen=True)
+class Size:
+    """One training step's sizes."""
+
+    T: int = 512
+    B: int = 2
+    C: int = 256
+    L: int = 4
+    V: int = 8192
+
+    @property
+    def flops(self) -> float:
+        """Of all products of a step: 6 a weight and token, and causal attention."""
+        n = self.B * self.T
+        return 6 * n * (12 * self.L * self.C**2 + self.V * self.C) + 6 * n * self.L * self.C * self.T
+
+
+LINES = {
+    "T": [128, 256, 512, 1024, 2048, 4096],
+    "B": [1, 2, 4, 8, 16],
+    "C": [128, 256, 512, 1024],
+    "L": [2, 4, 8, 16],
+    "V": [512, 2048, 8192, 32768, 131072],
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one size costs."""
+
+    name: str  # which size is varied
+    value: int
+    tokens_per_second: float
+    seconds: float
+    flops: float
+    rate: float  # of the machine, FLOP/s, at the time
+    peak: int  # bytes, of a process that only made this
+    parameters: int
+
+
+def measure_point(name: str, value: int) -> Point:
+    """In this process."""
+    keep_memory()
+    torch.manual_seed(0)
+    size = replace(Size(), **{name: value})
+    config = ModelConfig(
+        vocab_size=size.V, n_positions=size.T, n_embd=size.C, n_layer=size.L, n_head=max(1, size.C // 64)
+    )
+    model = LightLLM(config)
+    objective, optimizer = NextTokenLoss(model, TrainConfig().loss_chunk), build_optimizer(model, TrainConfig())
+    x = torch.randint(size.V, (size.B, size.T + 1))
+
+    def step() -> None:
+        with autocast("cpu", "bfloat16"):
+            loss = objective(x[:, :-1].contiguous(), x[:, 1:].contiguous()) / (size.B * size.T)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    rate = product_rate(4)
+    second = best_in_turn({"": step}, turns=3)[""]
+    rate = max(rate, product_rate(4))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    n = size.B * size.T
+    return Point(name, value, n / second, second, size.flops, rate, peak, get_model_size(config))
+
+
+def in_child(name: str, value: int) -> Point:
+    """Its peak is a process's own."""
+    words = [sys.executable, __file__, "--one", name, str(value)]
+    point = Point(**json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    print(
+        f"  {name} = {value:<7,} {point.tokens_per_second:8,.0f} tokens/s  {point.seconds * 1e3:7.0f} ms  "
+        f"{point.flops / point.rate / point.seconds:4.0%} of the product rate  {point.peak / 1e9:.2f} GB",
+        flush=True,
+    )
+    return point
+
+
+def steeper(points: list[Point]) -> list[str]:
+    """Neighbours between which the measured seconds grew by more than the arithmetic, with room for noise."""
+    found = []
+    for small, large in zip(points, points[1:], strict=False):
+        grew, must = large.seconds / small.seconds, large.flops / large.rate / (small.flops / small.rate)
+        if grew > ROOM * max(must, 1.0):
+            found.append(f"{large.name} from {small.value} to {large.value}: {grew:.2f}x, arithmetic {must:.2f}x")
+    return found
+
+
+def draw(lines: dict[str, list[Point]], path: Path) -> None:
+    """One panel a size: measured seconds, and the arithmetic's line below."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, len(lines), figsize=(15, 6), layout="constrained", sharey="row")
+    for (top, bottom), (name, points) in zip(panels.T, lines.items(), strict=True):
+        values = [p.value for p in points]
+        top.loglog(values, [p.seconds * 1e3 for p in points], "o-", label="measured")
+        top.loglog(values, [p.flops / p.rate * 1e3 for p in points], "--", label="products at the machine's rate")
+        bottom.semilogx(values, [p.peak / 1e9 for p in points], "s-", color="tab:green")
+        bottom.set_xlabel(name)
+        for panel in (top, bottom):
+            panel.set_xticks(values, [f"{v:,}" for v in values], rotation=45, minor=False)
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("ms per step")
+    panels[1, 0].set_ylabel("peak memory, GB")
+    panels[0, 0].legend(fontsize=8)
+    base = Size()
+    figure.suptitle(f"One training step, one size varied around B={base.B}, T={base.T}, C={base.C}, L={base.L}, V={base.V:,}")
+    figure.savefig(path, dpi=110)
+
+
+def measure() -> dict[str, list[Point]]:
+    """All lines."""
+    return {name: [in_child(name, value) for value in values] for name, values in LINES.items()}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(asdict(measure_point(sys.argv[2], int(sys.argv[3])))))
+        raise SystemExit
+    lines = measure()
+    warnings = [line for points in lines.values() for line in steeper(points)]
+    record = {
+        "date": str(date.today()),
+        "torch": torch.__version__,
+        "points": [asdict(p) for points in lines.values() for p in points],
+        "steeper than the arithmetic": warnings,
+    }
+    (RESULTS / "scaling.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    draw(lines, RESULTS / "scaling.png")
+    print("\n".join(warnings) or "nothing grows faster than its arithmetic")

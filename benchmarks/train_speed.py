@@ -1,0 +1,171 @@
+"""Training speed and memory on this CPU, each variant in a process of its own, in turn, beside a plain loop.
+
+    python benchmarks/train_speed.py            all of it, about 5 minutes
+    python benchmarks/train_speed.py --one fast one variant, as JSON
+
+Every process measures the machine's own product rate between its steps, so that shares do not depend on what a
+neighbour takes away meanwhile. The plain loop is the same GPT-2 with torch's attention kernel, `F.cross_entropy` over
+the full logits and torch's default AdamW.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import Row, as_table, keep, product_rate
+from light_llm.config import ModelConfig, TrainConfig
+from light_llm.model import LightLLM
+from light_llm.objective import NextTokenLoss
+from light_llm.optim import build_optimizer
+from light_llm.runtime import autocast, keep_memory, peak_memory
+
+T = 1024  # tokens of a window
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train."""
+
+    what: str
+    config: ModelConfig
+    batch_size: int = 4
+    dtype: str = "bfloat16"
+    plain: bool = False
+    compiled: bool = False
+    frugal: bool = False
+    steps: int = 5
+
+
+VARIANTS = {
+    "fast": Variant("ours", ModelConfig.micro()),
+    "frugal": Variant("ours, frugal", ModelConfig.micro(), frugal=True),
+    "dropout": Variant("ours, dropout 0.1", ModelConfig.micro(dropout=0.1)),
+    "float32": Variant("ours, float32", ModelConfig.micro(), dtype="float32", steps=3),
+    "plain": Variant("plain, float32", ModelConfig.micro(), dtype="float32", plain=True, steps=2),
+    "plain bf16": Variant("plain, bfloat16", ModelConfig.micro(), plain=True, steps=3),
+    "plain compiled": Variant("plain, bfloat16, compiled", ModelConfig.micro(), plain=True, compiled=True, steps=4),
+    "124 M": Variant("ours, 124 M", ModelConfig(n_embd=768, n_layer=12, n_head=12), batch_size=1, steps=3),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a variant's process says of itself."""
+
+    tokens_per_second: float  # by the median step
+    share: float  # of the product rate, medians of both
+    rate: float  # FLOP/s of products, median
+    peak: int  # bytes
+
+
+def flops(config: ModelConfig, n_tokens: int) -> float:
+    """Products of one step: 6 a weight and token, and causal attention's two of (T, T / 2) forward, four backward.
+
+    >>> round(flops(ModelConfig.micro(), 4096) / 1e12, 2)
+    0.79
+    """
+    C, L = config.n_embd, config.n_layer
+    weights = 12 * L * C**2 + config.vocab_size * C
+    return 6 * weights * n_tokens + 6 * L * C * T * n_tokens
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """torch's fused kernel."""
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=True)
+
+
+def steps_of(variant: Variant) -> Iterator[float]:
+    """Train on random tokens; the seconds of each step."""
+    torch.manual_seed(0)
+    model = LightLLM(variant.config)
+    model.checkpointing = variant.frugal
+    objective = NextTokenLoss(model, 0 if variant.plain else 512 if variant.frugal else TrainConfig().loss_chunk)
+    optimizer = torch.optim.AdamW(model.parameters()) if variant.plain else build_optimizer(model, TrainConfig())
+    if variant.plain:
+        for block in model.h:
+            block.attn.attend = plain_attention  # type: ignore[union-attr]
+    if variant.compiled:
+        objective.compile(dynamic=False)
+    while True:
+        x = torch.randint(variant.config.vocab_size, (variant.batch_size, T + 1))
+        start = time.perf_counter()
+        with autocast("cpu", variant.dtype):
+            loss = objective(x[:, :-1].contiguous(), x[:, 1:].contiguous()) / (variant.batch_size * T)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield time.perf_counter() - start
+
+
+def measure_one(variant: Variant) -> Measured:
+    """In this process: two steps to settle, then each step between two looks at the product rate."""
+    if not variant.plain:
+        keep_memory()
+    steps = steps_of(variant)
+    next(steps), next(steps)
+    seconds, rates = [], [product_rate(4)]
+    for _ in range(variant.steps):
+        seconds.append(next(steps))
+        rates.append(product_rate(4))
+    second, rate, n = statistics.median(seconds), statistics.median(rates), variant.batch_size * T
+    return Measured(n / second, flops(variant.config, n) / second / rate, rate, peak_memory() or 0)
+
+
+def in_child(name: str) -> Measured:
+    """`measure_one` in a process of its own, because a peak is a whole process's."""
+    words = [sys.executable, __file__, "--one", name]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    print(f"  {VARIANTS[name].what}: {said.strip()}", file=sys.stderr)
+    return Measured(**json.loads(said.splitlines()[-1]))
+
+
+def measure() -> list[Row]:
+    """The rows of the table."""
+    found = {name: in_child(name) for name in [*VARIANTS, "fast"]}  # ours first and last: the later one counts
+    fast, plain, compiled = found["fast"], found["plain"], found["plain compiled"]
+
+    def speed(name: str, beside: Measured, what: str) -> Row:
+        mine = found[name]
+        # As tokens/s of a machine that multiplies as fast as it did while `mine` was measured.
+        scaled = beside.tokens_per_second * mine.rate / beside.rate
+        limit = mine.tokens_per_second / mine.share
+        return Row(f"{VARIANTS[name].what}, micro 4 x 1,024", "tokens/s", mine.tokens_per_second, scaled, limit, what)
+
+    def memory(name: str, limit: float, plain_peak: int | None = None) -> Row:
+        what = f"{VARIANTS[name].what}, peak"
+        return Row(what, "GB less", found[name].peak / 1e9, plain_peak and plain_peak / 1e9, limit, "plain; allowed")
+
+    rows = [
+        Row("products, bfloat16", "GFLOP/s", fast.rate / 1e9),
+        speed("fast", plain, "plain float32 loop; all at the product rate"),
+        speed("fast", found["plain bf16"], "plain bfloat16 loop; the same"),
+        speed("fast", compiled, "plain bfloat16 loop, compiled; the same"),
+        speed("dropout", fast, "ours without dropout; the same"),
+        speed("frugal", fast, "ours, fast; the same"),
+        speed("float32", plain, "plain float32 loop; bfloat16's product rate"),
+        memory("fast", 2.0, plain.peak),
+        memory("frugal", 1.5, plain.peak),
+        memory("124 M", 3.0),
+    ]
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(vars(measure_one(VARIANTS[sys.argv[2]]))))
+    else:
+        rows = measure()
+        keep("train_speed", rows)
+        print(as_table(rows))
