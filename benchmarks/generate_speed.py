@@ -5,18 +5,28 @@
 The weights are random: they are multiplied no faster than trained ones. Needs `transformers` and GPT-2's vocabulary.
 """
 
-import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measure import (
+    CHECKOUT,
+    Row,
+    as_table,
+    best_in_turn,
+    between,
+    keep,
+    memory_bandwidth,
+    product_rate,
+    seconds_of,
+    steps_in_turn,
+)
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.measure import CHECKOUT, Row, as_table, best_in_turn, keep, memory_bandwidth, product_rate, seconds_of
 from light_llm.checkpoint import Files, write_portable
 from light_llm.config import ModelConfig
 from light_llm.data.tokenizers import make_tokenizer
@@ -68,22 +78,20 @@ def made(dtype: str = "auto", quantize: str = "none", *, change: bool = True) ->
     return model
 
 
-def written(model: LightLLM, n: int = N, *, rows: int = 1, prompt: int = 16, sampling: Sampling = GREEDY) -> None:
-    """Write n tokens after a prompt of some."""
+def steps(
+    model: LightLLM, n: int = N, *, rows: int = 1, prompt: int = 16, sampling: Sampling = GREEDY
+) -> Callable[[], list[float]]:
+    """The seconds of each of n tokens after the first."""
     prompts = [[(7 * i + b) % CONFIG.vocab_size for i in range(prompt)] for b in range(rows)]
-    for _ in decode(model, prompts, seeds=range(rows), sampling=sampling, max_new_tokens=n):
-        pass
+    return lambda: between(decode(model, prompts, seeds=range(rows), sampling=sampling, max_new_tokens=n + 1))
 
 
 def one_stream(models: dict[str, LightLLM], bandwidth: float) -> list[Row]:
     """A single text, greedy, prompt of 16."""
-    reference, products = as_transformers(models["float32 plain"]), products_alone(models["float32 plain"])
-    variants: dict[str, Callable[[], object]] = {
-        name: lambda model=model: written(model)  # type: ignore[misc]
-        for name, model in models.items()
-    }
-    variants |= {"transformers": lambda: reference(N), "products": lambda: products(N)}
-    speed = {name: N / seconds for name, seconds in best_in_turn(variants, turns=6).items()}
+    variants = {name: steps(model) for name, model in models.items()}
+    variants["transformers"] = as_transformers(models["float32 plain"])
+    variants["products"] = products_alone(models["float32 plain"])
+    speed = {name: 1 / seconds for name, seconds in steps_in_turn(variants).items()}
     moved = 2 * sum(w.numel() for w in matrices(models["float32 plain"]))  # bytes a token, in 16 bits
     half, plain, int8 = speed["bfloat16"], speed["bfloat16 plain"], speed["int8"]
     alone = speed["products"]
@@ -101,27 +109,17 @@ def one_stream(models: dict[str, LightLLM], bandwidth: float) -> list[Row]:
 def contexts(model: LightLLM, bandwidth: float) -> list[Row]:
     """A token on top of more and more others. The limit: the shortest, and reading the other keys and values."""
     lengths = (64, 512, 984)
-    seconds = {}
-    for n in lengths:  # reading the prompt is taken off: both are measured in turn
-
-        def some(n: int = n) -> None:
-            written(model, N + 1, prompt=n)
-
-        def none(n: int = n) -> None:
-            written(model, 1, prompt=n)
-
-        best = best_in_turn({"some": some, "none": none}, turns=4)
-        seconds[n] = (best["some"] - best["none"]) / N
+    seconds = steps_in_turn({str(n): steps(model, prompt=n) for n in lengths}, turns=3)
     whole = torch.zeros(1, lengths[-1], dtype=torch.long)
     with torch.inference_mode():
-        again = best_in_turn({"": lambda: model.unembed(model.features(whole)[:, -1])}, turns=2)[""]
+        again = best_in_turn({"": lambda: model.unembed(model.features(whole)[:, -1])}, turns=3)[""]
     rows = []
     for n in lengths:
         kept = 2 * CONFIG.n_layer * (n - lengths[0]) * CONFIG.n_embd * 4  # float32
-        limit = seconds[lengths[0]] + kept / bandwidth
-        plain = again if n == lengths[-1] else None
+        limit = seconds[str(lengths[0])] + kept / bandwidth
+        plain = again * 1e3 if n == lengths[-1] else None
         note = "all read again; context 64 and memory" if plain else "context 64 and memory"
-        rows.append(Row(f"a token at context {n}", "ms", seconds[n] * 1e3, plain and plain * 1e3, limit * 1e3, note))
+        rows.append(Row(f"a token at context {n}", "ms", seconds[str(n)] * 1e3, plain, limit * 1e3, note))
     return rows
 
 
@@ -130,20 +128,21 @@ def reading(model: LightLLM, n: int = 512) -> Row:
     body = sum(w.numel() for w in matrices(model, head=False))
     attention = 2 * CONFIG.n_layer * n * n * CONFIG.n_embd  # scores and sums over what is visible, half of all
     flop = 2 * body * n + attention
-    best = best_in_turn({"": lambda: written(model, 1, prompt=n)}, turns=8)[""]
-    return Row(f"a prompt of {n} tokens", "GFLOP/s", flop / best / 1e9, None, product_rate() / 1e9, "bfloat16 products")
+    prompt = [list(range(n))]
+
+    def read() -> None:
+        next(decode(model, prompt, seeds=[0], sampling=GREEDY, max_new_tokens=1))
+
+    best = best_in_turn({"": read}, turns=20)[""]
+    limit = product_rate(30) / 1e9
+    return Row(f"a prompt of {n} tokens", "GFLOP/s", flop / best / 1e9, None, limit, "bfloat16 products")
 
 
 def many_streams(model: LightLLM) -> list[Row]:
     """Texts side by side, with the usual sampling."""
-    best = best_in_turn(
-        {
-            "one": lambda: written(model, N, sampling=USUAL),
-            "many": lambda: written(model, N, rows=ROWS, sampling=USUAL),
-        },
-        turns=3,
-    )
-    speed = (ROWS * N / best["many"], N / best["one"])
+    both = {"one": steps(model, sampling=USUAL), "many": steps(model, rows=ROWS, sampling=USUAL)}
+    seconds = steps_in_turn(both, turns=4)
+    speed = (ROWS / seconds["many"], 1 / seconds["one"])
     return [
         Row("one stream, bfloat16, top-k 40", "tokens/s", speed[1]),
         Row(f"{ROWS} streams, bfloat16, top-k 40", "tokens/s", *speed, 8 * speed[1], "one stream; 8 times that"),
@@ -193,21 +192,22 @@ def matrices(model: LightLLM, *, head: bool = True) -> list[Tensor]:
     return [*body, model.head_weight.detach()] if head else body
 
 
-def products_alone(model: LightLLM) -> Callable[[int], None]:
+def products_alone(model: LightLLM) -> Callable[[], list[float]]:
     """The products of one token by F.linear on one row in bfloat16, and nothing else."""
     weights = [w.bfloat16() for w in matrices(model)]
     rows = {w.size(1): torch.randn(1, w.size(1)).bfloat16() for w in weights}
 
-    def multiply(n: int) -> None:
+    def tokens() -> Iterator[None]:
         with torch.inference_mode():
-            for _ in range(n):
+            for _ in range(N + 1):
                 for weight in weights:
                     F.linear(rows[weight.size(1)], weight)
+                yield
 
-    return multiply
+    return lambda: between(tokens())
 
 
-def as_transformers(model: LightLLM) -> Callable[[int], object]:
+def as_transformers(model: LightLLM) -> Callable[[], list[float]]:
     """`generate` of transformers' GPT-2 with the same weights, in bfloat16."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -221,10 +221,27 @@ def as_transformers(model: LightLLM) -> Callable[[int], object]:
     theirs.to(torch.bfloat16)
     prompt = torch.arange(16)[None]
 
-    def write(n: int) -> object:
-        return theirs.generate(prompt, max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0)
+    def write() -> list[float]:
+        clock = Clock()
+        options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        theirs.generate(prompt, max_new_tokens=N + 1, streamer=clock, **options)
+        return [after - before for before, after in pairwise(clock.times[1:])]  # the first is the prompt
 
     return write
+
+
+class Clock:
+    """Notes when transformers hands over each token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: object) -> None:
+        """A token is there."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """All are."""
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,25 @@ def best_in_turn(variants: Mapping[str, Callable[[], object]], *, turns: int = 5
     return best
 
 
+def steps_in_turn(variants: Mapping[str, Callable[[], list[float]]], *, turns: int = 5) -> dict[str, float]:
+    """The seconds of one step of each variant, which give the seconds of all their steps: the 10th percentile.
+
+    As `best_in_turn`, for what is short: a neighbour spoils a few steps and not the whole call.
+    """
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(turns + 1):
+        for name, steps in variants.items():
+            seconds = steps()
+            found[name] += seconds if turn else []
+    return {name: sorted(seconds)[len(seconds) // 10] for name, seconds in found.items()}
+
+
+def between(ticks: Iterable[object]) -> list[float]:
+    """The seconds from each element to the next."""
+    times = [time.perf_counter() for _ in ticks]
+    return [after - before for before, after in pairwise(times)]
+
+
 def product_rate(turns: int = 10) -> float:
     """FLOP/s of bfloat16 products of a block's own shape, (4096, 384) x (384, 1536)."""
     a, b = torch.randn(4096, 384).bfloat16(), torch.randn(384, 1536).bfloat16()
@@ -91,7 +111,7 @@ def seconds_of(words: Sequence[str], *, until: bytes = b"", turns: int = 3) -> f
         ) as child:
             assert child.stdout is not None
             said = b""
-            while (piece := child.stdout.read1()) and not (until and until in (said := said + piece)):
+            while (piece := os.read(child.stdout.fileno(), 4096)) and not (until and until in (said := said + piece)):
                 pass
             best = min(best, time.perf_counter() - start)
             child.kill()
