@@ -80,7 +80,8 @@ def test_every_promised_flag_is_there() -> None:
         "config set"
     )
     generate = (
-        "checkpoint prompt max-new-tokens temperature top-k top-p min-p repetition-penalty stop num-samples seed device"
+        "checkpoint prompt max-new-tokens temperature top-k top-p min-p repetition-penalty stop num-samples seed "
+        "device dtype quantize"
     )
     for verb, flags in (("train", train), ("generate", generate)):
         shown = re.findall(r"--([a-z-]+)", light_llm(verb, "--help").stdout)
@@ -145,6 +146,9 @@ WRONG = [
     (["train", "--out", "text.txt", "--data", "text.txt"], r"text.txt is a file; name a folder with --out"),
     (["eval", "--checkpoint", "run", "--temperature", "1"], r"--temperature has no effect on eval; leave it out"),
     (["generate", "demo", "--num-samples", "3"], r"--num-samples has no effect on demo; leave it out"),
+    (["eval", "--checkpoint", "run", "--quantize", "int8"], r"--quantize has no effect on eval; leave it out"),
+    (["generate", "text", "--checkpoint", "run", "--quantize", "int7"], r"quantize='int7' is not known; did you mean"),
+    (["generate", "text", "--dtype", "half"], r"dtype='half' is not known\. It can be auto, float32, bfloat16"),
     (["train", "--seed", "1" + "0" * 30], r"seed=1000000000000000000000000000000 cannot be used"),
     (["train", "--data", "x" * 300], r"File name too long"),
     (["train", "--out", "run", "--resume", "--max-steps", "5"], r"max_steps=5 is behind the run, which is at step 30"),

@@ -1,12 +1,13 @@
 """From a path to a model: `best_model.pt`, a step folder or a run folder, checked before a weight is used."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..config import ModelConfig, from_dict
 from ..data import Tokenizer, tokenizer_from_dict
@@ -47,7 +48,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Loaded:
 
 def build(file: ModelFile) -> LightLLM:
     """A model with the stored weights. Raises CheckpointError when names or shapes do not fit the stored config."""
-    with torch.device("meta"):  # no time is spent on initial weights that are replaced at once
+    with torch.device("meta"), _NoInitialWeights():  # no time is spent on weights that are replaced at once
         model = LightLLM(file.config)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in file.weights.items()}
@@ -56,6 +57,22 @@ def build(file: ModelFile) -> LightLLM:
         raise CheckpointError(f"{file.path} does not fit its own config: {', '.join(odd[:3])}; use another checkpoint")
     model.load_state_dict(file.weights, assign=True)
     return model.requires_grad_(True)
+
+
+class _NoInitialWeights(TorchFunctionMode):
+    """Inside, the functions of `torch.nn.init` do nothing.
+
+    On the meta device they have nothing to fill, and drawing normal numbers there takes a second: it imports torch's
+    compiler.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def read_model(path: str | Path) -> ModelFile:

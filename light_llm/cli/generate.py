@@ -35,6 +35,8 @@ class GenerateFlags:
     num_samples: Annotated[int, arg(metavar="N", help="texts to write")] = 1
     seed: Annotated[int, arg(metavar="N", help="repeats a text; -1: a new one")] = -1
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
+    dtype: Annotated[str, arg(metavar="NAME", help="auto: float32; bfloat16: faster")] = "auto"
+    quantize: Annotated[str, arg(metavar="NAME", help="none; int8: fastest")] = "none"
     data: Annotated[str, arg(metavar="PATH", help="eval: where the text is now")] = ""
 
 
@@ -187,7 +189,7 @@ def _open(flags: GenerateFlags) -> TextGenerator:
     _sampling(flags)  # a value out of range is said before a model is loaded
     from ..generate import TextGenerator
 
-    return TextGenerator(flags.checkpoint, device=flags.device)
+    return TextGenerator(flags.checkpoint, device=flags.device, dtype=flags.dtype, quantize=flags.quantize)
 
 
 def _sampling(flags: GenerateFlags) -> Sampling:

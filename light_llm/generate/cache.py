@@ -17,25 +17,43 @@ class KVCache:
         self, config: ModelConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.n_layer, batch_size, config.n_head, capacity, config.head_size)  # (L, B, H, S, D)
+        # Never read where nothing was written, except under a mask: only what is not finite could shine through that.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self.lengths = [0] * batch_size  # known to the host, so that no step waits for the device to tell
+        self._at: Tensor | None = None
+        self._first = self._used = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this call's (B, H, T, D) to the slots `at` (T,) or (B, T); return all slots, (B, H, S, D)."""
-        B, T = k.size(0), k.size(2)
-        rows = torch.arange(B, device=k.device)[:, None]
-        slots = at.expand(B, T)
-        self.keys[layer, rows, :, slots] = k.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer, rows, :, slots] = v.transpose(1, 2).to(self.values.dtype)
-        used = int(at.max()) + 1  # slots beyond the longest row are not worth reading
-        return self.keys[layer, :, :, :used].to(k.dtype), self.values[layer, :, :, :used].to(v.dtype)
+        """Write this call's (B, H, T, D) to its slots; return all slots in use, (B, H, S, D), without copying them.
+
+        Args:
+            at: the positions: (T,), one after the other and the same for all rows, or (B, T), any.
+
+        Returns:
+            Keys and values in the number format of those given.
+        """
+        if at is not self._at:  # the same for all layers: looked at once a call
+            self._at, self._used = at, int(at.max()) + 1  # slots beyond the longest row are not worth reading
+            self._first = int(at[0]) if at.ndim == 1 else 0
+        keys, values = self.keys[layer], self.values[layer]
+        if at.ndim == 1:
+            keys[:, :, self._first : self._used] = k
+            values[:, :, self._first : self._used] = v
+            if self._first == 0:
+                return k, v
+        else:
+            rows = torch.arange(k.size(0), device=k.device)[:, None]
+            keys[rows, :, at] = k.transpose(1, 2).to(keys.dtype)
+            values[rows, :, at] = v.transpose(1, 2).to(values.dtype)
+        return keys[:, :, : self._used].to(k.dtype), values[:, :, : self._used].to(v.dtype)
 
     def put_rows(self, rows: Tensor, other: "KVCache") -> None:
         """Replace whole rows by those of another cache of the same capacity: rows that were read again."""
         self.keys[:, rows] = other.keys
         self.values[:, rows] = other.values
-        self.lengths[rows] = other.lengths
+        for row, length in zip(rows.tolist(), other.lengths, strict=True):
+            self.lengths[row] = length
 
 
 def visible(at: Tensor) -> Tensor:

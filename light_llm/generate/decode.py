@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from ..model import LightLLM
 from .cache import KVCache, visible
-from .sampling import Sampling, choose
+from .sampling import Sampling, choose_rows
 
 
 def window_start(n: int, context: int) -> int:
@@ -23,7 +23,7 @@ def window_start(n: int, context: int) -> int:
     return max(0, -(-(n - context) // hop)) * hop
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     model: LightLLM,
     prompts: Sequence[Sequence[int]],
@@ -49,15 +49,15 @@ def decode(
         use_cache: False reads the whole window for every token, which is slow and obvious.
     """
     context = context or model.config.n_positions
-    reader = (_CachedReader if use_cache else _PlainReader)(model, context)
     rows = [list(prompt) for prompt in prompts]
+    longest = max(map(len, rows), default=0) + max_new_tokens
+    reader = _CachedReader(model, context, min(longest, context)) if use_cache else _PlainReader(model, context)
     generators = [Generator().manual_seed(seed) for seed in seeds]
     alive = [True] * len(rows)
     for _ in range(max_new_tokens):
         logits = reader.next_logits(rows).float().cpu()[:, :n_ids]  # (B, V)
         step: list[int | None] = []
-        for b, row in enumerate(rows):
-            token = choose(logits[b], row, sampling, generators[b])
+        for b, (row, token) in enumerate(zip(rows, choose_rows(logits, rows, sampling, generators), strict=True)):
             alive[b] = alive[b] and token != end
             step.append(token if alive[b] else None)
             row.append(token)
@@ -83,11 +83,14 @@ class _PlainReader:
 
 
 class _CachedReader:
-    """What was read before is kept: the prompts once, then one token a step; a full window is read again."""
+    """What was read before is kept: the prompts once, then one token a step; a full window is read again.
 
-    def __init__(self, model: LightLLM, context: int) -> None:
-        self.model, self.context = model, context
-        self.device = model.head_weight.device
+    `capacity` is how long a window gets: the context, or less for a short text, whose cache is then no larger.
+    """
+
+    def __init__(self, model: LightLLM, context: int, capacity: int) -> None:
+        self.model, self.context, self.capacity = model, context, capacity
+        self.device, self.dtype = model.head_weight.device, model.head_weight.dtype
         self.cache: KVCache | None = None
         self.starts: list[int] = []
 
@@ -110,19 +113,24 @@ class _CachedReader:
 
     def _read(self, windows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         """Read whole windows of any lengths, padded on the right; nothing ever looks at the padding."""
-        cache = KVCache(self.model.config, len(windows), self.context, self.device, self.model.head_weight.dtype)
-        longest = max(map(len, windows))
+        cache = KVCache(self.model.config, len(windows), self.capacity, self.device, self.dtype)
+        cache.lengths = [len(w) for w in windows]
+        longest = max(cache.lengths)
         tokens = torch.tensor([[*w, *[0] * (longest - len(w))] for w in windows], device=self.device)
-        at = torch.arange(longest, device=self.device).expand(len(windows), longest)
-        hidden = self.model.features(tokens, at, visible(at), cache)
-        cache.lengths = torch.tensor([len(w) for w in windows], device=self.device)
-        return cache, self.model.unembed(hidden[torch.arange(len(windows)), cache.lengths - 1])
+        hidden = self.model.features(tokens, torch.arange(longest, device=self.device), None, cache)  # (B, T, C)
+        rows = torch.arange(len(windows), device=self.device)
+        last = torch.tensor(cache.lengths, device=self.device) - 1
+        return cache, self.model.unembed(hidden[rows, last])
 
     def _step(self, windows: Sequence[Sequence[int]]) -> Tensor:
         """Read the last token of each window on top of the cache. A row whose window moved is read elsewhere."""
         assert self.cache is not None
-        at = self.cache.lengths[:, None].clamp_max(self.context - 1)  # (B, 1)
+        slots = [min(n, self.capacity - 1) for n in self.cache.lengths]
         tokens = torch.tensor([[w[-1]] for w in windows], device=self.device)
-        hidden = self.model.features(tokens, at, visible(at), self.cache)
-        self.cache.lengths = self.cache.lengths + 1
+        if min(slots) == max(slots):  # rows of one length see all there is, and a mask would only cost time
+            hidden = self.model.features(tokens, torch.tensor(slots[:1], device=self.device), None, self.cache)
+        else:
+            at = torch.tensor(slots, device=self.device)[:, None]  # (B, 1)
+            hidden = self.model.features(tokens, at, visible(at), self.cache)
+        self.cache.lengths = [n + 1 for n in self.cache.lengths]
         return self.model.unembed(hidden[:, -1])

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from ..config import check_range
+
+SPARE = 8  # ties with the k-th likeliest that `largest` looks for at first; more cost a second look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +81,24 @@ def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> 
 
 
 def filtered(logits: Tensor, seen: Sequence[int], sampling: Sampling) -> Tensor:
-    """All rules in turn, in Hugging Face's order; what is left out is at minus infinity: (V,) -> (V,)."""
+    """All rules in turn; what is left out is at minus infinity: (V,) -> (V,).
+
+    In Hugging Face's order, but for top-k: a temperature changes no order, so it comes first, where `choose_rows` needs
+    it.
+    """
     if sampling.repetition_penalty != 1.0 and seen:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
         return logits
-    # The likeliest token is moved to 0 first, and in float64: no temperature, however small, can then overflow.
-    logits = (logits - logits.max()).double() / sampling.temperature
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
+    return _after_top_k(logits, sampling)
+
+
+def _after_top_k(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Temperature, top-p and min-p: (..., V) -> (..., V) in float64."""
+    # The likeliest token is moved to 0 first, and in float64: no temperature, however small, can then overflow.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature
     if sampling.top_p < 1.0:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p > 0.0:
@@ -110,3 +121,44 @@ def choose(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: G
     """The next token of one row: (V,) logits on the CPU -> id."""
     logits = filtered(logits.float(), seen, sampling)
     return int(logits.argmax()) if sampling.temperature == 0.0 else draw(logits, generator)
+
+
+def choose_rows(
+    logits: Tensor, seen: Sequence[Sequence[int]], sampling: Sampling, generators: Sequence[Generator]
+) -> list[int]:
+    """The next token of each row, what `choose` gives for each alone: (B, V) logits on the CPU -> ids.
+
+    With top-k only the few kept tokens are ever exponentiated, and the rows go through the rules together.
+    """
+    logits = logits.float()
+    if sampling.repetition_penalty != 1.0:
+        rows = zip(logits, seen, strict=True)
+        logits = torch.stack([penalise_repetition(z, ids, sampling.repetition_penalty) for z, ids in rows])
+    if sampling.temperature == 0.0:
+        return logits.argmax(dim=-1).tolist()
+    if not 0 < sampling.top_k < logits.size(-1):
+        rest = replace(sampling, repetition_penalty=1.0)  # it has been applied
+        return [choose(z, (), rest, g) for z, g in zip(logits, generators, strict=True)]
+    ids, kept = largest(logits, sampling.top_k)
+    cdf = _after_top_k(kept, sampling).softmax(dim=-1).cumsum(dim=-1)  # (B, K)
+    u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])[:, None] * cdf[:, -1:]
+    found = torch.searchsorted(cdf, u, right=True).clamp_max(cdf.argmax(dim=-1, keepdim=True))
+    return ids.gather(-1, found)[:, 0].tolist()
+
+
+def largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ids and logits of each row's k likeliest tokens and of ties with the k-th, by id: (B, V) -> twice (B, K).
+
+    Some others stand between them, at minus infinity.
+
+    >>> ids, kept = largest(torch.tensor([[4.0, 0.0, 5.0, 4.0, 3.0]]), 2)
+    >>> ids[kept > -math.inf], kept[kept > -math.inf]
+    (tensor([0, 2, 3]), tensor([4., 5., 4.]))
+    """
+    values, ids = logits.topk(min(k + SPARE, logits.size(-1)), dim=-1)
+    kth = values[:, k - 1 : k]
+    if (values[:, -1:] == kth).any():  # more ties than were looked for
+        values, ids = logits.topk(int((logits >= kth).sum(dim=-1).max()), dim=-1)
+    ids, order = ids.sort(dim=-1)
+    kept = values.gather(-1, order)
+    return ids, kept.masked_fill(kept < kth, -math.inf)

@@ -1,0 +1,39 @@
+"""Which numbers a writing model multiplies in: asked for by name, decided once, with the reason."""
+
+import torch
+
+from ..config import check_choice
+from ..errors import ConfigError
+from ..model import LightLLM
+from ..runtime import Choice
+from .products import pack_weights
+from .quantize import quantize_int8
+
+DTYPES = ("auto", "float32", "bfloat16")
+QUANTIZE = ("none", "int8")
+
+
+def check_format(dtype: str, quantize: str) -> None:
+    """Raise ConfigError for a name that is not known, or for two formats at once."""
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("quantize", quantize, QUANTIZE)
+    if quantize != "none" and dtype != "auto":
+        raise ConfigError(f"quantize={quantize!r} is a number format, and so is dtype={dtype!r}; leave one out")
+
+
+def change_format(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Choice:
+    """Change a finished float32 model, once, to the numbers that were asked for, by this machine's fastest kernels.
+
+    Raises:
+        ConfigError: see `check_format`.
+    """
+    check_format(dtype, quantize)
+    if quantize == "int8":
+        quantize_int8(model)
+        return Choice("int8", "asked for")
+    wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    why = "the same text from a seed, alone or in a batch" if dtype == "auto" else "asked for"
+    if pack_weights(model, wanted):
+        return Choice(str(wanted).removeprefix("torch."), f"{why}; weights laid out for single rows")
+    model.to(wanted)
+    return Choice(str(wanted).removeprefix("torch."), f"{why}; this machine has no packed products")
