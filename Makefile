@@ -25,6 +25,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(VENV)/.run $@
 
+$(VENV)/.bench: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch $(VENV)/.run $(VENV)/.dev $@
+
 train: $(VENV)/.run
 	$(BIN)/python train.py $(ARGS)
 
@@ -43,8 +47,8 @@ check-all: check
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python tests/deliberate_bugs.py
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/default_run.py $(ARGS)
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -8,17 +8,13 @@ the same model with torch's fused attention, `F.cross_entropy` over the full log
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measure import Row, as_table, keep
+from train_speed import T, flops
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.measure import Row, as_table, keep
-from benchmarks.train_speed import T, flops
 from light_llm.config import ModelConfig, TrainConfig
 from light_llm.generate import Sampling, decode
 from light_llm.model import LightLLM

@@ -18,7 +18,7 @@ from light_llm.runtime import device_name, usable_cores
 
 CHECKOUT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-LOWER_IS_BETTER = ("s", "ms")
+LOWER_IS_BETTER = ("s", "ms", "GB")
 
 
 @dataclass(frozen=True)

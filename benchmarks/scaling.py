@@ -11,13 +11,12 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import torch
+from measure import RESULTS, best_in_turn, product_rate
 
-from benchmarks.measure import RESULTS, best_in_turn, product_rate
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
@@ -109,7 +108,7 @@ def in_child(name: str, value: int) -> Point:
 def steeper(points: list[Point]) -> list[str]:
     """Neighbours between which the measured seconds grew by more than the arithmetic, with room for noise."""
     found = []
-    for small, large in zip(points, points[1:], strict=False):
+    for small, large in pairwise(points):
         grew, must = large.seconds / small.seconds, large.flops / large.rate / (small.flops / small.rate)
         if grew > ROOM * max(must, 1.0):
             found.append(f"{large.name} from {small.value} to {large.value}: {grew:.2f}x, arithmetic {must:.2f}x")
@@ -138,7 +137,9 @@ def draw(lines: dict[str, list[Point]], path: Path) -> None:
     panels[1, 0].set_ylabel("peak memory, GB")
     panels[0, 0].legend(fontsize=8)
     base = Size()
-    figure.suptitle(f"One training step, one size varied around B={base.B}, T={base.T}, C={base.C}, L={base.L}, V={base.V:,}")
+    figure.suptitle(
+        f"One training step, one size varied around B={base.B}, T={base.T}, C={base.C}, L={base.L}, V={base.V:,}"
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -147,18 +148,23 @@ def measure() -> dict[str, list[Point]]:
     return {name: [in_child(name, value) for value in values] for name, values in LINES.items()}
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(asdict(measure_point(sys.argv[2], int(sys.argv[3])))))
-        raise SystemExit
+def main() -> list[str]:
+    """Measure, keep, draw. Returns where a size costs more than its arithmetic."""
     lines = measure()
-    warnings = [line for points in lines.values() for line in steeper(points)]
+    found = [line for points in lines.values() for line in steeper(points)]
     record = {
         "date": str(date.today()),
         "torch": torch.__version__,
         "points": [asdict(p) for points in lines.values() for p in points],
-        "steeper than the arithmetic": warnings,
+        "steeper than the arithmetic": found,
     }
     (RESULTS / "scaling.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     draw(lines, RESULTS / "scaling.png")
-    print("\n".join(warnings) or "nothing grows faster than its arithmetic")
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(asdict(measure_point(sys.argv[2], int(sys.argv[3])))))
+    else:
+        print("\n".join(main()) or "no size costs more than its arithmetic")

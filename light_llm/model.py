@@ -49,6 +49,11 @@ def attend_by_formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = Non
     return F.dropout(attention_weights(q, k, mask), dropout) @ v
 
 
+def soft_cap(logits: Tensor, cap: float) -> Tensor:
+    """cap tanh(logits / cap): nearly the same near 0, never beyond the cap (Gemma Team, 2024); 0 means none."""
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
 class SelfAttention(nn.Module):
     """H heads of causal attention side by side: (B, T, C) -> (B, T, C)."""
 
@@ -162,8 +167,7 @@ class LightLLM(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits by the tied head: (..., C) -> (..., V)."""
-        logits, cap = F.linear(hidden, self.head_weight), self.logit_cap
-        return cap * torch.tanh(logits / cap) if cap else logits
+        return soft_cap(F.linear(hidden, self.head_weight), self.logit_cap)
 
     @property
     def head_weight(self) -> Tensor:

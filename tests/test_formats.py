@@ -109,6 +109,14 @@ def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
     assert torch.equal(model.head_weight, tiny_model(scale=6).head_weight)  # looked up as before
 
 
+@pytest.mark.parametrize(("dtype", "quantize"), [("auto", "none"), ("bfloat16", "none"), ("auto", "int8")])
+def test_a_changed_model_keeps_its_soft_cap(dtype: str, quantize: str) -> None:
+    model = tiny_model(scale=20, logit_cap=1.5)
+    change_format(model, dtype, quantize)
+    logits = model(some_tokens(2, 20))
+    assert 1.4 < logits.abs().max() <= 1.5
+
+
 def test_int8_costs_less_than_half_a_percent_of_bits_per_byte(poem: Path) -> None:
     """Of a model that has learned something: far from uniform, so that a wrong weight would show."""
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import LightLLM
+from ..model import LightLLM, soft_cap
 
 FEW_ROWS = 3  # up to here the kernel of 16-bit weights and float32 rows is the faster one
 LARGEST_FLOAT16 = 65504.0
@@ -29,7 +29,8 @@ def replace_products(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn
             elif isinstance(child, nn.Dropout):  # of a finished model it does nothing, and takes its time for that
                 setattr(module, name, nn.Identity())
     # Not a module of the model: the table it was made from is already in there.
-    model.unembed = make(model.head_weight.detach(), None).forward  # type: ignore[method-assign]
+    product, cap = make(model.head_weight.detach(), None), model.logit_cap
+    model.unembed = lambda hidden: soft_cap(product(hidden), cap)  # type: ignore[method-assign]
 
 
 class PackedLinear(nn.Module):

@@ -25,7 +25,7 @@ def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -
 
 
 def warmup_stable_decay(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
-    """Linear warm-up, then 1, then linear down to `floor` over the last 40% of the steps (Hu et al., 2024, section 4.2).
+    """Linear warm-up, then 1, then down in a line to `floor` over the last 40% (Hu et al., 2024).
 
     The same as the cosine at both ends. In between the rate does not depend on the horizon, so a run can be prolonged.
 
