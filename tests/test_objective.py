@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from light_llm.layers import cross_entropy
 from light_llm.layers.cross_entropy import nats_sum
 from light_llm.objective import NextTokenLoss, plain_nats, token_nats, total_weight
 from light_llm.runtime import autocast
@@ -73,6 +74,23 @@ def test_in_bfloat16_the_blocks_are_as_right_as_the_formula(T: int, V: int) -> N
     assert off["blocks"][0] < 2e-3
     assert max(off["blocks"][1:]) < 0.015
     assert all(fast <= 1.5 * plain + 5e-4 for fast, plain in zip(off["blocks"], off["formula"], strict=True)), off
+
+
+@pytest.mark.parametrize("cap", [0.0, 300.0])
+def test_padding_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPatch, cap: float) -> None:
+    """What a GPU's kernels get, here on the CPU: rows of zeros after the last id, where all logits are far below 0."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(2, 9, 12), torch.randn(257, 12)
+    hidden[..., 0], head[:, 0] = 50.0, -4.0
+    y, w = torch.randint(257, (2, 9)), torch.rand(2, 9)
+    found = []
+    for multiple in (1, 64):
+        monkeypatch.setattr(cross_entropy, "multiple_of_rows", lambda device, m=multiple: m)
+        inputs = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        loss = nats_in_blocks(*inputs, y, w, 5, cap=cap, z_loss=0.01)
+        found.append([loss, *torch.autograd.grad(loss, inputs)])
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][0].isfinite() and found[0][0] > 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -26,6 +26,7 @@ from light_llm.runtime import (
     versions,
 )
 from light_llm.runtime import precision as precision_module
+from light_llm.runtime.cores import quota
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, mps: bool, gpus: int, bf16: bool = True) -> None:
@@ -161,6 +162,21 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         assert cache_dir() == path
     monkeypatch.setenv("DATA_GYM_CACHE_DIR", "gym")
     assert tiktoken_cache_dir() == Path("gym")
+
+
+@pytest.mark.parametrize(("text", "cores"), [("250000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", None)])
+def test_a_container_s_quota_is_whole_cores(tmp_path: Path, text: str, cores: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    assert quota(tmp_path / "cpu.max") == cores
+    assert quota(tmp_path / "no such file") is None
+
+
+def test_no_more_threads_than_cores() -> None:
+    script = (
+        "import torch; from light_llm.runtime import use_cores, usable_cores; torch.set_num_threads(64); use_cores()"
+    )
+    check = f"{script}; print(torch.get_num_threads() == min(64, usable_cores()))"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 def test_memory_and_versions_are_told() -> None:

@@ -104,13 +104,14 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..checkpoint.load import build
     from ..data import create_dataloader, prepare_dataset
     from ..model import LightLLM
-    from ..runtime import choose_device, keep_memory, seed_everything
+    from ..runtime import choose_device, keep_memory, seed_everything, use_cores
     from ..train import Trainer
     from ..train.resume import read_run, refuse_changes, way_back
     from .progress import preparing
     from .signals import stop_on_signals
 
     keep_memory()
+    use_cores()
     folder = RunFolder(flags.out)
     named = "out" in given
     origin: ModelFile | None = None

@@ -9,12 +9,14 @@ once l is known, softmax(z) = e exp(m - l), so that both gradients are products 
 No pass goes over (N, V) but the one that makes e, and z itself never leaves the cache.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -47,12 +49,22 @@ def nats(hidden: Tensor, head: Tensor, targets: Tensor, *, rows: int, cap: float
 
 @as_given
 def _nats(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: float) -> Tensor:
-    memory = states.new_empty(min(rows, len(states)) * len(blocks(table)[0]))  # one block's: only the sums are kept
+    vocabulary = blocks(table)
+    memory = states.new_empty(min(rows, len(states)) * len(vocabulary[0].table))  # one block's: only the sums are kept
     parts = []
     for h, y in zip(states.split(rows), targets.split(rows), strict=True):
-        pieces = [softmax_piece(h, block, cap, memory) for block in blocks(table)]
+        pieces = [softmax_piece(h, block, cap, memory) for block in vocabulary]
         parts.append(log_sum_exp(pieces) - target_logits(h, table, y, cap))
     return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the vocabulary."""
+
+    table: Tensor  # (S, C), rows of zeros at its end included
+    start: int  # its first id
+    n_ids: int  # how many of its rows are ids
 
 
 @dataclass(frozen=True)
@@ -64,16 +76,17 @@ class Piece:
     total: Tensor  # (n,) sum of exp(z - top)
 
 
-def softmax_piece(hidden: Tensor, block: Tensor, cap: float, memory: Tensor) -> Piece:
+def softmax_piece(hidden: Tensor, block: Block, cap: float, memory: Tensor) -> Piece:
     """(n, C), (S, C) -> the block's part of the softmax of n rows, made in the memory given: fresh pages cost time."""
-    n, S = len(hidden), len(block)
+    n, S = len(hidden), len(block.table)
     exps, top, total = memory[: n * S].view(n, S), hidden.new_empty(n, 1), hidden.new_empty(n, dtype=torch.float32)
     for rows in _chunks(n, ROWS if hidden.device.type == "cpu" else n):
-        z = torch.mm(hidden[rows], block.T, out=exps[rows])
+        z = torch.mm(hidden[rows], block.table.T, out=exps[rows])
         if cap:
             z.div_(cap).tanh_()
             slope = 1 - z.square()
             z.mul_(cap)
+        z[:, block.n_ids :] = -math.inf
         torch.amax(z, dim=-1, keepdim=True, out=top[rows])
         torch.sum(z.sub_(top[rows]).exp_(), dim=-1, dtype=torch.float32, out=total[rows])
         if cap:
@@ -92,9 +105,17 @@ def target_logits(hidden: Tensor, table: Tensor, targets: Tensor, cap: float) ->
     return cap * torch.tanh(z / cap) if cap else z
 
 
-def blocks(table: Tensor) -> tuple[Tensor, ...]:
-    """The vocabulary in blocks of rows: of a cache's size on a CPU, whole where there is memory to stream it."""
-    return table.split(COLUMNS if table.device.type == "cpu" else len(table))
+def blocks(table: Tensor) -> list[Block]:
+    """The vocabulary in blocks of rows: of a cache's size on a CPU; elsewhere whole, and padded to suit products."""
+    V = len(table)
+    padded = F.pad(table, (0, 0, 0, -V % multiple_of_rows(table.device)))
+    size = COLUMNS if table.device.type == "cpu" else len(padded)
+    return [Block(part, i * size, min(size, V - i * size)) for i, part in enumerate(padded.split(size))]
+
+
+def multiple_of_rows(device: torch.device) -> int:
+    """A GPU's quick kernels want sizes that 64 divides, and 50,257 is odd. The padding never leaves this file."""
+    return 1 if device.type == "cpu" else 64
 
 
 class _Nats(torch.autograd.Function):
@@ -118,11 +139,12 @@ class _Nats(torch.autograd.Function):
         d_hidden = torch.empty_like(states, dtype=torch.float32) if wanted else None
         d_head = torch.empty_like(head, dtype=torch.float32) if wanted else None
         most = min(rows, len(states))
-        memory = [states.new_empty(most * len(block)) for block in blocks(table)[: None if wanted else 1]]
+        vocabulary = blocks(table)
+        memory = [states.new_empty(most * len(block.table)) for block in vocabulary[: None if wanted else 1]]
         value = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for chunk in _chunks(len(states), rows):
             h, y, w = states[chunk], targets[chunk], weights[chunk].float()
-            pieces = [softmax_piece(h, block, cap, m) for block, m in zip(blocks(table), cycle(memory), strict=False)]
+            pieces = [softmax_piece(h, block, cap, m) for block, m in zip(vocabulary, cycle(memory), strict=False)]
             lse, chosen = log_sum_exp(pieces), target_logits(h, table, y, cap)
             value += (lse - chosen) @ w
             if d_hidden is None or d_head is None:
@@ -130,7 +152,7 @@ class _Nats(torch.autograd.Function):
             slope = w * (1 - (chosen / cap).square()) if cap else w
             d_hidden[chunk] = -slope[:, None] * table[y].float()
             factor = w * (1 + 2 * z_loss * lse)
-            _add_products(pieces, factor, lse, h, table, d_hidden[chunk], d_head, first=chunk.start == 0)
+            _add_products(pieces, vocabulary, factor, lse, h, d_hidden[chunk], d_head, first=chunk.start == 0)
             d_head.index_add_(0, y, h.float() * -slope[:, None])
         ctx.save_for_backward(d_hidden, d_head)
         ctx.dtypes = hidden.dtype, head.dtype
@@ -146,24 +168,22 @@ class _Nats(torch.autograd.Function):
 
 def _add_products(
     pieces: list[Piece],
+    vocabulary: list[Block],
     factor: Tensor,
     lse: Tensor,
     hidden: Tensor,
-    table: Tensor,
     d_hidden: Tensor,
     d_head: Tensor,
     *,
     first: bool,
 ) -> None:
     """The softmax's part of both gradients of n rows; d_head is begun by the first rows and added to by the others."""
-    start = 0
-    for piece, block in zip(pieces, blocks(table), strict=True):
+    for piece, block in zip(pieces, vocabulary, strict=True):
         scale = (factor * (piece.top - lse).exp())[:, None]  # (n, 1)
-        d_hidden.addcmul_(piece.exps @ block, scale)
-        of_block = piece.exps.T @ (hidden * scale).to(hidden.dtype)
-        place = d_head[start : start + len(block)]
+        d_hidden.addcmul_(piece.exps @ block.table, scale)
+        of_block = (piece.exps.T @ (hidden * scale).to(hidden.dtype))[: block.n_ids]
+        place = d_head[block.start : block.start + block.n_ids]
         place.copy_(of_block) if first else place.add_(of_block)
-        start += len(block)
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:
