@@ -1,6 +1,6 @@
-"""The default run in full, on Shakespeare and on the built-in corpus, and the tables README shows of them.
+"""The default run in full, on Shakespeare and on the built-in corpus, two recipes, and the tables README shows of them.
 
-    python benchmarks/default_run.py                      trains both (an hour on two cores) and writes the tables
+    python benchmarks/default_run.py                      trains all (an hour and a half on two cores), writes the tables
     python benchmarks/default_run.py --only tales         one of them
     python benchmarks/default_run.py --only tales --folder checkpoints   of a run that is already there
 
@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RUNS = {"shakespeare": "default_run", "tales": "tales_run"}  # --data, and the name of its table
+RUNS = {  # what is asked for, and the name of its table
+    "shakespeare": (["--data", "shakespeare"], "default_run"),
+    "tales": (["--data", "tales"], "tales_run"),
+    "3min": (["--config", "shakespeare-3min"], "recipe_3min"),
+    "best": (["--config", "shakespeare-best"], "recipe_best"),
+}
 
 
 def main() -> None:
@@ -26,30 +31,33 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="with --only: a finished run to make the table of")
     parser.add_argument("--machine", default="", help="how the machine is called in the table")
     args = parser.parse_args()
-    for data in [args.only] if args.only else RUNS:
-        folder = args.folder or Path("runs") / RUNS[data]
+    for name in [args.only] if args.only else RUNS:
+        flags, result = RUNS[name]
+        folder = args.folder or Path("runs") / result
         if args.folder is None:
-            words = [str(HERE.parent / "train.py"), "--data", data, "--out", str(folder)]
-            subprocess.run([sys.executable, *words], check=True)
-        text = table(folder, args.machine)
-        (HERE / "results" / f"{RUNS[data]}.md").write_text(text, encoding="utf-8")
+            subprocess.run([sys.executable, str(HERE.parent / "train.py"), *flags, "--out", str(folder)], check=True)
+        text = table(folder, args.machine, timed="--config" in flags)
+        (HERE / "results" / f"{result}.md").write_text(text, encoding="utf-8")
         print(text, end="")
 
 
-def table(folder: Path, machine: str) -> str:
-    """The curve, the time and the memory of a finished run, as Markdown."""
+def table(folder: Path, machine: str, *, timed: bool = False) -> str:
+    """The curve, the time and the memory of a finished run, as Markdown; `timed`: with the training time so far."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     steps: list[dict[str, Any]] = [row for row in rows if row["kind"] == "step"]
     evaluations = [row for row in rows if row["kind"] == "eval"]
     known = "limit" in evaluations[0]
     last = "above the limit" if known else "perplexity"
-    lines = [f"| step | training loss | held-out loss | bits/byte | {last} |", "|---:|---:|---:|---:|---:|"]
+    after = "after | " if timed else ""
+    lines = [f"| step | {after}training loss | held-out loss | bits/byte | {last} |", "|---:" * (5 + timed) + "|"]
     for row in evaluations:
         recent = [s["loss"] for s in steps if row["step"] - 50 < s["step"] <= row["step"]]
         loss = f"{sum(recent) / len(recent):.2f} | {row['loss']:.3f} ± {row['stderr']:.3f}"
+        spent = sum(s["seconds"] for s in steps if s["step"] <= row["step"])
+        clock = f"{spent:.0f} s | " if timed else ""
         end = f"{row['distance']:.3f}" if known else f"{row['perplexity']:.0f}"
-        lines.append(f"| {row['step']} | {loss} | {row['bits_per_byte']:.3f} | {end} |")
+        lines.append(f"| {row['step']} | {clock}{loss} | {row['bits_per_byte']:.3f} | {end} |")
     done = re.findall(r"^done at step .*?  (.*) tokens/s, (.*) in all, peak memory (.*) GB$", _log(folder), re.M)
     speed, clock, memory = done[-1]
     versions, decided = record["versions"], record["decided"]
