@@ -188,3 +188,12 @@ def test_the_fast_form_refuses_a_second_derivative() -> None:
     (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad|once_differentiable"):
         gradient.sum().backward()
+
+
+def test_the_fast_form_refuses_a_second_backward_pass() -> None:
+    """Its gradients are scaled where they stand: another pass would scale them twice."""
+    hidden, head = torch.randn(1, 3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    loss = nats_in_blocks(hidden, head, torch.tensor([[0, 1, 2]]), torch.ones(1, 3), 2)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
