@@ -1,6 +1,6 @@
 """The default run in full, on Shakespeare and on the built-in corpus, two recipes, and the tables README shows of them.
 
-    python benchmarks/default_run.py                      trains all (an hour and a half on two cores), writes the tables
+    python benchmarks/default_run.py                      trains all (an hour and a half), writes the tables
     python benchmarks/default_run.py --only tales         one of them
     python benchmarks/default_run.py --only tales --folder checkpoints   of a run that is already there
 
