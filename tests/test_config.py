@@ -201,9 +201,11 @@ def test_every_recipe_in_the_package_says_what_to_expect() -> None:
         assert not any(key.startswith("about") for key in load_recipe(name))
     described = get_model_size(Run().with_settings(**load_recipe("shakespeare-micro")).model)
     assert f"{described:,} parameters" in about_recipe("shakespeare-micro").expect
-    letters = load_recipe("shakespeare-char") | {"model__vocab_size": 66, "model__n_positions": 64}
-    size = get_model_size(Run().with_settings(**letters).model)  # 65 letters and a separator
-    assert f"{size:,} parameters" in about_recipe("shakespeare-char").expect
+    for name, ids in (("shakespeare-char", 66), ("shakespeare-3min", 1024), ("shakespeare-best", 1024)):
+        settings = load_recipe(name)  # 65 letters and a separator; learnt vocabularies
+        fitted = {"model__vocab_size": ids, "model__n_positions": settings["data__max_length"]}
+        size = get_model_size(Run().with_settings(**settings | fitted).model)
+        assert f"{size:,} parameters" in about_recipe(name).expect
 
 
 def test_a_recipe_of_a_user_may_describe_itself(tmp_path: Path) -> None:
