@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .config import ModelConfig
 from .errors import ConfigError
 from .layers.attention import attend
+from .layers.dropout import Dropout
 
 
 class Cache(Protocol):
@@ -97,7 +98,7 @@ class Block(nn.Module):
         self.attn = SelfAttention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         h = x + self.drop(self.attn(self.ln_1(x), at, mask, cache))
@@ -117,7 +118,7 @@ class LightLLM(nn.Module):
         self.checkpointing = False  # recompute each block in the backward pass: less memory, a third more time
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.apply(self._initialise)

@@ -23,7 +23,7 @@ class NextTokenLoss(nn.Module):
         z_loss: weight of l^2 in the gradient, l the log-sum-exp of the logits; the value stays the nats alone.
     """
 
-    def __init__(self, model: LightLLM, chunk: int = 2048, z_loss: float = 0.0) -> None:
+    def __init__(self, model: LightLLM, chunk: int = 1024, z_loss: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.chunk = chunk
@@ -85,7 +85,7 @@ def plain_nats(model: LightLLM, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def token_nats(model: LightLLM, tokens: Tensor, targets: Tensor, chunk: int = 2048) -> Tensor:
+def token_nats(model: LightLLM, tokens: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
     """-log P(target) of each position, without gradients and without the full logits: (B, T) -> (B, T), nats."""
     hidden = model.features(tokens).flatten(0, 1)  # (B T, C)
     found = nats(hidden, model.head_weight, targets.flatten(), rows=chunk, cap=model.logit_cap)

@@ -32,7 +32,7 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest gradient norm, global
     z_loss: float = 0.0  # weight of the squared log-sum-exp of the logits; 1e-4 keeps them from drifting
     on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
-    loss_chunk: int = 2048  # rows of (B T, V) logits that exist at once
+    loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
     checkpointing: bool = False  # recompute each block's activations in the backward pass
     eval_interval: int = 100  # the whole held-out split
     patience: int = 0  # evaluations without a better one before the run ends; 0: never
