@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from light_llm.layers.attention import LONGEST, QUERIES, attend, blocks_pay, causal_by_blocks
+from light_llm.layers.attention import KEPT, QUERIES, attend, blocks_pay, causal_by_blocks
 from light_llm.model import attend_by_formula
 from light_llm.objective import NextTokenLoss
 from light_llm.runtime import autocast
@@ -58,8 +58,10 @@ def test_training_goes_by_blocks_and_reading_by_the_kernel() -> None:
     assert not blocks_pay(q[:, :, -1:], k), "a new token on a cache"
     with torch.no_grad():
         assert not blocks_pay(q, k), "nothing to keep for a backward pass"
-    long = torch.empty(1, 1, LONGEST + 1, 1, requires_grad=True)
-    assert not blocks_pay(long, long), "memory of T^2 / 2"
+    longest = int((2 * KEPT / 4) ** 0.5)
+    for T, pays in ((longest, True), (longest + 1, False)):
+        long = torch.empty(1, 1, T, 1, requires_grad=True)
+        assert blocks_pay(long, long) == pays, "memory of T^2 / 2"
     torch.testing.assert_close(attend(q, k, v), attend(q, k, v, torch.ones(5, 5, dtype=torch.bool).tril()))
 
 

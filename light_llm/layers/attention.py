@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 from .formats import as_given
 
 QUERIES = 128  # of a block: half of the square on its diagonal is computed in vain, so fewer waste less
-LONGEST = 2048  # beyond it the kept probabilities, T^2 / 2 a head, cost more memory than the time is worth
+KEPT = (
+    160 << 20
+)  # bytes of probabilities, T^2 / 2 a head, that a layer may keep; beyond it the kernel, which keeps none
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -37,9 +39,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
 
 
 def blocks_pay(q: Tensor, k: Tensor) -> bool:
-    """Whether the blocks were measured to be the faster way (docs/log.md): training on a CPU."""
+    """Whether the blocks were measured to be the faster way (docs/log.md): training on a CPU, with memory for them."""
+    B, H, T, _ = q.shape
     trains = torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling()
-    return trains and q.device.type == "cpu" and k.size(-2) == q.size(-2) <= LONGEST
+    fits = B * H * T * T // 2 * q.element_size() <= KEPT
+    return trains and q.device.type == "cpu" and k.size(-2) == T and fits
 
 
 def causal_by_blocks(q: Tensor, k: Tensor, v: Tensor, queries: int = QUERIES) -> Tensor:

@@ -4,7 +4,7 @@ import ctypes
 import platform
 import sys
 
-# From glibc's <malloc.h>. Blocks of 16 MB and more stay mappings of their own: with 32 MB, glibc's upper bound for this,
+# From glibc's <malloc.h>. Blocks of 16 MB and more stay mappings of their own: with 32 MB, glibc's upper bound,
 # every second run of micro had a heap that was 0.35 GB larger (docs/log.md).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT, _NEVER = 16 << 20, (1 << 31) - 1
