@@ -1,6 +1,6 @@
 """What the options of training are worth in the same time: nano, 2,048 learnt ids of Shakespeare, 90 s, three seeds.
 
-    python benchmarks/options.py [NAME ...]     all of them, about 25 minutes
+    python benchmarks/options.py [NAME ...]     all of them, about 25 minutes; goes on where it was interrupted
 
 Time is that of the processor's cores, shared out among the threads: what a neighbour takes away does not count. The
 schedules go by the share of the time that is spent.
@@ -64,20 +64,22 @@ def train(name: str, seed: int) -> dict[str, float]:
 
 
 def main(names: list[str]) -> None:
-    """In turn, so that a slower hour hits all alike."""
+    """In turn, so that a slower hour hits all alike; what results/options.json already holds is not made again."""
     keep_memory()
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    path = RESULTS / "options.json"
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
     for seed in SEEDS:
         for name in names:
-            found[name].append(train(name, seed))
-            print(f"  {name}, seed {seed}: {found[name][-1]}", flush=True)
-    (RESULTS / "options.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    base = [run["bits_per_byte"] for run in found[names[0]]]
-    for name, runs in found.items():
-        bits = [run["bits_per_byte"] for run in runs]
-        gain = [a - b for a, b in zip(base, bits, strict=True)]
+            runs = found.setdefault(name, {})
+            if str(seed) not in runs:
+                runs[str(seed)] = train(name, seed)
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                print(f"  {name}, seed {seed}: {runs[str(seed)]}", flush=True)
+    for name in names:
+        bits = [run["bits_per_byte"] for run in found[name].values()]
+        gain = [found[names[0]][seed]["bits_per_byte"] - run["bits_per_byte"] for seed, run in found[name].items()]
         error = statistics.stdev(gain) / math.sqrt(len(gain))
-        steps = statistics.mean(run["steps"] for run in runs)
+        steps = statistics.mean(run["steps"] for run in found[name].values())
         print(f"| {name} | {statistics.mean(bits):.4f} | {statistics.mean(gain):+.4f} ± {error:.4f} | {steps:.0f} |")
 
 
