@@ -6,7 +6,6 @@ product rate. A step may do better than its line when it gets large; it must not
 """
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +15,13 @@ from pathlib import Path
 
 import torch
 from measure import RESULTS, best_in_turn, product_rate
+from train_speed import flops
 
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
-from light_llm.runtime import autocast, keep_memory
+from light_llm.runtime import autocast, keep_memory, peak_memory
 
 ROOM = 1.25  # a doubling may cost this much more than its arithmetic: a cache is left, a neighbour wakes up
 
@@ -37,10 +37,16 @@ class Size:
     V: int = 8192
 
     @property
+    def config(self) -> ModelConfig:
+        """The model of this size, with heads of 64."""
+        return ModelConfig(
+            vocab_size=self.V, n_positions=self.T, n_embd=self.C, n_layer=self.L, n_head=max(1, self.C // 64)
+        )
+
+    @property
     def flops(self) -> float:
-        """Of all products of a step: 6 a weight and token, and causal attention."""
-        n = self.B * self.T
-        return 6 * n * (12 * self.L * self.C**2 + self.V * self.C) + 6 * n * self.L * self.C * self.T
+        """Of all products of a step."""
+        return flops(self.config, self.B * self.T, self.T)
 
 
 LINES = {
@@ -71,9 +77,7 @@ def measure_point(name: str, value: int) -> Point:
     keep_memory()
     torch.manual_seed(0)
     size = replace(Size(), **{name: value})
-    config = ModelConfig(
-        vocab_size=size.V, n_positions=size.T, n_embd=size.C, n_layer=size.L, n_head=max(1, size.C // 64)
-    )
+    config = size.config
     model = LightLLM(config)
     objective, optimizer = NextTokenLoss(model, TrainConfig().loss_chunk), build_optimizer(model, TrainConfig())
     x = torch.randint(size.V, (size.B, size.T + 1))
@@ -88,9 +92,8 @@ def measure_point(name: str, value: int) -> Point:
     rate = product_rate(4)
     second = best_in_turn({"": step}, turns=3)[""]
     rate = max(rate, product_rate(4))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     n = size.B * size.T
-    return Point(name, value, n / second, second, size.flops, rate, peak, get_model_size(config))
+    return Point(name, value, n / second, second, size.flops, rate, peak_memory() or 0, get_model_size(config))
 
 
 def in_child(name: str, value: int) -> Point:

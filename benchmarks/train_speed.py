@@ -68,7 +68,7 @@ class Measured:
     peak: int  # bytes
 
 
-def flops(config: ModelConfig, n_tokens: int) -> float:
+def flops(config: ModelConfig, n_tokens: int, window: int = T) -> float:
     """Products of one step: 6 a weight and token, and causal attention's two of (T, T / 2) forward, four backward.
 
     >>> round(flops(ModelConfig.micro(), 4096) / 1e12, 2)
@@ -76,7 +76,7 @@ def flops(config: ModelConfig, n_tokens: int) -> float:
     """
     C, L = config.n_embd, config.n_layer
     weights = 12 * L * C**2 + config.vocab_size * C
-    return 6 * weights * n_tokens + 6 * L * C * T * n_tokens
+    return 6 * weights * n_tokens + 6 * L * C * window * n_tokens
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
