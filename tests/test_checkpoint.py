@@ -19,12 +19,13 @@ from light_llm.checkpoint import (
     write_portable,
     write_step,
 )
-from light_llm.checkpoint.files import commit_file, commit_folder, verify_folder
+from light_llm.checkpoint.files import commit_folder, verify_folder
 from light_llm.checkpoint.portable import read_portable
 from light_llm.checkpoint.steps import plain_name, restore_optimizer
 from light_llm.config import TrainConfig
 from light_llm.data.tokenizers import CharTokenizer
 from light_llm.errors import CheckpointError
+from light_llm.files import Fill, commit_file
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
 from light_llm.runtime import rng_state, set_rng_state
@@ -50,9 +51,13 @@ class FailingFiles(Files):
             raise self.error()
         self.done.append(what)
 
-    def write(self, path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    def write(self, path: Path, fill: Fill) -> str:
         self._count("write")
-        super().write(path, fill)
+        return super().write(path, fill)
+
+    def sync(self, path: Path) -> None:
+        self._count("sync")
+        super().sync(path)
 
     def make_folder(self, path: Path) -> None:
         self._count("make_folder")
@@ -91,7 +96,7 @@ def save(path: Path, model: Any, optimizer: Any, files: Files | None = None, ste
     state = StepState(step=step, tokens=99, batches=4, lr_horizon=10)
     rng = rng_state("cpu")
     meta = meta_of(model, step)
-    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, files=files or Files())
+    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, files=files or Files())
 
 
 # ---- the commit protocol
@@ -100,10 +105,10 @@ def save(path: Path, model: Any, optimizer: Any, files: Files | None = None, ste
 def test_operations_come_in_the_order_of_the_protocol(tmp_path: Path) -> None:
     files = FailingFiles(10**9)
     commit_folder(tmp_path / "step", {"a": lambda f: f.write(b"1"), "b": lambda f: f.write(b"2")}, files)
-    assert files.done == ["make_folder", "write", "write", "write", "sync_folder", "rename", "sync_folder"]
+    assert files.done == ["make_folder", *(["write", "sync"] * 3), "sync_folder", "rename", "sync_folder"]
     files.done.clear()
     commit_file(tmp_path / "file", lambda f: f.write(b"1"), files)
-    assert files.done == ["write", "rename", "sync_folder"]
+    assert files.done == ["write", "sync", "rename", "sync_folder"]
 
 
 def test_a_cut_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path) -> None:
@@ -156,7 +161,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     model, other = tiny_model(), tiny_model(seed=1)
     write_portable(path, model.state_dict(), meta_of(model), Files())
     before = path.read_bytes()
-    for n in (1, 2):
+    for n in (1, 2, 3):
         with pytest.raises(OSError, match="No space left"):
             files = FailingFiles(n, lambda: OSError(28, "No space left on device"))
             write_portable(path, other.state_dict(), meta_of(other), files)
@@ -223,6 +228,7 @@ def test_names_of_wrappers_are_never_stored(tmp_path: Path) -> None:
         rng=rng_state("cpu"),
         state=StepState(3, 9, 4, 10),
         meta=meta_of(model),
+        run={},
         files=Files(),
     )
     weights, moments, *_ = read_step(tmp_path / "step-000003")

@@ -1,6 +1,8 @@
 """Going on: bit for bit, with what may change and without what may not, from what a crash left behind."""
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import torch
 
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.config import ModelConfig
+from light_llm.config.run import PARTS
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer
+from light_llm.train.resume import ON_RESUME
 
-from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, train_small
+from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
 
 
 @pytest.mark.parametrize(
@@ -112,23 +116,60 @@ def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
 
 
-def test_a_damaged_checkpoint_is_not_resumed_from(poem: Path) -> None:
+def flip(path: Path, at: float = 0.5) -> None:
+    """Turn one bit over, at a share of the file."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_passed_over_loudly(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The step before it is gone on from, and the damaged one is neither removed nor taken for a checkpoint again."""
+    train_small(poem, "whole", max_steps=30)
+    train_small(poem, max_steps=20, lr_horizon=30)
+    flip(Path("run/step-000020/model.safetensors"))
+    _, result = train_small(poem, max_steps=30, resume=True, quiet=False)
+    said = capsys.readouterr().out
+    assert "step-000020/model.safetensors is damaged: its SHA-256 is not the manifest's: not used" in said
+    assert "resumed  at step 10 from run/step-000010" in said
+    assert result.step == 30 and Path("run/step-000020.damaged/model.safetensors").is_file()
+    assert tensors_of("whole/step-000030") == tensors_of("run/step-000030")
+    assert rows_of("whole", "step") == rows_of("run", "step")
+
+
+def test_nothing_is_resumed_from_when_every_step_is_damaged(poem: Path) -> None:
     train_small(poem, max_steps=20)
-    weights = Path("run/step-000020/model.safetensors")
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    message = r"model.safetensors is damaged: its SHA-256 .*; delete run/step-000020 to go on from step-000010"
+    flip(Path("run/step-000020/optimizer.safetensors"))
+    flip(Path("run/step-000010/MANIFEST.json"), 0.9)
+    message = (
+        r"optimizer.safetensors is damaged: .*; run/step-000010.* is .*damaged.*; no step in run can be resumed from"
+    )
     with pytest.raises(CheckpointError, match=message):
         train_small(poem, max_steps=30, resume=True)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"run": {}}', '{"run": {}, "decided": {"device": 1}}', "[]", "{"])
-def test_a_damaged_record_is_named(poem: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["{}", '{"run": {}}', '{"run": {}, "decided": {"device": 1}}', "[]", "{", None])
+def test_a_damaged_record_is_named_and_the_newest_step_has_its_own(
+    poem: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     train_small(poem, max_steps=2)
-    Path("run/run.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"run.json is (missing or )?damaged"):
+    path = Path("run/run.json")
+    path.write_text(text if text is not None else path.read_text().replace('"lr": 0.01', '"lr": 0.03'))
+    _, result = train_small(poem, max_steps=4, resume=True, quiet=False)
+    assert result.step == 4 and re.search(r"run.json is (missing or )?damaged.*: not used", capsys.readouterr().out)
+    assert RunFolder("run").read_run()["run"]["train"]["lr"] == 0.01
+
+
+def test_a_step_that_is_of_another_version_is_named(poem: Path) -> None:
+    train_small(poem, max_steps=2)
+    run = RunFolder("run")
+    run.write_run({**run.read_run(), "run": {"train": {"colour": 3}}})
+    with pytest.raises(CheckpointError, match="run.json is of another version of light-llm: .*'colour'"):
         train_small(poem, max_steps=4, resume=True)
+
+
+def test_every_setting_is_in_the_table_of_what_may_change() -> None:
+    assert {f"{part}.{f.name}" for part, kind in PARTS.items() for f in fields(kind)} == ON_RESUME.keys()
 
 
 def test_another_kind_of_loader_is_refused(poem: Path) -> None:
@@ -141,16 +182,16 @@ def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
     """Started on a GPU that is not here: `auto` takes what is; asking for it by name is an error."""
     settings = {k: v for k, v in SMALL.items() if k != "device"}
     train_small(poem, max_steps=2)
-    path = Path("run/run.json")
-    record = json.loads(path.read_text())
+    run = RunFolder("run")
+    record = run.read_run()
     record["decided"]["device"]["value"] = record["run"]["train"]["device"] = "cuda:7"
-    path.write_text(json.dumps(record))
+    run.write_run(record)
     with pytest.raises(LightLLMError, match="device 'cuda:7' is not available"):
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, device="cuda:7", **settings)
     result = Trainer(
         byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=4, **settings
     ).train()
-    again = json.loads(path.read_text())
+    again = run.read_run()
     assert result.step == 4 and again["decided"]["device"]["value"] != "cuda:7"
     assert again["started"] == record["started"]
 

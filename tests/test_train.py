@@ -19,7 +19,7 @@ from light_llm.train import Proposal, Step, Trainer
 from light_llm.train.guards import MOST_SKIPS, OnlyFinite
 from light_llm.train.listeners import Best
 
-from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, train_small
+from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
 
 # ---- what it computes
 
@@ -377,4 +377,4 @@ def test_samples_are_shown_and_change_nothing(poem: Path, capsys: pytest.Capture
     train_small(poem, "with", max_steps=8, sample_interval=4, quiet=False)
     train_small(poem, "without", max_steps=8)
     assert "a sample at step 4:" in capsys.readouterr().out
-    assert files_of(Path("with/step-000008")) == files_of(Path("without/step-000008"))
+    assert tensors_of("with/step-000008") == tensors_of("without/step-000008")

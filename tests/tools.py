@@ -130,6 +130,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def tensors_of(folder: str | Path) -> dict[str, bytes]:
+    """Model, optimizer, generators and counters of a step, byte for byte, whatever its settings say."""
+    return {
+        name: data for name, data in files_of(Path(folder)).items() if name not in ("settings.json", "MANIFEST.json")
+    }
+
+
 class Foreign:
     """Any iterable of pairs will do."""
 

@@ -1,89 +1,61 @@
-"""The file seam: each write, sync and rename of a checkpoint goes through one small object that a test can replace."""
+"""Folders that are complete or not there, under a manifest of sizes and hashes; JSON that shows a flipped bit."""
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import CheckpointError
+from ..files import Files, Fill
 
 MANIFEST = "MANIFEST.json"
+DIGEST = "digest"
 FORMAT = 1
 
 
-class Files:
-    """The real file system. A write is on the disk when it returns."""
-
-    def write(self, path: Path, fill: Callable[[BinaryIO], object]) -> None:
-        """Create a file, let `fill` write it, sync it."""
-        with open(path, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def make_folder(self, path: Path) -> None:
-        """Create a folder and those above it."""
-        path.mkdir(parents=True)
-
-    def sync_folder(self, path: Path) -> None:
-        """Make the names in a folder durable; Windows has no such call and does without."""
-        if os.name == "nt":
-            return
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give a file or folder its final name, in one step."""
-        os.replace(old, new)
-
-    def remove(self, path: Path) -> None:
-        """Delete a file or a folder with all in it."""
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def commit_file(path: Path, fill: Callable[[BinaryIO], object], files: Files) -> None:
-    """Write a file under a temporary name, rename it: a reader sees the old one or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        files.write(partial, fill)
-        files.rename(partial, path)
-        files.sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def commit_folder(path: Path, contents: Mapping[str, Callable[[BinaryIO], object]], files: Files) -> None:
+def commit_folder(path: Path, contents: Mapping[str, Fill], files: Files) -> None:
     """Write a folder of files, then their manifest, then its name: it is complete or it is not there.
 
     The order is the protocol: each file synced, the manifest (size and SHA-256 of each) last, the folder synced, the
-    rename, and the parent synced. A crash at any point leaves the old state or the new one.
+    rename, and the parent synced. A crash at any point leaves the old state or the new one, and so does an error.
+
+    Raises:
+        OSError: it cannot be written.
     """
     partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    old = path.with_name(f"{path.name}.old-{os.getpid()}")
     if partial.exists():
         files.remove(partial)
-    files.make_folder(partial)
-    entries = {}
-    for name, fill in contents.items():
-        files.write(partial / name, fill)
-        entries[name] = {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
-    files.write(partial / MANIFEST, as_json({"format": FORMAT, "files": entries}))
-    files.sync_folder(partial)
-    old = path.with_name(f"{path.name}.old-{os.getpid()}")
-    if path.exists():  # the same step once more; `RunFolder.sweep` puts the old one back if this breaks off
-        files.rename(path, old)
-    files.rename(partial, path)
+    try:
+        _fill_folder(partial, contents, files)
+        if path.exists():  # the same step once more; `RunFolder.sweep` puts the old one back if this breaks off
+            files.rename(path, old)
+        files.rename(partial, path)
+    except Exception:
+        with suppress(OSError):
+            if old.exists() and not path.exists():
+                files.rename(old, path)
+            if partial.exists():
+                files.remove(partial)
+        raise
     files.sync_folder(path.parent)
     if old.exists():
         files.remove(old)
+
+
+def _fill_folder(folder: Path, contents: Mapping[str, Fill], files: Files) -> None:
+    files.make_folder(folder)
+    entries = {}
+    for name, fill in contents.items():
+        sha256 = files.write(folder / name, fill)
+        files.sync(folder / name)
+        entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256}
+    files.write(folder / MANIFEST, as_json({"format": FORMAT, "files": entries}))
+    files.sync(folder / MANIFEST)
+    files.sync_folder(folder)
 
 
 def is_complete(path: Path) -> bool:
@@ -95,20 +67,20 @@ def verify_folder(path: Path) -> None:
     """Check every file of a committed folder against its manifest.
 
     Raises:
-        CheckpointError: a file that is missing, cut, altered or unexpected, or a manifest of another format.
+        CheckpointError: a file that is missing, cut or altered, or a manifest that is, or is of another format.
     """
-    manifest = read_json(path / MANIFEST)
+    manifest = read_exact_json(path / MANIFEST)
     check_format(manifest, path)
     entries = manifest.get("files")
-    if not isinstance(entries, dict) or not entries:
+    if not isinstance(entries, dict) or not entries or not all(isinstance(entry, dict) for entry in entries.values()):
         raise CheckpointError(f"{path / MANIFEST} is damaged: it lists no files; use another checkpoint")
     for name, entry in entries.items():
-        file = path / name
+        file, size = path / name, entry.get("bytes")
         if Path(name).name != name or not file.is_file():
             raise CheckpointError(f"{path} is damaged: {name} is missing; use another checkpoint")
-        if file.stat().st_size != entry.get("bytes"):
+        if file.stat().st_size != size:
             raise CheckpointError(
-                f"{file} is damaged: it has {file.stat().st_size:,} bytes, the manifest says {entry.get('bytes'):,}; "
+                f"{file} is damaged: it has {file.stat().st_size:,} bytes, the manifest says {size}; "
                 "use another checkpoint"
             )
         if _sha256(file) != entry.get("sha256"):
@@ -125,9 +97,39 @@ def check_format(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def as_json(values: Mapping[str, Any]) -> Callable[[BinaryIO], object]:
+def as_json(values: Mapping[str, Any]) -> Fill:
     """A `fill` that writes values as JSON, the same bytes for the same values."""
-    return lambda file: file.write(json.dumps(values, indent=1, sort_keys=True, allow_nan=False).encode())
+    return lambda file: file.write(_canonical(values))
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a digest over them, for a file that no manifest covers."""
+    return {**values, DIGEST: hashlib.sha256(_canonical(values)).hexdigest()}
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """What `sealed` went into a file. Raises CheckpointError when a byte of it is another."""
+    values = read_exact_json(path)
+    digest = values.pop(DIGEST, None)
+    if digest != hashlib.sha256(_canonical(values)).hexdigest():
+        raise CheckpointError(f"{path} is damaged: its contents do not match its digest; use another checkpoint")
+    return values
+
+
+def read_exact_json(path: Path) -> dict[str, Any]:
+    """A JSON object written by `as_json`, and exactly so: a flip in white space or in the spelling shows too.
+
+    Raises:
+        CheckpointError: missing, or not the bytes that `as_json` writes.
+    """
+    values = read_json(path)
+    try:
+        same = path.read_bytes() == _canonical(values)
+    except ValueError:  # NaN and infinity, which we never write
+        same = False
+    if not same:
+        raise CheckpointError(f"{path} is damaged: it is not as it was written; use another checkpoint")
+    return values
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -139,6 +141,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object; use another checkpoint")
     return values
+
+
+def _canonical(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
 def _sha256(path: Path) -> str:

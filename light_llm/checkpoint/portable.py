@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .files import FORMAT, Files, check_format, commit_file
+from ..files import Files, commit_file
+from .files import FORMAT, check_format
 
 KIND = "light-llm model"
 

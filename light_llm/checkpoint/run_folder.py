@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import Files, as_json, commit_file, is_complete, read_json
+from ..files import Files, commit_file
+from .files import as_json, is_complete, read_sealed_json, sealed, verify_folder
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
@@ -47,7 +48,7 @@ class RunFolder:
         if not self.path.is_dir():
             return []
         found = [p for p in self.path.iterdir() if _STEP.fullmatch(p.name) and is_complete(p)]
-        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+        return sorted(found, key=number_of)
 
     def newest_step(self) -> Path:
         """The newest complete step folder. Raises CheckpointError when there is none."""
@@ -62,18 +63,57 @@ class RunFolder:
             )
         return steps[-1]
 
+    def newest_good_step(self) -> tuple[Path, list[str]]:
+        """The newest step folder whose every byte is as it was written, and what is wrong with the newer ones.
+
+        Raises:
+            CheckpointError: there is none; of a single damaged one, what is damaged.
+        """
+        self.newest_step()
+        problems: list[str] = []
+        for path in reversed(self.steps()):
+            try:
+                verify_folder(path)
+                return path, problems
+            except CheckpointError as error:
+                problems.append(str(error).partition(";")[0])
+        raise CheckpointError(
+            "; ".join(problems)
+            + f"; no step in {self.path} can be resumed from"
+            + (f"; start anew from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
+        )
+
+    def put_damaged_aside(self, good: Path) -> None:
+        """Rename the steps after a good one to `step-N.damaged`, so that none is taken for a checkpoint or kept as one.
+
+        Only for steps that `newest_good_step` passed over.
+        """
+        for path in self.steps():
+            if number_of(path) > number_of(good):
+                aside = path.with_name(f"{path.name}.damaged")
+                if aside.exists():
+                    self.files.remove(aside)
+                self.files.rename(path, aside)
+
     def write_run(self, record: dict[str, Any]) -> None:
-        """Write run.json."""
-        commit_file(self.path / "run.json", as_json(record), self.files)
+        """Write run.json, under a digest: a resumed run takes its settings from it."""
+        commit_file(self.path / "run.json", as_json(sealed(record)), self.files)
 
     def read_run(self) -> dict[str, Any]:
         """Read run.json. Raises CheckpointError when it is missing or damaged."""
-        return read_json(self.path / "run.json")
+        return read_sealed_json(self.path / "run.json")
 
-    def prune(self) -> None:
-        """Remove all but the last two step folders; `best_model.pt` is never touched."""
-        for path in self.steps()[:-KEPT_STEPS]:
-            self.files.remove(path)
+    def prune(self, keep_every: int = 0) -> None:
+        """Remove all but the last two step folders and every k-th; `best_model.pt` is never touched.
+
+        The newest is read back first: while it is not known to be good, nothing is removed.
+        """
+        steps = self.steps()
+        if len(steps) > KEPT_STEPS:
+            verify_folder(steps[-1])
+        for path in steps[:-KEPT_STEPS]:
+            if not (keep_every and number_of(path) % keep_every == 0):
+                self.files.remove(path)
 
     def lock(self) -> FolderLock:
         """Keep other runs out of the folder. Raises CheckpointError when one is in it."""
@@ -82,7 +122,9 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder. Raises CheckpointError when the place cannot be written."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.path.is_dir():
+                self.files.make_folder(self.path)
+                self.files.sync_folder(self.path.parent)
         except OSError as error:
             raise CheckpointError(
                 f"the run folder {self.path} cannot be made ({error.strerror}); name another with --out"
@@ -160,6 +202,15 @@ class RunFolder:
     def _known(self) -> list[Path]:
         """The files and folders of a run, and nothing a user may have put beside them."""
         return [p for p in self.path.iterdir() if p.name in _KNOWN_FILES or _STEP.fullmatch(p.name)]
+
+
+def number_of(step: Path) -> int:
+    """The step a folder is of.
+
+    >>> number_of(Path("step-000500"))
+    500
+    """
+    return int(step.name.split("-")[1])
 
 
 def holds_run(path: Path) -> bool:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .files import FORMAT, Files, as_json, check_format, commit_folder, read_json, verify_folder
+from ..files import Files
+from .files import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
 
+SETTINGS = "settings.json"
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DDP, compile and FSDP put into names
 
 
@@ -26,6 +28,8 @@ class StepState:
     lr_horizon: int  # the step the schedule ends at
     best: float | None = None  # nats per token, held out
     best_step: int | None = None
+    rollbacks: int = 0  # so far
+    recent_losses: tuple[float, ...] = ()  # what the next loss is compared with, to notice a spike
 
 
 def plain_name(name: str) -> str:
@@ -45,12 +49,14 @@ def write_step(
     rng: Mapping[str, Tensor],
     state: StepState,
     meta: Mapping[str, Any],
+    run: Mapping[str, Any],
     files: Files,
 ) -> None:
     """Commit a step folder: model, optimizer, generators, state, and a manifest over them.
 
     Args:
         meta: what a model needs to be used alone: config, tokenizer, data, step.
+        run: what run.json says, so that a run can go on from its steps alone.
     """
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
     contents = {
@@ -59,6 +65,7 @@ def write_step(
         "optimizer.safetensors": _tensors(_flatten(model, optimizer)),
         "rng.safetensors": _tensors(rng),
         "state.json": as_json({"format": FORMAT, **asdict(state)}),
+        SETTINGS: as_json(run),
     }
     commit_folder(path, contents, files)
 
@@ -73,6 +80,7 @@ def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[st
     parts = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng"))
     weights, moments, rng = parts
     try:
+        state["recent_losses"] = tuple(state.get("recent_losses", ()))
         return weights, moments, rng, StepState(**state), meta
     except TypeError as error:
         raise CheckpointError(f"{path / 'state.json'} is damaged ({error}); use another checkpoint") from None

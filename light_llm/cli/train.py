@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import ConfigError, DataError
 from .flags import parse
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class TrainFlags:
     eval_interval: Annotated[int, arg(metavar="N", help="evaluate every N steps")] = _T.eval_interval
     patience: Annotated[int, arg(metavar="N", help="evaluations to wait; 0: all")] = _T.patience
     save_interval: Annotated[int, arg(metavar="N", help="save every N steps")] = _T.save_interval
+    on_nonfinite: Annotated[str, arg(metavar="WHAT", help="stop, skip or rollback")] = _T.on_nonfinite
     out: Annotated[str, arg(metavar="FOLDER", help="run folder")] = "checkpoints"
     resume: Annotated[bool, arg(help="go on with the run in --out")] = False
     overwrite: Annotated[bool, arg(help="replace the run in --out")] = False
@@ -106,7 +107,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..model import LightLLM
     from ..runtime import choose_device, keep_memory, seed_everything, use_cores
     from ..train import Trainer
-    from ..train.resume import read_run, refuse_changes, way_back
+    from ..train.resume import read_run, refuse_changes
     from .progress import preparing
     from .signals import stop_on_signals
 
@@ -116,17 +117,12 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     named = "out" in given
     origin: ModelFile | None = None
     if flags.resume:
-        step = folder.newest_step()
-        earlier, _ = read_run(folder)
+        origin = read_model(folder.newest_good_step()[0])
+        earlier = read_run(folder).run
         # Device, format and compilation are as the run was started unless they are given; the Trainer sees to it.
         again = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto")
         run = earlier.with_settings(**(again | settings))
-        same_path = replace(run, data=replace(run.data, data=earlier.data.data))
-        refuse_changes(earlier, same_path)  # a text is known by its hash, wherever it is now
-        try:
-            origin = read_model(step)
-        except CheckpointError as error:
-            raise way_back(folder, step, error) from None
+        refuse_changes(earlier, run)
     else:
         folder.check_free(explicit=named, overwrite=flags.overwrite)
         if flags.init_from:

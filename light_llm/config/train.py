@@ -1,15 +1,18 @@
 """How a model is trained."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 from .values import LARGEST_SEED, check_choice, check_range
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
 COMPILE = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16")
-ON_NONFINITE = ("stop", "skip")
+ON_NONFINITE = ("stop", "skip", "rollback")
+ON_SPIKE = ("off", "warn", "rollback")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,14 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest gradient norm, global
     z_loss: float = 0.0  # weight of the squared log-sum-exp of the logits; 1e-4 keeps them from drifting
     on_nonfinite: str = "stop"  # a step whose loss or gradient is not finite never reaches the weights
+    on_spike: str = "warn"  # a loss far above those before it
+    max_rollbacks: int = 3  # how often a run may go back to a checkpoint
     loss_chunk: int = 1024  # rows of (B T, V) logits that exist at once
     checkpointing: bool = False  # recompute each block's activations in the backward pass
     eval_interval: int = 100  # the whole held-out split
     patience: int = 0  # evaluations without a better one before the run ends; 0: never
-    save_interval: int = 100  # a step folder to resume from
+    save_interval: int = 100  # a step folder to resume from; the last two are kept
+    keep_every: int = 0  # steps whose number is a multiple of it are kept too; 0: none
     sample_interval: int = 100  # a short sample of what the model writes; 0: never
     device: str = "auto"
     dtype: str = "auto"
@@ -47,7 +53,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "loss_chunk", "eval_interval", "save_interval"):
             check_range(name, getattr(self, name), low=1, integer=True)
-        for name in ("warmup_steps", "sample_interval", "patience"):
+        for name in ("warmup_steps", "sample_interval", "patience", "keep_every", "max_rollbacks"):
             check_range(name, getattr(self, name), low=0, integer=True)
         check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)
         if self.lr_horizon is not None:
@@ -65,6 +71,7 @@ class TrainConfig:
         check_choice("compile", self.compile, COMPILE)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
+        check_choice("on_spike", self.on_spike, ON_SPIKE)
         if self.micro_batch is not None:
             check_range("micro_batch", self.micro_batch, low=1, integer=True)
             if self.batch_size % self.micro_batch:
@@ -73,3 +80,11 @@ class TrainConfig:
                     f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "
                     f"it can be {', '.join(map(str, fits))}"
                 )
+
+    def with_changes(self, changes: Mapping[str, Any]) -> "TrainConfig":
+        """Another recipe with some settings changed. Raises ConfigError for a name that is none."""
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"there is no training setting {name!r}{did_you_mean(name, known)}")
+        return replace(self, **changes)

@@ -1,7 +1,6 @@
 """From text to shards: on all cores, in order, in bounded memory, and going on where an interruption left it."""
 
 import json
-import os
 import shutil
 import time
 import uuid
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..files import Files
 from ..runtime import lock_folder, unlock, usable_cores
 from .bpe import BytePairTokenizer
 from .pieces import Piece, at_safe_cuts
@@ -55,7 +55,10 @@ def write_splits(
             todo = tasks(chain([None], pieces, [None]) if separators else pieces)
             _write_split(partial / f"{split}.bin", todo, tokenizer, {**facts, "split": split}, journal)
         journal.path.unlink()
-        os.replace(partial, folder)
+        files = Files()
+        files.sync_folder(partial)
+        files.rename(partial, folder)
+        files.sync_folder(folder.parent)
 
 
 def _write_split(

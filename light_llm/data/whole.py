@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files import Files
+
 
 @contextmanager
 def whole(*paths: Path) -> Iterator[tuple[Path, ...]]:
@@ -18,8 +20,11 @@ def whole(*paths: Path) -> Iterator[tuple[Path, ...]]:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        files = Files()
         for temporary, path in zip(partial, paths, strict=True):
-            os.replace(temporary, path)
+            files.sync(temporary)
+            files.rename(temporary, path)
+            files.sync_folder(path.parent)
     finally:
         for temporary in partial:
             temporary.unlink(missing_ok=True)

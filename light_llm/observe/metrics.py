@@ -27,7 +27,7 @@ class JsonLines:
         self.file = open(path, "a" if keep is not None else "w", encoding="utf-8")  # noqa: SIM115  (closed by close)
 
     def __call__(self, row: Row) -> None:
-        if row["kind"] in ("step", "eval"):
+        if row["kind"] in ("step", "eval", "rollback"):
             self.file.write(_line(row))
             self.file.flush()
 

@@ -7,6 +7,7 @@ from .device import choose_device as choose_device
 from .device import device_name as device_name
 from .lock import lock_folder as lock_folder
 from .lock import unlock as unlock
+from .memory import is_out_of_memory as is_out_of_memory
 from .memory import keep_memory as keep_memory
 from .memory import peak_memory as peak_memory
 from .precision import autocast as autocast

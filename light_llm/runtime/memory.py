@@ -4,6 +4,8 @@ import ctypes
 import platform
 import sys
 
+import torch
+
 # From glibc's <malloc.h>. Blocks of 16 MB and more stay mappings of their own: with 32 MB, glibc's upper bound,
 # every second run of micro had a heap that was 0.35 GB larger (docs/log.md).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -30,3 +32,9 @@ def peak_memory() -> int | None:
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory could not be had: on a GPU by its type, on MPS and the CPU by its words."""
+    words = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -12,6 +12,8 @@ from ..data.tokenizers import byte_lengths
 from ..errors import ConfigError
 from ..objective import IGNORED
 
+SHOWN = 4  # windows of a batch that a message names
+
 
 class Batches(Protocol):
     """The global batch of each step, on the CPU."""
@@ -22,6 +24,10 @@ class Batches(Protocol):
 
     def target_bytes(self, batch: Batch) -> int | None:
         """UTF-8 bytes of the batch's targets; None when nobody knows."""
+        ...
+
+    def place(self, k: int) -> str:
+        """Where in the text the k-th batch is from, in words."""
         ...
 
 
@@ -39,6 +45,13 @@ class Numbered:
     def target_bytes(self, batch: Batch) -> int | None:
         """UTF-8 bytes of the batch's targets."""
         return int(self.byte_lengths[batch.targets.numpy()].sum())
+
+    def place(self, k: int) -> str:
+        """The pass, and the first token of each window."""
+        first, size, order = k * self.loader.batch_size, self.loader.batch_size, self.loader.order
+        starts = ", ".join(f"{order.start(first + row):,}" for row in range(min(size, SHOWN)))
+        more = ", ..." if size > SHOWN else ""
+        return f"batch {k:,}, pass {first // order.per_epoch + 1}, windows from the tokens {starts}{more}"
 
 
 class InTurn:
@@ -80,3 +93,7 @@ class InTurn:
     def target_bytes(self, batch: Batch) -> int | None:
         """Unknown."""
         return None
+
+    def place(self, k: int) -> str:
+        """Its number."""
+        return f"batch {k:,} of the loader"

@@ -113,6 +113,10 @@ class EvaluateHeldOut:
         waited = number - (self.best.step or 0)
         return self.patience is not None and waited >= self.patience
 
+    def forget(self, number: int) -> None:
+        """The run went back to step `number`."""
+        self.last = number
+
     def at(self, number: int) -> None:
         """Evaluate the model as it is after step `number`, unless that was done."""
         if number == self.last:
@@ -142,6 +146,10 @@ class MeanTrainingLoss:
             self.losses.append(step.loss)
         if step.number % self.every == 0:
             self.at(step.number)
+
+    def forget(self, number: int) -> None:
+        """The run went back to step `number`."""
+        self.losses = []
 
     def at(self, number: int) -> None:
         """Offer the model as it is, if there was a step since the last time."""

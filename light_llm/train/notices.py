@@ -10,8 +10,10 @@ from ..data import DataLoader
 from ..model import LightLLM
 from ..observe.console import clock
 from ..runtime import device_name
+from .guards import Proposal
 from .record import Decisions, plan
 from .result import Result
+from .room import halved
 
 MANY_PASSES = 4.0  # beyond about this many passes a text is memorised more than learnt (Muennighoff et al., 2023)
 
@@ -64,7 +66,8 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
             "         no weight was touched by it, and nothing was saved after it",
             f"         a new run with a lower --lr (now {config.lr:g}) or a longer --warmup-steps "
             f"(now {config.warmup_steps}) helps;",
-            "         --set train.on_nonfinite=skip, also with --resume, leaves such steps out",
+            "         --on-nonfinite skip leaves such steps out, --on-nonfinite rollback goes back to a checkpoint",
+            "         and leaves out what led to them; both also with --resume",
         ]
     if step == 0:
         return [f"{status} before the first step; nothing was saved"]
@@ -98,3 +101,29 @@ def rising(best: float, step: int, loss: float, *, stops: bool) -> list[str]:
 
 def _out_flag(folder: Path) -> str:
     return "" if str(folder) == "checkpoints" else f" --out {shlex.quote(str(folder))}"
+
+
+def nonfinite(proposal: Proposal, place: str, first: str) -> list[str]:
+    """A step that is not finite: which, at what rate, on what text, and where it began."""
+    numbers = f"loss {proposal.loss:g}, gradient norm {proposal.grad_norm:g}, lr {proposal.lr:.2e}"
+    return [
+        f"notice   step {proposal.step} is not finite: {numbers};",
+        f"         {place};",
+        f"         not finite first: {first}",
+    ]
+
+
+def out_of_memory(config: TrainConfig, step: int, saved: bool, folder: Path) -> str:
+    """What to do about it, in numbers."""
+    size = config.micro_batch or config.batch_size
+    smaller = halved(config)
+    ways = [f"--micro-batch {smaller} (now {size}; the tokens of a step stay the same)"] if smaller else []
+    if not config.checkpointing:
+        ways.append("--set train.checkpointing=true (less memory, a third more time)")
+    ways += ["a shorter --max-length", "a smaller --preset"]
+    kept = (
+        f"step {step} is saved, go on with: python train.py --resume{_out_flag(folder)}"
+        if saved
+        else "nothing is saved"
+    )
+    return f"out of memory in step {step + 1} with {size} sequences at a time; {kept}. What helps: {', '.join(ways)}"

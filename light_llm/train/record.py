@@ -88,6 +88,12 @@ def run_record(model: LightLLM, loader: Any, decisions: Decisions, *, started: s
     }
 
 
+def step_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a step folder keeps of run.json: enough to go on, and nothing that differs between two equal runs."""
+    decided = {name: {"value": choice["value"]} for name, choice in record["decided"].items()}
+    return {"format": record["format"], "run": record["run"], "decided": decided, "data": record["data"]}
+
+
 def plan(model: LightLLM, loader: Any, config: TrainConfig) -> dict[str, Any]:
     """What the run will amount to."""
     numbers: dict[str, Any] = {"parameters": get_model_size(model.config), "steps": config.max_steps}

@@ -1,40 +1,78 @@
 """Going on with a run: what may differ from how it was started, and putting everything back."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import RunFolder, StepState, read_step, restore_optimizer
-from ..config import Run, TrainConfig, changes
+from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
+from ..checkpoint.files import read_json
+from ..checkpoint.steps import SETTINGS
+from ..config import ModelConfig, Run, TrainConfig, changes
 from ..data import DataLoader
 from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..observe import read_rows
 from ..runtime import set_rng_state
 
-# What a resumed run may do differently: how long, how often it looks, what it does about bad steps, on which machine.
-# The rest (the model, the data and their order, the recipe) is what the curve is a curve of.
-MAY_CHANGE = frozenset(
-    f"train.{name}"
-    for name in (
-        "max_steps",
-        "lr_horizon",
-        "eval_interval",
-        "patience",
-        "save_interval",
-        "sample_interval",
-        "micro_batch",
-        "loss_chunk",
-        "checkpointing",
-        "on_nonfinite",
-        "device",
-        "dtype",
-        "compile",
-    )
-)
+# What may be another when a run goes on. FIXED is what the curve is a curve of: the model, the data and their order,
+# the recipe. FREE is how long, how often it looks, what it does about bad steps, on which machine. A text is known
+# BY_HASH, wherever it is found. Every setting stands here; docs/reliability.md shows this table to users.
+FREE, FIXED, BY_HASH = "may change", "may not change", "may move; its contents may not change"
+ON_RESUME = {
+    **dict.fromkeys((f"model.{f.name}" for f in fields(ModelConfig)), FIXED),
+    "data.data": BY_HASH,
+    "data.val_data": BY_HASH,
+    "data.max_length": FIXED,
+    "data.tokenizer": FIXED,
+    "data.held_out": FIXED,
+    "data.text_field": FIXED,
+    "data.errors": FIXED,
+    "data.seed": FIXED,
+    "train.max_steps": FREE,
+    "train.lr_horizon": FREE,
+    "train.batch_size": FIXED,
+    "train.micro_batch": FREE,
+    "train.optimizer": FIXED,
+    "train.lr": FIXED,
+    "train.warmup_steps": FIXED,
+    "train.schedule": FIXED,
+    "train.min_lr_ratio": FIXED,
+    "train.weight_decay": FIXED,
+    "train.beta1": FIXED,
+    "train.beta2": FIXED,
+    "train.eps": FIXED,
+    "train.grad_clip": FIXED,
+    "train.z_loss": FIXED,
+    "train.on_nonfinite": FREE,
+    "train.on_spike": FREE,
+    "train.max_rollbacks": FREE,
+    "train.loss_chunk": FREE,
+    "train.checkpointing": FREE,
+    "train.eval_interval": FREE,
+    "train.patience": FREE,
+    "train.save_interval": FREE,
+    "train.keep_every": FREE,
+    "train.sample_interval": FREE,
+    "train.device": FREE,
+    "train.dtype": FREE,
+    "train.compile": FREE,
+    "train.init_from": FIXED,
+    "train.seed": FIXED,
+}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a run folder says of the run in it."""
+
+    run: Run
+    decided: dict[str, str]  # device, dtype and compile of the last process
+    data: dict[str, Any] | None  # what the dataset recorded of itself
+    started: str | None  # when it began
+    problems: tuple[str, ...]  # what was damaged and not used
 
 
 @dataclass(frozen=True)
@@ -46,60 +84,70 @@ class Resumed:
     moments: dict[str, Tensor]  # of the optimizer
     rng: dict[str, Tensor]
     state: StepState
-    started: str  # when the run began
+    started: str | None  # when the run began
     decided: dict[str, str]  # device, dtype and compile of the last process
     max_steps: int  # of the last process
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
+    problems: tuple[str, ...]  # newer files that were damaged, and so not used
 
     def without_tensors(self) -> "Resumed":
         """The same, once the tensors are where they belong: they are three times the model."""
         return replace(self, weights={}, moments={}, rng={})
 
 
-def read_run(folder: RunFolder) -> tuple[Run, dict[str, Any]]:
-    """The Run of a folder and the whole of its run.json. Raises CheckpointError when it cannot be used."""
-    folder.newest_step()  # first of all there has to be something to go on with
-    record = folder.read_run()
+def read_run(folder: RunFolder) -> Earlier:
+    """The run of a folder, from run.json, or where that is damaged, from the newest good step.
+
+    Raises:
+        CheckpointError: there is nothing to go on with, or it is of another version.
+    """
+    step, problems = folder.newest_good_step()  # first of all there has to be something to go on with
+    try:
+        record, path = folder.read_run(), folder.path / "run.json"
+    except CheckpointError as error:
+        problems.append(str(error).partition(";")[0])
+        record, path = read_json(step / SETTINGS), step / SETTINGS
     try:
         run = Run.from_dict(record["run"])
-        assert all(record["decided"][name]["value"] for name in ("device", "dtype", "compile"))
-    except (KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise CheckpointError(f"{folder.path / 'run.json'} is damaged: {error!r}; it cannot be resumed from") from None
+        decided = {name: str(record["decided"][name]["value"]) for name in ("device", "dtype", "compile")}
+        return Earlier(run, decided, record["data"], record.get("started"), tuple(problems))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error!r}; it cannot be resumed from") from None
     except ConfigError as error:
-        raise CheckpointError(f"{folder.path / 'run.json'} is of another version of light-llm: {error}") from None
-    return run, record
+        raise CheckpointError(f"{path} is of another version of light-llm: {error}") from None
 
 
 def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainConfig) -> Resumed:
-    """The newest checkpoint of a run, checked against what is to go on with it.
+    """The newest good checkpoint of a run, checked against what is to go on with it.
 
     Raises:
-        CheckpointError: nothing to resume from, or a damaged checkpoint.
+        CheckpointError: nothing to resume from.
         ConfigError: a setting, the data or the tokenizer differs, with each difference.
     """
-    path = folder.newest_step()
-    run, record = read_run(folder)
-    refuse_changes(run, _run_now(run, model, loader, config), data_changes(record.get("data"), loader))
-    try:
-        weights, moments, rng, state, _ = read_step(path)
-    except CheckpointError as error:
-        raise way_back(folder, path, error) from None
-    evaluated, best = _evaluations(folder, state)
-    decided = {name: choice["value"] for name, choice in record["decided"].items()}
-    started = str(record.get("started", ""))
-    return Resumed(path, weights, moments, rng, state, started, decided, run.train.max_steps, evaluated, best)
-
-
-def way_back(folder: RunFolder, path: Path, error: CheckpointError) -> CheckpointError:
-    """The error about a step folder, with how to go on from the one before it."""
-    older = folder.steps()[:-1]
-    return CheckpointError(f"{error}; delete {path} to go on from {older[-1].name}" if older else str(error))
+    earlier = read_run(folder)
+    refuse_changes(earlier.run, _run_now(earlier.run, model, loader, config), data_changes(earlier.data, loader))
+    path, _ = folder.newest_good_step()
+    weights, moments, rng, state, _ = read_step(path)
+    evaluated, best, more = _evaluations(folder, state)
+    return Resumed(
+        path,
+        weights,
+        moments,
+        rng,
+        state,
+        earlier.started,
+        earlier.decided,
+        earlier.run.train.max_steps,
+        evaluated,
+        best,
+        (*earlier.problems, *more),
+    )
 
 
 def refuse_changes(old: Run, new: Run, others: list[str] | None = None) -> None:
     """Raise ConfigError, listing each difference, unless only what may change does."""
-    differences = [line for line in changes(old, new) if line.split(":")[0] not in MAY_CHANGE] + (others or [])
+    differences = [line for line in changes(old, new) if ON_RESUME[line.split(":")[0]] == FIXED] + (others or [])
     if differences:
         listed = "\n  ".join(differences)
         raise ConfigError(
@@ -121,28 +169,43 @@ def data_changes(old: dict[str, Any] | None, loader: Any) -> list[str]:
     ]
 
 
-def restore(resumed: Resumed, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> None:
-    """Weights, optimizer and generators as they were after the step."""
-    model.load_state_dict(resumed.weights)
-    restore_optimizer(model, optimizer, resumed.moments)
-    set_rng_state(resumed.rng, device)
+def put_back(
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
+    rng: dict[str, Tensor],
+    model: LightLLM,
+    optimizer: torch.optim.Optimizer,
+    device: str,
+) -> None:
+    """Weights, optimizer and generators as they were after the step they were saved at."""
+    model.load_state_dict(weights)
+    restore_optimizer(model, optimizer, moments)
+    set_rng_state(rng, device)
 
 
 def _run_now(run: Run, model: LightLLM, loader: Any, config: TrainConfig) -> Run:
-    """The Run that is to go on. A text is known by its hash, not by the path it is found at."""
+    """The Run that is to go on."""
     if isinstance(loader, DataLoader):
-        run = replace(run, data=replace(loader.dataset.config, seed=loader.seed, data=run.data.data))
+        run = replace(run, data=replace(loader.dataset.config, seed=loader.seed))
     return replace(run, model=model.config, train=config)
 
 
-def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None]:
-    """Whether this step was evaluated, and the best so far with it.
+def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None, list[str]]:
+    """Whether this step was evaluated, the best so far with it, and what is wrong with the best model.
 
     A step is saved before it is evaluated, so its own evaluation is not in its state; it is in the metrics, and a row
-    there means that the best model is safe.
+    there means that the best model is safe. Its loss is taken from that model, which is under a digest. A best model
+    that is gone or damaged is none: the next evaluation writes one.
     """
+    rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
+    mine = [row for row in rows if row.get("kind") == "eval" and row.get("step") == state.step]
+    if not folder.best_model.exists():
+        return bool(mine), None, []
+    try:
+        meta = read_model(folder.best_model).meta
+    except CheckpointError as error:
+        return bool(mine), None, [str(error).partition(";")[0]]
     best = (state.best, state.best_step) if state.best is not None and state.best_step is not None else None
-    for row in read_rows(folder.metrics) if folder.metrics.is_file() else ():
-        if row.get("kind") == "eval" and row.get("step") == state.step:
-            return True, (row["loss"], state.step) if row.get("best") else best
-    return False, best
+    if mine and mine[-1].get("best") and meta["step"] == state.step and meta["evaluation"]:
+        best = float(meta["evaluation"]["loss"]), state.step
+    return bool(mine), best, []

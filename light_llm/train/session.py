@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..checkpoint import RunFolder, StepState, write_portable, write_step
 from ..data import TokenDataset
+from ..errors import LightLLMError
 from ..model import LightLLM
+from ..objective import NextTokenLoss
 from ..observe import Console, JsonLines, Sink
 from ..runtime import peak_memory, rng_state
+from .batches import Batches
+from .diagnose import NOTHING, first_nonfinite
+from .guards import Proposal
 from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, WriteSample
-from .notices import summary
+from .notices import nonfinite, summary
+from .progress import Progress
 from .record import Decisions, model_meta
 from .result import Result, Status
 from .resume import Resumed
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0  # updates made, skipped ones included
-    batches: int = 0  # taken from the loader: the data counter
-    tokens: int = 0  # targets trained on
+from .room import check_room_for_step, no_room, step_bytes
+from .update import Attempt
 
 
 class Session:
     """Opens the run folder's files; a context manager, which closes them.
 
     Args:
-        best: loss and step of the best model so far, of a run that goes on.
+        run: what every step folder keeps of run.json.
     """
 
     def __init__(
@@ -43,27 +44,33 @@ class Session:
         dataset: TokenDataset | None,
         optimizer: torch.optim.Optimizer,
         decisions: Decisions,
-        at: Progress,
         *,
+        run: dict[str, Any],
         resumed: Resumed | None,
         quiet: bool,
     ) -> None:
         self.folder, self.model, self.dataset, self.optimizer = folder, model, dataset, optimizer
-        self.config, self.at, self.resumed = decisions.config, at, resumed
+        self.config, self.run, self.resumed = decisions.config, run, resumed
         self.started = time.perf_counter()
         self.saved_step = resumed.state.step if resumed else None
-        known = resumed.best if resumed and folder.best_model.exists() else None  # a best model that is gone is no best
-        best_loss, best_step = known or (None, None)
+        best_loss, best_step = (resumed.best if resumed else None) or (None, None)
         self.best = Best(self.write_best, best_loss, best_step)
         self.console = Console(total=self.config.max_steps, log=folder.log, quiet=quiet)
         self.metrics = JsonLines(folder.metrics, keep=resumed.state.step if resumed else None)
         self.sinks: list[Sink] = [self.console, self.metrics]
         self.evaluate = self._evaluation()
 
-    def listeners(self) -> list[tuple[int, Listener]]:
-        """Log, save, evaluate, sample, each with its interval. Save comes before what may take long."""
+    def listeners(self, at: Callable[[], Progress]) -> list[tuple[int, Listener]]:
+        """Log, save, evaluate, sample, each with its interval. Save comes before what may take long.
+
+        Args:
+            at: where the run stands.
+        """
         config = self.config
-        listeners: list[tuple[int, Listener]] = [(1, Log(self.sinks)), (config.save_interval, lambda _: self.save())]
+        listeners: list[tuple[int, Listener]] = [
+            (1, Log(self.sinks)),
+            (config.save_interval, lambda _: self.save(at())),
+        ]
         if self.dataset is None:
             return [*listeners, (1, self.evaluate)]
         listeners.append((config.eval_interval, self.evaluate))
@@ -71,53 +78,107 @@ class Session:
             listeners.append((config.sample_interval, WriteSample(self.model, self.dataset, self.sinks)))
         return listeners
 
-    def catch_up(self) -> None:
+    def catch_up(self, step: int) -> None:
         """A run that was killed between its save and its evaluation of the same step makes the evaluation now."""
         if self.resumed is None or self.dataset is None or self.resumed.evaluated:
             return
-        if self.at.step % self.config.eval_interval == 0 or self.at.step == self.resumed.max_steps:
-            self.evaluate.at(self.at.step)
+        if step % self.config.eval_interval == 0 or step == self.resumed.max_steps:
+            self.evaluate.at(step)
 
-    def patience_is_over(self) -> bool:
+    def patience_is_over(self, step: int) -> bool:
         """Whether a resumed run had already come to its early end."""
-        return isinstance(self.evaluate, EvaluateHeldOut) and self.evaluate.waited_enough(self.at.step)
+        return isinstance(self.evaluate, EvaluateHeldOut) and self.evaluate.waited_enough(step)
 
-    def save(self) -> None:
-        """Commit a step folder for the step just made, then drop those no longer needed."""
-        at = self.at
+    def say(self, line: str, style: str = "") -> None:
+        """A line on the screen and in the log."""
+        self.console.say(line, style)
+
+    def save(self, at: Progress) -> None:
+        """Commit a step folder for the step just made, then drop those no longer needed.
+
+        Raises:
+            CheckpointError: it cannot be written; the older ones are as they were.
+        """
+        path, needed = self.folder.step_path(at.step), step_bytes(self.model, self.config)
+        check_room_for_step(self.folder, path, needed)
         horizon = self.config.lr_horizon or self.config.max_steps
-        write_step(
-            self.folder.step_path(at.step),
-            model=self.model,
-            optimizer=self.optimizer,
-            rng=rng_state(self.config.device),
-            state=StepState(at.step, at.tokens, at.batches, horizon, self.best.loss, self.best.step),
-            meta=self._meta(at.step, None),
-            files=self.folder.files,
-        )
+        best = self.best.loss, self.best.step
+        try:
+            write_step(
+                path,
+                model=self.model,
+                optimizer=self.optimizer,
+                rng=rng_state(self.config.device),
+                state=StepState(at.step, at.tokens, at.batches, horizon, *best, at.rollbacks, at.recent),
+                meta=self._meta(at.step, None),
+                run=self.run,
+                files=self.folder.files,
+            )
+        except OSError as error:
+            raise no_room(self.folder, path, needed, error.strerror or str(error)) from error
         self.saved_step = at.step
         self.folder.drop_previous()
-        self.folder.prune()
+        self.folder.prune(self.config.keep_every)
+
+    def save_if_possible(self, at: Progress) -> bool:
+        """Save the last step that was made, when the run is about to end with an error. Is it saved?"""
+        if self.saved_step != at.step and at.step:
+            with suppress(RuntimeError, LightLLMError):
+                self.save(at)
+        return self.saved_step == at.step
 
     def write_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
-        """Write the model as it is to `best_model.pt`."""
-        meta = self._meta(step, evaluation)
-        write_portable(self.folder.best_model, self.model.state_dict(), meta, self.folder.files)
+        """Write the model as it is to `best_model.pt`. Raises CheckpointError; the older one is as it was."""
+        meta, path = self._meta(step, evaluation), self.folder.best_model
+        try:
+            write_portable(path, self.model.state_dict(), meta, self.folder.files)
+        except OSError as error:
+            needed = 4 * sum(p.numel() for p in self.model.parameters())
+            raise no_room(self.folder, path, needed, error.strerror or str(error)) from error
         self.folder.drop_previous()
 
-    def finish(self, status: Status, tokens_per_second: float) -> Result:
+    def use_micro_batches(self, size: int) -> None:
+        """A step did not fit into memory: go on with fewer sequences at a time."""
+        self.config = replace(self.config, micro_batch=size)
+        self.run = {**self.run, "run": {**self.run["run"], "train": {**self.run["run"]["train"], "micro_batch": size}}}
+        if isinstance(self.evaluate, EvaluateHeldOut):
+            self.evaluate.how["batch_size"] = size
+        of = self.config.batch_size
+        self.say(f"memory   {of} sequences at once do not fit: {size} at a time from now on, the same {of} a step;")
+        self.say("         the loss is the same")
+
+    def report_nonfinite(self, objective: NextTokenLoss, attempt: Attempt, proposal: Proposal, source: Batches) -> None:
+        """Say which step is not finite, on what text, and where it began."""
+        size = self.config.micro_batch or len(attempt.batch.tokens)
+        where = {"device": self.config.device, "dtype": self.config.dtype}
+        for tokens, targets in zip(*(part.split(size) for part in attempt.batch), strict=True):
+            first = first_nonfinite(objective, tokens, targets, **where)
+            if not first.startswith(NOTHING):
+                break
+        for line in nonfinite(proposal, source.place(attempt.before.batches), first):
+            self.say(line)
+
+    def rolled_back(self, from_step: int, at: Progress) -> None:
+        """The run went back: what was evaluated after that step is to be evaluated again."""
+        self.saved_step = at.step
+        self.evaluate.forget(at.step)
+        for sink in self.sinks:
+            sink({"kind": "rollback", "step": at.step, "from_step": from_step, "batches": at.batches})
+        self.say(f"rollback to step {at.step}, past the batches up to number {at.batches - 1:,}")
+
+    def finish(self, at: Progress, status: Status, tokens_per_second: float) -> Result:
         """Leave the folder complete and say what comes next. After a step that is not finite nothing is saved."""
         self.console.pause()
-        if status != "nonfinite" and self.at.step:
-            if self.saved_step != self.at.step:
-                self.save()
+        if status != "nonfinite" and at.step:
+            if self.saved_step != at.step:
+                self.save(at)
             if status == "stopped" or self.dataset is None:
-                self.evaluate.at(self.at.step)
+                self.evaluate.at(at.step)
             if self.best.loss is None:  # no evaluation yet: the weights as they are, so that there is a model
-                self.write_best(self.at.step, None)
+                self.write_best(at.step, None)
         result = Result(
             status=status,
-            step=self.at.step,
+            step=at.step,
             best_loss=self.best.loss,
             best_step=self.best.step,
             folder=self.folder.path,

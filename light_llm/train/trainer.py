@@ -1,32 +1,34 @@
 """The training loop. `Trainer.train` is the algorithm; what is written and said is the session's."""
 
-import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import Files, RunFolder
+from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import TrainConfig, check_range
 from ..data import DataLoader
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..optim import build_optimizer, learning_rate
-from ..runtime import autocast, seed_everything, stop_after
+from ..runtime import autocast, is_out_of_memory, rng_state, seed_everything, set_rng_state, stop_after
 from .batches import Batches, InTurn, Numbered
-from .guards import VERDICTS, Guard, OnlyFinite, Proposal, Verdict
-from .listeners import Listener, Step
-from .notices import header
-from .record import check_fit, decide, run_record
+from .guards import REMEMBERED, Guard, NoSpikes, OnlyFinite, Proposal, Verdict, judge
+from .listeners import Listener
+from .notices import header, out_of_memory
+from .progress import Progress
+from .record import check_fit, decide, run_record, step_record
 from .result import Result, Status
-from .resume import read_resume, read_run, restore
-from .session import Progress, Session
+from .resume import put_back, read_resume, read_run
+from .room import check_room, halved
+from .session import Session
+from .update import Attempt, Judged, choose_update, step_of
 
 
 class Trainer:
@@ -66,8 +68,8 @@ class Trainer:
     ) -> None:
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         if resume and config is None:  # as the run was started, but for what is named
-            config = replace(read_run(self.folder)[0].train, device="auto", dtype="auto", compile="auto")
-        config = _changed(config or TrainConfig(), changes)
+            config = replace(read_run(self.folder).run.train, device="auto", dtype="auto", compile="auto")
+        config = (config or TrainConfig()).with_changes(changes)
         self.model, self.loader, self.dataset = model, loader, None
         if isinstance(loader, DataLoader):
             self.dataset = loader.dataset
@@ -95,6 +97,9 @@ class Trainer:
         self.at = Progress()
         self.stop_reason: Status | None = None
         self.begun = False
+        self.spent, self.trained, self.steps_made = 0.0, 0.0, 0  # seconds, targets and steps of this process
+        self.told = 0.0  # when the listeners were done with the last step
+        self.listeners: list[tuple[int, Listener]] = []
 
     def every(self, n: int, listener: Listener) -> None:
         """Call a listener after every n-th step and after the last one. Raises ConfigError for n below 1."""
@@ -108,24 +113,21 @@ class Trainer:
     def train(self) -> Result:
         """Make the steps that are left. Returns how it ended; never exits the process."""
         note = self._take_folder()
-        with self.folder.lock(), self._begin(note) as session:
+        with self.folder.lock(), self._begin(note) as self.session:
             while self.at.step < self.config.max_steps and self.stop_reason is None:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), self.at
                 lr = self.set_learning_rate()
-                loss = self.compute_gradients().item()
-                grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip).item()
-                verdict = self.judge(proposal := Proposal(self.at.step + 1, loss, grad_norm, lr))
-                if verdict == "stop":
-                    self.stop_reason = "stopped" if proposal.finite else "nonfinite"
-                    break
-                if verdict == "go":
-                    self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-                self.at.step += 1
-                self.tell(loss, grad_norm, lr, time.perf_counter() - start, verdict)
+                loss = self.compute_gradients()
+                grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+                self.at = before.after(self.weight)
+                attempt = Attempt(loss, grad_norm, lr, self.batch, self.weight, before, start)
+                self.react(self.update(attempt))  # the guards, the optimizer's step, gradients set to none
+                if self.is_due():
+                    self.react(self.update.settle())
+            self.react(self.update.settle())
             complete = self.at.step >= self.config.max_steps
             status: Status = "done" if complete or self.stop_reason is None else self.stop_reason
-            return session.finish(status, self.trained / self.spent if self.spent else 0.0)
+            return self.session.finish(self.at, status, self.trained / self.spent if self.spent else 0.0)
 
     def set_learning_rate(self) -> float:
         """The rate of the next update, given to every group."""
@@ -137,12 +139,23 @@ class Trainer:
     def compute_gradients(self) -> Tensor:
         """Mean nats per token of the next batch, its gradient left in `.grad`.
 
-        Each micro-batch adds its sum of nats over the weight of the whole batch: exactly one big batch.
+        Where the first step does not fit into memory, smaller micro-batches are tried.
         """
         tokens, targets = self.batch = self.source.batch(self.at.batches)
         self.weight = total_weight(targets)
-        self.at.batches += 1
-        self.at.tokens += int(self.weight)
+        while True:
+            generators = rng_state(self.config.device)
+            try:
+                return self.accumulate(tokens, targets)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.model.zero_grad(set_to_none=True)
+                set_rng_state(generators, self.config.device)
+                self.make_smaller(error)
+
+    def accumulate(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Each micro-batch adds its sum of nats over the weight of the whole batch: exactly one big batch."""
         loss = torch.zeros((), device=self.config.device)
         size = self.config.micro_batch or len(tokens)
         for x, y in zip(tokens.split(size), targets.split(size), strict=True):
@@ -152,39 +165,75 @@ class Trainer:
             loss += part.detach()
         return loss
 
-    def judge(self, proposal: Proposal) -> Verdict:
-        """What the guards say; the first that objects decides. Raises ConfigError for an answer that is no verdict."""
-        for guard in self.guards:
-            verdict = guard(proposal)
-            if verdict not in VERDICTS:
-                raise ConfigError(f"a guard answered {verdict!r}; it must answer {', '.join(VERDICTS)}")
-            if verdict != "go":
-                return verdict
-        return "go"
+    def make_smaller(self, error: RuntimeError) -> None:
+        """Halve the micro-batch, if this is the first step. Raises DeviceError, with the run saved, when that is over.
 
-    def tell(self, loss: float, grad_norm: float, lr: float, seconds: float, verdict: Verdict) -> None:
+        The tokens of a step stay the same, and so does its loss.
+        """
+        smaller = halved(self.config)
+        if self.steps_made or smaller is None:
+            saved = self.session.save_if_possible(self.at)
+            raise DeviceError(out_of_memory(self.config, self.at.step, saved, self.folder.path)) from error
+        self.config = replace(self.config, micro_batch=smaller)
+        self.decisions = replace(self.decisions, config=self.config)
+        self.session.use_micro_batches(smaller)
+        self.folder.write_run(run_record(self.model, self.loader, self.decisions, started=self.started))
+
+    def judge(self, attempt: Attempt) -> tuple[Proposal, Verdict]:
+        """The numbers of an update that is about to be made, and what the guards say to it."""
+        proposal = attempt.proposal(self.at.recent)
+        return proposal, judge(self.guards, proposal)
+
+    def react(self, judged: Sequence[Judged]) -> None:
+        """Tell of steps that were made or skipped; end the run, or go back, where a guard said so."""
+        for attempt, proposal, verdict in judged:
+            if not proposal.finite:
+                self.session.report_nonfinite(self.objective, attempt, proposal, self.source)
+            if verdict == "go":
+                self.at = replace(self.at, recent=(*self.at.recent, proposal.loss)[-REMEMBERED:])
+            if verdict in ("go", "skip"):
+                self.tell(attempt, proposal, skipped=verdict == "skip")
+                continue
+            self.update.forget()
+            if verdict == "stop" or not self.roll_back(attempt):
+                self.at = attempt.before
+                self.stop_reason = "stopped" if proposal.finite else "nonfinite"
+            return
+
+    def roll_back(self, attempt: Attempt) -> bool:
+        """Go back to the newest good checkpoint and leave out the batches up to this one. Was it done?"""
+        if self.at.rollbacks >= self.config.max_rollbacks:
+            self.session.say(f"notice   {self.at.rollbacks} times back is enough (train.max_rollbacks)")
+            return False
+        path = self.folder.newest_good_step()[0]
+        weights, moments, rng, state, _ = read_step(path)
+        put_back(weights, moments, rng, self.model, self.optimizer, self.config.device)
+        self.at = replace(Progress.of(state), batches=attempt.before.batches + 1, rollbacks=self.at.rollbacks + 1)
+        self.session.rolled_back(attempt.before.step + 1, self.at)
+        return True
+
+    def tell(self, attempt: Attempt, proposal: Proposal, *, skipped: bool) -> None:
         """Call the listeners whose turn it is."""
-        n_bytes = self.source.target_bytes(self.batch)
+        seconds = time.perf_counter() - max(attempt.start, self.told)
         self.spent += seconds
-        self.trained += self.weight
+        self.trained += attempt.weight
         self.steps_made += 1
-        step = Step(
-            number=self.at.step,
-            loss=loss,
-            bits_per_byte=loss * self.weight / math.log(2) / n_bytes if n_bytes else None,
-            grad_norm=grad_norm,
-            lr=lr,
-            tokens=self.at.tokens,
-            seconds=seconds,
-            tok_per_sec=self.weight / seconds,
-            skipped=verdict == "skip",
-        )
-        last = step.number == self.config.max_steps
+        step = step_of(attempt, proposal, self.source.target_bytes(attempt.batch), seconds, skipped=skipped)
         for n, listener in self.listeners:
-            if (step.number % n == 0 or last) and listener(step) == "stop":
+            if (step.number % n == 0 or self.is_last(step.number)) and listener(step) == "stop":
                 self.stop_reason = "stopped"
-        if self.steps_made == self.stop_after and not last and self.stop_reason is None:
+        if self.steps_made == self.stop_after and not self.is_last(step.number) and self.stop_reason is None:
             self.request_stop()
+        self.told = time.perf_counter()
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends with this step."""
+        return step == self.config.max_steps
+
+    def is_due(self) -> bool:
+        """Whether something is to happen after this step that needs to know how it went."""
+        intervals = (n for n, _ in self.listeners if n > 1)
+        return self.is_last(self.at.step) or any(self.at.step % n == 0 for n in intervals)
 
     def _take_folder(self) -> str | None:
         """Make the folder ours; an earlier run in it is seen to. Returns a line to print when something was moved."""
@@ -198,23 +247,27 @@ class Trainer:
     def _begin(self, note: str | None) -> Session:
         """Everything between a folder and the first step: the first moment anything is written."""
         self.stop_after = stop_after()
-        self.spent, self.trained, self.steps_made = 0.0, 0.0, 0  # seconds, targets and steps of this process
         self.source: Batches = (
             Numbered(self.loader)
             if isinstance(self.loader, DataLoader)
             else InTurn(self.loader, self.model.config.vocab_size)
         )
         self.folder.sweep()
-        started = self.resumed.started if self.resumed else None
-        self.folder.write_run(run_record(self.model, self.loader, self.decisions, started=started))
+        if self.resumed:
+            self.folder.put_damaged_aside(self.resumed.path)
+        check_room(self.folder, self.model, self.config)
+        self.started = self.resumed.started if self.resumed else None
+        record = run_record(self.model, self.loader, self.decisions, started=self.started)
+        self.started = record["started"]
+        self.folder.write_run(record)
         self.model.to(self.config.device).train()
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
         if self.resumed:
-            state = self.resumed.state
-            restore(self.resumed, self.model, self.optimizer, self.config.device)
+            tensors = self.resumed.weights, self.resumed.moments, self.resumed.rng
+            put_back(*tensors, self.model, self.optimizer, self.config.device)
+            self.at = Progress.of(self.resumed.state)
             self.resumed = self.resumed.without_tensors()
-            self.at = Progress(state.step, state.batches, state.tokens)
         else:
             seed_everything(self.config.seed)
         if self.config.compile == "on":
@@ -225,24 +278,23 @@ class Trainer:
             self.dataset,
             self.optimizer,
             self.decisions,
-            self.at,
+            run=step_record(record),
             resumed=self.resumed,
             quiet=self.quiet,
         )
-        self.listeners = [*session.listeners(), *self.own_listeners]
+        watched = len(self.guards) > 1 or bool(self.own_listeners)
+        self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
+        self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
+        self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
         for line in [*([note] if note else []), *header(self.model, self.loader, self.decisions, self.folder.path)]:
-            session.console.say(line)
+            session.say(line)
         if self.resumed:
-            session.console.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
-            session.catch_up()
-            if session.patience_is_over():
+            for problem in self.resumed.problems:
+                session.say(f"notice   {problem}: not used", style="bold")
+            session.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
+            session.catch_up(self.at.step)
+            if session.patience_is_over(self.at.step):
                 self.stop_reason = "stopped"
+        elif "rollback" in (self.config.on_nonfinite, self.config.on_spike):  # something to go back to
+            session.save(self.at)
         return session
-
-
-def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    known = [f.name for f in fields(TrainConfig)]
-    for name in changes:
-        if name not in known:
-            raise ConfigError(f"there is no training setting {name!r}{did_you_mean(name, known)}")
-    return replace(config, **changes)

@@ -1,0 +1,118 @@
+"""The file seam: each write, sync and rename that must survive a crash goes through one small object.
+
+A test can replace it: make any operation fail, or play a power cut after any of them.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Fill = Callable[[BinaryIO], object]
+
+
+class Files:
+    """The real file system."""
+
+    def write(self, path: Path, fill: Fill) -> str:
+        """Create a file and let `fill` write it. Returns the SHA-256 of what was meant to be in it.
+
+        Raises:
+            OSError: it cannot be written, whatever `fill` made of that error.
+        """
+        with open(path, "wb") as file:
+            watched = _Watched(file)
+            try:
+                fill(watched)  # type: ignore[arg-type]
+            except Exception:
+                if watched.error is not None:  # torch.save turns a full disk into a RuntimeError about a position
+                    raise watched.error from None
+                raise
+        return watched.sha.hexdigest()
+
+    def sync(self, path: Path) -> None:
+        """Wait until the bytes of a file are on the disk."""
+        _sync(path, os.O_RDWR)  # Windows syncs only what is open for writing
+
+    def sync_folder(self, path: Path) -> None:
+        """Wait until the names in a folder are on the disk; Windows has no such call and does without."""
+        if os.name != "nt":
+            _sync(path, os.O_RDONLY)
+
+    def make_folder(self, path: Path) -> None:
+        """Create a folder and those above it."""
+        path.mkdir(parents=True)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file or folder its final name, in one step."""
+        os.replace(old, new)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file or a folder with all in it."""
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def free(self, path: Path) -> int | None:
+        """Bytes that can still be written below a path; None where the system does not say."""
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        try:
+            usage = shutil.disk_usage(path)
+        except OSError:
+            return None
+        return usage.free if usage.total else None
+
+
+def commit_file(path: Path, fill: Fill, files: Files) -> None:
+    """Write a file under a temporary name, rename it: a reader sees the old one or the new one, never half of one.
+
+    Raises:
+        OSError: it cannot be written; the old one is as it was.
+    """
+    partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        files.write(partial, fill)
+        files.sync(partial)
+        files.rename(partial, path)
+    except Exception:
+        with suppress(OSError):
+            files.remove(partial)
+        raise
+    files.sync_folder(path.parent)
+
+
+class _Watched:
+    """A file that is only written: hashes what is meant to be written, and remembers why it could not be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        self.sha.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _sync(path: Path, how: int) -> None:
+    handle = os.open(path, how)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,83 @@
+"""Room on the disk for what a run will keep, and in memory for its first step."""
+
+from pathlib import Path
+
+from ..checkpoint import RunFolder
+from ..checkpoint.run_folder import KEPT_STEPS
+from ..config import TrainConfig
+from ..errors import CheckpointError
+from ..model import LightLLM
+from ..optim import by_role
+from ..optim.groups import MATRIX
+
+OTHER = 4 << 20  # bytes: tokenizer, generators, records, what a file system adds
+
+
+def step_bytes(model: LightLLM, config: TrainConfig) -> int:
+    """About what a step folder takes: each weight and its moments in float32. Muon keeps one for a matrix, Adam two."""
+    roles = by_role(model)
+    numbers = sum(p.numel() for p in model.parameters())
+    for role, parameters in roles.items():
+        moments = 1 if config.optimizer == "muon" and role == MATRIX else 2
+        numbers += moments * sum(p.numel() for p in parameters.values())
+    return 4 * numbers + OTHER
+
+
+def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig) -> None:
+    """Raise CheckpointError unless the disk holds the steps that are kept, one more, and the best model twice.
+
+    One more, and twice, because the old one goes only when the new one is complete. What is there already counts.
+    """
+    step, best = step_bytes(model, config), 4 * sum(p.numel() for p in model.parameters()) + OTHER
+    there = sum(size_of(path) for path in [*folder.steps(), folder.best_model] if path.exists())
+    needed = (KEPT_STEPS + 1) * step + 2 * best - there
+    free = folder.files.free(folder.path)
+    if free is not None and free < needed:
+        raise CheckpointError(
+            f"the checkpoints of this run need {as_size(needed)} in {folder.path}, and {as_size(free)} are free; "
+            "make room, or name a folder on another disk with --out"
+        )
+
+
+def check_room_for_step(folder: RunFolder, path: Path, needed: int) -> None:
+    """Raise CheckpointError unless one more step folder fits."""
+    free = folder.files.free(folder.path)
+    if free is not None and free < needed:
+        raise no_room(folder, path, needed, "the disk is full")
+
+
+def no_room(folder: RunFolder, path: Path, needed: int, reason: str) -> CheckpointError:
+    """The error for a save that failed: what is needed, what is free, what is still there."""
+    free = folder.files.free(folder.path)
+    steps = folder.steps()
+    left = f"{steps[-1]} is complete: make room and go on with --resume" if steps else "there is no checkpoint yet"
+    return CheckpointError(
+        f"{path} could not be written ({reason}): it needs {as_size(needed)}, "
+        f"{'unknown' if free is None else as_size(free)} free; {left}"
+    )
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of the files in a folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def as_size(n: float) -> str:
+    """Bytes as people write them.
+
+    >>> as_size(364_000_000), as_size(1_500), as_size(2.5e9)
+    ('364.0 MB', '1.5 kB', '2.5 GB')
+    """
+    for unit in ("bytes", "kB", "MB"):
+        if abs(n) < 1000:
+            return f"{n:.0f} bytes" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def halved(config: TrainConfig) -> int | None:
+    """The largest micro-batch of at most half the size that divides the batch; None when it is one sequence already."""
+    size = config.micro_batch or config.batch_size
+    fits = [n for n in range(1, size // 2 + 1) if config.batch_size % n == 0]
+    return max(fits, default=None)
