@@ -18,20 +18,21 @@ EVERYTHING = "*"
 MAY_IMPORT = {
     "errors": "",
     "files": "",  # the seam under everything that writes
+    "plain": "",  # JSON that shows damage and is read within bounds
     "config": "",
-    "runtime": "config",
+    "runtime": "plain config",
     "layers": "config",
     "optim": "config",  # optimizers work on any nn.Module and never see ours
     "lora": "config",
     "model": "layers config",
     "objective": "layers model config",
-    "data": "files runtime config",
-    "checkpoint": "files model data runtime config",
+    "data": "files plain runtime config",
+    "checkpoint": "files plain model data runtime config",
     "parallel": "objective model runtime config",
     "evaluate": "objective model data runtime config",
     "generate": "model data checkpoint runtime config",
     "observe": "files objective model data runtime config",
-    "report": "observe config",  # it reads a run folder and nothing else
+    "report": "plain observe config",  # it reads a run folder and nothing else
     "plan": "model objective optim runtime config",
     "doctor": "model objective optim generate runtime config",
     "export": "model data checkpoint evaluate generate runtime config",

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..files import Files, Fill
+from ..plain import read_plain
 
 MANIFEST = "MANIFEST.json"
 DIGEST = "digest"
@@ -135,7 +136,7 @@ def read_exact_json(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError when it is missing or damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_plain(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
     if not isinstance(values, dict):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
+from ..plain import read_plain
 from ..runtime import tiktoken_cache_dir
 from .bpe import GPT2Tokenizer, from_plain, from_tokenizer_json, train_bpe
 from .fetch import KnownFile, find_or_fetch
+from .pieces import Say, silent
 
 GPT2_VOCABULARY = KnownFile(
     name="gpt2/vocab.bpe",
@@ -135,7 +137,12 @@ class CharTokenizer:
 
 
 def make_tokenizer(
-    spec: str, alphabet: str = "", texts: Callable[[], Iterable[str]] = tuple, *, offline: bool = False
+    spec: str,
+    alphabet: str = "",
+    texts: Callable[[], Iterable[str]] = tuple,
+    *,
+    offline: bool = False,
+    say: Say = silent,
 ) -> Tokenizer:
     """The tokenizer that `--tokenizer spec` asks for.
 
@@ -144,6 +151,8 @@ def make_tokenizer(
             `tokenizer.json`.
         alphabet: every character of the text.
         texts: gives the training split, for bpe to learn from; called only then.
+        offline: download nothing.
+        say: called with a line for each damaged file that was passed over.
 
     Raises:
         ConfigError: no such tokenizer, a size the text does not give, or a file that cannot be used.
@@ -152,7 +161,7 @@ def make_tokenizer(
     kind, colon, size = spec.partition(":")
     if spec == "gpt2":
         also = [tiktoken_cache_dir() / hashlib.sha1(GPT2_VOCABULARY.url.encode(), usedforsecurity=False).hexdigest()]
-        path = find_or_fetch(GPT2_VOCABULARY, offline=offline, also=also)
+        path = find_or_fetch(GPT2_VOCABULARY, offline=offline, also=also, say=say)
         return GPT2Tokenizer(path.read_text(encoding="utf-8"))
     if spec == "byte":
         return ByteTokenizer()
@@ -182,13 +191,14 @@ def _trained(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
 
 def _from_file(path: Path) -> Tokenizer:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not JSON"
-        raise ConfigError(
-            f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train"
-        ) from None
-    return from_tokenizer_json(values, str(path))
+        return from_tokenizer_json(read_plain(path), str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        reason = "it is not JSON"
+    except ValueError as error:
+        reason = str(error)
+    raise ConfigError(f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train")
 
 
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
