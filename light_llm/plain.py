@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 16 << 20  # bytes; the values of a file can take forty times its size in memory
+MOST_INNER = 1 << 18  # objects and arrays in a file
 DEEPEST = 64  # objects and arrays in one another
 DIGEST = "digest"
 
@@ -48,6 +49,8 @@ def read_bounded(path: Path) -> bytes:
 
 def parsed(data: bytes) -> Any:
     """The values of a JSON text. Raises ValueError."""
+    if data.count(b"{") + data.count(b"[") > MOST_INNER:
+        raise ValueError(f"it has more than {MOST_INNER:,} brackets")
     try:
         values = json.loads(data.decode("utf-8"))
     except RecursionError:

@@ -77,7 +77,7 @@ def verify_folder(path: Path) -> None:
         raise CheckpointError(f"{path / MANIFEST} is damaged: it lists no files; use another checkpoint")
     for name, entry in entries.items():
         file, size = path / name, entry.get("bytes")
-        if Path(name).name != name or not file.is_file():
+        if len(name) > 255 or Path(name).name != name or not file.is_file():
             raise CheckpointError(f"{path} is damaged: {name} is missing; use another checkpoint")
         if file.stat().st_size != size:
             raise CheckpointError(

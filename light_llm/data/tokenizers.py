@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..config import show
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..plain import read_plain
 from ..runtime import tiktoken_cache_dir
@@ -106,11 +107,19 @@ class ByteTokenizer:
 
 
 class CharTokenizer:
-    """Every character of the training file is an id, in code point order; one more is the separator."""
+    """Every character of the training file is an id, in code point order; one more is the separator.
+
+    Raises:
+        ConfigError: half a surrogate pair, or a character that is there twice.
+    """
 
     name = "char"
 
     def __init__(self, alphabet: str) -> None:
+        if half := next((c for c in alphabet if "\ud800" <= c <= "\udfff"), None):
+            raise ConfigError(f"{half!r} is half a surrogate pair and no character; leave it out")
+        if len(set(alphabet)) != len(alphabet):
+            raise ConfigError("a character is in the alphabet twice; train another tokenizer")
         self.alphabet = alphabet
         self.ids = {c: i for i, c in enumerate(alphabet)}
         self.separator = len(alphabet)
@@ -207,17 +216,17 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
         "bpe": lambda: from_plain(values["tokens"], values["separator"]),
         "byte": ByteTokenizer,
-        "char": lambda: CharTokenizer(values["alphabet"]),
+        "char": lambda: CharTokenizer("".join(values["alphabet"])),
     }
     kind = values.get("kind")
-    if kind not in makers:
+    if not isinstance(kind, str) or kind not in makers:
         raise CheckpointError(
-            f"the model file has a tokenizer of kind {kind!r}; this light-llm knows {', '.join(makers)}; "
+            f"the model file has a tokenizer of kind {show(kind)}; this light-llm knows {', '.join(makers)}; "
             "load it with the version that wrote it"
         )
     try:
         return makers[kind]()
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"the model file has a damaged tokenizer of kind {kind!r}: {error}") from None
 
 
