@@ -5,7 +5,8 @@ joined, again and again, until no join is in the table. So the table of tokens, 
 is learnt by the `tokenizers` library and applied by tiktoken, which is many times as fast.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..config import show
 from ..errors import ConfigError
+from .pieces import at_safe_cuts
 
 # How GPT-2 cuts a text before merging (Radford et al., 2019): contractions, words, numbers, signs, white space.
 # `++` never gives back what it took, which changes no match here and keeps a million equal characters harmless.
@@ -24,6 +26,10 @@ SEPARATOR = "<|endoftext|>"  # how files of other programs call the separator; i
 _BETWEEN = "<|next-document|>\0"  # stands between documents on their way to tiktoken; no end of it is a beginning
 NO_TEXT = b""  # the bytes of an id that no text gives: the separator and its like
 MOST_IDS = 1 << 20  # of a vocabulary file; the largest in use have a quarter of that
+LONGEST_TEXT = 1 << 18  # characters given to tiktoken at once; a million spaces would end the process
+LONGEST_WORD = 1000  # characters of a word to learn from; to encode there is no limit
+_BLANK = re.compile(rf"\s{{{LONGEST_WORD}}}")
+_LONG_WORD = re.compile(rf"[^\W_]{{{LONGEST_WORD}}}|(?:[^\w\s]|_){{{LONGEST_WORD}}}|\s{{{LONGEST_WORD}}}")
 SMALLEST = 257  # ids: the 256 bytes and the separator
 
 
@@ -58,7 +64,10 @@ class BytePairTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a lone surrogate becomes the replacement character."""
-        return self.encoding.encode_ordinary(text)
+        if len(text) <= LONGEST_TEXT:
+            return self.encoding.encode_ordinary(text)
+        slices = (text[start : start + LONGEST_TEXT] for start in range(0, len(text), LONGEST_TEXT))
+        return [i for part in at_safe_cuts(slices) for i in self.encoding.encode_ordinary(part or "")]
 
     def encode_stretches(self, stretches: Sequence[str | None]) -> NDArray[np.uint32]:
         """What `encode` gives for texts one after the other, and the separator for each None, by one call of tiktoken.
@@ -110,6 +119,17 @@ def from_plain(tokens: Sequence[str | None], separator: int) -> BytePairTokenize
     return BytePairTokenizer(from_visible(token or "" for token in tokens), separator)
 
 
+def _with_short_words(texts: Iterable[str]) -> Iterator[str]:
+    """The same texts, cut after each 1,000 letters, signs or spaces on end: a word of n takes n^2 time to learn from."""
+    for text in texts:
+        start = 0
+        if _BLANK.search(text) or max(map(len, text.split()), default=0) >= LONGEST_WORD:
+            for run in _LONG_WORD.finditer(text):
+                yield text[start : run.end()]
+                start = run.end()
+        yield text[start:]
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     """Learn a table from texts: the most frequent pair of neighbours is joined, again and again.
 
@@ -137,7 +157,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         special_tokens=[],
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(_with_short_words(texts), trainer)
     by_id = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     return BytePairTokenizer([*from_visible(token for token, _ in by_id), NO_TEXT], separator=len(by_id))
 

@@ -32,6 +32,8 @@ class Sampling:
         check_range("top_p", self.top_p, above=0.0, high=1.0)
         check_range("min_p", self.min_p, low=0.0, high=1.0)
         check_range("repetition_penalty", self.repetition_penalty, above=0.0)
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):  # torch takes no whole number above 2^63
+            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
