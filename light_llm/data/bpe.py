@@ -120,7 +120,7 @@ def from_plain(tokens: Sequence[str | None], separator: int) -> BytePairTokenize
 
 
 def _with_short_words(texts: Iterable[str]) -> Iterator[str]:
-    """The same texts, cut after each 1,000 letters, signs or spaces on end: a word of n takes n^2 time to learn from."""
+    """The same texts, cut after 1,000 letters, signs or spaces on end: a word of n takes n^2 time to learn from."""
     for text in texts:
         start = 0
         if _BLANK.search(text) or max(map(len, text.split()), default=0) >= LONGEST_WORD:
