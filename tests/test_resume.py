@@ -17,7 +17,7 @@ from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer
 from light_llm.train.resume import ON_RESUME
 
-from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
+from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, flip, rows_of, tensors_of, train_small
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,6 @@ def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
     poem.write_text(poem.read_text().replace("owl", "rat"))
     with pytest.raises(ConfigError, match=r"data sha256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
-
-
-def flip(path: Path, at: float = 0.5) -> None:
-    """Turn one bit over, at a share of the file."""
-    data = bytearray(path.read_bytes())
-    data[int(len(data) * at)] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_damaged_checkpoint_is_passed_over_loudly(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:

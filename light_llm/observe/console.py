@@ -46,7 +46,8 @@ class Console:
         self.log = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115  (closed by close)
         self.progress: Progress | None = None
         self.task: TaskID | None = None
-        self.first: tuple[int, float] | None = None  # step and time of the first row
+        self.began: float | None = None  # when the first step did
+        self.shown = 0  # steps: a run may go back and make some again
 
     def say(self, line: str, style: str = "") -> None:
         """A line above the progress line, and in the log."""
@@ -66,11 +67,11 @@ class Console:
 
     def _show_step(self, row: Row) -> None:
         step, now = row["step"], time.perf_counter()
-        if self.first is None:
-            self.first = (step, now - row["seconds"])
-        done, spent = step - self.first[0] + 1, now - self.first[1]
-        left = clock(spent / done * (self.total - step))
-        if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or done == 1:
+        if self.began is None:
+            self.began = now - row["seconds"]
+        self.shown += 1
+        left = clock((now - self.began) / self.shown * (self.total - step))
+        if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or self.shown == 1:
             line = f"{step_line(row, self.total)}  {left} left"
             self._note(line)
             if not self.live:

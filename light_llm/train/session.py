@@ -118,7 +118,7 @@ class Session:
             raise no_room(self.folder, path, needed, error.strerror or str(error)) from error
         self.saved_step = at.step
         self.folder.drop_previous()
-        self.folder.prune(self.config.keep_every)
+        self.folder.prune(every=self.config.save_interval, keep_every=self.config.keep_every)
 
     def save_if_possible(self, at: Progress) -> bool:
         """Save the last step that was made, when the run is about to end with an error. Is it saved?"""

@@ -205,7 +205,8 @@ class Trainer:
         if self.at.rollbacks >= self.config.max_rollbacks:
             self.session.say(f"notice   {self.at.rollbacks} times back is enough (train.max_rollbacks)")
             return False
-        path = self.folder.newest_good_step()[0]
+        path, damaged = self.folder.newest_good_step(self.config.save_interval)  # not one of an interruption
+        self.folder.put_aside(damaged)
         weights, moments, rng, state, _ = read_step(path)
         put_back(weights, moments, rng, self.model, self.optimizer, self.config.device)
         self.at = replace(Progress.of(state), batches=attempt.before.batches + 1, rollbacks=self.at.rollbacks + 1)
@@ -254,7 +255,7 @@ class Trainer:
         )
         self.folder.sweep()
         if self.resumed:
-            self.folder.put_damaged_aside(self.resumed.path)
+            self.folder.put_aside(self.resumed.damaged)
         check_room(self.folder, self.model, self.config)
         self.started = self.resumed.started if self.resumed else None
         record = run_record(self.model, self.loader, self.decisions, started=self.started)
@@ -289,7 +290,7 @@ class Trainer:
         for line in [*([note] if note else []), *header(self.model, self.loader, self.decisions, self.folder.path)]:
             session.say(line)
         if self.resumed:
-            for problem in self.resumed.problems:
+            for problem in [*(damaged.what for damaged in self.resumed.damaged), *self.resumed.problems]:
                 session.say(f"notice   {problem}: not used", style="bold")
             session.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
             session.catch_up(self.at.step)
