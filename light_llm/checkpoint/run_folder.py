@@ -147,9 +147,9 @@ class RunFolder:
         """Remove what a run that died left half written; put back what it was about to replace."""
         for path in sorted(self.path.iterdir()) if self.path.is_dir() else []:
             if _PARTIAL.fullmatch(path.name):
-                final = path.with_name(path.name.split(".")[0])
-                if ".old-" in path.name and not final.exists():
-                    self.files.rename(path, final)
+                final = path.name.partition(".old-")[0]
+                if final != path.name and not path.with_name(final).exists():
+                    self.files.rename(path, path.with_name(final))
                 else:
                     self.files.remove(path)
 
