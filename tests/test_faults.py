@@ -43,6 +43,10 @@ def test_a_full_disk_at_a_file_operation(poem: Path) -> None:
     assert nothing_lost(faults.full_disk(poem, every=5))
 
 
+def test_a_step_that_is_not_finite(poem: Path) -> None:
+    assert nothing_lost(faults.not_finite(poem, (0, 19)))
+
+
 @pytest.mark.parametrize(
     ("steps", "how"),
     [

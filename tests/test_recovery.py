@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from light_llm.checkpoint import RunFolder
 from light_llm.config import TrainConfig
@@ -27,21 +27,8 @@ from light_llm.train.guards import FEWEST, SPIKE, is_spike, robust_z
 from light_llm.train.room import halved
 from light_llm.train.update import LateUpdate, Update, choose_update
 
+from .faults import poison
 from .tools import SMALL, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
-
-
-def poison(model: LightLLM, tokens: Tensor, layer: nn.Module, factor: float = math.inf) -> None:
-    """Let a layer go wrong whenever the model reads these tokens, as an overflow on them would."""
-    reading = [False]
-
-    def look(module: nn.Module, args: Any, output: Tensor) -> None:
-        reading[0] = torch.equal(args[0], tokens)
-
-    def spoil(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output * factor if reading[0] else output
-
-    model.wte.register_forward_hook(look)
-    layer.register_forward_hook(spoil)
 
 
 def poisoned(text: Path, batch: int, out: str = "run", **changes: Any) -> tuple[LightLLM, Result]:
