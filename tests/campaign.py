@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
@@ -19,6 +20,7 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
+from light_llm.runtime import device_name  # noqa: E402
 from tests import faults  # noqa: E402
 from tests.faults import Outcome  # noqa: E402
 
@@ -44,6 +46,7 @@ def main() -> int:
     few = parser.parse_args().few
     torch.set_num_threads(1)
     bad, began = 0, time.perf_counter()
+    table = ["| fault | tried | survived | bytes lost |", "|---|---:|---:|---:|"]
     print(f"{'fault':52} {'tried':>6} {'survived':>9} {'bytes lost':>11} {'seconds':>8}")
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["LIGHT_LLM_CACHE"] = str(Path(scratch, "cache"))
@@ -56,6 +59,13 @@ def main() -> int:
             bad += outcome.survived < outcome.tried or outcome.lost > 0
             row = f"{what:52} {outcome.tried:6,} {outcome.survived:9,} {outcome.lost:11,}"
             print(f"{row} {time.perf_counter() - start:8.1f}", flush=True)
+            table.append(f"| {what} | {outcome.tried:,} | {outcome.survived:,} | {outcome.lost:,} |")
+    if not few:
+        seconds = time.perf_counter() - began
+        table.append(
+            f"\n{seconds / 60:.0f} minutes, {device_name('cpu')}, torch {torch.__version__}, {date.today()}.\n"
+        )
+        (CHECKOUT / "benchmarks" / "results" / "faults.md").write_text("\n".join(table), encoding="utf-8")
     print(f"{time.perf_counter() - began:.0f} s; {'nothing was lost' if not bad else f'{bad} faults lost something'}")
     return bad
 
