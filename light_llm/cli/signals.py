@@ -31,8 +31,11 @@ class Caught:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside the block the first SIGINT or SIGTERM raises `Stopped`; the second leaves at once."""
-    caught = Caught()
+    """Inside the block the first SIGINT or SIGTERM raises `Stopped`; the second leaves at once.
+
+    Raised within a callback where Python drops exceptions, it is raised again a moment later.
+    """
+    caught, hook_before = Caught(), sys.unraisablehook
 
     def handle(number: int, frame: FrameType | None) -> None:
         if caught.number is not None:
@@ -40,8 +43,20 @@ def ended_by_signals() -> Iterator[None]:
         caught.number = number
         raise Stopped(number)
 
-    with _handled({signal.SIGINT: handle, signal.SIGTERM: handle}):
-        yield
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(what.exc_value, Stopped):
+            return hook_before(what)
+        caught.number = None
+        again = threading.Timer(0.05, signal.raise_signal, [what.exc_value.number])
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = dropped
+    try:
+        with _handled({signal.SIGINT: handle, signal.SIGTERM: handle}):
+            yield
+    finally:
+        sys.unraisablehook = hook_before
 
 
 @contextmanager
