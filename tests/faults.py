@@ -5,6 +5,7 @@ alone: weights, optimizer, generators, counters, metrics, best model, byte for b
 """
 
 import errno
+import math
 import os
 import random
 import shutil
@@ -15,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+from torch import Tensor, nn
+
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.checkpoint.run_folder import number_of
 from light_llm.errors import CheckpointError
 from light_llm.files import Files, Fill
+from light_llm.model import LightLLM
 from light_llm.train import Result, Trainer
 
 from .power import Disk, Recorded
@@ -269,3 +274,38 @@ def bytes_lost(folder: Path) -> int:
         except CheckpointError:
             lost += sum(file.stat().st_size for file in path.iterdir())
     return lost
+
+
+def not_finite(text: Path, batches: Sequence[int]) -> Outcome:
+    """A layer overflows on one batch, under each policy: no weight and no checkpoint is ever touched by it."""
+    tried = survived = 0
+    for batch in batches:
+        for policy in ("stop", "skip", "rollback"):
+            shutil.rmtree("run", ignore_errors=True)
+            model, loader = byte_model(dropout=0.2), byte_loader(text)
+            poison(model, loader.batch(batch).tokens, model.h[1].mlp)
+            result = Trainer(model, loader, out="run", **(HOW | {"on_nonfinite": policy})).train()
+            kept = [*RunFolder("run").steps(), *Path("run").glob("best_model.pt")]
+            finite = [all(t.isfinite().all() for t in read_model(path).weights.values()) for path in kept]
+            tried += 1
+            survived += (
+                all(finite)
+                and all(p.isfinite().all() for p in model.parameters())
+                and result.status == ("nonfinite" if policy == "stop" else "done")
+                and f"step {batch + 1} is not finite" in Path("run/train.log").read_text()
+            )
+    return Outcome(tried, survived)
+
+
+def poison(model: LightLLM, tokens: Tensor, layer: nn.Module, factor: float = math.inf) -> None:
+    """Let a layer go wrong whenever the model reads these tokens, as an overflow on them would."""
+    reading = [False]
+
+    def look(module: nn.Module, args: Any, output: Tensor) -> None:
+        reading[0] = torch.equal(args[0][: len(tokens)], tokens[: len(args[0])])
+
+    def spoil(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output * factor if reading[0] else output
+
+    model.wte.register_forward_hook(look)
+    layer.register_forward_hook(spoil)

@@ -43,6 +43,10 @@ def test_a_full_disk_at_a_file_operation(poem: Path) -> None:
     assert nothing_lost(faults.full_disk(poem, every=5))
 
 
+def test_a_step_that_is_not_finite(poem: Path) -> None:
+    assert nothing_lost(faults.not_finite(poem, (0, 19)))
+
+
 @pytest.mark.parametrize(
     ("steps", "how"),
     [
@@ -88,6 +92,24 @@ def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path)
     assert [p.name for p in RunFolder("run").steps()] == ["step-000010"] and not list(Path("run").glob("*tmp*"))
     train(poem, "run")
     assert same("whole", "run")
+
+
+def test_the_systems_error_is_kept_whoever_was_writing(poem: Path) -> None:
+    """torch.save makes a RuntimeError of a full disk; the run says what the system said."""
+
+    def limited() -> None:
+        trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", **(HOW | {"save_interval": 30}))
+        trainer.every(8, lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1)))
+        try:
+            trainer.train()
+        except CheckpointError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+            Path("said").write_text(str(error))
+
+    assert exit_code(in_child(limited)) == 0
+    said = Path("said").read_text()
+    assert said.startswith("run/best_model.pt could not be written (File too large): it needs 85.7 kB, "), said
+    assert "there is no checkpoint yet" in said and not list(Path("run").glob(".best*"))
 
 
 class Nearly(Files):

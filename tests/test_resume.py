@@ -15,8 +15,9 @@ from light_llm.config.run import PARTS
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer
-from light_llm.train.resume import ON_RESUME
+from light_llm.train.resume import BY_HASH, FIXED, FREE, ON_RESUME
 
+from .conftest import CHECKOUT
 from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, flip, rows_of, tensors_of, train_small
 
 
@@ -163,6 +164,10 @@ def test_a_step_that_is_of_another_version_is_named(poem: Path) -> None:
 
 def test_every_setting_is_in_the_table_of_what_may_change() -> None:
     assert {f"{part}.{f.name}" for part, kind in PARTS.items() for f in fields(kind)} == ON_RESUME.keys()
+    page = (CHECKOUT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for what in (FREE, FIXED, BY_HASH):
+        names = ", ".join(f"`{name}`" for name, kind in ON_RESUME.items() if kind == what)
+        assert f"| {what} | {names} |" in page
 
 
 def test_another_kind_of_loader_is_refused(poem: Path) -> None:

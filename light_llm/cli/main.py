@@ -11,13 +11,14 @@ from .. import __version__
 from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
 from .signals import ended_by_signals
 
-# A verb is a module of this room by the same name, with a `command(argv) -> exit code`.
+# A verb is a module of this room by the same name (- is _ there), with a `command(argv) -> exit code`.
 VERBS = {
     "train": "train a model on a text",
     "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
     "prepare": "encode a text ahead of time, or check what is kept of it",
     "tokenizer": "train, show and compare vocabularies",
+    "verify-resume": "whether a resumed run is the run, bit for bit, on this machine",
     "recipes": "settings to start from, and what to expect of each",
     "runs": "the runs in a folder, newest first",
     "compare": "two runs side by side: what differs, and what came of it",
@@ -74,7 +75,7 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
     # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
-    module = import_module(f".{verb}", __package__)
+    module = import_module(f".{verb.replace('-', '_')}", __package__)
     return int(module.command(rest))
 
 

@@ -107,9 +107,10 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..checkpoint.load import build
     from ..data import create_dataloader, prepare_dataset
     from ..model import LightLLM
-    from ..runtime import choose_device, keep_memory, seed_everything, use_cores
+    from ..runtime import choose_device, keep_memory, seed_everything, total_memory, use_cores
     from ..train import Trainer
     from ..train.resume import read_run, refuse_changes
+    from ..train.room import check_memory
     from .progress import preparing
 
     keep_memory()
@@ -150,8 +151,9 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         )
     seed_everything(run.train.seed)
     if origin is None:
-        vocab_size = settings.get("model__vocab_size", tokenizer.vocab_size)
-        model = LightLLM(replace(run.model, vocab_size=vocab_size))
+        shape = replace(run.model, vocab_size=settings.get("model__vocab_size", tokenizer.vocab_size))
+        check_memory(shape, total_memory())
+        model = LightLLM(shape)
     else:
         model = build(replace(origin, config=run.model))
     trainer = Trainer(
