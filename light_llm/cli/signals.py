@@ -47,7 +47,7 @@ def ended_by_signals() -> Iterator[None]:
         if not isinstance(what.exc_value, Stopped):
             return hook_before(what)
         caught.number = None
-        again = threading.Timer(0.05, signal.raise_signal, [what.exc_value.number])
+        again = threading.Timer(0.05, _send, [what.exc_value.number])
         again.daemon = True
         again.start()
 
@@ -93,6 +93,14 @@ def stop_on_signals(
         handlers[SAVE] = lambda number, frame: request_save()
     with _handled(handlers):
         yield caught
+
+
+def _send(number: int) -> None:
+    """A signal to the main thread, which also ends what it waits in."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 @contextmanager
