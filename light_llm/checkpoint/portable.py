@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -39,9 +40,12 @@ def read_portable(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: not a model file of ours, of another format, damaged or cut.
     """
-    _check_archive(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # once: a run may put a newer model in its place between two looks
+            _check_archive(path, file)
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # truncated and foreign files raise several unrelated types
         raise CheckpointError(f"{path} cannot be read as a model ({_first_line(error)}); {_WAY_OUT}") from None
     if not isinstance(payload, dict) or payload.get("kind") != KIND:
@@ -69,16 +73,18 @@ def digest(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
 _WAY_OUT = "use another checkpoint, or train again"
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, file: BinaryIO) -> None:
     """Refuse what torch would unpack to more than the file holds: deflated records, sizes beyond the file's."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         # What one flipped byte makes of a zip directory: no zip, an impossible offset, a length, or "a newer version".
         raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_WAY_OUT}") from None
     deflated = any(r.compress_type != zipfile.ZIP_STORED for r in records)
-    if deflated or sum(r.file_size for r in records) > path.stat().st_size:
+    if deflated or sum(r.file_size for r in records) > size:
         raise CheckpointError(f"{path} is not a light-llm model file: its records are packed; {_WAY_OUT}")
 
 

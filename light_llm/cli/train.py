@@ -12,6 +12,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
 from ..errors import ConfigError, DataError
 from .flags import parse
+from .signals import left_alone, stop_on_signals
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -84,7 +85,8 @@ def command(argv: Sequence[str]) -> int:
     if flags.resume and (flags.overwrite or flags.init_from):
         other = "--overwrite" if flags.overwrite else "--init-from"
         raise ConfigError(f"--resume and {other} cannot go together; leave one out")
-    return _train(flags, given, settings)
+    with left_alone():
+        return _train(flags, given, settings)
 
 
 def settings_of(flags: TrainFlags, given: set[str]) -> dict[str, Any]:
@@ -110,7 +112,6 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..train.resume import read_run, refuse_changes
     from ..train.room import check_memory
     from .progress import preparing
-    from .signals import stop_on_signals
 
     keep_memory()
     use_cores()
@@ -164,7 +165,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         overwrite=flags.overwrite,
         quiet=flags.quiet,
     )
-    with stop_on_signals(trainer.request_stop) as caught:
+    with stop_on_signals(trainer.request_stop, trainer.request_save) as caught:
         result = trainer.train()
     return _exit_code(result, caught.number)
 

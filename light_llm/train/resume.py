@@ -55,6 +55,7 @@ ON_RESUME = {
     "train.eval_interval": FREE,
     "train.patience": FREE,
     "train.save_interval": FREE,
+    "train.save_minutes": FREE,
     "train.keep_every": FREE,
     "train.sample_interval": FREE,
     "train.device": FREE,
