@@ -329,6 +329,7 @@ def test_preparing_ends_cleanly_and_goes_on(phase: str, cache: Path, tmp_path: P
     n, copies, tokenizer = (800_000, 2, "bpe:60000") if phase == "learning" else (100_000, 8, "byte")
     words = [f"w{i * 7919 % 1_000_003:x}" for i in range(n)]
     (tmp_path / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, n, 10)) * copies)
+    time.sleep(2.1)  # what was found in a file that is younger is not kept, and then nobody sees that it was read
     child = child_of(["prepare", "--data", str(tmp_path / "text.txt"), "--tokenizer", tokenizer])
     kept = "scans/*.json" if phase == "learning" else "shards/*.partial/*"
     wait_until(child, lambda: any(cache.glob(kept)))
