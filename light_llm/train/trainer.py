@@ -292,7 +292,7 @@ class Trainer:
                 session.say(f"notice   {problem}: not used", style="bold")
             session.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
             session.catch_up(self.at.step)
-            if self.stop_reason is None and session.patience_is_over(self.at.step):
+            if session.patience_is_over(self.at.step):
                 self.stop_reason = "stopped"
         elif "rollback" in (self.config.on_nonfinite, self.config.on_spike):  # something to go back to
             session.save(self.at)
