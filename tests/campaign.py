@@ -79,6 +79,7 @@ def campaign(text: Path, few: bool) -> dict[str, Callable[[], Outcome]]:
         "the process ends at a file operation, or halfway": lambda: faults.dying_at_an_operation(text, often),
         "the power goes; what was not synced is lost": lambda: faults.power_cuts(text, often),
         "SIGKILL at a random moment": lambda: faults.kills(text, 3 if few else 20),
+        "SIGKILL while a text is prepared": lambda: faults.killed_preparations(3 if few else 20),
         "no room at a file operation": lambda: faults.full_disk(text, often),
         "a step that is not finite, by policy": lambda: faults.not_finite(text, (0, 19) if few else range(0, 30, 3)),
         "a stop after a step, resumed": lambda: faults.resumes(text, steps),

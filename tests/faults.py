@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -222,6 +224,36 @@ def kills(text: Path, times: int, seed: int = 1) -> Outcome:
         train(text, "run")
         survived = tried if same("whole", "run") else survived
     return Outcome(tried, survived, lost)
+
+
+def killed_preparations(times: int, seed: int = 1) -> Outcome:
+    """SIGKILL at random moments of a preparation (reading, learning, encoding), and the same start again."""
+    words, luck = ("owl", "cat", "sea", "boat", "honey", "pea-green", "money"), random.Random(seed)
+    text = Path("long.txt")
+    text.write_text("".join(luck.choice(words) + luck.choice(" \n") for _ in range(300_000)), encoding="utf-8")
+
+    def prepare(cache: str) -> subprocess.Popen[bytes]:
+        # A process of its own and no fork: the library that learns has threads, and they do not survive one.
+        flags = ["--data", str(text), "--tokenizer", "bpe:280", "--quiet"]
+        env = os.environ | {"LIGHT_LLM_CACHE": str(Path(cache).absolute())}
+        return subprocess.Popen([sys.executable, "-m", "light_llm", "prepare", *flags], env=env)
+
+    start = time.perf_counter()
+    codes = [prepare("straight").wait()]
+    takes, tried = time.perf_counter() - start, 0
+    while tried < times:
+        child = prepare("again")
+        time.sleep(luck.uniform(0.4, 1.0) * takes)  # before that it is still importing
+        child.kill()
+        if child.wait() == 0:  # it was done: from the beginning
+            shutil.rmtree("again")
+        tried += 1
+    codes.append(prepare("again").wait())
+    kept = [
+        {str(p.relative_to(name)): p.read_bytes() for p in sorted(Path(name, "shards").rglob("*")) if p.is_file()}
+        for name in ("straight", "again")
+    ]
+    return Outcome(tried, tried if codes == [0, 0] and kept[0] == kept[1] else 0)
 
 
 def full_disk(text: Path, every: int = 1) -> Outcome:

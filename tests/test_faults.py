@@ -39,6 +39,10 @@ def test_kills_at_random_moments(poem: Path) -> None:
     assert nothing_lost(faults.kills(poem, 4))
 
 
+def test_a_preparation_that_is_killed_goes_on(poem: Path) -> None:
+    assert nothing_lost(faults.killed_preparations(3))
+
+
 def test_a_full_disk_at_a_file_operation(poem: Path) -> None:
     assert nothing_lost(faults.full_disk(poem, every=5))
 

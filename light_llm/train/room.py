@@ -39,13 +39,15 @@ def check_memory(model: ModelConfig, total: int | None) -> None:
         )
 
 
-def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig) -> None:
+def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resumes: bool = False) -> None:
     """Raise CheckpointError unless the disk holds the steps that are kept, one more, and the best model twice.
 
-    One more, and twice, because the old one goes only when the new one is complete. What is there already counts.
+    One more, and twice, because the old one goes only when the new one is complete. What a run that goes on has there
+    already counts.
     """
     step, best = step_bytes(model, config), 4 * sum(p.numel() for p in model.parameters()) + OTHER
-    there = sum(size_of(path) for path in [*folder.steps(), folder.best_model] if path.exists())
+    old = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if resumes else []
+    there = sum(size_of(path) for path in old)
     needed = (KEPT_STEPS + 1) * step + 2 * best - there
     free = folder.files.free(folder.path)
     if free is not None and free < needed:

@@ -88,6 +88,20 @@ class Session:
             listeners.append((config.sample_interval, sample))
         return listeners
 
+    def begin(self, lines: Sequence[str], at: Progress) -> bool:
+        """Say what the run is, and make up for what a killed run had begun. Returns False if it is over already."""
+        for line in lines:
+            self.say(line)
+        if self.resumed is None:
+            if "rollback" in (self.config.on_nonfinite, self.config.on_spike):
+                self.save(at)  # something to go back to
+            return True
+        for problem in [*(damaged.what for damaged in self.resumed.damaged), *self.resumed.problems]:
+            self.say(f"notice   {problem}: not used", style="bold")
+        self.say(f"resumed  at step {at.step} from {self.resumed.path}")
+        self.catch_up(at.step)
+        return not self.patience_is_over(at.step)
+
     def catch_up(self, step: int) -> None:
         """A run that was killed between its save and its evaluation of the same step makes the evaluation now."""
         if self.resumed is None or self.dataset is None or self.resumed.evaluated:

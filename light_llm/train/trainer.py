@@ -246,6 +246,7 @@ class Trainer:
         if self.begun:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
         self.begun = True
+        check_room(self.folder, self.model, self.config, resumes=self.resumed is not None)
         note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
         self.folder.create()
         return note
@@ -261,11 +262,27 @@ class Trainer:
         self.folder.sweep()
         if self.resumed:
             self.folder.put_aside(self.resumed.damaged)
-        check_room(self.folder, self.model, self.config)
         self.started = self.resumed.started if self.resumed else None
         record = run_record(self.model, self.loader, self.decisions, started=self.started)
         self.started = record["started"]
         self.folder.write_run(record)
+        self._put_back_or_seed()
+        if self.config.compile == "on":
+            self.objective.compile(dynamic=False)
+        what = self.folder, self.model, self.dataset, self.optimizer, self.decisions, self.requests
+        run = step_record(record)
+        session = Session(*what, run=run, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks)
+        watched = len(self.guards) > 1 or bool(self.own_listeners)
+        self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
+        self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
+        self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
+        lines = header(self.model, self.loader, self.decisions, self.folder.path)
+        if not session.begin([note, *lines] if note else lines, self.at):
+            self.stop_reason = self.stop_reason or "stopped"
+        return session
+
+    def _put_back_or_seed(self) -> None:
+        """Weights, optimizer and generators as they were left, or as the seed gives them."""
         self.model.to(self.config.device).train()
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
@@ -276,24 +293,3 @@ class Trainer:
             self.resumed = self.resumed.without_tensors()
         else:
             seed_everything(self.config.seed)
-        if self.config.compile == "on":
-            self.objective.compile(dynamic=False)
-        what = self.folder, self.model, self.dataset, self.optimizer, self.decisions, self.requests
-        run = step_record(record)
-        session = Session(*what, run=run, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks)
-        watched = len(self.guards) > 1 or bool(self.own_listeners)
-        self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
-        self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
-        self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
-        for line in [*([note] if note else []), *header(self.model, self.loader, self.decisions, self.folder.path)]:
-            session.say(line)
-        if self.resumed:
-            for problem in [*(damaged.what for damaged in self.resumed.damaged), *self.resumed.problems]:
-                session.say(f"notice   {problem}: not used", style="bold")
-            session.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
-            session.catch_up(self.at.step)
-            if session.patience_is_over(self.at.step):
-                self.stop_reason = "stopped"
-        elif "rollback" in (self.config.on_nonfinite, self.config.on_spike):  # something to go back to
-            session.save(self.at)
-        return session
