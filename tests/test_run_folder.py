@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,26 +115,36 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 # ---- who is in it
 
 
-def test_who_is_refused_hears_who_is_in_the_folder(poem: Path) -> None:
-    """A real run, another that is refused, and what the first one leaves behind when it is killed."""
+@pytest.fixture
+def running(poem: Path) -> Iterator[int]:
+    """The process of a real run in "run" that would go on for hours."""
     child = in_child(lambda: train_small(poem, max_steps=100_000, save_interval=100_000, eval_interval=100_000))
-    rows = Path("run/metrics.jsonl")
-    deadline = time.monotonic() + 60
-    while not (rows.exists() and rows.read_bytes().count(b"\n") > 2):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    who = (
-        rf"a run is going on in run \(process {child} on {re.escape(platform.node())} since 20\d\d-\d\d-\d\d \d+:\d\d\)"
-    )
-    with pytest.raises(CheckpointError, match=f"{who}; wait for it, stop it, or name another folder with --out"):
+    rows, deadline = Path("run/metrics.jsonl"), time.monotonic() + 60
+    try:
+        while not (rows.exists() and rows.read_bytes().count(b"\n") > 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_who_is_refused_hears_who_is_in_the_folder(running: int, poem: Path) -> None:
+    who = rf"process {running} on {re.escape(platform.node())} since 20\d\d-\d\d-\d\d \d\d:\d\d"
+    way_out = "wait for it, stop it, or name another folder with --out"
+    with pytest.raises(CheckpointError, match=rf"a run is going on in run \({who}\); {way_out}"):
         train_small(poem, max_steps=2, overwrite=True)
     Path("run/.lock").write_text("half of it {")
-    with pytest.raises(CheckpointError, match="a run is going on in run; wait for it"):
+    with pytest.raises(CheckpointError, match=f"a run is going on in run; {way_out}"):
         train_small(poem, max_steps=2, overwrite=True)
+
+
+def test_a_note_that_a_killed_run_left_refuses_nothing(running: int, poem: Path) -> None:
+    """Not even when the process it names lives, as another one by now."""
     Path("run/.lock").write_text(f'{{"pid": {os.getpid()}, "host": "h", "started": "2026-01-01T00:00:00+00:00"}}')
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert Path("run/.lock").exists()  # stale, and of a process that lives: it refuses nothing
+    os.kill(running, signal.SIGKILL)
+    os.waitid(os.P_PID, running, os.WEXITED | os.WNOWAIT)
     _, result = train_small(poem, max_steps=2, overwrite=True)
     assert result.status == "done" and not Path("run/.lock").exists()
 

@@ -110,7 +110,7 @@ class EvaluateHeldOut:
 
     def __call__(self, step: Step) -> str | None:
         self.at(step.number)
-        return "stop" if step.number == self.last and self.waited_enough(step.number) else None
+        return "stop" if self.waited_enough(step.number) else None
 
     def waited_enough(self, number: int) -> bool:
         """Whether patience is over: a function of the step and the best one alone, so that a resumed run knows it."""
