@@ -1,6 +1,7 @@
 # make train ARGS="--max-steps 20"   sets up and trains          make test        sets up and runs the tests
 # make check                         format, lint, types         make check-all   and what takes longer
-# make bench                         the numbers in README.md    make run ARGS="runs"  any other verb
+# make bench                         the numbers in README.md    make faults      every fault, many times, and a table
+# make run ARGS="runs"               any other verb
 #
 # Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 ARGS ?=
 
-.PHONY: setup train run test check check-all bench format clean
+.PHONY: setup train run test check check-all bench faults format clean
 
 setup: $(VENV)/.run
 
@@ -46,6 +47,9 @@ check: $(VENV)/.dev
 check-all: check
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python tests/deliberate_bugs.py
+
+faults: $(VENV)/.dev
+	$(BIN)/python tests/campaign.py $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -4,6 +4,7 @@ Every message says what, which value, and the way out.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -25,6 +26,24 @@ class CheckpointError(LightLLMError):
 
 class DeviceError(LightLLMError):
     """A device or number format this machine does not have."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the whole program to end; at a prompt, Ctrl-C alone is a plain KeyboardInterrupt.
+
+    Args:
+        number: of the signal.
+        advice: how to go on.
+    """
+
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(advice)
+        self.number = number
+
+    @classmethod
+    def by(cls, error: KeyboardInterrupt, advice: str) -> "Stopped":
+        """The same end, with advice."""
+        return cls(error.number if isinstance(error, Stopped) else signal.SIGINT, advice)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -127,7 +127,7 @@ BUGS = [
     ),
     Bug(
         "a save that writes to the final name",
-        "light_llm/checkpoint/files.py",
+        "light_llm/files.py",
         'partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")',
         "partial = path",
         "tests/test_checkpoint.py",
@@ -155,15 +155,15 @@ BUGS = [
     ),
     Bug(
         "a resume that forgets the data counter",
-        "light_llm/train/trainer.py",
-        "Progress(state.step, state.batches, state.tokens)",
-        "Progress(state.step, 0, state.tokens)",
+        "light_llm/train/progress.py",
+        "cls(state.step, state.batches, state.tokens,",
+        "cls(state.step, 0, state.tokens,",
         "tests/test_resume.py",
     ),
     Bug(
         "a resume that forgets the random generators",
         "light_llm/train/resume.py",
-        "    set_rng_state(resumed.rng, device)\n",
+        "    set_rng_state(rng, device)\n",
         "",
         "tests/test_resume.py",
     ),
@@ -216,17 +216,182 @@ BUGS = [
         "waited = number",
         "tests/test_stopping.py",
     ),
+    Bug(
+        "a step whose files are not synced before they get their name",
+        "light_llm/checkpoint/files.py",
+        "        files.sync(folder / name)\n",
+        "",
+        "tests/test_faults.py -k power",
+    ),
+    Bug(
+        "a step whose manifest is not synced",
+        "light_llm/checkpoint/files.py",
+        "    files.sync(folder / MANIFEST)\n",
+        "",
+        "tests/test_faults.py -k power",
+    ),
+    Bug(
+        "a step whose names are not synced before it gets its own",
+        "light_llm/checkpoint/files.py",
+        "    files.sync_folder(folder)\n",
+        "",
+        "tests/test_faults.py -k power",
+    ),
+    Bug(
+        "a step that is said to be saved before its name is safe",
+        "light_llm/checkpoint/files.py",
+        "    files.sync_folder(path.parent)\n    if old.exists():",
+        "    if old.exists():",
+        "tests/test_checkpoint.py",
+    ),
+    Bug(
+        "a best model that is not synced before it replaces the old one",
+        "light_llm/files.py",
+        "        files.sync(partial)\n",
+        "",
+        "tests/test_faults.py -k power",
+    ),
+    Bug(
+        "a manifest before the files it speaks of",
+        "light_llm/checkpoint/files.py",
+        "    files.make_folder(folder)\n",
+        "    files.make_folder(folder)\n    files.write(folder / MANIFEST, as_json({}))\n",
+        "tests/test_checkpoint.py",
+    ),
+    Bug(
+        "hashes that are not compared",
+        "light_llm/checkpoint/files.py",
+        'if _sha256(file) != entry.get("sha256"):',
+        "if False:",
+        "tests/test_checkpoint.py",
+    ),
+    Bug(
+        "settings that are taken from a damaged run.json",
+        "light_llm/plain.py",
+        "    if data != sealed(rest):\n",
+        "    if not rest:\n",
+        "tests/test_resume.py tests/test_data.py",
+    ),
+    Bug(
+        "a resume that takes the newest step as it is",
+        "light_llm/checkpoint/run_folder.py",
+        "                verify_folder(path)\n                return path, damaged",
+        "                return path, damaged",
+        "tests/test_resume.py",
+    ),
+    Bug(
+        "older steps that are removed before the newest was read back",
+        "light_llm/checkpoint/run_folder.py",
+        "            verify_folder(steps[-1])\n",
+        "            pass\n",
+        "tests/test_faults.py -k removed",
+    ),
+    Bug(
+        "a rollback whose checkpoint is pruned away by those of interruptions",
+        "light_llm/checkpoint/run_folder.py",
+        "if number_of(path) % every == 0][-1:]",
+        "if number_of(path) % every == 0][:0]",
+        "tests/test_recovery.py",
+    ),
+    Bug(
+        "a full disk that is reported as a bug of torch",
+        "light_llm/files.py",
+        "raise watched.error from None",
+        "raise",
+        "tests/test_faults.py -k whoever",
+    ),
+    Bug(
+        "what was half written stays after an error",
+        "light_llm/checkpoint/files.py",
+        "                files.remove(partial)\n        raise",
+        "                pass\n        raise",
+        "tests/test_faults.py -k disk",
+    ),
+    Bug(
+        "a leftover of a best model that stops the next start",
+        "light_llm/checkpoint/run_folder.py",
+        'final = path.name.partition(".old-")[0]',
+        'final = path.name.split(".")[0]',
+        "tests/test_faults.py -k power",
+    ),
+    Bug(
+        "room on the disk that nobody asks for",
+        "light_llm/train/room.py",
+        "if free is not None and free < needed:\n        raise no_room",
+        "if free is None:\n        raise no_room",
+        "tests/test_faults.py",
+    ),
+    Bug(
+        "an update that is made before it is judged",
+        "light_llm/train/update.py",
+        '        if verdict == "go":\n            self.optimizer.step()\n',
+        "        self.optimizer.step()\n",
+        "tests/test_train.py tests/test_recovery.py",
+    ),
+    Bug(
+        "a gate that nobody closes",
+        "light_llm/train/update.py",
+        "self.optimizer.found_inf = self.flag",
+        "self.optimizer.lost_inf = self.flag",
+        "tests/test_recovery.py -k gated",
+    ),
+    Bug(
+        "a gate that opens again before its flag was read",
+        "light_llm/train/update.py",
+        "torch.maximum(self.flag, bad) if self.sticky else bad",
+        "bad",
+        "tests/test_recovery.py -k gated",
+    ),
+    Bug(
+        "a rollback to the same batches",
+        "light_llm/train/trainer.py",
+        "batches=attempt.before.batches + 1, ",
+        "",
+        "tests/test_recovery.py",
+    ),
+    Bug(
+        "going back without end",
+        "light_llm/train/trainer.py",
+        "rollbacks=self.at.rollbacks + 1",
+        "rollbacks=self.at.rollbacks",
+        "tests/test_recovery.py",
+    ),
+    Bug(
+        "a saved run whose generators went on in a step that failed",
+        "light_llm/train/trainer.py",
+        "                set_rng_state(generators, self.config.device)\n",
+        "",
+        "tests/test_recovery.py",
+    ),
+    Bug(
+        "a step that is tried again on top of half a gradient",
+        "light_llm/train/trainer.py",
+        "                self.model.zero_grad(set_to_none=True)\n",
+        "",
+        "tests/test_recovery.py",
+    ),
+    Bug(
+        "losses that a resumed run has forgotten, so that it sees no spike",
+        "light_llm/train/progress.py",
+        "state.rollbacks, state.recent_losses",
+        "state.rollbacks, ()",
+        "tests/test_recovery.py tests/test_faults.py",
+    ),
 ]
 
 
 def main() -> int:
-    """Try every bug; print a line for each. Returns the number that went unnoticed."""
+    """Try every bug, or those whose words or file have the argument in them; print a line for each.
+
+    Returns the number that went unnoticed.
+    """
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     unnoticed = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "copy")
         ignore = shutil.ignore_patterns(".git", ".venv", "checkpoints*", "__pycache__", ".*_cache", ".hypothesis")
         shutil.copytree(CHECKOUT, copy, ignore=ignore)
-        for bug in BUGS:
+        for bug in (bug for bug in BUGS if wanted in bug.what or wanted in bug.file):
             caught = _who_notices(bug, copy)
             unnoticed += not caught
             print(f"{'caught  ' if caught else 'UNNOTICED'} {bug.what}: {caught or bug.tests}", flush=True)

@@ -114,6 +114,48 @@ def test_only_the_runtime_knows_the_machine() -> None:
     assert not strays, f"devices or environment variables outside runtime/: {strays}"
 
 
+# Where the time of day is asked for: durations and decisions are made on clocks that nobody sets.
+TIME_OF_DAY = {
+    "checkpoint/lock.py": "when the owner of a folder started, for people",
+    "train/record.py": "when a run started, for people",
+    "cli/runs.py": "how long ago that was, for people",
+    "data/http.py": "a server names a time of day before which not to ask again",
+    "data/scan.py": "compared with the time stamps of files, which are times of day",
+}
+
+
+def asks_for_the_time_of_day(tree: ast.Module) -> bool:
+    """`time.time()`, `datetime.now()` and their like, called or handed on, and the names imported alone."""
+    asked = {"time": ("time", "time_ns", "ctime", "localtime", "gmtime"), "datetime": ("now", "utcnow", "today")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value).rpartition(".")[2]
+            if node.attr in asked.get("datetime" if owner == "date" else owner, ()):
+                return True
+        names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+        if names & {*asked["time"], "*"} and ast.unparse(node).startswith("from time "):
+            return True
+    return False
+
+
+def test_nothing_is_decided_by_the_time_of_day() -> None:
+    found = {str(file.relative_to(PACKAGE)) for file, _, tree in modules() if asks_for_the_time_of_day(tree)}
+    assert found == TIME_OF_DAY.keys()
+
+
+def test_the_reader_of_clocks_sees_clocks() -> None:
+    for line, found in {
+        "import time; start = time.time()": True,
+        "from time import time": True,
+        "import datetime; datetime.datetime.now()": True,
+        "from datetime import datetime; f = datetime.now": True,
+        "from datetime import date; date.today()": True,
+        "import time; time.perf_counter(); time.sleep(1); time.monotonic()": False,
+        "from time import perf_counter": False,
+    }.items():
+        assert asks_for_the_time_of_day(ast.parse(line)) == found, line
+
+
 CODE_FROM_FILES = ("pickle", "dill", "marshal", "shelve", "joblib", "cloudpickle", "yaml", "jinja2")
 CODE_FROM_TEXT = ("eval", "exec", "compile", "__import__", "os.system", "torch.jit.load", "torch.hub.load")
 SAFE = {"shell": "False", "weights_only": "True", "allow_pickle": "False", "trust_remote_code": "False"}

@@ -313,6 +313,26 @@ def test_a_flip_in_any_file_of_a_step_is_named(tmp_path: Path) -> None:
         read_step(path)
 
 
+@pytest.mark.parametrize("name", ["MANIFEST.json", "run.json"])
+def test_any_flip_in_what_no_manifest_covers_is_seen(tmp_path: Path, name: str) -> None:
+    """Each byte once, white space too."""
+    model, optimizer = trained()
+    run = RunFolder(tmp_path)
+    save(run.step_path(3), model, optimizer)
+    run.write_run({"format": 1, "run": {"train": {"lr": 0.01}}, "started": "now"})
+    read = {"MANIFEST.json": lambda: verify_folder(run.step_path(3)), "run.json": run.read_run}[name]
+    file = run.step_path(3) / name if name == "MANIFEST.json" else run.path / name
+    good = file.read_bytes()
+    for at in range(len(good)):
+        bad = bytearray(good)
+        bad[at] ^= 1 << at % 8
+        file.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"damaged|in format|is missing"):
+            read()
+    file.write_bytes(good)
+    read()
+
+
 def test_a_packed_archive_is_refused(model_file: Path, tmp_path: Path) -> None:
     """A deflated record could unpack to any size."""
     packed = tmp_path / "packed.pt"

@@ -9,6 +9,7 @@ import torch
 
 from light_llm.train import Trainer
 
+from . import faults
 from .tools import byte_loader, byte_model
 
 
@@ -26,3 +27,12 @@ def test_compiled_training_is_plain_training(poem: Path) -> None:
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
     names = [set(torch.load(f"{mode}/best_model.pt", weights_only=True)["model"]) for mode in ("off", "on")]
     assert names[0] == names[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_run_is_resumed_bit_for_bit(poem: Path, dtype: str) -> None:
+    """On one machine, with the same versions and threads; dropout and accumulation are on."""
+    outcome = faults.resumes(poem, (6,), compile="on", dtype=dtype)
+    assert outcome.survived == outcome.tried == 1

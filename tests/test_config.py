@@ -66,6 +66,7 @@ def test_a_config_cannot_be_edited() -> None:
         (TrainConfig, {"optimizer": "adam"}, r"optimizer='adam' is not known; did you mean adamw\? It can be adamw"),
         (TrainConfig, {"dtype": "bfloat"}, r"dtype='bfloat' is not known; did you mean bfloat16\?"),
         (TrainConfig, {"on_nonfinite": "x"}, "on_nonfinite='x' is not known. It can be stop, skip"),
+        (TrainConfig, {"save_minutes": -1.0}, "save_minutes=-1.0 cannot be used; it must be a number at least 0"),
         (TrainConfig, {"lr_horizon": 0}, "lr_horizon=0 cannot be used"),
     ],
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.pages import PAGES
 from light_llm.config import PRESETS, ModelConfig, get_model_size
 
 from .conftest import CHECKOUT
@@ -48,7 +49,7 @@ def test_every_other_command_runs(checkout: Path) -> None:  # noqa: F811
 def test_the_tables_are_the_benchmarks() -> None:
     results = sorted((CHECKOUT / "benchmarks" / "results").glob("*.md"))
     assert "default_run.md" in {result.name for result in results}
-    pages = README + (CHECKOUT / "docs" / "speed.md").read_text(encoding="utf-8")
+    pages = "".join((CHECKOUT / page).read_text(encoding="utf-8") for page in PAGES)
     assert sorted(re.findall(r"<!-- (\w+\.md) -->", pages)) == [result.name for result in results]
     for result in results:
         assert f"<!-- {result.name} -->\n{result.read_text(encoding='utf-8')}<!-- end -->" in pages

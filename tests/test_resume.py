@@ -15,9 +15,10 @@ from light_llm.config.run import PARTS
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer
-from light_llm.train.resume import ON_RESUME
+from light_llm.train.resume import BY_HASH, FIXED, FREE, ON_RESUME
 
-from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
+from .conftest import CHECKOUT
+from .tools import SMALL, Foreign, byte_loader, byte_model, files_of, flip, rows_of, tensors_of, train_small
 
 
 @pytest.mark.parametrize(
@@ -116,13 +117,6 @@ def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
 
 
-def flip(path: Path, at: float = 0.5) -> None:
-    """Turn one bit over, at a share of the file."""
-    data = bytearray(path.read_bytes())
-    data[int(len(data) * at)] ^= 1
-    path.write_bytes(data)
-
-
 def test_a_damaged_checkpoint_is_passed_over_loudly(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The step before it is gone on from, and the damaged one is neither removed nor taken for a checkpoint again."""
     train_small(poem, "whole", max_steps=30)
@@ -170,6 +164,10 @@ def test_a_step_that_is_of_another_version_is_named(poem: Path) -> None:
 
 def test_every_setting_is_in_the_table_of_what_may_change() -> None:
     assert {f"{part}.{f.name}" for part, kind in PARTS.items() for f in fields(kind)} == ON_RESUME.keys()
+    page = (CHECKOUT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for what in (FREE, FIXED, BY_HASH):
+        names = ", ".join(f"`{name}`" for name, kind in ON_RESUME.items() if kind == what)
+        assert f"| {what} | {names} |" in page
 
 
 def test_another_kind_of_loader_is_refused(poem: Path) -> None:

@@ -137,6 +137,13 @@ def tensors_of(folder: str | Path) -> dict[str, bytes]:
     }
 
 
+def flip(path: Path, at: float = 0.5) -> None:
+    """Turn one bit over, at a share of the file."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+
+
 class Foreign:
     """Any iterable of pairs will do."""
 

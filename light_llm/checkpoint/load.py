@@ -81,7 +81,17 @@ def read_model(path: str | Path) -> ModelFile:
     Raises:
         CheckpointError: nothing there, damaged, cut, or of another format.
     """
-    path = find_model(Path(path))
+    given, path = Path(path), find_model(Path(path))
+    while True:
+        try:
+            return _read(path)
+        except CheckpointError:
+            chosen, path = path, find_model(given)
+            if path == chosen:  # damaged, and not a step that a run has removed since it was chosen
+                raise
+
+
+def _read(path: Path) -> ModelFile:
     if path.is_dir():
         verify_folder(path)
         meta = read_json(path / "model.json")

@@ -1,12 +1,13 @@
 """The folder of one run: what is in it, which step is the newest, what may be removed, what is in the way."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..files import Files, commit_file
-from .files import as_json, is_complete, read_sealed_json, sealed, verify_folder
+from .files import as_sealed_json, is_complete, read_sealed_json, verify_folder
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
@@ -15,6 +16,13 @@ PREVIOUS = ".previous-run"  # where --overwrite puts the old run until the new o
 _KNOWN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log")
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
+
+
+class Damaged(NamedTuple):
+    """A step folder that cannot be used, and why."""
+
+    path: Path
+    what: str
 
 
 class RunFolder:
@@ -63,57 +71,62 @@ class RunFolder:
             )
         return steps[-1]
 
-    def newest_good_step(self) -> tuple[Path, list[str]]:
-        """The newest step folder whose every byte is as it was written, and what is wrong with the newer ones.
+    def newest_good_step(self, every: int = 1) -> tuple[Path, list[Damaged]]:
+        """The newest step folder whose every byte is as it was written, and the newer ones, of which that is not so.
+
+        Args:
+            every: prefer one whose number is a multiple of this to a newer one.
 
         Raises:
-            CheckpointError: there is none; of a single damaged one, what is damaged.
+            CheckpointError: there is none; it says what is damaged.
         """
         self.newest_step()
-        problems: list[str] = []
-        for path in reversed(self.steps()):
+        damaged: list[Damaged] = []
+        for path in sorted(self.steps(), key=lambda p: (number_of(p) % every == 0, number_of(p)), reverse=True):
             try:
                 verify_folder(path)
-                return path, problems
+                return path, damaged
             except CheckpointError as error:
-                problems.append(str(error).partition(";")[0])
+                damaged.append(Damaged(path, str(error).partition(";")[0]))
         raise CheckpointError(
-            "; ".join(problems)
-            + f"; no step in {self.path} can be resumed from"
+            f"{'; '.join(d.what for d in damaged)}; no step in {self.path} can be resumed from"
             + (f"; start anew from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
         )
 
-    def put_damaged_aside(self, good: Path) -> None:
-        """Rename the steps after a good one to `step-N.damaged`, so that none is taken for a checkpoint or kept as one.
-
-        Only for steps that `newest_good_step` passed over.
-        """
-        for path in self.steps():
-            if number_of(path) > number_of(good):
-                aside = path.with_name(f"{path.name}.damaged")
-                if aside.exists():
-                    self.files.remove(aside)
-                self.files.rename(path, aside)
+    def put_aside(self, damaged: Sequence[Damaged]) -> None:
+        """Rename damaged steps to `step-N.damaged`, so that none is taken for a checkpoint, or kept as one."""
+        for path, _ in damaged:
+            aside = path.with_name(f"{path.name}.damaged")
+            if aside.exists():
+                self.files.remove(aside)
+            self.files.rename(path, aside)
 
     def write_run(self, record: dict[str, Any]) -> None:
         """Write run.json, under a digest: a resumed run takes its settings from it."""
-        commit_file(self.path / "run.json", as_json(sealed(record)), self.files)
+        commit_file(self.path / "run.json", as_sealed_json(record), self.files)
 
     def read_run(self) -> dict[str, Any]:
         """Read run.json. Raises CheckpointError when it is missing or damaged."""
         return read_sealed_json(self.path / "run.json")
 
-    def prune(self, keep_every: int = 0) -> None:
-        """Remove all but the last two step folders and every k-th; `best_model.pt` is never touched.
+    def prune(self, *, every: int = 1, keep_every: int = 0) -> None:
+        """Remove what is no longer needed; `best_model.pt` is never touched.
 
-        The newest is read back first: while it is not known to be good, nothing is removed.
+        Kept are the last two step folders, the last one of the regular saves, which come `every` so many steps, and all
+        whose number is a multiple of `keep_every`. The newest is read back first: while it is not known to be good,
+        nothing is removed.
         """
         steps = self.steps()
-        if len(steps) > KEPT_STEPS:
+        regular = [path for path in steps if number_of(path) % every == 0][-1:]
+        old = [
+            path
+            for path in steps[:-KEPT_STEPS]
+            if path not in regular and not (keep_every and number_of(path) % keep_every == 0)
+        ]
+        if old:
             verify_folder(steps[-1])
-        for path in steps[:-KEPT_STEPS]:
-            if not (keep_every and number_of(path) % keep_every == 0):
-                self.files.remove(path)
+        for path in old:
+            self.files.remove(path)
 
     def lock(self) -> FolderLock:
         """Keep other runs out of the folder. Raises CheckpointError when one is in it."""
@@ -134,9 +147,9 @@ class RunFolder:
         """Remove what a run that died left half written; put back what it was about to replace."""
         for path in sorted(self.path.iterdir()) if self.path.is_dir() else []:
             if _PARTIAL.fullmatch(path.name):
-                final = path.with_name(path.name.split(".")[0])
-                if ".old-" in path.name and not final.exists():
-                    self.files.rename(path, final)
+                final = path.name.partition(".old-")[0]
+                if final != path.name and not path.with_name(final).exists():
+                    self.files.rename(path, path.with_name(final))
                 else:
                     self.files.remove(path)
 

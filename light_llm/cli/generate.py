@@ -10,6 +10,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..errors import CheckpointError, ConfigError, DataError
 from .flags import parse_mode
+from .signals import ctrl_c_again_and_again
 
 if TYPE_CHECKING:
     from ..generate import Sampling, TextGenerator
@@ -114,9 +115,10 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
         source.reconfigure(encoding="utf-8", errors="replace")  # a byte that is no text is a prompt's, not a crash's
     screen = screen_of(source, sys.stdout, sys.stderr)
     repl = Repl(_open(flags), settings, screen)
-    for line in repl.header() if screen.asks else ():
-        screen.remark(line)
-    return repl.run(line_reader(source, screen, TO_TYPE), first=flags.prompt)
+    with ctrl_c_again_and_again():
+        for line in repl.header() if screen.asks else ():
+            screen.remark(line)
+        return repl.run(line_reader(source, screen, TO_TYPE), first=flags.prompt)
 
 
 def evaluate(flags: GenerateFlags, given: set[str]) -> int:

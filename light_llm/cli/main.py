@@ -4,18 +4,21 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from .. import __version__
-from ..errors import ConfigError, LightLLMError, did_you_mean
+from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
+from .signals import ended_by_signals
 
-# A verb is a module of this room by the same name, with a `command(argv) -> exit code`.
+# A verb is a module of this room by the same name (- is _ there), with a `command(argv) -> exit code`.
 VERBS = {
     "train": "train a model on a text",
     "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
     "prepare": "encode a text ahead of time, or check what is kept of it",
     "tokenizer": "train, show and compare vocabularies",
+    "verify-resume": "whether a resumed run is the run, bit for bit, on this machine",
     "recipes": "settings to start from, and what to expect of each",
     "runs": "the runs in a folder, newest first",
     "compare": "two runs side by side: what differs, and what came of it",
@@ -29,31 +32,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a letter the terminal lacks is shown as a question mark
             stream.reconfigure(errors="replace")
     try:
-        code = _dispatch(argv)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with ended_by_signals():
+            code = _dispatch(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         return code
     except LightLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        stopped = Stopped.by(error, str(error))
+        _complain(f"\ninterrupted{f'; {stopped}' if str(stopped) else ''}")
+        return 128 + stopped.number
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:  # a full disk, a folder that may not be written, a name that is too long
         where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}; nothing that was complete is lost", file=sys.stderr)
+        _complain(f"error: {error.strerror or error}{where}; nothing that was complete is lost")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail once more
         return 2
     except ModuleNotFoundError as error:
         if error.name in (None, "light_llm"):
             raise
-        print(
+        _complain(
             f"error: this Python ({sys.executable}) has no {error.name}; activate the environment "
-            "(source .venv/bin/activate), or install with: pip install -r requirements.txt",
-            file=sys.stderr,
+            "(source .venv/bin/activate), or install with: pip install -r requirements.txt"
         )
         return 2
     except SystemExit as leave:  # the parser has printed its help (0) or what it could not read (2)
@@ -71,8 +75,14 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
     # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
-    module = import_module(f".{verb}", __package__)
+    module = import_module(f".{verb.replace('-', '_')}", __package__)
     return int(module.command(rest))
+
+
+def _complain(line: str) -> None:
+    """A line on standard error, unless there is nobody: a terminal that was closed."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _as_utf8(word: str) -> str:

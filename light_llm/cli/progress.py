@@ -1,19 +1,25 @@
 """Progress bars for what takes long before or without training; what is short is over before a bar would show."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..errors import Stopped
+from ..observe.stream import Fading
+
 LONG = 4_000_000  # bytes
+GO_ON = "what is finished of the preparation is kept: the same command goes on from there"
 
 
 @contextmanager
 def preparing(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Inside the block, the given function shows how far the text has been read, learnt from or encoded."""
     columns = (TextColumn("{task.description:8}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
+    screen = _screen()
     bar = Progress(*columns, console=screen, transient=True)
     task = bar.add_task("")
     stage = ""
@@ -29,6 +35,8 @@ def preparing(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
     try:
         yield show
+    except KeyboardInterrupt as error:
+        raise Stopped.by(error, GO_ON) from None
     finally:
         if bar.live.is_started:
             bar.stop()
@@ -38,10 +46,16 @@ def preparing(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Inside the block, the given function shows how many windows or blocks are done."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    screen = Console(stderr=True)
+    screen = _screen()
     if not screen.is_terminal:
         yield lambda done, total: None
         return
     with Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task("")
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _screen() -> Console:
+    """Standard error, which a closed terminal turns into nothing and not into an error."""
+    stream: Any = Fading(sys.stderr) if sys.stderr is not None else None
+    return Console(file=stream, stderr=True)

@@ -1,12 +1,25 @@
-"""Ctrl-C and SIGTERM: the first lets the step finish and saves, the second leaves at once."""
+"""Signals: what Ctrl-C, SIGTERM, a closed terminal and a wish to save do to a verb, and what to a training.
+
+A verb is ended by an exception, so that temporary files go and nothing that was complete is lost. A training is asked,
+and ends after a step. Either way the second signal leaves at once.
+"""
 
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
+
+from ..errors import Stopped
+
+Handler = Callable[[int, FrameType | None], None]
+# Windows has neither.
+CLOSED_TERMINAL = getattr(signal, "SIGHUP", None)
+SAVE = getattr(signal, "SIGUSR1", None)
 
 
 @dataclass
@@ -17,8 +30,54 @@ class Caught:
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[Caught]:
-    """Inside the block a signal asks for a stop; the handlers from before are put back afterwards."""
+def ended_by_signals() -> Iterator[None]:
+    """Inside the block the first SIGINT or SIGTERM raises `Stopped`; the second leaves at once.
+
+    Raised within a callback where Python drops exceptions, it is raised again a moment later.
+    """
+    caught, hook_before = Caught(), sys.unraisablehook
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught.number is not None:
+            os._exit(128 + number)
+        caught.number = number
+        raise Stopped(number)
+
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(what.exc_value, Stopped):
+            return hook_before(what)
+        caught.number = None
+        again = threading.Timer(0.05, _send, [what.exc_value.number])
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = dropped
+    try:
+        with _handled({signal.SIGINT: handle, signal.SIGTERM: handle}):
+            yield
+    finally:
+        sys.unraisablehook = hook_before
+
+
+@contextmanager
+def ctrl_c_again_and_again() -> Iterator[None]:
+    """Inside the block each Ctrl-C is a KeyboardInterrupt: at a prompt it ends an answer and not the program."""
+    with _handled({signal.SIGINT: signal.default_int_handler}):
+        yield
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Inside the block a terminal that is closed ends nothing, and neither does a wish to save that comes too early."""
+    with _handled({number: signal.SIG_IGN for number in (CLOSED_TERMINAL, SAVE) if number is not None}):
+        yield
+
+
+@contextmanager
+def stop_on_signals(
+    request_stop: Callable[[], None], request_save: Callable[[], None] = lambda: None
+) -> Iterator[Caught]:
+    """Inside the block SIGINT and SIGTERM ask for a stop, the second leaves at once; SIGUSR1 asks for a save."""
     caught = Caught()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -26,11 +85,33 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[Caught]:
             os._exit(128 + number)
         caught.number = number
         request_stop()
-        print("\nstopping after this step, and saving; once more leaves at once", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be gone
+            print("\nstopping after this step, and saving; once more leaves at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    handlers: dict[int, Handler] = {signal.SIGINT: handle, signal.SIGTERM: handle}
+    if SAVE is not None:
+        handlers[SAVE] = lambda number, frame: request_save()
+    with _handled(handlers):
         yield caught
+
+
+def _send(number: int) -> None:
+    """A signal to the main thread, which also ends what it waits in."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+@contextmanager
+def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Inside the block these handlers act; those from before are put back. Only a main thread has any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -61,6 +61,7 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
 
     from ..data.bpe import to_tokenizer_json, train_bpe
     from ..data.choose import training_texts
+    from ..files import Files, commit_file
 
     out = Path(flags.out)
     if out.exists() and not flags.overwrite:
@@ -68,7 +69,8 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     source = _source(flags, given)
     tokenizer = train_bpe(training_texts(source, flags.held_out), flags.vocab_size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
+    written = json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode()
+    commit_file(out, lambda file: file.write(written), Files())
     asked = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
     print(f"learnt   {tokenizer.vocab_size:,} ids{asked} from {source.title}")
     size, (n,) = _counts([tokenizer], source, flags.held_out)

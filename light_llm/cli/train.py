@@ -12,6 +12,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
 from ..errors import ConfigError, DataError
 from .flags import parse
+from .signals import left_alone, stop_on_signals
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -84,7 +85,8 @@ def command(argv: Sequence[str]) -> int:
     if flags.resume and (flags.overwrite or flags.init_from):
         other = "--overwrite" if flags.overwrite else "--init-from"
         raise ConfigError(f"--resume and {other} cannot go together; leave one out")
-    return _train(flags, given, settings)
+    with left_alone():
+        return _train(flags, given, settings)
 
 
 def settings_of(flags: TrainFlags, given: set[str]) -> dict[str, Any]:
@@ -105,11 +107,11 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..checkpoint.load import build
     from ..data import create_dataloader, prepare_dataset
     from ..model import LightLLM
-    from ..runtime import choose_device, keep_memory, seed_everything, use_cores
+    from ..runtime import choose_device, keep_memory, seed_everything, total_memory, use_cores
     from ..train import Trainer
     from ..train.resume import read_run, refuse_changes
+    from ..train.room import check_memory
     from .progress import preparing
-    from .signals import stop_on_signals
 
     keep_memory()
     use_cores()
@@ -149,8 +151,9 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         )
     seed_everything(run.train.seed)
     if origin is None:
-        vocab_size = settings.get("model__vocab_size", tokenizer.vocab_size)
-        model = LightLLM(replace(run.model, vocab_size=vocab_size))
+        shape = replace(run.model, vocab_size=settings.get("model__vocab_size", tokenizer.vocab_size))
+        check_memory(shape, total_memory())
+        model = LightLLM(shape)
     else:
         model = build(replace(origin, config=run.model))
     trainer = Trainer(
@@ -162,7 +165,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         overwrite=flags.overwrite,
         quiet=flags.quiet,
     )
-    with stop_on_signals(trainer.request_stop) as caught:
+    with stop_on_signals(trainer.request_stop, trainer.request_save) as caught:
         result = trainer.train()
     return _exit_code(result, caught.number)
 

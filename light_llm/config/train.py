@@ -42,6 +42,7 @@ class TrainConfig:
     eval_interval: int = 100  # the whole held-out split
     patience: int = 0  # evaluations without a better one before the run ends; 0: never
     save_interval: int = 100  # a step folder to resume from; the last two are kept
+    save_minutes: float = 10.0  # and one whenever so long has passed since the last; 0: never
     keep_every: int = 0  # steps whose number is a multiple of it are kept too; 0: none
     sample_interval: int = 100  # a short sample of what the model writes; 0: never
     device: str = "auto"
@@ -63,6 +64,7 @@ class TrainConfig:
         check_range("grad_clip", self.grad_clip, above=0.0)
         check_range("weight_decay", self.weight_decay, low=0.0)
         check_range("z_loss", self.z_loss, low=0.0)
+        check_range("save_minutes", self.save_minutes, low=0.0)
         check_range("min_lr_ratio", self.min_lr_ratio, low=0.0, high=1.0)
         for name in ("beta1", "beta2"):
             check_range(name, getattr(self, name), low=0.0, below=1.0)

@@ -6,7 +6,8 @@ is learnt by the `tokenizers` library and applied by tiktoken, which is many tim
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -157,9 +158,43 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         special_tokens=[],
         show_progress=False,
     )
-    learner.train_from_iterator(_with_short_words(texts), trainer)
+    _interruptible(lambda given: learner.train_from_iterator(given, trainer), _with_short_words(texts))
     by_id = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     return BytePairTokenizer([*from_visible(token for token, _ in by_id), NO_TEXT], separator=len(by_id))
+
+
+def _interruptible(learn: Callable[[Iterator[str]], object], texts: Iterable[str]) -> None:
+    """Call `learn` in a thread: the library hears of Ctrl-C only when it is done, but waiting for a thread can end.
+
+    Raises:
+        KeyboardInterrupt: and nobody waits for what is still being learnt.
+    """
+    over, unwanted, errors = threading.Event(), threading.Event(), list[BaseException]()
+
+    def given() -> Iterator[str]:
+        for text in texts:
+            if unwanted.is_set():
+                return
+            yield text
+
+    def work() -> None:
+        try:
+            learn(given())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            over.set()
+
+    threading.Thread(target=work, name="learning", daemon=True).start()
+    try:
+        while not over.wait(0.1):  # Windows hears nothing in a wait without end
+            pass
+    except BaseException:
+        unwanted.set()
+        over.wait(1.0)
+        raise
+    if errors:
+        raise errors[0]
 
 
 def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:

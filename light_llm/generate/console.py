@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from ..config import check_range, get_model_size
 from ..config.values import parse_as
 from ..data.tokenizers import decode as decode_ids
-from ..errors import ConfigError, LightLLMError, did_you_mean
+from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
 from .decode import window_start
 from .sampling import Sampling
 from .terminal import BOLD, DIM, Screen, between_tokens
@@ -125,7 +125,7 @@ class Repl:
             try:
                 line = read()
             except (EOFError, KeyboardInterrupt) as end:
-                if isinstance(end, KeyboardInterrupt) and not self.screen.asks:
+                if isinstance(end, Stopped) or (isinstance(end, KeyboardInterrupt) and not self.screen.asks):
                     raise
                 self.over = isinstance(end, EOFError)
                 if self.screen.asks:
@@ -259,8 +259,8 @@ class Repl:
         except LightLLMError as error:
             self.failed = True
             self.screen.error(str(error))
-        except KeyboardInterrupt:
-            if not self.screen.asks:
+        except KeyboardInterrupt as end:
+            if isinstance(end, Stopped) or not self.screen.asks:
                 raise
 
 

@@ -5,3 +5,4 @@ from .metrics import JsonLines as JsonLines
 from .metrics import Row as Row
 from .metrics import Sink as Sink
 from .metrics import read_rows as read_rows
+from .tracker import Tracker as Tracker

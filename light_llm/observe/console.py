@@ -1,31 +1,18 @@
 """The run on a screen: a progress line in a terminal, plain lines anywhere else, and the same lines in train.log."""
 
-import os
+import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from .metrics import Row
+from .stream import Fading, LogFile
 
 PLAIN_EVERY = 10  # steps between two plain lines
-
-
-class _Screen(RichConsole):
-    """A screen that may go away (`| head`, a full disk) without taking the run with it: it falls silent."""
-
-    def on_broken_pipe(self) -> None:
-        self.fall_silent()
-
-    def fall_silent(self) -> None:
-        """Print nothing more, and let nothing that is still buffered fail later."""
-        self.quiet = True
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class Console:
@@ -40,13 +27,16 @@ class Console:
 
     def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
         self.total = total
-        self.screen = _Screen(file=file, quiet=quiet, highlight=False)
+        stream = file or sys.stdout
+        fading: Any = Fading(stream) if stream is not None else None  # a screen that goes away takes nothing with it
+        self.screen = RichConsole(file=fading, quiet=quiet, highlight=False)
         self.live = self.screen.is_terminal and not quiet
         self.screen.soft_wrap = not self.screen.is_terminal  # a terminal gets whole words, a log whole lines
-        self.log = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115  (closed by close)
+        self.log = LogFile(log, fresh=False, warn=self._print) if log else None
         self.progress: Progress | None = None
         self.task: TaskID | None = None
-        self.first: tuple[int, float] | None = None  # step and time of the first row
+        self.began: float | None = None  # when the first step did
+        self.shown = 0  # steps: a run may go back and make some again
 
     def say(self, line: str, style: str = "") -> None:
         """A line above the progress line, and in the log."""
@@ -66,11 +56,11 @@ class Console:
 
     def _show_step(self, row: Row) -> None:
         step, now = row["step"], time.perf_counter()
-        if self.first is None:
-            self.first = (step, now - row["seconds"])
-        done, spent = step - self.first[0] + 1, now - self.first[1]
-        left = clock(spent / done * (self.total - step))
-        if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or done == 1:
+        if self.began is None:
+            self.began = now - row["seconds"]
+        self.shown += 1
+        left = clock((now - self.began) / self.shown * (self.total - step))
+        if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or self.shown == 1:
             line = f"{step_line(row, self.total)}  {left} left"
             self._note(line)
             if not self.live:
@@ -107,15 +97,11 @@ class Console:
     def _print(self, line: str, style: str = "") -> None:
         """What the screen's encoding lacks is shown as a question mark: no letter may end a run."""
         encoding = self.screen.encoding
-        try:
-            self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
-        except OSError:
-            self.screen.fall_silent()
+        self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
 
     def _note(self, line: str) -> None:
         if self.log:
-            self.log.write(line + "\n")
-            self.log.flush()
+            self.log.add(line + "\n")
 
 
 def step_line(row: Row, total: int) -> str:

@@ -2,34 +2,41 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..files import Files, commit_file
+from .stream import LogFile
 
 Row = Mapping[str, Any]
 Sink = Callable[[Row], object]
 
 
 class JsonLines:
-    """A sink that appends rows of kind step and eval to a file, each whole and flushed.
+    """A sink that appends rows of kind step, eval and rollback to a file, each at once.
 
     Args:
-        keep: rows of later steps are cut off first: a resumed run writes them anew.
+        keep: rows of later steps are cut off first, durably: a resumed run writes them anew.
+        warn: told when the file cannot be written; the rows wait until it can.
     """
 
-    def __init__(self, path: Path, *, keep: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep: int | None = None,
+        warn: Callable[[str], object] = print,
+        files: Files | None = None,
+    ) -> None:
         if keep is not None and path.is_file():
-            kept = [row for row in read_rows(path) if row.get("step", 0) <= keep]
-            partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-            partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-            os.replace(partial, path)
-        self.file = open(path, "a" if keep is not None else "w", encoding="utf-8")  # noqa: SIM115  (closed by close)
+            kept = "".join(_line(row) for row in read_rows(path) if row.get("step", 0) <= keep).encode()
+            commit_file(path, lambda file: file.write(kept), files or Files())
+        self.file = LogFile(path, fresh=keep is None, warn=warn)
 
     def __call__(self, row: Row) -> None:
         if row["kind"] in ("step", "eval", "rollback"):
-            self.file.write(_line(row))
-            self.file.flush()
+            self.file.add(_line(row))
 
     def close(self) -> None:
         """No more rows."""

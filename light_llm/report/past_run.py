@@ -175,12 +175,12 @@ def _read_metrics(path: Path) -> tuple[tuple[StepRow, ...], tuple[HeldOut, ...]]
                 if loss is not None:
                     stderr, bits = _finite(row.get("stderr")), _finite(row.get("bits_per_byte"))
                     evaluations[number] = HeldOut(number, loss, stderr, bits, _whole(row.get("context")))
-        empty = path.stat().st_size == 0
+        begun = b"\n" in path.read_bytes()  # a run that goes on may just be writing its first line
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: what came of this run is not known") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    if not steps and not evaluations and not empty:
+    if not steps and not evaluations and begun:
         raise CheckpointError(f"{path} is damaged: no line of it is a step or an evaluation")
     return tuple(steps[n] for n in sorted(steps)), tuple(evaluations[n] for n in sorted(evaluations))
 

@@ -10,6 +10,7 @@ from .lock import unlock as unlock
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import keep_memory as keep_memory
 from .memory import peak_memory as peak_memory
+from .memory import total_memory as total_memory
 from .precision import autocast as autocast
 from .precision import choose_compile as choose_compile
 from .precision import choose_dtype as choose_dtype

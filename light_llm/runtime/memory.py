@@ -34,6 +34,18 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def total_memory() -> int | None:
+    """Bytes of memory this machine has; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import os
+
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory could not be had: on a GPU by its type, on MPS and the CPU by its words."""
     words = ("MPS backend out of memory", "can't allocate memory", "not enough memory")

@@ -46,3 +46,9 @@ def stop_after() -> int | None:
     if not value.isdecimal() or int(value) < 1:
         raise ConfigError(f"LIGHT_LLM_STOP_AFTER={value!r} cannot be used; it must be a whole number of steps above 0")
     return int(value)
+
+
+def with_stop_after(steps: int | None) -> dict[str, str]:
+    """The environment for a child process that is to end its training after so many steps, or not at all."""
+    rest = {name: value for name, value in os.environ.items() if name != "LIGHT_LLM_STOP_AFTER"}
+    return rest | ({"LIGHT_LLM_STOP_AFTER": str(steps)} if steps else {})

@@ -15,6 +15,7 @@ from ..generate import decode as decode_ids
 from ..model import LightLLM
 from ..observe import Sink
 from .notices import rising
+from .requests import BrokenOff, Requests
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class EvaluateHeldOut:
     Args:
         patience: steps without a better evaluation after which to ask for the end; None: never.
         say: where to say once that the loss has begun to rise.
+        requests: a stop that is asked for breaks an evaluation off.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class EvaluateHeldOut:
         sinks: Sequence[Sink],
         patience: int | None = None,
         say: Callable[[str], object] = lambda line: None,
+        requests: Requests | None = None,
     ) -> None:
         self.model, self.dataset, self.best, self.sinks = model, dataset, best, sinks
+        self.requests = requests or Requests()
         self.how: dict[str, Any] = {"context": dataset.max_length, "batch_size": batch_size, "dtype": dtype}
         self.patience, self.say = patience, say
         self.last: int | None = None  # the step that was evaluated last
@@ -121,8 +125,15 @@ class EvaluateHeldOut:
         """Evaluate the model as it is after step `number`, unless that was done."""
         if number == self.last:
             return
+        how = {**self.how, "progress": self.requests.go_on}
+        try:
+            self.requests.go_on()
+            evaluation, distance = evaluate_held_out(self.model, self.dataset, self.byte_lengths, **how)
+        except BrokenOff:
+            self.requests.evaluation_left = True
+            self.say(f"notice   the evaluation of step {number} is broken off: --resume makes it first")
+            return
         self.last = number
-        evaluation, distance = evaluate_held_out(self.model, self.dataset, self.byte_lengths, **self.how)
         plain = evaluation_record(evaluation, distance)
         earlier = self.best.loss
         best = self.best.offer(number, evaluation.loss, plain)
@@ -164,15 +175,33 @@ class MeanTrainingLoss:
 class WriteSample:
     """A short text, always from the same seed, so that two samples of a run can be compared."""
 
-    def __init__(self, model: LightLLM, dataset: TokenDataset, sinks: Sequence[Sink], n_tokens: int = 48) -> None:
+    def __init__(
+        self,
+        model: LightLLM,
+        dataset: TokenDataset,
+        sinks: Sequence[Sink],
+        n_tokens: int = 48,
+        requests: Requests | None = None,
+    ) -> None:
         self.model, self.dataset, self.sinks, self.n_tokens = model, dataset, sinks, n_tokens
+        self.requests = requests or Requests()
 
     def __call__(self, step: Step) -> None:
-        tokenizer = self.dataset.tokenizer
+        try:
+            text = self.text()
+        except BrokenOff:  # nothing is lost: the next sample comes from the same seed
+            return
+        for sink in self.sinks:
+            sink({"kind": "sample", "step": step.number, "text": text})
+
+    def text(self) -> str:
+        """What the model as it is writes."""
+        tokenizer, ids = self.dataset.tokenizer, []
         start = start_ids(tokenizer, knows_separator=self.dataset.source.documents > 1)
+        self.requests.go_on()
         self.model.eval()
         try:
-            steps = decode_ids(
+            for (token,) in decode_ids(
                 self.model,
                 [start],
                 sampling=Sampling(temperature=0.8, top_k=40),
@@ -181,12 +210,13 @@ class WriteSample:
                 context=self.dataset.max_length,
                 end=tokenizer.separator,
                 n_ids=tokenizer.vocab_size,
-            )
-            ids = [row[0] for row in steps if row[0] is not None]
+            ):
+                self.requests.go_on()
+                if token is not None:
+                    ids.append(token)
         finally:
             self.model.train()
-        for sink in self.sinks:
-            sink({"kind": "sample", "step": step.number, "text": decode(tokenizer, ids).strip("\n")})
+        return decode(tokenizer, ids).strip("\n")
 
 
 def evaluation_record(evaluation: Evaluation, distance: Distance | None = None) -> dict[str, Any]:

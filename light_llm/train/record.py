@@ -50,8 +50,12 @@ def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
     return Decisions(config, device, dtype, compiled)
 
 
-def check_fit(config: ModelConfig, loader: DataLoader) -> None:
-    """Raise ConfigError unless every id has a row and every window fits."""
+def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless every id has a row, every window fits, and no other batch size is asked for."""
+    if changes.get("batch_size", loader.batch_size) != loader.batch_size:
+        raise ConfigError(
+            f"batch_size={changes['batch_size']} is not the loader's {loader.batch_size}; give it to create_dataloader"
+        )
     tokenizer, T = loader.dataset.tokenizer, loader.dataset.max_length
     if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(

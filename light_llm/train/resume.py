@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
 from ..checkpoint.files import read_json
+from ..checkpoint.run_folder import Damaged
 from ..checkpoint.steps import SETTINGS
 from ..config import ModelConfig, Run, TrainConfig, changes
 from ..data import DataLoader
@@ -54,6 +55,7 @@ ON_RESUME = {
     "train.eval_interval": FREE,
     "train.patience": FREE,
     "train.save_interval": FREE,
+    "train.save_minutes": FREE,
     "train.keep_every": FREE,
     "train.sample_interval": FREE,
     "train.device": FREE,
@@ -89,7 +91,8 @@ class Resumed:
     max_steps: int  # of the last process
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
-    problems: tuple[str, ...]  # newer files that were damaged, and so not used
+    damaged: tuple[Damaged, ...]  # newer steps
+    problems: tuple[str, ...]  # other damaged files, which are not used either
 
     def without_tensors(self) -> "Resumed":
         """The same, once the tensors are where they belong: they are three times the model."""
@@ -102,7 +105,8 @@ def read_run(folder: RunFolder) -> Earlier:
     Raises:
         CheckpointError: there is nothing to go on with, or it is of another version.
     """
-    step, problems = folder.newest_good_step()  # first of all there has to be something to go on with
+    step, _ = folder.newest_good_step()  # first of all there has to be something to go on with
+    problems: list[str] = []
     try:
         record, path = folder.read_run(), folder.path / "run.json"
     except CheckpointError as error:
@@ -127,7 +131,7 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
     """
     earlier = read_run(folder)
     refuse_changes(earlier.run, _run_now(earlier.run, model, loader, config), data_changes(earlier.data, loader))
-    path, _ = folder.newest_good_step()
+    path, damaged = folder.newest_good_step()
     weights, moments, rng, state, _ = read_step(path)
     evaluated, best, more = _evaluations(folder, state)
     return Resumed(
@@ -141,6 +145,7 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
         earlier.run.train.max_steps,
         evaluated,
         best,
+        tuple(damaged),
         (*earlier.problems, *more),
     )
 

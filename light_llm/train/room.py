@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..checkpoint import RunFolder
 from ..checkpoint.run_folder import KEPT_STEPS
-from ..config import TrainConfig
-from ..errors import CheckpointError
+from ..config import ModelConfig, TrainConfig, get_model_size
+from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..optim import by_role
 from ..optim.groups import MATRIX
@@ -23,13 +23,31 @@ def step_bytes(model: LightLLM, config: TrainConfig) -> int:
     return 4 * numbers + OTHER
 
 
-def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig) -> None:
+PER_PARAMETER = 16  # bytes at least: the weight, its gradient and two moments, in float32
+
+
+def check_memory(model: ModelConfig, total: int | None) -> None:
+    """Raise ConfigError for a model that cannot be trained in so many bytes, whatever the batch.
+
+    A system that is asked for more than it has may end the process without a word.
+    """
+    size = get_model_size(model)
+    if total is not None and PER_PARAMETER * size > total:
+        raise ConfigError(
+            f"a model of {size:,} parameters needs {as_size(PER_PARAMETER * size)} for its weights, gradients and "
+            f"moments alone, and this machine has {as_size(total)}; use a smaller --preset or vocabulary"
+        )
+
+
+def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resumes: bool = False) -> None:
     """Raise CheckpointError unless the disk holds the steps that are kept, one more, and the best model twice.
 
-    One more, and twice, because the old one goes only when the new one is complete. What is there already counts.
+    One more, and twice, because the old one goes only when the new one is complete. What a run that goes on has there
+    already counts.
     """
     step, best = step_bytes(model, config), 4 * sum(p.numel() for p in model.parameters()) + OTHER
-    there = sum(size_of(path) for path in [*folder.steps(), folder.best_model] if path.exists())
+    old = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if resumes else []
+    there = sum(size_of(path) for path in old)
     needed = (KEPT_STEPS + 1) * step + 2 * best - there
     free = folder.files.free(folder.path)
     if free is not None and free < needed:
@@ -69,11 +87,11 @@ def as_size(n: float) -> str:
     >>> as_size(364_000_000), as_size(1_500), as_size(2.5e9)
     ('364.0 MB', '1.5 kB', '2.5 GB')
     """
-    for unit in ("bytes", "kB", "MB"):
+    for unit in ("bytes", "kB", "MB", "GB"):
         if abs(n) < 1000:
             return f"{n:.0f} bytes" if unit == "bytes" else f"{n:.1f} {unit}"
         n /= 1000
-    return f"{n:.1f} GB"
+    return f"{n:,.1f} TB"
 
 
 def halved(config: TrainConfig) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,15 +15,16 @@ from ..data import TokenDataset
 from ..errors import LightLLMError
 from ..model import LightLLM
 from ..objective import NextTokenLoss
-from ..observe import Console, JsonLines, Sink
+from ..observe import Console, JsonLines, Sink, Tracker
 from ..runtime import peak_memory, rng_state
 from .batches import Batches
 from .diagnose import NOTHING, first_nonfinite
 from .guards import Proposal
-from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, WriteSample
+from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, Step, WriteSample
 from .notices import nonfinite, summary
 from .progress import Progress
 from .record import Decisions, model_meta
+from .requests import Requests
 from .result import Result, Status
 from .resume import Resumed
 from .room import check_room_for_step, no_room, step_bytes
@@ -34,7 +35,9 @@ class Session:
     """Opens the run folder's files; a context manager, which closes them.
 
     Args:
+        requests: what is asked from outside while the run goes on.
         run: what every step folder keeps of run.json.
+        sinks: what others want to do with the rows.
     """
 
     def __init__(
@@ -44,20 +47,25 @@ class Session:
         dataset: TokenDataset | None,
         optimizer: torch.optim.Optimizer,
         decisions: Decisions,
+        requests: Requests,
         *,
         run: dict[str, Any],
         resumed: Resumed | None,
         quiet: bool,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self.folder, self.model, self.dataset, self.optimizer = folder, model, dataset, optimizer
         self.config, self.run, self.resumed = decisions.config, run, resumed
-        self.started = time.perf_counter()
+        self.requests = requests
+        self.started = self.last_save = time.perf_counter()
         self.saved_step = resumed.state.step if resumed else None
         best_loss, best_step = (resumed.best if resumed else None) or (None, None)
         self.best = Best(self.write_best, best_loss, best_step)
         self.console = Console(total=self.config.max_steps, log=folder.log, quiet=quiet)
-        self.metrics = JsonLines(folder.metrics, keep=resumed.state.step if resumed else None)
-        self.sinks: list[Sink] = [self.console, self.metrics]
+        keep = resumed.state.step if resumed else None
+        self.metrics = JsonLines(folder.metrics, keep=keep, warn=self.say, files=folder.files)
+        self.trackers = [Tracker.of(sink, self.say) for sink in sinks]
+        self.sinks: list[Sink] = [self.console, self.metrics, *self.trackers]
         self.evaluate = self._evaluation()
 
     def listeners(self, at: Callable[[], Progress]) -> list[tuple[int, Listener]]:
@@ -70,13 +78,29 @@ class Session:
         listeners: list[tuple[int, Listener]] = [
             (1, Log(self.sinks)),
             (config.save_interval, lambda _: self.save(at())),
+            (1, lambda step: self.save_if_due(step, at())),
         ]
         if self.dataset is None:
             return [*listeners, (1, self.evaluate)]
         listeners.append((config.eval_interval, self.evaluate))
         if config.sample_interval:
-            listeners.append((config.sample_interval, WriteSample(self.model, self.dataset, self.sinks)))
+            sample = WriteSample(self.model, self.dataset, self.sinks, requests=self.requests)
+            listeners.append((config.sample_interval, sample))
         return listeners
+
+    def begin(self, lines: Sequence[str], at: Progress) -> bool:
+        """Say what the run is, and make up for what a killed run had begun. Returns False if it is over already."""
+        for line in lines:
+            self.say(line)
+        if self.resumed is None:
+            if "rollback" in (self.config.on_nonfinite, self.config.on_spike):
+                self.save(at)  # something to go back to
+            return True
+        for problem in [*(damaged.what for damaged in self.resumed.damaged), *self.resumed.problems]:
+            self.say(f"notice   {problem}: not used", style="bold")
+        self.say(f"resumed  at step {at.step} from {self.resumed.path}")
+        self.catch_up(at.step)
+        return not self.patience_is_over(at.step)
 
     def catch_up(self, step: int) -> None:
         """A run that was killed between its save and its evaluation of the same step makes the evaluation now."""
@@ -116,9 +140,24 @@ class Session:
             )
         except OSError as error:
             raise no_room(self.folder, path, needed, error.strerror or str(error)) from error
-        self.saved_step = at.step
+        self.saved_step, self.last_save = at.step, time.perf_counter()
         self.folder.drop_previous()
-        self.folder.prune(self.config.keep_every)
+        self.folder.prune(every=self.config.save_interval, keep_every=self.config.keep_every)
+
+    def save_is_due(self) -> bool:
+        """Whether somebody asked for a save, or the last one is too long ago."""
+        waited = time.perf_counter() - self.last_save
+        return self.requests.save or 0 < self.config.save_minutes * 60 <= waited
+
+    def save_if_due(self, step: Step, at: Progress) -> None:
+        """Save between the regular saves; only where the weights are those after the step that is told of."""
+        if step.number != at.step or not self.save_is_due():
+            return
+        asked, self.requests.save = self.requests.save, False
+        if self.saved_step != at.step:
+            self.save(at)
+        if asked:
+            self.say(f"saved    step {at.step}, as it was asked for, in {self.folder.step_path(at.step)}")
 
     def save_if_possible(self, at: Progress) -> bool:
         """Save the last step that was made, when the run is about to end with an error. Is it saved?"""
@@ -174,6 +213,8 @@ class Session:
                 self.save(at)
             if status == "stopped" or self.dataset is None:
                 self.evaluate.at(at.step)
+            if self.requests.evaluation_left:  # there is something to go on with, also after the last step
+                status = "interrupted"
             if self.best.loss is None:  # no evaluation yet: the weights as they are, so that there is a model
                 self.write_best(at.step, None)
         result = Result(
@@ -197,8 +238,10 @@ class Session:
 
     def __exit__(self, *error: object) -> None:
         """Close the files; the screen is given back."""
-        self.console.close()
+        for tracker in self.trackers:
+            tracker.close()
         self.metrics.close()
+        self.console.close()
         self.folder.recover_previous()
 
     def _evaluation(self) -> EvaluateHeldOut | MeanTrainingLoss:
@@ -213,6 +256,7 @@ class Session:
             sinks=self.sinks,
             patience=self.config.patience * self.config.eval_interval or None,
             say=self.console.say,
+            requests=self.requests,
         )
         if self.resumed and self.resumed.evaluated:
             evaluation.last = self.resumed.state.step

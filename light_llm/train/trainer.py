@@ -16,6 +16,7 @@ from ..data import DataLoader
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
+from ..observe import Sink
 from ..optim import build_optimizer, learning_rate
 from ..runtime import autocast, is_out_of_memory, rng_state, seed_everything, set_rng_state, stop_after
 from .batches import Batches, InTurn, Numbered
@@ -24,6 +25,7 @@ from .listeners import Listener
 from .notices import header, out_of_memory
 from .progress import Progress
 from .record import check_fit, decide, run_record, step_record
+from .requests import Requests
 from .result import Result, Status
 from .resume import put_back, read_resume, read_run
 from .room import check_room, halved
@@ -45,6 +47,7 @@ class Trainer:
         overwrite: replace the run in `out`.
         quiet: print nothing.
         guards: asked before each update, after our own, which refuses what is not finite.
+        sinks: functions that get each row of the run, in threads of their own; one that fails is dropped.
 
     Raises:
         ConfigError: an unknown setting, or a model that does not fit the data.
@@ -63,6 +66,7 @@ class Trainer:
         overwrite: bool = False,
         quiet: bool = False,
         guards: Sequence[Guard] = (),
+        sinks: Sequence[Sink] = (),
         files: Files | None = None,
         **changes: Any,
     ) -> None:
@@ -73,13 +77,8 @@ class Trainer:
         self.model, self.loader, self.dataset = model, loader, None
         if isinstance(loader, DataLoader):
             self.dataset = loader.dataset
-            if changes.get("batch_size", loader.batch_size) != loader.batch_size:
-                raise ConfigError(
-                    f"batch_size={changes['batch_size']} is not the loader's {loader.batch_size}; "
-                    "give it to create_dataloader"
-                )
+            check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
-            check_fit(model.config, loader)
         self.named_folder, self.overwrite, self.quiet = out is not None, overwrite, quiet
         if not resume:
             self.folder.check_free(explicit=self.named_folder, overwrite=overwrite)
@@ -94,6 +93,7 @@ class Trainer:
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.guards: list[Guard] = [OnlyFinite(self.config.on_nonfinite), *guards]
         self.own_listeners: list[tuple[int, Listener]] = []
+        self.sinks, self.requests = sinks, Requests()
         self.at = Progress()
         self.stop_reason: Status | None = None
         self.begun = False
@@ -107,8 +107,12 @@ class Trainer:
         self.own_listeners.append((n, listener))
 
     def request_stop(self) -> None:
-        """End the run after the step that is being made, saved, as a polite interruption does."""
-        self.stop_reason = "interrupted"
+        """End the run after the step that is being made, saved; an evaluation is broken off. From any thread."""
+        self.requests.stop, self.stop_reason = True, self.stop_reason or "interrupted"
+
+    def request_save(self) -> None:
+        """Save the step that is being made, and go on. From any thread."""
+        self.requests.save = True
 
     def train(self) -> Result:
         """Make the steps that are left. Returns how it ended; never exits the process."""
@@ -205,7 +209,8 @@ class Trainer:
         if self.at.rollbacks >= self.config.max_rollbacks:
             self.session.say(f"notice   {self.at.rollbacks} times back is enough (train.max_rollbacks)")
             return False
-        path = self.folder.newest_good_step()[0]
+        path, damaged = self.folder.newest_good_step(self.config.save_interval)  # not one of an interruption
+        self.folder.put_aside(damaged)
         weights, moments, rng, state, _ = read_step(path)
         put_back(weights, moments, rng, self.model, self.optimizer, self.config.device)
         self.at = replace(Progress.of(state), batches=attempt.before.batches + 1, rollbacks=self.at.rollbacks + 1)
@@ -221,7 +226,7 @@ class Trainer:
         step = step_of(attempt, proposal, self.source.target_bytes(attempt.batch), seconds, skipped=skipped)
         for n, listener in self.listeners:
             if (step.number % n == 0 or self.is_last(step.number)) and listener(step) == "stop":
-                self.stop_reason = "stopped"
+                self.stop_reason = self.stop_reason or "stopped"
         if self.steps_made == self.stop_after and not self.is_last(step.number) and self.stop_reason is None:
             self.request_stop()
         self.told = time.perf_counter()
@@ -233,13 +238,15 @@ class Trainer:
     def is_due(self) -> bool:
         """Whether something is to happen after this step that needs to know how it went."""
         intervals = (n for n, _ in self.listeners if n > 1)
-        return self.is_last(self.at.step) or any(self.at.step % n == 0 for n in intervals)
+        soon = self.is_last(self.at.step) or any(self.at.step % n == 0 for n in intervals)
+        return soon or self.session.save_is_due()
 
     def _take_folder(self) -> str | None:
         """Make the folder ours; an earlier run in it is seen to. Returns a line to print when something was moved."""
         if self.begun:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
         self.begun = True
+        check_room(self.folder, self.model, self.config, resumes=self.resumed is not None)
         note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
         self.folder.create()
         return note
@@ -254,12 +261,28 @@ class Trainer:
         )
         self.folder.sweep()
         if self.resumed:
-            self.folder.put_damaged_aside(self.resumed.path)
-        check_room(self.folder, self.model, self.config)
+            self.folder.put_aside(self.resumed.damaged)
         self.started = self.resumed.started if self.resumed else None
         record = run_record(self.model, self.loader, self.decisions, started=self.started)
         self.started = record["started"]
         self.folder.write_run(record)
+        self._put_back_or_seed()
+        if self.config.compile == "on":
+            self.objective.compile(dynamic=False)
+        what = self.folder, self.model, self.dataset, self.optimizer, self.decisions, self.requests
+        run = step_record(record)
+        session = Session(*what, run=run, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks)
+        watched = len(self.guards) > 1 or bool(self.own_listeners)
+        self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
+        self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
+        self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
+        lines = header(self.model, self.loader, self.decisions, self.folder.path)
+        if not session.begin([note, *lines] if note else lines, self.at):
+            self.stop_reason = self.stop_reason or "stopped"
+        return session
+
+    def _put_back_or_seed(self) -> None:
+        """Weights, optimizer and generators as they were left, or as the seed gives them."""
         self.model.to(self.config.device).train()
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
@@ -270,31 +293,3 @@ class Trainer:
             self.resumed = self.resumed.without_tensors()
         else:
             seed_everything(self.config.seed)
-        if self.config.compile == "on":
-            self.objective.compile(dynamic=False)
-        session = Session(
-            self.folder,
-            self.model,
-            self.dataset,
-            self.optimizer,
-            self.decisions,
-            run=step_record(record),
-            resumed=self.resumed,
-            quiet=self.quiet,
-        )
-        watched = len(self.guards) > 1 or bool(self.own_listeners)
-        self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
-        self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
-        self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
-        for line in [*([note] if note else []), *header(self.model, self.loader, self.decisions, self.folder.path)]:
-            session.say(line)
-        if self.resumed:
-            for problem in self.resumed.problems:
-                session.say(f"notice   {problem}: not used", style="bold")
-            session.say(f"resumed  at step {self.at.step} from {self.resumed.path}")
-            session.catch_up(self.at.step)
-            if session.patience_is_over(self.at.step):
-                self.stop_reason = "stopped"
-        elif "rollback" in (self.config.on_nonfinite, self.config.on_spike):  # something to go back to
-            session.save(self.at)
-        return session

@@ -1,0 +1,513 @@
+"""Signals in every phase of every verb: real processes, real signals, and runs that go on as if nothing had been."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.checkpoint import RunFolder
+from light_llm.train import Result, Step, Trainer
+from light_llm.train import trainer as trainer_module
+from light_llm.train.requests import Requests
+from light_llm.train.update import choose_update
+
+from .test_fetch import Server, server  # noqa: F401  (a fixture)
+from .tools import NANO_RUN, SMALL, byte_loader, byte_model, files_of, rows_of, run_child, tensors_of, train_small
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+PATIENCE = 60.0  # seconds for a child to come to the moment that is waited for, on a busy machine
+
+
+# ---- in one process: a stop that comes at a known moment
+
+
+@dataclass
+class StopAt(Requests):
+    """Asks for a stop at the n-th look of a long piece of work, as a signal in its middle does."""
+
+    look: int = 0
+    looks: int = 0
+    ask: Callable[[], None] = lambda: None
+
+    def go_on(self, done: int = 0, of: int = 0) -> None:
+        self.looks += 1
+        if self.looks == self.look:
+            self.ask()
+        super().go_on(done, of)
+
+
+def stopped_at(look: int, poem: Path, **changes: Any) -> tuple[Result, StopAt]:
+    """A run in "two" whose n-th look at a wish is the first to see one."""
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **(SMALL | changes))
+    requests = StopAt(look=look, ask=trainer.request_stop)
+    trainer.requests = requests
+    return trainer.train(), requests
+
+
+def same(a: str = "whole", b: str = "two") -> bool:
+    """The last step and the best model byte for byte, and every row."""
+    ends = [RunFolder(name).newest_step() for name in (a, b)]
+    return (
+        ends[0].name == ends[1].name
+        and files_of(ends[0]) == files_of(ends[1])
+        and Path(a, "best_model.pt").read_bytes() == Path(b, "best_model.pt").read_bytes()
+        and all(rows_of(a, kind) == rows_of(b, kind) for kind in ("step", "eval"))
+    )
+
+
+# Looks before the evaluation named: one before its first batch, then one after each, of which there are `looks`.
+@pytest.mark.parametrize(
+    ("evaluation", "batch", "how"),
+    [
+        (1, 0, {}),  # before its first batch
+        (1, 3, {}),  # the first of the run: there is no best model yet
+        (2, 5, {"save_interval": 7}),  # at a step that no save belongs to
+        (3, 2, {}),  # of the last step: all updates are made, and still something is left to do
+        (2, 1, {"patience": 1, "lr": 1e-9}),  # that may be the one that ends the run
+    ],
+)
+def test_an_evaluation_that_is_broken_off_is_made_first_on_resume(
+    evaluation: int, batch: int, how: dict[str, Any], poem: Path
+) -> None:
+    how = {"max_steps": 12, "eval_interval": 4, "save_interval": 4} | how
+    _, whole = train_small(poem, "whole", **how)
+    _, all_of_it = stopped_at(0, poem, **(how | {"max_steps": 4, "lr_horizon": 12}))
+    looks = all_of_it.looks  # of one evaluation: the run above has just one
+    assert looks > 8
+    shutil.rmtree("two")
+    result, requests = stopped_at(looks * (evaluation - 1) + batch + 1, poem, **how)
+    assert requests.looks == looks * (evaluation - 1) + batch + 1  # not one batch more
+    step = 4 * evaluation
+    assert (result.status, result.step, requests.evaluation_left) == ("interrupted", step, True)
+    assert Path(f"two/step-{step:06d}/MANIFEST.json").is_file()
+    assert [row["step"] for row in rows_of("two", "eval")] == list(range(4, step, 4))
+    log = Path("two/train.log").read_text()
+    assert f"the evaluation of step {step} is broken off: --resume makes it first" in log
+    assert "saved    go on with: python train.py --resume --out two" in log
+    _, again = train_small(poem, "two", resume=True, **how)
+    assert (again.status, again.best_step) == (whole.status, whole.best_step) and same()
+
+
+def test_an_evaluation_can_be_broken_off_twice(poem: Path) -> None:
+    """The second time while a resumed run makes up for the first: no step is made before it."""
+    how = {"max_steps": 12, "eval_interval": 4, "patience": 3}
+    train_small(poem, "whole", **how)
+    for resume in (False, True):
+        result, requests = stopped_at(3, poem, resume=resume, **how)
+        assert (result.status, result.step, requests.looks) == ("interrupted", 4, 3) and not rows_of("two", "eval")
+    train_small(poem, "two", resume=True, **how)
+    assert same()
+
+
+def test_a_sample_is_broken_off_too(poem: Path) -> None:
+    how = {"max_steps": 6, "eval_interval": 100, "sample_interval": 2}
+    train_small(poem, "whole", **how)
+    result, requests = stopped_at(20, poem, **how)
+    assert (result.status, result.step, requests.looks) == ("interrupted", 2, 20)
+    assert "a sample" not in Path("two/train.log").read_text() and not requests.evaluation_left
+    train_small(poem, "two", resume=True, **how)
+    assert same() and "a sample at step 4" in Path("two/train.log").read_text()
+
+
+def test_a_stop_comes_before_what_a_listener_wants(poem: Path) -> None:
+    """Asked for during the step: nothing long is begun any more, and the run says that it can go on."""
+    trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 20}))
+
+    def both(step: Step) -> str:
+        trainer.request_stop()
+        return "stop"
+
+    trainer.every(10, both)
+    result = trainer.train()
+    assert (result.status, result.step) == ("interrupted", 10) and [r["step"] for r in rows_of("run", "eval")] == [10]
+
+
+# ---- saves that are asked for, and by the clock
+
+
+def test_a_save_on_request_changes_no_number(poem: Path) -> None:
+    train_small(poem, "whole", max_steps=12, save_interval=6)
+    how = SMALL | {"max_steps": 12, "save_interval": 6}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
+    found: list[list[str]] = []
+
+    def ask(step: Step) -> None:
+        found.append([path.name for path in RunFolder("two").steps()])
+        if step.number == 7:
+            trainer.request_save()
+
+    trainer.every(1, ask)
+    trainer.train()
+    assert found[6] == ["step-000006"] and found[7:9] == [["step-000006", "step-000008"]] * 2
+    log = Path("two/train.log").read_text()
+    assert log.count("saved    step 8, as it was asked for, in two/step-000008") == 1
+    assert rows_of("whole", "step") == rows_of("two", "step")
+    assert files_of(Path("whole/step-000012")) == files_of(Path("two/step-000012"))
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(5.0, [6, 8, 12]), (0.0, [8, 12])])
+def test_a_run_is_saved_by_the_clock_too(
+    minutes: float, expected: list[int], poem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is wound: one step takes a minute."""
+    how = {"max_steps": 12, "save_interval": 8, "keep_every": 1}
+    train_small(poem, "whole", **how)
+    how = SMALL | how | {"save_minutes": minutes}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
+    passed, clock = 0.0, time.perf_counter
+
+    def a_minute(step: Step) -> None:
+        nonlocal passed
+        passed += 60
+
+    monkeypatch.setattr("light_llm.train.session.time.perf_counter", lambda: clock() + passed)
+    trainer.every(1, a_minute)
+    trainer.train()
+    saved = [int(path.name.split("-")[1]) for path in RunFolder("two").steps()]
+    assert saved == expected  # a regular save starts the clock anew
+    assert rows_of("whole", "step") == rows_of("two", "step")
+
+
+def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step is known only while the next one is made, as on a GPU, it is settled first."""
+    train_small(poem, "whole", max_steps=5, save_interval=1, keep_every=1)
+    monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
+    how = SMALL | {"max_steps": 5, "save_interval": 100, "keep_every": 1}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
+    trainer.request_save()
+    trainer.train()
+    assert [path.name for path in RunFolder("two").steps()] == ["step-000001", "step-000005"]
+    assert tensors_of(Path("two/step-000001")) == tensors_of(Path("whole/step-000001"))
+
+
+# ---- real processes
+
+
+def child_of(words: Sequence[str], **how: Any) -> "subprocess.Popen[bytes]":
+    """The command line in a process that hears Ctrl-C, also where a shell told its background jobs to ignore it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "light_llm", *words],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **({"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how),
+    )
+
+
+def wait_until(child: "subprocess.Popen[bytes]", seen: Callable[[], bool]) -> None:
+    """Look until something has happened in a child that runs."""
+    deadline = time.monotonic() + PATIENCE
+    while not seen():
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.005)
+
+
+def ended(child: "subprocess.Popen[bytes]", number: int) -> tuple[int, str, str, float]:
+    """Send a signal: the exit code, both outputs and the seconds it took. No traceback, ever."""
+    began = time.monotonic()
+    child.send_signal(number)
+    out, err = (part.decode() if part else "" for part in child.communicate(timeout=PATIENCE))
+    assert "Traceback" not in out + err, err
+    return child.returncode, out, err, time.monotonic() - began
+
+
+def rows(folder: Path, kind: str = "step") -> int:
+    return len(rows_of(folder, kind)) if (folder / "metrics.jsonl").exists() else 0
+
+
+SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody knows why it does so on a day like this.\n"
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run that got SIGTERM in an evaluation of minutes."""
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "text.txt").write_text(SENTENCE * 200)
+    (folder / "held_out.txt").write_text(SENTENCE * 40_000)
+    run = folder / "run"
+    words = ["--data", str(folder / "text.txt"), "--val-data", str(folder / "held_out.txt"), *NANO_RUN]
+    child = child_of(
+        ["train", *words, "--out", str(run), "--max-steps", "5", "--eval-interval", "3", "--save-interval", "4"]
+    )
+    wait_until(child, lambda: rows(run) == 3)
+    code, out, err, seconds = ended(child, signal.SIGTERM)
+    return {"run": run, "code": code, "out": out, "err": err, "seconds": seconds}
+
+
+@posix
+def test_an_evaluation_of_minutes_ends_at_once(broken_off: dict[str, Any]) -> None:
+    run, out = broken_off["run"], broken_off["out"]
+    assert broken_off["code"] == 143 and broken_off["seconds"] < 20, broken_off
+    assert "the evaluation of step 3 is broken off" in out and "interrupted at step 3/5" in out
+    assert f"saved    go on with: python train.py --resume --out {run}" in out
+    assert "stopping after this step, and saving; once more leaves at once" in broken_off["err"]
+    assert (run / "step-000003" / "MANIFEST.json").is_file() and rows(run, "eval") == 0
+
+
+@posix
+def test_generate_eval_ends_at_once(broken_off: dict[str, Any]) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()  # where it shows how far it is
+    child = child_of(["eval", "--checkpoint", str(broken_off["run"])], stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"evaluating" not in seen:
+        assert select.select([ours], [], [], PATIENCE)[0]
+        seen += os.read(ours, 65_536)
+    child.send_signal(signal.SIGTERM)
+    while b"interrupted" not in seen and select.select([ours], [], [], PATIENCE)[0]:
+        seen += os.read(ours, 65_536)
+    assert child.wait(PATIENCE) == 143 and b"Traceback" not in seen
+    os.close(ours)
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_writing_ends_with_the_signals_code(number: int, code: int, model: Path) -> None:
+    child = child_of(["generate", "text", "--checkpoint", str(model), "--max-new-tokens", "10000000"])
+    assert child.stdout and child.stdout.read(1)
+    found, _, err, _ = ended(child, number)
+    assert (found, err.strip()) == (code, "interrupted")
+
+
+@posix
+def test_a_prompt_is_left_by_sigterm_and_not_by_ctrl_c(model: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = ["generate", "interactive", "--checkpoint", str(model), "--max-new-tokens", "10000000"]
+    child = child_of(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    seen = b""
+
+    def wait_for(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            assert select.select([ours], [], [], PATIENCE)[0], seen
+            seen += os.read(ours, 65_536)
+        seen = seen.partition(text)[2]
+
+    try:
+        wait_for(b"> ")
+        os.write(ours, b"abc\r")
+        wait_for(b"abc\x1b[0m" if b"\x1b[1m" in seen else b"abc")
+        for _ in range(2):  # Ctrl-C at the prompt and in an answer, any number of times
+            child.send_signal(signal.SIGINT)
+            wait_for(b"> ")
+        child.send_signal(signal.SIGTERM)
+        wait_for(b"interrupted")
+        assert child.wait(PATIENCE) == 143
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)
+
+
+# ---- before a training: reading, learning, encoding, downloading
+
+GO_ON = "interrupted; what is finished of the preparation is kept: the same command goes on from there"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, in which can be seen how far a preparation is."""
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR", raising=False)
+    return tmp_path / "cache"
+
+
+def temporary(cache: Path) -> list[str]:
+    """Files of a cache that are not whole."""
+    return [
+        path.name for path in cache.rglob("*") if path.is_file() and (".partial" in path.name or ".tmp" in path.name)
+    ]
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> None:
+    """Neither a closed terminal nor a wish to save that comes before there is anything to save ends it."""
+    child = child_of(["train", "--data", "-", *NANO_RUN, "--out", "run"], stdin=subprocess.PIPE)
+    assert child.stdin
+    child.stdin.write(SENTENCE.encode() * 1000)
+    child.stdin.flush()
+    wait_until(child, lambda: bool(temporary(cache)))
+    child.send_signal(signal.SIGHUP)
+    child.send_signal(signal.SIGUSR1)
+    found, _, err, _ = ended(child, number)
+    assert (found, err.strip()) == (code, GO_ON)
+    assert temporary(cache) == [] and not Path("run").exists()
+
+
+@posix
+@pytest.mark.parametrize("phase", ["learning", "encoding"])
+def test_preparing_ends_cleanly_and_goes_on(phase: str, cache: Path, tmp_path: Path) -> None:
+    words = [f"w{i * 7919 % 1_000_003:x}" for i in range(100_000)]
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 100_000, 10)) * 8)
+    tokenizer = "bpe:20000" if phase == "learning" else "byte"
+    time.sleep(2.1)  # what was found in a file that is younger is not kept, and then nobody sees that it was read
+    child = child_of(["prepare", "--data", str(tmp_path / "text.txt"), "--tokenizer", tokenizer])
+    kept = "scans/*.json" if phase == "learning" else "shards/*.partial/*"
+    wait_until(child, lambda: any(cache.glob(kept)))
+    code, _, err, _ = ended(child, signal.SIGTERM)
+    assert (code, err.strip()) == (143, GO_ON)
+    assert not [name for name in temporary(cache) if name.endswith(".partial")]
+    if phase == "learning":
+        assert not list(cache.glob("tokenizers/*"))
+    else:
+        again = run_child([sys.executable, "-m", "light_llm", "prepare", "--data", "text.txt", "--tokenizer", "byte"])
+        assert again.returncode == 0 and not list(cache.glob("shards/*.partial")), again.stderr
+
+
+@posix
+def test_learning_can_be_ended_where_the_library_hears_of_nothing() -> None:
+    """It has all the texts and works on by itself for many seconds; the process ends without a word."""
+    program = (
+        "import signal, time\n"
+        "from light_llm.data.bpe import train_bpe\n"
+        "def texts():\n"
+        "    for i in range(0, 400_000, 1000):\n"
+        "        yield ' '.join(f'w{k * 7919 % 1_000_003:x}' for k in range(i, i + 1000)) * 2\n"
+        "    began.append(time.perf_counter())\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.5)\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "began = []\n"
+        "try:\n"
+        "    train_bpe(texts(), 60_000)\n"
+        "except KeyboardInterrupt:\n"
+        "    print(time.perf_counter() - began[0])\n"
+    )
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stderr) == (0, "") and 0.5 < float(child.stdout) < 4, child
+
+
+@posix
+def test_a_download_ends_cleanly(cache: Path, server: Server) -> None:  # noqa: F811
+    """Only the address differs from what a user does: the server sends a part and then nothing more."""
+    program = (
+        "import sys; from dataclasses import replace; import light_llm.data.sources as s\n"
+        f"s.SHAKESPEARE = replace(s.SHAKESPEARE, url='{server.url}/stall')\n"
+        "from light_llm.cli import main\n"
+        "raise SystemExit(main(['prepare', '--data', 'shakespeare', '--tokenizer', 'byte']))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(child, lambda: bool(temporary(cache)))
+    code, _, err, _ = ended(child, signal.SIGTERM)
+    assert (code, err.strip()) == (143, GO_ON) and temporary(cache) == []
+
+
+@posix
+def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost() -> None:
+    program = (
+        "import os, signal, sys, time\n"
+        "from light_llm.cli import main\n"
+        "class Dies:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+        "def dispatch(argv):\n"
+        "    Dies()\n"
+        "    time.sleep(60)\n"
+        "sys.modules['light_llm.cli.main']._dispatch = dispatch\n"
+        "sys.exit(main(['recipes']))\n"
+    )
+    began = time.monotonic()
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stderr.strip()) == (143, "interrupted") and time.monotonic() - began < 30
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_the_second_signal_does_not_wait_for_the_first(number: int, code: int) -> None:
+    """A verb that is being ended, and has come to something that takes long."""
+    program = (
+        "import os, sys, time\n"
+        "from light_llm.cli import main\n"
+        "def dispatch(argv):\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+        "    finally:\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+        "sys.modules['light_llm.cli.main']._dispatch = dispatch\n"
+        "sys.exit(main(['recipes']))\n"
+    )
+    began = time.monotonic()
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stderr) == (code, "") and time.monotonic() - began < 30
+
+
+# ---- a training that goes on: a wish to save, a terminal that is closed
+
+
+@posix
+def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "text.txt").write_text(SENTENCE * 100)
+    ours, theirs = pty.openpty()
+    words = ["train", "--data", "text.txt", *NANO_RUN, "--out", "run", "--max-steps", "500"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "light_llm", *words, "--eval-interval", "1000", "--save-interval", "1000"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # its controlling terminal from now on
+        env=os.environ | {"TERM": "xterm-256color"},
+    )
+    os.close(theirs)
+    run, log = tmp_path / "run", tmp_path / "run" / "train.log"
+    reading = Screen(ours)
+    wait_until(child, lambda: reading.shown() and rows(run) >= 3)
+    child.send_signal(signal.SIGUSR1)
+    wait_until(child, lambda: reading.shown() and "as it was asked for" in log.read_text())
+    saved = [path.name for path in RunFolder(run).steps()]
+    assert len(saved) == 1
+    os.close(ours)  # the kernel sends SIGHUP, and every write to the terminal fails from now on
+    at = rows(run)
+    _, err = child.communicate(timeout=PATIENCE * 2)
+    assert child.returncode == 0 and b"Traceback" not in err and b"rror" not in err, err
+    assert at < 500 == rows(run)
+    text = log.read_text()
+    assert "step 500/500" in text and "done at step 500/500" in text and "held out" in text
+
+
+class Screen:
+    """What a terminal shows has to be read, or who writes to it waits."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def shown(self) -> bool:
+        while select.select([self.handle], [], [], 0)[0]:
+            os.read(self.handle, 65_536)
+        return True
+
+
+# ---- compiling
+
+
+@pytest.mark.slow
+@posix
+def test_the_first_signal_waits_for_the_compiler_and_the_second_does_not(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(SENTENCE * 100)
+    for out, signals in (("one", 1), ("two", 2)):
+        words = ["train", "--data", "text.txt", *NANO_RUN, "--compile", "on", "--out", out, "--max-steps", "100"]
+        child = child_of(words, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / out / "inductor")})
+        log = Path(out, "train.log")
+        wait_until(child, lambda log=log: log.exists() and "out  " in log.read_text())  # type: ignore[misc]
+        for _ in range(signals - 1):
+            child.send_signal(signal.SIGINT)
+            assert child.stderr and b"stopping" in child.stderr.readline() + child.stderr.readline()
+        code, _, err, _ = ended(child, signal.SIGINT)
+        assert code == 130, err
+        assert len(rows_of(out, "step")) == 2 - signals and len(RunFolder(out).steps()) == 2 - signals
