@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import resource
+import signal
 import sys
 import time
 import zipfile
@@ -473,6 +474,7 @@ def read(folder: Path, kind: str) -> Iterator[Json]:
     reader, before = KINDS[kind][1], memory()
     for path in files_of_kind(folder, kind):
         start = time.perf_counter()
+        signal.alarm(4 * int(SECONDS))  # ends the process
         raised, message = "nothing", ""
         try:
             reader(path)
@@ -489,6 +491,12 @@ def read(folder: Path, kind: str) -> Iterator[Json]:
         }
 
 
+def limit() -> None:
+    """A reader that takes the bait shall not take the machine with it: it gets some room beyond what is tested."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (4 * MEMORY, hard))
+
+
 def memory() -> int:
     """The most bytes this process has had at once."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -502,6 +510,7 @@ def make(folder: Path, kind: str) -> None:
 
 if __name__ == "__main__":
     action, where, *names = sys.argv[1:]
+    limit()
     for each in names or list(KINDS):
         if action == "make":
             make(Path(where), each)
