@@ -194,7 +194,7 @@ def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pyte
 
 
 def test_a_save_on_request_is_not_of_a_step_that_is_not_known_yet(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for while step 3 is made, which is not finite: step 2, told of then, is no longer what the run stands at."""
+    """Asked for while step 3 is made, which is not finite: step 2, told of then, is no longer where the run stands."""
     monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 5}))
     accumulate = trainer.accumulate
