@@ -54,5 +54,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("zzz", ["max_steps", "lr"])
     '.'
     """
-    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:100].lower(), list(known)[:1000], n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else "."

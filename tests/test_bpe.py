@@ -139,9 +139,11 @@ def test_a_vocabulary_is_learnt_once(poem: Path, shared_cache: Path) -> None:
     age = kept.stat().st_mtime_ns
     _, second = prepare_dataset(str(poem), 16, "bpe:300")
     assert tokenizer_hash(first) == tokenizer_hash(second) and kept.stat().st_mtime_ns == age
-    kept.write_text("{")
-    _, third = prepare_dataset(str(poem), 16, "bpe:300")
-    assert tokenizer_hash(first) == tokenizer_hash(third) and kept.stat().st_mtime_ns > age
+    for damage in (b"{", kept.read_bytes().replace(b'"Z"', b'"\\u0158"')):  # the second is a vocabulary all the same
+        kept.write_bytes(damage)
+        dataset, third = prepare_dataset(str(poem), 16, "bpe:300")
+        assert tokenizer_hash(first) == tokenizer_hash(third) and kept.stat().st_mtime_ns > age
+        assert dataset.notes[0].startswith(f"the tokenizer kept at {kept} is damaged")
 
 
 # ---- files

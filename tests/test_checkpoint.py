@@ -356,7 +356,9 @@ class Bomb:
 def test_nothing_runs_from_a_file(tmp_path: Path) -> None:
     mark, path = tmp_path / "it ran", tmp_path / "evil.pt"
     torch.save({"kind": "light-llm model", "format": 1, "model": {}, "meta": {"x": Bomb(mark)}}, path)
-    with pytest.raises(CheckpointError, match="evil.pt cannot be read as a model"):
+    with pytest.raises(
+        CheckpointError, match="evil.pt is not a light-llm model file: its pickle has GLOBAL __builtin__ getattr"
+    ):
         read_model(path)
     assert not mark.exists()
 
@@ -386,7 +388,10 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
     meta = meta_of(model)
     meta["config"]["n_embd"] = 48
     write_portable(tmp_path / "m.pt", model.state_dict(), meta, Files())
-    with pytest.raises(CheckpointError, match="m.pt does not fit its own config: h.0.attn.c_attn.bias"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"m.pt does not fit its own config: it has [\d,]+ parameters in 28 tensors and should have",
+    ):
         load_model(tmp_path / "m.pt")
 
 

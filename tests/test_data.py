@@ -16,6 +16,7 @@ from light_llm.data.order import WindowOrder, mix, permuted
 from light_llm.data.shards import BLOCK, Shard, TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, decode
 from light_llm.errors import ConfigError, DataError
+from light_llm.plain import read_sealed, sealed
 
 from .tools import byte_loader, write_shard
 
@@ -63,10 +64,28 @@ def test_a_cut_or_grown_shard_is_refused_when_opened(tmp_path: Path, change: obj
         Shard(path)
 
 
-@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"format": 2, "dtype": "<u2", "tokens": 0, "sha256": []}'])
-def test_a_bad_manifest_is_refused(tmp_path: Path, manifest: str) -> None:
+SOUND = {"format": 2, "dtype": "<u2", "tokens": 0, "vocab_size": 9, "sha256": []}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        sealed(SOUND).replace(b"9", b"8"),
+        sealed(SOUND).replace(b" ", b"  ", 1),  # the same values, and yet a byte is another
+        sealed(SOUND | {"format": 3}),
+        sealed(SOUND | {"dtype": "<i8"}),
+        sealed(SOUND | {"tokens": 10**9}),  # a block without a hash would never be checked
+        sealed(SOUND | {"vocab_size": None}),
+    ],
+)
+def test_a_bad_manifest_is_refused(tmp_path: Path, manifest: bytes) -> None:
     (tmp_path / "a.bin").write_bytes(b"")
-    (tmp_path / "a.json").write_text(manifest)
+    (tmp_path / "a.json").write_bytes(sealed(SOUND))
+    assert len(Shard(tmp_path / "a.bin")) == 0
+    (tmp_path / "a.json").write_bytes(manifest)
     with pytest.raises(DataError, match="a.json is missing, damaged or of another format"):
         Shard(tmp_path / "a.bin")
 
@@ -228,9 +247,17 @@ def test_ids_of_another_tokenizer_are_refused(poem: Path) -> None:
     dataset, _ = prepare_dataset(str(poem), 16, "byte")
     assert dataset.folder is not None
     manifest = dataset.folder / "held_out.json"
-    manifest.write_text(manifest.read_text().replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'))
+    manifest.write_bytes(sealed(read_sealed(manifest) | {"tokenizer_sha256": "0"}))
     with pytest.raises(DataError, match="held_out.bin is of another text or tokenizer: its tokenizer_sha256 is '0"):
         prepare_dataset(str(poem), 16, "byte")
+
+
+def test_ids_outside_the_vocabulary_are_refused_whatever_their_hash(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.bin", [[1, 300]], vocab_size=301, facts={})
+    manifest = tmp_path / "a.json"
+    manifest.write_bytes(sealed(read_sealed(manifest) | {"vocab_size": 300}))
+    with pytest.raises(DataError, match=r"a.bin has token id 300, which is outside the vocabulary of 300"):
+        Shard(tmp_path / "a.bin").read(0, 1)
 
 
 def test_a_cache_that_cannot_be_written(poem: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

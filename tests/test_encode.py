@@ -16,6 +16,7 @@ from light_llm.data.pieces import Piece
 from light_llm.data.shards import BLOCK, Shard
 from light_llm.data.tokenizers import ByteTokenizer, Tokenizer
 from light_llm.errors import DataError
+from light_llm.plain import sealed
 from light_llm.runtime import lock_folder, unlock, usable_cores
 
 from .tools import files_of
@@ -94,13 +95,33 @@ def test_what_was_written_after_the_last_mark_is_written_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "journal", ["", "{", "[]", '{"train": 3}', '{"train": {"tasks": 5, "tokens": 1000000000, "sha256": []}}']
+    "journal",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"train": {"tasks": 5, "tokens": 10, "sha256": []}}',  # no digest
+        sealed({"train": 3}),
+        sealed({"train": {"tasks": 5, "tokens": 1000000000, "sha256": [], "rest": ""}}),
+    ],
 )
-def test_a_damaged_journal_is_a_fresh_start(tmp_path: Path, journal: str) -> None:
+def test_a_damaged_journal_is_a_fresh_start(tmp_path: Path, journal: bytes) -> None:
     write(tmp_path / "whole", ByteTokenizer())
     with pytest.raises(Interrupted):
         write(tmp_path / "again", Mortal(30))
-    (tmp_path / "again.partial" / "journal.json").write_text(journal)
+    (tmp_path / "again.partial" / "journal.json").write_bytes(journal)
+    write(tmp_path / "again", ByteTokenizer())
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "whole")
+
+
+def test_a_flip_in_half_written_ids_is_a_fresh_start(tmp_path: Path) -> None:
+    write(tmp_path / "whole", ByteTokenizer())
+    with pytest.raises(Interrupted):
+        write(tmp_path / "again", Mortal(30))
+    half = tmp_path / "again.partial" / "train.bin"
+    data = bytearray(half.read_bytes())
+    data[5] ^= 1
+    half.write_bytes(data)
     write(tmp_path / "again", ByteTokenizer())
     assert files_of(tmp_path / "again") == files_of(tmp_path / "whole")
 

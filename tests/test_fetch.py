@@ -1,6 +1,7 @@
 """Downloads, with a real server that misbehaves in every way a request can be made to."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -306,6 +307,28 @@ def test_the_places_are_tried_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert find_or_fetch(file, offline=True, also=[also]) == cache / "play.txt"
     (first / "play.txt").write_bytes(BODY)
     assert find_or_fetch(file, offline=True) == first / "play.txt"
+
+
+def test_a_damaged_file_is_named(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the error where nothing better is found, and in a line for the user where it is."""
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR", raising=False)
+    (tmp_path / "cache").mkdir()
+    kept = tmp_path / "cache" / "play.txt"
+    kept.write_bytes(BODY[:-1] + b"?")
+    damaged = (
+        rf"{re.escape(str(kept))} is there but damaged: SHA-256 [0-9a-f]{{12}}\.\.\. instead of [0-9a-f]{{12}}\.\.\."
+    )
+    with pytest.raises(DataError, match=rf"play.txt is not on this machine \({damaged}\) and --offline forbids"):
+        find_or_fetch(known("http://127.0.0.1:9/none"), offline=True)
+    with pytest.raises(DataError, match=rf"could not be downloaded .*\({damaged}\); put the file"):
+        find_or_fetch(known("http://127.0.0.1:9/none"), patience=SOON)
+    lines: list[str] = []
+    assert find_or_fetch(known(f"{server.url}/good"), patience=SOON, say=lines.append).read_bytes() == BODY
+    assert len(lines) == 1 and re.fullmatch(rf"{damaged}; it was fetched anew", lines[0]), lines
+    kept.write_bytes(BODY[:-1])
+    with pytest.raises(DataError, match=r"it has [\d,]+ bytes instead of [\d,]+\) and --offline"):
+        find_or_fetch(known("http://127.0.0.1:9/none"), offline=True)
 
 
 def test_what_is_nowhere_is_fetched_into_the_cache(

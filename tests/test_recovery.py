@@ -242,11 +242,14 @@ def test_a_spike_is_said_and_undone_if_asked(poem: Path, policy: str) -> None:
 
 
 class Small:
-    """A device on which a forward pass of more than `most` sequences does not fit, from the n-th on."""
+    """A device on which a forward pass of more than `most` sequences does not fit, after so many that did.
+
+    It is noticed in the last block, when the dropout of those before has been drawn.
+    """
 
     def __init__(self, model: LightLLM, most: int, after: int = 0) -> None:
         self.most, self.after, self.calls = most, after, 0
-        model.wte.register_forward_pre_hook(self.check)
+        model.h[-1].mlp.register_forward_pre_hook(self.check)
 
     def check(self, module: nn.Module, args: Any) -> None:
         self.calls += module.training and torch.is_grad_enabled()
@@ -268,6 +271,16 @@ def test_a_batch_that_does_not_fit_is_read_in_parts(
     losses = [[row["loss"] for row in rows_of(name, "step")] for name in ("whole", "parts")]
     assert result.status == "done" and losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert RunFolder("parts").read_run()["run"]["train"]["micro_batch"] == micro == trainer.config.micro_batch
+
+
+def test_a_step_that_fails_in_its_second_part_begins_anew(poem: Path) -> None:
+    """The gradient of the first part is not counted twice."""
+    for name, after in (("straight", 10**9), ("failed", 1)):
+        model = byte_model()
+        Small(model, 1, after=after)
+        train_small(poem, name, model=model, max_steps=6, micro_batch=2)
+    norms = [[row["grad_norm"] for row in rows_of(name, "step")] for name in ("straight", "failed")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_a_single_sequence_that_does_not_fit_ends_with_advice(poem: Path) -> None:

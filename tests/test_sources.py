@@ -251,6 +251,13 @@ def test_standard_input_is_kept_and_found_again(
         assert (again.sha256, list(again.read())) == (piped.sha256, list(piped.read()))
 
 
+def test_a_kept_pipe_is_what_its_name_says(shared_cache: Path) -> None:
+    kept = spooled(io.BytesIO(b"a text that came through a pipe, and was kept"))
+    kept.write_bytes(kept.read_bytes().replace(b"came", b"cane"))
+    with pytest.raises(DataError, match=r"\.txt is damaged: its SHA-256 is .* not the one it is named by; delete it"):
+        find_source(str(kept))
+
+
 def test_standard_input_that_breaks_off_leaves_nothing(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Breaking(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

@@ -1,7 +1,6 @@
 """Folders that are complete or not there, under a manifest of sizes and hashes; JSON that shows a flipped bit."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,9 +9,9 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..files import Files, Fill
+from ..plain import canonical, read_plain, read_sealed, sealed
 
 MANIFEST = "MANIFEST.json"
-DIGEST = "digest"
 FORMAT = 1
 
 
@@ -69,14 +68,14 @@ def verify_folder(path: Path) -> None:
     Raises:
         CheckpointError: a file that is missing, cut or altered, or a manifest that is, or is of another format.
     """
-    manifest = read_exact_json(path / MANIFEST)
+    manifest = read_json(path / MANIFEST)
     check_format(manifest, path)
     entries = manifest.get("files")
     if not isinstance(entries, dict) or not entries or not all(isinstance(entry, dict) for entry in entries.values()):
         raise CheckpointError(f"{path / MANIFEST} is damaged: it lists no files; use another checkpoint")
     for name, entry in entries.items():
         file, size = path / name, entry.get("bytes")
-        if Path(name).name != name or not file.is_file():
+        if len(name) > 255 or Path(name).name != name or not file.is_file():
             raise CheckpointError(f"{path} is damaged: {name} is missing; use another checkpoint")
         if file.stat().st_size != size:
             raise CheckpointError(
@@ -99,52 +98,31 @@ def check_format(values: Mapping[str, Any], path: Path) -> None:
 
 def as_json(values: Mapping[str, Any]) -> Fill:
     """A `fill` that writes values as JSON, the same bytes for the same values."""
-    return lambda file: file.write(_canonical(values))
+    return lambda file: file.write(canonical(values))
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with a digest over them, for a file that no manifest covers."""
-    return {**values, DIGEST: hashlib.sha256(_canonical(values)).hexdigest()}
+def as_sealed_json(values: Mapping[str, Any]) -> Fill:
+    """The same with a digest over them, for a file that no manifest covers."""
+    return lambda file: file.write(sealed(values))
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:
-    """What `sealed` went into a file. Raises CheckpointError when a byte of it is another."""
-    values = read_exact_json(path)
-    digest = values.pop(DIGEST, None)
-    if digest != hashlib.sha256(_canonical(values)).hexdigest():
-        raise CheckpointError(f"{path} is damaged: its contents do not match its digest; use another checkpoint")
-    return values
-
-
-def read_exact_json(path: Path) -> dict[str, Any]:
-    """A JSON object written by `as_json`, and exactly so: a flip in white space or in the spelling shows too.
-
-    Raises:
-        CheckpointError: missing, or not the bytes that `as_json` writes.
-    """
-    values = read_json(path)
+    """What `as_sealed_json` wrote. Raises CheckpointError when it is missing or a byte of it is another."""
     try:
-        same = path.read_bytes() == _canonical(values)
-    except ValueError:  # NaN and infinity, which we never write
-        same = False
-    if not same:
-        raise CheckpointError(f"{path} is damaged: it is not as it was written; use another checkpoint")
-    return values
+        return read_sealed(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError when it is missing or damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_plain(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object; use another checkpoint")
     return values
-
-
-def _canonical(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
 def _sha256(path: Path) -> str:

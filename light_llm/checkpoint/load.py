@@ -1,7 +1,7 @@
 """From a path to a model: `best_model.pt`, a step folder or a run folder, checked before a weight is used."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import ModelConfig, from_dict
+from ..config import ModelConfig, check_range, from_dict, get_model_size, show
 from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
 from .files import check_format, is_complete, read_json, verify_folder
-from .portable import read_portable
+from .portable import NUMBERS, PortableFile
 from .run_folder import RunFolder
-from .steps import read_tensors
+from .tensors import read_tensors
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,10 @@ def _read(path: Path) -> ModelFile:
         meta = read_json(path / "model.json")
         check_format(meta, path)
         weights = read_tensors(path / "model.safetensors")
-    else:
-        weights, meta = read_portable(path)
-    return _interpret(path, weights, meta)
+        return _interpret(path, weights, meta)
+    with PortableFile(path) as file:
+        described = _interpret(path, file.outline, file.meta)  # before a number is read: they may be far too many
+        return replace(described, weights=file.weights())
 
 
 def find_model(path: Path) -> Path:
@@ -124,10 +125,34 @@ def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) 
         config = from_dict(ModelConfig, meta["config"], what="model")
         stored = meta.get("tokenizer")
         tokenizer = tokenizer_from_dict(stored) if stored else None
+        data = dict(meta.get("data") or {})
+        for name in ("max_length", "documents"):
+            if data.get(name) is not None:
+                check_range(name, data[name], low=1, integer=True)
     except CheckpointError:
         raise
     except ConfigError as error:
         raise CheckpointError(f"{path} was written by another version of light-llm: {error}") from None
-    except (KeyError, TypeError, ValueError, LightLLMError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, LightLLMError) as error:
         raise CheckpointError(f"{path} is damaged: its description cannot be used ({error!r})") from None
-    return ModelFile(path, weights, config, tokenizer, dict(meta.get("data") or {}), dict(meta))
+    _check_sizes(path, config, weights)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{path} is damaged: its tokenizer has {tokenizer.vocab_size:,} ids and its model {config.vocab_size:,}"
+        )
+    return ModelFile(path, weights, config, tokenizer, data, dict(meta))
+
+
+def _check_sizes(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    """Count before a model is built: a config can say a billion layers. Names and shapes are for `build`."""
+    n_tensors = 12 * config.n_layer + 4  # 12 in a block; two tables and the last norm
+    n = sum(t.numel() for t in weights.values())
+    if (
+        len(weights) != n_tensors
+        or n != get_model_size(config)
+        or any(t.dtype not in NUMBERS for t in weights.values())
+    ):
+        raise CheckpointError(
+            f"{path} does not fit its own config: it has {n:,} parameters in {len(weights):,} tensors and should have "
+            f"{show(get_model_size(config))} in {show(n_tensors)}, floating-point numbers all; use another checkpoint"
+        )

@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import Files, commit_file
+from ..plain import check_depth
+from .archive import NotPlain, check_archive
 from .files import FORMAT, check_format
 
 KIND = "light-llm model"
+NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def write_portable(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any], files: Files) -> None:
@@ -34,30 +35,76 @@ def write_portable(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str,
     commit_file(path, lambda file: torch.save(payload, file), files)
 
 
-def read_portable(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and plain values of a model file, on the CPU. Runs no code from it.
+class PortableFile:
+    """A model file that has been looked at: what it says of itself, and no weight read yet.
+
+    A file can be made by anyone, so each look bounds the next: first the archive and its pickle, of which nothing is
+    built; then names, types and shapes, without storage; and `weights` at last reads the numbers and checks the digest.
 
     Raises:
         CheckpointError: not a model file of ours, of another format, damaged or cut.
     """
-    try:
-        with open(path, "rb") as file:  # once: a run may put a newer model in its place between two looks
-            _check_archive(path, file)
-            payload = torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # truncated and foreign files raise several unrelated types
-        raise CheckpointError(f"{path} cannot be read as a model ({_first_line(error)}); {_WAY_OUT}") from None
-    if not isinstance(payload, dict) or payload.get("kind") != KIND:
-        raise CheckpointError(f"{path} is not a light-llm model file; {_WAY_OUT}")
-    check_format(payload, path)
-    weights, meta = payload.get("model"), payload.get("meta")
-    sound = (
-        isinstance(weights, dict) and isinstance(meta, dict) and all(isinstance(t, Tensor) for t in weights.values())
-    )
-    if not sound or digest(cast(Any, weights), cast(Any, meta)) != payload.get("digest"):
-        raise CheckpointError(f"{path} is damaged: its contents do not match its digest; {_WAY_OUT}")
-    return cast(dict[str, Tensor], weights), cast(dict[str, Any], meta)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.file = open(path, "rb")  # noqa: SIM115  (all looks are at one file, whatever takes its name meanwhile)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {_WAY_OUT}") from None
+        try:
+            self._look()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _look(self) -> None:
+        path = self.path
+        try:
+            storages = check_archive(self.file)
+        except NotPlain as error:
+            raise CheckpointError(f"{path} is not a light-llm model file: {error}; {_WAY_OUT}") from None
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_WAY_OUT}") from None
+        payload = self._loaded("meta")
+        if not isinstance(payload, dict) or payload.get("kind") != KIND:
+            raise CheckpointError(f"{path} is not a light-llm model file; {_WAY_OUT}")
+        check_format(payload, path)
+        self.meta: dict[str, Any] = payload.get("meta") or {}
+        self.outline: dict[str, Tensor] = payload.get("model") or {}  # on the meta device: shapes and types
+        self.digest = payload.get("digest")
+        sound = _are_plain(self.meta) and isinstance(self.outline, dict)
+        if not sound or not all(isinstance(n, str) and _is_whole(t) for n, t in self.outline.items()):
+            raise CheckpointError(f"{path} is damaged: what it holds is not a model's; {_WAY_OUT}")
+        if sorted(t.nbytes for t in self.outline.values()) != storages:
+            raise CheckpointError(f"{path} is damaged: its tensors do not have the sizes it says; {_WAY_OUT}")
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights, on the CPU. Raises CheckpointError when they or the plain values are not what was written."""
+        payload = self._loaded("cpu")
+        weights = cast(dict[str, Tensor], payload["model"])
+        if digest(weights, self.meta) != self.digest:
+            raise CheckpointError(f"{self.path} is damaged: its contents do not match its digest; {_WAY_OUT}")
+        return weights
+
+    def _loaded(self, device: str) -> Any:
+        """What the archive holds. For the meta device torch.load reads no number."""
+        try:
+            self.file.seek(0)
+            return torch.load(self.file, map_location=device, weights_only=True)
+        except Exception as error:  # truncated and foreign files raise several unrelated types
+            raise CheckpointError(f"{self.path} cannot be read as a model ({_first_line(error)}); {_WAY_OUT}") from None
+
+    def __enter__(self) -> "PortableFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+def read_portable(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and plain values of a model file, on the CPU. Runs no code from it. Raises CheckpointError."""
+    with PortableFile(path) as file:
+        return file.weights(), file.meta
 
 
 def digest(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
@@ -73,19 +120,18 @@ def digest(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
 _WAY_OUT = "use another checkpoint, or train again"
 
 
-def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Refuse what torch would unpack to more than the file holds: deflated records, sizes beyond the file's."""
+def _is_whole(tensor: Any) -> bool:
+    """Whether a tensor is one of numbers, with a storage of its own in the usual order: no view of a smaller one."""
+    return isinstance(tensor, Tensor) and tensor.dtype in NUMBERS and tensor.is_contiguous()
+
+
+def _are_plain(meta: Any) -> bool:
+    """Whether values can be written as JSON, as ours were."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        # What one flipped byte makes of a zip directory: no zip, an impossible offset, a length, or "a newer version".
-        raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_WAY_OUT}") from None
-    deflated = any(r.compress_type != zipfile.ZIP_STORED for r in records)
-    if deflated or sum(r.file_size for r in records) > size:
-        raise CheckpointError(f"{path} is not a light-llm model file: its records are packed; {_WAY_OUT}")
+        check_depth(meta)
+        return isinstance(meta, dict) and bool(json.dumps(meta, sort_keys=True))
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..files import Files, commit_file
-from .files import as_json, is_complete, read_sealed_json, sealed, verify_folder
+from .files import as_sealed_json, is_complete, read_sealed_json, verify_folder
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
@@ -103,7 +103,7 @@ class RunFolder:
 
     def write_run(self, record: dict[str, Any]) -> None:
         """Write run.json, under a digest: a resumed run takes its settings from it."""
-        commit_file(self.path / "run.json", as_json(sealed(record)), self.files)
+        commit_file(self.path / "run.json", as_sealed_json(record), self.files)
 
     def read_run(self) -> dict[str, Any]:
         """Read run.json. Raises CheckpointError when it is missing or damaged."""

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..files import Files
 from .files import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
+from .tensors import read_tensors
 
 SETTINGS = "settings.json"
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DDP, compile and FSDP put into names
@@ -84,14 +84,6 @@ def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[st
         return weights, moments, rng, StepState(**state), meta
     except TypeError as error:
         raise CheckpointError(f"{path / 'state.json'} is damaged ({error}); use another checkpoint") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name, on the CPU. Raises CheckpointError."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or cut ({error}); use another checkpoint") from None
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

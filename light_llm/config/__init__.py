@@ -19,3 +19,4 @@ from .values import LARGEST_SEED as LARGEST_SEED
 from .values import check_choice as check_choice
 from .values import check_range as check_range
 from .values import from_dict as from_dict
+from .values import show as show

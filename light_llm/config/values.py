@@ -11,6 +11,7 @@ from ..errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
 LARGEST_SEED = (1 << 63) - 1
+LONGEST_SHOWN = 80  # characters of a value in a message
 _NAMES: dict[type, str] = {
     int: "a whole number",
     float: "a number",
@@ -20,6 +21,19 @@ _NAMES: dict[type, str] = {
     list: "a list",
     dict: "a table",
 }
+
+
+def show(value: Any) -> str:
+    """A value as Python writes it, for a message: cut where it is long.
+
+    >>> show("top"), show(10**9), len(show("a" * 10**6))
+    ("'top'", '1000000000', 80)
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write numbers of thousands of digits
+        return "a number of thousands of digits" if isinstance(value, int) else "something without end"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def check_range(
@@ -41,16 +55,23 @@ def check_range(
     ]
     wanted = " ".join([wanted, " and ".join(limits)]).strip()
     kind_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    if not kind_fits or not math.isfinite(value) or not (low <= value <= high and above < value < below):
-        raise ConfigError(f"{name}={value!r} cannot be used; it must be {wanted}")
+    if not kind_fits or not _is_finite(value) or not (low <= value <= high and above < value < below):
+        raise ConfigError(f"{name}={show(value)} cannot be used; it must be {wanted}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float comes near
+        return False
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise ConfigError, naming the nearest choice, unless value is one of them."""
     choices = list(choices)
     if value not in choices:
-        near = did_you_mean(str(value), choices)
-        raise ConfigError(f"{name}={value!r} is not known{near} It can be {', '.join(choices)}")
+        near = did_you_mean(value if isinstance(value, str) else show(value), choices)
+        raise ConfigError(f"{name}={show(value)} is not known{near} It can be {', '.join(choices)}")
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Config:
@@ -71,7 +92,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Co
 
 def wrong_type(name: str, value: Any, expected: str) -> ConfigError:
     """The error for a value of the wrong type: what was expected, and what was found."""
-    return ConfigError(f"{name}={value!r} has the wrong type; expected {expected}, found {_kind_of(value)}")
+    return ConfigError(f"{name}={show(value)} has the wrong type; expected {expected}, found {_kind_of(value)}")
 
 
 def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
@@ -99,7 +120,7 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
 
 def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
     near = did_you_mean(key, known)
-    return f"there is no {what} setting {key!r}{near}" + (f" There are {', '.join(known)}" if near == "." else "")
+    return f"there is no {what} setting {show(key)}{near}" + (f" There are {', '.join(known)}" if near == "." else "")
 
 
 def _fits(value: Any, hint: Any) -> bool:

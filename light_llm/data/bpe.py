@@ -15,6 +15,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
+from ..config import show
 from ..errors import ConfigError
 
 # How GPT-2 cuts a text before merging (Radford et al., 2019): contractions, words, numbers, signs, white space.
@@ -23,6 +24,7 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|
 SEPARATOR = "<|endoftext|>"  # how files of other programs call the separator; in a text it is thirteen characters
 _BETWEEN = "<|next-document|>\0"  # stands between documents on their way to tiktoken; no end of it is a beginning
 NO_TEXT = b""  # the bytes of an id that no text gives: the separator and its like
+MOST_IDS = 1 << 20  # of a vocabulary file; the largest in use have a quarter of that
 SMALLEST = 257  # ids: the 256 bytes and the separator
 
 
@@ -34,7 +36,7 @@ class BytePairTokenizer:
         separator: the id that stands between documents.
 
     Raises:
-        ConfigError: a byte is missing or a token is there twice.
+        ConfigError: a byte is missing, a token is there twice, or the separator is one that a text can give.
     """
 
     name = "bpe"
@@ -48,6 +50,8 @@ class BytePairTokenizer:
             raise ConfigError(
                 f"{len(tokens) - len(ranks) - tokens.count(NO_TEXT)} tokens are there twice; train another"
             )
+        if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_TEXT:
+            raise ConfigError(f"the separator {show(separator)} is no id without a text; train another")
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
         self._ranks = ranks
         # No special tokens are given to tiktoken, so that no text can ever become one.
@@ -227,6 +231,8 @@ def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         made = [vocab[first + second] for first, second in merges]
         special = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
+        if not all(type(i) is int and 0 <= i < MOST_IDS for i in [*vocab.values(), *special.values()]):
+            raise ConfigError(f"{where}: its ids are not all whole numbers from 0 to {MOST_IDS - 1:,}; train another")
         tokens = [NO_TEXT] * (1 + max([*vocab.values(), *special.values()]))
         for i, token in zip(vocab.values(), from_visible(t if t not in special else "" for t in vocab), strict=True):
             tokens[i] = token

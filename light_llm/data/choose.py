@@ -1,14 +1,14 @@
 """Which text and which vocabulary a dataset is made of: as asked for, or what stands in where that cannot be had."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 
 from ..config import DataConfig
 from ..errors import DataError, LightLLMError
+from ..plain import read_sealed, sealed
 from ..runtime import cache_dir
-from .pieces import Piece, Progress, split_at
+from .pieces import Piece, Progress, Say, silent, split_at
 from .shards import FORMAT
 from .sources import Source, find_source
 from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
@@ -26,6 +26,7 @@ def find_text(
     Args:
         by_name: the text was asked for; otherwise the built-in corpus stands in for one that cannot be had.
     """
+    notes: list[str] = []
 
     def find(data: str) -> Source:
         return find_source(
@@ -35,31 +36,43 @@ def find_text(
             val_data=config.val_data,
             offline=offline,
             progress=progress,
+            say=notes.append,
         )
 
     try:
-        return find(config.data), []
+        return find(config.data), notes
     except DataError as error:
         if by_name or config.val_data:
             raise
-        return find(BUILT_IN), [f"this is {BUILT_IN}, the built-in corpus: {_problem(error)}"]
+        notes = [f"this is {BUILT_IN}, the built-in corpus: {_problem(error)}"]
+        return find(BUILT_IN), notes
 
 
 def choose_tokenizer(
     spec: str | None, source: Source, held_out: float, *, offline: bool = False, progress: Progress | None = None
 ) -> tuple[Tokenizer, list[str]]:
-    """What was asked for; or GPT-2's; or, where its vocabulary is not needed or cannot be had, one learnt here."""
+    """What was asked for; or GPT-2's; or, where its vocabulary is not needed or cannot be had, one learnt here.
+
+    With it come notes: what was decided in the user's stead, and what was damaged and passed over.
+    """
+    notes: list[str] = []
     if spec is None and source.name.partition(":")[0] != BUILT_IN:
         try:
-            return make_tokenizer("gpt2", offline=offline), []
+            return make_tokenizer("gpt2", offline=offline, say=notes.append), notes
         except DataError as error:
-            note = f"the vocabulary is bpe, learnt from this text: {_problem(error)}"
-            return kept_tokenizer("bpe", source, held_out, offline=offline, progress=progress), [note]
-    return kept_tokenizer("bpe" if spec is None else spec, source, held_out, offline=offline, progress=progress), []
+            notes = [f"the vocabulary is bpe, learnt from this text: {_problem(error)}"]
+    spec = spec or "bpe"
+    return kept_tokenizer(spec, source, held_out, offline=offline, progress=progress, say=notes.append), notes
 
 
 def kept_tokenizer(
-    spec: str, source: Source, held_out: float, *, offline: bool = False, progress: Progress | None = None
+    spec: str,
+    source: Source,
+    held_out: float,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    say: Say = silent,
 ) -> Tokenizer:
     """Make a tokenizer; one that was learnt from this text before comes from the cache."""
 
@@ -67,15 +80,18 @@ def kept_tokenizer(
         return training_texts(source, held_out, progress)
 
     if spec.partition(":")[0] != "bpe":
-        return make_tokenizer(spec, alphabet(source), texts, offline=offline)
+        return make_tokenizer(spec, alphabet(source), texts, offline=offline, say=say)
     key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_fact(source, held_out))).encode()).hexdigest()[:24]
     path = cache_dir() / "tokenizers" / f"{key}.json"
     try:
-        return tokenizer_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LightLLMError):  # none there, or a damaged one
-        tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
+        return tokenizer_from_dict(read_sealed(path))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, LightLLMError) as error:
+        say(f"the tokenizer kept at {path} is damaged ({error}) and is learnt anew")
+    tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
     with suppress(OSError), whole(path) as (partial,):  # a cache that cannot be written costs the time to learn again
-        partial.write_text(json.dumps(tokenizer.to_dict()), encoding="utf-8")
+        partial.write_bytes(sealed(tokenizer.to_dict()))
     return tokenizer
 
 

@@ -129,7 +129,7 @@ def prepare_dataset(
         notes += more
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
     folder = _shards(source, tokenizer, held_out, _stage(progress, "encoding"))
-    facts = _facts(source, tokenizer, held_out)
+    facts = {**_facts(source, tokenizer, held_out), "vocab_size": tokenizer.vocab_size}
     train, rest = (Shard(folder / f"{split}.bin", {**facts, "split": split}) for split in ("train", "held_out"))
     if len(train) < max_length + 1 or len(rest) < 2:
         raise DataError(_too_small(source, len(train), len(rest), max_length))

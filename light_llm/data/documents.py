@@ -12,7 +12,7 @@ from .pieces import Piece
 from .reading import PIECE, REPLACEMENT, Hooks, decode, not_utf8, opened, read_text, refuse_utf16
 
 SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a file; nothing special in a user's text
-LONGEST_LINE = 1 << 28  # bytes of one line of JSON, which is in memory as a whole
+LONGEST_LINE = 1 << 24  # bytes of one line of JSON; its values can take forty times that in memory
 MOST_NAMES = 12  # fields or columns an error lists
 
 
@@ -60,7 +60,10 @@ def jsonl_documents(path: Path, text_field: str, errors: str, hooks: Hooks) -> I
             if number == 1:
                 refuse_utf16(path, line[:4096])
             if len(line) > LONGEST_LINE:
-                raise DataError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it one JSON object a line?")
+                raise DataError(
+                    f"{where} is longer than {LONGEST_LINE:,} bytes; is it one JSON object a line? Longer texts can be "
+                    "files of their own in a folder"
+                )
             try:
                 text, _, replaced = decode(line, errors, final=True)
             except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """From text to shards: on all cores, in order, in bounded memory, and going on where an interruption left it."""
 
-import json
+import hashlib
 import shutil
 import time
 import uuid
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import Files
+from ..plain import read_sealed, sealed
 from ..runtime import lock_folder, unlock, usable_cores
 from .bpe import BytePairTokenizer
 from .pieces import Piece, at_safe_cuts
@@ -130,23 +131,28 @@ class _Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.json"
         self.marks: dict[str, Any] = {}
-        with suppress(OSError, ValueError, TypeError):  # none, or a damaged one: from the beginning
-            self.marks = dict(json.loads(self.path.read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError):  # none, or a damaged one: from the beginning
+            self.marks = read_sealed(self.path)
 
     def mark_of(self, path: Path, vocab_size: int) -> dict[str, Any] | None:
-        """How far a shard is; None if that is not known, or the file is shorter than it should be by now."""
+        """How far a shard is; None if that is not known, or its file is not what it should be by now.
+
+        The blocks that are full have their hashes; the rest, which the next writer hashes anew, is looked at here.
+        """
         try:
             mark = self.marks[path.stem]
             full, rest = divmod(mark["tokens"] * id_type(vocab_size).itemsize, BLOCK)
-            fits = mark["tasks"] >= 0 and len(mark["sha256"]) == full and rest >= 0
-            return mark if fits and path.stat().st_size >= full * BLOCK + rest else None
+            fits = mark["tasks"] >= 0 and len(mark["sha256"]) == full
+            with open(path, "rb") as file:
+                file.seek(full * BLOCK)
+                return mark if fits and hashlib.sha256(file.read(rest)).hexdigest() == mark["rest"] else None
         except (OSError, KeyError, TypeError):
             return None
 
     def note(self, split: str, mark: dict[str, Any]) -> None:
         self.marks[split] = mark
         with whole(self.path) as (partial,):
-            partial.write_text(json.dumps(self.marks), encoding="utf-8")
+            partial.write_bytes(sealed(self.marks))
 
 
 @contextmanager

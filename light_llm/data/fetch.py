@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
 from .http import Broken, Refused, request
-from .pieces import Progress
+from .pieces import Progress, Say, silent
 from .whole import whole
 
 PIECE = 1 << 16  # bytes read at a time; a piece that is cut off in the middle is lost
@@ -52,22 +52,51 @@ def find_or_fetch(
     also: Sequence[Path] = (),
     progress: Progress | None = None,
     patience: Patience = Patience(),
+    say: Say = silent,
 ) -> Path:
     """The path of a file whose bytes have the pinned hash.
 
-    Looked for in LIGHT_LLM_OFFLINE_DIR (read-only), the cache, the paths in `also`, and then the network.
+    Looked for in LIGHT_LLM_OFFLINE_DIR (read-only), the cache, the paths in `also`, and then the network. What has
+    that name and other bytes is passed over and named: by `say` when the file is had all the same, else in the error.
 
     Raises:
         DataError: it is nowhere and may not or cannot be downloaded, or what came is not the file.
     """
-    folder = offline_dir()
+    folder, damaged = offline_dir(), list[tuple[Path, str]]()
     places = [folder / file.name] if folder else []
     for path in [*places, cache_dir() / file.name, *also]:
-        if path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256:
-            return path
-    if offline:
-        raise DataError(f"{file.name} is not on this machine and --offline forbids to download it; {_way_out(file)}")
-    return download(file, cache_dir() / file.name, patience=patience, progress=progress)
+        if path.is_file():
+            if problem := _difference(path, file):
+                damaged.append((path, f"{path} is there but damaged: {problem}"))
+                continue
+            break
+    else:
+        passed_over = f" ({', '.join(line for _, line in damaged)})" if damaged else ""
+        if offline:
+            raise DataError(
+                f"{file.name} is not on this machine{passed_over} and --offline forbids to download it; "
+                f"{_way_out(file)}"
+            )
+        try:
+            path = download(file, cache_dir() / file.name, patience=patience, progress=progress)
+        except DataError as error:
+            what, semicolon, rest = str(error).partition("; ")
+            raise DataError(f"{what}{passed_over}{semicolon}{rest}") from None
+    for other, line in damaged:
+        say(f"{line}; " + ("it was fetched anew" if other == path else f"{path} is used instead"))
+    return path
+
+
+def _difference(path: Path, file: KnownFile) -> str:
+    """How a file differs from the pinned one, or nothing."""
+    try:
+        size = path.stat().st_size
+        found = sha256_of(path) if size == file.size else ""
+    except OSError as error:
+        return error.strerror or str(error)
+    if size != file.size:
+        return f"it has {size:,} bytes instead of {file.size:,}"
+    return "" if found == file.sha256 else f"SHA-256 {found[:12]}... instead of {file.sha256[:12]}..."
 
 
 def download(

@@ -5,9 +5,14 @@ from collections.abc import Callable, Iterator
 
 Piece = str | None  # a stretch of text; None: one document ends here and the next begins
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Say = Callable[[str], object]  # takes a line for the user
 
 LONGEST_RUN = 100_000  # characters without a safe cut before one is made all the same
 _WORD_END = re.compile(r"\S[ \n]")
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
 
 
 def tidy(pieces: Iterator[Piece]) -> Iterator[Piece]:

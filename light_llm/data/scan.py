@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..plain import read_plain
 from ..runtime import cache_dir
 from .pieces import Piece, Progress
 from .reading import Hooks
@@ -130,7 +131,7 @@ def _kept_at(key: str) -> Path:
 def _kept(file: Path) -> Scan | None:
     """A result that was kept, if it is whole; a damaged one is as good as none."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_plain(file)
         found = Scan(**values["scan"])
         return found if values["check"] == _check(asdict(found)) else None
     except (OSError, ValueError, KeyError, TypeError):

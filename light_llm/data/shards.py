@@ -1,11 +1,10 @@
 """Token ids on disk: a `.bin` of little-endian integers and a JSON manifest that says what they are.
 
 A shard is written once, whole or not at all, and never changed. Its blocks are checked against the manifest the first
-time they are read, so that a damaged file is named instead of trained on.
+time they are read, and the manifest against a digest of its own, so that a damaged file is named instead of trained on.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..plain import read_sealed, sealed
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 1 << 20  # bytes under one SHA-256
 
 
@@ -38,8 +38,9 @@ class Shard:
         facts: what the manifest has to say of it.
 
     Raises:
-        DataError: the manifest or the file is missing, of another format, or not of the size the manifest says; later,
-            at the first read of a block, that its bytes are not the ones that were written.
+        DataError: the manifest or the file is missing, damaged, of another format, or not of the size the manifest
+            says; later, at the first read of a block, that its bytes are not the ones that were written, or ids that
+            the vocabulary lacks.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
@@ -56,7 +57,10 @@ class Shard:
         found = path.stat().st_size if path.is_file() else -1
         if found != expected:
             raise DataError(f"{path} has {max(found, 0):,} bytes, its manifest says {expected:,}; {_rebuild(path)}")
-        self.ids = np.memmap(path, dtype=dtype, mode="r") if found else np.zeros(0, dtype)
+        try:
+            self.ids = np.memmap(path, dtype=dtype, mode="r") if found else np.zeros(0, dtype)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
         self.unchecked = set(range(len(self.manifest["sha256"])))
 
     def __len__(self) -> int:
@@ -81,11 +85,16 @@ class Shard:
 
     def _check(self, block: int) -> None:
         per_block = BLOCK // self.ids.itemsize
-        data = self.ids[block * per_block : (block + 1) * per_block].tobytes()
-        if hashlib.sha256(data).hexdigest() != self.manifest["sha256"][block]:
+        ids = self.ids[block * per_block : (block + 1) * per_block]
+        if hashlib.sha256(ids.tobytes()).hexdigest() != self.manifest["sha256"][block]:
             raise DataError(
                 f"{self.path} is damaged: its bytes from {block * BLOCK:,} are not the ones that were written; "
                 + _rebuild(self.path)
+            )
+        if ids.max() >= self.manifest["vocab_size"]:
+            raise DataError(
+                f"{self.path} has token id {ids.max()}, which is outside the vocabulary of "
+                f"{self.manifest['vocab_size']}; {_rebuild(self.path)}"
             )
         self.unchecked.discard(block)
 
@@ -146,7 +155,7 @@ class ShardWriter:
         """Make what was written safe, and say how far that is."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        return {"tokens": self.tokens, "sha256": list(self.hashes)}
+        return {"tokens": self.tokens, "sha256": list(self.hashes), "rest": self.digest.hexdigest()}
 
     def finish(self) -> None:
         """Write the manifest: the shard is complete."""
@@ -160,8 +169,8 @@ class ShardWriter:
             "sha256": mark["sha256"] + rest,
             **self.facts,
         }
-        with open(self.path.with_suffix(".json"), "w", encoding="utf-8") as out:
-            json.dump(manifest, out, indent=1)
+        with open(self.path.with_suffix(".json"), "wb") as out:
+            out.write(sealed(manifest))
             out.flush()
             os.fsync(out.fileno())
 
@@ -186,13 +195,29 @@ class ShardWriter:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and manifest["dtype"] in ("<u2", "<u4")
-        if known and manifest["tokens"] >= 0 and len(manifest["sha256"]) >= 0:
-            return dict(manifest)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise DataError(f"{file} is missing, damaged or of another format; {_rebuild(path)}")
+        manifest = read_sealed(file)
+        if _is_sound(manifest):
+            return manifest
+        problem = "of another format"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except ValueError as error:
+        problem = str(error)
+    raise DataError(f"{file} is missing, damaged or of another format ({problem}); {_rebuild(path)}")
+
+
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest is one of ours, with a hash for every block."""
+    tokens, hashes, dtype = manifest.get("tokens"), manifest.get("sha256"), manifest.get("dtype")
+    if (
+        manifest.get("format") != FORMAT
+        or dtype not in ("<u2", "<u4")
+        or not isinstance(manifest.get("vocab_size"), int)
+    ):
+        return False
+    if not isinstance(tokens, int) or tokens < 0 or not isinstance(hashes, list):
+        return False
+    return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK)
 
 
 def _rebuild(path: Path) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..errors import DataError, did_you_mean
 from .fetch import KnownFile, find_or_fetch
 from .hub import HubFile, find_or_fetch_from_hub
-from .pieces import Piece, Progress
+from .pieces import Piece, Progress, Say, silent
 from .scan import read_checked, scan
-from .spool import STDIN, spooled
+from .spool import STDIN, check_spooled, spooled
 from .tales import corpus
 from .texts import Texts, texts_at
 
@@ -108,6 +108,7 @@ def find_source(
     val_data: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    say: Say = silent,
 ) -> Source:
     """The text called `data`.
 
@@ -119,6 +120,7 @@ def find_source(
         val_data: a text to be held out, as a name or path; without it, the one the source marks as validation.
         offline: download nothing.
         progress: called with (bytes done, bytes in all) of each download and of each pass over files.
+        say: called with a line for each damaged file that was passed over.
 
     Raises:
         DataError: no such source or file, a folder without texts, an empty text, a download that failed, or a file
@@ -126,10 +128,10 @@ def find_source(
     """
     if errors not in ("strict", "replace"):
         raise DataError(f"errors={errors!r} cannot be used; it must be strict or replace")
-    source = _find(data, text_field, errors, offline, progress)
+    source = _find(data, text_field, errors, offline, progress, say)
     if val_data is None:
         return source
-    held_out = replace(_find(val_data, text_field, errors, offline, progress), held_out=None)
+    held_out = replace(_find(val_data, text_field, errors, offline, progress, say), held_out=None)
     if held_out.sha256 == source.sha256:
         raise DataError(
             f"{val_data} is the very text of {data}; a model is judged by a text it was not trained on: name another "
@@ -155,9 +157,11 @@ def from_texts(name: str, title: str, path: Path, texts: Texts, progress: Progre
     )
 
 
-def _find(data: str, text_field: str, errors: str, offline: bool, progress: Progress | None) -> Source:
+def _find(
+    data: str, text_field: str, errors: str, offline: bool, progress: Progress | None, say: Say = silent
+) -> Source:
     if data in SOURCES:
-        return _known(data, SOURCES[data], offline, progress)
+        return _known(data, SOURCES[data], offline, progress, say)
     if data.partition(":")[0] == corpus.NAME:
         path, limits = corpus.corpus(corpus.size_of(data), progress)
         source = from_texts(data, "tales, the built-in corpus", path, Texts("stories", (path,)), progress)
@@ -172,7 +176,9 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
                 path = spooled(pipe)
             name = str(path)
         if path.is_file() or path.is_dir():
-            return from_texts(name, path.absolute().name, path, texts_at(path, text_field, errors), progress)
+            source = from_texts(name, path.absolute().name, path, texts_at(path, text_field, errors), progress)
+            check_spooled(path, source.sha256)
+            return source
         near = did_you_mean(data, named)
         if near == "." and path.parent.is_dir():
             near = did_you_mean(str(path), [str(path.with_name(p.name)) for p in path.parent.iterdir()])
@@ -181,12 +187,12 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
     raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(named)}; or give a path")
 
 
-def _known(name: str, known: KnownSource, offline: bool, progress: Progress | None) -> Source:
+def _known(name: str, known: KnownSource, offline: bool, progress: Progress | None, say: Say) -> Source:
     """A source with a name, its validation files as what is held out."""
 
     def here(file: KnownFile | HubFile) -> Path:
         if isinstance(file, KnownFile):
-            return find_or_fetch(file, offline=offline, progress=progress)
+            return find_or_fetch(file, offline=offline, progress=progress, say=say)
         return find_or_fetch_from_hub(file, offline=offline, progress=progress)
 
     def source(files: list[Path]) -> Source:

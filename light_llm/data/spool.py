@@ -14,6 +14,15 @@ from .reading import PIECE
 STDIN = "-"
 
 
+def check_spooled(path: Path, sha256: str) -> None:
+    """Raise DataError when a text that was kept from a pipe, under its hash, is another by now."""
+    if path.absolute().parent == (cache_dir() / "stdin").absolute() and path.stem != sha256:
+        raise DataError(
+            f"{path} is damaged: its SHA-256 is {sha256[:12]}..., not the one it is named by; "
+            "delete it and pipe the text in again"
+        )
+
+
 def spooled(stream: BinaryIO | None = None) -> Path:
     """Read a pipe, standard input by default, to its end into `<cache>/stdin/<sha256>.txt`: whole or not at all.
 

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..config import show
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
+from ..plain import read_plain
 from ..runtime import tiktoken_cache_dir
 from .bpe import GPT2Tokenizer, from_plain, from_tokenizer_json, train_bpe
 from .fetch import KnownFile, find_or_fetch
+from .pieces import Say, silent
 
 GPT2_VOCABULARY = KnownFile(
     name="gpt2/vocab.bpe",
@@ -104,11 +107,19 @@ class ByteTokenizer:
 
 
 class CharTokenizer:
-    """Every character of the training file is an id, in code point order; one more is the separator."""
+    """Every character of the training file is an id, in code point order; one more is the separator.
+
+    Raises:
+        ConfigError: half a surrogate pair, or a character that is there twice.
+    """
 
     name = "char"
 
     def __init__(self, alphabet: str) -> None:
+        if half := next((c for c in alphabet if "\ud800" <= c <= "\udfff"), None):
+            raise ConfigError(f"{half!r} is half a surrogate pair and no character; leave it out")
+        if len(set(alphabet)) != len(alphabet):
+            raise ConfigError("a character is in the alphabet twice; train another tokenizer")
         self.alphabet = alphabet
         self.ids = {c: i for i, c in enumerate(alphabet)}
         self.separator = len(alphabet)
@@ -135,7 +146,12 @@ class CharTokenizer:
 
 
 def make_tokenizer(
-    spec: str, alphabet: str = "", texts: Callable[[], Iterable[str]] = tuple, *, offline: bool = False
+    spec: str,
+    alphabet: str = "",
+    texts: Callable[[], Iterable[str]] = tuple,
+    *,
+    offline: bool = False,
+    say: Say = silent,
 ) -> Tokenizer:
     """The tokenizer that `--tokenizer spec` asks for.
 
@@ -144,6 +160,8 @@ def make_tokenizer(
             `tokenizer.json`.
         alphabet: every character of the text.
         texts: gives the training split, for bpe to learn from; called only then.
+        offline: download nothing.
+        say: called with a line for each damaged file that was passed over.
 
     Raises:
         ConfigError: no such tokenizer, a size the text does not give, or a file that cannot be used.
@@ -152,7 +170,7 @@ def make_tokenizer(
     kind, colon, size = spec.partition(":")
     if spec == "gpt2":
         also = [tiktoken_cache_dir() / hashlib.sha1(GPT2_VOCABULARY.url.encode(), usedforsecurity=False).hexdigest()]
-        path = find_or_fetch(GPT2_VOCABULARY, offline=offline, also=also)
+        path = find_or_fetch(GPT2_VOCABULARY, offline=offline, also=also, say=say)
         return GPT2Tokenizer(path.read_text(encoding="utf-8"))
     if spec == "byte":
         return ByteTokenizer()
@@ -182,13 +200,14 @@ def _trained(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
 
 def _from_file(path: Path) -> Tokenizer:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not JSON"
-        raise ConfigError(
-            f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train"
-        ) from None
-    return from_tokenizer_json(values, str(path))
+        return from_tokenizer_json(read_plain(path), str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        reason = "it is not JSON"
+    except ValueError as error:
+        reason = str(error)
+    raise ConfigError(f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train")
 
 
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
@@ -197,17 +216,17 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
         "bpe": lambda: from_plain(values["tokens"], values["separator"]),
         "byte": ByteTokenizer,
-        "char": lambda: CharTokenizer(values["alphabet"]),
+        "char": lambda: CharTokenizer("".join(values["alphabet"])),
     }
     kind = values.get("kind")
-    if kind not in makers:
+    if not isinstance(kind, str) or kind not in makers:
         raise CheckpointError(
-            f"the model file has a tokenizer of kind {kind!r}; this light-llm knows {', '.join(makers)}; "
+            f"the model file has a tokenizer of kind {show(kind)}; this light-llm knows {', '.join(makers)}; "
             "load it with the version that wrote it"
         )
     try:
         return makers[kind]()
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"the model file has a damaged tokenizer of kind {kind!r}: {error}") from None
 
 

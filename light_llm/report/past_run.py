@@ -1,6 +1,5 @@
 """One run as its folder tells it: `run.json` and `metrics.jsonl`, read once and checked."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from ..config import Run, get_model_size
 from ..errors import CheckpointError, ConfigError
 from ..observe import read_rows
+from ..plain import read_plain
 
 Measure = Literal["loss", "bits_per_byte"]
 FORMAT = 1  # of run.json
@@ -138,7 +138,7 @@ def read_past_run(folder: str | Path) -> PastRun:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_plain(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: what was decided in this run is not known") from None
     except ValueError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError
+from ..plain import read_plain
 from .choice import Choice
 from .settings import cache_dir
 
@@ -100,7 +101,7 @@ def _measured_gain() -> float:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_plain(path)
         return {str(key): float(value) for key, value in known.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}  # missing, or not ours: measured anew
