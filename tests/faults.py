@@ -212,7 +212,7 @@ def kills(text: Path, times: int, seed: int = 1) -> Outcome:
     train(text, "timed")
     takes, luck, tried, survived, lost = time.perf_counter() - start, random.Random(seed), 0, 0, 0
     while tried < times:
-        shutil.rmtree("run", ignore_errors=True)
+        before = tried
         for _ in range(times):
             child = in_child(lambda: train(text, "run"))
             time.sleep(luck.uniform(0.1, 1.0) * takes)
@@ -222,7 +222,8 @@ def kills(text: Path, times: int, seed: int = 1) -> Outcome:
             tried += 1
             lost += bytes_lost(Path("run"))
         train(text, "run")
-        survived = tried if same("whole", "run") else survived
+        survived += (tried - before) * same("whole", "run")
+        shutil.rmtree("run")
     return Outcome(tried, survived, lost)
 
 
@@ -326,6 +327,7 @@ def not_finite(text: Path, batches: Sequence[int]) -> Outcome:
                 and result.status == ("nonfinite" if policy == "stop" else "done")
                 and f"step {batch + 1} is not finite" in Path("run/train.log").read_text()
             )
+    shutil.rmtree("run")
     return Outcome(tried, survived)
 
 
