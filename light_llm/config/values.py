@@ -28,6 +28,8 @@ def show(value: Any) -> str:
 
     >>> show("top"), show(10**9), len(show("a" * 10**6))
     ("'top'", '1000000000', 80)
+    >>> show(10**5000)
+    'a number of thousands of digits'
     """
     try:
         text = repr(value)
