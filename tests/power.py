@@ -102,9 +102,9 @@ class Disk:
         if kind == "write":
             parent.do("link", path.name, File(more))
         elif kind == "sync":
-            file = parent.names[path.name]
-            assert isinstance(file, File)
-            file.safe = file.data
+            file = parent.names.get(path.name)
+            if isinstance(file, File):  # the rows are appended by another way
+                file.safe = file.data
         elif kind == "make_folder":
             parent.do("link", path.name, Folder())
         elif kind == "rename":

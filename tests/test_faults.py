@@ -18,6 +18,7 @@ from light_llm.train.room import as_size, size_of, step_bytes
 
 from . import faults
 from .faults import HOW, Outcome, exit_code, in_child, same, train
+from .power import Recorded
 from .tools import byte_loader, byte_model, flip
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: forks, signals and limits are POSIX")
@@ -33,6 +34,15 @@ def test_a_process_that_ends_at_a_file_operation(poem: Path) -> None:
 
 def test_a_power_cut_loses_nothing_that_was_said_to_be_saved(poem: Path) -> None:
     assert nothing_lost(faults.power_cuts(poem))
+
+
+def test_the_rows_of_a_step_are_safe_before_the_step(poem: Path) -> None:
+    """After a power cut the numbers on the way to a checkpoint are there as it is."""
+    files = Recorded()
+    train(poem, "run", files=files)
+    done = [(kind, path.name.partition(".tmp")[0]) for kind, path, *_ in files.done]
+    for step in (10, 20, 30):
+        assert done[done.index(("make_folder", f"step-{step:06d}")) - 1] == ("sync", "metrics.jsonl")
 
 
 def test_kills_at_random_moments(poem: Path) -> None:

@@ -127,6 +127,8 @@ class Session:
         check_room_for_step(self.folder, path, needed)
         horizon = self.config.lr_horizon or self.config.max_steps
         best = self.best.loss, self.best.step
+        with suppress(OSError):  # rows that cannot be written wait; those that were go with the step
+            self.folder.files.sync(self.folder.metrics)
         try:
             write_step(
                 path,
