@@ -253,7 +253,7 @@ BUGS = [
         "light_llm/cli/signals.py",
         "for number in (CLOSED_TERMINAL, SAVE) if",
         "for number in (SAVE,) if",
-        "tests/test_signals.py -k reading_a_pipe",
+        "tests/test_signals.py -k outlives",
     ),
     Bug(
         "a wish to save that comes early kills",
@@ -393,7 +393,7 @@ BUGS = [
         "light_llm/train/session.py",
         "if step.number != at.step or not self.save_is_due():",
         "if not self.save_is_due():",
-        "tests/test_signals.py -k late",
+        "tests/test_signals.py -k not_of_a_step",
     ),
     Bug(
         "a stream that falls silent only in the main thread",
