@@ -85,14 +85,12 @@ def test_a_resume_is_exact_across_the_end_of_a_pass(tmp_path: Path) -> None:
 # ---- the disk
 
 
-def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path) -> None:
-    """RLIMIT_FSIZE: the kernel itself refuses the bytes, in the middle of a file."""
-    train(poem, "whole")
+def limited_run(text: Path, at: int, most: int, **how: Any) -> str:
+    """A run in which the kernel refuses files beyond a size from step `at` on: what it ended with."""
 
     def limited() -> None:
-        trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", **HOW)
-        most = size_of(Path("whole/step-000030/optimizer.safetensors")) // 2
-        trainer.every(15, lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, (most, -1)))
+        trainer = Trainer(byte_model(dropout=0.2), byte_loader(text), out="run", **(HOW | how))
+        trainer.every(at, lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, (most, -1)))
         try:
             trainer.train()
         except CheckpointError as error:
@@ -100,7 +98,13 @@ def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path)
             Path("said").write_text(str(error))
 
     assert exit_code(in_child(limited)) == 0
-    said = Path("said").read_text()
+    return Path("said").read_text()
+
+
+def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path) -> None:
+    """RLIMIT_FSIZE: the kernel itself refuses the bytes, in the middle of a file."""
+    train(poem, "whole")
+    said = limited_run(poem, 15, size_of(Path("whole/step-000030/optimizer.safetensors")) // 2)
     assert said.startswith("run/step-000020 could not be written (File too large): it needs 4.")
     assert "run/step-000010 is complete: make room and go on with --resume" in said
     assert [p.name for p in RunFolder("run").steps()] == ["step-000010"] and not list(Path("run").glob("*tmp*"))
@@ -110,18 +114,7 @@ def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path)
 
 def test_the_systems_error_is_kept_whoever_was_writing(poem: Path) -> None:
     """torch.save makes a RuntimeError of a full disk; the run says what the system said."""
-
-    def limited() -> None:
-        trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", **(HOW | {"save_interval": 30}))
-        trainer.every(8, lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1)))
-        try:
-            trainer.train()
-        except CheckpointError as error:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-            Path("said").write_text(str(error))
-
-    assert exit_code(in_child(limited)) == 0
-    said = Path("said").read_text()
+    said = limited_run(poem, 8, 60_000, save_interval=30)
     assert said.startswith("run/best_model.pt could not be written (File too large): it needs 85.7 kB, "), said
     assert "there is no checkpoint yet" in said and not list(Path("run").glob(".best*"))
 

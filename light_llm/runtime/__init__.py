@@ -3,6 +3,7 @@
 from .choice import Choice as Choice
 from .cores import usable_cores as usable_cores
 from .cores import use_cores as use_cores
+from .device import can_gate_updates as can_gate_updates
 from .device import choose_device as choose_device
 from .device import device_name as device_name
 from .lock import lock_folder as lock_folder

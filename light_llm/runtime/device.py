@@ -41,6 +41,14 @@ def choose_device(asked: str = "auto") -> Choice:
     return Choice(asked, "asked for")
 
 
+def can_gate_updates(device: str) -> bool:
+    """Whether an update can be gated on the device, so that the program need not wait for its numbers: on CUDA.
+
+    On a CPU there is nothing to wait for; whether MPS heeds the flag has not been seen, so there the program waits.
+    """
+    return device.startswith("cuda")
+
+
 def device_name(device: str) -> str:
     """What the device is called: a GPU's product name, or the processor's architecture and thread count."""
     if device.startswith("cuda"):

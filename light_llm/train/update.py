@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..data import Batch
+from ..runtime import can_gate_updates
 from .guards import Proposal, Verdict
 from .listeners import Step
 from .progress import Progress
@@ -100,13 +101,13 @@ class LateUpdate(Update):
 def choose_update(
     optimizer: torch.optim.Optimizer, judge: Judge, config: TrainConfig, *, watched: bool, late: bool | None = None
 ) -> Update:
-    """Gated on a GPU; read first where reading costs nothing, where the optimizer has no gate, or where it is watched.
+    """Gated on a CUDA GPU; read first where reading costs nothing, where the optimizer has no gate, or where it is watched.
 
     Args:
         watched: someone else's guard or listener has to see a step before the next one begins.
         late: overrides the device's choice.
     """
-    late = config.device != "cpu" if late is None else late
+    late = can_gate_updates(config.device) if late is None else late
     fused = isinstance(optimizer, torch.optim.AdamW) and all(group.get("fused") for group in optimizer.param_groups)
     if late and fused and not watched:
         return LateUpdate(optimizer, judge, device=config.device, sticky=config.on_nonfinite != "skip")
