@@ -119,8 +119,8 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     named = "out" in given
     origin: ModelFile | None = None
     if flags.resume:
-        origin = read_model(folder.newest_good_step()[0])
-        earlier = read_run(folder).run
+        found = read_run(folder)
+        origin, earlier = read_model(found.step), found.run
         # Device, format and compilation are as the run was started unless they are given; the Trainer sees to it.
         again = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto")
         run = earlier.with_settings(**(again | settings))

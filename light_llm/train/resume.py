@@ -74,7 +74,9 @@ class Earlier:
     decided: dict[str, str]  # device, dtype and compile of the last process
     data: dict[str, Any] | None  # what the dataset recorded of itself
     started: str | None  # when it began
-    problems: tuple[str, ...]  # what was damaged and not used
+    step: Path  # the newest good step
+    damaged: tuple[Damaged, ...]  # newer ones
+    problems: tuple[str, ...]  # other files that are damaged, and not used
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def read_run(folder: RunFolder) -> Earlier:
     Raises:
         CheckpointError: there is nothing to go on with, or it is of another version.
     """
-    step, _ = folder.newest_good_step()  # first of all there has to be something to go on with
+    step, damaged = folder.newest_good_step()  # first of all there has to be something to go on with
     problems: list[str] = []
     try:
         record, path = folder.read_run(), folder.path / "run.json"
@@ -115,7 +117,7 @@ def read_run(folder: RunFolder) -> Earlier:
     try:
         run = Run.from_dict(record["run"])
         decided = {name: str(record["decided"][name]["value"]) for name in ("device", "dtype", "compile")}
-        return Earlier(run, decided, record["data"], record.get("started"), tuple(problems))
+        return Earlier(run, decided, record["data"], record.get("started"), step, tuple(damaged), tuple(problems))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}; it cannot be resumed from") from None
     except ConfigError as error:
@@ -131,11 +133,10 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
     """
     earlier = read_run(folder)
     refuse_changes(earlier.run, _run_now(earlier.run, model, loader, config), data_changes(earlier.data, loader))
-    path, damaged = folder.newest_good_step()
-    weights, moments, rng, state, _ = read_step(path)
+    weights, moments, rng, state, _ = read_step(earlier.step)
     evaluated, best, more = _evaluations(folder, state)
     return Resumed(
-        path,
+        earlier.step,
         weights,
         moments,
         rng,
@@ -145,7 +146,7 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
         earlier.run.train.max_steps,
         evaluated,
         best,
-        tuple(damaged),
+        earlier.damaged,
         (*earlier.problems, *more),
     )
 

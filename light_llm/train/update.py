@@ -101,7 +101,7 @@ class LateUpdate(Update):
 def choose_update(
     optimizer: torch.optim.Optimizer, judge: Judge, config: TrainConfig, *, watched: bool, late: bool | None = None
 ) -> Update:
-    """Gated on a CUDA GPU; read first where reading costs nothing, where the optimizer has no gate, or where it is watched.
+    """Gated on a CUDA GPU; read first where that costs nothing, where there is no gate, or where it is watched.
 
     Args:
         watched: someone else's guard or listener has to see a step before the next one begins.
