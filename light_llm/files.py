@@ -27,7 +27,7 @@ class Files:
             watched = _Watched(file)
             try:
                 fill(watched)  # type: ignore[arg-type]
-            except Exception:
+            except RuntimeError:
                 if watched.error is not None:  # torch.save turns a full disk into a RuntimeError about a position
                     raise watched.error from None
                 raise
@@ -79,7 +79,7 @@ def commit_file(path: Path, fill: Fill, files: Files) -> None:
         files.write(partial, fill)
         files.sync(partial)
         files.rename(partial, path)
-    except Exception:
+    except Exception:  # not the end of the process, which has no time to tidy up: leftovers are swept at the next start
         with suppress(OSError):
             files.remove(partial)
         raise

@@ -31,7 +31,7 @@ BY_TESTS = {
     "a setting that changes, a step that is damaged": "tests/test_resume.py",
     "a bit flipped or an end cut off, by kind of file": "tests/test_fuzz.py",
     "a hostile file": "tests/test_hostile.py",
-    "Ctrl-C and other signals, by phase": "tests/test_signals.py",
+    "Ctrl-C and other signals, by phase": "tests/test_requests.py tests/test_signals.py",
     "a terminal, disk, clock or tracker that fails": "tests/test_observe.py",
     "texts, prompts and sampling values": "tests/test_text_faults.py",
     "no network": "tests/test_offline.py",

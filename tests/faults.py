@@ -29,7 +29,7 @@ from light_llm.model import LightLLM
 from light_llm.train import Result, Trainer
 
 from .power import Disk, Recorded
-from .tools import SMALL, byte_loader, byte_model, rows_of, tensors_of
+from .tools import SMALL, byte_loader, byte_model, same
 
 HOW: dict[str, Any] = SMALL | {"max_steps": 30, "micro_batch": 2, "keep_every": 0}
 KILLED = 137
@@ -52,17 +52,6 @@ def train(text: Path, out: str, **changes: Any) -> Result:
         shutil.rmtree(out, ignore_errors=True)  # it died before its first checkpoint: a user would start it again
     model, loader = byte_model(dropout=0.2), byte_loader(text)
     return Trainer(model, loader, out=out, resume=resume, files=files, **(HOW | changes)).train()
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two runs ended alike, to the last bit, and wrote the same numbers on the way."""
-    ends = [RunFolder(name).newest_step() for name in (a, b)]
-    return (
-        ends[0].name == ends[1].name
-        and tensors_of(ends[0]) == tensors_of(ends[1])
-        and Path(a, "best_model.pt").read_bytes() == Path(b, "best_model.pt").read_bytes()
-        and all(rows_of(a, kind) == rows_of(b, kind) for kind in ("step", "eval"))
-    )
 
 
 def in_child(work: Callable[[], object]) -> int:

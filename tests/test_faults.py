@@ -17,9 +17,9 @@ from light_llm.train import Trainer
 from light_llm.train.room import as_size, size_of, step_bytes
 
 from . import faults
-from .faults import HOW, Outcome, exit_code, in_child, same, train
+from .faults import HOW, Outcome, exit_code, in_child, train
 from .power import Recorded
-from .tools import byte_loader, byte_model, flip
+from .tools import byte_loader, byte_model, flip, same
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: forks, signals and limits are POSIX")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Files, write_portable
+from light_llm.checkpoint import Files, RunFolder, write_portable
 from light_llm.config import ModelConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.data.shards import ShardWriter
@@ -135,6 +135,17 @@ def tensors_of(folder: str | Path) -> dict[str, bytes]:
     return {
         name: data for name, data in files_of(Path(folder)).items() if name not in ("settings.json", "MANIFEST.json")
     }
+
+
+def same(a: str = "whole", b: str = "two") -> bool:
+    """Whether two runs ended alike: the last step and the best model byte for byte, and every row."""
+    ends = [RunFolder(name).newest_step() for name in (a, b)]
+    return (
+        ends[0].name == ends[1].name
+        and files_of(ends[0]) == files_of(ends[1])
+        and Path(a, "best_model.pt").read_bytes() == Path(b, "best_model.pt").read_bytes()
+        and all(rows_of(a, kind) == rows_of(b, kind) for kind in ("step", "eval"))
+    )
 
 
 def flip(path: Path, at: float = 0.5) -> None:

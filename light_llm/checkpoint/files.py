@@ -33,7 +33,7 @@ def commit_folder(path: Path, contents: Mapping[str, Fill], files: Files) -> Non
         if path.exists():  # the same step once more; `RunFolder.sweep` puts the old one back if this breaks off
             files.rename(path, old)
         files.rename(partial, path)
-    except Exception:
+    except Exception:  # at the end of the process nothing is tidied up; `RunFolder.sweep` does that
         with suppress(OSError):
             if old.exists() and not path.exists():
                 files.rename(old, path)
