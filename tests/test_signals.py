@@ -22,11 +22,17 @@ CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 PATIENCE = 60.0  # seconds for a child to come to the moment that is waited for, on a busy machine
 
 
+def hear_signals() -> None:
+    """What is ignored stays so in a child: Ctrl-C by a shell's background jobs, a closed terminal by nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def child_of(words: Sequence[str], **how: Any) -> "subprocess.Popen[bytes]":
-    """The command line in a process that hears Ctrl-C, also where a shell told its background jobs to ignore it."""
+    """The command line in a process that hears signals, also where a shell or nohup told its jobs to ignore them."""
     return subprocess.Popen(
         [sys.executable, "-m", "light_llm", *words],
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_signals,
         **({"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how),
     )
 
