@@ -25,7 +25,7 @@ from light_llm.config import ModelConfig, TrainConfig
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
-from light_llm.runtime import autocast, keep_memory, peak_memory
+from light_llm.runtime import autocast, keep_memory, peak_memory, training_flops
 
 T = 1024  # tokens of a window
 
@@ -69,14 +69,12 @@ class Measured:
 
 
 def flops(config: ModelConfig, n_tokens: int, window: int = T) -> float:
-    """Products of one step: 6 a weight and token, and causal attention's two of (T, T / 2) forward, four backward.
+    """Products of one step.
 
     >>> round(flops(ModelConfig.micro(), 4096) / 1e12, 2)
     0.79
     """
-    C, L = config.n_embd, config.n_layer
-    weights = 12 * L * C**2 + config.vocab_size * C
-    return 6 * weights * n_tokens + 6 * L * C * window * n_tokens
+    return training_flops(config, window) * n_tokens
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:

@@ -1,8 +1,9 @@
 """What a model knows of a text it was not trained on: one deterministic pass, exact token-weighted means."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,15 @@ from .runtime import autocast
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """The targets at some positions of their windows: does more context help?"""
+
+    upto: int  # the last position; the first is one after the bucket before. A target at position n sees n tokens
+    loss: float  # mean nats per token
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The loss over all targets of a text, and how sure it is."""
 
@@ -27,6 +37,7 @@ class Evaluation:
     bytes: int  # of the targets
     windows: int
     context: int  # T, tokens a window can see; each starts cold
+    by_position: tuple["Bucket", ...] = ()  # the same nats by their place in the window
 
     @property
     def perplexity(self) -> float:
@@ -63,6 +74,7 @@ def evaluate_loss(
         raise DataError(f"an evaluation needs at least 2 tokens, this text has {n}; use a longer text")
     starts = list(range(0, n - 1, context))
     sums, counts, n_bytes = [], [], 0
+    by_place, there = np.zeros(context), np.zeros(context, dtype=np.int64)  # nats and targets at each position
     was_training, device = model.training, model.head_weight.device
     model.eval()
     try:
@@ -78,6 +90,8 @@ def evaluate_loss(
                     nats = token_nats(model, window[:, :-1], window[:, 1:])
                 rows = nats.cpu().double()  # MPS has no float64
                 sums += rows.sum(dim=1).tolist()
+                by_place[: rows.size(1)] += rows.sum(dim=0).numpy()
+                there[: rows.size(1)] += rows.size(0)
                 if each:
                     for start, row in zip(batch, rows.numpy(), strict=True):
                         each(start + 1, row)
@@ -86,7 +100,25 @@ def evaluate_loss(
                 progress(min(i + batch_size, len(starts)), len(starts))
     finally:
         model.train(was_training)
-    return summarise(sums, counts, n_bytes, context)
+    return replace(summarise(sums, counts, n_bytes, context), by_position=tuple(buckets(by_place, there)))
+
+
+def buckets(nats: NDArray[np.float64], targets: NDArray[np.int64]) -> Iterator[Bucket]:
+    """Nats and targets at each position, (T,), put together in buckets that double; their weighted mean is the loss."""
+    starts = [0, *edges(len(nats))]
+    for start, end in itertools.pairwise(starts):
+        if n := int(targets[start:end].sum()):
+            yield Bucket(end, math.fsum(nats[start:end]) / n, n)
+
+
+def edges(T: int) -> list[int]:
+    """The last position of each bucket, doubling: 1, 2, 4, ... T.
+
+    >>> edges(12)
+    [1, 2, 4, 8, 12]
+    """
+    doubling = itertools.takewhile(lambda n: n < T, (1 << i for i in itertools.count()))
+    return [*doubling, T]
 
 
 def summarise(sums: list[float], counts: list[int], n_bytes: int, context: int) -> Evaluation:

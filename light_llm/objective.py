@@ -87,6 +87,11 @@ def plain_nats(model: LightLLM, tokens: Tensor, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def token_nats(model: LightLLM, tokens: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
     """-log P(target) of each position, without gradients and without the full logits: (B, T) -> (B, T), nats."""
-    hidden = model.features(tokens).flatten(0, 1)  # (B T, C)
-    found = nats(hidden, model.head_weight, targets.flatten(), rows=chunk, cap=model.logit_cap)
+    return hidden_nats(model, model.features(tokens), targets, chunk)
+
+
+@torch.no_grad()
+def hidden_nats(model: LightLLM, hidden: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
+    """The same from hidden states after the final norm: (B, T, C), (B, T) -> (B, T), nats."""
+    found = nats(hidden.flatten(0, 1), model.head_weight, targets.flatten(), rows=chunk, cap=model.logit_cap)
     return found.view(targets.shape).masked_fill(targets == IGNORED, 0.0)

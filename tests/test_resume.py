@@ -63,7 +63,7 @@ def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> No
 
     def begin(self: Trainer, note: str | None) -> Any:
         session = session_listeners(self, note)
-        self.listeners.insert(2, (10, kill))  # after the save, before the evaluation
+        self.listeners.insert(3, (10, kill))  # after the look inside and the save, before the evaluation
         return session
 
     trainer._begin = begin.__get__(trainer)  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ from light_llm.data.shards import ShardWriter
 from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.model import LightLLM
 from light_llm.observe import read_rows
+from light_llm.observe.metrics import MEASURED
 from light_llm.train import Result, Trainer
 from light_llm.train.record import model_meta
 
@@ -121,9 +122,8 @@ def train_small(
 
 
 def rows_of(folder: str | Path, kind: str) -> list[dict[str, Any]]:
-    timeless = ("seconds", "tok_per_sec")
     rows = read_rows(Path(folder, "metrics.jsonl"))
-    return [{k: v for k, v in row.items() if k not in timeless} for row in rows if row["kind"] == kind]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows if row["kind"] == kind]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -144,7 +144,7 @@ def same(a: str = "whole", b: str = "two") -> bool:
         ends[0].name == ends[1].name
         and files_of(ends[0]) == files_of(ends[1])
         and Path(a, "best_model.pt").read_bytes() == Path(b, "best_model.pt").read_bytes()
-        and all(rows_of(a, kind) == rows_of(b, kind) for kind in ("step", "eval"))
+        and all(rows_of(a, kind) == rows_of(b, kind) for kind in ("step", "eval", "probe"))
     )
 
 

@@ -17,10 +17,10 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import parse_settings
 from ..errors import ConfigError
+from ..observe.metrics import MEASURED
 from ..runtime.settings import with_stop_after
 from .flags import parse
 
-TIMES = ("seconds", "tok_per_sec")  # what may differ between two equal runs
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _which(a: Path, b: Path) -> str:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows if row["kind"] != "end"]
 
 
 def _hash(path: Path) -> str:

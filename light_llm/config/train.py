@@ -13,6 +13,7 @@ COMPILE = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16")
 ON_NONFINITE = ("stop", "skip", "rollback")
 ON_SPIKE = ("off", "warn", "rollback")
+TRACKERS = ("auto", "none", "wandb", "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +46,18 @@ class TrainConfig:
     save_minutes: float = 10.0  # and one whenever so long has passed since the last; 0: never
     keep_every: int = 0  # steps whose number is a multiple of it are kept too; 0: none
     sample_interval: int = 100  # a short sample of what the model writes; 0: never
+    probe_interval: int = 25  # a look inside on a small held-out batch: attention, activations, guesses; 0: never
     device: str = "auto"
     dtype: str = "auto"
     compile: str = "auto"
+    tracker: str = "auto"  # who else gets the rows; auto: W&B where its key or WANDB_MODE=offline is set
     init_from: str | None = None  # the model file the weights came from
     seed: int = 1337  # of the initial weights and of dropout
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "loss_chunk", "eval_interval", "save_interval"):
             check_range(name, getattr(self, name), low=1, integer=True)
-        for name in ("warmup_steps", "sample_interval", "patience", "keep_every", "max_rollbacks"):
+        for name in ("warmup_steps", "sample_interval", "probe_interval", "patience", "keep_every", "max_rollbacks"):
             check_range(name, getattr(self, name), low=0, integer=True)
         check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)
         if self.lr_horizon is not None:
@@ -74,6 +77,7 @@ class TrainConfig:
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         check_choice("on_spike", self.on_spike, ON_SPIKE)
+        check_choice("tracker", self.tracker, TRACKERS)
         if self.micro_batch is not None:
             check_range("micro_batch", self.micro_batch, low=1, integer=True)
             if self.batch_size % self.micro_batch:

@@ -10,11 +10,13 @@ from ..files import Files, commit_file
 from .stream import LogFile
 
 Row = Mapping[str, Any]
+KEPT = ("step", "eval", "rollback", "probe", "attention", "sample", "end")  # kinds of rows in the file
+MEASURED = ("seconds", "tok_per_sec", "mfu", "memory", "phases")  # what may differ between two equal runs
 Sink = Callable[[Row], object]
 
 
 class JsonLines:
-    """A sink that appends rows of kind step, eval and rollback to a file, each at once.
+    """A sink that appends the rows of a run to a file, each at once.
 
     Args:
         keep: rows of later steps are cut off first, durably: a resumed run writes them anew.
@@ -35,7 +37,7 @@ class JsonLines:
         self.file = LogFile(path, fresh=keep is None, warn=warn)
 
     def __call__(self, row: Row) -> None:
-        if row["kind"] in ("step", "eval", "rollback"):
+        if row["kind"] in KEPT:
             self.file.add(_line(row))
 
     def close(self) -> None:
@@ -55,6 +57,17 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _line(row: Row) -> str:
-    """JSON has no NaN and no infinity: they become null."""
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(plain) + "\n"
+    return json.dumps(finite(row)) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The same values; JSON has no NaN and no infinity: they become null.
+
+    >>> finite({"loss": math.nan, "norms": [1.0, math.inf]})
+    {'loss': None, 'norms': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

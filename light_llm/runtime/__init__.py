@@ -22,4 +22,8 @@ from .settings import cache_dir as cache_dir
 from .settings import offline_dir as offline_dir
 from .settings import stop_after as stop_after
 from .settings import tiktoken_cache_dir as tiktoken_cache_dir
+from .settings import wandb_environment as wandb_environment
+from .settings import wandb_wanted as wandb_wanted
+from .speed import product_rate as product_rate
+from .speed import training_flops as training_flops
 from .versions import versions as versions

@@ -1,20 +1,15 @@
 """The number format of the matrix products: bfloat16 where this machine is really faster in it, float32 otherwise."""
 
-import json
-import os
-import platform
 import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import DeviceError
-from ..plain import read_plain
 from .choice import Choice
-from .settings import cache_dir
+from .measured import remembered, this_machine
 
 COMPILERS = ("g++", "c++", "clang++", "cl")
 FASTER = 1.3  # bfloat16 has to win by this much: its rounding is not free
@@ -84,24 +79,4 @@ def measure_gain(seconds: float = 0.15) -> float:
 
 def _measured_gain() -> float:
     """`measure_gain`, once per machine, torch version and thread count."""
-    key = f"{platform.node()} {platform.machine()} torch {torch.__version__} threads {torch.get_num_threads()}"
-    path = cache_dir() / "measured.json"
-    known = _read(path)
-    if key not in known:
-        known[key] = round(measure_gain(), 2)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            os.replace(partial, path)
-        except OSError:
-            pass  # a cache that cannot be written only costs the measurement again
-    return known[key]
-
-
-def _read(path: Path) -> dict[str, float]:
-    try:
-        known = read_plain(path)
-        return {str(key): float(value) for key, value in known.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # missing, or not ours: measured anew
+    return remembered(this_machine(), lambda: round(measure_gain(), 2))

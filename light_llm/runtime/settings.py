@@ -52,3 +52,26 @@ def with_stop_after(steps: int | None) -> dict[str, str]:
     """The environment for a child process that is to end its training after so many steps, or not at all."""
     rest = {name: value for name, value in os.environ.items() if name != "LIGHT_LLM_STOP_AFTER"}
     return rest | ({"LIGHT_LLM_STOP_AFTER": str(steps)} if steps else {})
+
+
+def wandb_wanted() -> str:
+    """Why rows may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" where neither is set.
+
+    WANDB_MODE=disabled is W&B's own word for no, whatever the key.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "dryrun"):
+        return f"WANDB_MODE={mode}"
+    return "WANDB_API_KEY is set" if os.environ.get("WANDB_API_KEY") and mode != "disabled" else ""
+
+
+def wandb_environment(files: Path) -> dict[str, str]:
+    """The environment for the child process that speaks with W&B.
+
+    It finds this package wherever it is started, sends no reports of its own errors, and keeps what it would put into
+    the home folder in `files`, unless WANDB_CACHE_DIR or WANDB_DATA_DIR says otherwise.
+    """
+    package = str(Path(__file__).parents[2])
+    folders = {"WANDB_CACHE_DIR": str(files / "cache"), "WANDB_DATA_DIR": str(files / "data")}
+    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return folders | dict(os.environ) | {"WANDB_ERROR_REPORTING": "false", "PYTHONPATH": search}

@@ -1,8 +1,8 @@
 """Listeners run after a step: they get a small frozen value, may ask to stop by returning "stop", cannot reach in."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..generate import Sampling
 from ..generate import decode as decode_ids
 from ..model import LightLLM
 from ..observe import Sink
+from ..runtime import peak_memory
 from .notices import rising
 from .requests import BrokenOff, Requests
 
@@ -31,6 +32,12 @@ class Step:
     seconds: float  # of this step, listeners not counted
     tok_per_sec: float
     skipped: bool  # a guard kept the update from the weights
+    clipped: bool = False  # the gradient was longer than grad_clip
+    grad_norms: Mapping[str, float] = field(default_factory=dict)  # by group (observe/meter.py), before clipping
+    weight_norm: float | None = None  # after the update; None: there was none
+    update_ratios: Mapping[str, float] = field(default_factory=dict)  # |w' - w| / |w'| by group; empty: no update
+    mfu: float | None = None  # share of the machine's rate of products; None where that is not known
+    phases: Mapping[str, float] = field(default_factory=dict)  # seconds: data, gradients, update
 
 
 Listener = Callable[[Step], str | None]
@@ -54,6 +61,13 @@ class Log:
             "tokens": step.tokens,
             "seconds": round(step.seconds, 4),
             "tok_per_sec": round(step.tok_per_sec, 1),
+            "clipped": step.clipped,
+            "grad_norms": dict(step.grad_norms),
+            "weight_norm": step.weight_norm,
+            "update_ratios": dict(step.update_ratios),
+            "mfu": None if step.mfu is None else round(step.mfu, 4),
+            "memory": peak_memory(),
+            "phases": {name: round(seconds, 4) for name, seconds in step.phases.items()},
         }
         if step.skipped:
             row["skipped"] = True
@@ -137,8 +151,9 @@ class EvaluateHeldOut:
         plain = evaluation_record(evaluation, distance)
         earlier = self.best.loss
         best = self.best.offer(number, evaluation.loss, plain)
+        places = {name: [getattr(b, name) for b in evaluation.by_position] for name in ("upto", "loss", "tokens")}
         for sink in self.sinks:
-            sink({"kind": "eval", "step": number, "split": "held_out", **plain, "best": best})
+            sink({"kind": "eval", "step": number, "split": "held_out", **plain, "best": best, "by_position": places})
         self.worse = 0 if best else self.worse + 1
         if self.worse == RISES and earlier is not None:
             for line in rising(earlier, self.best.step or 0, evaluation.loss, stops=bool(self.patience)):

@@ -10,7 +10,7 @@ from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
-from ..runtime import Choice, choose_compile, choose_device, choose_dtype, device_name, versions
+from ..runtime import Choice, choose_compile, choose_device, choose_dtype, device_name, training_flops, versions
 from .resume import Resumed
 
 
@@ -102,6 +102,7 @@ def plan(model: LightLLM, loader: Any, config: TrainConfig) -> dict[str, Any]:
     """What the run will amount to."""
     numbers: dict[str, Any] = {"parameters": get_model_size(model.config), "steps": config.max_steps}
     if isinstance(loader, DataLoader):
+        numbers["flops_per_token"] = training_flops(model.config, loader.dataset.max_length)
         per_step = config.batch_size * loader.dataset.max_length
         numbers["tokens_per_step"] = per_step
         numbers["tokens"] = per_step * config.max_steps

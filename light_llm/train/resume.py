@@ -17,6 +17,7 @@ from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..observe import read_rows
 from ..runtime import set_rng_state
+from .progress import Progress
 
 # What may be another when a run goes on. FIXED is what the curve is a curve of: the model, the data and their order,
 # the recipe. FREE is how long, how often it looks, what it does about bad steps, on which machine. A text is known
@@ -58,9 +59,11 @@ ON_RESUME = {
     "train.save_minutes": FREE,
     "train.keep_every": FREE,
     "train.sample_interval": FREE,
+    "train.probe_interval": FREE,
     "train.device": FREE,
     "train.dtype": FREE,
     "train.compile": FREE,
+    "train.tracker": FREE,
     "train.init_from": FIXED,
     "train.seed": FIXED,
 }
@@ -187,6 +190,29 @@ def put_back(
     model.load_state_dict(weights)
     restore_optimizer(model, optimizer, moments)
     set_rng_state(rng, device)
+
+
+def start_from(
+    resumed: Resumed, model: LightLLM, optimizer: torch.optim.Optimizer, device: str
+) -> tuple[Progress, Resumed]:
+    """Put a run back as it was left: where it stands, and what is known of it without the tensors."""
+    put_back(resumed.weights, resumed.moments, resumed.rng, model, optimizer, device)
+    return Progress.of(resumed.state), resumed.without_tensors()
+
+
+def go_back(
+    folder: RunFolder, model: LightLLM, optimizer: torch.optim.Optimizer, config: TrainConfig, before: Progress
+) -> Progress:
+    """Put a run back to its newest good checkpoint, past the batch that an attempt was made with.
+
+    Args:
+        before: where the run stood before that attempt.
+    """
+    path, damaged = folder.newest_good_step(config.save_interval)  # not one of an interruption
+    folder.put_aside(damaged)
+    weights, moments, rng, state, _ = read_step(path)
+    put_back(weights, moments, rng, model, optimizer, config.device)
+    return replace(Progress.of(state), batches=before.batches + 1, rollbacks=before.rollbacks + 1)
 
 
 def _run_now(run: Run, model: LightLLM, loader: Any, config: TrainConfig) -> Run:

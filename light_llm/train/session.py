@@ -22,6 +22,7 @@ from .diagnose import NOTHING, first_nonfinite
 from .guards import Proposal
 from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, Step, WriteSample
 from .notices import nonfinite, summary
+from .probing import LookInside
 from .progress import Progress
 from .record import Decisions, model_meta
 from .requests import Requests
@@ -83,6 +84,8 @@ class Session:
         if self.dataset is None:
             return [*listeners, (1, self.evaluate)]
         listeners.append((config.eval_interval, self.evaluate))
+        if config.probe_interval:
+            listeners.insert(1, (config.probe_interval, self._look(self.dataset)))  # its row is there when it is saved
         if config.sample_interval:
             sample = WriteSample(self.model, self.dataset, self.sinks, requests=self.requests)
             listeners.append((config.sample_interval, sample))
@@ -229,6 +232,9 @@ class Session:
             tokens_per_second=tokens_per_second,
             peak_memory=peak_memory(),
         )
+        end = {"status": status, "seconds": result.seconds, "memory": result.peak_memory}
+        for sink in self.sinks:
+            sink({"kind": "end", "step": at.step, **end, "tok_per_sec": tokens_per_second})
         for line in summary(result, self.config):
             self.console.say(line)
         if self.folder.recover_previous():
@@ -245,6 +251,19 @@ class Session:
         self.metrics.close()
         self.console.close()
         self.folder.recover_previous()
+
+    def _look(self, dataset: TokenDataset) -> LookInside:
+        config = self.config
+        return LookInside(
+            self.model,
+            dataset,
+            self.sinks,
+            dtype=config.dtype,
+            maps_every=config.eval_interval,
+            last=config.max_steps,
+            quiet_until=2 * config.warmup_steps,
+            say=self.say,
+        )
 
     def _evaluation(self) -> EvaluateHeldOut | MeanTrainingLoss:
         if self.dataset is None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Files, RunFolder, read_step
+from ..checkpoint import Files, RunFolder
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import TrainConfig, check_range
 from ..data import DataLoader
@@ -17,6 +17,7 @@ from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
+from ..observe.meter import Meter
 from ..optim import build_optimizer, learning_rate
 from ..runtime import autocast, is_out_of_memory, rng_state, seed_everything, set_rng_state, stop_after
 from .batches import Batches, InTurn, Numbered
@@ -27,10 +28,10 @@ from .progress import Progress
 from .record import check_fit, decide, run_record, step_record
 from .requests import Requests
 from .result import Result, Status
-from .resume import put_back, read_resume, read_run
+from .resume import go_back, read_resume, read_run, start_from
 from .room import check_room, halved
 from .session import Session
-from .update import Attempt, Judged, choose_update, step_of
+from .update import Attempt, Judged, Yardstick, choose_update, step_of
 
 
 class Trainer:
@@ -117,14 +118,15 @@ class Trainer:
     def train(self) -> Result:
         """Make the steps that are left. Returns how it ended; never exits the process."""
         note = self._take_folder()
-        with self.folder.lock(), self._begin(note) as self.session:
+        with self.folder.lock(), self._begin(note) as self.session, self.meter:
             while self.at.step < self.config.max_steps and self.stop_reason is None:
                 start, before = time.perf_counter(), self.at
                 lr = self.set_learning_rate()
                 loss = self.compute_gradients()
-                grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+                grad_norm = self.meter.clip(self.config.grad_clip)
                 self.at = before.after(self.weight)
-                attempt = Attempt(loss, grad_norm, lr, self.batch, self.weight, before, start)
+                times = start, self.read, time.perf_counter()
+                attempt = Attempt(loss, grad_norm, lr, self.batch, self.weight, before, times, self.meter.current)
                 self.react(self.update(attempt))  # the guards, the optimizer's step, gradients set to none
                 if self.is_due():
                     self.react(self.update.settle())
@@ -146,7 +148,7 @@ class Trainer:
         Where the first step does not fit into memory, smaller micro-batches are tried.
         """
         tokens, targets = self.batch = self.source.batch(self.at.batches)
-        self.weight = total_weight(targets)
+        self.weight, self.read = total_weight(targets), time.perf_counter()
         while True:
             generators = rng_state(self.config.device)
             try:
@@ -209,21 +211,19 @@ class Trainer:
         if self.at.rollbacks >= self.config.max_rollbacks:
             self.session.say(f"notice   {self.at.rollbacks} times back is enough (train.max_rollbacks)")
             return False
-        path, damaged = self.folder.newest_good_step(self.config.save_interval)  # not one of an interruption
-        self.folder.put_aside(damaged)
-        weights, moments, rng, state, _ = read_step(path)
-        put_back(weights, moments, rng, self.model, self.optimizer, self.config.device)
-        self.at = replace(Progress.of(state), batches=attempt.before.batches + 1, rollbacks=self.at.rollbacks + 1)
+        there = replace(attempt.before, rollbacks=self.at.rollbacks)
+        self.at = go_back(self.folder, self.model, self.optimizer, self.config, there)
         self.session.rolled_back(attempt.before.step + 1, self.at)
         return True
 
     def tell(self, attempt: Attempt, proposal: Proposal, *, skipped: bool) -> None:
         """Call the listeners whose turn it is."""
-        seconds = time.perf_counter() - max(attempt.start, self.told)
+        seconds = time.perf_counter() - max(attempt.times[0], self.told)
         self.spent += seconds
         self.trained += attempt.weight
         self.steps_made += 1
-        step = step_of(attempt, proposal, self.source.target_bytes(attempt.batch), seconds, skipped=skipped)
+        n_bytes = self.source.target_bytes(attempt.batch)
+        step = step_of(attempt, proposal, n_bytes, seconds, self.yardstick, skipped=skipped)
         for n, listener in self.listeners:
             if (step.number % n == 0 or self.is_last(step.number)) and listener(step) == "stop":
                 self.stop_reason = self.stop_reason or "stopped"
@@ -286,10 +286,9 @@ class Trainer:
         self.model.to(self.config.device).train()
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
+        self.meter = Meter(self.model, self.optimizer)
+        self.yardstick = Yardstick.of(self.model.config, self.config)
         if self.resumed:
-            tensors = self.resumed.weights, self.resumed.moments, self.resumed.rng
-            put_back(*tensors, self.model, self.optimizer, self.config.device)
-            self.at = Progress.of(self.resumed.state)
-            self.resumed = self.resumed.without_tensors()
+            self.at, self.resumed = start_from(self.resumed, self.model, self.optimizer, self.config.device)
         else:
             seed_everything(self.config.seed)

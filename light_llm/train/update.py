@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import TrainConfig
+from ..config import ModelConfig, TrainConfig
 from ..data import Batch
-from ..runtime import can_gate_updates
+from ..observe.meter import Measures
+from ..runtime import can_gate_updates, product_rate, training_flops
 from .guards import Proposal, Verdict
 from .listeners import Step
 from .progress import Progress
@@ -25,7 +26,8 @@ class Attempt:
     batch: Batch
     weight: float  # targets
     before: Progress  # where the run stood without it
-    start: float  # time.perf_counter() when it began
+    times: tuple[float, float, float]  # time.perf_counter() when it began, had its batch, had its gradients
+    measures: Measures | None = None  # norms by group, on the device; those of the update come with it
 
     def proposal(self, recent: tuple[float, ...]) -> Proposal:
         """Its numbers, read: on a GPU this waits until they are there."""
@@ -114,9 +116,37 @@ def choose_update(
     return Update(optimizer, judge)
 
 
-def step_of(attempt: Attempt, proposal: Proposal, n_bytes: int | None, seconds: float, *, skipped: bool) -> Step:
+@dataclass(frozen=True)
+class Yardstick:
+    """What the numbers of a step are held against."""
+
+    grad_clip: float
+    model: ModelConfig
+    rate: float  # operations a second of the device's products
+
+    @classmethod
+    def of(cls, model: ModelConfig, config: TrainConfig) -> "Yardstick":
+        """That of a run, its device's rate measured once."""
+        return cls(config.grad_clip, model, product_rate(config.device, config.dtype))
+
+    def mfu(self, tokens_per_second: float, T: int) -> float:
+        """Model FLOPs utilisation (Chowdhery et al., 2022): the share of the rate that goes into the products."""
+        return tokens_per_second * training_flops(self.model, T) / self.rate
+
+
+def step_of(
+    attempt: Attempt,
+    proposal: Proposal,
+    n_bytes: int | None,
+    seconds: float,
+    yardstick: Yardstick,
+    *,
+    skipped: bool,
+) -> Step:
     """What listeners are told of a step that was made or skipped."""
     after = attempt.before.after(attempt.weight)
+    start, read, computed = attempt.times
+    measures, speed = attempt.measures, attempt.weight / seconds
     return Step(
         number=after.step,
         loss=proposal.loss,
@@ -125,6 +155,12 @@ def step_of(attempt: Attempt, proposal: Proposal, n_bytes: int | None, seconds: 
         lr=proposal.lr,
         tokens=after.tokens,
         seconds=seconds,
-        tok_per_sec=attempt.weight / seconds,
+        tok_per_sec=speed,
         skipped=skipped,
+        clipped=proposal.grad_norm > yardstick.grad_clip,
+        grad_norms=measures.grad_norms() if measures else {},
+        weight_norm=measures.weight_norm() if measures and not skipped else None,
+        update_ratios=measures.update_ratios() if measures and not skipped else {},
+        mfu=yardstick.mfu(speed, attempt.batch.tokens.size(1)),
+        phases={"data": read - start, "gradients": computed - read, "update": max(0.0, seconds - (computed - start))},
     )

@@ -1,0 +1,41 @@
+"""What was measured of this machine, kept in the cache: measured once per machine, torch version and thread count."""
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..plain import read_plain
+from .settings import cache_dir
+
+
+def this_machine() -> str:
+    """What a measurement holds for."""
+    return f"{platform.node()} {platform.machine()} torch {torch.__version__} threads {torch.get_num_threads()}"
+
+
+def remembered(key: str, measure: Callable[[], float]) -> float:
+    """The number kept under a key, or else measured now and kept."""
+    path = cache_dir() / "measured.json"
+    known = _read(path)
+    if key not in known:
+        known[key] = measure()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            os.replace(partial, path)
+        except OSError:
+            pass  # a cache that cannot be written only costs the measurement again
+    return known[key]
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        known = read_plain(path)
+        return {str(key): float(value) for key, value in known.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # missing, or not ours: measured anew

@@ -1,0 +1,48 @@
+"""How much a training step computes, and how fast this machine's products are: what a speed is a share of."""
+
+import time
+
+import torch
+
+from ..config import ModelConfig
+from .measured import remembered, this_machine
+
+
+def training_flops(config: ModelConfig, T: int) -> float:
+    """Floating-point operations a token costs in training, in windows of T: the products, forward and backward.
+
+    A weight is multiplied and added once forward and twice backward, 6 operations a token: 12 L C^2 of them in the
+    blocks and V C in the head. Causal attention looks at T / 2 tokens on average, in two products: 6 L C T. What is no
+    product (norms, softmax, GELU) is left out, as usual (Kaplan et al., 2020, section 2.1; Chowdhery et al., 2022,
+    appendix B, where the whole square is counted).
+
+    >>> round(training_flops(ModelConfig.micro(), 1024) * 4096 / 1e12, 2)
+    0.79
+    """
+    C, L = config.n_embd, config.n_layer
+    return 6.0 * (12 * L * C**2 + config.vocab_size * C) + 6.0 * L * C * T
+
+
+def product_rate(device: str, dtype: str) -> float:
+    """Operations a second of a device's matrix products in a number format, measured once: what MFU is a share of."""
+    key = f"{dtype} products on {device}, FLOP/s: {this_machine()}"
+    return remembered(key, lambda: measure_product_rate(device, dtype))
+
+
+def measure_product_rate(device: str, dtype: str, seconds: float = 0.15) -> float:
+    """The rate of products of a block's own shape on a CPU, (2048, 384) x (384, 1536); of 4,096 squares on a GPU."""
+    on_cpu = torch.device(device).type == "cpu"
+    n, k, m = (2048, 384, 1536) if on_cpu else (4096, 4096, 4096)
+    a = torch.ones(n, k, device=device, dtype=getattr(torch, dtype))
+    b = torch.ones(k, m, device=device, dtype=a.dtype)
+    best = 0.0
+    for _ in range(3):  # the best of three: a neighbour's noise only ever slows a line down
+        (a @ b).sum().item()  # a first call sets up its kernel; the number makes a GPU finish
+        start, times = time.perf_counter(), 0
+        while times == 0 or time.perf_counter() - start < seconds:
+            product = a @ b
+            times += 1
+            if not on_cpu:
+                product[0, 0].item()
+        best = max(best, 2.0 * n * k * m * times / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,80 @@
+"""The listener that looks inside the model: what it sees becomes rows, and what should worry people a notice."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..data import TokenDataset
+from ..data.tokenizers import decode
+from ..model import LightLLM
+from ..observe import Sink
+from ..observe.look import SHOWN, chosen_maps, fixed_batch, look_inside
+from .listeners import Step
+
+PERSISTS = 3  # looks in a row before an alarm is said: at the start every head is even, and has to be
+NAMED = 4  # alarms that a notice names
+
+
+class LookInside:
+    """Every so many steps the attention, the activations and the guesses on a few held-out windows, as a `probe` row.
+
+    Args:
+        maps_every: steps between rows of kind `attention`, which have the maps of a few heads.
+        last: the last step of the run has its maps too.
+        quiet_until: no alarm before this step: a run has to begin first.
+        say: told of heads that stay without information.
+    """
+
+    def __init__(
+        self,
+        model: LightLLM,
+        dataset: TokenDataset,
+        sinks: Sequence[Sink],
+        *,
+        dtype: str,
+        maps_every: int,
+        last: int,
+        quiet_until: int,
+        say: Callable[[str], object],
+    ) -> None:
+        self.model, self.dataset, self.sinks, self.dtype, self.say = model, dataset, sinks, dtype, say
+        self.maps_every, self.last, self.quiet_until = maps_every, last, quiet_until
+        n_ids = dataset.tokenizer.vocab_size
+        self.batch = fixed_batch(dataset.held_out, context=dataset.max_length, n_ids=n_ids)
+        self.shown = [decode(dataset.tokenizer, [i]) for i in self.batch.tokens[0, :SHOWN].tolist()]
+        self.streaks: Counter[tuple[int, int | None, str]] = Counter()
+        self.said: set[tuple[int, int | None, str]] = set()
+
+    def __call__(self, step: Step) -> None:
+        seen = look_inside(self.model, self.batch, dtype=self.dtype)
+        self._tell({"kind": "probe", "step": step.number, **seen.row})
+        if step.number % self.maps_every == 0 or step.number == self.last:
+            self._tell({"kind": "attention", "step": step.number, "tokens": self.shown, "maps": chosen_maps(seen)})
+        if step.number >= self.quiet_until:
+            self._warn(step.number, seen.row["alarms"])
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        for sink in self.sinks:
+            sink(row)
+
+    def _warn(self, step: int, alarms: Sequence[dict[str, Any]]) -> None:
+        """Say once of each head that it has said nothing for a while."""
+        now = {(a["layer"], a["head"], a["what"]) for a in alarms}
+        self.streaks = Counter({alarm: self.streaks[alarm] + 1 for alarm in now})
+        new = sorted((a for a in now - self.said if self.streaks[a] >= PERSISTS), key=str)
+        if new:
+            self.said.update(new)
+            listed = "; ".join(in_words(*alarm) for alarm in new[:NAMED])
+            more = f"; and {len(new) - NAMED} more" if len(new) > NAMED else ""
+            self.say(f"notice   attention at step {step}: {listed}{more}")
+
+
+def in_words(layer: int, head: int | None, what: str) -> str:
+    """An alarm as a person would say it.
+
+    >>> in_words(1, 3, "uniform"), in_words(0, None, "all heads alike")
+    ('layer 1 head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
+    """
+    if head is None:
+        return f"all heads of layer {layer} look at the same positions"
+    return f"layer {layer} head {head} looks {'everywhere alike' if what == 'uniform' else 'at one position only'}"
