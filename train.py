@@ -7,6 +7,6 @@ from light_llm.cli import main
 if __name__ == "__main__":
     raise SystemExit(main(["train", *sys.argv[1:]]))
 
-from light_llm.train import Trainer  # below, so that --help does not wait for torch
+from light_llm.train import Trainer, analyze_training_dynamics  # below, so that --help does not wait for torch
 
-__all__ = ["Trainer", "main"]
+__all__ = ["Trainer", "analyze_training_dynamics", "main"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .model import LightLLM as LightLLM
     from .objective import NextTokenLoss as NextTokenLoss
     from .train import Trainer as Trainer
+    from .train import analyze_training_dynamics as analyze_training_dynamics
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOME = {
     "LightLLM": "model",
     "NextTokenLoss": "objective",
     "Trainer": "train",
+    "analyze_training_dynamics": "train",
 }
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604  (the names above, spelled once)
 

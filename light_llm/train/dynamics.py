@@ -1,0 +1,108 @@
+"""The state of a training as one plain dict: gradients, attention, activations, guesses, curvature and noise."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch, DataLoader
+from ..model import LightLLM
+from ..objective import NextTokenLoss, total_weight
+from ..observe.analysis import AdamState, Effort, analyze
+from ..observe.look import HALF, TOKENS, FixedBatch, look_inside
+from ..observe.meter import group_of
+from ..observe.predictions import repeated
+from .batches import Batches, InTurn, Numbered
+
+CONTEXT = 64  # tokens of a sequence that curvature is computed on
+
+
+def analyze_training_dynamics(
+    model: LightLLM,
+    dataloader: DataLoader | Iterable[tuple[Tensor, Tensor]],
+    *,
+    curvature: bool = True,
+    progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Measure a model on text of a loader, whatever training has left behind, and leave it as it is.
+
+    Makes a forward and a backward pass of its own on the loader's first batch, without dropout, and with `curvature`
+    some fifty more on short sequences: seconds for a small model, a minute or two for nano.
+
+    Returns:
+        loss (nats per token); grad_norm and, by group, grad_norms; weight_norm; attention, stream, dead_units,
+        predictions, induction, lens, alarms as in a run's `probe` rows; with `curvature` also hessian, sharpness,
+        noise and landscape as `light-llm analyze` writes them. docs/observe.md says what each is.
+
+    Raises:
+        ConfigError: the loader gives no pairs of token ids that this model has.
+    """
+    source: Batches = (
+        Numbered(dataloader) if isinstance(dataloader, DataLoader) else InTurn(dataloader, model.config.vocab_size)
+    )
+    first = source.batch(0)
+    found = {**_gradients(model, first), **_look(model, first)}
+    if curvature:
+        effort = Effort()
+        windows = _windows(source, first, max(effort.sequences, effort.batch_size))
+        why_not = "the optimizer is not at hand; light-llm analyze reads it from a checkpoint"
+        device = model.head_weight.device
+        windows = Batch(windows.tokens.to(device), windows.targets.to(device))
+        more = analyze(model, windows, step=0, optimizer=AdamState(why_not=why_not), effort=effort, progress=progress)
+        found |= {name: more[name] for name in ("hessian", "sharpness", "noise", "landscape")}
+    return found
+
+
+def _gradients(model: LightLLM, batch: Batch) -> dict[str, Any]:
+    """Loss, norms of the gradients and of the weights, by a pass of our own."""
+    device, weight = model.head_weight.device, total_weight(batch.targets)
+    with _as_it_was(model):
+        loss = NextTokenLoss(model)(batch.tokens.to(device), batch.targets.to(device)) / weight
+        loss.backward()
+        squares: dict[str, float] = {}
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                squares[group_of(name)] = squares.get(group_of(name), 0.0) + float(p.grad.double().square().sum())
+    weights = sum(float(p.detach().double().square().sum()) for p in model.parameters())
+    return {
+        "loss": float(loss.detach()),
+        "grad_norm": sum(squares.values()) ** 0.5,
+        "grad_norms": {group: square**0.5 for group, square in squares.items()},
+        "weight_norm": weights**0.5,
+    }
+
+
+def _look(model: LightLLM, batch: Batch) -> dict[str, Any]:
+    T = batch.tokens.size(1)
+    B, half = max(1, TOKENS // T), max(2, min(HALF, T // 2))
+    half = min(half, model.config.n_positions // 2) or 1
+    twice = repeated(model.config.vocab_size, max(1, TOKENS // 4 // half), half)
+    row = look_inside(model, FixedBatch(batch.tokens[:B], batch.targets[:B], twice)).row
+    return {name: value for name, value in row.items() if name != "loss"}  # that is the whole batch's
+
+
+def _windows(source: Batches, first: Batch, n: int) -> Batch:
+    """At least n short sequences from as many batches as it takes."""
+    batches, k = [first], 1
+    while sum(len(batch.tokens) for batch in batches) < n:
+        batches.append(source.batch(k))
+        k += 1
+    T = min(CONTEXT, *(batch.tokens.size(1) for batch in batches))
+    return Batch(*(torch.cat([part[:, :T] for part in parts])[:n] for parts in zip(*batches, strict=True)))
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; the mode and the gradients there were, afterwards."""
+    training, gradients = model.training, [p.grad for p in model.parameters()]
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        model.train(training)
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient
