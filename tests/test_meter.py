@@ -25,9 +25,12 @@ def stepped(model: LightLLM, optimizer: torch.optim.Optimizer, meter: Meter | No
     return norm
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_norms_are_those_of_a_loop_over_the_tensors(name: str) -> None:
-    model = tiny_model()
+@pytest.mark.parametrize(
+    ("name", "n_embd", "near"),
+    [("adamw", 24, 1e-3), ("muon", 24, 1e-3), ("adamw", 192, 0.03)],  # the last has tensors that are sampled
+)
+def test_the_norms_are_those_of_a_loop_over_the_tensors(name: str, n_embd: int, near: float) -> None:
+    model = tiny_model(n_embd=n_embd, vocab_size=601)
     optimizer = build_optimizer(model, TrainConfig(optimizer=name))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     with Meter(model, optimizer) as meter:
@@ -42,9 +45,9 @@ def test_the_norms_are_those_of_a_loop_over_the_tensors(name: str) -> None:
     assert found.groups == ("wte", "wpe", "h.0.attn", "h.0.mlp", "h.1.attn", "h.1.mlp", "ln_f")
     for group, (g, w, u) in squares.items():
         assert found.grad_norms()[group] == pytest.approx(g**0.5, rel=1e-3)
-        assert found.update_ratios()[group] == pytest.approx((u / w) ** 0.5, rel=2e-3)
+        assert found.update_ratios()[group] == pytest.approx((u / w) ** 0.5, rel=2 * near)
     assert float(total) == pytest.approx(sum(g for g, _, _ in squares.values()) ** 0.5, rel=1e-5)
-    assert found.weight_norm() == pytest.approx(sum(w for _, w, _ in squares.values()) ** 0.5, rel=1e-5)
+    assert found.weight_norm() == pytest.approx(sum(w for _, w, _ in squares.values()) ** 0.5, rel=near)
 
 
 def test_every_parameter_is_in_one_group() -> None:
