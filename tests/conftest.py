@@ -34,7 +34,8 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PYTHONPATH", str(CHECKOUT))
         patch.setenv("COLUMNS", "80")
         patch.setenv("OMP_NUM_THREADS", "1")  # of child processes: see above
-        for name in ("LIGHT_LLM_STOP_AFTER", "FORCE_COLOR", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        of_trackers = ("WANDB_API_KEY", "WANDB_MODE")  # no test may send a developer's rows anywhere
+        for name in ("LIGHT_LLM_STOP_AFTER", "FORCE_COLOR", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR", *of_trackers):
             patch.delenv(name, raising=False)
         yield cache
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "evaluate": "objective model data runtime config",
     "generate": "model data checkpoint runtime config",
     "observe": "files objective model data runtime config",
-    "report": "plain observe config",  # it reads a run folder and nothing else
+    "report": "files plain observe config",  # it reads a run folder and nothing else
     "plan": "model objective optim runtime config",
     "doctor": "model objective optim generate runtime config",
     "export": "model data checkpoint evaluate generate runtime config",

@@ -27,7 +27,7 @@ from light_llm.config import about_recipe, recipe_names, recipe_text
 from light_llm.errors import ConfigError
 
 from .conftest import CHECKOUT
-from .tools import NANO_RUN, light_llm, run_child
+from .tools import NANO_RUN, light_llm, rows_of, run_child
 
 LEARN = ["--max-steps", "30", "--lr", "1e-2", "--warmup-steps", "2"]
 
@@ -297,7 +297,7 @@ def test_demo_text_and_eval(trained: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert one.startswith("-hi") and two.startswith("--- sample 1\n" + one) and "--- sample 2\n-hi" in two
 
     found = said("eval", "--checkpoint", "run")
-    last = json.loads((trained / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    last = rows_of(trained / "run", "eval")[-1]
     assert f"loss        {last['loss']:.4f}" in found and f"bits/byte   {last['bits_per_byte']:.4f}" in found
     assert "32 tokens" in found and said("generate", "eval", "--checkpoint", "run") == found
     child = light_llm("eval", "--checkpoint", "run")

@@ -88,6 +88,15 @@ def test_with_muon_tables_and_vectors_go_by_adamw() -> None:
         assert change.abs().sum() > 0
 
 
+def test_muon_needs_neither_tables_nor_vectors() -> None:
+    bare = torch.nn.Linear(6, 4, bias=False)
+    optimizer = build_optimizer(bare, TrainConfig(optimizer="muon"))
+    before = bare.weight.detach().clone()
+    bare(torch.randn(2, 6)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(bare.weight, before)
+
+
 def test_adamw_is_its_formula() -> None:
     """Three updates by hand (Loshchilov and Hutter, 2019, algorithm 2): decay apart, corrected moments."""
     torch.manual_seed(0)

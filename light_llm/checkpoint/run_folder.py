@@ -13,7 +13,8 @@ from .lock import FolderLock
 DEFAULT_OUT = Path("checkpoints")
 KEPT_STEPS = 2
 PREVIOUS = ".previous-run"  # where --overwrite puts the old run until the new one has a checkpoint
-_KNOWN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log")
+_KNOWN = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
+_OF_TRACKERS = ("wandb", "tensorboard")  # folders
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
 
@@ -214,7 +215,8 @@ class RunFolder:
 
     def _known(self) -> list[Path]:
         """The files and folders of a run, and nothing a user may have put beside them."""
-        return [p for p in self.path.iterdir() if p.name in _KNOWN_FILES or _STEP.fullmatch(p.name)]
+        known = (*_KNOWN, *_OF_TRACKERS)
+        return [p for p in self.path.iterdir() if p.name in known or _STEP.fullmatch(p.name)]
 
 
 def number_of(step: Path) -> int:

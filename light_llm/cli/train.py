@@ -53,6 +53,7 @@ class TrainFlags:
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = _T.device
     dtype: Annotated[str, arg(metavar="NAME", help="auto, float32, bfloat16")] = _T.dtype
     compile: Annotated[str, arg(metavar="WHEN", help="auto, on or off")] = _T.compile
+    tracker: Annotated[str, arg(metavar="NAME", help="none, wandb, tensorboard")] = _T.tracker
     seed: Annotated[int, arg(metavar="N", help="weights, dropout, order")] = _T.seed
     offline: Annotated[bool, arg(help="download nothing")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False

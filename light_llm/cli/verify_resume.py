@@ -22,7 +22,6 @@ from ..runtime.settings import with_stop_after
 from .flags import parse
 
 
-
 @dataclass(frozen=True)
 class VerifyFlags:
     """The flags of `verify-resume`: those of `train` that can make a difference."""

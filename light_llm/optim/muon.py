@@ -18,20 +18,13 @@ def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     so one learning rate and one weight decay serve both.
     """
     roles = by_role(model)
-    rest = adamw({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config)
-    matrices = list(roles[MATRIX].values())
-    if not matrices:
-        return rest
-    return Together(
-        torch.optim.Muon(
-            matrices,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        rest,
-    )
+    parts: list[torch.optim.Optimizer] = []
+    if matrices := list(roles[MATRIX].values()):
+        decay, how = config.weight_decay, "match_rms_adamw"
+        parts.append(torch.optim.Muon(matrices, config.lr, decay, momentum=0.95, adjust_lr_fn=how))
+    if roles[TABLE] or roles[VECTOR]:
+        parts.append(adamw({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config))
+    return parts[0] if len(parts) == 1 else Together(*parts)
 
 
 class Together(torch.optim.Optimizer):

@@ -28,6 +28,7 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
         f"device   {decisions.device}; {device_name(decisions.device.value)}",
         f"format   {decisions.dtype}",
         f"compile  {decisions.compile}",
+        *([f"tracker  {decisions.tracker}"] if decisions.tracker.value != "none" else []),
     ]
     if isinstance(loader, DataLoader):
         data = loader.dataset

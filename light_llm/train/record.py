@@ -10,7 +10,17 @@ from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
-from ..runtime import Choice, choose_compile, choose_device, choose_dtype, device_name, training_flops, versions
+from ..observe.trackers import choose_tracker
+from ..runtime import (
+    Choice,
+    choose_compile,
+    choose_device,
+    choose_dtype,
+    device_name,
+    training_flops,
+    versions,
+    wandb_wanted,
+)
 from .resume import Resumed
 
 
@@ -22,13 +32,15 @@ class Decisions:
     device: Choice
     dtype: Choice
     compile: Choice
+    tracker: Choice
 
 
 def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
-    """Settle device, number format and compilation; a resumed run keeps what it was started with.
+    """Settle device, number format, compilation and tracker; a resumed run keeps what it computes with.
 
     Raises:
         DeviceError: a device this machine does not have.
+        ConfigError: a tracker that was asked for by name and cannot be had.
     """
     earlier = resumed.decided if resumed else {}
 
@@ -47,7 +59,7 @@ def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
     compiled = settled("compile") or choose_compile(config.compile, device.value)
     horizon = config.lr_horizon or (resumed.state.lr_horizon if resumed else config.max_steps)
     config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
-    return Decisions(config, device, dtype, compiled)
+    return Decisions(config, device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_wanted()))
 
 
 def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any]) -> None:
@@ -86,6 +98,7 @@ def run_record(model: LightLLM, loader: Any, decisions: Decisions, *, started: s
         "run": make_run(model, loader, decisions.config).to_dict(),
         "versions": versions(),
         "decided": {name: asdict(getattr(decisions, name)) for name in ("device", "dtype", "compile")},
+        "tracker": asdict(decisions.tracker),
         "machine": device_name(decisions.device.value),
         "data": dataset.record() if dataset else None,
         "plan": plan(model, loader, decisions.config),

@@ -16,6 +16,7 @@ from ..errors import LightLLMError
 from ..model import LightLLM
 from ..objective import NextTokenLoss
 from ..observe import Console, JsonLines, Sink, Tracker
+from ..observe.trackers import identity_of, make_tracker
 from ..runtime import peak_memory, rng_state
 from .batches import Batches
 from .diagnose import NOTHING, first_nonfinite
@@ -24,7 +25,7 @@ from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, S
 from .notices import nonfinite, summary
 from .probing import LookInside
 from .progress import Progress
-from .record import Decisions, model_meta
+from .record import Decisions, model_meta, step_record
 from .requests import Requests
 from .result import Result, Status
 from .resume import Resumed
@@ -37,7 +38,7 @@ class Session:
 
     Args:
         requests: what is asked from outside while the run goes on.
-        run: what every step folder keeps of run.json.
+        record: run.json.
         sinks: what others want to do with the rows.
     """
 
@@ -50,13 +51,13 @@ class Session:
         decisions: Decisions,
         requests: Requests,
         *,
-        run: dict[str, Any],
+        record: dict[str, Any],
         resumed: Resumed | None,
         quiet: bool,
         sinks: Sequence[Sink] = (),
     ) -> None:
         self.folder, self.model, self.dataset, self.optimizer = folder, model, dataset, optimizer
-        self.config, self.run, self.resumed = decisions.config, run, resumed
+        self.config, self.run, self.resumed = decisions.config, step_record(record), resumed
         self.requests = requests
         self.started = self.last_save = time.perf_counter()
         self.saved_step = resumed.state.step if resumed else None
@@ -66,6 +67,10 @@ class Session:
         keep = resumed.state.step if resumed else None
         self.metrics = JsonLines(folder.metrics, keep=keep, warn=self.say, files=folder.files)
         self.trackers = [Tracker.of(sink, self.say) for sink in sinks]
+        if (name := decisions.tracker.value) != "none":
+            named = identity_of(record, folder.path)
+            make = make_tracker(name, folder=folder.path, record=record, identity=named, resumed_at=keep or 0)
+            self.trackers.append(Tracker(name, make, self.say))
         self.sinks: list[Sink] = [self.console, self.metrics, *self.trackers]
         self.evaluate = self._evaluation()
 

@@ -25,7 +25,7 @@ from .guards import REMEMBERED, Guard, NoSpikes, OnlyFinite, Proposal, Verdict, 
 from .listeners import Listener
 from .notices import header, out_of_memory
 from .progress import Progress
-from .record import check_fit, decide, run_record, step_record
+from .record import check_fit, decide, run_record
 from .requests import Requests
 from .result import Result, Status
 from .resume import go_back, read_resume, read_run, start_from
@@ -270,8 +270,7 @@ class Trainer:
         if self.config.compile == "on":
             self.objective.compile(dynamic=False)
         what = self.folder, self.model, self.dataset, self.optimizer, self.decisions, self.requests
-        run = step_record(record)
-        session = Session(*what, run=run, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks)
+        session = Session(*what, record=record, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks)
         watched = len(self.guards) > 1 or bool(self.own_listeners)
         self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
         self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
