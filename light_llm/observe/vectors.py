@@ -1,0 +1,67 @@
+"""All trainable weights of a model as one vector, and the mean loss as a function of such a vector.
+
+Nothing here changes a weight: the model is computed with other weights in place of its own (`functional_call`), and has
+its own again whatever happens.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..data import Batch
+from ..model import LightLLM, SelfAttention, attend_by_formula
+from ..objective import NextTokenLoss, nats_of_logits, total_weight
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name, each once: the order of every vector."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """Tensors of any shapes as one vector (n,), a copy, cut off from any graph."""
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A vector (n,) in the shapes, names and order of others: views of it, and differentiable."""
+    parts = vector.split([t.numel() for t in like.values()])
+    return {name: part.view(t.shape) for (name, t), part in zip(like.items(), parts, strict=True)}
+
+
+def mean_loss(model: LightLLM, vector: Tensor, batch: Batch) -> Tensor:
+    """Mean nats per token of a batch with the weights of a vector (n,) in place of the model's own: the fast way."""
+    module = NextTokenLoss(model)
+    weights = {f"model.{name}": t for name, t in unflatten(vector, trainable(model)).items()}
+    with settled(model):
+        total: Tensor = functional_call(module, weights, (batch.tokens, batch.targets))
+    return total / total_weight(batch.targets)
+
+
+def mean_loss_by_formula(model: LightLLM, vector: Tensor, batch: Batch) -> Tensor:
+    """The same through attention and logits as written, in the vector's number format: twice differentiable."""
+    frozen = {name: p.to(vector.dtype) for name, p in model.named_parameters() if not p.requires_grad}
+    weights = unflatten(vector, trainable(model))
+    with settled(model, formula=True):
+        logits: Tensor = functional_call(model, frozen | weights, (batch.tokens,))  # (B, T, V)
+    return nats_of_logits(logits, batch.targets).sum() / total_weight(batch.targets)
+
+
+@contextmanager
+def settled(model: LightLLM, *, formula: bool = False) -> Iterator[None]:
+    """Inside the block no dropout; with `formula` attention as written. Afterwards every module is as it was."""
+    training = {module: module.training for module in model.modules()}
+    attending = {m: m.attend for m in model.modules() if isinstance(m, SelfAttention)}
+    try:
+        model.eval()
+        for module in attending if formula else ():
+            module.attend = attend_by_formula
+        yield
+    finally:
+        for layer, attend in attending.items():
+            layer.attend = attend
+        for owner, was in training.items():
+            owner.training = was
