@@ -47,12 +47,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    [["train"], ["generate"], ["generate", "demo"], ["eval"], ["recipes"], ["runs"], ["compare"], []],
+    [
+        *(["train"], ["generate"], ["generate", "demo"], ["eval"], ["recipes"], ["runs"], ["compare"], ["analyze"]),
+        *(["report"], ["watch"], []),
+    ],
 )
 def test_help_is_one_screen_and_loads_nothing_heavy(words: list[str]) -> None:
     child = run_child([sys.executable, "-X", "importtime", "-m", "light_llm", *words, "--help"])
     lines = child.stdout.splitlines()
-    assert child.returncode == 0 and 5 < len(lines) <= 40
+    assert child.returncode == 0 and 5 < len(lines) <= 42
     assert all(len(line) <= 80 for line in lines if "│" in line or "╭" in line)
     said = child.stderr.splitlines()
     imported = {line.rpartition("|")[2].strip() for line in said}
@@ -110,6 +113,8 @@ WRONG = [
     (["compare", "run", "."], r"\. is not a run folder: it has no run.json; name one that is in it: moved, run"),
     (["compare", "run", "text.txt"], r"text.txt is not a run folder"),
     (["compare", "run", "run/step-000030"], r"run/step-000030 is part of a run; name the run folder, run"),
+    (["train", "--control"], r"--control is of the live page; add --watch, or use: light-llm watch --control"),
+    (["train", "--tracker", "wandbb"], r"tracker='wandbb' is not known; did you mean wandb\? It can be auto, none"),
     (["train", "--max-step", "3"], r"there is no flag --max-step; did you mean --max-steps\?"),
     (["train", "--max-step=3"], r"there is no flag --max-step; did you mean --max-steps\?"),
     (["train", "max-steps"], r"there is no argument max-steps; did you mean --max-steps\?"),

@@ -111,6 +111,7 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "quiet": True,
+    "report": False,
 }
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import ConfigError, DataError
 from .flags import parse_mode
 from .signals import ctrl_c_again_and_again
+from .texts import text_of
 
 if TYPE_CHECKING:
     from ..generate import Sampling, TextGenerator
@@ -126,7 +127,6 @@ def evaluate(flags: GenerateFlags, given: set[str]) -> int:
     import numpy as np
 
     from ..checkpoint import load_model
-    from ..data import prepare_dataset
     from ..data.tokenizers import byte_lengths
     from ..evaluate import evaluate_held_out
     from ..runtime import choose_device
@@ -135,19 +135,7 @@ def evaluate(flags: GenerateFlags, given: set[str]) -> int:
     device = choose_device(flags.device)
     loaded = load_model(flags.checkpoint, device.value)
     file, data = loaded.file, loaded.file.data
-    if file.tokenizer is None or not data:
-        raise CheckpointError(f"{file.path} does not say what it was trained on, so nothing is known to be held out")
-    dataset, tokenizer = prepare_dataset(
-        flags.data or data["source"],
-        max_length=data["max_length"],
-        tokenizer=file.tokenizer,
-        **{name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data},
-    )
-    if dataset.source.sha256 != data["sha256"]:
-        raise DataError(
-            f"{dataset.source.path} is not the text {file.path} was trained on (its SHA-256 differs), so its last part "
-            "may have been seen in training; name the old text with --data"
-        )
+    dataset = text_of(file, flags.data)
     validation = dataset.source.held_out
     if validation and validation.sha256 != data.get("held_out_sha256"):
         raise DataError(
@@ -159,7 +147,7 @@ def evaluate(flags: GenerateFlags, given: set[str]) -> int:
         found, distance = evaluate_held_out(
             loaded.model,
             dataset,
-            np.array(byte_lengths(tokenizer)),
+            np.array(byte_lengths(dataset.tokenizer)),
             context=dataset.max_length,
             dtype=dtype,
             progress=progress,

@@ -19,8 +19,11 @@ VERBS = {
     "prepare": "encode a text ahead of time, or check what is kept of it",
     "tokenizer": "train, show and compare vocabularies",
     "verify-resume": "whether a resumed run is the run, bit for bit, on this machine",
+    "analyze": "curvature, gradient noise and landscape of a trained model",
     "recipes": "settings to start from, and what to expect of each",
     "runs": "the runs in a folder, newest first",
+    "report": "what a run shows, in text and as a page",
+    "watch": "a live page of runs, while they go on",
     "compare": "two runs side by side: what differs, and what came of it",
 }
 

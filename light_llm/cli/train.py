@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from .signals import left_alone, stop_on_signals
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..data import Tokenizer
-    from ..train import Result
+    from ..train import Result, Trainer
 
 _M, _D, _T = ModelConfig(), DataConfig(), TrainConfig()
 
@@ -56,6 +57,8 @@ class TrainFlags:
     tracker: Annotated[str, arg(metavar="NAME", help="none, wandb, tensorboard")] = _T.tracker
     seed: Annotated[int, arg(metavar="N", help="weights, dropout, order")] = _T.seed
     offline: Annotated[bool, arg(help="download nothing")] = False
+    watch: Annotated[bool, arg(help="a live page of the run")] = False
+    control: Annotated[bool, arg(help="with buttons to stop and save")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
     config: Annotated[str, arg(metavar="NAME|PATH", help="a recipe")] = ""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="as train.beta2=0.99")] = ()
@@ -83,6 +86,8 @@ def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
     flags, given = parse(TrainFlags, argv, prog="light-llm train", about="Train a model on a text.")
     settings = settings_of(flags, given)
+    if flags.control and not flags.watch:
+        raise ConfigError("--control is of the live page; add --watch, or use: light-llm watch --control")
     if flags.resume and (flags.overwrite or flags.init_from):
         other = "--overwrite" if flags.overwrite else "--init-from"
         raise ConfigError(f"--resume and {other} cannot go together; leave one out")
@@ -166,9 +171,28 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         overwrite=flags.overwrite,
         quiet=flags.quiet,
     )
-    with stop_on_signals(trainer.request_stop, trainer.request_save) as caught:
+    with stop_on_signals(trainer.request_stop, trainer.request_save) as caught, _live_page(flags, trainer):
         result = trainer.train()
     return _exit_code(result, caught.number)
+
+
+@contextmanager
+def _live_page(flags: TrainFlags, trainer: Trainer) -> Iterator[None]:
+    """With --watch, the run in a browser while it goes on; with --control, buttons there."""
+    if not flags.watch:
+        yield
+        return
+    from ..report.control import control_of
+    from ..report.live import watching
+
+    def warn(line: str) -> None:
+        print(f"notice   {line}", file=sys.stderr, flush=True)
+
+    control = control_of(trainer.request_stop, trainer.request_save) if flags.control else None
+    with watching(trainer.folder.path, control=control, warn=warn) as address:
+        if address and not flags.quiet:
+            print(f"watch    {address}", flush=True)
+        yield
 
 
 @contextmanager

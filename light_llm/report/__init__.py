@@ -1,5 +1,11 @@
-"""What a run folder tells when the run is over: read back, listed, compared. Nothing here imports torch."""
+"""What a run folder tells, also while the run goes on: read back, listed, compared, judged, drawn. Without torch."""
 
+from .bands import find_band as find_band
+from .bands import read_bands as read_bands
+from .charts import Series as Series
+from .charts import line_chart as line_chart
+from .charts import shaded_rows as shaded_rows
+from .charts import sparkline as sparkline
 from .compare import CurvePoint as CurvePoint
 from .compare import beyond as beyond
 from .compare import common_curve as common_curve
@@ -11,6 +17,14 @@ from .past_run import Measure as Measure
 from .past_run import PastRun as PastRun
 from .past_run import StepRow as StepRow
 from .past_run import read_past_run as read_past_run
+from .repeat import repeat_command as repeat_command
 from .shelf import find_runs as find_runs
 from .shelf import open_run as open_run
 from .shelf import read_all as read_all
+from .summary import facts as facts
+from .summary import key_numbers as key_numbers
+from .verdicts import Verdict as Verdict
+from .verdicts import judge as judge
+from .view import View as View
+from .view import read_view as read_view
+from .write import write_report as write_report

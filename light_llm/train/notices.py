@@ -58,8 +58,8 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
     return [*lines, f"out      {out}/"]
 
 
-def summary(result: Result, config: TrainConfig) -> list[str]:
-    """The lines a run ends with."""
+def summary(result: Result, config: TrainConfig, report: list[str]) -> list[str]:
+    """The lines a run ends with, those about its report among them."""
     folder, step, status = result.folder, result.step, result.status
     if status == "nonfinite":
         return [
@@ -69,6 +69,7 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
             f"(now {config.warmup_steps}) helps;",
             "         --on-nonfinite skip leaves such steps out, --on-nonfinite rollback goes back to a checkpoint",
             "         and leaves out what led to them; both also with --resume",
+            *report,
         ]
     if step == 0:
         return [f"{status} before the first step; nothing was saved"]
@@ -85,6 +86,7 @@ def summary(result: Result, config: TrainConfig) -> list[str]:
         lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
     if status == "interrupted":
         lines.append(f"saved    go on with: python train.py --resume{_out_flag(folder)}")
+    lines += report
     flag = "" if str(folder) == "checkpoints" else f" --checkpoint {shlex.quote(str(folder))}"
     lines.append(f"next     python generate.py demo{flag}")
     return lines

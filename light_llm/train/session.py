@@ -19,6 +19,7 @@ from ..observe import Console, JsonLines, Sink, Tracker
 from ..observe.trackers import identity_of, make_tracker
 from ..runtime import peak_memory, rng_state
 from .batches import Batches
+from .closing import report_line
 from .diagnose import NOTHING, first_nonfinite
 from .guards import Proposal
 from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, Step, WriteSample
@@ -40,6 +41,7 @@ class Session:
         requests: what is asked from outside while the run goes on.
         record: run.json.
         sinks: what others want to do with the rows.
+        report: whether to write `report.html` at the end.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Session:
         resumed: Resumed | None,
         quiet: bool,
         sinks: Sequence[Sink] = (),
+        report: bool = True,
     ) -> None:
         self.folder, self.model, self.dataset, self.optimizer = folder, model, dataset, optimizer
         self.config, self.run, self.resumed = decisions.config, step_record(record), resumed
-        self.requests = requests
+        self.requests, self.report = requests, report
         self.started = self.last_save = time.perf_counter()
         self.saved_step = resumed.state.step if resumed else None
         best_loss, best_step = (resumed.best if resumed else None) or (None, None)
@@ -240,7 +243,8 @@ class Session:
         end = {"status": status, "seconds": result.seconds, "memory": result.peak_memory}
         for sink in self.sinks:
             sink({"kind": "end", "step": at.step, **end, "tok_per_sec": tokens_per_second})
-        for line in summary(result, self.config):
+        report = [report_line(self.folder)] if self.report and at.step else []
+        for line in summary(result, self.config, report):
             self.console.say(line)
         if self.folder.recover_previous():
             self.console.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")

@@ -49,6 +49,7 @@ class Trainer:
         quiet: print nothing.
         guards: asked before each update, after our own, which refuses what is not finite.
         sinks: functions that get each row of the run, in threads of their own; one that fails is dropped.
+        report: write `report.html` at the end.
 
     Raises:
         ConfigError: an unknown setting, or a model that does not fit the data.
@@ -68,6 +69,7 @@ class Trainer:
         quiet: bool = False,
         guards: Sequence[Guard] = (),
         sinks: Sequence[Sink] = (),
+        report: bool = True,
         files: Files | None = None,
         **changes: Any,
     ) -> None:
@@ -94,7 +96,7 @@ class Trainer:
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.guards: list[Guard] = [OnlyFinite(self.config.on_nonfinite), *guards]
         self.own_listeners: list[tuple[int, Listener]] = []
-        self.sinks, self.requests = sinks, Requests()
+        self.sinks, self.report, self.requests = sinks, report, Requests()
         self.at = Progress()
         self.stop_reason: Status | None = None
         self.begun = False
@@ -270,7 +272,9 @@ class Trainer:
         if self.config.compile == "on":
             self.objective.compile(dynamic=False)
         what = self.folder, self.model, self.dataset, self.optimizer, self.decisions, self.requests
-        session = Session(*what, record=record, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks)
+        session = Session(
+            *what, record=record, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks, report=self.report
+        )
         watched = len(self.guards) > 1 or bool(self.own_listeners)
         self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
         self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))

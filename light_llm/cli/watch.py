@@ -1,0 +1,57 @@
+"""`light-llm watch`: the live page of runs that go on, or of those that are over."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ..errors import ConfigError
+from .flags import Words, parse
+from .owner import SignalControl
+from .screen import show
+
+_WORDS = Words("folder", "light-llm watch, or light-llm watch FOLDER")
+
+
+@dataclass(frozen=True)
+class WatchFlags:
+    """The flags of `watch`."""
+
+    folders: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="[FOLDER ...]", help="a run, or a folder of runs", help_behavior_hint="(default: checkpoints)"),
+        _WORDS,
+    ] = ()
+    port: Annotated[int, arg(metavar="N", help="of 127.0.0.1", help_behavior_hint="(default: the first free one)")] = 0
+    control: Annotated[bool, arg(help="show buttons that stop a run, or save it")] = False
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code; Ctrl-C ends it."""
+    about = "Show the runs in each FOLDER and one level below it in a browser, as they go on."
+    flags, _ = parse(WatchFlags, argv, prog="light-llm watch", about=about)
+    from ..report.live import open_port, serving
+
+    roots = [Path(f) for f in flags.folders or ("checkpoints",)]
+    for root in roots:
+        if root.exists() and not root.is_dir():
+            raise ConfigError(f"{root} is no folder; name a run folder, or a folder of runs")
+    with serving(roots, open_port(flags.port), control=SignalControl() if flags.control else None, warn=_tell) as page:
+        missing = [str(root) for root in roots if not root.is_dir()]
+        if missing:
+            show(f"waiting for a run to begin in {', '.join(missing)}")
+        show(f"live page  {page.address}", "Ctrl-C ends it; runs go on.")
+        sys.stdout.flush()
+        while page.is_alive:
+            time.sleep(0.5)
+    return 1
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

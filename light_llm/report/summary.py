@@ -1,0 +1,158 @@
+"""What the head and the tail of a report say: what the run is, its key numbers, its plan, and how to repeat it."""
+
+from typing import Any
+
+from .repeat import all_settings, changed_settings, repeat_command
+from .tolerant import known, mapping, text
+from .view import View
+
+STATUS = {
+    "done": "done",
+    "interrupted": "interrupted",
+    "stopped": "stopped early",
+    "nonfinite": "stopped: a number was not finite",
+    "unfinished": "not finished: going on, or cut off",
+}
+
+
+def facts(view: View) -> dict[str, str]:
+    """Model, text, device and status, in words."""
+    model, past = view.past.run.model, view.past
+    shape = f"{model.n_layer} layers of {model.n_embd}, {model.n_head} heads, {past.parameters:,} parameters"
+    data = mapping(view.record.get("data"))
+    tokens = f", {text(data.get('tokenizer'))} tokens (V = {model.vocab_size:,})" if data else ""
+    decided = mapping(view.record.get("decided"))
+    dtype = text(mapping(decided.get("dtype")).get("value")) or past.run.train.dtype
+    device = text(mapping(decided.get("device")).get("value")) or past.run.train.device
+    return {
+        "model": shape,
+        "text": (text(data.get("title")) or "a loader of its own") + tokens,
+        "device": ", ".join(word for word in (device, past.machine, dtype) if word),
+        "started": f"{past.started:%Y-%m-%d %H:%M} {past.started.tzname() or ''}".strip(),
+        "status": STATUS.get(view.status, view.status),
+    }
+
+
+def key_numbers(view: View) -> list[dict[str, str]]:
+    """The numbers of the head row: a label, the value, and what belongs to it in small letters."""
+    past, best = view.past, view.past.best
+    found = []
+
+    def add(label: str, value: str, note: str = "") -> None:
+        found.append({"label": label, "value": value, "note": note})
+
+    if best:
+        error = f"± {best.stderr:.3f}, " if best.stderr is not None else ""
+        add("best held-out loss", f"{best.loss:.3f}", f"{error}step {best.step:,}")
+        if best.bits_per_byte is not None:
+            limit = next((e.limit for e in view.held_out if e.step == best.step and e.limit is not None), None)
+            add("bits per byte", f"{best.bits_per_byte:.3f}", f"limit {limit:.3f}" if limit is not None else "held out")
+    if past.final_loss is not None:
+        add("training loss", f"{past.final_loss:.3f}", "mean of the last 50 steps")
+    add("steps", f"{past.step:,}", f"of {past.run.train.max_steps:,}")
+    add("tokens", count(past.tokens), f"{past.tokens:,}")
+    add("time", duration(past.seconds), "in steps")
+    if past.tokens_per_second:
+        add("speed", f"{past.tokens_per_second:,.0f}", "tokens/s")
+    mfu, memory = known(view.steps.mfu), known(view.steps.memory)
+    if mfu:
+        add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's products")
+    peak = max([*memory, *known([view.end.memory if view.end else None])], default=None)
+    if peak:
+        add("peak memory", f"{peak / 2**30:.2f}", "GiB")
+    return found
+
+
+def plan_table(view: View) -> dict[str, Any]:
+    """What was planned beside what happened."""
+    past, plan = view.past, view.plan
+    rows = [["steps", _whole(past.run.train.max_steps), f"{past.step:,}"]]
+    rows.append(["parameters", _whole(plan.get("parameters")), f"{past.parameters:,}"])
+    rows.append(["tokens", _whole(plan.get("tokens")), f"{past.tokens:,}"])
+    data = mapping(view.record.get("data"))
+    passes, size = plan.get("passes"), data.get("train_tokens")
+    if isinstance(passes, (int, float)) and isinstance(size, int) and size > 0:
+        rows.append(["passes over the text", f"{passes:g}", f"{past.tokens / size:.2f}"])
+    flops = view.flops_per_token
+    if flops:
+        rows.append(
+            [
+                "arithmetic, FLOPs",
+                f"{flops * past.run.train.batch_size * past.run.data.max_length * past.run.train.max_steps:.3g}",
+                f"{flops * past.tokens:.3g}",
+            ]
+        )
+    rows.append(["time in steps", _time(plan.get("seconds")), duration(past.seconds)])
+    if view.end and view.end.seconds is not None:
+        rows.append(["time, all in", "", duration(view.end.seconds)])
+    evaluations = past.run.train.max_steps // past.run.train.eval_interval
+    rows.append(["evaluations", f"{evaluations:,}", f"{len(view.held_out):,}"])
+    rows.append(["rollbacks", "0", f"{len(view.rollbacks):,}"])
+    return {"heads": ["", "planned", "happened"], "rows": rows, "note": ""}
+
+
+def settings_tables(view: View) -> dict[str, Any]:
+    """Everything that is needed to make the run again."""
+    run = view.past.run
+    record = mapping(view.record.get("data"))
+    hashes = [[label, text(record.get(key))] for label, key in _HASHES.items() if text(record.get(key))]
+    if run.train.init_from:
+        hashes.append(["weights to start from", run.train.init_from])
+    decided = [
+        [name, text(mapping(choice).get("value")), text(mapping(choice).get("reason"))]
+        for name, choice in mapping(view.record.get("decided")).items()
+    ]
+    return {
+        "command": repeat_command(run),
+        "tables": [
+            _table(
+                "What differs from the defaults",
+                ("setting", "value", "default"),
+                [[n, v, d] for n, d, v in changed_settings(run)],
+            ),
+            _table("Text and vocabulary", ("what", "SHA-256"), hashes),
+            _table("Versions", ("what", "version"), [list(pair) for pair in sorted(view.past.versions.items())]),
+            _table("Decided on this machine", ("what", "value", "why"), decided),
+            _table("All settings", ("setting", "value", "default"), [list(row) for row in all_settings(run)]),
+        ],
+    }
+
+
+_HASHES = {"text": "sha256", "held-out text": "held_out_sha256", "vocabulary": "tokenizer_sha256"}
+
+
+def count(n: float) -> str:
+    """A large number in a few letters.
+
+    >>> count(2_048_000), count(512), count(3.1e9)
+    ('2.05M', '512', '3.1G')
+    """
+    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if n >= unit:
+            return f"{n / (1e3 if letter == 'k' else unit):.3g}{letter}"
+    return f"{n:g}"
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it.
+
+    >>> duration(0.42), duration(75), duration(3700)
+    ('0.4 s', '1 min 15 s', '1 h 01 min')
+    """
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
+    shown = [["none" if cell is None else str(cell) for cell in row] for row in rows]
+    return {"title": title, "heads": list(heads), "rows": shown, "note": ""}
+
+
+def _whole(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else ""
+
+
+def _time(value: Any) -> str:
+    return duration(float(value)) if isinstance(value, (int, float)) else ""

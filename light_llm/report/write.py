@@ -1,0 +1,25 @@
+"""`report.html` in the run folder: whole or as it was, also while the run goes on."""
+
+from pathlib import Path
+
+from ..files import Files, commit_file
+from .page import page
+from .view import View, read_view
+
+NAME = "report.html"
+
+
+def write_report(folder: str | Path, files: Files | None = None, *, view: View | None = None) -> Path:
+    """Read a run folder and write its page. Returns where it is.
+
+    Args:
+        view: the run, if it has been read already.
+
+    Raises:
+        ConfigError, CheckpointError: there is no run that can be read.
+        OSError: it cannot be written; an older page is as it was.
+    """
+    content = page([view or read_view(folder)]).encode()
+    path = Path(folder) / NAME
+    commit_file(path, lambda file: file.write(content), files or Files())
+    return path

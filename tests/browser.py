@@ -1,0 +1,220 @@
+"""A real browser for tests: Chromium without a window, what its pages ask for, and what they look like."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SECONDS = 30_000  # ms to wait at most, on a busy machine
+DRAWN = (
+    "() => { const all = [...document.querySelectorAll('.plot')]; return all.length > 0 && all.every((p) => p.data); }"
+)
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """The system's Chromium. Without one the test is skipped and says so, or fails where one is required."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        if os.environ.get("LIGHT_LLM_TEST_BROWSER") == "required":
+            pytest.fail(f"a browser is required here, and there is none of {', '.join(NAMES)}")
+        pytest.skip("NOT RUN: the pages are tested in a browser; install chromium, or google-chrome")
+    sync = pytest.importorskip("playwright.sync_api", reason="NOT RUN: pip install playwright").sync_playwright
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with sync() as play:
+        browser = play.chromium.launch(executable_path=path, args=sandbox)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Opened:
+    """A page, and what it did besides showing itself."""
+
+    page: "Page"
+    complaints: list[str] = field(default_factory=list)  # errors and warnings of the console, errors of scripts
+    elsewhere: list[str] = field(default_factory=list)  # addresses that are not its own; none of them was let through
+    failed: list[str] = field(default_factory=list)  # answers that are errors
+
+    def check(self) -> None:
+        """It complained of nothing, and asked nobody else for anything."""
+        found = {"complaints": self.complaints, "elsewhere": self.elsewhere, "failed": self.failed}
+        assert not any(found.values()), found
+
+
+@contextmanager
+def opened(browser: "Browser", address: str, *, width: int = 1280, empty: bool = False) -> Iterator[Opened]:
+    """A page in a fresh profile, in light colours, with its pictures drawn, unless it is `empty`."""
+    own = address if address.startswith("file:") else address.partition("?")[0].rpartition("/")[0] + "/"
+    how: Any = {"viewport": {"width": width, "height": 900}, "color_scheme": "light", "reduced_motion": "reduce"}
+    context = browser.new_context(offline=address.startswith("file:"), **how)
+    shown = Opened(context.new_page())
+    page = shown.page
+
+    def pass_on(route: "Route") -> None:
+        if route.request.url.startswith((own, "data:", "blob:")):
+            return route.continue_()
+        shown.elsewhere.append(route.request.url)
+        route.abort()
+
+    context.route("**/*", pass_on)
+    page.set_default_timeout(SECONDS)
+    page.on("console", lambda m: shown.complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: shown.complaints.append(str(error)))
+    page.on("response", lambda r: shown.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    try:
+        page.goto(address)
+        if not empty:
+            page.wait_for_function(DRAWN)
+        yield shown
+        shown.check()
+    finally:
+        context.close()
+
+
+def settled(look: Callable[[], list[str]], seconds: float = 8.0) -> list[str]:
+    """What is found when a page has come to rest: pictures are drawn anew one after the other."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def sideways(page: "Page") -> list[str]:
+    """Whether the page itself scrolls to the right."""
+    inside, wide = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
+    return [f"the page is {wide} pixels wide in a window of {inside}"] if wide > inside else []
+
+
+def cut_texts(page: "Page") -> list[str]:
+    """Texts that reach out of the window, or out of an element that does not show what is outside of it."""
+    return page.evaluate(
+        """() => {
+          const scrolls = (s) => /auto|scroll/.test(s.overflowX);
+          const found = [];
+          const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+          for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+            const parent = node.parentElement;
+            if (!node.data.trim() || parent.closest("script, style, noscript, .skip, .modebar, .hoverlayer")) continue;
+            if (!parent.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+            const range = document.createRange();
+            range.selectNodeContents(node);
+            const box = parent.closest("svg") ? parent.getBoundingClientRect() : range.getBoundingClientRect();
+            if (!box.width) continue;
+            let [left, right] = [0, document.documentElement.clientWidth];
+            for (let e = parent; e; e = e.parentElement) {
+              const style = getComputedStyle(e);
+              if (e instanceof HTMLElement && scrolls(style)) { [left, right] = [-1e9, 1e9]; break; }
+              const hides = e instanceof HTMLElement && /hidden|clip/.test(style.overflowX);
+              if (!hides && !(e instanceof SVGSVGElement)) continue;
+              const edge = e.getBoundingClientRect();
+              [left, right] = [Math.max(left, edge.left), Math.min(right, edge.right)];
+            }
+            const [from, to, first, last] = [box.left, box.right, left, right].map(Math.round);
+            if (from < first - 1 || to > last + 1)
+              found.push(`${node.data.trim().slice(0, 60)}: ${from} to ${to}, and ${first} to ${last} is seen`);
+          }
+          return found;
+        }"""
+    )
+
+
+def faint_texts(page: "Page", least: float = 4.5) -> list[str]:
+    """Texts whose contrast with what is behind them is below `least` (WCAG 2.2, 1.4.3).
+
+    (L1 + 0.05) / (L2 + 0.05) with L = 0.2126 R + 0.7152 G + 0.0722 B of linear light. What is behind is the nearest
+    opaque background, under the transparent ones above it. Labels inside of heat maps are left out: they are pictures.
+    """
+    return page.evaluate(
+        """(least) => {
+          const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+          canvas.canvas.width = canvas.canvas.height = 1;
+          const rgba = (color) => {
+            canvas.clearRect(0, 0, 1, 1);
+            canvas.fillStyle = color;
+            canvas.fillRect(0, 0, 1, 1);
+            const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+            return [r, g, b, a / 255];
+          };
+          const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3]));
+          const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+          const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => sum + share * linear(c[i] / 255), 0);
+          const behind = (element) => {
+            const layers = [];
+            for (let e = element; e; e = e.parentElement) {
+              if (!(e instanceof HTMLElement)) continue;
+              const c = rgba(getComputedStyle(e).backgroundColor);
+              layers.push(c);
+              if (c[3] === 1) break;
+            }
+            return layers.reduceRight((under, top) => over(top, under), [255, 255, 255]);
+          };
+          const found = new Set();
+          const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+          let count = 0;
+          for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+            const parent = node.parentElement;
+            if (!node.data.trim() || parent.closest("script, style, noscript, .heatmaplayer, .modebar")) continue;
+            if (!parent.checkVisibility({ visibilityProperty: true })) continue;
+            if (!parent.getBoundingClientRect().width) continue;
+            count += 1;
+            const style = getComputedStyle(parent);
+            const ground = behind(parent);
+            const ink = light(over(rgba(parent.closest("svg") ? style.fill : style.color), ground));
+            const paper = light(ground);
+            const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+            if (ratio < least) found.add(`${ratio.toFixed(2)}: ${node.data.trim().slice(0, 50)}`);
+          }
+          if (count < 20) found.add(`only ${count} texts were looked at`);
+          return [...found];
+        }""",
+        least,
+    )
+
+
+MARK = """() => {
+  const found = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")];
+  const seen = found.filter((e) => e.checkVisibility() && !e.disabled);
+  const stops = seen.filter((e) => e.type !== "radio" || e.checked);
+  stops.forEach((e, i) => { e.dataset.stop = i; });
+  return stops.map((e) => `${e.tagName.toLowerCase()} ${(e.ariaLabel || e.textContent || e.id).trim().slice(0, 30)}`);
+}"""
+FOCUSED = """() => {
+  const e = document.activeElement;
+  if (!e || e === document.body) return null;
+  const marked = e.type === "radio" ? e.nextElementSibling : e;
+  const style = getComputedStyle(marked);
+  const rings = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+  const box = marked.getBoundingClientRect();
+  const inside = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
+  return [e.dataset.stop ?? null, rings && inside && marked.checkVisibility({ opacityProperty: true })];
+}"""
+
+
+def tab_through(page: "Page") -> tuple[list[str], list[str]]:
+    """Press Tab from the top to the end: what was not reached, and what did not show that it was."""
+    page.add_style_tag(content="* { transition: none !important; }")  # what fades in is there
+    names = page.evaluate(MARK)
+    reached: set[int] = set()
+    unseen = []
+    for _ in range(3 * len(names) + 10):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(FOCUSED)
+        if focused is None:
+            break
+        if focused[0] is not None:
+            reached.add(int(focused[0]))
+            if not focused[1]:
+                unseen.append(names[int(focused[0])])
+    return [name for i, name in enumerate(names) if i not in reached], unseen
