@@ -176,7 +176,8 @@ ANALYSIS: dict[str, Any] = {
         "density": {"at": [-1.0, 0.0, 9.0], "density": [0.01, 1.0, 0.02], "probes": 3, "steps": 16},
     },
     "sharpness": {"plain": 9.0, "plain_threshold": 1333.0, "preconditioned": 19e3, "preconditioned_threshold": 38e3},
-    "noise": {"scale_sequences": 80.0, "stderr": 5.0, "sequences": 24},
+    "batch": {"sequences": 4, "context": 64, "tokens": 256},
+    "noise": {"scale_sequences": 80.0, "scale_tokens": 5120.0, "stderr": 5.0, "sequences": 24},
     "landscape": {
         "line": {"at": [-1.0, 0.0, 1.0], "loss": [5.0, 3.0, 5.0]},
         "plane": {"a": [-1.0, 0.0, 1.0], "b": [-1.0, 1.0], "loss": [[5.0, 4.0, 5.0], [6.0, 5.0, 6.0]]},

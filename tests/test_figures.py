@@ -116,7 +116,8 @@ def test_the_landscape_is_the_analysis(view: View) -> None:
     assert figures["path"].traces[1]["x"] == [0.0, 1.0] and "90% of the way" in figures["path"].sentence
     assert figures["sharpness"].traces[0]["y"] == [rounded(9 / 1333), 0.5]
     assert "100 ± 3" in figures["eigenvalues"].sentence
-    assert figures["noise"].traces[0]["x"] == [8, 80.0]
+    assert figures["noise"].traces[0]["x"] == [8 * 16, 80.0 * 64]  # tokens
+    assert figures["noise"].table.rows[1] == ("noise scale", 5120.0, 5.0 * 64)
 
 
 def test_calibration_is_accuracy_against_confidence(view: View) -> None:

@@ -311,7 +311,7 @@ def test_curvature_and_noise(tmp_path: Path) -> None:
     (folder / "analysis.json").write_text(json.dumps(ANALYSIS))
     view = read_view(folder)
     assert (verdict := found(view, "sharpness")) and "0.50 of its threshold" in verdict.what
-    assert (verdict := found(view, "noise")) and "80 sequences; the batch has 8" in verdict.what
+    assert (verdict := found(view, "noise")) and "5,120 tokens; a step has 128." in verdict.what
     assert "Larger batches" in verdict.advice
     sharp = ANALYSIS | {"sharpness": {"preconditioned": 76.0, "preconditioned_threshold": 38.0}}
     assert (verdict := found(replace(view, analysis=sharp), "sharpness")) and verdict.level == "watch"

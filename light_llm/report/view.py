@@ -58,6 +58,11 @@ class View:
         return finite(self.plan.get("flops_per_token"))
 
     @property
+    def tokens_per_step(self) -> int:
+        """Of one optimizer step."""
+        return self.past.run.train.batch_size * self.past.run.data.max_length
+
+    @property
     def uniform(self) -> float:
         """log V in nats: the loss of a model that guesses every token alike."""
         return math.log(self.past.run.model.vocab_size)

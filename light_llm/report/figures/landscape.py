@@ -169,11 +169,12 @@ def _sharpness(found: Mapping[str, Any]) -> Figure | None:
 
 
 def _noise(view: View) -> Figure | None:
-    values = mapping(view.analysis.get("noise"))
-    scale, error = finite(values.get("scale_sequences")), finite(values.get("stderr"))
+    values, length = mapping(view.analysis.get("noise")), mapping(view.analysis.get("batch")).get("context")
+    scale, error, T = finite(values.get("scale_tokens")), finite(values.get("stderr")), finite(length)
     if scale is None or scale <= 0:
         return None
-    batch = view.past.run.train.batch_size
+    batch = view.tokens_per_step
+    error = error * T if error is not None and T is not None else None  # it is of the scale in sequences of T tokens
     bars: Trace = {"type": "bar", "orientation": "h", "y": ["batch", "noise scale"], "x": [batch, rounded(scale)]}
     bars |= {"marker": {"color": ["@muted", "@train"]}, "showlegend": False}
     return figure(
@@ -182,9 +183,9 @@ def _noise(view: View) -> Figure | None:
         "The batch at which noise and signal of the gradient are equal. Far below it, larger batches help almost in "
         "proportion; far above it, they waste arithmetic.",
         [bars],
-        axes("sequences", "", bargap=0.45),
+        axes("tokens", "", bargap=0.45),
         table(
-            ("", "sequences", "standard error"),
+            ("", "tokens", "standard error"),
             [("batch", batch, None), ("noise scale", rounded(scale), rounded(error))],
         ),
     )

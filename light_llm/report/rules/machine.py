@@ -86,17 +86,21 @@ def sharpness(view: View) -> Finding | None:
     share = value / threshold
     what = f"The sharpness in Adam's own metric is {share:.2f} of its threshold."
     if share > 1.5:
-        return Finding("watch", what, "Updates overshoot: lower the learning rate.")
+        advice = (
+            "Updates may overshoot. A few sequences look sharper than all of the text: look again with a larger "
+            "--batch-size of light-llm analyze; if it stays so, lower the learning rate or warm up for longer."
+        )
+        return Finding("watch", what, advice)
     return Finding("good", what, "There is room for a higher learning rate." if share < 0.2 else "")
 
 
 def noise(view: View) -> Finding | None:
-    """The batch against the gradient noise scale (McCandlish et al., 2018)."""
-    scale = finite(mapping(view.analysis.get("noise")).get("scale_sequences"))
+    """The batch against the gradient noise scale (McCandlish et al., 2018), both in tokens."""
+    scale = finite(mapping(view.analysis.get("noise")).get("scale_tokens"))
     if scale is None or scale <= 0:
         return None
-    batch = view.past.run.train.batch_size
-    what = f"Signal and noise of the gradient are equal at {scale:,.0f} sequences; the batch has {batch}."
+    batch = view.tokens_per_step
+    what = f"Signal and noise of the gradient are equal at {scale:,.0f} tokens; a step has {batch:,}."
     if batch < scale / 3:
         return Finding("info", what, "Larger batches would give better steps almost in proportion.")
     if batch > 3 * scale:
