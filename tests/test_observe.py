@@ -140,7 +140,7 @@ def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(poem: Path, capf
     assert result.status == "done" and files_of(Path("run/step-000012")) == files_of(Path("whole/step-000012"))
     for name in ("metrics.jsonl", "train.log"):
         assert said.count(f"run/{name} cannot be written (No space left on device)") == 1
-    assert "run/metrics.jsonl lacks its last 17 lines: it cannot be written" in said  # 12 steps, 2 evaluations, a look, the end
+    assert "run/metrics.jsonl lacks its last 17 lines: it cannot be written" in said  # 12 steps, 5 others
     assert "run/train.log lacks its last" in said and Path("/dev/full").is_char_device()
 
 

@@ -14,7 +14,8 @@ from light_llm.config import Run
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.report import find_band, read_view, repeat_command
 from light_llm.report.bands import Band, Point
-from light_llm.report.rows import evaluation, probe, sentence, step_columns
+from light_llm.report.rows import evaluation, probe, sentence
+from light_llm.report.step_table import StepTable
 
 from .made_up_run import ANALYSIS, GROUPS, HASHES, PER_STEP, RUN, H, L, made_up_run, probe_row
 
@@ -96,7 +97,21 @@ def test_no_row_is_too_odd_to_be_read(fields: dict[str, object]) -> None:
     row = {**fields, "step": 3}
     assert probe(row).step == 3 and sentence(row).step == 3
     evaluation(row)
-    step_columns([row, row])
+    table = StepTable()
+    table.add(row)
+    table.add(row)
+    assert table.steps().step == (3,)
+
+
+def test_a_step_that_is_written_again_is_another() -> None:
+    """A run that went back: nothing of the old row is left, and the steps are in order."""
+    table = StepTable()
+    table.add({"step": 2, "loss": 5.0, "clipped": True, "grad_norms": {"wte": 1.0, "wpe": 2.0}})
+    table.add({"step": 1, "loss": 6.0, "clipped": False})
+    table.add({"step": 2, "loss": 4.0, "grad_norms": {"wpe": 3.0}, "mfu": 0.5})
+    steps = table.steps()
+    assert (steps.step, steps.loss, steps.mfu) == ((1, 2), (6.0, 4.0), (None, 0.5))
+    assert steps.clipped == (False, None) and steps.grad_norms == {"wte": (None, None), "wpe": (None, 3.0)}
 
 
 def test_a_map_must_be_a_triangle_over_its_tokens() -> None:

@@ -47,13 +47,14 @@ class JsonLines:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics file. A torn line, as a crash leaves at the end, is passed over."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            yield row
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                yield row
 
 
 def _line(row: Row) -> str:

@@ -1,7 +1,7 @@
 """One run as its folder tells it: `run.json` and `metrics.jsonl`, read once and checked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..observe import read_rows
 from ..plain import read_plain
 
 Measure = Literal["loss", "bits_per_byte"]
+Passing = Callable[[Iterable[Mapping[str, Any]]], Iterable[Mapping[str, Any]]]
 FORMAT = 1  # of run.json
 FINAL_STEPS = 50  # steps whose mean is the final training loss: one batch alone is noise
 
@@ -101,8 +102,11 @@ class PastRun:
         return _mean([row.bits_per_byte for row in self.steps[-FINAL_STEPS:]])
 
 
-def read_past_run(folder: str | Path) -> PastRun:
+def read_past_run(folder: str | Path, passing: Passing = iter) -> PastRun:
     """Read a run folder. A run that is still going on is read as far as it is.
+
+    Args:
+        passing: what all rows of its metrics go through on their way.
 
     Raises:
         CheckpointError: `run.json` or `metrics.jsonl` is missing, damaged or of another format; the message says which.
@@ -123,7 +127,7 @@ def read_past_run(folder: str | Path) -> PastRun:
         raise CheckpointError(f"{folder / 'run.json'} is damaged: {error} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / 'run.json'} is damaged: {error}") from None
-    steps, evaluations = _read_metrics(folder / "metrics.jsonl")
+    steps, evaluations = _read_metrics(folder / "metrics.jsonl", passing)
     return PastRun(
         folder=folder,
         started=started if started.tzinfo else started.replace(tzinfo=UTC),
@@ -155,12 +159,12 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _read_metrics(path: Path) -> tuple[tuple[StepRow, ...], tuple[HeldOut, ...]]:
+def _read_metrics(path: Path, passing: Passing) -> tuple[tuple[StepRow, ...], tuple[HeldOut, ...]]:
     """Steps and evaluations, of each step the row that was written last."""
     steps: dict[int, StepRow] = {}
     evaluations: dict[int, HeldOut] = {}
     try:
-        for row in read_rows(path):
+        for row in passing(read_rows(path)):
             number = _whole(row.get("step"))
             if number is not None and row.get("kind") == "step":
                 steps[number] = StepRow(
@@ -175,7 +179,7 @@ def _read_metrics(path: Path) -> tuple[tuple[StepRow, ...], tuple[HeldOut, ...]]
                 if loss is not None:
                     stderr, bits = _finite(row.get("stderr")), _finite(row.get("bits_per_byte"))
                     evaluations[number] = HeldOut(number, loss, stderr, bits, _whole(row.get("context")))
-        begun = b"\n" in path.read_bytes()  # a run that goes on may just be writing its first line
+        begun = _has_a_line(path)  # a run that goes on may just be writing its first one
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: what came of this run is not known") from None
     except OSError as error:
@@ -183,6 +187,11 @@ def _read_metrics(path: Path) -> tuple[tuple[StepRow, ...], tuple[HeldOut, ...]]
     if not steps and not evaluations and begun:
         raise CheckpointError(f"{path} is damaged: no line of it is a step or an evaluation")
     return tuple(steps[n] for n in sorted(steps)), tuple(evaluations[n] for n in sorted(evaluations))
+
+
+def _has_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
 
 
 def _finite(value: Any) -> float | None:

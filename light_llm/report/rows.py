@@ -1,6 +1,6 @@
 """The rows of `metrics.jsonl` as frozen values. A field that an older run lacks or a hand has edited is None."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,34 +100,6 @@ class End:
     status: str  # done, interrupted, stopped, nonfinite
     seconds: Number  # of the process, all in
     memory: Number  # peak, bytes
-
-
-def step_columns(rows: Iterable[Row]) -> Steps:
-    """Rows of kind step, in order, as columns."""
-    rows = list(rows)
-
-    def column(name: str) -> Numbers:
-        return tuple(finite(row.get(name)) for row in rows)
-
-    def by_name(name: str) -> dict[str, Numbers]:
-        tables = [mapping(row.get(name)) for row in rows]
-        names = dict.fromkeys(key for table in tables for key in table)  # in the order they came
-        return {key: tuple(finite(table.get(key)) for table in tables) for key in names}
-
-    return Steps(
-        step=tuple(row["step"] for row in rows),
-        clipped=tuple(row["clipped"] if isinstance(row.get("clipped"), bool) else None for row in rows),
-        grad_norms=by_name("grad_norms"),
-        update_ratios=by_name("update_ratios"),
-        phases=by_name("phases"),
-        **{name: column(name) for name in _COLUMNS},
-    )
-
-
-_COLUMNS = (
-    *("loss", "bits_per_byte", "lr", "grad_norm", "weight_norm"),
-    *("tokens", "seconds", "tok_per_sec", "mfu", "memory"),
-)
 
 
 def evaluation(row: Row) -> Evaluation | None:

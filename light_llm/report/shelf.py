@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
-from .past_run import PastRun, read_past_run
+from .past_run import Passing, PastRun, read_past_run
 
 _SIGNS = re.compile(r"run\.json|metrics\.jsonl|step-\d{6,}")  # what only a run leaves behind
 
@@ -39,8 +39,11 @@ def read_all(folders: Iterable[Path]) -> tuple[list[PastRun], list[CheckpointErr
     return sorted(runs, key=lambda r: r.started, reverse=True), errors
 
 
-def open_run(folder: Path) -> PastRun:
+def open_run(folder: Path, passing: Passing = iter) -> PastRun:
     """The run in a folder that a user named.
+
+    Args:
+        passing: what all its rows go through on their way, for those who want more of them than a `PastRun` keeps.
 
     Raises:
         ConfigError: there is no run; the message names one that is near.
@@ -48,7 +51,7 @@ def open_run(folder: Path) -> PastRun:
     """
     if _is_run(folder):
         try:
-            return read_past_run(folder)
+            return read_past_run(folder, passing)
         except CheckpointError as error:
             way_out = f"name another run (its model may still be whole: light-llm eval --checkpoint {folder})"
             raise CheckpointError(f"{error}; {way_out}") from None

@@ -85,7 +85,8 @@ def plan_table(view: View) -> dict[str, Any]:
     rows.append(["time in steps", _time(plan.get("seconds")), duration(past.seconds)])
     if view.end and view.end.seconds is not None:
         rows.append(["time, all in", "", duration(view.end.seconds)])
-    evaluations = past.run.train.max_steps // past.run.train.eval_interval
+    last, every = past.run.train.max_steps, past.run.train.eval_interval
+    evaluations = last // every + (last % every > 0)  # the last step is one of them
     rows.append(["evaluations", f"{evaluations:,}", f"{len(view.held_out):,}"])
     rows.append(["rollbacks", "0", f"{len(view.rollbacks):,}"])
     return {"heads": ["", "planned", "happened"], "rows": rows, "note": ""}

@@ -1,22 +1,22 @@
 """Everything the pages need of one run as a frozen value: `run.json`, `metrics.jsonl`, `analysis.json`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..observe import read_rows
 from ..plain import read_plain
 from .bands import Band, find_band
 from .curve import Curve, curve_of
 from .past_run import PastRun
-from .rows import End, Evaluation, Probe, Row, Sentence, Steps, end, evaluation, probe, sentence, step_columns
+from .rows import End, Evaluation, Probe, Row, Sentence, Steps, end, evaluation, probe, sentence
 from .shelf import open_run
+from .step_table import StepTable
 from .tolerant import finite, mapping, text, whole
 
-KINDS = ("step", "eval", "rollback", "sample", "probe", "attention", "end")
+KINDS = ("eval", "rollback", "sample", "probe", "attention", "end")  # beside the steps
 
 
 @dataclass(frozen=True)
@@ -86,34 +86,48 @@ def read_view(folder: str | Path) -> View:
         CheckpointError: there is one, and it is damaged.
     """
     folder = Path(folder)
-    past = open_run(folder)
-    rows = _last_of_each(folder / "metrics.jsonl")
+    rows = _Rows()
+    past = open_run(folder, rows.passing)
     record = mapping(_json(folder / "run.json"))
-    sentences = [s for row in rows["attention"] if (s := sentence(row)).maps]
-    evaluations = [e for row in rows["eval"] if (e := evaluation(row))]
+    sentences = [s for row in rows.of("attention") if (s := sentence(row)).maps]
+    evaluations = [e for row in rows.of("eval") if (e := evaluation(row))]
+    ends = rows.of("end")
     return View(
         past=past,
         record=record,
-        steps=step_columns(rows["step"]),
+        steps=rows.table.steps(),
         held_out=tuple(e for e in evaluations if e.split == "held_out"),
-        probes=tuple(probe(row) for row in rows["probe"]),
+        probes=tuple(probe(row) for row in rows.of("probe")),
         sentence=sentences[-1] if sentences else None,
-        samples=tuple((row["step"], text(row.get("text"))) for row in rows["sample"]),
-        rollbacks=tuple((row["step"], whole(row.get("from_step")) or row["step"]) for row in rows["rollback"]),
-        end=end(rows["end"][-1]) if rows["end"] else None,
+        samples=tuple((row["step"], text(row.get("text"))) for row in rows.of("sample")),
+        rollbacks=tuple((row["step"], whole(row.get("from_step")) or row["step"]) for row in rows.of("rollback")),
+        end=end(ends[-1]) if ends else None,
         analysis=mapping(_json(folder / "analysis.json")),
         band=find_band(past.run, mapping(record.get("data"))),
     )
 
 
-def _last_of_each(path: Path) -> dict[str, list[Row]]:
-    """The rows by kind, of each step the one that was written last, in order of steps."""
-    found: dict[str, dict[Any, Row]] = {kind: {} for kind in KINDS}
-    for row in read_rows(path):
-        kind, step = row.get("kind"), whole(row.get("step"))
-        if isinstance(kind, str) and kind in found and step is not None:
-            found[kind][(step, text(row.get("split")))] = row
-    return {kind: [rows[key] for key in sorted(rows)] for kind, rows in found.items()}
+class _Rows:
+    """The rows of one reading: the steps as a table, of the others per step the one that was written last."""
+
+    def __init__(self) -> None:
+        self.table = StepTable()
+        self.others: dict[str, dict[Any, Row]] = {kind: {} for kind in KINDS}
+
+    def passing(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The same rows, looked at on their way: the file is read once."""
+        for row in rows:
+            kind, step = row.get("kind"), whole(row.get("step"))
+            if kind == "step":
+                self.table.add(row)
+            elif isinstance(kind, str) and kind in self.others and step is not None:
+                self.others[kind][(step, text(row.get("split")))] = row
+            yield row
+
+    def of(self, kind: str) -> list[Row]:
+        """The rows of a kind in order of their steps."""
+        rows = self.others[kind]
+        return [rows[key] for key in sorted(rows)]
 
 
 def _json(path: Path) -> Any:

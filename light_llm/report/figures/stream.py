@@ -111,6 +111,7 @@ def _induction(view: View) -> Figure | None:
     ]
     layout = axes("steps", "weight", yaxis={"range": [0, 1]})
     layout["yaxis2"] = {"title": {"text": "nats"}, "overlaying": "y", "side": "right", "showgrid": False}
+    layout["yaxis2"] |= {"nticks": 5, "tickformat": ".2~g"}
     names = ("score", "gain", "layer", "head")
     return figure(
         "induction",

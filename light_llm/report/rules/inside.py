@@ -35,9 +35,9 @@ def attention_alarms(view: View) -> Finding | None:
         return Finding(
             "info", f"Some heads have not found their work: {shown}.", "A few such heads are harmless.", since
         )
-    what = f"Attention has collapsed: {shown}."
     if _is_early(view, probe.step):
-        return Finding("info", what, "This early that is usual: look again later.", since)
+        return Finding("info", f"Attention says little yet: {shown}.", "This early that is usual.", since)
+    what = f"Attention has collapsed: {shown}."
     advice = "If it stays, lower the learning rate or warm up longer; with many heads fewer may do the same work."
     whole_layers = any(a.head is None for a in probe.alarms)
     return Finding("bad" if whole_layers or len(named) > n_heads / 2 else "watch", what, advice, since)
