@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,9 @@ def test_every_other_command_runs(checkout: Path) -> None:  # noqa: F811
         if words[0] == "make":  # what make would do, without doing it
             child = subprocess.run([*words, "-n"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
             assert child.returncode == 0 and "train.py --max-steps 20" in child.stdout
+        elif words == ["light-llm", "watch"]:
+            assert said_by_watch(checkout).startswith("live page  http://127.0.0.1:")
+            ran += 1
         elif words[0] in ("python", "light-llm"):
             stop = {"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""}
             program = words[1:] if words[0] == "python" else ["-m", "light_llm", *words[1:]]
@@ -43,7 +47,18 @@ def test_every_other_command_runs(checkout: Path) -> None:  # noqa: F811
             ran += 1
         else:
             assert line in ("python3 -m venv .venv", "source .venv/bin/activate", "pip install -e ."), line
-    assert ran == 8
+    assert ran == 10
+
+
+def said_by_watch(folder: Path) -> str:
+    """What `light-llm watch` prints, ended by Ctrl-C as soon as it serves."""
+    words = [sys.executable, "-m", "light_llm", "watch"]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        first = child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 130
+    return first
 
 
 def test_the_tables_are_the_benchmarks() -> None:

@@ -55,4 +55,5 @@ def device_name(device: str) -> str:
         return torch.cuda.get_device_name(device)
     if device == "mps":
         return "Apple GPU"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    return f"{platform.machine()}, {n} thread{'s' * (n != 1)}"
