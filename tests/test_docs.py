@@ -59,7 +59,9 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         Path(target).write_text(captured.out, encoding="utf-8")
 
 
-@pytest.mark.parametrize(("page", "least"), [("tutorial.md", 12), ("data.md", 12), ("offline.md", 2), ("observe.md", 3)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("tutorial.md", 12), ("data.md", 12), ("offline.md", 2), ("observe.md", 3)]
+)
 def test_every_command_runs(
     page: str,
     least: int,

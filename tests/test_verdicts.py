@@ -83,9 +83,9 @@ def test_a_loss_that_stands_at_the_frequencies_has_collapsed(tmp_path: Path) -> 
     assert "collapse" not in {v.rule for v in verdicts}
 
 
-def one_direction(row: dict[str, Any], largest: float = 5000.0) -> None:
+def one_direction(row: dict[str, Any], largest: float = 5000.0, rank: float = 1.1) -> None:
     if row["kind"] == "probe":
-        row["stream"] |= {"effective_rank": [8.0, 1.1, 1.1], "largest": [4.0, largest, largest]}
+        row["stream"] |= {"effective_rank": [8.0, rank, rank], "largest": [4.0, largest, largest]}
 
 
 def test_a_stream_of_one_direction_has_collapsed(tmp_path: Path) -> None:
@@ -94,10 +94,15 @@ def test_a_stream_of_one_direction_has_collapsed(tmp_path: Path) -> None:
     step = first_named(tmp_path, "collapse", "bad", change=one_direction, **creeps)
     assert step is not None and step <= 50
     whole = read_view(made_up_run(tmp_path / "whole", change=one_direction, **creeps))
-    assert (verdict := found(whole, "collapse")) and "look alike" in verdict.what and verdict.since == 20
+    assert (verdict := found(whole, "collapse")) and "blown up (largest activation 5,000" in verdict.what
+    assert verdict.since == 20
+    several = partial(one_direction, rank=2.5)  # blown up in a few directions is blown up
+    assert first_named(tmp_path, "collapse", "bad", change=several, **creeps) == step
     small = partial(one_direction, largest=8.0)  # so do large vocabularies in their first steps, and come out of it
     step = first_named(tmp_path, "collapse", "bad", change=small, **creeps)
     assert step == 120
+    verdict = found(read_view(made_up_run(tmp_path / "small", change=small, **creeps)), "collapse")
+    assert verdict and "look alike" in verdict.what
     learned = read_view(made_up_run(tmp_path / "learned", change=one_direction, loss=lambda s: 2.0 + 4 / s))
     assert found(learned, "collapse") is None  # a low loss: a few large features are usual in trained models
 

@@ -1,6 +1,5 @@
 """The X-ray of a model at rest: curvature, gradient noise and landscape, as the plain values of analysis.json."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from .curvature import (
     spectral_density,
 )
 from .landscape import around, filter_normalised, loss_along, loss_over, plane_through
+from .metrics import finite
 from .noise import noise_scale, sequence_gradient
 from .vectors import flatten, mean_loss, trainable
 
@@ -124,7 +124,7 @@ def analyze(
     found["noise"] = noise(model, windows, effort.sequences, progress)
     found["landscape"] = landscape(model, batch, effort, generator, progress)
     found["path"] = path(model, batch, Point(step, flatten(trainable(model).values())), run, effort.side, progress)
-    result: dict[str, Any] = _finite(found)
+    result: dict[str, Any] = finite(found)
     return result
 
 
@@ -274,12 +274,3 @@ def _counted(function: Callable[[X], Y], what: str, total: int, progress: Progre
         return result
 
     return counting
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -63,7 +63,7 @@ class Probe:
     step: int
     loss: Number
     attention: Mapping[str, Grid]  # entropy, relative, first, previous, distance: (L, H)
-    similarity: Numbers  # (L,) mean cosine between the maps of a layer's heads
+    similarity: Numbers  # (L,) how much a layer's heads look at the same positions, 0 ... 1
     stream: Mapping[str, Numbers]  # rms, kurtosis, largest, effective_rank: (L + 1,)
     dead_units: Numbers  # (L,)
     predictions: Mapping[str, Number]

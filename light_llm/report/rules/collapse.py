@@ -55,25 +55,30 @@ def _diverged(view: View, curve: Curve) -> Finding | None:
 
 
 def _one_direction(view: View, curve: Curve) -> Finding | None:
-    """All tokens are alike in the stream while the loss is high: at two looks if activations have blown up as well.
+    """The stream is spoilt while the loss is high: at two looks if activations have blown up.
 
-    Without that it takes longer: models with a large vocabulary go through such a time in their first 50 steps or so.
+    Without that, tokens that are all alike take longer to tell: models with a large vocabulary go through such a time
+    in their first 50 steps or so.
     """
     if not view.probes or not len(curve) or curve.mean(len(curve) - 1) < LEARNS_LITTLE * view.uniform:
         return None
-    flat = list(takewhile(lambda probe: _rank(probe) < ONE_DIRECTION, reversed(view.probes)))
-    if len(flat) < 2:
+    spoilt = list(takewhile(lambda p: _rank(p) < ONE_DIRECTION or _largest(p) >= BLOWN_UP, reversed(view.probes)))
+    if len(spoilt) < 2:
         return None
-    now, since = flat[0], flat[-1].step
-    largest = max(known(now.stream.get("largest", ())), default=0.0)
-    if largest < BLOWN_UP and now.step - since < PATIENCE:
+    now, since = spoilt[0], spoilt[-1].step
+    blown_up = all(_largest(probe) >= BLOWN_UP for probe in spoilt[:2])
+    if not blown_up and now.step - since < PATIENCE:
         return None
+    seen = "activations have blown up" if blown_up else "all tokens look alike inside the model"
     what = (
-        f"Training has collapsed: since step {since:,} all tokens look alike inside the model (effective rank "
-        f"{_rank(now):.1f}, largest activation {largest:,.0f}), and the loss is {curve.mean(len(curve) - 1):.2f} of "
-        f"log V = {view.uniform:.2f}."
+        f"Training has collapsed: since step {since:,} {seen} (largest activation {_largest(now):,.0f}, effective rank "
+        f"{_rank(now):.1f}), and the loss is {curve.mean(len(curve) - 1):.2f} of log V = {view.uniform:.2f}."
     )
     return Finding("bad", what, _calmer(view), since)
+
+
+def _largest(probe: Probe) -> float:
+    return max(known(probe.stream.get("largest", ())), default=0.0)
 
 
 def _rank(probe: Probe) -> float:
