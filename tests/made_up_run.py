@@ -73,7 +73,7 @@ def made_up_run(
     if not probed:
         rows = [row for row in rows if row["kind"] in ("step", "eval")]
     if status:
-        rows.append({"kind": "end", "step": steps, "status": status, "seconds": 1.5 * steps, "memory": 2**30})
+        rows.append({"kind": "end", "step": steps, "status": status, "seconds": 1.5 * steps, "memory": 10**9})
     for row in rows:
         change(row)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def step_row(step: int, loss: float | None, run: Run, probed: bool) -> dict[str,
     }
     if probed:
         row |= {"clipped": False, "grad_norms": dict.fromkeys(GROUPS, 0.3), "weight_norm": 50 + step / 100}
-        row |= {"update_ratios": dict.fromkeys(GROUPS, 1e-3), "mfu": 0.4, "memory": 2**30}
+        row |= {"update_ratios": dict.fromkeys(GROUPS, 1e-3), "mfu": 0.4, "memory": 10**9}
         row |= {"phases": {"data": 0.01, "gradients": 0.44, "update": 0.05}}
     return row
 

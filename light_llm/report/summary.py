@@ -59,7 +59,7 @@ def key_numbers(view: View) -> list[dict[str, str]]:
         add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's products")
     peak = max([*memory, *known([view.end.memory if view.end else None])], default=None)
     if peak:
-        add("peak memory", f"{peak / 2**30:.2f}", "GiB")
+        add("peak memory", f"{peak / 1e9:.2f}", "GB")
     return found
 
 

@@ -5,7 +5,7 @@ from ..tolerant import Number, known
 from ..view import View
 from .figure import Figure, axes, extremes, figure, inert, line, rounded, smoothed, spread, table
 
-GIB = 2**30
+GB = 1e9
 
 
 def learning_pictures(view: View) -> list[Figure]:
@@ -105,9 +105,9 @@ def _mfu(view: View) -> Figure | None:
 
 
 def _memory(view: View) -> Figure | None:
-    share = [None if v is None else v / GIB for v in view.steps.memory]
+    share = [None if v is None else v / GB for v in view.steps.memory]
     what = "The most memory held so far. It should level off after the first steps."
-    return _over_time(view, "memory", "Peak memory", what, share, "GiB")
+    return _over_time(view, "memory", "Peak memory", what, share, "GB")
 
 
 def _phases(view: View) -> Figure | None:
