@@ -19,6 +19,7 @@ from light_llm.errors import ConfigError
 from light_llm.observe import analysis
 from light_llm.observe.analysis import AdamState, Effort, Point, analyze, spectrum
 from light_llm.observe.curvature import Hessian
+from light_llm.observe.metrics import finite
 from light_llm.observe.vectors import flatten, trainable
 from light_llm.optim import learning_rate
 
@@ -146,7 +147,7 @@ def test_the_path_goes_through_the_checkpoints(run: Path, capsys: pytest.Capture
     for axis in "ab":
         assert len(path[axis]) == 9
         assert all(path[axis][0] < p[axis] < path[axis][-1] for p in path["points"])
-    assert "of it lies in one plane (steps 5, 10, 15, 20)" in out
+    assert "of the squared distances lies in a plane (steps 5, 10, 15, 20)" in out
 
 
 def test_the_noise_scale_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +184,16 @@ def test_a_model_file_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     found = found_in(Path("alone"))
     assert found["path"] is None and found["sharpness"]["lr"] is None and found["sharpness"]["plain_threshold"] is None
     assert "there is no run.json beside mine.pt: its learning rate is not known" in out
-    assert "no plane: it takes 3 checkpoints of the run; keep more with --set train.keep_every=50" in out
+    assert "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50" in out
+
+
+def test_a_schedule_that_ended_at_0_has_no_threshold(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(finished / "text.txt"), *NANO_RUN, *LEARN, "--max-steps=3", "--set", "train.min_lr_ratio=0"]
+    assert main(["train", *words, "--out", "ended"]) == 0
+    out = said(capsys, "ended")
+    assert "the rate of the next update is 0, and no step of it overshoots" in out
+    found = found_in(Path("ended"))["sharpness"]
+    assert found["preconditioned"] > 0 and found["preconditioned_threshold"] is None and found["lr"] == 0
 
 
 def test_muon_has_no_such_metric(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +345,7 @@ def test_numbers_that_are_none_are_plain_json(monkeypatch: pytest.MonkeyPatch) -
     found = analyze(model, windows(), step=1, optimizer=AdamState(), effort=QUICK)
     assert found["landscape"]["line"]["loss"] == [2.0, None]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    odd = analysis._finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "text", "d": 3})
+    odd = finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "text", "d": 3})
     assert odd == {"a": [1.0, None, {"b": None}], "c": "text", "d": 3}
 
 

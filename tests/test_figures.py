@@ -113,7 +113,7 @@ def test_the_landscape_is_the_analysis(view: View) -> None:
     plane = figures["plane"].traces[0]
     assert (len(plane["z"]), len(plane["z"][0])) == (len(plane["y"]), len(plane["x"])) == (2, 3)
     assert plane["z"][1] == [6.0, 5.0, 6.0]  # the row of the second b
-    assert figures["path"].traces[1]["x"] == [0.0, 1.0] and "90% of the way" in figures["path"].sentence
+    assert figures["path"].traces[1]["x"] == [0.0, 1.0] and "explains 90% of" in figures["path"].sentence
     assert figures["sharpness"].traces[0]["y"] == [rounded(9 / 1333), 0.5]
     assert "100 ± 3" in figures["eigenvalues"].sentence
     assert figures["noise"].traces[0]["x"] == [8 * 16, 80.0 * 64]  # tokens

@@ -113,14 +113,19 @@ def test_a_copying_head_has_the_whole_induction_score() -> None:
     ("relative", "similarity", "said"),
     [
         ([[0.5, 0.5]], [0.5], []),
-        ([[0.5, 0.001]], [0.5], ["layer 0 head 1 looks at one position only"]),
-        ([[0.5], [0.999]], [0.0, 0.0], ["layer 1 head 0 looks everywhere alike"]),
+        ([[0.5, 0.001]], [0.5], ["layer 0, head 1 puts all its weight on one position"]),
+        ([[0.5], [0.999]], [0.0, 0.0], ["layer 1, head 0 looks everywhere alike"]),
         ([[0.5, 0.5]], [0.99], ["all heads of layer 0 look at the same positions"]),
     ],
 )
 def test_an_alarm_names_layer_and_head(relative: Any, similarity: Any, said: list[str]) -> None:
     found = attention.alarms(relative, similarity)
+    assert found == attention.alarms(relative, similarity, [[0.5] * len(heads) for heads in relative])
     assert [in_words(a.layer, a.head, a.what) for a in found] == said
+
+
+def test_a_head_that_always_looks_next_door_is_no_alarm() -> None:
+    assert attention.alarms([[0.001, 0.001]], [0.1], [[0.95, 0.2]]) == [attention.Alarm(0, 1, "one position")]
 
 
 def test_recorded_weights_are_those_of_the_formula_and_the_pass_is_the_same(opinionated: LightLLM) -> None:
@@ -227,7 +232,7 @@ def test_the_lens_ends_with_the_loss(opinionated: LightLLM) -> None:
     assert found[-1] == pytest.approx(plain_nats(opinionated, x, y).mean().item(), rel=1e-5)
     after_one = opinionated.unembed(opinionated.ln_f(seen.stream[1]))
     wanted = torch.nn.functional.cross_entropy(after_one.flatten(0, 1), y.flatten())
-    assert found[1] == pytest.approx(float(wanted), rel=1e-5)
+    assert found[1] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_a_sequence_said_twice_is_said_twice_and_always_the_same() -> None:
@@ -264,8 +269,8 @@ def test_the_loss_by_position_adds_up_to_the_loss() -> None:
     assert sum(b.loss * b.tokens for b in found.by_position) / 74 == pytest.approx(found.loss, rel=1e-9)
     windows = [ids[s : s + 17] for s in range(0, 74, 16)]
     firsts = [plain_nats(model, *(torch.tensor(w)[None, a : len(w) - 1 + a] for a in (0, 1)))[0] for w in windows]
-    assert found.by_position[0].loss == pytest.approx(float(torch.stack([f[0] for f in firsts]).mean()), rel=1e-5)
-    assert found.by_position[2].loss == pytest.approx(float(torch.cat([f[2:4] for f in firsts]).mean()), rel=1e-5)
+    assert found.by_position[0].loss == pytest.approx(torch.stack([f[0] for f in firsts]).mean().item(), rel=1e-5)
+    assert found.by_position[2].loss == pytest.approx(torch.cat([f[2:4] for f in firsts]).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("T", [1, 2, 3, 512, 1000])
@@ -309,6 +314,15 @@ def test_the_fixed_batch_is_spread_over_the_text() -> None:
     assert found.tokens[0, 0] == 0 and found.targets[-1, -1] == 9_999
     assert fixed_batch(Ids(ids[:5]), context=128, n_ids=61).tokens.shape == (1, 4)
     assert fixed_batch(Ids(ids), context=1, n_ids=61).tokens.shape == (512, 1)
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 4])
+def test_the_shortest_windows_can_be_looked_at(context: int) -> None:
+    model = tiny_model(n_positions=context, scale=6)
+    batch = fixed_batch(Ids(some_tokens(1, 40)[0].numpy()), context=context, n_ids=61)
+    row = look_inside(model, batch).row
+    assert (row["induction"]["gain"] is None) == (context < 3)
+    assert batch.twice.size(1) - 1 <= context and chosen_maps(look_inside(model, batch))
 
 
 def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: FixedBatch) -> None:

@@ -82,10 +82,10 @@ def test_a_polite_interruption_at_the_last_step_is_still_the_end(
 
 def again(text: Path, **changes: Any) -> Result:
     """Go on with the run in "two"."""
-    settings = {name: value for name, value in SMALL.items() if name != "quiet"} | HOW | {"lr_horizon": 100}
+    settings = {k: v for k, v in SMALL.items() if k not in ("quiet", "report")} | HOW | {"lr_horizon": 100}
     config = TrainConfig(**(settings | {"patience": 3} | changes))
     model, loader = byte_model(dropout=0.2), byte_loader(text)
-    return Trainer(model, loader, config, out="two", resume=True, quiet=True).train()
+    return Trainer(model, loader, config, out="two", resume=True, quiet=True, report=False).train()
 
 
 def test_patience_is_a_number_of_evaluations() -> None:

@@ -132,10 +132,13 @@ def turning(step: int) -> float:
 def test_memorising_is_named_within_fifty_steps(tmp_path: Path, every: int) -> None:
     step = first_named(tmp_path, "memorising", "bad", loss=memorised, held=turning, every=every)
     assert step is not None and 100 < step <= 150
-    verdict = found(read_view(made_up_run(tmp_path / "x", loss=memorised, held=turning, every=every)), "memorising")
+    view = read_view(made_up_run(tmp_path / "x", loss=memorised, held=turning, every=every))
+    verdict = found(view, "memorising")
     assert verdict and verdict.since == 100
-    assert "for 100 steps the validation loss has risen by 0.400" in verdict.what and "training fell" in verdict.what
-    assert verdict.advice.startswith("Stop here, or use more text or dropout 0.2; the best is of step 100")
+    assert "for 100 steps the held-out loss has risen by 0.400" in verdict.what and "training fell" in verdict.what
+    assert verdict.advice.startswith("Use more text or dropout 0.2; the best is of step 100")  # it is over
+    going = replace(view, past=replace(view.past, steps=view.past.steps[:150]), end=None)
+    assert (verdict := found(going, "memorising")) and verdict.advice.startswith("Stop here, or use more text")
 
 
 def test_a_held_out_loss_that_stands_while_training_falls_is_memorising(tmp_path: Path) -> None:
@@ -250,7 +253,12 @@ ALARMS = [{"layer": 1, "head": 0, "what": "one position"}, {"layer": 0, "head": 
     ("rule", "level", "words", "change"),
     [
         ("exploding gradients", "bad", "40", late_norms),
-        ("vanishing gradients", "bad", "h.1.mlp", at_kind("step", grad_norms={"h.1.mlp": 1e-6})),
+        (
+            "vanishing gradients",
+            "bad",
+            "h.1.mlp",
+            at_kind("step", grad_norms={"h.1.mlp": 1e-6}, update_ratios={"h.1.mlp": 1e-6}),
+        ),
         ("clipping", "info", "100% of the last 100", at_kind("step", clipped=True)),
         ("clipping", "watch", "typical norm is 5.00", at_kind("step", clipped=True, grad_norm=5.0)),
         ("update ratios", "watch", "More than 1% of its size", at_kind("step", update_ratios={"h.0.mlp": 0.02})),
@@ -259,11 +267,12 @@ ALARMS = [{"layer": 1, "head": 0, "what": "one position"}, {"layer": 0, "head": 
         (
             "attention",
             "bad",
-            "layer 1, head 0 looks at one position only; layer 0 has heads",
+            "layer 1, head 0 puts all its weight on one position; layer 0 has heads",
             at_kind("probe", alarms=ALARMS),
         ),
-        ("attention", "watch", "layer 1, head 0", at_kind("probe", alarms=ALARMS[:1])),
-        ("attention", "info", "not found their work", at_kind("probe", alarms=[ALARMS[0] | {"what": "uniform"}])),
+        ("attention", "info", "few heads stand out: layer 1, head 0", at_kind("probe", alarms=ALARMS[:1])),
+        ("attention", "info", "few heads stand out", at_kind("probe", alarms=[ALARMS[0] | {"what": "uniform"}])),
+        ("attention", "watch", "layer 1, head 2", at_kind("probe", alarms=[ALARMS[0] | {"head": h} for h in range(3)])),
         ("attention", "good", "No head has collapsed", at_kind("probe")),
         ("dead units", "watch", "layer 1 (80%)", at_kind("probe", dead_units=[0.1, 0.8])),
         ("rank", "watch", "effective rank 1.2", at_kind("probe", stream={"effective_rank": [9, 5, 1.2]})),
@@ -272,7 +281,7 @@ ALARMS = [{"layer": 1, "head": 0, "what": "one position"}, {"layer": 0, "head": 
         ("induction", "good", "layer 1, head 2", at_kind("probe", induction={"score": 0.7})),
         ("data", "bad", "80% of the time", at_kind("step", phases={"data": 2.0})),
         ("data", "watch", "29% of the time", at_kind("step", phases={"data": 0.2})),
-        ("use of the machine", "watch", "Only 5%", at_kind("step", mfu=0.05)),
+        ("use of the machine", "watch", "reaches 5%", at_kind("step", mfu=0.05)),
         ("context", "info", "does not help yet", at_kind("eval", by_position={"loss": [4.0] * 5})),
     ],
 )

@@ -96,9 +96,9 @@ def command(argv: Sequence[str]) -> int:
             progress=progress,
         )
     found |= {"step": step, "checkpoint": path.name, "text": title, "seconds": time.perf_counter() - start}
-    show(f"{path}, step {step:,}", "", findings_table(found, config, loaded.file.data.get("max_length")), *left_out)
     target = path.parent / ANALYSIS
     commit_file(target, lambda file: file.write(canonical(found)), Files())
+    show(f"{path}, step {step:,}", "", findings_table(found, config, loaded.file.data.get("max_length")), *left_out)
     show("", f"written to {target} in {found['seconds']:.0f} s")
     return 0
 

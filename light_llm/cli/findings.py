@@ -63,8 +63,10 @@ def _sharpness(sharp: Mapping[str, Any]) -> Rows:
     if sharp["preconditioned"] is None:
         return [*rows, ("in Adam's metric", "-", sharp["why_not"])]
     limit = sharp["preconditioned_threshold"]
-    share = sharp["preconditioned"] / limit
     value = _give(sharp["preconditioned"], sharp["preconditioned_residual"])
+    if limit is None:
+        return [*rows, ("in Adam's metric", value, "the rate of the next update is 0, and no step of it overshoots")]
+    share = sharp["preconditioned"] / limit
     return [
         *rows,
         ("in Adam's metric", value, f"Adam overshoots above {_number(limit)}: {share:.0%} of it, {_stability(share)}"),
@@ -77,7 +79,7 @@ def _stability(share: float) -> str:
     On a few sequences the largest eigenvalue is larger: a maximum of a mean is at most the mean of the maxima.
     """
     if share < 0.5:
-        return "steps are safe, and a higher rate would be too"
+        return "steps are safe at this rate"
     return "at the edge, where Adam usually trains" if share < 1.5 else "beyond; on a larger --batch-size it is less"
 
 
@@ -102,10 +104,17 @@ def _surroundings(found: Mapping[str, Any]) -> Rows:
     rise = _number(sum(ends) / len(ends) - found["loss"]) if ends else "-"
     rows = [("landscape", rise, "nats more after a random step as long as the weights themselves")]
     if path is None:
-        why = "no plane: it takes 3 checkpoints of the run; keep more with --set train.keep_every=50"
+        why = "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50"
         return [*rows, ("path of the run", "-", why)]
     steps = ", ".join(f"{p['step']:,}" for p in path["points"])
-    return [*rows, ("path of the run", f"{sum(path['explained']):.0%}", f"of it lies in one plane (steps {steps})")]
+    return [
+        *rows,
+        (
+            "path of the run",
+            f"{sum(path['explained']):.0%}",
+            f"of the squared distances lies in a plane (steps {steps})",
+        ),
+    ]
 
 
 def _give(value: float, error: float | None) -> str:

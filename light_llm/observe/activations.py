@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import LightLLM
+from .metrics import short
 
 
 @dataclass
@@ -46,7 +47,7 @@ def root_mean_square(x: Tensor) -> Tensor:
 
 
 def kurtosis(x: Tensor) -> Tensor:
-    """E[(x - mean)^4] / variance^2 over all elements: 3 for a normal distribution, large where a few stand out."""
+    """E[(x - mean)^4] / variance^2 over all elements, any shape -> (): 3 if normal, large where a few stand out."""
     centred = x.float() - x.float().mean()
     return centred.pow(4).mean() / centred.square().mean().square()
 
@@ -76,9 +77,9 @@ def stream_facts(stream: list[Tensor]) -> dict[str, list[float]]:
         "largest": lambda x: x.abs().amax(),
         "effective_rank": effective_rank,
     }
-    return {name: [float(f"{float(f(x)):.4g}") for x in stream] for name, f in measures.items()}
+    return {name: as_numbers([f(x) for x in stream]) for name, f in measures.items()}
 
 
 def as_numbers(values: list[Tensor]) -> list[float]:
     """One number each, to four significant digits."""
-    return [float(f"{value:.4g}") for value in torch.stack(values).tolist()]
+    return [short(value) for value in torch.stack(values).tolist()]

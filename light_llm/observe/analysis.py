@@ -38,7 +38,7 @@ Y = TypeVar("Y")
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is computed: the time is about that of 3 forward-backward passes for each product with the Hessian."""
+    """How much is computed; each product with the Hessian takes about as long as two passes forward and back."""
 
     batch_size: int = 4  # sequences of the batch that curvature and landscape are of
     k: int = 5  # largest eigenvalues that are reported

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..model import LightLLM, attention_weights
+from .metrics import short
 
-EVEN, SHARP, ALIKE = 0.98, 0.02, 0.98  # beyond these a head, or a layer's heads, say nothing about the text
+EVEN, SHARP, ALIKE = 0.98, 0.02, 0.98  # beyond these a head, or a layer's heads, may say nothing about the text
+NEXT_DOOR = 0.9  # weight on the previous token: such a head is sharp because it is useful
 
 
 @contextmanager
@@ -102,23 +104,28 @@ class Alarm:
     what: str
 
 
-def alarms(relative: Sequence[Sequence[float]], similarity: Sequence[float]) -> list[Alarm]:
+def alarms(
+    relative: Sequence[Sequence[float]],
+    similarity: Sequence[float],
+    previous: Sequence[Sequence[float]] | None = None,
+) -> list[Alarm]:
     """Heads that look everywhere alike or at one position only, and layers whose heads are all the same.
 
     Args:
         relative: (L, H) relative entropies.
         similarity: (L,) overlap of the heads.
+        previous: (L, H) weight on the previous token; a head that always looks there is no cause for alarm.
 
     >>> alarms([[0.5, 0.995], [0.4, 0.6]], [0.3, 0.99])
     [Alarm(layer=0, head=1, what='uniform'), Alarm(layer=1, head=None, what='all heads alike')]
     """
     found = []
     for layer, (heads, alike) in enumerate(zip(relative, similarity, strict=True)):
-        found += [
-            Alarm(layer, head, "uniform" if value > EVEN else "one position")
-            for head, value in enumerate(heads)
-            if value > EVEN or value < SHARP
-        ]
+        for head, value in enumerate(heads):
+            if value > EVEN:
+                found.append(Alarm(layer, head, "uniform"))
+            elif value < SHARP and not (previous and previous[layer][head] > NEXT_DOOR):
+                found.append(Alarm(layer, head, "one position"))
         if alike > ALIKE:
             found.append(Alarm(layer, None, "all heads alike"))
     return found
@@ -126,4 +133,4 @@ def alarms(relative: Sequence[Sequence[float]], similarity: Sequence[float]) -> 
 
 def rounded(values: Tensor) -> list[float]:
     """Numbers for a row, to four significant digits."""
-    return [float(f"{value:.4g}") for value in values.tolist()]
+    return [short(value) for value in values.tolist()]

@@ -178,7 +178,7 @@ def adam_metric(moments: Mapping[str, Tensor], like: Mapping[str, Tensor], *, be
 
 
 def in_metric(product: Product, metric: Tensor) -> Product:
-    """P^-1/2 H P^-1/2, which has the eigenvalues of P^-1 H and is symmetric."""
+    """P^-1/2 H P^-1/2 for P of diagonal `metric`, (n,): it has the eigenvalues of P^-1 H and is symmetric."""
     scale = metric.rsqrt()
     return lambda v: scale * product(scale * v)
 

@@ -15,8 +15,8 @@ DEGENERATE = 1e-6  # share of the squared distances below which a second directi
 def filter_normalised(weights: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
     """A random direction (n,) in which each row of each matrix is as long as that row of the weights.
 
-    So a step of 1 means the same for every row, whatever its scale: a model computes the same function with a row
-    doubled and its successor halved, and would otherwise look twice as flat. Vectors (gains and biases) stay at 0.
+    So a step of 1 means the same for every row: the scale of a row says little by itself, because norms take much of it
+    out, and a model of larger weights would otherwise look flatter. Vectors (gains and biases) stay at 0.
     (Li et al., 2018, section 4; a row of a matrix is what feeds one unit, and a row of a table one token.)
     """
     parts = []
@@ -29,7 +29,7 @@ def filter_normalised(weights: Mapping[str, Tensor], generator: torch.Generator)
 
 
 def loss_along(loss: Loss, origin: Tensor, direction: Tensor, at: Sequence[float]) -> list[float]:
-    """The loss at origin + x direction for each x."""
+    """The loss at origin + x direction, both (n,), for each x."""
     return [loss(torch.add(origin, direction, alpha=x)) for x in at]
 
 

@@ -46,8 +46,13 @@ def fixed_batch(held_out: TokenArray, *, context: int, n_ids: int) -> FixedBatch
     B = max(1, min(TOKENS // T, (n - 1) // T))
     starts = np.linspace(0, n - 1 - T, B).astype(int)
     ids = torch.from_numpy(np.stack([held_out.read(int(s), int(s) + T + 1) for s in starts]))
-    half = max(2, min(HALF, context // 2))
-    return FixedBatch(ids[:, :-1], ids[:, 1:], predictions.repeated(n_ids, max(1, TOKENS // 4 // half), half))
+    return FixedBatch(ids[:, :-1], ids[:, 1:], said_twice(n_ids, context))
+
+
+def said_twice(n_ids: int, context: int) -> Tensor:
+    """Random tokens for the look at copying, (B', 2 half), of which all but the last fit into the context."""
+    half = max(1, min(HALF, (context + 1) // 2))
+    return predictions.repeated(n_ids, max(1, TOKENS // 4 // half), half)
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,7 @@ def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -
             hidden = model.features(tokens)
         guesses = predictions.guesses(model, hidden.flatten(0, 1), targets.flatten())
         lens = predictions.lens(model, seen.stream, targets)
-        with attention.recorded_weights(model) as copying:
-            gain = predictions.copying_gain(model, twice)
+        copies = _copying(model, twice)
     error, bins = predictions.calibration(guesses.confidence, guesses.right)
     heads = _columns([attention.head_facts(w) for w in weights])
     alike = activations.as_numbers([attention.overlap(w) for w in weights])
@@ -85,9 +89,9 @@ def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -
             "calibration_error": error,
             "bins": [asdict(b) for b in bins],
         },
-        "induction": {**_best_copier(copying), "gain": gain},
+        "induction": copies,
         "lens": lens,
-        "alarms": [asdict(alarm) for alarm in attention.alarms(heads["relative"], alike)],
+        "alarms": [asdict(alarm) for alarm in attention.alarms(heads["relative"], alike, heads["previous"])],
     }
     return Seen(row, [w[0, :, :SHOWN, :SHOWN] for w in weights])
 
@@ -114,10 +118,15 @@ def chosen_maps(seen: Seen) -> list[dict[str, Any]]:
     ]
 
 
-def _best_copier(weights: Sequence[Tensor]) -> dict[str, Any]:
+def _copying(model: LightLLM, twice: Tensor) -> dict[str, Any]:
+    """The best copying head, and what copying gains. Windows of one or two tokens have nothing to copy from."""
+    if twice.size(1) < 4:
+        return {"score": None, "layer": 0, "head": 0, "gain": None}
+    with attention.recorded_weights(model) as weights:
+        gain = predictions.copying_gain(model, twice)
     scores = torch.stack([attention.induction_score(w) for w in weights])  # (L, H)
     layer, head = divmod(int(scores.argmax()), scores.size(1))
-    return {"score": float(scores[layer, head]), "layer": layer, "head": head}
+    return {"score": float(scores[layer, head]), "layer": layer, "head": head, "gain": gain}
 
 
 def _columns(rows: Sequence[dict[str, list[float]]]) -> dict[str, list[list[float]]]:

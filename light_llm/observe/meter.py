@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .metrics import short
+
 MOST = 1 << 14  # elements of one tensor that are looked at; smaller tensors are looked at whole
 
 
@@ -79,13 +81,14 @@ class Meter:
         )
 
     def clip(self, max_norm: float) -> Tensor:
-        """Clip the gradients to a global norm, as `torch.nn.utils.clip_grad_norm_` does. Returns the norm before it."""
+        """Clip the gradients to a global norm, as `torch.nn.utils.clip_grad_norm_` does. Returns that before, ()."""
         there = [i for i, p in enumerate(self.parameters) if p.grad is not None]
         # What torch's own clipping calls: one kernel for all tensors on a GPU.
         norms = torch.stack(torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None]))
         total = torch.linalg.vector_norm(norms)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, max_norm, total)
-        self.current = Measures(self.groups, self._by_group(norms, self.home[there]))
+        home = self.home if len(there) == len(self.parameters) else self.home[there]  # an index would be waited for
+        self.current = Measures(self.groups, self._by_group(norms, home))
         return total
 
     def __enter__(self) -> "Meter":
@@ -130,4 +133,4 @@ def sample(tensor: Tensor, most: int = MOST) -> Tensor:
 
 
 def _named(groups: tuple[str, ...], values: Tensor) -> dict[str, float]:
-    return {name: float(f"{value:.4g}") for name, value in zip(groups, values.tolist(), strict=True)}
+    return {name: short(value) for name, value in zip(groups, values.tolist(), strict=True)}

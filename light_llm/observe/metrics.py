@@ -61,6 +61,15 @@ def _line(row: Row) -> str:
     return json.dumps(finite(row)) + "\n"
 
 
+def short(value: float) -> float:
+    """Four significant digits: as many as a number that is looked at needs in a row.
+
+    >>> short(0.123456), short(12345.6)
+    (0.1235, 12350.0)
+    """
+    return float(f"{value:.4g}")
+
+
 def finite(value: Any) -> Any:
     """The same values; JSON has no NaN and no infinity: they become null.
 

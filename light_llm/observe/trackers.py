@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..runtime import Choice
 from .metrics import Sink
+from .tracker import Tracker
 
 
 def is_installed(package: str) -> bool:
@@ -72,6 +73,17 @@ def make_tracker(
         return ToTensorBoard(folder, record, resumed_at=resumed_at)
 
     return make
+
+
+def start_tracker(
+    name: str, folder: Path, record: Mapping[str, Any], resumed_at: int, say: Callable[[str], object]
+) -> list[Tracker]:
+    """The tracker that was chosen, in its thread; none for "none". The arguments are those of `make_tracker`."""
+    if name == "none":
+        return []
+    identity = identity_of(record, folder)
+    make = make_tracker(name, folder=folder, record=record, identity=identity, resumed_at=resumed_at)
+    return [Tracker(name, make, say)]
 
 
 def identity_of(record: Mapping[str, Any], folder: Path) -> str:

@@ -148,9 +148,12 @@
   }
   function drawNext() {
     const card = waiting[0];
-    if (card) draw(card);
-    waiting.shift();
-    if (waiting.length) setTimeout(drawNext, 0);
+    try {
+      if (card) draw(card);
+    } finally {
+      waiting.shift();
+      if (waiting.length) setTimeout(drawNext, 0);
+    }
   }
   function redraw() {
     for (const card of cards.values()) if (card.plot.isConnected) enqueue(card);

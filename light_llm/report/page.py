@@ -53,14 +53,16 @@ def _run_state(view: View) -> dict[str, Any]:
     }
 
 
-def page(views: Sequence[View], *, live: Live | None = None) -> str:
+def page(views: Sequence[View], *, live: Live | None = None, state: str | None = None) -> str:
     """The page: of one run, or of several side by side.
 
     Args:
+        state: `state_of` the same runs as JSON, where it is there already.
         live: None makes a page that is complete in itself; else plotly and fresh numbers come from the server, which
             also sends the policy.
     """
-    state = json.dumps(state_of(views), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if state is None:
+        state = json.dumps(state_of(views), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     script, style = _asset("page.js"), _asset("page.css")
     how = {"poll": live.poll, "key": live.key} if live else None
     title = live.title if live else f"{', '.join(view.name for view in views)} - light-llm"

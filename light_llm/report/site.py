@@ -55,7 +55,8 @@ def application(watched: Watched, desk: Desk | None = None, *, say: Callable[[st
     async def index(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
         key = desk.key if desk and desk.knows(request.query_params.get("key")) else ""
-        text = page(watched.views(), live=Live(key=key, nonce=nonce))
+        state = watched.state().body.decode()
+        text = page(watched.views(), live=Live(key=key, nonce=nonce), state=state)
         policy = {"content-security-policy": POLICY.format(nonce=nonce)}
         return HTMLResponse(text, headers=policy)
 

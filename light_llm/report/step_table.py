@@ -28,8 +28,8 @@ class StepTable:
         step = whole(row.get("step"))
         if step is None:
             return
-        place = self.places.setdefault(step, len(self.places))
-        if place < len(self.places) - 1:
+        was_there, place = step in self.places, self.places.setdefault(step, len(self.places))
+        if was_there:
             for column in self.columns.values():
                 if place < len(column):
                     column[place] = _MISSING

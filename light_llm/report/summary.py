@@ -26,7 +26,7 @@ def facts(view: View) -> dict[str, str]:
     device = text(mapping(decided.get("device")).get("value")) or past.run.train.device
     return {
         "model": shape,
-        "text": (text(data.get("title")) or "a loader of its own") + tokens,
+        "text": (text(data.get("title")) or "a loader of your own") + tokens,
         "device": ", ".join(word for word in (device, past.machine, dtype) if word),
         "started": f"{past.started:%Y-%m-%d %H:%M} {past.started.tzname() or ''}".strip(),
         "status": STATUS.get(view.status, view.status),
@@ -56,7 +56,7 @@ def key_numbers(view: View) -> list[dict[str, str]]:
         add("speed", f"{past.tokens_per_second:,.0f}", "tokens/s")
     mfu, memory = known(view.steps.mfu), known(view.steps.memory)
     if mfu:
-        add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's products")
+        add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's product rate")
     peak = max([*memory, *known([view.end.memory if view.end else None])], default=None)
     if peak:
         add("peak memory", f"{peak / 1e9:.2f}", "GB")

@@ -12,7 +12,8 @@ from .view import View
 class Rule:
     """One thing to look for. `function` is pure; it gives a finding, several, or None where there is nothing to say.
 
-    A rule is silent once one of those named in `unless` has found something to watch, or bad: that is the cause.
+    A rule is silent once one of those named in `unless`, which stand earlier in the table, has found something to
+    watch, or bad: that is the cause.
     """
 
     name: str
@@ -50,11 +51,11 @@ RULES = (
     Rule("learning rate", "lr", machine.rate),
     Rule("expected band", "loss", held_out.expected),
     Rule("generalising", "gap", held_out.generalising, unless=("collapse", "memorising", "widening gap")),
-    Rule("trend", "loss", trend.going, unless=("collapse", "memorising")),
+    Rule("trend", "loss", trend.going, unless=("collapse", "memorising", "widening gap", "worse than its best")),
     Rule("limit", "loss", held_out.near_limit, unless=("below the limit",)),
     Rule("context", "position", inside.context),
-    Rule("dead units", "dead", inside.dead_units),
-    Rule("rank", "rank", inside.rank),
+    Rule("dead units", "dead", inside.dead_units, unless=("collapse",)),
+    Rule("rank", "rank", inside.rank, unless=("collapse",)),
     Rule("outliers", "largest", inside.outliers),
     Rule("confidence", "calibration", inside.confidence),
     Rule("induction", "induction", inside.induction),

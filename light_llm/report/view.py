@@ -48,6 +48,11 @@ class View:
         return "done" if self.past.step >= self.past.run.train.max_steps else "unfinished"
 
     @property
+    def is_over(self) -> bool:
+        """Whether no more steps are to be expected."""
+        return self.past.step >= self.past.run.train.max_steps or self.status != "unfinished"
+
+    @property
     def plan(self) -> Mapping[str, Any]:
         """What the run was to amount to, as run.json has it."""
         return mapping(self.record.get("plan"))

@@ -32,7 +32,8 @@ class Watched:
 
     Args:
         share: of one core, at most, for reading; what takes longer is done less often.
-        clock: seconds; of all cores, and of this thread's work.
+        clock: seconds on the wall.
+        work: seconds that this thread has computed.
     """
 
     def __init__(

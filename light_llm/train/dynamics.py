@@ -11,9 +11,8 @@ from ..data import Batch, DataLoader
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe.analysis import AdamState, Effort, analyze
-from ..observe.look import HALF, TOKENS, FixedBatch, look_inside
+from ..observe.look import TOKENS, FixedBatch, look_inside, said_twice
 from ..observe.meter import group_of
-from ..observe.predictions import repeated
 from .batches import Batches, InTurn, Numbered
 
 CONTEXT = 64  # tokens of a sequence that curvature is computed on
@@ -29,7 +28,7 @@ def analyze_training_dynamics(
     """Measure a model on text of a loader, whatever training has left behind, and leave it as it is.
 
     Makes a forward and a backward pass of its own on the loader's first batch, without dropout, and with `curvature`
-    some fifty more on short sequences: seconds for a small model, a minute or two for nano.
+    some two hundred more on short sequences: seconds for a small model, a minute or two for nano.
 
     Returns:
         loss (nats per token); grad_norm and, by group, grad_norms; weight_norm; attention, stream, dead_units,
@@ -76,9 +75,7 @@ def _gradients(model: LightLLM, batch: Batch) -> dict[str, Any]:
 
 def _look(model: LightLLM, batch: Batch) -> dict[str, Any]:
     T = batch.tokens.size(1)
-    B, half = max(1, TOKENS // T), max(2, min(HALF, T // 2))
-    half = min(half, model.config.n_positions // 2) or 1
-    twice = repeated(model.config.vocab_size, max(1, TOKENS // 4 // half), half)
+    B, twice = max(1, TOKENS // T), said_twice(model.config.vocab_size, T)
     row = look_inside(model, FixedBatch(batch.tokens[:B], batch.targets[:B], twice)).row
     return {name: value for name, value in row.items() if name != "loss"}  # that is the whole batch's
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..config import TrainConfig
 from ..data import TokenDataset
 from ..data.tokenizers import decode
 from ..model import LightLLM
@@ -19,9 +20,8 @@ class LookInside:
     """Every so many steps the attention, the activations and the guesses on a few held-out windows, as a `probe` row.
 
     Args:
-        maps_every: steps between rows of kind `attention`, which have the maps of a few heads.
-        last: the last step of the run has its maps too.
-        quiet_until: no alarm before this step: a run has to begin first.
+        config: a look at a step that is evaluated, or the last, also writes a row of kind `attention`, the maps of a
+            few heads. Of alarms nothing is said before twice the warm-up: a run has to begin first.
         say: told of heads that stay without information.
     """
 
@@ -30,15 +30,10 @@ class LookInside:
         model: LightLLM,
         dataset: TokenDataset,
         sinks: Sequence[Sink],
-        *,
-        dtype: str,
-        maps_every: int,
-        last: int,
-        quiet_until: int,
+        config: TrainConfig,
         say: Callable[[str], object],
     ) -> None:
-        self.model, self.dataset, self.sinks, self.dtype, self.say = model, dataset, sinks, dtype, say
-        self.maps_every, self.last, self.quiet_until = maps_every, last, quiet_until
+        self.model, self.dataset, self.sinks, self.config, self.say = model, dataset, sinks, config, say
         n_ids = dataset.tokenizer.vocab_size
         self.batch = fixed_batch(dataset.held_out, context=dataset.max_length, n_ids=n_ids)
         self.shown = [decode(dataset.tokenizer, [i]) for i in self.batch.tokens[0, :SHOWN].tolist()]
@@ -46,11 +41,11 @@ class LookInside:
         self.said: set[tuple[int, int | None, str]] = set()
 
     def __call__(self, step: Step) -> None:
-        seen = look_inside(self.model, self.batch, dtype=self.dtype)
+        seen = look_inside(self.model, self.batch, dtype=self.config.dtype)
         self._tell({"kind": "probe", "step": step.number, **seen.row})
-        if step.number % self.maps_every == 0 or step.number == self.last:
+        if step.number % self.config.eval_interval == 0 or step.number == self.config.max_steps:
             self._tell({"kind": "attention", "step": step.number, "tokens": self.shown, "maps": chosen_maps(seen)})
-        if step.number >= self.quiet_until:
+        if step.number >= 2 * self.config.warmup_steps:
             self._warn(step.number, seen.row["alarms"])
 
     def _tell(self, row: dict[str, Any]) -> None:
@@ -73,8 +68,9 @@ def in_words(layer: int, head: int | None, what: str) -> str:
     """An alarm as a person would say it.
 
     >>> in_words(1, 3, "uniform"), in_words(0, None, "all heads alike")
-    ('layer 1 head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
+    ('layer 1, head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
     """
     if head is None:
         return f"all heads of layer {layer} look at the same positions"
-    return f"layer {layer} head {head} looks {'everywhere alike' if what == 'uniform' else 'at one position only'}"
+    does = "looks everywhere alike" if what == "uniform" else "puts all its weight on one position"
+    return f"layer {layer}, head {head} {does}"

@@ -16,7 +16,7 @@ from ..errors import LightLLMError
 from ..model import LightLLM
 from ..objective import NextTokenLoss
 from ..observe import Console, JsonLines, Sink, Tracker
-from ..observe.trackers import identity_of, make_tracker
+from ..observe.trackers import start_tracker
 from ..runtime import peak_memory, rng_state
 from .batches import Batches
 from .closing import report_line
@@ -70,15 +70,12 @@ class Session:
         keep = resumed.state.step if resumed else None
         self.metrics = JsonLines(folder.metrics, keep=keep, warn=self.say, files=folder.files)
         self.trackers = [Tracker.of(sink, self.say) for sink in sinks]
-        if (name := decisions.tracker.value) != "none":
-            named = identity_of(record, folder.path)
-            make = make_tracker(name, folder=folder.path, record=record, identity=named, resumed_at=keep or 0)
-            self.trackers.append(Tracker(name, make, self.say))
+        self.trackers += start_tracker(decisions.tracker.value, folder.path, record, keep or 0, self.say)
         self.sinks: list[Sink] = [self.console, self.metrics, *self.trackers]
         self.evaluate = self._evaluation()
 
     def listeners(self, at: Callable[[], Progress]) -> list[tuple[int, Listener]]:
-        """Log, save, evaluate, sample, each with its interval. Save comes before what may take long.
+        """Log, look inside, save, evaluate, sample, each with its interval. Save comes before what may take long.
 
         Args:
             at: where the run stands.
@@ -93,7 +90,8 @@ class Session:
             return [*listeners, (1, self.evaluate)]
         listeners.append((config.eval_interval, self.evaluate))
         if config.probe_interval:
-            listeners.insert(1, (config.probe_interval, self._look(self.dataset)))  # its row is there when it is saved
+            look = LookInside(self.model, self.dataset, self.sinks, config, self.say)
+            listeners.insert(1, (config.probe_interval, look))  # its row is there when the step is saved
         if config.sample_interval:
             sample = WriteSample(self.model, self.dataset, self.sinks, requests=self.requests)
             listeners.append((config.sample_interval, sample))
@@ -156,6 +154,12 @@ class Session:
         self.saved_step, self.last_save = at.step, time.perf_counter()
         self.folder.drop_previous()
         self.folder.prune(every=self.config.save_interval, keep_every=self.config.keep_every)
+
+    def is_due(self, step: int) -> bool:
+        """Whether something is to happen after this step that needs the weights as they are then."""
+        c = self.config
+        intervals = (c.save_interval, c.eval_interval, c.probe_interval, c.sample_interval)
+        return self.save_is_due() or any(step % n == 0 for n in intervals if n)
 
     def save_is_due(self) -> bool:
         """Whether somebody asked for a save, or the last one is too long ago."""
@@ -260,19 +264,6 @@ class Session:
         self.metrics.close()
         self.console.close()
         self.folder.recover_previous()
-
-    def _look(self, dataset: TokenDataset) -> LookInside:
-        config = self.config
-        return LookInside(
-            self.model,
-            dataset,
-            self.sinks,
-            dtype=config.dtype,
-            maps_every=config.eval_interval,
-            last=config.max_steps,
-            quiet_until=2 * config.warmup_steps,
-            say=self.say,
-        )
 
     def _evaluation(self) -> EvaluateHeldOut | MeanTrainingLoss:
         if self.dataset is None:

@@ -239,9 +239,7 @@ class Trainer:
 
     def is_due(self) -> bool:
         """Whether something is to happen after this step that needs to know how it went."""
-        intervals = (n for n, _ in self.listeners if n > 1)
-        soon = self.is_last(self.at.step) or any(self.at.step % n == 0 for n in intervals)
-        return soon or self.session.save_is_due()
+        return self.is_last(self.at.step) or self.session.is_due(self.at.step)
 
     def _take_folder(self) -> str | None:
         """Make the folder ours; an earlier run in it is seen to. Returns a line to print when something was moved."""

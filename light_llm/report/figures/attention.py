@@ -19,9 +19,8 @@ def _entropy(view: View) -> Figure | None:
         "relative",
         "entropy",
         "How even attention is, by head",
-        "Entropy over its greatest possible value: 0 is all weight on one token, 1 the same weight on all. "
-        "Healthy heads "
-        "are spread out between.",
+        "Entropy over its greatest possible value: 0 is all weight on one token, 1 the same weight on all. Healthy "
+        "heads are spread out between.",
     )
 
 
@@ -106,9 +105,8 @@ def _map(number: int, found: AttentionMap, tokens: list[str], step: int) -> Figu
     )
     why = f": {inert(found.why)}" if found.why else ""
     sentence = (
-        "Each row is a token of a held-out sentence; the strong cells are what this head looks at to guess the "
-        "next one. "
-        f"(Step {step:,}.)"
+        "Each row is a token of a held-out sentence; the strong cells are what this head looks at to guess the next "
+        f"one. (Step {step:,}.)"
     )
     return figure(
         f"map_{number}",

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from math import log
 
 from ..rows import Evaluation
 from ..tolerant import Number
@@ -26,12 +25,12 @@ def loss_figure(views: Sequence[View]) -> Figure | None:
     for trace in traces:
         trace["choices"]["x"] = {name: trace["choices"]["x"][name] for name, _ in x}
     sentence = (
-        "The loss says how surprised the model is by the next token, and bits per byte the same in a unit that "
-        "does not "
-        "depend on the vocabulary: lower is better. Thin: each batch. Thick: its running mean. Dots: text it never saw."
+        "The loss says how surprised the model is by the next token, and bits per byte the same in a unit that does "
+        "not depend on the vocabulary: lower is better. Thin: each batch. Thick: its running mean. Dots: text it never "
+        "saw."
     )
     return Figure(
-        id="loss",
+        id="loss" if len(views) == 1 else "losses",  # what is chosen on the one is not chosen on the other
         title="Loss" if len(views) == 1 else "Loss of all runs",
         sentence=sentence,
         traces=tuple(traces),
@@ -110,7 +109,9 @@ def _band_traces(view: View) -> list[Trace]:
     if view.band is None or not view.held_out:
         return []
     last = view.held_out[-1]
-    per_nat = last.bits_per_byte / last.loss if last.bits_per_byte and last.loss > 0 else 1 / log(2)
+    if not last.bits_per_byte or last.loss <= 0:
+        return []
+    per_nat = last.bits_per_byte / last.loss
     points = view.band.held_out
     steps = [*(p.step for p in points), *(p.step for p in reversed(points))]
     edge = [p.mean + view.band.width(p) for p in points] + [p.mean - view.band.width(p) for p in reversed(points)]

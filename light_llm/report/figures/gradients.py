@@ -47,7 +47,7 @@ def _groups(view: View) -> Figure | None:
         "grad_groups",
         "Gradient norm by group",
         "From the tables (wte, wpe) up through the blocks (h.0, h.1, ...) to the last norm. A row far below the others "
-        "has stopped learning; one that rises above them is where trouble starts.",
+        "gets little signal; one that rises above them is where trouble starts.",
     )
 
 
@@ -57,9 +57,8 @@ def _ratios(view: View) -> Figure | None:
         view.steps.update_ratios,
         "update_ratios",
         "Update to weight ratio by group",
-        "How much of itself each group changes in a step. Near 0.001 (-3) is the usual; above 0.01 (-2) it is "
-        "torn about, "
-        "below 0.0001 (-4) it hardly learns.",
+        "How much of itself each group changes in a step. Near 0.001 (-3) is the usual; above 0.01 (-2) it is torn "
+        "about, below 0.0001 (-4) it hardly learns.",
     )
 
 

@@ -21,9 +21,8 @@ def _line(found: Mapping[str, Any]) -> Figure | None:
     return figure(
         "line",
         "The valley in one direction",
-        "The loss while all weights move along one random direction, in units of each filter's own size (0: the "
-        "model). A "
-        "wide bowl is easy to train and to round; a narrow one is not.",
+        "The loss while all weights move along one random direction, in units of each row's own length (0: the model). "
+        "A wide bowl is easy to train and to round; a narrow one is not.",
         [line("loss", x, y, "@train", mode="lines+markers", showlegend=False)],
         axes("distance", "nats per token"),
         table(("distance", "loss"), zip(x, y, strict=False)),
@@ -69,7 +68,7 @@ def _path(found: Mapping[str, Any]) -> Figure | None:
         "line": {"color": "@held", "width": 2},
     }
     shares = [v for v in numbers(values.get("explained")) if v is not None]
-    share = f" This plane holds {100 * sum(shares):.0f}% of the way." if shares else ""
+    share = f" The plane explains {100 * sum(shares):.0f}% of their squared distances." if shares else ""
     return figure(
         "path",
         "The way the run took",
@@ -126,9 +125,8 @@ def _density(found: Mapping[str, Any]) -> Figure | None:
     return figure(
         "density",
         "Density of the curvature",
-        "How many directions bend how much. Nearly all are flat (the peak at 0); a few to the right carry the "
-        "learning. "
-        "Mass to the left of 0 means that the run is not at the bottom of a bowl.",
+        "How many directions bend how much: nearly all are flat, the peak at 0. Each eigenvalue is drawn as a bell a "
+        "hundredth of the whole width wide, so only mass beyond that on the left means a direction that curves down.",
         [
             line(
                 "density",
@@ -156,9 +154,8 @@ def _sharpness(found: Mapping[str, Any]) -> Figure | None:
     return figure(
         "sharpness",
         "Sharpness and its threshold",
-        "At 1 an update overshoots the sharpest direction (2/lr for gradient descent, 38/lr for Adam with beta1 "
-        "= 0.9). "
-        "Adam is the metric that counts here; training near 1 is common and stable.",
+        "At 1 an update overshoots the sharpest direction (2/lr for gradient descent, 38/lr for Adam with beta1 = "
+        "0.9). Adam is the metric that counts here; training near 1 is common and stable.",
         [bars],
         layout | threshold(1.0, "threshold", "@bad"),
         table(

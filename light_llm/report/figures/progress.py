@@ -65,9 +65,8 @@ def _position(view: View) -> Figure | None:
     return figure(
         "position",
         "Loss by position",
-        "Does more context help? Each point is the loss of the tokens up to that place in a window. A line that "
-        "falls to "
-        "the right means that the model uses what came before.",
+        "Does more context help? Each point is the mean loss of the tokens between the mark before it and its own. A "
+        "line that falls to the right means that the model uses what came before.",
         traces,
         axes("tokens seen before, up to", "nats per token", xaxis={"type": "category"}),
         table(("position up to", f"loss at step {last.step:,}"), rows),

@@ -13,9 +13,8 @@ BY_LAYER: tuple[tuple[str, str, str, Of], ...] = (
     (
         "rms",
         "Growth of the stream",
-        "The size of a typical activation, from the embeddings (0) to the last block: each block adds its part. "
-        "A steep "
-        "jump is a block that shouts.",
+        "The size of a typical activation, from the embeddings (0) to the last block: each block adds its part. A "
+        "steep jump is a block that shouts.",
         lambda p: p.stream.get("rms", ()),
     ),
     (
@@ -88,9 +87,8 @@ def _lens(view: View) -> Figure | None:
     return figure(
         "lens",
         "Logit lens",
-        "The loss if the model stopped after a layer and spoke. Falling from left to right: each block brings "
-        "the answer "
-        "nearer. A flat stretch is blocks that add little.",
+        "The loss if the model stopped after a layer and spoke. Falling from left to right: each block brings the "
+        "answer nearer. A flat stretch is blocks that add little.",
         traces,
         axes("after layer (0: embeddings)", "nats per token", xaxis={"dtick": 1 if n <= 16 else 4}),
         table(("layer", *(f"step {p.step:,}" for p in chosen)), rows),

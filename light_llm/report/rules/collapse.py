@@ -48,8 +48,7 @@ def _diverged(view: View, curve: Curve) -> Finding | None:
     near = f", near log V = {view.uniform:.2f}, where every guess is as good as any" if now > 0.9 * view.uniform else ""
     what = (
         f"Training has collapsed: the loss rose from {best:.2f} (step {best_step:,}) to {now:.2f}{near}, and has "
-        "stayed up "
-        f"since step {since:,}."
+        f"stayed up since step {since:,}."
     )
     return Finding("bad", what, _calmer(view), since)
 

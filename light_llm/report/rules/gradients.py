@@ -23,18 +23,20 @@ def exploding(view: View) -> Finding | None:
     now, usual = median(norms[-RECENT:]), median(norms[:-RECENT])
     if now < EXPLODED * usual or now < 1:
         return None
-    since = next(s for s, v in zip(view.steps.step, view.steps.grad_norm, strict=True) if v and v >= EXPLODED * usual)
+    pairs = list(zip(view.steps.step, view.steps.grad_norm, strict=True))
+    calm = max((i for i, (_, v) in enumerate(pairs[:-1]) if v and v < EXPLODED * usual), default=-1)
+    since = pairs[calm + 1][0]
     what = f"Gradients are exploding: their norm is {now:.3g} now and was {usual:.3g}."
     return Finding("bad", what, "Lower the learning rate, or warm up longer; clipping alone only hides it.", since)
 
 
 def vanishing(view: View) -> Finding | None:
-    """Some group gets next to no gradient."""
-    last = _recent(view.steps.grad_norms)
+    """Some group gets next to no gradient, and hardly moves: Adam alone would move it by little signal as by much."""
+    last, moves = _recent(view.steps.grad_norms), _recent(view.steps.update_ratios)
     if not last:
         return None
     usual = median(last.values())
-    dark = [name for name, value in last.items() if value < VANISHED * usual]
+    dark = [name for name, v in last.items() if v < VANISHED * usual and moves.get(name, 0.0) < TOO_LOW]
     if usual == 0 or not dark:
         return None
     what = f"Gradients have vanished in {_list(dark)}: less than a ten-thousandth of what is typical here."
@@ -52,7 +54,7 @@ def _first_step(view: View, dark: list[str]) -> int | None:
 
 
 def clipping(view: View) -> Finding | None:
-    """Most steps are clipped: the learning rate is then not what is set."""
+    """Most steps are clipped: each counts alike then, whatever its gradient."""
     recent = [c for c in view.steps.clipped[-5 * RECENT :] if c is not None]
     if len(recent) < RECENT:
         return None
@@ -83,15 +85,20 @@ def update_ratios(view: View) -> Iterator[Finding]:
     high = [name for name, v in typical.items() if v > TABLES.get(name, TOO_HIGH)]
     low = [name for name, v in typical.items() if v < TOO_LOW]
     step = view.steps.step[places[0]]
-    if high:
+    if high and low:
+        what = (
+            f"Groups move at very different rates: {_list(high)} by more than 1% of their size a step, {_list(low)} by"
+        )
+        yield Finding("watch", f"{what} less than 0.01%.", "No single learning rate mends that.", step)
+    elif high:
         top = max(high, key=lambda name: typical[name])
-        how_much = f"{top}: {100 * typical[top]:.1f}%"
-        what = f"More than 1% of its size is changed at each step in {_list(high)} ({how_much})."
+        what = f"More than {100 * TABLES.get(top, TOO_HIGH):.0f}% of its size is changed at each step in {_list(high)}"
+        what = f"{what} ({top}: {100 * typical[top]:.1f}%)."
         yield Finding("watch", what, f"The learning rate may be too high: try --lr {peak / 3:.2g}.", step)
-    if low:
+    elif low:
         what = f"Less than 0.01% of its size is changed at each step in {_list(low)}: hardly anything."
         yield Finding("watch", what, f"The learning rate may be too low: try --lr {peak * 3:.2g}.", step)
-    if typical and not high and not low:
+    elif typical:
         yield Finding(
             "good",
             f"Every group changes by {100 * min(typical.values()):.2f}% to {100 * max(typical.values()):.2f}% a step.",

@@ -10,6 +10,7 @@ from .window import GapPoint, gap_points
 LEAST_FALL = 0.12  # nats that training must have fallen by before its gain is compared
 NO_GAIN = 0.05  # of the gain in training: less than that on held-out text is none
 LITTLE_GAIN = 0.35
+LEAST_RISE = 0.01  # nats over two evaluations
 
 
 def memorising(view: View) -> Finding | None:
@@ -23,19 +24,20 @@ def memorising(view: View) -> Finding | None:
     change = now.held - start.held
     moved = f"has risen by {change:.3f}" if change > 0.005 else "has not got better"
     what = (
-        f"The model is memorising: for {steps:,} steps the validation loss {moved} ({start.held:.3f} to "
-        f"{now.held:.3f}), "
+        f"The model is memorising: for {steps:,} steps the held-out loss {moved} ({start.held:.3f} to {now.held:.3f}), "
         f"while training fell from {start.train:.3f} to {now.train:.3f}."
     )
     dropout = "" if view.past.run.model.dropout >= 0.2 else " or dropout 0.2"
     kept = f"; the best is of step {best.step:,}, and kept" if best.step < now.step else ""
-    return Finding("bad", what, f"Stop here, or use more text{dropout}{kept}.", start.step)
+    stop = "Use" if view.is_over else "Stop here, or use"
+    return Finding("bad", what, f"{stop} more text{dropout}{kept}.", start.step)
 
 
 def _memorising_since(points: Sequence[GapPoint]) -> GapPoint | None:
-    """The best evaluation if it is so from there, else the earliest from which it is.
+    """From which evaluation on training has fallen clearly and the held-out loss has gained nothing by it.
 
-    Two rises in a row while training falls are enough as well.
+    The best evaluation, if that holds from there; else the earliest of which it holds. Two rises in a row while
+    training falls are enough as well.
     """
     if len(points) < 2:
         return None
@@ -47,7 +49,8 @@ def _memorising_since(points: Sequence[GapPoint]) -> GapPoint | None:
             return start
     if len(points) >= 3:
         a, b, c = points[-3:]
-        if a.held < b.held < c.held and a.train > b.train > c.train:
+        clear = max(LEAST_FALL / 2, 2 * math.hypot(a.noise, c.noise))
+        if a.held < b.held < c.held and c.held - a.held > LEAST_RISE and a.train - c.train >= clear:
             return a
     return None
 
@@ -68,10 +71,10 @@ def widening(view: View) -> Finding | None:
         return None
     what = (
         f"The gap is widening: since step {start.step:,} training fell by {fall:.2f} nats and held-out text by "
-        f"{gain:.2f}; "
-        f"it is {now.gap:.2f} now."
+        f"{gain:.2f}; it is {now.gap:.2f} now."
     )
-    return Finding("watch", what, "More text, or dropout 0.1, would make more of the same steps.", start.step)
+    dropout = ", or dropout 0.1," if view.past.run.model.dropout < 0.1 else ""
+    return Finding("watch", what, f"More text{dropout} would make more of the same steps.", start.step)
 
 
 def generalising(view: View) -> Finding | None:

@@ -1,8 +1,11 @@
 """Rules about the inside of the model: attention that has collapsed, dead units, outliers, confidence."""
 
+from itertools import takewhile
+
 from ..names import head_name
 from ..tolerant import known
 from ..view import View
+from .collapse import BLOWN_UP
 from .finding import Finding
 
 MOST_DEAD = 0.5  # of a layer's units
@@ -11,7 +14,7 @@ OUTLIER = 30_000.0  # float16 ends at 65,504
 SETTLED, FIRST = 0.3, 150  # share of the run, and steps, before which attention may not have found its work yet
 WORDS = {
     "uniform": "looks at everything alike",
-    "one position": "looks at one position only",
+    "one position": "puts all its weight on one position",
     "all heads alike": "has heads that all look at the same",
 }
 
@@ -31,14 +34,12 @@ def attention_alarms(view: View) -> Finding | None:
             break
         since = earlier.step
     n_heads = view.past.run.model.n_layer * view.past.run.model.n_head
-    if all(a.what == "uniform" for a in probe.alarms) and len(named) <= n_heads / 3:
-        return Finding(
-            "info", f"Some heads have not found their work: {shown}.", "A few such heads are harmless.", since
-        )
+    if all(a.head is not None for a in probe.alarms) and len(named) <= n_heads / 3:
+        return Finding("info", f"A few heads stand out: {shown}.", "A few such heads are harmless.", since)
     if _is_early(view, probe.step):
         return Finding("info", f"Attention says little yet: {shown}.", "This early that is usual.", since)
     what = f"Attention has collapsed: {shown}."
-    advice = "If it stays, lower the learning rate or warm up longer; with many heads fewer may do the same work."
+    advice = "If it stays, lower the learning rate or warm up longer; a model with fewer heads may do as well."
     whole_layers = any(a.head is None for a in probe.alarms)
     return Finding("bad" if whole_layers or len(named) > n_heads / 2 else "watch", what, advice, since)
 
@@ -54,7 +55,8 @@ def dead_units(view: View) -> Finding | None:
     if not dead:
         return Finding("good", f"At most {100 * worst:.0f}% of a layer's units are silent on the probe's text.")
     layers = ", ".join(f"layer {layer} ({100 * share:.0f}%)" for layer, share in dead[:4])
-    since = next(p.step for p in view.probes if any(s is not None and s > MOST_DEAD for s in p.dead_units))
+    dying = takewhile(lambda p: max(known(p.dead_units), default=0.0) > MOST_DEAD, reversed(view.probes))
+    since = min(p.step for p in dying)
     what = f"Most MLP units are dead in {layers}."
     if _is_early(view, probe.step):
         return Finding("info", what, "This early they may still wake up.", since)
@@ -84,7 +86,9 @@ def outliers(view: View) -> Finding | None:
     if largest > OUTLIER:
         what = f"An activation of {largest:,.0f} is near the end of float16 (65,504)."
         return Finding("watch", what, "Train and serve in bfloat16 or float32.", probe.step)
-    return Finding("good", f"The largest activation is {largest:.1f}, far from any limit.")
+    if largest > BLOWN_UP:
+        return None  # nothing for a number format to fear, and nothing to be praised
+    return Finding("good", f"The largest activation is {largest:,.1f}, far from where float16 ends.")
 
 
 def confidence(view: View) -> Finding | None:
@@ -98,7 +102,7 @@ def confidence(view: View) -> Finding | None:
     off = f" (calibration error {error:.3f})" if error is not None else ""
     said = f"it gives its best guess {100 * sure:.0f}% on average and is right {100 * right:.0f}% of the time{off}"
     if sure - right > OVERCONFIDENT:
-        advice = "That is what memorising looks like: stop earlier, or use more text or dropout."
+        advice = "Often a sign of memorising; 512 tokens are few, so compare with the gap to held-out text."
         return Finding("watch", f"The model is overconfident: {said}.", advice, probe.step)
     return Finding("good", f"The model knows what it knows: {said}.")
 

@@ -5,7 +5,7 @@ from statistics import median
 from ..view import View
 from .finding import Finding
 
-SPIKE = 4.0  # times the noise of a batch
+SPIKE = 8.0  # robust standard deviations above the losses before it, as the notice of the run has it
 
 
 def nonfinite(view: View) -> Finding | None:
@@ -29,12 +29,12 @@ def spikes(view: View) -> Finding | None:
     curve = view.curve
     found = []
     for i in range(30, len(curve)):
-        if curve.losses[i] < curve.mean(i - 1, 20) + 0.15:  # most steps, at no cost
+        if curve.losses[i] < curve.mean(i - 1, 20) + 0.15:  # nearly all steps, and medians cost more
             continue
         before = curve.losses[i - 20 : i]
         middle = median(before)
         spread = 1.48 * median(abs(v - middle) for v in before)
-        if curve.losses[i] > middle + max(SPIKE * 2 * spread, 0.15 * middle, 0.3):
+        if curve.losses[i] > middle + max(SPIKE * spread, 0.15 * middle, 0.3):
             found.append(i)
     apart = [i for n, i in enumerate(found) if n == 0 or i - found[n - 1] > 10]
     if not apart:

@@ -7,6 +7,7 @@ from .window import last_mean
 
 WAITS = 0.15  # share of the time
 LOW_MFU = 0.15
+SLOW_READING = "The folder of texts is on a slow disk (LIGHT_LLM_CACHE moves it), or a loader of your own is slow."
 
 
 def waiting(view: View) -> Finding | None:
@@ -20,13 +21,13 @@ def waiting(view: View) -> Finding | None:
         return Finding(
             "bad",
             f"The machine waits for data {100 * share:.0f}% of the time.",
-            "Encode the text ahead: light-llm prepare.",
+            SLOW_READING,
         )
     if share > WAITS:
         return Finding(
             "watch",
             f"The machine waits for data {100 * share:.0f}% of the time.",
-            "A faster disk or larger batches help.",
+            SLOW_READING,
         )
     return Finding("good", f"Data takes {100 * share:.1f}% of the time: nothing waits for it.")
 
@@ -36,9 +37,9 @@ def use(view: View) -> Finding | None:
     mfu = last_mean(view.steps.mfu, 200)
     if mfu is None:
         return None
-    what = f"{100 * mfu:.0f}% of this machine's matrix products go into the model."
+    what = f"Training reaches {100 * mfu:.0f}% of the rate at which this machine multiplies matrices."
     if mfu < LOW_MFU:
-        return Finding("watch", f"Only {what}", "Larger batches or a longer context fill it better, if memory allows.")
+        return Finding("watch", what, "Larger batches or a longer context fill it better, if memory allows.")
     return Finding("good", what)
 
 
@@ -78,7 +79,7 @@ def rate(view: View) -> Finding | None:
 
 
 def sharpness(view: View) -> Finding | None:
-    """Sharpness in Adam's metric against 38/lr, at which training becomes unstable (Cohen et al., 2022)."""
+    """Sharpness in Adam's metric against the value from which steps overshoot (Cohen et al., 2022)."""
     found = mapping(view.analysis.get("sharpness"))
     value, threshold = finite(found.get("preconditioned")), finite(found.get("preconditioned_threshold"))
     if value is None or not threshold:
@@ -91,16 +92,24 @@ def sharpness(view: View) -> Finding | None:
             "--batch-size of light-llm analyze; if it stays so, lower the learning rate or warm up for longer."
         )
         return Finding("watch", what, advice)
-    return Finding("good", what, "There is room for a higher learning rate." if share < 0.2 else "")
+    lr, peak = finite(found.get("lr")), view.past.run.train.lr
+    if share < 0.2 and lr is not None and lr >= 0.5 * peak:
+        return Finding("good", what, "There is room for a higher learning rate.")
+    fallen = lr is not None and lr < 0.5 * peak
+    advice = f"The rate has fallen to {lr:.2g} here; a checkpoint near the peak would judge the peak." if fallen else ""
+    return Finding("good", what, advice)
 
 
 def noise(view: View) -> Finding | None:
     """The batch against the gradient noise scale (McCandlish et al., 2018), both in tokens."""
-    scale = finite(mapping(view.analysis.get("noise")).get("scale_tokens"))
+    found = mapping(view.analysis.get("noise"))
+    scale, error, of = (finite(found.get(name)) for name in ("scale_tokens", "stderr", "scale_sequences"))
     if scale is None or scale <= 0:
         return None
     batch = view.tokens_per_step
     what = f"Signal and noise of the gradient are equal at {scale:,.0f} tokens; a step has {batch:,}."
+    if error is not None and of and error > of / 2:
+        return Finding("info", what, "That is uncertain by more than half: too few sequences to judge the batch by.")
     if batch < scale / 3:
         return Finding("info", what, "Larger batches would give better steps almost in proportion.")
     if batch > 3 * scale:

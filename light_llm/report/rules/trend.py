@@ -23,7 +23,7 @@ def slow(view: View) -> Finding | None:
 
 
 def going(view: View) -> Finding | None:
-    """Whether it would go on falling: the last tenth of the steps, and the tenth before, by their means."""
+    """Whether it would go on falling: the last fifth of the steps, and the fifth before, by their means."""
     curve = view.curve
     n = len(curve) // 5
     if n < MEAN_OF:
@@ -31,7 +31,7 @@ def going(view: View) -> Finding | None:
     last = len(curve) - 1
     now, before = curve.mean(last, n), curve.mean(last - n, n)
     fall, noise = before - now, 2 * curve.noise(last, n)
-    over = view.past.step >= view.past.run.train.max_steps or view.status != "unfinished"
+    over = view.is_over
     since = curve.steps[last - n]
     if fall > max(noise, 0.01 * now):
         what = f"The training loss is still falling: by {fall:.3f} nats over the last {n:,} steps."
