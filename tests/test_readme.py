@@ -70,6 +70,13 @@ def test_the_tables_are_the_benchmarks() -> None:
         assert f"<!-- {result.name} -->\n{result.read_text(encoding='utf-8')}<!-- end -->" in pages
 
 
+def test_there_are_as_many_formulas_as_said() -> None:
+    page = (CHECKOUT / "README-transformer-math.md").read_text(encoding="utf-8")
+    n = len(re.findall(r'^<a id="[a-z]+\d+"></a>\*\*\([A-Z]+\d+\)\*\*', page, re.M))
+    for name in ("README.md", "CHANGELOG.md", "docs/roadmap.md"):
+        assert f"{n} formulas" in (CHECKOUT / name).read_text(encoding="utf-8"), (name, n)
+
+
 def test_the_presets_are_as_said() -> None:
     for name, (n_embd, n_layer, n_head) in PRESETS.items():
         size = get_model_size(ModelConfig.preset(name))
