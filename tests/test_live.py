@@ -138,6 +138,16 @@ def test_this_machine_by_its_names(page: Page, host: str) -> None:
         assert page.ask("/health", Host=name)[0] == 200, name
 
 
+def test_no_other_address_of_this_machine_answers() -> None:
+    """127.0.0.2 leads to the same machine, and to whatever listens on all of its addresses."""
+    with open_port() as listener:
+        host, port = listener.getsockname()
+        assert host == "127.0.0.1"
+        socket.create_connection((host, port), timeout=5).close()
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.2", port), timeout=5).close()
+
+
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "127.0.0.1:80@e", "", "[::1", "x]", "::1"],
