@@ -58,7 +58,7 @@ def _who_notices(bug: Bug, copy: Path) -> str:
         ]
         env = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         child = subprocess.run(words, cwd=copy, env=env, capture_output=True, text=True, check=False)
-        failed = [line.split()[1] for line in child.stdout.splitlines() if line.startswith("FAILED ")]
+        failed = [line.split()[1] for line in child.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
         return failed[0] if child.returncode == 1 and failed else ""
     finally:
         path.write_text(good, encoding="utf-8")
