@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from light_llm.report.live import open_port, serving
-from light_llm.report.page import page as page_of
+from light_llm.report.page import page_of
 from light_llm.report.view import read_view
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from light_llm.report.live import open_port, serving
-from light_llm.report.page import page as page_of
+from light_llm.report.page import page_of
 from light_llm.report.view import read_view
 
 from .browser import DRAWN, Opened, chromium, cut_texts, faint_texts, opened, settled, sideways, tab_through

@@ -13,7 +13,7 @@ import pytest
 from light_llm.cli import main
 from light_llm.files import Files
 from light_llm.report import read_view, write_report
-from light_llm.report.page import Live, page, state_of
+from light_llm.report.page import Live, page_of, state_of
 
 from .made_up_run import made_up_run, memorised_run
 
@@ -56,7 +56,7 @@ class Seen(HTMLParser):
 
 def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     view = read_view(made_up_run(tmp_path / "run"))
-    text = page([view])
+    text = page_of([view])
     seen = Seen(text)
     assert seen.loads == [] and len(seen.scripts) == 4
     assert seen.island("state") == json.loads(json.dumps(state_of([view]))) and seen.island("live") is None
@@ -68,7 +68,7 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
 
 
 def test_only_its_own_scripts_run(tmp_path: Path) -> None:
-    seen = Seen(page([read_view(made_up_run(tmp_path / "run"))]))
+    seen = Seen(page_of([read_view(made_up_run(tmp_path / "run"))]))
     policy = seen.metas["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'sha256-" in policy
     hashes = {b64decode(h) for h in re.findall(r"'sha256-([^']+)'", policy)}
@@ -88,8 +88,8 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
     name = "<b>run & 'co'"
     folder = made_up_run(tmp_path / name, change=hostile, data={"title": HOSTILE})
-    text = page([read_view(folder)])
-    seen, plain = Seen(text), Seen(page([read_view(made_up_run(tmp_path / "plain"))]))
+    text = page_of([read_view(folder)])
+    seen, plain = Seen(text), Seen(page_of([read_view(made_up_run(tmp_path / "plain"))]))
     assert seen.tags == plain.tags  # not one element more
     assert "<title>&lt;b&gt;run &amp; &#x27;co&#x27; - light-llm</title>" in text
     state = seen.island("state")
@@ -101,11 +101,11 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
 def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
     view = read_view(made_up_run(tmp_path / "run"))
-    seen = Seen(page([view], live=Live(poll=0.5, key='k"</script>', nonce="n0")))
+    seen = Seen(page_of([view], live=Live(poll=0.5, key='k"</script>', nonce="n0")))
     assert seen.loads == ["/plotly.js"] and seen.island("live") == {"poll": 0.5, "key": 'k"</script>'}
     assert "Content-Security-Policy" not in seen.metas  # the server sends it
     assert all(values.get("nonce") == "n0" for values, _ in seen.scripts if "type" not in values)
-    assert Seen(page([], live=Live())).island("state")["runs"] == []
+    assert Seen(page_of([], live=Live())).island("state")["runs"] == []
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _run_state(view: View) -> dict[str, Any]:
     }
 
 
-def page(views: Sequence[View], *, live: Live | None = None, state: str | None = None) -> str:
+def page_of(views: Sequence[View], *, live: Live | None = None, state: str | None = None) -> str:
     """The page: of one run, or of several side by side.
 
     Args:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from .control import Desk, asked
-from .page import Live, page
+from .page import Live, page_of
 from .watched import Watched, tag_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def application(watched: Watched, desk: Desk | None = None, *, say: Callable[[st
         nonce = secrets.token_urlsafe(16)
         key = desk.key if desk and desk.knows(request.query_params.get("key")) else ""
         state = watched.state().body.decode()
-        text = page(watched.views(), live=Live(key=key, nonce=nonce), state=state)
+        text = page_of(watched.views(), live=Live(key=key, nonce=nonce), state=state)
         policy = {"content-security-policy": POLICY.format(nonce=nonce)}
         return HTMLResponse(text, headers=policy)
 

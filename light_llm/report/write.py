@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..files import Files, commit_file
-from .page import page
+from .page import page_of
 from .view import View, read_view
 
 NAME = "report.html"
@@ -19,7 +19,7 @@ def write_report(folder: str | Path, files: Files | None = None, *, view: View |
         ConfigError, CheckpointError: there is no run that can be read.
         OSError: it cannot be written; an older page is as it was.
     """
-    content = page([view or read_view(folder)]).encode()
+    content = page_of([view or read_view(folder)]).encode()
     path = Path(folder) / NAME
     commit_file(path, lambda file: file.write(content), files or Files())
     return path
