@@ -95,7 +95,7 @@ def main() -> None:
                 train(preset, text, seed, out, steps)
             found[f"{preset}/{text}"] = band(runs, steps)
     record = json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))
-    made = {"date": str(date.today()), "machine": record["machine"], "versions": record["versions"]}
+    made = {"date": str(date.today()), "machine": record["machine"], "torch": record["versions"]["torch"]}
     BANDS.write_text(json.dumps({"made": made, "bands": found}, indent=1) + "\n", encoding="utf-8")
     for name, values in found.items():
         print(f"{name}: to step {values['train'][-1][0]}, held out {values['held_out'][-1]}")

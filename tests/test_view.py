@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from light_llm.cli import main
-from light_llm.config import Run
+from light_llm.config import ModelConfig, Run
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.report import find_band, read_view, repeat_command
-from light_llm.report.bands import Band, Point
+from light_llm.report.bands import Band, Point, read_bands
 from light_llm.report.rows import evaluation, probe, sentence
 from light_llm.report.step_table import StepTable
 
@@ -149,6 +150,25 @@ def test_a_band_is_of_the_same_settings_and_text() -> None:
     assert find_band(RUN, {**HASHES, "sha256": "c" * 64}, BANDS) is None
     assert find_band(RUN, {}, BANDS) is None
     assert find_band(RUN, HASHES, {}) is None
+
+
+@pytest.mark.parametrize("preset", ["nano", "micro"])
+@pytest.mark.parametrize("text", ["shakespeare", "tales"])
+def test_the_bands_that_come_with_the_package_are_those_of_the_defaults(preset: str, text: str) -> None:
+    """A change of a default leaves its band behind: then it is to be made again, or to go."""
+    values = read_bands()["bands"][f"{preset}/{text}"]
+    shape = ModelConfig.preset(preset)
+    of_preset = {f"model__{name}": getattr(shape, name) for name in ("n_embd", "n_layer", "n_head")}
+    run = Run().with_settings(
+        **of_preset, train__lr_horizon=500, model__vocab_size=values["settings"]["model.vocab_size"]
+    )
+    hashes = {"sha256": values["data_sha256"], "tokenizer_sha256": values["tokenizer_sha256"]}
+    band = find_band(run, hashes)
+    assert band and band.name == f"{preset}/{text}" and band.seeds == 3
+    assert [p.step for p in band.train] == list(range(10, band.train[-1].step + 1, 10)) and band.train[-1].step >= 200
+    assert all(later.mean < earlier.mean for earlier, later in pairwise(band.held_out)) and len(band.held_out) >= 2
+    if text == "shakespeare":
+        assert values["settings"]["model.vocab_size"] == 50257 and values["data_sha256"].startswith("86c4e6aa9db7")
 
 
 def test_a_band_is_three_standard_errors_wide_and_never_thin() -> None:
