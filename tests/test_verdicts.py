@@ -282,7 +282,7 @@ ALARMS = [{"layer": 1, "head": 0, "what": "one position"}, {"layer": 0, "head": 
         ("data", "bad", "80% of the time", at_kind("step", phases={"data": 2.0})),
         ("data", "watch", "29% of the time", at_kind("step", phases={"data": 0.2})),
         ("use of the machine", "watch", "reaches 5%", at_kind("step", mfu=0.05)),
-        ("context", "info", "does not help yet", at_kind("eval", by_position={"loss": [4.0] * 5})),
+        ("context", "info", "helps little", at_kind("eval", by_position={"loss": [4.0] * 5})),
     ],
 )
 def test_what_rows_show(tmp_path: Path, rule: str, level: str, words: str, change: Change) -> None:

@@ -9,7 +9,8 @@ from .window import GapPoint, gap_points
 
 LEAST_FALL = 0.12  # nats that training must have fallen by before its gain is compared
 NO_GAIN = 0.05  # of the gain in training: less than that on held-out text is none
-LITTLE_GAIN = 0.35
+LITTLE_GAIN = 0.5
+LARGE_GAP = 0.3  # nats
 LEAST_RISE = 0.01  # nats over two evaluations
 
 
@@ -56,7 +57,7 @@ def _memorising_since(points: Sequence[GapPoint]) -> GapPoint | None:
 
 
 def widening(view: View) -> Finding | None:
-    """Held-out text gains from training, but much less than the training text does."""
+    """Held-out text gains from training, but less than half of what the training text does."""
     points = gap_points(view)
     if len(points) < 3:
         return None
@@ -85,7 +86,11 @@ def generalising(view: View) -> Finding | None:
     now = points[-1]
     if now.held > min(p.held for p in points[:-1]) + 0.02:
         return None
-    return Finding("good", f"What is learned holds for new text: held out {now.held:.3f}, training {now.train:.3f}.")
+    both = f"held out {now.held:.3f}, training {now.train:.3f}"
+    if now.gap > LARGE_GAP:
+        what = f"New text still gains by training, and the text trained on is known {now.gap:.2f} nats better: {both}."
+        return Finding("info", what, "A longer text would make more of the same steps.")
+    return Finding("good", f"What is learned holds for new text: {both}.")
 
 
 def worse_than_best(view: View) -> Finding | None:
