@@ -215,6 +215,33 @@ def test_calibration_by_hand() -> None:
     assert error == pytest.approx((0.12 + 4 * (0.9575 - 0.75)) / 5)
 
 
+def test_confidences_that_are_no_numbers_have_no_calibration() -> None:
+    error, bins = predictions.calibration(torch.full((4,), math.nan), torch.zeros(4))
+    assert math.isnan(error) and bins == []
+
+
+def test_a_model_that_blew_up_can_be_looked_at_and_ends_no_run(poem: Path) -> None:
+    """The guard says it, at the step after; the look before that says nothing and breaks nothing."""
+    how = {"max_steps": 12, "lr": 1e12, "warmup_steps": 1, "probe_interval": 1}
+    _, result = train_small(poem, model=byte_model(), **how)  # type: ignore[arg-type]
+    assert result.status == "nonfinite" and rows_of("run", "end")[-1]["status"] == "nonfinite"
+    assert any(row["predictions"]["calibration_error"] is None for row in rows_of("run", "probe"))
+
+
+def test_a_look_that_fails_is_said_and_ends_no_run(
+    poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("nothing to look at")
+
+    train_small(poem, "whole", max_steps=6, probe_interval=2)
+    monkeypatch.setattr("light_llm.train.probing.look_inside", broken)
+    _, result = train_small(poem, max_steps=6, probe_interval=2, quiet=False)
+    said = capsys.readouterr().out
+    assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1
+    assert result.status == "done" and tensors_of("run/step-000006") == tensors_of("whole/step-000006")
+
+
 def test_who_is_right_as_often_as_they_say_is_calibrated() -> None:
     g = torch.Generator().manual_seed(0)
     confidence = torch.rand(200_000, generator=g)

@@ -207,6 +207,17 @@ def test_the_command_says_every_setting(settings: dict[str, object]) -> None:
     assert again.model == replace(run.model, vocab_size=vocabulary)
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "1e308", "-7", "1e999"])
+def test_no_number_is_too_large_to_be_read(tmp_path: Path, number: str) -> None:
+    folder = made_up_run(tmp_path / "run")
+    row = f'{{"kind": "step", "step": %d, "loss": {number}, "seconds": {number}, "tokens": {number}}}\n'
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("".join(row % step for step in (201, 202, 203)) + row.replace("%d", number))
+    assert main(["report", str(folder), "--no-page"]) == 0
+    assert main(["runs", str(tmp_path)]) == 0
+    assert read_view(folder).past.step == 203
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_are_read_in_seconds(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "long", steps=100_000, every=1000, run=RUN.with_settings(train__max_steps=100_000))

@@ -1,5 +1,6 @@
 """What the model says about the next token: how sure, how right, how much by each layer, how well it copies."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[fl
     """Expected against observed accuracy: the expected calibration error (Guo et al., 2017, equation 3) and its bins.
 
     Bins are of equal width in confidence; one without a guess is left out. The error is the mean over guesses of
-    |confidence - accuracy| of their bin.
+    |confidence - accuracy| of their bin; NaN, and no bin, where no confidence is a number.
     """
     confidence, right = confidence.double(), right.double()
     place = (confidence * bins).long().clamp(max=bins - 1)
@@ -55,6 +56,8 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[fl
         if n := int(mine.sum()):
             found.append(Bin(float(confidence[mine].mean()), float(right[mine].mean()), n))
     total = sum(b.count for b in found)
+    if not total:
+        return math.nan, []
     return sum(b.count * abs(b.confidence - b.accuracy) for b in found) / total, found
 
 

@@ -11,10 +11,12 @@ from ..config import Run, get_model_size
 from ..errors import CheckpointError, ConfigError
 from ..observe import read_rows
 from ..plain import read_plain
+from .tolerant import finite, whole
 
 Measure = Literal["loss", "bits_per_byte"]
 Passing = Callable[[Iterable[Mapping[str, Any]]], Iterable[Mapping[str, Any]]]
 FORMAT = 1  # of run.json
+FOREVER = 1e9  # seconds: no step takes so long
 FINAL_STEPS = 50  # steps whose mean is the final training loss: one batch alone is noise
 
 
@@ -79,7 +81,7 @@ class PastRun:
     @property
     def seconds(self) -> float:
         """Of all steps; evaluation and saving are not in it."""
-        return math.fsum(row.seconds for row in self.steps)
+        return math.fsum(row.seconds for row in self.steps if row.seconds < FOREVER)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -165,20 +167,20 @@ def _read_metrics(path: Path, passing: Passing) -> tuple[tuple[StepRow, ...], tu
     evaluations: dict[int, HeldOut] = {}
     try:
         for row in passing(read_rows(path)):
-            number = _whole(row.get("step"))
+            number = whole(row.get("step"))
             if number is not None and row.get("kind") == "step":
                 steps[number] = StepRow(
                     step=number,
-                    loss=_finite(row.get("loss")),
-                    bits_per_byte=_finite(row.get("bits_per_byte")),
-                    tokens=_whole(row.get("tokens")) or 0,
-                    seconds=_finite(row.get("seconds")) or 0.0,
+                    loss=finite(row.get("loss")),
+                    bits_per_byte=finite(row.get("bits_per_byte")),
+                    tokens=whole(row.get("tokens")) or 0,
+                    seconds=finite(row.get("seconds")) or 0.0,
                 )
             elif number is not None and row.get("kind") == "eval" and row.get("split") == "held_out":
-                loss = _finite(row.get("loss"))
+                loss = finite(row.get("loss"))
                 if loss is not None:
-                    stderr, bits = _finite(row.get("stderr")), _finite(row.get("bits_per_byte"))
-                    evaluations[number] = HeldOut(number, loss, stderr, bits, _whole(row.get("context")))
+                    stderr, bits = finite(row.get("stderr")), finite(row.get("bits_per_byte"))
+                    evaluations[number] = HeldOut(number, loss, stderr, bits, whole(row.get("context")))
         begun = _has_a_line(path)  # a run that goes on may just be writing its first one
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: what came of this run is not known") from None
@@ -194,16 +196,6 @@ def _has_a_line(path: Path) -> bool:
         return file.readline().endswith(b"\n")
 
 
-def _finite(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def _mean(values: list[float | None]) -> float | None:
     there = [v for v in values if v is not None]
-    return math.fsum(there) / len(there) if there else None
+    return sum(v / len(there) for v in there) if there else None  # no sum of them beyond the largest number

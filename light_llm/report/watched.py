@@ -82,7 +82,8 @@ class Watched:
         for folder in find_runs(root for root in self.roots if root.is_dir()):
             stamp = _stamp(folder)
             if folder not in self._known or self._known[folder][0] != stamp:
-                with suppress(LightLLMError):  # just begun, or damaged: what was seen of it last is shown
+                # Just begun, or damaged in whatever way: what was seen of it last is shown, and the others as they are.
+                with suppress(LightLLMError, OSError, ValueError, ArithmeticError, TypeError):
                     self._known[folder] = (stamp, read_view(folder))
                     self._is_stale = True
 

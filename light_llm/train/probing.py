@@ -39,8 +39,20 @@ class LookInside:
         self.shown = [decode(dataset.tokenizer, [i]) for i in self.batch.tokens[0, :SHOWN].tolist()]
         self.streaks: Counter[tuple[int, int | None, str]] = Counter()
         self.said: set[tuple[int, int | None, str]] = set()
+        self.failed = False
 
     def __call__(self, step: Step) -> None:
+        """Look, and tell. A look that fails is said once and not tried again: watching never ends a run."""
+        if self.failed:
+            return
+        try:
+            self._look(step)
+        except Exception as error:
+            self.failed = True
+            self.say(f"notice   the look inside at step {step.number} failed ({type(error).__name__}: {error}):")
+            self.say("         the run goes on without; its numbers are as they would have been")
+
+    def _look(self, step: Step) -> None:
         seen = look_inside(self.model, self.batch, dtype=self.config.dtype)
         self._tell({"kind": "probe", "step": step.number, **seen.row})
         if step.number % self.config.eval_interval == 0 or step.number == self.config.max_steps:
