@@ -187,6 +187,16 @@ def test_a_model_file_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50" in out
 
 
+def test_what_was_computed_is_shown_where_it_cannot_be_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("kept").mkdir()
+    shutil.copy(run / "best_model.pt", "kept/mine.pt")
+    Path("kept/analysis.json").mkdir()
+    assert main(["analyze", "kept/mine.pt"]) == 2
+    captured = capsys.readouterr()
+    assert "eigenvalues" in captured.out and "noise scale" in captured.out
+    assert "kept/analysis.json cannot be written (" in captured.err and "it stands above" in captured.err
+
+
 def test_a_schedule_that_ended_at_0_has_no_threshold(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", str(finished / "text.txt"), *NANO_RUN, *LEARN, "--max-steps=3", "--set", "train.min_lr_ratio=0"]
     assert main(["train", *words, "--out", "ended"]) == 0

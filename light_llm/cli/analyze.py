@@ -96,9 +96,16 @@ def command(argv: Sequence[str]) -> int:
             progress=progress,
         )
     found |= {"step": step, "checkpoint": path.name, "text": title, "seconds": time.perf_counter() - start}
-    target = path.parent / ANALYSIS
-    commit_file(target, lambda file: file.write(canonical(found)), Files())
-    show(f"{path}, step {step:,}", "", findings_table(found, config, loaded.file.data.get("max_length")), *left_out)
+    target, max_length = path.parent / ANALYSIS, loaded.file.data.get("max_length")
+    table = findings_table(found, config, max_length)
+    try:
+        commit_file(target, lambda file: file.write(canonical(found)), Files())
+    except OSError as error:
+        show(f"{path}, step {step:,}", "", table, *left_out)  # what was computed is not lost with the file
+        raise CheckpointError(
+            f"{target} cannot be written ({error.strerror}), so the report will not have this; it stands above"
+        ) from None
+    show(f"{path}, step {step:,}", "", table, *left_out)
     show("", f"written to {target} in {found['seconds']:.0f} s")
     return 0
 

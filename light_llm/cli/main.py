@@ -94,6 +94,6 @@ def _as_utf8(word: str) -> str:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {name:10}{what}" for name, what in VERBS.items())
+    verbs = "\n".join(f"  {name:15}{what}" for name, what in VERBS.items())
     head = f"light-llm {__version__}\n\nusage: light-llm VERB [OPTIONS]"
     return f"{head}\n\n{verbs}\n\nlight-llm VERB --help shows its options"

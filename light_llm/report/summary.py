@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .past_run import FINAL_STEPS
 from .repeat import all_settings, changed_settings, repeat_command
 from .tolerant import known, mapping, text
 from .view import View
@@ -48,7 +49,8 @@ def key_numbers(view: View) -> list[dict[str, str]]:
             limit = next((e.limit for e in view.held_out if e.step == best.step and e.limit is not None), None)
             add("bits per byte", f"{best.bits_per_byte:.3f}", f"limit {limit:.3f}" if limit is not None else "held out")
     if past.final_loss is not None:
-        add("training loss", f"{past.final_loss:.3f}", "mean of the last 50 steps")
+        n = min(FINAL_STEPS, len(past.steps))
+        add("training loss", f"{past.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
     add("steps", f"{past.step:,}", f"of {past.run.train.max_steps:,}")
     add("tokens", count(past.tokens), f"{past.tokens:,}")
     add("time", duration(past.seconds), "in steps")

@@ -105,6 +105,8 @@ def confidence(view: View) -> Finding | None:
     if sure - right > OVERCONFIDENT:
         advice = "Often a sign of memorising; 512 tokens are few, so compare with the gap to held-out text."
         return Finding("watch", f"The model is overconfident: {said}.", advice, probe.step)
+    if right - sure > OVERCONFIDENT:
+        return Finding("info", f"The model is less sure than it could be: {said}.", "Early in a run that is usual.")
     return Finding("good", f"The model knows what it knows: {said}.")
 
 
@@ -134,6 +136,11 @@ def context(view: View) -> Finding | None:
     early, late = mean(there[: max(1, len(there) // 2)]), there[-1]
     if early - late > 0.1:
         return Finding("good", f"Context helps: late tokens cost {early - late:.2f} nats less than early ones.")
+    if late - early > 0.1:
+        what = f"Late tokens cost {late - early:.2f} nats more than early ones."
+        return Finding(
+            "info", what, "Is the text in windows as long as those it was trained on, and positions all trained?"
+        )
     what = f"A long context helps little: late tokens cost {late:.2f} nats, early ones {early:.2f}."
     return Finding("info", what, "The model looks at the last few tokens; more training may widen that.")
 

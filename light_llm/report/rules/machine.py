@@ -85,7 +85,7 @@ def sharpness(view: View) -> Finding | None:
     if value is None or not threshold:
         return None
     share = value / threshold
-    what = f"The sharpness in Adam's own metric is {share:.2f} of its threshold."
+    what = f"The sharpness in Adam's own metric is {share:.2f} of its threshold{_measured_at(view)}."
     if share > 1.5:
         advice = (
             "Updates may overshoot. A few sequences look sharper than all of the text: look again with a larger "
@@ -107,7 +107,9 @@ def noise(view: View) -> Finding | None:
     if scale is None or scale <= 0:
         return None
     batch = view.tokens_per_step
-    what = f"Signal and noise of the gradient are equal at {scale:,.0f} tokens; a step has {batch:,}."
+    what = (
+        f"Signal and noise of the gradient are equal at {scale:,.0f} tokens{_measured_at(view)}; a step has {batch:,}."
+    )
     if error is not None and of and error > of / 2:
         return Finding("info", what, "That is uncertain by more than half: too few sequences to judge the batch by.")
     if batch < scale / 3:
@@ -115,3 +117,9 @@ def noise(view: View) -> Finding | None:
     if batch > 3 * scale:
         return Finding("info", what, "Smaller batches would learn as much from less arithmetic.")
     return Finding("good", what, "The batch is well chosen.")
+
+
+def _measured_at(view: View) -> str:
+    """Of which step an analysis is, where that is not the last one."""
+    step = finite(view.analysis.get("step"))
+    return f" at step {step:,.0f}" if step is not None and step != view.past.step else ""
