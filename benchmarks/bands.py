@@ -94,8 +94,12 @@ def main() -> None:
             for seed, out in zip(SEEDS, runs, strict=True):
                 train(preset, text, seed, out, steps)
             found[f"{preset}/{text}"] = band(runs, steps)
-    record = json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))
-    made = {"date": str(date.today()), "machine": record["machine"], "torch": record["versions"]["torch"]}
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(args.folder.glob("*-*-?/run.json"))]
+    made = {
+        "date": str(date.today()),
+        "machines": sorted({record["machine"] for record in records}),
+        "torch": sorted({record["versions"]["torch"] for record in records}),
+    }
     BANDS.write_text(json.dumps({"made": made, "bands": found}, indent=1) + "\n", encoding="utf-8")
     for name, values in found.items():
         print(f"{name}: to step {values['train'][-1][0]}, held out {values['held_out'][-1]}")

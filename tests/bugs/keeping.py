@@ -131,16 +131,16 @@ BUGS = [
     ),
     Bug(
         "a rollback to the same batches",
-        "light_llm/train/trainer.py",
-        "batches=attempt.before.batches + 1, ",
+        "light_llm/train/resume.py",
+        "batches=before.batches + 1, ",
         "",
         "tests/test_recovery.py",
     ),
     Bug(
         "going back without end",
-        "light_llm/train/trainer.py",
-        "rollbacks=self.at.rollbacks + 1",
-        "rollbacks=self.at.rollbacks",
+        "light_llm/train/resume.py",
+        "rollbacks=before.rollbacks + 1",
+        "rollbacks=before.rollbacks",
         "tests/test_recovery.py",
     ),
     Bug(
@@ -377,15 +377,15 @@ BUGS = [
     Bug(
         "a torn first row is damage",
         "light_llm/report/past_run.py",
-        'begun = b"\\n" in path.read_bytes()',
+        "begun = _has_a_line(path)",
         "begun = path.stat().st_size > 0",
         "tests/test_observe.py -k whole_rows",
     ),
     Bug(
         "a save on request that a late update forgets",
-        "light_llm/train/trainer.py",
-        "return soon or self.session.save_is_due()",
-        "return soon",
+        "light_llm/train/session.py",
+        "return self.save_is_due() or any(step % n == 0 for n in intervals if n)",
+        "return any(step % n == 0 for n in intervals if n)",
         "tests/test_requests.py -k late",
     ),
     Bug(

@@ -234,4 +234,18 @@ BUGS = [
         "except LightLLMError as error:\n        pass\n    except ZeroDivisionError as error:",
         "tests/test_closing.py",
     ),
+    Bug(
+        "a look at no numbers that ends the run",
+        "light_llm/observe/predictions.py",
+        "    if not total:\n        return math.nan, []\n",
+        "",
+        "tests/test_probes.py",
+    ),
+    Bug(
+        "an analysis that is lost with its file",
+        "light_llm/cli/analyze.py",
+        '        show(f"{path}, step {step:,}", "", table, *left_out)  # what',
+        "        pass  # what",
+        "tests/test_analyze.py",
+    ),
 ]
