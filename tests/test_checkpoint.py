@@ -1,12 +1,15 @@
 """Files that are whole or not there, and damage that is always named."""
 
+import io
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+import safetensors.torch
 import torch
 
 from light_llm.checkpoint import (
@@ -22,6 +25,7 @@ from light_llm.checkpoint import (
 from light_llm.checkpoint.files import commit_folder, verify_folder
 from light_llm.checkpoint.portable import read_portable
 from light_llm.checkpoint.steps import plain_name, restore_optimizer
+from light_llm.checkpoint.tensors import TYPES, read_tensors, write_tensors
 from light_llm.config import TrainConfig
 from light_llm.data.tokenizers import CharTokenizer
 from light_llm.errors import CheckpointError
@@ -421,3 +425,32 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="there is no model in the folder"):
         read_model(tmp_path / "empty")
+
+
+def test_tensors_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
+    """The very bytes of safetensors' own `save`, for each type, no dimension, no element, a view, an odd name."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: torch.randint(0, 2, (3, 5), generator=generator).to(dtype)
+        for name, dtype in zip("hgfedcba", TYPES, strict=True)
+    }
+    tensors |= {"step": torch.tensor(3.0), "none": torch.zeros(2, 0), 'é"\\': torch.arange(6.0).view(2, 3).T}
+    write_all = io.BytesIO()
+    write_tensors(write_all, tensors)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    assert write_all.getvalue() == safetensors.torch.save(whole, metadata={"format": "pt"})
+    (tmp_path / "x").write_bytes(write_all.getvalue())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(tmp_path / "x").items())
+
+
+def test_writing_tensors_makes_no_second_copy_of_them(tmp_path: Path) -> None:
+    """A save must not be the moment at which a run that fits into memory no longer does."""
+    tensors = {str(i): torch.ones(1 << 18) for i in range(16)}  # 16 MB in all
+    tracemalloc.start()
+    try:
+        with open(tmp_path / "x", "wb") as file:
+            write_tensors(file, tensors)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..files import Files
+from ..files import Files, Fill
 from .files import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
-from .tensors import read_tensors
+from .tensors import read_tensors, write_tensors
 
 SETTINGS = "settings.json"
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DDP, compile and FSDP put into names
@@ -109,9 +108,5 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     }
 
 
-def _tensors(tensors: Mapping[str, Tensor]) -> Any:
-    def fill(file: BinaryIO) -> None:
-        plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-        file.write(safetensors.torch.save(plain, metadata={"format": "pt"}))
-
-    return fill
+def _tensors(tensors: Mapping[str, Tensor]) -> Fill:
+    return lambda file: write_tensors(file, tensors)

@@ -108,7 +108,8 @@ def target_logits(hidden: Tensor, table: Tensor, targets: Tensor, cap: float) ->
 def blocks(table: Tensor) -> list[Block]:
     """The vocabulary in blocks of rows: of a cache's size on a CPU; elsewhere whole, and padded to suit products."""
     V = len(table)
-    padded = F.pad(table, (0, 0, 0, -V % multiple_of_rows(table.device)))
+    missing = -V % multiple_of_rows(table.device)
+    padded = F.pad(table, (0, 0, 0, missing)) if missing else table  # padding by nothing would copy it
     size = COLUMNS if table.device.type == "cpu" else len(padded)
     return [Block(part, i * size, min(size, V - i * size)) for i, part in enumerate(padded.split(size))]
 
