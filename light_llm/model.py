@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
 from .errors import ConfigError
+from .layers.again import same_draws
 from .layers.attention import attend
 from .layers.dropout import Dropout
 
@@ -161,7 +162,7 @@ class LightLLM(nn.Module):
         x = self.drop(self.wte(tokens) + self.wpe(at))  # (B, T, C)
         for block in self.h:
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, at, mask, None, use_reentrant=False)
+                x = checkpoint(block, x, at, mask, None, use_reentrant=False, context_fn=same_draws(x))
             else:
                 x = block(x, at, mask, cache)
         return self.ln_f(x)

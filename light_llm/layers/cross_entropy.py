@@ -51,9 +51,10 @@ def nats(hidden: Tensor, head: Tensor, targets: Tensor, *, rows: int, cap: float
 def _nats(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: float) -> Tensor:
     vocabulary = blocks(table)
     memory = states.new_empty(min(rows, len(states)) * len(vocabulary[0].table))  # one block's: only the sums are kept
+    adding = memory_of_sums(states, rows, len(vocabulary[0].table))
     parts = []
     for h, y in zip(states.split(rows), targets.split(rows), strict=True):
-        pieces = [softmax_piece(h, block, cap, memory) for block in vocabulary]
+        pieces = [softmax_piece(h, block, cap, memory, adding) for block in vocabulary]
         parts.append(log_sum_exp(pieces) - target_logits(h, table, y, cap))
     return torch.cat(parts)
 
@@ -76,7 +77,18 @@ class Piece:
     total: Tensor  # (n,) sum of exp(z - top)
 
 
-def softmax_piece(hidden: Tensor, block: Block, cap: float, memory: Tensor) -> Piece:
+def memory_of_sums(states: Tensor, rows: int, S: int) -> Tensor | None:
+    """Room for a tile in float32, in which one in a shorter format is summed on a CPU.
+
+    torch would ask for such room at each sum; the small tensors made in between then cut up what was freed, and the
+    heap of every second run grew by 0.4 GB (docs/log.md).
+    """
+    if states.element_size() >= 4 or states.device.type != "cpu":
+        return None
+    return states.new_empty(min(rows, len(states), ROWS) * S, dtype=torch.float32)
+
+
+def softmax_piece(hidden: Tensor, block: Block, cap: float, memory: Tensor, adding: Tensor | None) -> Piece:
     """(n, C), (S, C) -> the block's part of the softmax of n rows, made in the memory given: fresh pages cost time."""
     n, S = len(hidden), len(block.table)
     exps, top, total = memory[: n * S].view(n, S), hidden.new_empty(n, 1), hidden.new_empty(n, dtype=torch.float32)
@@ -88,7 +100,9 @@ def softmax_piece(hidden: Tensor, block: Block, cap: float, memory: Tensor) -> P
             z.mul_(cap)
         z[:, block.n_ids :] = -math.inf
         torch.amax(z, dim=-1, keepdim=True, out=top[rows])
-        torch.sum(z.sub_(top[rows]).exp_(), dim=-1, dtype=torch.float32, out=total[rows])
+        z.sub_(top[rows]).exp_()
+        terms = z if adding is None else adding[: z.numel()].view(z.shape).copy_(z)
+        torch.sum(terms, dim=-1, dtype=torch.float32, out=total[rows])
         if cap:
             z.mul_(slope)
     return Piece(exps, top.squeeze(-1).float(), total)
@@ -142,10 +156,12 @@ class _Nats(torch.autograd.Function):
         most = min(rows, len(states))
         vocabulary = blocks(table)
         memory = [states.new_empty(most * len(block.table)) for block in vocabulary[: None if wanted else 1]]
+        adding = memory_of_sums(states, rows, len(vocabulary[0].table))
         value = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for chunk in _chunks(len(states), rows):
             h, y, w = states[chunk], targets[chunk], weights[chunk].float()
-            pieces = [softmax_piece(h, block, cap, m) for block, m in zip(vocabulary, cycle(memory), strict=False)]
+            of_blocks = zip(vocabulary, cycle(memory), strict=False)
+            pieces = [softmax_piece(h, block, cap, m, adding) for block, m in of_blocks]
             lse, chosen = log_sum_exp(pieces), target_logits(h, table, y, cap)
             value += (lse - chosen) @ w
             if d_hidden is None or d_head is None:

@@ -48,7 +48,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[fl
     Bins are of equal width in confidence; one without a guess is left out. The error is the mean over guesses of
     |confidence - accuracy| of their bin; NaN, and no bin, where no confidence is a number.
     """
-    confidence, right = confidence.double(), right.double()
+    confidence, right = confidence.cpu().double(), right.cpu().double()
     place = (confidence * bins).long().clamp(max=bins - 1)
     found = []
     for i in range(bins):

@@ -63,8 +63,8 @@ def _gradients(model: LightLLM, batch: Batch) -> dict[str, Any]:
         squares: dict[str, float] = {}
         for name, p in model.named_parameters():
             if p.grad is not None:
-                squares[group_of(name)] = squares.get(group_of(name), 0.0) + float(p.grad.double().square().sum())
-    weights = sum(float(p.detach().double().square().sum()) for p in model.parameters())
+                squares[group_of(name)] = squares.get(group_of(name), 0.0) + float(p.grad.cpu().double().square().sum())
+    weights = sum(float(p.detach().cpu().double().square().sum()) for p in model.parameters())
     return {
         "loss": float(loss.detach()),
         "grad_norm": sum(squares.values()) ** 0.5,

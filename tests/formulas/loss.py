@@ -34,7 +34,7 @@ def L1_log_sum_exp_from_the_largest() -> None:
     z = h @ table.T
     m = z.max(axis=-1)
     lse = m + np.log(np.exp(z - m[:, None]).sum(axis=-1))
-    pieces = [softmax_piece(tensor(h), b, 0.0, tensor(np.empty(5 * 2048))) for b in blocks(tensor(table))]
+    pieces = [softmax_piece(tensor(h), b, 0.0, tensor(np.empty(5 * 2048)), None) for b in blocks(tensor(table))]
     agree(log_sum_exp(pieces), lse, rtol=1e-6)
     with np.errstate(over="ignore"):
         assert np.isinf(np.exp(z)).any()
@@ -43,7 +43,7 @@ def L1_log_sum_exp_from_the_largest() -> None:
 def L2_log_sum_exp_of_parts() -> None:
     h, table = tensor(normal(5, 8)), tensor(normal(5000, 8, seed=1))
     parts = [tools.log_sum_exp(array(h) @ array(table[i : i + 2048]).T) for i in range(0, 5000, 2048)]
-    pieces = [softmax_piece(h, b, 0.0, torch.empty(5 * 2048, dtype=torch.float64)) for b in blocks(table)]
+    pieces = [softmax_piece(h, b, 0.0, torch.empty(5 * 2048, dtype=torch.float64), None) for b in blocks(table)]
     assert len(pieces) == len(parts) == 3
     agree(log_sum_exp(pieces), np.log(sum(np.exp(part) for part in parts)), rtol=1e-6)
 
