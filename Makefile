@@ -1,6 +1,7 @@
 # make train ARGS="--max-steps 20"   sets up and trains          make test        sets up and runs the tests
 # make check                         format, lint, types         make check-all   and what takes longer
 # make bench                         the numbers in README.md    make faults      every fault, many times, and a table
+# make bench-plan                    what a plan foretells, beside what happens: some ten minutes
 # make run ARGS="runs"               any other verb
 #
 # Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 ARGS ?=
 
-.PHONY: setup train run test check check-all bench faults format clean
+.PHONY: setup train run test check check-all bench bench-plan faults format clean
 
 setup: $(VENV)/.run
 
@@ -53,6 +54,9 @@ faults: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-plan: $(VENV)/.dev
+	$(BIN)/python benchmarks/plan_grid.py $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

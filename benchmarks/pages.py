@@ -8,7 +8,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
 RESULTS = CHECKOUT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/speed.md", "docs/reliability.md")
+PAGES = ("README.md", "docs/speed.md", "docs/reliability.md", "docs/plan.md")
 
 
 def main() -> None:

@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "generate": "model data checkpoint runtime config",
     "observe": "files objective model data runtime config",
     "report": "files plain observe config",  # it reads a run folder and nothing else
-    "plan": "model objective optim runtime config",
-    "doctor": "model objective optim generate runtime config",
+    "plan": "layers model objective optim runtime config",
+    "doctor": "plain layers model objective optim generate runtime config",
+    "bench": "plain model objective optim generate observe plan runtime config",
     "export": "model data checkpoint evaluate generate runtime config",
     "train": "files objective model data optim checkpoint evaluate generate observe plan doctor parallel "
     "report runtime config",

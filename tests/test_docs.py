@@ -60,7 +60,8 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("tutorial.md", 12), ("data.md", 12), ("offline.md", 2), ("observe.md", 3)]
+    ("page", "least"),
+    [("tutorial.md", 12), ("data.md", 12), ("offline.md", 2), ("observe.md", 3), ("plan.md", 4), ("doctor.md", 2)],
 )
 def test_every_command_runs(
     page: str,

@@ -10,6 +10,7 @@ from light_llm.layers.cross_entropy import nats_sum
 from light_llm.objective import NextTokenLoss, plain_nats, token_nats, total_weight
 from light_llm.runtime import autocast
 
+from .live_bytes import allocations
 from .tools import gradients, some_tokens, tiny_model
 
 
@@ -197,3 +198,17 @@ def test_the_fast_form_refuses_a_second_backward_pass() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_the_blocks_ask_for_the_room_of_a_tile_once() -> None:
+    """Asked for at each sum, it left holes that the next could not use: every second run took 0.4 GB more."""
+    rows, V = 512, 3 * cross_entropy.COLUMNS
+    hidden, head = torch.randn(2 * rows, 16, requires_grad=True), torch.randn(V, 16, requires_grad=True)
+    targets, weights = torch.zeros(2 * rows, dtype=torch.long), torch.ones(2 * rows)
+
+    def loss() -> None:
+        with autocast("cpu", "bfloat16"):
+            nats_sum(hidden, head, targets, weights, rows=rows)
+
+    tile = 4 * rows * cross_entropy.COLUMNS
+    assert sum(n >= tile for n in allocations(loss)) == 1

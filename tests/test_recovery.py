@@ -15,9 +15,9 @@ from torch import nn
 
 from light_llm.checkpoint import RunFolder
 from light_llm.cli import main
-from light_llm.config import TrainConfig, get_model_size
+from light_llm.config import TrainConfig
 from light_llm.data import Batch, DataLoader
-from light_llm.errors import ConfigError, DeviceError
+from light_llm.errors import DeviceError
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
@@ -26,11 +26,11 @@ from light_llm.train import Result, Trainer
 from light_llm.train import trainer as trainer_module
 from light_llm.train.diagnose import first_nonfinite
 from light_llm.train.guards import FEWEST, SPIKE, is_spike, robust_z
-from light_llm.train.room import check_memory, halved
+from light_llm.train.room import halved
 from light_llm.train.update import LateUpdate, Update, choose_update
 
 from .faults import poison
-from .tools import SMALL, TINY, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
+from .tools import SMALL, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
 
 
 def poisoned(text: Path, batch: int, out: str = "run", **changes: Any) -> tuple[LightLLM, Result]:
@@ -313,13 +313,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(
 ) -> None:
     words = ["--data", str(poem), "--tokenizer", "byte", "--set", "model.n_embd=1000000", "--set", "model.n_head=8"]
     assert main(["train", *words, "--max-length", "16"]) == 2
-    assert re.search(
-        r"a model of 72,000,\d+,\d+,000 parameters needs 1,152.0 TB for .* alone, and this machine has .* GB; use a",
-        capsys.readouterr().err,
-    )
-    check_memory(TINY, 16 * get_model_size(TINY))
-    with pytest.raises(ConfigError, match="moments alone"):
-        check_memory(TINY, 16 * get_model_size(TINY) - 1)
+    assert re.search(r"this run needs about 1\d{6}\.\d\d GB of memory, and there are .* GB", capsys.readouterr().err)
 
 
 def test_the_parts_of_a_batch() -> None:

@@ -14,6 +14,9 @@ from .signals import ended_by_signals
 # A verb is a module of this room by the same name (- is _ there), with a `command(argv) -> exit code`.
 VERBS = {
     "train": "train a model on a text",
+    "plan": "what a run would cost, and whether it fits: nothing is started",
+    "doctor": "whether this machine computes right, and what is safe on it",
+    "bench": "how fast this machine is, beside others",
     "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
     "prepare": "encode a text ahead of time, or check what is kept of it",

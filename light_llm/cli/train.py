@@ -57,6 +57,10 @@ class TrainFlags:
     tracker: Annotated[str, arg(metavar="NAME", help="none, wandb, tensorboard")] = _T.tracker
     seed: Annotated[int, arg(metavar="N", help="weights, dropout, order")] = _T.seed
     offline: Annotated[bool, arg(help="download nothing")] = False
+    fit: Annotated[bool, arg(help="too large: take what fits")] = False
+    budget: Annotated[str, arg(metavar="10min|2GB", help="preset, batch, steps for it")] = ""
+    force: Annotated[bool, arg(help="start although it is too large")] = False
+    skip_doctor: Annotated[bool, arg(help="do not check the device")] = False
     watch: Annotated[bool, arg(help="a live page of the run")] = False
     control: Annotated[bool, arg(help="with buttons to stop and save")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
@@ -113,10 +117,10 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..checkpoint.load import build
     from ..data import create_dataloader, prepare_dataset
     from ..model import LightLLM
-    from ..runtime import choose_device, keep_memory, seed_everything, total_memory, use_cores
+    from ..runtime import keep_memory, seed_everything, use_cores
     from ..train import Trainer
     from ..train.resume import read_run, refuse_changes
-    from ..train.room import check_memory
+    from .ahead import Ahead, settle
     from .progress import preparing
 
     keep_memory()
@@ -135,13 +139,16 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         folder.check_free(explicit=named, overwrite=flags.overwrite)
         if flags.init_from:
             origin = read_model(flags.init_from)
-        run = _fresh(settings, origin)
+        run = start_of(settings, origin)
     if origin and origin.tokenizer and "tokenizer" in given and not _is(flags.tokenizer, origin.tokenizer):
         raise ConfigError(
             f"--tokenizer {flags.tokenizer} cannot be used: {origin.path} has its own, {origin.tokenizer.name}; "
             "leave it out"
         )
-    choose_device(run.train.device)  # a device that is not there is said before any text is read
+    settled = settle(run.train)  # a device that is not there is said before any text is read
+    ahead = Ahead(settled, flags, fixed=origin is not None)
+    settings |= (changes := ahead.before_the_text(run))
+    run = run.with_settings(**changes)
 
     with preparing(quiet=flags.quiet) as progress, _moved(flags.resume and "data" not in given):
         dataset, tokenizer = prepare_dataset(
@@ -158,18 +165,20 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     seed_everything(run.train.seed)
     if origin is None:
         shape = replace(run.model, vocab_size=settings.get("model__vocab_size", tokenizer.vocab_size))
-        check_memory(shape, total_memory())
-        model = LightLLM(shape)
+        run = ahead.with_the_text(replace(run, model=shape), dataset)
+        model = LightLLM(run.model)
     else:
         model = build(replace(origin, config=run.model))
     trainer = Trainer(
         model,
-        create_dataloader(dataset, run.train.batch_size, seed=run.data.seed),
+        create_dataloader(replace(dataset, max_length=run.data.max_length), run.train.batch_size, seed=run.data.seed),
         run.train,
         out=flags.out if named or flags.resume or flags.overwrite else None,
         resume=flags.resume,
         overwrite=flags.overwrite,
         quiet=flags.quiet,
+        force=flags.force,
+        skip_doctor=flags.skip_doctor,
     )
     with stop_on_signals(trainer.request_stop, trainer.request_save) as caught, _live_page(flags, trainer):
         result = trainer.train()
@@ -211,7 +220,7 @@ def _is(spec: str, tokenizer: Tokenizer) -> bool:
     return kind == tokenizer.name and (not size or size == str(tokenizer.vocab_size))
 
 
-def _fresh(settings: dict[str, Any], origin: ModelFile | None) -> Run:
+def start_of(settings: dict[str, Any], origin: ModelFile | None) -> Run:
     """The Run of a new training: from the defaults, or around a model that is there already."""
     if origin is not None:
         shape = {f"model__{name}" for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}

@@ -56,13 +56,17 @@ def key_numbers(view: View) -> list[dict[str, str]]:
     add("time", duration(past.seconds), "in steps")
     if past.tokens_per_second:
         add("speed", f"{past.tokens_per_second:,.0f}", "tokens/s")
-    mfu, memory = known(view.steps.mfu), known(view.steps.memory)
+    mfu, peak = known(view.steps.mfu), peak_memory_of(view)
     if mfu:
         add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's product rate")
-    peak = max([*memory, *known([view.end.memory if view.end else None])], default=None)
     if peak:
         add("peak memory", f"{peak / 1e9:.2f}", "GB")
     return found
+
+
+def peak_memory_of(view: View) -> float | None:
+    """The most memory that was seen, bytes; None where nobody looked."""
+    return max([*known(view.steps.memory), *known([view.end.memory if view.end else None])], default=None)
 
 
 def plan_table(view: View) -> dict[str, Any]:
@@ -84,9 +88,13 @@ def plan_table(view: View) -> dict[str, Any]:
                 f"{flops * past.tokens:.3g}",
             ]
         )
+    middle = sorted(row.seconds for row in past.steps)[len(past.steps) // 2] if past.steps else None
+    rows.append(["time of a step, in the middle", _short(plan.get("step_seconds")), _short(middle)])
     rows.append(["time in steps", _time(plan.get("seconds")), duration(past.seconds)])
     if view.end and view.end.seconds is not None:
-        rows.append(["time, all in", "", duration(view.end.seconds)])
+        rows.append(["time, all in", _time(plan.get("all_seconds")), duration(view.end.seconds)])
+    if peak := peak_memory_of(view):
+        rows.append(["peak memory, GB", _gigabytes(mapping(plan.get("memory")).get("total")), _gigabytes(peak)])
     last, every = past.run.train.max_steps, past.run.train.eval_interval
     evaluations = last // every + (last % every > 0)  # the last step is one of them
     rows.append(["evaluations", f"{evaluations:,}", f"{len(view.held_out):,}"])
@@ -155,6 +163,14 @@ def _table(title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> dict[st
 
 def _whole(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g} s" if isinstance(value, (int, float)) else ""
+
+
+def _gigabytes(value: Any) -> str:
+    return f"{value / 1e9:.2f}" if isinstance(value, (int, float)) else ""
 
 
 def _time(value: Any) -> str:

@@ -6,6 +6,10 @@ from .cores import use_cores as use_cores
 from .device import can_gate_updates as can_gate_updates
 from .device import choose_device as choose_device
 from .device import device_name as device_name
+from .device import has_attention_kernel as has_attention_kernel
+from .limits import Room as Room
+from .limits import memory_room as memory_room
+from .limits import resident_memory as resident_memory
 from .lock import lock_folder as lock_folder
 from .lock import unlock as unlock
 from .memory import is_out_of_memory as is_out_of_memory
@@ -19,6 +23,7 @@ from .seed import rng_state as rng_state
 from .seed import seed_everything as seed_everything
 from .seed import set_rng_state as set_rng_state
 from .settings import cache_dir as cache_dir
+from .settings import child_environment as child_environment
 from .settings import offline_dir as offline_dir
 from .settings import stop_after as stop_after
 from .settings import tiktoken_cache_dir as tiktoken_cache_dir

@@ -49,6 +49,11 @@ def can_gate_updates(device: str) -> bool:
     return device.startswith("cuda")
 
 
+def has_attention_kernel(device: str) -> bool:
+    """Whether attention goes through a kernel that keeps no weights: not on MPS (`layers.attention.written_out`)."""
+    return torch.device(device).type in ("cpu", "cuda")
+
+
 def device_name(device: str) -> str:
     """What the device is called: a GPU's product name, or the processor's architecture and thread count."""
     if device.startswith("cuda"):

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +19,16 @@ def this_machine() -> str:
 
 def remembered(key: str, measure: Callable[[], float]) -> float:
     """The number kept under a key, or else measured now and kept."""
+    return remembered_all(key, [""], lambda: [measure()])[0]
+
+
+def remembered_all(key: str, names: Sequence[str], measure: Callable[[], Sequence[float]]) -> list[float]:
+    """The numbers kept under a key, one for each name, or else all of them measured now and kept."""
     path = cache_dir() / "measured.json"
     known = _read(path)
-    if key not in known:
-        known[key] = measure()
+    keys = [f"{key}, {name}" if name else key for name in names]
+    if not all(k in known for k in keys):
+        known |= dict(zip(keys, measure(), strict=True))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -30,7 +36,13 @@ def remembered(key: str, measure: Callable[[], float]) -> float:
             os.replace(partial, path)
         except OSError:
             pass  # a cache that cannot be written only costs the measurement again
-    return known[key]
+    return [known[k] for k in keys]
+
+
+def is_remembered(key: str, names: Sequence[str]) -> bool:
+    """Whether all of them are known already."""
+    known = _read(cache_dir() / "measured.json")
+    return all((f"{key}, {name}" if name else key) in known for name in names)
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -54,6 +54,13 @@ def with_stop_after(steps: int | None) -> dict[str, str]:
     return rest | ({"LIGHT_LLM_STOP_AFTER": str(steps)} if steps else {})
 
 
+def child_environment() -> dict[str, str]:
+    """The environment for a child process that runs a module of this package, wherever it is started."""
+    package = str(Path(__file__).parents[2])
+    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return dict(os.environ) | {"PYTHONPATH": search}
+
+
 def wandb_wanted() -> str:
     """Why rows may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" where neither is set.
 
@@ -71,7 +78,5 @@ def wandb_environment(files: Path) -> dict[str, str]:
     It finds this package wherever it is started, sends no reports of its own errors, and keeps what it would put into
     the home folder in `files`, unless WANDB_CACHE_DIR or WANDB_DATA_DIR says otherwise.
     """
-    package = str(Path(__file__).parents[2])
     folders = {"WANDB_CACHE_DIR": str(files / "cache"), "WANDB_DATA_DIR": str(files / "data")}
-    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return folders | dict(os.environ) | {"WANDB_ERROR_REPORTING": "false", "PYTHONPATH": search}
+    return folders | child_environment() | {"WANDB_ERROR_REPORTING": "false"}

@@ -1,7 +1,7 @@
 """Where the loop's batches come from: our loader, asked by number, or any other, gone through again and again."""
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -97,3 +97,8 @@ class InTurn:
     def place(self, k: int) -> str:
         """Its number."""
         return f"batch {k:,} of the loader"
+
+
+def batches_of(loader: Any, vocab_size: int) -> Batches:
+    """The batches of a loader: of ours by number, of another in turn."""
+    return Numbered(loader) if isinstance(loader, DataLoader) else InTurn(loader, vocab_size)

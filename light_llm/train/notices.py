@@ -5,41 +5,43 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import TrainConfig
+from ..config import TrainConfig, get_model_size
 from ..data import DataLoader
 from ..model import LightLLM
 from ..observe.console import clock
+from ..plan.words import MANY_PASSES, header_lines
 from ..runtime import device_name
+from .foresee import Outlook
 from .guards import Proposal
-from .record import Decisions, plan
+from .record import Decisions
 from .result import Result
 from .room import halved
 
-MANY_PASSES = 4.0  # beyond about this many passes a text is memorised more than learnt (Muennighoff et al., 2023)
 
-
-def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> list[str]:
+def header(model: LightLLM, loader: Any, decisions: Decisions, outlook: Outlook, out: Path) -> list[str]:
     """The lines a run begins with."""
-    config, c, numbers = decisions.config, model.config, plan(model, loader, decisions.config)
+    config, c, plan = decisions.config, model.config, outlook.plan
     lines = [
         f"light-llm {__version__}",
-        f"model    {numbers['parameters']:,} parameters: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd},",
+        f"model    {get_model_size(c):,} parameters: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd},",
         f"         positions {c.n_positions:,}, vocabulary {c.vocab_size:,}",
         f"device   {decisions.device}; {device_name(decisions.device.value)}",
         f"format   {decisions.dtype}",
         f"compile  {decisions.compile}",
+        *outlook.doctor_lines(),
         *([f"tracker  {decisions.tracker}"] if decisions.tracker.value != "none" else []),
     ]
-    if isinstance(loader, DataLoader):
+    if plan is not None and isinstance(loader, DataLoader):
         data = loader.dataset
         lines += [
             *(f"note     {note}" for note in data.notes),
             f"data     {data.source.title}: {len(data.tokens):,} training tokens, {len(data.held_out):,} held out "
             f"({data.tokenizer.name})",
             f"run      {config.max_steps:,} steps of {config.batch_size} x {data.max_length:,} = "
-            f"{numbers['tokens']:,} tokens, {numbers['passes']:.1f} passes over the text",
+            f"{plan.tokens:,} tokens, {plan.passes:.1f} passes over the text",
+            *header_lines(plan),
         ]
-        if numbers["passes"] > MANY_PASSES:
+        if plan.passes and plan.passes > MANY_PASSES:
             lines += [
                 "         that often, a text is memorised too: the held-out loss is the one to watch;",
                 "         a longer text helps, and --patience 2 ends the run when it no longer falls",
@@ -55,7 +57,7 @@ def header(model: LightLLM, loader: Any, decisions: Decisions, out: Path) -> lis
             "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
         )
         lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
-    return [*lines, f"out      {out}/"]
+    return [*lines, f"out      {out}/", *outlook.warnings]
 
 
 def summary(result: Result, config: TrainConfig, report: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from .. import __version__
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
@@ -17,10 +17,10 @@ from ..runtime import (
     choose_device,
     choose_dtype,
     device_name,
-    training_flops,
     versions,
     wandb_wanted,
 )
+from .foresee import Outlook
 from .resume import Resumed
 
 
@@ -89,19 +89,31 @@ def make_run(model: LightLLM, loader: Any, config: TrainConfig) -> Run:
     return run
 
 
-def run_record(model: LightLLM, loader: Any, decisions: Decisions, *, started: str | None = None) -> dict[str, Any]:
-    """run.json. `started` is when a resumed run began."""
+class Recorded(Protocol):
+    """What a run is, whoever runs it."""
+
+    model: LightLLM
+    loader: Any
+    decisions: Decisions
+    outlook: Outlook
+    started: str | None  # when a resumed run began
+
+
+def run_record(of: Recorded) -> dict[str, Any]:
+    """run.json."""
+    model, loader, decisions, outlook = of.model, of.loader, of.decisions, of.outlook
     dataset = loader.dataset if isinstance(loader, DataLoader) else None
     return {
         "format": 1,
-        "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": of.started or datetime.now(UTC).isoformat(timespec="seconds"),
         "run": make_run(model, loader, decisions.config).to_dict(),
         "versions": versions(),
         "decided": {name: asdict(getattr(decisions, name)) for name in ("device", "dtype", "compile")},
         "tracker": asdict(decisions.tracker),
         "machine": device_name(decisions.device.value),
         "data": dataset.record() if dataset else None,
-        "plan": plan(model, loader, decisions.config),
+        "doctor": outlook.doctor_record(),
+        "plan": outlook.plan.to_dict() if outlook.plan else _known(model, decisions.config),
     }
 
 
@@ -111,16 +123,9 @@ def step_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": record["format"], "run": record["run"], "decided": decided, "data": record["data"]}
 
 
-def plan(model: LightLLM, loader: Any, config: TrainConfig) -> dict[str, Any]:
-    """What the run will amount to."""
-    numbers: dict[str, Any] = {"parameters": get_model_size(model.config), "steps": config.max_steps}
-    if isinstance(loader, DataLoader):
-        numbers["flops_per_token"] = training_flops(model.config, loader.dataset.max_length)
-        per_step = config.batch_size * loader.dataset.max_length
-        numbers["tokens_per_step"] = per_step
-        numbers["tokens"] = per_step * config.max_steps
-        numbers["passes"] = round(numbers["tokens"] / len(loader.dataset.tokens), 2)
-    return numbers
+def _known(model: LightLLM, config: TrainConfig) -> dict[str, Any]:
+    """What can be said ahead of a loader that is not ours."""
+    return {"parameters": get_model_size(model.config), "steps": config.max_steps}
 
 
 def model_meta(

@@ -1,11 +1,11 @@
-"""Room on the disk for what a run will keep, and in memory for its first step."""
+"""Room on the disk for what a run will keep."""
 
 from pathlib import Path
 
 from ..checkpoint import RunFolder
 from ..checkpoint.run_folder import KEPT_STEPS
-from ..config import ModelConfig, TrainConfig, get_model_size
-from ..errors import CheckpointError, ConfigError
+from ..config import TrainConfig
+from ..errors import CheckpointError
 from ..model import LightLLM
 from ..optim import by_role
 from ..optim.groups import MATRIX
@@ -21,22 +21,6 @@ def step_bytes(model: LightLLM, config: TrainConfig) -> int:
         moments = 1 if config.optimizer == "muon" and role == MATRIX else 2
         numbers += moments * sum(p.numel() for p in parameters.values())
     return 4 * numbers + OTHER
-
-
-PER_PARAMETER = 16  # bytes at least: the weight, its gradient and two moments, in float32
-
-
-def check_memory(model: ModelConfig, total: int | None) -> None:
-    """Raise ConfigError for a model that cannot be trained in so many bytes, whatever the batch.
-
-    A system that is asked for more than it has may end the process without a word.
-    """
-    size = get_model_size(model)
-    if total is not None and PER_PARAMETER * size > total:
-        raise ConfigError(
-            f"a model of {size:,} parameters needs {as_size(PER_PARAMETER * size)} for its weights, gradients and "
-            f"moments alone, and this machine has {as_size(total)}; use a smaller --preset or vocabulary"
-        )
 
 
 def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resumes: bool = False) -> None:

@@ -20,7 +20,8 @@ from ..observe import Sink
 from ..observe.meter import Meter
 from ..optim import build_optimizer, learning_rate
 from ..runtime import autocast, is_out_of_memory, rng_state, seed_everything, set_rng_state, stop_after
-from .batches import Batches, InTurn, Numbered
+from .batches import batches_of
+from .foresee import Asked, look_ahead
 from .guards import REMEMBERED, Guard, NoSpikes, OnlyFinite, Proposal, Verdict, judge
 from .listeners import Listener
 from .notices import header, out_of_memory
@@ -50,11 +51,13 @@ class Trainer:
         guards: asked before each update, after our own, which refuses what is not finite.
         sinks: functions that get each row of the run, in threads of their own; one that fails is dropped.
         report: write `report.html` at the end.
+        force: start also what will not fit into memory.
+        skip_doctor: do not look whether the device computes right, which is done once per device and torch.
 
     Raises:
-        ConfigError: an unknown setting, or a model that does not fit the data.
+        ConfigError: an unknown setting, or a model that does not fit the data; from `train`, too little memory.
         CheckpointError: a run in the way, nothing to resume from, or a damaged checkpoint.
-        DeviceError: a device this machine does not have.
+        DeviceError: a device this machine does not have, or one that computes wrong.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Trainer:
         guards: Sequence[Guard] = (),
         sinks: Sequence[Sink] = (),
         report: bool = True,
+        force: bool = False,
+        skip_doctor: bool = False,
         files: Files | None = None,
         **changes: Any,
     ) -> None:
@@ -97,6 +102,7 @@ class Trainer:
         self.guards: list[Guard] = [OnlyFinite(self.config.on_nonfinite), *guards]
         self.own_listeners: list[tuple[int, Listener]] = []
         self.sinks, self.report, self.requests = sinks, report, Requests()
+        self.asked = Asked(force, skip_doctor, quiet)
         self.at = Progress()
         self.stop_reason: Status | None = None
         self.begun = False
@@ -185,7 +191,7 @@ class Trainer:
         self.config = replace(self.config, micro_batch=smaller)
         self.decisions = replace(self.decisions, config=self.config)
         self.session.use_micro_batches(smaller)
-        self.folder.write_run(run_record(self.model, self.loader, self.decisions, started=self.started))
+        self.folder.write_run(run_record(self))
 
     def judge(self, attempt: Attempt) -> tuple[Proposal, Verdict]:
         """The numbers of an update that is about to be made, and what the guards say to it."""
@@ -246,6 +252,7 @@ class Trainer:
         if self.begun:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
         self.begun = True
+        self.outlook = look_ahead(self.model, self.loader, self.config, self.resumed, self.asked)
         check_room(self.folder, self.model, self.config, resumes=self.resumed is not None)
         note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
         self.folder.create()
@@ -254,16 +261,12 @@ class Trainer:
     def _begin(self, note: str | None) -> Session:
         """Everything between a folder and the first step: the first moment anything is written."""
         self.stop_after = stop_after()
-        self.source: Batches = (
-            Numbered(self.loader)
-            if isinstance(self.loader, DataLoader)
-            else InTurn(self.loader, self.model.config.vocab_size)
-        )
+        self.source = batches_of(self.loader, self.model.config.vocab_size)
         self.folder.sweep()
         if self.resumed:
             self.folder.put_aside(self.resumed.damaged)
         self.started = self.resumed.started if self.resumed else None
-        record = run_record(self.model, self.loader, self.decisions, started=self.started)
+        record = run_record(self)
         self.started = record["started"]
         self.folder.write_run(record)
         self._put_back_or_seed()
@@ -277,7 +280,7 @@ class Trainer:
         self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
         self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
         self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
-        lines = header(self.model, self.loader, self.decisions, self.folder.path)
+        lines = header(self.model, self.loader, self.decisions, self.outlook, self.folder.path)
         if not session.begin([note, *lines] if note else lines, self.at):
             self.stop_reason = self.stop_reason or "stopped"
         return session
@@ -287,6 +290,7 @@ class Trainer:
         self.model.to(self.config.device).train()
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
+        self.outlook.treat(self.model, self.optimizer)
         self.meter = Meter(self.model, self.optimizer)
         self.yardstick = Yardstick.of(self.model.config, self.config)
         if self.resumed:

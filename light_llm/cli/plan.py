@@ -1,0 +1,104 @@
+"""`light-llm plan`: what a run would cost, and whether it fits. Nothing is downloaded or started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from ..config import ModelConfig, Run
+from ..errors import ConfigError, DataError
+from .flags import parse
+from .train import TrainFlags, settings_of, start_of
+
+if TYPE_CHECKING:
+    from ..plan.plan import Plan, Text
+
+
+@dataclass(frozen=True)
+class PlanFlags(TrainFlags):
+    """Those of `train`, and how to print."""
+
+    json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
+
+
+NO_USE = ("resume", "overwrite", "watch", "control", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns 0 where the run fits and 2 where it does not."""
+    about = (
+        "What a run would cost before it starts: parameters, memory, time, disk; and what fits where it does not. "
+        "Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
+    )
+    flags, given = parse(PlanFlags, argv, prog="light-llm plan", about=about)
+    for name in sorted(given.intersection(NO_USE)):
+        raise ConfigError(f"--{name.replace('_', '-')} has no effect on plan; leave it out")
+    settings = settings_of(flags, given)
+    run = start_of(settings, None)
+    from ..plan.budget import parse_budget
+    from ..plan.ways import ways_that_fit
+    from ..plan.words import refusal, table
+    from ..runtime import keep_memory, use_cores
+
+    if flags.budget:
+        parse_budget(flags.budget)
+    keep_memory()
+    use_cores()
+    plan, notes = _planned(run, settings, flags)
+    ways = [] if plan.fits else ways_that_fit(plan)
+    if ways and flags.fit:
+        notes.append(f"fit          {ways[0].flags}: {ways[0].effect}")
+        plan, ways = ways[0].plan, []
+    if flags.json:
+        others = [{"flags": way.flags, "effect": way.effect, "plan": way.plan.to_dict()} for way in ways]
+        print(json.dumps({"fits": plan.fits, **plan.to_dict(), "ways": others, "notes": notes}, indent=1))
+        return 0 if plan.fits else 2
+    print("\n".join([*table(plan), *notes]))
+    if not plan.fits:
+        raise ConfigError(refusal(plan, ways))
+    return 0
+
+
+def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan, list[str]]:
+    """The plan, with or without a budget, and what is to be said of it."""
+    from ..plan.budget import parse_budget, spend
+    from .ahead import plan_of, settle
+
+    settled = settle(run.train)
+    text, V, notes = _text_at_hand(run, settings, flags)
+    run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
+    if not flags.budget:
+        return plan_of(run, settled, text), notes
+    chosen = spend(parse_budget(flags.budget), run.model, settled, run.data.max_length, text)
+    return chosen.plan, [*notes, f"budget       {flags.budget}: {chosen.why}"]
+
+
+def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Text, int, list[str]]:
+    """The size of the text and of its vocabulary; of one that is not here yet, what is known of it."""
+    from ..data import prepare_dataset
+    from ..plan.plan import Text
+    from .ahead import vocabulary_of
+    from .progress import preparing
+
+    try:
+        with preparing(quiet=flags.json) as progress:
+            dataset, tokenizer = prepare_dataset(
+                run.data.data if "data__data" in settings else None,
+                max_length=run.data.max_length,
+                tokenizer=settings.get("data__tokenizer"),
+                held_out=run.data.held_out,
+                val_data=run.data.val_data,
+                text_field=run.data.text_field,
+                errors=run.data.errors,
+                offline=True,
+                progress=progress,
+            )
+    except DataError as error:
+        V = vocabulary_of(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
+        return Text(), V, [f"note         {str(error).partition('; ')[0]}"]
+    text = Text(len(dataset.tokens), len(dataset.held_out), wide=tokenizer.vocab_size > 1 << 16)
+    return text, tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

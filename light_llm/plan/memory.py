@@ -1,0 +1,190 @@
+"""What the first steps of a run hold in memory, to the byte where the byte is known: formulas over shapes.
+
+A step is followed through the moments at which it may hold most. What is alive at each is what `model.py`, the loss by
+blocks and autograd keep; the slow twin, which counts what torch really allocates, stands in `tests/live_bytes.py`.
+
+Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V vocabulary   L layers   P parameters
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from ..config import ModelConfig, TrainConfig, get_model_size
+from ..layers.attention import KEPT, QUERIES
+from ..layers.cross_entropy import COLUMNS, ROWS
+from ..runtime import has_attention_kernel
+from .parameters import matrix_parameters
+
+LOOKED_AT = 1 << 14  # elements of a tensor that `observe.meter` looks at
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by kind, at one moment."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0  # its moments
+    activations: int = 0  # what the backward pass will need, and what a block works in
+    loss: int = 0  # a tile of logits, the head's gradient, the hidden states' gradient
+    cache: int = 0  # freed, and kept by the allocator for the next step
+    framework: int = 0  # Python, torch, the text: what the process had before there was a model
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(getattr(self, f.name) for f in fields(self))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a step works on, and how: everything that its memory depends on."""
+
+    model: ModelConfig
+    B: int  # sequences in memory at a time
+    T: int
+    micro_batches: int  # of a step
+    half: bool  # products in 16 bits
+    checkpointing: bool
+    muon: bool
+    rows: int  # of the logits that exist at once
+    on_cpu: bool
+    kernel: bool  # attention has one that keeps no weights
+    compiled: bool
+
+    @classmethod
+    def of(cls, model: ModelConfig, train: TrainConfig, T: int) -> "Shapes":
+        """Of a run whose device, format and compilation are settled."""
+        B = train.micro_batch or train.batch_size
+        return cls(
+            model=model,
+            B=B,
+            T=T,
+            micro_batches=train.batch_size // B,
+            half=train.dtype != "float32",
+            checkpointing=train.checkpointing,
+            muon=train.optimizer == "muon",
+            rows=train.loss_chunk or B * T,
+            on_cpu=train.device == "cpu",
+            kernel=has_attention_kernel(train.device),
+            compiled=train.compile == "on",
+        )
+
+    @property
+    def N(self) -> int:
+        """Tokens in memory at a time."""
+        return self.B * self.T
+
+    @property
+    def width(self) -> int:
+        """Bytes of an element of a product."""
+        return 2 if self.half else 4
+
+
+def step_memory(shapes: Shapes) -> Memory:
+    """The largest of the moments of a step, without framework and cache."""
+    return max(moments(shapes), key=lambda memory: memory.total)
+
+
+def moments(s: Shapes) -> Iterator[Memory]:
+    """What is alive at each moment of a step, from the second one on, when the optimizer has its moments."""
+    m = s.model
+    P, table = get_model_size(m), 4 * m.vocab_size * m.n_embd
+    tables = 4 * (m.vocab_size + m.n_positions) * m.n_embd
+    blocks = 4 * P - tables  # bytes of their gradients
+    always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, muon=s.muon)}
+    so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
+    kept, one = kept_of_all_layers(s), kept_of_a_layer(s)
+    work = (12 if s.half else 15) * s.N * m.n_embd  # what a block's backward pass computes in
+    ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
+    # The loss is computed, all layers are kept for the backward pass:
+    cached = 24 * m.n_embd**2 * m.n_layer if s.half and s.checkpointing else 0  # matrices, until autocast forgets them
+    yield Memory(**always, gradients=so_far, activations=kept + cached, loss=ends + loss_work(s))
+    # The backward pass begins, in the last block; one that kept nothing computes itself again:
+    again = one if s.checkpointing else 0
+    yield Memory(**always, gradients=so_far, activations=kept + again + work, loss=ends)
+    # It is in the first block, with the gradients of the others behind it:
+    behind = so_far or blocks * (m.n_layer - 1) // m.n_layer
+    yield Memory(**always, gradients=behind, activations=one + work, loss=table)
+    # It is at the token table, whose gradient as a table of its own is added to that of the head:
+    yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=table)
+    # The optimizer works, and the meter keeps what it looks at from before the update:
+    yield Memory(**always, gradients=4 * P, activations=12 * looked_at(m) + (orthogonalising(m) if s.muon else 0))
+
+
+def optimizer_bytes(model: ModelConfig, *, muon: bool) -> int:
+    """Two moments a parameter in float32; one where Muon moves it."""
+    matrices = matrix_parameters(model) if muon else 0
+    return 8 * (get_model_size(model) - matrices) + 4 * matrices
+
+
+def looked_at(model: ModelConfig) -> int:
+    """Elements that the meter looks at: some of each large tensor, all of a small one."""
+    C, L = model.n_embd, model.n_layer
+    large = [model.vocab_size * C, model.n_positions * C, *[C * C * n for n in (3, 1, 4, 4)] * L]
+    return sum(min(LOOKED_AT, n) for n in large) + 13 * L * C
+
+
+def orthogonalising(model: ModelConfig) -> int:
+    """What Muon's iteration holds for the largest matrix, (4 C, C) in 16 bits: itself twice, its square twice."""
+    return 2 * (2 * 4 + 2) * model.n_embd**2
+
+
+def kept_of_all_layers(s: Shapes) -> int:
+    """Bytes that the forward pass leaves for the backward pass; with checkpointing a layer's input alone."""
+    dropped = s.N * s.model.n_embd if s.model.dropout else 0  # the mask of the embeddings
+    of_each = 4 * s.N * s.model.n_embd if s.checkpointing else kept_of_a_layer(s)
+    return s.model.n_layer * of_each + dropped
+
+
+def kept_of_a_layer(s: Shapes) -> int:
+    """Bytes of one block. A token keeps, in C elements:
+
+    the residual stream before each half-step, in float32: 2; and in the format of the products: the inputs of the two
+    products of attention, q, k and v, the output, 6; those of the MLP's two, and of GELU, 9. In float32 the outputs of
+    the norms are the inputs of the products. So 2 x 4 + 15 x 2 = 38 bytes for each of the C elements, or 17 x 4 = 68.
+    """
+    C, N = s.model.n_embd, s.N
+    stream = (8 + 30 if s.half else 68) * N * C
+    copies = 24 * C**2 if s.half else 0  # the matrices in 16 bits
+    norms = 16 * N  # mean and deviation of two
+    masks = 2 * N * C if s.model.dropout else 0
+    if s.compiled:
+        masks = 0
+    return stream + copies + norms + masks + attention_kept(s)
+
+
+def attention_kept(s: Shapes) -> int:
+    """Bytes that attention keeps beyond q, k, v and its output twice."""
+    H, C, N, T = s.model.n_head, s.model.n_embd, s.N, s.T
+    if s.model.attn_dropout or not s.kernel:  # the formula: scores, probabilities and their mask, (T, T) a head
+        return 12 * N * H * T + (4 if s.half else -4) * N * C
+    if by_blocks(s):
+        return s.width * s.B * H * seen_by_blocks(T)
+    return 4 * N * H - s.width * N * C  # a kernel: its output once, and the log of each row's sum
+
+
+def by_blocks(s: Shapes) -> bool:
+    """Whether `layers.attention.blocks_pay` says so."""
+    fits = s.N * s.model.n_head * s.T // 2 * s.width <= KEPT
+    return s.on_cpu and not s.compiled and fits
+
+
+def seen_by_blocks(T: int) -> int:
+    """Weights that are kept of a window: each block of queries has those of all the keys it sees."""
+    ends = [min(start + QUERIES, T) for start in range(0, T, QUERIES)]
+    return sum((end - start) * end for start, end in zip([0, *ends[:-1]], ends, strict=True))
+
+
+def loss_work(s: Shapes) -> int:
+    """Bytes of the loss while it is computed: hidden states, the table, and the exponentials of some rows."""
+    V, C, N = s.model.vocab_size, s.model.n_embd, s.N
+    rows = min(s.rows, N)
+    columns = min(COLUMNS, V) if s.on_cpu else V
+    copies = 2 * V * C + 2 * N * C if s.half else 0  # table and states in 16 bits
+    exponentials = s.width * rows * V
+    tile = 4 * min(rows, ROWS) * columns if s.half and s.on_cpu else 0  # the room for its sum
+    products = s.width * C * (columns + rows)
+    capped = s.width * min(rows, ROWS) * columns if s.model.logit_cap else 0
+    rescaled = 12 * rows * C  # hidden states in float32, times their weights
+    return 4 * N * C + copies + exponentials + tile + capped + products + rescaled

@@ -1,0 +1,137 @@
+"""A plan in words: the lines of a header, the table of `light-llm plan`, and what to do where it does not fit."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from .memory import Memory
+from .parameters import parameters_by_part
+from .plan import Plan
+from .ways import Way
+
+NAMES = {
+    "optimizer": "moments of the optimizer",
+    "loss": "logits and loss",
+    "cache": "libraries, and freed memory that is kept",
+    "framework": "Python, torch and the text",
+}
+MANY_PASSES = 4.0  # beyond about this many a text is memorised more than learnt (Muennighoff et al., 2023)
+
+
+def header_lines(plan: Plan) -> list[str]:
+    """What the header of a run says of it."""
+    room = f" of {size(plan.room.bytes)}" if plan.room else ""
+    lines = [f"plan     memory {size(plan.memory.total)}{room}, checkpoints {size(plan.bytes_of_checkpoints)} on disk,"]
+    if plan.step is None or plan.seconds is None:
+        return [*lines, "         how long it takes is not known"]
+    return [*lines, f"         {seconds(plan.step)} a step, about {duration(plan.seconds.total)} in all"]
+
+
+def warning_lines(plan: Plan) -> list[str]:
+    """What a run that was started all the same says first."""
+    return [f"notice   {line}" if i == 0 else f"         {line}" for i, line in enumerate(_too_large(plan))]
+
+
+def refusal(plan: Plan, ways: Sequence[Way]) -> str:
+    """Why a run is not started, and what fits."""
+    lines = [
+        *_too_large(plan),
+        "nothing was downloaded or written. What fits:" if ways else "nothing offered here fits:",
+    ]
+    for way in ways:
+        step = f", {seconds(way.plan.step)} a step" if way.plan.step is not None else ""
+        lines += [f"  {way.flags}", f"      {size(way.plan.memory.total)}{step}: {way.effect}"]
+    if ways:
+        lines.append("--fit takes the first of these; --force starts the run as it is")
+    else:
+        lines.append("a smaller model (--set model.n_embd=...), or --force to start all the same")
+    return "\n".join(lines)
+
+
+def _too_large(plan: Plan) -> list[str]:
+    assert plan.room is not None
+    return [
+        f"this run needs about {size(plan.memory.total)} of memory, and there are {size(plan.room.bytes)}:",
+        f"{plan.room.reason};",
+    ]
+
+
+def table(plan: Plan) -> list[str]:
+    """All of a plan, in lines of two columns."""
+    c, train, text = plan.model, plan.train, plan.text
+    pieces = f", {train.micro_batch} at a time" if train.micro_batch and train.micro_batch < train.batch_size else ""
+    lines = [
+        f"model        {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, vocabulary {c.vocab_size:,}",
+        f"run          {train.max_steps:,} steps of {train.batch_size} x {plan.T:,}{pieces},"
+        f" {train.optimizer}, {train.dtype}",
+        "",
+        f"parameters   {plan.parameters:>14,}",
+        *(f"             {n:>14,}  {part}" for part, n in parameters_by_part(c).items()),
+        "",
+        f"memory       {size(plan.memory.total):>14}  at the peak",
+        *_of_room(plan),
+        *(f"             {size(n):>14}  {name}" for name, n in _kinds(plan.memory) if n),
+        "",
+        f"arithmetic   {plan.flops_per_step:>14.3g}  operations a step,"
+        f" {plan.flops_per_step * train.max_steps:.3g} in all",
+        f"tokens       {plan.tokens:>14,}" + (f"  {plan.passes:.1f} passes over the text" if plan.passes else ""),
+    ]
+    if plan.passes and plan.passes > MANY_PASSES:
+        lines += _memorised()
+    if plan.bytes_of_data is not None:
+        lines.append(f"disk         {size(plan.bytes_of_data):>14}  token ids, in the cache")
+    start = "disk        " if plan.bytes_of_data is None else "            "
+    lines.append(f"{start} {size(plan.bytes_of_checkpoints):>14}  checkpoints")
+    if plan.step is not None and plan.seconds is not None:
+        lines += ["", f"time         {duration(plan.seconds.total):>14}  in all, {seconds(plan.step)} a step"]
+        parts = ((f.name, getattr(plan.seconds, f.name)) for f in fields(plan.seconds))
+        lines += [f"             {duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
+    if text.tokens is None:
+        lines += ["", "note         the text is not here yet: its passes, and the time of evaluations, are left out"]
+    return lines
+
+
+def _memorised() -> list[str]:
+    return [
+        "                             that often, a text is memorised too: a longer text,",
+        "                             fewer steps or --patience 2 help",
+    ]
+
+
+def _of_room(plan: Plan) -> list[str]:
+    if plan.room is None:
+        return []
+    verb = "there are" if plan.fits else "and there are only"
+    return [f"             {size(plan.room.bytes):>14}  {verb}: {plan.room.reason}"]
+
+
+def _kinds(memory: Memory) -> list[tuple[str, int]]:
+    return [(NAMES.get(f.name, f.name), getattr(memory, f.name)) for f in fields(memory)]
+
+
+def size(n: float) -> str:
+    """Bytes as people write them.
+
+    >>> size(1_610_000_000), size(45_000_000)
+    ('1.61 GB', '45 MB')
+    """
+    return f"{n / 1e9:.2f} GB" if n >= 999.5e6 else f"{n / 1e6:.0f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"
+
+
+def seconds(s: float) -> str:
+    """A short time.
+
+    >>> seconds(0.8412), seconds(0.0123), seconds(12.3)
+    ('0.84 s', '12 ms', '12.3 s')
+    """
+    return f"{s:.1f} s" if s >= 9.95 else f"{s:.2f} s" if s >= 0.0995 else f"{1000 * s:.2g} ms"
+
+
+def duration(s: float) -> str:
+    """A time as people say it.
+
+    >>> duration(40), duration(660), duration(5400)
+    ('40 s', '11 min', '1.5 h')
+    """
+    if s < 90:
+        return f"{s:.0f} s" if s >= 9.5 else f"{s:.1f} s"
+    return f"{s / 60:.0f} min" if s < 5400 else f"{s / 3600:.1f} h" if s < 172800 else f"{s / 86400:.1f} days"

@@ -1,0 +1,356 @@
+"""Devices that compute wrong, made on the CPU: operations of torch replaced while a block runs.
+
+Each fault leaves float64 alone, in which the doctor's exact side computes, so that only the device is broken. Faults of
+sampling are the exception: it computes in float64 itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from light_llm.generate.cache import KVCache
+
+Fault = Callable[..., Any]  # (operation, *its arguments) -> its result, wrong
+
+
+def on_the_device(args: Sequence[Any]) -> bool:
+    """Whether an operation's numbers are the device's: floating, and not in float64."""
+    flat = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
+    floats = [a for a in flat if isinstance(a, Tensor) and a.is_floating_point()]
+    return bool(floats) and all(a.dtype != torch.float64 for a in floats)
+
+
+class Calls(TorchFunctionMode):
+    """Replaces functions and methods of torch by name, as Python calls them."""
+
+    def __init__(self, fault: Fault, *names: str) -> None:
+        super().__init__()
+        self.fault, self.names = fault, names
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wrong = getattr(func, "__name__", "") in self.names and on_the_device(args)
+        return self.fault(func, *args, **(kwargs or {})) if wrong else func(*args, **(kwargs or {}))
+
+
+class Kernels(TorchDispatchMode):
+    """Replaces what is below autograd, by name: backward passes too."""
+
+    def __init__(self, fault: Fault, *names: str) -> None:
+        super().__init__()
+        self.fault, self.names = fault, names
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wrong = func.overloadpacket.__name__ in self.names and on_the_device(args)
+        return self.fault(func, *args, **(kwargs or {})) if wrong else func(*args, **(kwargs or {}))
+
+
+def linear_from_batch_9() -> AbstractContextManager[object]:
+    """Everything from the ninth sequence on is a little off."""
+
+    def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+        y = func(x, *rest, **kwargs)
+        return torch.cat([y[:8], y[8:] * 1.001]) if x.ndim == 3 and len(x) >= 9 else y
+
+    return Calls(fault, "linear")
+
+
+def linear_off_by(share: float) -> AbstractContextManager[object]:
+    """All products of a layer are off by this share."""
+    return Calls(lambda func, *args: func(*args) * (1 + share), "linear")
+
+
+def linear_at_1024() -> AbstractContextManager[object]:
+    """Sequences of exactly 1,024 tokens are a little off."""
+    return Calls(lambda func, x, *rest: func(x, *rest) * (1.001 if x.size(-2) == 1024 else 1.0), "linear")
+
+
+def last_position() -> AbstractContextManager[object]:
+    """The last token of several gets what belongs to the one before it."""
+
+    def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+        y = func(x, *rest, **kwargs)
+        return torch.cat([y[:, :-1], y[:, -2:-1]], dim=1) if x.ndim == 3 and x.size(1) > 1 else y
+
+    return Calls(fault, "linear")
+
+
+def linear_ignores_strides() -> AbstractContextManager[object]:
+    """Memory is read as if the input were in one piece."""
+
+    def fault(func: Any, x: Tensor, *rest: Any) -> Tensor:
+        n, room = x.numel(), x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
+        if not x.is_contiguous() and n <= room:
+            x = x.as_strided(x.shape, torch.empty(x.shape, device="meta").stride())
+        return func(x, *rest)
+
+    return Calls(fault, "linear")
+
+
+def lerp_a_little_too_far() -> AbstractContextManager[object]:
+    """A weight of 0.05 is taken for 0.06."""
+    return Calls(lambda func, start, end, weight, **kw: func(start, end, weight + 0.01, **kw), "lerp", "lerp_")
+
+
+def stale_second_moment() -> AbstractContextManager[object]:
+    """The fused AdamW forgets to update the mean of the squares after its first step."""
+
+    def fault(func: Any, weights: Any, grads: Any, means: Any, squares: list[Tensor], *rest: Any, **kw: Any) -> Any:
+        before = [s.clone() for s in squares]
+        func(weights, grads, means, squares, *rest, **kw)
+        for square, old in zip(squares, before, strict=True):
+            square.copy_(torch.where(old > 0, old, square))
+
+    return Calls(fault, "_fused_adamw_")
+
+
+def skipped_parameter(*names: str) -> AbstractContextManager[object]:
+    """The update leaves one of several tensors as it was."""
+
+    def fault(func: Any, weights: list[Tensor], *rest: Any, **kw: Any) -> Any:
+        kept = weights[1].clone()
+        func(weights, *rest, **kw)
+        weights[1].copy_(kept)
+
+    return Calls(fault, *names)
+
+
+def no_division_in_the_update() -> AbstractContextManager[object]:
+    """The fused update and the one operation by operation are both wrong."""
+    stack = skipped_parameter("_fused_adamw_")
+    return Together(stack, Calls(lambda func, x, *rest, **kw: x, "addcdiv_"))
+
+
+def biased_draws() -> AbstractContextManager[object]:
+    """Uniform numbers that are a little too small."""
+    real = torch.rand
+
+    def rand(*shape: Any, **kwargs: Any) -> Tensor:
+        return real(*shape, **kwargs) ** 1.05
+
+    return patched(torch, "rand", rand)
+
+
+def draws_that_are_no_ids() -> AbstractContextManager[object]:
+    """The place of a number among others comes out far beyond their end."""
+    real = Tensor.clamp_max
+    return patched(Tensor, "clamp_max", lambda self, *rest: real(self, *rest) + 10**9)
+
+
+def always_token_0() -> AbstractContextManager[object]:
+    """The largest of several numbers is said to be the first."""
+    return Calls(lambda func, x, **kw: torch.zeros_like(func(x, **kw)), "argmax")
+
+
+def forgetful_cache() -> AbstractContextManager[object]:
+    """What was read two calls ago is gone."""
+    real = KVCache.extend
+
+    def extend(self: KVCache, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = real(self, layer, k, v, at)
+        if keys.size(2) > k.size(2):
+            keys, values = keys.clone(), values.clone()
+            values[:, :, :2] = 0
+        return keys, values
+
+    return patched(KVCache, "extend", extend)
+
+
+def shifted_cache() -> AbstractContextManager[object]:
+    """Each slot holds what belongs to the one before it."""
+    real = KVCache.extend
+
+    def extend(self: KVCache, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = real(self, layer, k, v, at)
+        return (keys.roll(1, 2), values) if keys.size(2) > k.size(2) else (keys, values)
+
+    return patched(KVCache, "extend", extend)
+
+
+def ignored_mask() -> AbstractContextManager[object]:
+    """The fused attention looks into the future."""
+    return Calls(lambda func, q, k, v, *rest, **kw: func(q, k, v), "scaled_dot_product_attention")
+
+
+def attention_at_1024() -> AbstractContextManager[object]:
+    """The fused attention forgets the last key of exactly 1,024."""
+
+    def fault(func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kw: Any) -> Tensor:
+        if k.size(-2) == 1024:
+            v = torch.cat([v[:, :, :-1], v[:, :, -2:-1]], dim=2)
+        return func(q, k, v, *rest, **kw)
+
+    return Calls(fault, "scaled_dot_product_attention")
+
+
+def blocks_without_scale() -> AbstractContextManager[object]:
+    """The batched product with an output given in parts is a little off."""
+    return Calls(lambda func, a, b: func(a, b) * 1.001, "bmm")
+
+
+def softmax_along_the_wrong_axis() -> AbstractContextManager[object]:
+    """Columns add up to 1 instead of rows."""
+
+    def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+        return func(x, dim=-2).nan_to_num() if x.ndim > 1 else func(x, dim=-1)
+
+    return Calls(fault, "softmax")
+
+
+def softmax_in_half() -> AbstractContextManager[object]:
+    """Exponentials with eleven bits."""
+    return Calls(lambda func, x, *rest, **kw: func(x.half(), *rest, **kw).to(x.dtype), "softmax")
+
+
+def norm_without_eps() -> AbstractContextManager[object]:
+    """Layer norm divides by the bare standard deviation."""
+
+    def fault(func: Any, x: Tensor, shape: Any, gain: Any = None, bias: Any = None, *rest: Any) -> Tensor:
+        return func(x, shape, gain, bias, 1e-12)
+
+    return Calls(fault, "layer_norm")
+
+
+def norm_of_one_fewer() -> AbstractContextManager[object]:
+    """Layer norm divides the squares by n - 1."""
+
+    def fault(func: Any, x: Tensor, shape: Any, gain: Tensor, bias: Tensor, eps: float, *rest: Any) -> Tensor:
+        variance, mean = torch.var_mean(x, -1, correction=1, keepdim=True)
+        return (x - mean) * (variance + eps).rsqrt() * gain + bias
+
+    return Calls(fault, "layer_norm")
+
+
+def gain_gradient_off() -> AbstractContextManager[object]:
+    """The gradient of layer norm's gain misses the last row."""
+
+    def fault(func: Any, dy: Tensor, x: Tensor, *rest: Any) -> Any:
+        dx, d_gain, d_bias = func(dy, x, *rest)
+        return dx, d_gain * 1.001, d_bias
+
+    return Kernels(fault, "native_layer_norm_backward")
+
+
+def embedding_gradient_without_repeats() -> AbstractContextManager[object]:
+    """Of an id that comes several times only the last place counts."""
+
+    def fault(func: Any, dy: Tensor, ids: Tensor, n: int, *rest: Any) -> Tensor:
+        gradient = dy.new_zeros(n, dy.size(-1))
+        gradient[ids.flatten()] = dy.reshape(-1, dy.size(-1))
+        return gradient
+
+    return Kernels(fault, "embedding_dense_backward")
+
+
+def ids_in_16_bits() -> AbstractContextManager[object]:
+    """Ids beyond 32,767 wrap around when a row is looked up."""
+    return Kernels(lambda func, table, ids, *rest: func(table, ids & 0x7FFF, *rest), "embedding")
+
+
+def sums_in_bfloat16() -> AbstractContextManager[object]:
+    """Products in bfloat16 are added up in bfloat16."""
+
+    def fault(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16):
+            return func(x, weight, bias)
+        y = func(x[..., :16], weight[:, :16], bias)
+        for i in range(16, x.size(-1), 16):
+            y = y + func(x[..., i : i + 16], weight[:, i : i + 16])
+        return y
+
+    return Calls(fault, "linear")
+
+
+def exact_gelu() -> AbstractContextManager[object]:
+    """GELU by the error function where the tanh form is asked for."""
+    return Calls(lambda func, x, **kw: func(x), "gelu")
+
+
+def coarse_logsumexp() -> AbstractContextManager[object]:
+    """log-sum-exp is made in bfloat16."""
+    return Calls(lambda func, x, *rest, **kw: func(x.bfloat16(), *rest, **kw).to(x.dtype), "logsumexp")
+
+
+def lost_bits() -> AbstractContextManager[object]:
+    """Files lose the numbers that are too small to be normal."""
+    real = safetensors.torch.load
+
+    def load(data: bytes) -> dict[str, Tensor]:
+        return {n: torch.where(t.abs() < torch.finfo(t.dtype).tiny, 0, t) for n, t in real(data).items()}
+
+    return patched(safetensors.torch, "load", load)
+
+
+def compiled_is_another() -> AbstractContextManager[object]:
+    """What is compiled computes something slightly different."""
+    return patched(torch, "compile", lambda function, **_: lambda *args: function(*args) * 1.001)
+
+
+def no_numbers() -> AbstractContextManager[object]:
+    """GELU gives NaN for what is large."""
+    return Calls(lambda func, x, **kw: torch.where(x > 5, torch.nan, func(x, **kw)), "gelu")
+
+
+def no_memory() -> AbstractContextManager[object]:
+    """The device has no memory for an embedding."""
+    return raising(torch.OutOfMemoryError("tried to allocate 20 GiB"), "embedding")
+
+
+def not_implemented() -> AbstractContextManager[object]:
+    """The device has no GELU."""
+    return raising(NotImplementedError("gelu is not implemented for 'Toaster'"), "gelu")
+
+
+def raising(error: Exception, *names: str) -> AbstractContextManager[object]:
+    """Operations that raise."""
+
+    def fault(func: Any, *args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return Calls(fault, *names)
+
+
+def raising_below(error: Exception, *names: str) -> AbstractContextManager[object]:
+    """Kernels that raise: in backward passes too."""
+
+    def fault(func: Any, *args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return Kernels(fault, *names)
+
+
+class Together(AbstractContextManager[object]):
+    """Two faults at once."""
+
+    def __init__(self, *faults: AbstractContextManager[object]) -> None:
+        self.faults = faults
+
+    def __enter__(self) -> None:
+        for fault in self.faults:
+            fault.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for fault in reversed(self.faults):
+            fault.__exit__(*error)
+
+
+@contextmanager
+def patched(owner: object, name: str, value: object) -> Iterator[None]:
+    """An attribute with another value inside the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, value)
+        yield
+
+
+def untouched_reference() -> bool:
+    """Whether float64 goes through a fault as it came: the law all of the above keep."""
+    x, w = torch.randn(9, 1024, 8, dtype=torch.float64), torch.randn(8, 8, dtype=torch.float64)
+    with linear_from_batch_9(), linear_at_1024(), last_position():
+        return torch.equal(F.linear(x, w), x @ w.T)

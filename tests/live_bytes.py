@@ -1,0 +1,53 @@
+"""What torch really allocates while something runs: the slow, obvious twin of `plan/memory.py`."""
+
+from collections.abc import Callable
+from itertools import accumulate
+
+from torch.profiler import ProfilerActivity, profile
+
+from light_llm.config import ModelConfig, TrainConfig
+
+
+def allocations(run: Callable[[], object]) -> list[int]:
+    """What torch asked for and, below 0, gave back while it ran, bytes, in order."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    assert seen.profiler is not None and seen.profiler.kineto_results is not None
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+
+
+def peak_of(run: Callable[[], object]) -> int:
+    """The most bytes that were allocated at once while it ran, above those before."""
+    return max(accumulate(allocations(run)), default=0)
+
+
+def peak_of_a_step(model: ModelConfig, train: TrainConfig, T: int) -> int:
+    """Of a real second step, without weights and moments, which are there before it."""
+    import torch
+
+    from light_llm.model import LightLLM
+    from light_llm.objective import NextTokenLoss
+    from light_llm.observe.meter import Meter
+    from light_llm.optim import build_optimizer
+    from light_llm.runtime import autocast
+
+    lm = LightLLM(model).train()
+    lm.checkpointing = train.checkpointing
+    objective, optimizer = NextTokenLoss(lm, train.loss_chunk), build_optimizer(lm, train)
+    tokens, targets = torch.randint(model.vocab_size, (2, train.batch_size, T))
+    size = train.micro_batch or train.batch_size
+
+    with Meter(lm, optimizer) as meter:
+
+        def step() -> None:
+            for x, y in zip(tokens.split(size), targets.split(size), strict=True):
+                with autocast("cpu", train.dtype):
+                    loss = objective(x, y) / tokens.numel()
+                loss.backward()
+            meter.clip(1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        step()
+        return peak_of(step)
