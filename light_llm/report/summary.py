@@ -89,7 +89,7 @@ def plan_table(view: View) -> dict[str, Any]:
             ]
         )
     middle = sorted(row.seconds for row in past.steps)[len(past.steps) // 2] if past.steps else None
-    rows.append(["time of a step, in the middle", _short(plan.get("step_seconds")), _short(middle)])
+    rows.append(["time of a step, median", _short(plan.get("step_seconds")), _short(middle)])
     rows.append(["time in steps", _time(plan.get("seconds")), duration(past.seconds)])
     if view.end and view.end.seconds is not None:
         rows.append(["time, all in", _time(plan.get("all_seconds")), duration(view.end.seconds)])
