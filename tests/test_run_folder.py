@@ -17,6 +17,7 @@ from light_llm.checkpoint import RunFolder, read_model
 from light_llm.checkpoint.files import verify_folder
 from light_llm.checkpoint.run_folder import holds_run
 from light_llm.errors import CheckpointError
+from light_llm.files import Files
 from light_llm.generate import TextGenerator
 from light_llm.report import find_runs, read_all, read_past_run
 
@@ -36,6 +37,31 @@ def test_only_the_last_two_steps_are_kept(tmp_path: Path) -> None:
     run.prune()
     assert [p.name for p in run.steps()] == ["step-000020", "step-000100"] and run.best_model.exists()
     assert run.newest_step().name == "step-000100"
+
+
+class DyingAmidADeletion(Files):
+    """The process ends when one file of a folder is gone."""
+
+    def remove(self, path: Path) -> None:
+        min(path.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+
+def test_a_step_that_is_half_deleted_is_no_step(tmp_path: Path) -> None:
+    """A kill can come between two files of an old step; what is left must not look like a damaged checkpoint."""
+    model, optimizer = trained()
+    run = RunFolder(tmp_path / "run", DyingAmidADeletion())
+    run.path.mkdir()
+    for step in (1, 2, 3):
+        save(run.step_path(step), model, optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        run.prune()
+    assert [path.name for path in run.steps()] == ["step-000002", "step-000003"]
+    for path in run.steps():
+        verify_folder(path)
+    again = RunFolder(run.path)
+    again.sweep()
+    assert sorted(path.name for path in run.path.iterdir()) == ["step-000002", "step-000003"]
 
 
 def test_an_earlier_run_is_set_aside_and_a_named_folder_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The folder of one run: what is in it, which step is the newest, what may be removed, what is in the way."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,8 +127,10 @@ class RunFolder:
         ]
         if old:
             verify_folder(steps[-1])
-        for path in old:
-            self.files.remove(path)
+        for path in old:  # under another name first: a folder that is half deleted is never taken for a step
+            going = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+            self.files.rename(path, going)
+            self.files.remove(going)
 
     def lock(self) -> FolderLock:
         """Keep other runs out of the folder. Raises CheckpointError when one is in it."""
