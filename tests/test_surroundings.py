@@ -17,12 +17,12 @@ import torch
 
 import light_llm
 from light_llm.cli.kept import cached_files
-from light_llm.cli.surroundings import EXTRAS, _limit, surroundings, surroundings_lines
+from light_llm.cli.surroundings import EXTRAS, surroundings, surroundings_lines
 from light_llm.data import prepare_dataset
 from light_llm.data.fetch import KnownFile
 from light_llm.data.sources import SHAKESPEARE
 from light_llm.data.tokenizers import GPT2_VOCABULARY
-from light_llm.runtime import cache_dir, usable_cores
+from light_llm.runtime import cache_dir, container_limit, usable_cores
 
 from .conftest import CHECKOUT
 from .tools import flip
@@ -87,7 +87,7 @@ def test_memory_is_that_of_the_kernel() -> None:
 )
 def test_a_container_s_limit_is_read(text: str, limit: int | None, tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text(text)
-    assert _limit(tmp_path / "memory.max") == limit and _limit(tmp_path / "none") is None
+    assert container_limit(tmp_path) == limit and container_limit(tmp_path / "none") is None
 
 
 def test_a_limit_of_the_shell_is_seen() -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..config import Run, TrainConfig
 from ..data import TokenDataset
 from ..errors import ConfigError
 from ..plan.budget import parse_budget, spend
-from ..plan.plan import Plan, Text, make_plan
+from ..plan.plan import Plan, make_plan
 from ..plan.ways import Changes, Way, ways_that_fit
 from ..plan.words import refusal
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
+from ..train.foresee import text_of
 
 IDS = {"gpt2": 50257, "bpe": 4096, "byte": 257}  # of tokenizers whose size is known before there is a text
 READING = 100_000_000  # bytes that reading the text and its vocabulary adds to the process
@@ -78,11 +79,11 @@ class Ahead:
         V = run.model.vocab_size if self.fixed else vocabulary_of(tokenizer, run.model.vocab_size)
         model = replace(run.model, vocab_size=V)
         plan = make_plan(model, self.settled, run.data.max_length, framework=resident_memory() + READING, timed=False)
-        return self._made_to_fit(plan)
+        return self._made_to_fit(plan, untouched="nothing was downloaded or written")
 
     def with_the_text(self, run: Run, dataset: TokenDataset) -> Run:
         """The run with the settings that fit, now that the text and its vocabulary are known. Raises ConfigError."""
-        text = Text(len(dataset.tokens), len(dataset.held_out), wide=dataset.tokenizer.vocab_size > 1 << 16)
+        text = text_of(dataset)
         train = replace(self.settled, max_steps=run.train.max_steps, micro_batch=run.train.micro_batch)
         train = replace(train, checkpointing=run.train.checkpointing)
         if self.flags.budget:
@@ -91,17 +92,17 @@ class Ahead:
             return run.with_settings(**chosen.changes)
         framework = resident_memory()
         plan = make_plan(run.model, train, run.data.max_length, text, framework=framework, timed=False)
-        changes = self._made_to_fit(plan)
+        changes = self._made_to_fit(plan, untouched="no run was started")
         if "data__tokenizer" in changes:
             raise ConfigError(f"only a smaller vocabulary fits: --tokenizer {changes['data__tokenizer']}")
         return run.with_settings(**changes)
 
-    def _made_to_fit(self, plan: Plan) -> Changes:
+    def _made_to_fit(self, plan: Plan, *, untouched: str) -> Changes:
         if plan.fits or self.flags.force:
             return {}
         ways = self._ways(plan, timed=not self.flags.fit)
         if not self.flags.fit or not ways:
-            raise ConfigError(refusal(plan, ways))
+            raise ConfigError(refusal(plan, ways, untouched=untouched))
         self._say(f"fit      {ways[0].flags}: {ways[0].effect}")
         return ways[0].changes
 
@@ -119,8 +120,3 @@ class Ahead:
     def _say(self, line: str) -> None:
         if not self.flags.quiet:
             print(line, file=sys.stderr, flush=True)
-
-
-def plan_of(run: Run, settled: TrainConfig, text: Text, **more: Any) -> Plan:
-    """The plan of a run, its time included."""
-    return make_plan(run.model, settled, run.data.max_length, text, **more)

@@ -59,20 +59,21 @@ def command(argv: Sequence[str]) -> int:
         return 0 if plan.fits else 2
     print("\n".join([*table(plan), *notes]))
     if not plan.fits:
-        raise ConfigError(refusal(plan, ways))
+        raise ConfigError(refusal(plan, ways, untouched="no run was started"))
     return 0
 
 
 def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan, list[str]]:
     """The plan, with or without a budget, and what is to be said of it."""
     from ..plan.budget import parse_budget, spend
-    from .ahead import plan_of, settle
+    from ..plan.plan import make_plan
+    from .ahead import settle
 
     settled = settle(run.train)
     text, V, notes = _text_at_hand(run, settings, flags)
     run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
     if not flags.budget:
-        return plan_of(run, settled, text), notes
+        return make_plan(run.model, settled, run.data.max_length, text), notes
     chosen = spend(parse_budget(flags.budget), run.model, settled, run.data.max_length, text)
     return chosen.plan, [*notes, f"budget       {flags.budget}: {chosen.why}"]
 
@@ -81,6 +82,7 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
     """The size of the text and of its vocabulary; of one that is not here yet, what is known of it."""
     from ..data import prepare_dataset
     from ..plan.plan import Text
+    from ..train.foresee import text_of
     from .ahead import vocabulary_of
     from .progress import preparing
 
@@ -100,5 +102,4 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
     except DataError as error:
         V = vocabulary_of(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
         return Text(), V, [f"note         {str(error).partition('; ')[0]}"]
-    text = Text(len(dataset.tokens), len(dataset.held_out), wide=tokenizer.vocab_size > 1 << 16)
-    return text, tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]
+    return text_of(dataset), tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

@@ -25,10 +25,6 @@ EXTRAS = {  # of pyproject.toml: what is not needed to train and write
     "bench": ("matplotlib",),
     "dev": ("transformers",),
 }
-_LIMITS = (  # of a container's memory, as Linux shows it from inside: in the second version of its files, or the first
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 WIDTH, LABEL = 80, 9
 
 
@@ -98,48 +94,21 @@ def _asked(question: Callable[[], bool]) -> bool | None:
     """An answer of one of torch's private functions; None in a torch that has it no longer."""
     try:
         return bool(question())
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):
         return None
 
 
 def _memory() -> dict[str, int | None]:
     """What the machine has and has left, and what limits this process to less."""
-    from ..runtime import total_memory
+    from ..runtime import available_memory, container_limit, shell_limit, total_memory
 
     return {
         "total": total_memory(),
-        "available": _available(),
-        "container": next(filter(None, map(_limit, _LIMITS)), None),
-        "address_space": _ulimit("RLIMIT_AS"),
-        "data": _ulimit("RLIMIT_DATA"),
+        "available": available_memory(),
+        "container": container_limit(),
+        "address_space": shell_limit("RLIMIT_AS"),
+        "data": shell_limit("RLIMIT_DATA"),
     }
-
-
-def _available() -> int | None:
-    """Bytes that can be had without swapping, as Linux counts them."""
-    with suppress(OSError):
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        return int(found.group(1)) << 10 if found else None
-    return None
-
-
-def _limit(path: Path) -> int | None:
-    """The number in a file of the container's; None for `max`, and for one that is as good as none."""
-    try:
-        limit = int(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return limit if limit < 1 << 60 else None
-
-
-def _ulimit(name: str) -> int | None:
-    try:
-        import resource
-
-        limit, _ = resource.getrlimit(getattr(resource, name))
-    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this one
-        return None
-    return None if limit in (resource.RLIM_INFINITY, -1) else limit
 
 
 def _free(folder: Path) -> int | None:

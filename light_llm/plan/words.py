@@ -31,12 +31,13 @@ def warning_lines(plan: Plan) -> list[str]:
     return [f"notice   {line}" if i == 0 else f"         {line}" for i, line in enumerate(_too_large(plan))]
 
 
-def refusal(plan: Plan, ways: Sequence[Way]) -> str:
-    """Why a run is not started, and what fits."""
-    lines = [
-        *_too_large(plan),
-        "nothing was downloaded or written. What fits:" if ways else "nothing offered here fits:",
-    ]
+def refusal(plan: Plan, ways: Sequence[Way], *, untouched: str = "nothing was downloaded or written") -> str:
+    """Why a run is not started, and what fits.
+
+    Args:
+        untouched: what has not happened yet.
+    """
+    lines = [*_too_large(plan), f"{untouched}. What fits:" if ways else "nothing offered here fits:"]
     for way in ways:
         step = f", {seconds(way.plan.step)} a step" if way.plan.step is not None else ""
         lines += [f"  {way.flags}", f"      {size(way.plan.memory.total)}{step}: {way.effect}"]

@@ -8,8 +8,11 @@ from .device import choose_device as choose_device
 from .device import device_name as device_name
 from .device import has_attention_kernel as has_attention_kernel
 from .limits import Room as Room
+from .limits import available_memory as available_memory
+from .limits import container_limit as container_limit
 from .limits import memory_room as memory_room
 from .limits import resident_memory as resident_memory
+from .limits import shell_limit as shell_limit
 from .lock import lock_folder as lock_folder
 from .lock import unlock as unlock
 from .memory import is_out_of_memory as is_out_of_memory

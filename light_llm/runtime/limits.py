@@ -1,6 +1,6 @@
 """How much memory a process may come to have: of the machine, a container, a limit of the shell, or a GPU."""
 
-import sys
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,34 +46,52 @@ def memory_room(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Roo
     return min((room for room in rooms if room), key=lambda room: room.bytes, default=None)
 
 
+def available_memory(proc: Path = PROC) -> int | None:
+    """Bytes that can be had without swapping, as Linux counts them; None elsewhere."""
+    return _of_meminfo("MemAvailable", proc)
+
+
+def container_limit(cgroup: Path = CGROUP) -> int | None:
+    """Bytes that this process's container allows, as Linux shows it from inside; None where there is no limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # the second version of its files, and the first
+        limit = _number(cgroup / name)
+        if limit is not None and limit < NO_LIMIT:
+            return limit
+    return None
+
+
+def shell_limit(name: str = "RLIMIT_AS") -> int | None:
+    """Bytes that a limit of the shell allows, `ulimit -v` by default; None where there is none."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(getattr(resource, name))
+    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this one
+        return None
+    return None if limit in (resource.RLIM_INFINITY, -1) or limit >= NO_LIMIT else limit
+
+
 def _of_the_machine(proc: Path, mine: int) -> Room | None:
     """What is free, swap included; elsewhere than on Linux all there is."""
-    total = total_memory()
-    with suppress(OSError, ValueError, KeyError, IndexError):
-        lines = (line.partition(":") for line in (proc / "meminfo").read_text().splitlines())
-        kilobytes = {name: int(value.split()[0]) for name, _, value in lines}
-        free = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))
-        return Room(free + mine, f"free of the {_gb(1024 * kilobytes['MemTotal'])} of this machine")
+    available, total = available_memory(proc), total_memory()
+    if available is not None:
+        whole = _of_meminfo("MemTotal", proc) or total or available
+        return Room(
+            available + (_of_meminfo("SwapFree", proc) or 0) + mine, f"free of the {_gb(whole)} of this machine"
+        )
     return Room(total, "this machine's memory") if total else None
 
 
 def _of_the_container(cgroup: Path, mine: int) -> Room | None:
-    """The smallest limit of the control groups that this process is in."""
-    with suppress(OSError, ValueError):
-        limit = int((cgroup / "memory.max").read_text())
-        if limit < NO_LIMIT:
-            used = int((cgroup / "memory.current").read_text())
-            return Room(min(limit, limit - used + mine + _file_pages(cgroup)), f"left of this container's {_gb(limit)}")
-    with suppress(OSError, ValueError):  # the older kind
-        limit = int((cgroup / "memory/memory.limit_in_bytes").read_text())
-        if limit < NO_LIMIT:
-            used = int((cgroup / "memory/memory.usage_in_bytes").read_text())
-            return Room(min(limit, limit - used + mine), f"left of this container's {_gb(limit)}")
-    return None
+    """What its limit leaves; copies of files that it keeps in memory would be given up first."""
+    limit = container_limit(cgroup)
+    used = _number(cgroup / "memory.current") or _number(cgroup / "memory/memory.usage_in_bytes")
+    if limit is None or used is None:
+        return None
+    return Room(min(limit, limit - used + mine + _file_pages(cgroup)), f"left of this container's {_gb(limit)}")
 
 
 def _file_pages(cgroup: Path) -> int:
-    """Bytes of files that are kept in memory and would be given up first."""
     with suppress(OSError, ValueError):
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
         return int(stat.get("inactive_file", 0))
@@ -82,17 +100,28 @@ def _file_pages(cgroup: Path) -> int:
 
 def _of_the_shell(proc: Path, mine: int) -> Room | None:
     """`ulimit -v` bounds addresses; a process has more of them than memory, and its threads take some more."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY or limit >= NO_LIMIT:
+    limit = shell_limit()
+    if limit is None:
         return None
     with suppress(OSError, ValueError, IndexError):
+        import resource
+
         addresses = int((proc / "self/statm").read_text().split()[0]) * resource.getpagesize()
         return Room(max(0, limit - addresses - THREADS) + mine, f"left of the {_gb(limit)} that ulimit -v allows")
     return Room(limit, f"ulimit -v allows {_gb(limit)}")
+
+
+def _of_meminfo(name: str, proc: Path) -> int | None:
+    with suppress(OSError):
+        found = re.search(rf"^{name}:\s+(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)
+        return 1024 * int(found.group(1)) if found else None
+    return None
+
+
+def _number(path: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int(path.read_text())
+    return None
 
 
 def _gb(n: int) -> str:

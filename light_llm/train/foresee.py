@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..config import TrainConfig
-from ..data import DataLoader
+from ..data import DataLoader, TokenDataset
 from ..doctor import Diagnosis, check_device, remembered_core, use_formula, use_plain_update
 from ..doctor.remedies import NO_MUON, PLAIN_UPDATE, USE_FORMULA
 from ..errors import ConfigError, DeviceError
@@ -86,13 +86,12 @@ def foresee(model: LightLLM, loader: Any, config: TrainConfig, *, done: int = 0,
         return None
     weights = sum(p.nbytes for p in model.parameters())  # there already, and counted as such
     before = max(0, resident_memory() - weights)
-    T, text = loader.dataset.max_length, text_of(loader)
+    T, text = loader.dataset.max_length, text_of(loader.dataset)
     return make_plan(model.config, config, T, text, framework=before, done=done, timed=timed)
 
 
-def text_of(loader: DataLoader) -> Text:
+def text_of(data: TokenDataset) -> Text:
     """What a plan has to know about a text."""
-    data = loader.dataset
     return Text(len(data.tokens), len(data.held_out), wide=data.tokenizer.vocab_size > 1 << 16)
 
 
@@ -105,7 +104,7 @@ def refuse_what_does_not_fit(plan: Plan | None, *, force: bool) -> list[str]:
     if plan is None or plan.fits:
         return []
     if not force:
-        raise ConfigError(refusal(plan, ways_that_fit(plan)))
+        raise ConfigError(refusal(plan, ways_that_fit(plan), untouched="no run was started"))
     return warning_lines(plan)
 
 
