@@ -62,8 +62,8 @@ BUGS = [
     Bug(
         "memory that others have counted as free",
         "light_llm/runtime/limits.py",
-        'kilobytes["MemAvailable"]',
-        'kilobytes["MemTotal"]',
+        '_of_meminfo("MemAvailable", proc)',
+        '_of_meminfo("MemTotal", proc)',
         "tests/test_room.py",
     ),
     Bug(
@@ -121,5 +121,14 @@ BUGS = [
         "SAFETY = 4.0",
         "SAFETY = 4.0e6",
         "tests/test_doctor.py",
+    ),
+    Bug(
+        "a step that is deleted under its own name",
+        "light_llm/checkpoint/run_folder.py",
+        """            self.files.rename(path, going)
+            self.files.remove(going)
+""",
+        "            self.files.remove(path)\n",
+        "tests/test_run_folder.py",
     ),
 ]
