@@ -24,11 +24,14 @@ CHECKOUT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache for the whole session, so that a text is encoded and the machine measured once: never the user's own.
+    """One cache for the whole session, all its workers together, so that a text is encoded and the machine measured
+    once: never the user's own.
 
     Child processes find the package, whatever folder they are started in.
     """
-    cache = tmp_path_factory.mktemp("cache")
+    workers = "PYTEST_XDIST_WORKER" in os.environ
+    cache = tmp_path_factory.getbasetemp().parent / "cache" if workers else tmp_path_factory.mktemp("cache")
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIGHT_LLM_CACHE", str(cache))
         patch.setenv("PYTHONPATH", str(CHECKOUT))

@@ -88,10 +88,9 @@ def measure_profile(device: str, dtype: str) -> Profile:
     before = rng_state(device)
     try:
         parts = _Parts(device, dtype)
-        blocks = [_line(lambda n, c=C: parts.block(c, n)) for C in WIDTHS]  # type: ignore[misc]
-        heads = [_line(lambda n, c=C: parts.head(c, n)) for C in WIDTHS]  # type: ignore[misc]
-        middle = WIDTHS[1]
-        whole = parts.block(middle, MANY)
+        blocks = [_line(parts.block(C, FEW), parts.block(C, MANY)) for C in WIDTHS]
+        heads = [_line(parts.head(C, FEW), parts.head(C, MANY)) for C in WIDTHS]
+        middle, (of_block, of_head) = WIDTHS[1], (_at(MANY, *blocks[1]), _at(MANY, *heads[1]))
         return Profile(
             block_batch=tuple(batch for batch, _ in blocks),
             block_token=tuple(token for _, token in blocks),
@@ -103,8 +102,8 @@ def measure_profile(device: str, dtype: str) -> Profile:
             muon=tuple(parts.muon(C) for C in WIDTHS),
             adamw=parts.adamw(),
             dropout=parts.dropout(middle),
-            forward=parts.block_forward(middle, MANY) / whole,
-            evaluated=parts.head_value(middle, MANY) / parts.head(middle, MANY),
+            forward=parts.block_forward(middle, MANY) / of_block,
+            evaluated=parts.head_value(middle, MANY) / of_head,
         )
     finally:
         set_rng_state(before, device)
@@ -120,7 +119,8 @@ class _Parts:
         self.run(work, 1)
         once = self.run(work, 1)
         calls = max(1, round(LEAST / max(once, 1e-6)))
-        return median(self.run(work, calls) for _ in range(TIMES)) / calls
+        times = [once] if calls == 1 else []  # long enough to be one of the repetitions
+        return median([*times, *(self.run(work, calls) for _ in range(TIMES - len(times)))]) / calls
 
     def run(self, work: Callable[[], object], calls: int) -> float:
         start = time.perf_counter()
@@ -243,11 +243,15 @@ def _no_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, d
     return v
 
 
-def _line(seconds: Callable[[int], float]) -> tuple[float, float]:
+def _line(few: float, many: float) -> tuple[float, float]:
     """Of seconds at few and at many tokens: what is there at none, and what a token adds."""
-    few, many = seconds(FEW), seconds(MANY)
     token = max((many - few) / (MANY - FEW), 0.5 * many / MANY)
     return max(0.0, many - token * MANY), token
+
+
+def _at(tokens: int, batch: float, token: float) -> float:
+    """The seconds that a line gives for so many tokens."""
+    return batch + tokens * token
 
 
 def _as_tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
