@@ -214,3 +214,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     }
     pages = 10 * 4 * (8 << 20) // mmap.PAGESIZE
     assert faults["keep"] < pages / 10 < pages / 2 < faults["give back"]
+
+
+def test_a_small_process_does_not_have_the_peak_of_its_large_parent() -> None:
+    code = """
+import subprocess, sys
+block = bytearray(b"x") * (1 << 30)
+child = [sys.executable, "-c", "from light_llm.runtime.memory import peak_memory; print(peak_memory())"]
+print(int(subprocess.run(child, capture_output=True, text=True, check=True).stdout) >> 20)
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(child.stdout) < 1024, child.stderr
+
+
+def test_where_the_system_keeps_no_mark_the_resources_say_it(tmp_path: Path) -> None:
+    assert peak_memory(tmp_path / "none") == pytest.approx(peak_memory(), rel=0.5)

@@ -2,7 +2,10 @@
 
 import ctypes
 import platform
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -24,10 +27,16 @@ def keep_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
-def peak_memory() -> int | None:
-    """The largest resident size so far, in bytes (`ru_maxrss` of the whole process); None on Windows."""
+def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
+    """The largest resident size of the whole process so far, in bytes; None on Windows.
+
+    On Linux its own high-water mark: `ru_maxrss` begins with that of whoever started the process.
+    """
     if sys.platform == "win32":
         return None
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE):
+            return 1024 * int(found.group(1))
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
