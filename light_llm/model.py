@@ -1,11 +1,12 @@
 """The whole GPT in one file: arithmetic and parameters, nothing else.
 
-The architecture is GPT-2's (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied head.
+The architecture is GPT-2's (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied head. What a
+config may choose instead (rotary positions, RMSNorm, SwiGLU ...: Llama's) stands in `layers/`, a file a choice.
 How it is trained, stored, watched or sampled from is written elsewhere; nothing here knows of it.
 
 Shapes, here and everywhere:
     B batch   T tokens of this call   S tokens that can be looked at (T, or more with a cache)
-    C n_embd (d_model)   H heads   D = C / H (d_k)   V vocabulary   L layers
+    C n_embd (d_model)   H heads, H_kv of keys and values   D = C / H (d_k)   V vocabulary   L layers
 """
 
 import math
@@ -21,13 +22,17 @@ from .errors import ConfigError
 from .layers.again import same_draws
 from .layers.attention import attend
 from .layers.dropout import Dropout
+from .layers.heads import shared, within
+from .layers.mlps import make_mlp
+from .layers.norms import make_norm
+from .layers.positions import POSITIONS, Turn, rotate
 
 
 class Cache(Protocol):
     """Keys and values of earlier tokens, a value that belongs to one conversation."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this call's (B, H, T, D) at positions `at`, return all (B, H, S, D)."""
+        """Store this call's (B, H_kv, T, D) at positions `at`, return all (B, H_kv, S, D)."""
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -57,59 +62,54 @@ def soft_cap(logits: Tensor, cap: float) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """H heads of causal attention side by side: (B, T, C) -> (B, T, C)."""
+    """H heads of causal attention side by side: (B, T, C) -> (B, T, C). Keys and values may have fewer heads."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.n_head = config.n_head
+        self.heads = config.n_head, config.kv_heads, config.kv_heads  # of queries, keys and values
+        self.head_size = D = config.head_size
+        self.window = config.window_of(layer)
         self.dropout = config.attn_dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * D, bias=config.bias)
+        self.q_norm = make_norm(config, D) if config.qk_norm else nn.Identity()
+        self.k_norm = make_norm(config, D) if config.qk_norm else nn.Identity()
+        self.c_proj = nn.Linear(config.n_head * D, config.n_embd, bias=config.bias)
         self.attend = attend  # a probe may put the formula here, from outside
 
-    def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+    def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None) -> Tensor:
+        B, T, _ = x.shape
+        heads = self.c_attn(x).view(B, T, sum(self.heads), self.head_size).transpose(1, 2)  # (B, H + 2 H_kv, T, D)
+        q, k, v = heads.split(self.heads, dim=1)
+        q, k = rotate(self.q_norm(q).to(v.dtype), turn), rotate(self.k_norm(k).to(v.dtype), turn)
         if cache is not None:
-            k, v = cache.extend(self.layer, k, v, at)  # (B, H, S, D)
+            k, v = cache.extend(self.layer, k, v, at)  # (B, H_kv, S, D)
+        mask = within(mask, at, k.size(2), self.window, cached=cache is not None)
+        k, v = shared(k, q.size(1)), shared(v, q.size(1))  # (B, H, S, D)
         y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
-
-
-class MLP(nn.Module):
-    """GELU(x W1 + b1) W2 + b2, four times as wide inside: (B, T, C) -> (B, T, C)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.gelu = nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.gelu(self.c_fc(x)))
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
 class Block(nn.Module):
-    """h = x + Attn(LN1 x);  y = h + MLP(LN2 h): two half-steps on the residual stream."""
+    """h = x + Attn(norm1 x);  y = h + MLP(norm2 h): two half-steps on the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.ln_1 = make_norm(config, config.n_embd)
         self.attn = SelfAttention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
-        self.mlp = MLP(config)
+        self.ln_2 = make_norm(config, config.n_embd)
+        self.mlp = make_mlp(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        h = x + self.drop(self.attn(self.ln_1(x), at, mask, cache))
+    def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None) -> Tensor:
+        h = x + self.drop(self.attn(self.ln_1(x), at, mask, cache, turn))
         return h + self.drop(self.mlp(self.ln_2(h)))
 
 
 class LightLLM(nn.Module):
-    """A GPT-2 of any size: tokens (B, T) -> logits (B, T, V).
+    """A GPT-2, or a relative, of any size: tokens (B, T) -> logits (B, T, V).
 
-    The head is the token table again, so there is no module for it. The loss and the decoder need the two halves of
+    A tied head is the token table again, and there is no module for it; another is a table of its own. The loss and the decoder need the two halves of
     `forward` apart: `features` (hidden states) and `unembed` (logits of some of them).
     """
 
@@ -118,10 +118,11 @@ class LightLLM(nn.Module):
         self.config = config
         self.checkpointing = False  # recompute each block in the backward pass: less memory, a third more time
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wpe = POSITIONS[config.positions](config)
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.ln_f = make_norm(config, config.n_embd)
+        self.lm_head = None if config.tied_head else nn.Embedding(config.vocab_size, config.n_embd)
         self.apply(self._initialise)
 
     @torch.no_grad()
@@ -129,10 +130,11 @@ class LightLLM(nn.Module):
         """GPT-2's: N(0, 0.02), and 1/sqrt(2L) of that where a branch joins the residual stream (2L of them add up)."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        if isinstance(module, (SelfAttention, MLP)):  # `apply` comes to a module after its children
-            nn.init.normal_(module.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+        if isinstance(module, Block):  # `apply` comes to a module after its children
+            for branch in (module.attn, module.mlp):
+                nn.init.normal_(branch.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits for the token after each position: (B, T) -> (B, T, V)."""
@@ -159,22 +161,23 @@ class LightLLM(nn.Module):
             )
         if at is None:
             at = torch.arange(T, device=tokens.device)
-        x = self.drop(self.wte(tokens) + self.wpe(at))  # (B, T, C)
+        x = self.drop(self.wpe.add(self.wte(tokens), at))  # (B, T, C)
+        turn = self.wpe.turn(at)
         for block in self.h:
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, at, mask, None, use_reentrant=False, context_fn=same_draws(x))
+                x = checkpoint(block, x, at, mask, None, turn, use_reentrant=False, context_fn=same_draws(x))
             else:
-                x = block(x, at, mask, cache)
+                x = block(x, at, mask, cache, turn)
         return self.ln_f(x)
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits by the tied head: (..., C) -> (..., V)."""
+        """Logits by the head: (..., C) -> (..., V)."""
         return soft_cap(F.linear(hidden, self.head_weight), self.logit_cap)
 
     @property
     def head_weight(self) -> Tensor:
         """The (V, C) table that turns hidden states into logits."""
-        return self.wte.weight
+        return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     @property
     def logit_cap(self) -> float:

@@ -84,7 +84,7 @@ def test_logits_and_gradients_are_transformers(shape: ModelConfig) -> None:
 
 def test_gelu_is_gpt2s_unless_told_otherwise() -> None:
     x = torch.linspace(-3, 3, 50)
-    tanh, exact = tiny_model().h[0].mlp.gelu, tiny_model(activation="gelu").h[0].mlp.gelu  # type: ignore[union-attr]
+    tanh, exact = tiny_model().h[0].mlp.act, tiny_model(activation="gelu").h[0].mlp.act  # type: ignore[union-attr]
     c = math.sqrt(2 / math.pi)
     torch.testing.assert_close(tanh(x), 0.5 * x * (1 + torch.tanh(c * (x + 0.044715 * x**3))))
     torch.testing.assert_close(exact(x), 0.5 * x * (1 + torch.erf(x / math.sqrt(2))))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import ModelConfig, check_range, from_dict, get_model_size, show
+from ..config import ModelConfig, block_shapes, check_range, from_dict, get_model_size, outer_shapes, show
 from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
@@ -145,7 +145,7 @@ def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) 
 
 def _check_sizes(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     """Count before a model is built: a config can say a billion layers. Names and shapes are for `build`."""
-    n_tensors = 12 * config.n_layer + 4  # 12 in a block; two tables and the last norm
+    n_tensors = config.n_layer * len(block_shapes(config)) + len(outer_shapes(config))
     n = sum(t.numel() for t in weights.values())
     if (
         len(weights) != n_tensors

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
-from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings
+from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings, preset_settings
 from ..errors import ConfigError, DataError
 from .flags import parse
 from .signals import left_alone, stop_on_signals
@@ -103,8 +103,7 @@ def settings_of(flags: TrainFlags, given: set[str]) -> dict[str, Any]:
     """What recipe, flags and --set say, the later over the earlier, as keywords of `Run.with_settings`."""
     settings = load_recipe(flags.config) if flags.config else {}
     if "preset" in given:
-        preset = ModelConfig.preset(flags.preset)
-        settings |= {f"model__{key}": getattr(preset, key) for key in ("n_embd", "n_layer", "n_head")}
+        settings |= {f"model__{key}": value for key, value in preset_settings(flags.preset).items()}
     for name in given & SETTINGS.keys():
         settings |= dict.fromkeys(SETTINGS[name], getattr(flags, name))
     if "micro_batch" in given:
@@ -223,8 +222,9 @@ def _is(spec: str, tokenizer: Tokenizer) -> bool:
 def start_of(settings: dict[str, Any], origin: ModelFile | None) -> Run:
     """The Run of a new training: from the defaults, or around a model that is there already."""
     if origin is not None:
-        shape = {f"model__{name}" for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
-        for name in shape & settings.keys():
+        free = {"dropout", "attn_dropout"}  # the rest is the shape of the weights, or what they were trained to be
+        shape = {f"model__{f.name}" for f in fields(ModelConfig) if f.name not in free}
+        for name in sorted(shape & settings.keys()):
             if settings[name] != getattr(origin.config, name.removeprefix("model__")):
                 raise ConfigError(
                     f"--init-from {origin.path} decides the shape of the model; leave out --preset and "

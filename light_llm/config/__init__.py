@@ -4,7 +4,7 @@ from .data import DEFAULT_SOURCE as DEFAULT_SOURCE
 from .data import DataConfig as DataConfig
 from .model import PRESETS as PRESETS
 from .model import ModelConfig as ModelConfig
-from .model import get_model_size as get_model_size
+from .model import preset_settings as preset_settings
 from .recipe import About as About
 from .recipe import about_recipe as about_recipe
 from .recipe import load_recipe as load_recipe
@@ -14,6 +14,10 @@ from .run import Run as Run
 from .run import changes as changes
 from .run import differences as differences
 from .run import parse_settings as parse_settings
+from .size import block_shapes as block_shapes
+from .size import get_model_size as get_model_size
+from .size import matrix_parameters as matrix_parameters
+from .size import outer_shapes as outer_shapes
 from .train import TrainConfig as TrainConfig
 from .values import LARGEST_SEED as LARGEST_SEED
 from .values import check_choice as check_choice

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .model import ModelConfig
+from .model import ModelConfig, preset_settings
 from .run import PARTS
 from .values import from_dict, wrong_type
 
@@ -113,8 +113,7 @@ def _with_preset(table: Mapping[str, Any]) -> dict[str, Any]:
     name = values.pop("preset")
     if not isinstance(name, str):
         raise wrong_type("model.preset", name, "text")
-    preset = ModelConfig.preset(name)
-    return {key: getattr(preset, key) for key in ("n_embd", "n_layer", "n_head")} | values
+    return preset_settings(name) | values
 
 
 def _shelf() -> Any:

@@ -16,7 +16,7 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        shape = (config.n_layer, batch_size, config.n_head, capacity, config.head_size)  # (L, B, H, S, D)
+        shape = (config.n_layer, batch_size, config.kv_heads, capacity, config.head_size)  # (L, B, H_kv, S, D)
         # Never read where nothing was written, except under a mask: only what is not finite could shine through that.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
@@ -25,7 +25,7 @@ class KVCache:
         self._first = self._used = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this call's (B, H, T, D) to its slots; return all slots in use, (B, H, S, D), without copying them.
+        """Write this call's (B, H_kv, T, D) to its slots; return all slots in use, (B, H_kv, S, D), without copying them.
 
         Args:
             at: the positions: (T,), one after the other and the same for all rows, or (B, T), any.

@@ -25,7 +25,7 @@ def replace_products(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
-                setattr(module, name, make(child.weight.detach(), child.bias.detach()))
+                setattr(module, name, make(child.weight.detach(), None if child.bias is None else child.bias.detach()))
             elif isinstance(child, nn.Dropout):  # of a finished model it does nothing, and takes its time for that
                 setattr(module, name, nn.Identity())
     # Not a module of the model: the table it was made from is already in there.

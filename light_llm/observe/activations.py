@@ -16,7 +16,7 @@ class Activations:
     """What one forward pass left: the stream after the embeddings and after each block, and the MLPs inside."""
 
     stream: list[Tensor] = field(default_factory=list)  # L + 1 of (B, T, C)
-    units: list[Tensor] = field(default_factory=list)  # L of (B, T, 4 C), after the GELU
+    units: list[Tensor] = field(default_factory=list)  # L of (B, T, n_inner), after the activation
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def recorded_activations(model: LightLLM) -> Iterator[Activations]:
     hooks = [model.drop.register_forward_hook(into(seen.stream))]  # type: ignore[arg-type]
     for block in model.h:
         hooks.append(block.register_forward_hook(into(seen.stream)))  # type: ignore[arg-type]
-        hooks.append(block.mlp.gelu.register_forward_hook(into(seen.units)))  # type: ignore
+        hooks.append(block.mlp.act.register_forward_hook(into(seen.units)))  # type: ignore
     try:
         yield seen
     finally:

@@ -9,11 +9,10 @@ Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V voca
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from ..config import ModelConfig, TrainConfig, get_model_size
+from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
 from ..layers.attention import KEPT, QUERIES
 from ..layers.cross_entropy import COLUMNS, ROWS
 from ..runtime import has_attention_kernel
-from .parameters import matrix_parameters
 
 LOOKED_AT = 1 << 14  # elements of a tensor that `observe.meter` looks at
 

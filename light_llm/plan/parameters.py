@@ -1,6 +1,7 @@
-"""What a model's parameters are, by part and by role: exact, from its config alone."""
+"""What a model's parameters are, by part: exact, from its config alone. And the presets of its kind."""
 
-from ..config import ModelConfig
+from ..config import PRESETS, ModelConfig, block_shapes, outer_shapes, preset_settings
+from ..config.size import count
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
@@ -9,16 +10,28 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     >>> parameters_by_part(ModelConfig.micro())["token table, and head"]
     19298688
     """
-    C, L = config.n_embd, config.n_layer
-    return {
-        "token table, and head": config.vocab_size * C,
-        "position table": config.n_positions * C,
-        "attention": L * (4 * C**2 + 4 * C),
-        "MLP": L * (8 * C**2 + 5 * C),
-        "norms": (2 * L + 1) * 2 * C,
+    block, outer = block_shapes(config), outer_shapes(config)
+
+    def of(shapes: dict[str, tuple[int, ...]], *starts: str) -> int:
+        return count({name: shape for name, shape in shapes.items() if name.startswith(starts)})
+
+    parts = {
+        "token table, and head" if config.tied_head else "token table": of(outer, "wte"),
+        "head": of(outer, "lm_head"),
+        "position table": of(outer, "wpe"),
+        "attention": config.n_layer * of(block, "attn"),
+        "MLP": config.n_layer * of(block, "mlp"),
+        "norms": of(outer, "ln_") + config.n_layer * of(block, "ln_"),
     }
+    return {name: n for name, n in parts.items() if n}
 
 
-def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters in the matrices of the blocks, which Muon moves and half a format's copy is made of: 12 L C^2."""
-    return 12 * config.n_layer * config.n_embd**2
+def of_the_kind(model: ModelConfig) -> list[str]:
+    """The presets of a model's kind, the smallest first: GPT-2's, or the modern ones.
+
+    >>> of_the_kind(ModelConfig.micro()), of_the_kind(ModelConfig.preset("llama-nano"))
+    (['nano', 'micro', 'small'], ['llama-nano', 'llama-micro', 'llama-small'])
+    """
+    modern = model.positions == "rope"
+    names = [name for name in PRESETS if (preset_settings(name)["positions"] == "rope") == modern]
+    return sorted(names, key=lambda name: int(preset_settings(name)["n_embd"]))

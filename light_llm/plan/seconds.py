@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from ..config import get_model_size
+from ..config import get_model_size, matrix_parameters
 from .memory import Shapes, by_blocks
-from .parameters import matrix_parameters
 from .profile import LENGTHS, WIDTHS, D, Profile
 
 SAVED = 400e6  # bytes a second that a save makes: written, hashed, synced. Disks differ; a run saves seldom

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import PRESETS, ModelConfig, TrainConfig
+from ..config import ModelConfig, TrainConfig, preset_settings
+from .parameters import of_the_kind
 from .plan import Plan, make_plan
 
 SHORTEST = 64  # tokens of a window that is offered
@@ -93,7 +94,7 @@ def _window(T: int) -> Changes:
 
 
 def _smaller(plan: Plan) -> Iterator[Way]:
-    smaller = [name for name, (C, *_) in PRESETS.items() if plan.model.n_embd > C]
+    smaller = [name for name in of_the_kind(plan.model) if plan.model.n_embd > preset_settings(name)["n_embd"]]
     for name in reversed(smaller):
         yield _way(plan, f"--preset {name}", "a smaller model", **_preset(name))
     for name in reversed(smaller):
@@ -101,7 +102,7 @@ def _smaller(plan: Plan) -> Iterator[Way]:
 
 
 def _preset(name: str) -> Changes:
-    return dict(zip(("model__n_embd", "model__n_layer", "model__n_head"), PRESETS[name], strict=True))
+    return {f"model__{key}": value for key, value in preset_settings(name).items()}
 
 
 def _fewer_words(plan: Plan) -> Iterator[Way]:
@@ -118,7 +119,7 @@ def _vocabulary() -> Changes:
 
 def _all_together(plan: Plan) -> Iterator[Way]:
     """Everything at once: the last that is left."""
-    smallest = min(PRESETS, key=lambda name: PRESETS[name][0])
+    smallest = of_the_kind(plan.model)[0]
     changes = {**_vocabulary(), **_window(min(plan.T, SHORTEST)), "train__micro_batch": 1}
     flags = f"--tokenizer bpe:{SMALL_VOCABULARY} --max-length {min(plan.T, SHORTEST)} --micro-batch 1"
     yield _way(plan, flags, "a small vocabulary, a short context, one at a time", **changes)

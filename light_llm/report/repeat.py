@@ -13,7 +13,6 @@ FLAGS = (
     *(f"train.{name}" for name in ("optimizer", "eval_interval", "patience", "save_interval", "on_nonfinite")),
     *(f"train.{name}" for name in ("init_from", "device", "dtype", "compile")),
 )  # settings that have a flag by their own name; the others are written with --set
-SHAPE = ("model.n_embd", "model.n_layer", "model.n_head")
 
 
 def changed_settings(run: Run) -> list[tuple[str, Any, Any]]:
@@ -30,8 +29,7 @@ def repeat_command(run: Run) -> str:
     """
     words = ["light-llm", "train"]
     model = run.model
-    shape = (model.n_embd, model.n_layer, model.n_head)
-    preset = next((name for name, known in PRESETS.items() if known == shape), None)
+    preset = next((name for name, known in PRESETS.items() if known.items() <= vars(model).items()), None)
     if preset not in (None, "micro"):
         words += ["--preset", str(preset)]
     words += ["--data", run.data.data]
@@ -61,8 +59,8 @@ def all_settings(run: Run) -> list[tuple[str, Any, Any]]:
 
 def _is_said(name: str, run: Run, preset: str | None) -> bool:
     """Whether a setting follows from a word that the command has already."""
-    if name in SHAPE:
-        return preset is not None
+    if preset is not None and name.removeprefix("model.") in PRESETS[preset]:
+        return True
     if name in ("train.seed", "data.seed"):
         return run.train.seed == run.data.seed
     if name == "model.vocab_size":  # it is the tokenizer's

@@ -119,7 +119,7 @@ def B9_layer_norm_gives_nothing_along_its_input() -> None:
 
 def B10_gelu() -> None:
     x = tensor(np.linspace(-5, 5, 101), grad=True)
-    tiny_model(activation="gelu").h[0].mlp.gelu(x).sum().backward()
+    tiny_model(activation="gelu").h[0].mlp.act(x).sum().backward()
     at = array(x)
     density = np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
     agree(x.grad, 0.5 * (1 + erf(at / math.sqrt(2))) + at * density)
@@ -127,7 +127,7 @@ def B10_gelu() -> None:
 
 def B11_gelu_by_tanh() -> None:
     x = tensor(np.linspace(-5, 5, 101), grad=True)
-    tiny_model().h[0].mlp.gelu(x).sum().backward()
+    tiny_model().h[0].mlp.act(x).sum().backward()
     at = array(x)
     t = np.tanh(C_TANH * (at + 0.044715 * at**3))
     slope = C_TANH * (1 + 0.134145 * at**2)

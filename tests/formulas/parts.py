@@ -44,12 +44,12 @@ def N3_layer_norm_does_not_see_size_or_shift() -> None:
 
 def N4_gelu_is_x_times_the_normal_distribution() -> None:
     x = np.linspace(-5, 5, 101)
-    agree(tiny_model(activation="gelu").h[0].mlp.gelu(tensor(x)), gelu(x))
+    agree(tiny_model(activation="gelu").h[0].mlp.act(tensor(x)), gelu(x))
 
 
 def N5_gelu_by_tanh() -> None:
     x = np.linspace(-5, 5, 101)
-    agree(tiny_model().h[0].mlp.gelu(tensor(x)), gelu_tanh(x))
+    agree(tiny_model().h[0].mlp.act(tensor(x)), gelu_tanh(x))
 
 
 def N6_the_mlp() -> None:

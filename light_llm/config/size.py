@@ -1,0 +1,74 @@
+"""Every parameter of a model by name and shape, from its config alone: what sizes, plans and files are checked by."""
+
+import math
+
+from .model import ModelConfig
+
+NamedShapes = dict[str, tuple[int, ...]]
+
+
+def block_shapes(config: ModelConfig) -> NamedShapes:
+    """The parameters of one block, by their names in it; all blocks are alike."""
+    C, D, inner = config.n_embd, config.head_size, config.inner_size
+    together = (config.n_head + 2 * config.kv_heads) * D  # queries, keys and values of all heads
+    shapes: NamedShapes = {}
+
+    def linear(name: str, n_in: int, n_out: int) -> None:
+        shapes[f"{name}.weight"] = (n_out, n_in)
+        if config.bias:
+            shapes[f"{name}.bias"] = (n_out,)
+
+    shapes |= norm_shapes(config, "ln_1", C)
+    linear("attn.c_attn", C, together)
+    if config.qk_norm:
+        shapes |= norm_shapes(config, "attn.q_norm", D) | norm_shapes(config, "attn.k_norm", D)
+    linear("attn.c_proj", config.n_head * D, C)
+    shapes |= norm_shapes(config, "ln_2", C)
+    linear("mlp.c_fc", C, inner)
+    if config.mlp == "swiglu":
+        linear("mlp.c_gate", C, inner)
+    linear("mlp.c_proj", inner, C)
+    return shapes
+
+
+def norm_shapes(config: ModelConfig, name: str, size: int) -> NamedShapes:
+    """The gain of a norm, and its bias where it has one."""
+    has_bias = config.norm == "layernorm" and config.bias
+    return {f"{name}.weight": (size,)} | ({f"{name}.bias": (size,)} if has_bias else {})
+
+
+def outer_shapes(config: ModelConfig) -> NamedShapes:
+    """The parameters outside the blocks: tables, the last norm, and the head where it is a table of its own."""
+    shapes: NamedShapes = {"wte.weight": (config.vocab_size, config.n_embd)}
+    if config.positions == "learned":
+        shapes["wpe.weight"] = (config.n_positions, config.n_embd)
+    shapes |= norm_shapes(config, "ln_f", config.n_embd)
+    if not config.tied_head:
+        shapes["lm_head.weight"] = (config.vocab_size, config.n_embd)
+    return shapes
+
+
+def count(shapes: NamedShapes) -> int:
+    """Parameters in all."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def get_model_size(config: ModelConfig) -> int:
+    """The exact number of parameters, without building the model.
+
+    GPT-2's is V d + T_max d + L (12 d^2 + 13 d) + 2 d: a block has 4 d^2 + 4 d in attention, 8 d^2 + 5 d in the MLP
+    and 4 d in its two norms; the final norm has 2 d; the head is the token table again (tied) and adds nothing.
+
+    >>> get_model_size(ModelConfig.micro())
+    30339456
+    """
+    return count(outer_shapes(config)) + config.n_layer * count(block_shapes(config))
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters in the matrices of the blocks, which Muon moves and 16-bit copies are made of: GPT-2's are 12 L d^2.
+
+    >>> matrix_parameters(ModelConfig.micro()) == 12 * 6 * 384**2
+    True
+    """
+    return config.n_layer * count({name: s for name, s in block_shapes(config).items() if len(s) == 2})

@@ -1,0 +1,139 @@
+"""Whether an exported model is the model: the other program opens the file, and both are asked the same.
+
+An export that was not opened by the program it is for is a guess. So each target is a `Runtime`, and a file that
+answers differently is refused before anybody uses it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from ..checkpoint import Loaded
+from ..data import Tokenizer
+from ..data.tokenizers import decode as decode_ids
+from ..errors import CheckpointError
+from ..generate.decode import decode
+from ..generate.sampling import Sampling
+
+GREEDY = 64  # tokens that are continued
+WINDOW = 48  # tokens of the windows whose logits are compared
+TEXTS = (  # what a tokenizer must give back: words, signs, numbers, lines, letters of several bytes
+    "To be, or not to be: that is the question.\n",
+    "  two spaces,\ttab, 1234 and don't!\n\n",
+    "naïve café — Ωμέγα, 東京 🙂",
+)
+
+
+class Runtime(Protocol):
+    """An exported model, opened by the program it is for."""
+
+    name: str  # and its version: "transformers 5.23.0"
+
+    def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """(B, T) ids, rows of one length -> (B, T, V) float32."""
+
+    def greedy(self, ids: Sequence[int], n: int) -> list[int]:
+        """The n likeliest tokens after ids, one by one, as the program usually decodes (with its cache)."""
+
+    def encode(self, text: str) -> list[int] | None:
+        """Ids by the tokenizer that was exported; None where the format has none."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was compared, and how far apart it was."""
+
+    runtime: str
+    largest: float  # difference of two logits
+    limit: float
+    compared: int  # greedy tokens that were compared
+    equal: int  # of them the same; fewer only after a tie
+    tokenizer: bool | None  # the same ids and texts; None where the format has none
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        ids = {True: ", the tokenizer gives the same ids", False: "", None: ""}[self.tokenizer]
+        tie = "" if self.equal == self.compared else " (then two tokens tie)"
+        return (
+            f"verified with {self.runtime}: logits differ by {self.largest:.1e} at most (allowed {self.limit:.0e}), "
+            f"{self.equal} of {self.compared} greedy tokens are equal{tie}{ids}"
+        )
+
+
+@torch.inference_mode()
+def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
+    """Compare a model with its export: logits of two windows, a greedy text, and the tokenizer.
+
+    Args:
+        loaded: our side, in float32 on the CPU. Where the export rounds, a model with the same rounded weights.
+        limit: of the difference between two logits.
+
+    Raises:
+        CheckpointError: they are not the same model; the message says in what.
+    """
+    tokenizer = loaded.file.tokenizer
+    n_ids = tokenizer.vocab_size if tokenizer else loaded.model.config.vocab_size
+    windows = _windows(n_ids, min(WINDOW, loaded.model.config.n_positions))
+    ours = loaded.model(torch.tensor(windows)).float()[..., :n_ids]
+    theirs = runtime.logits(windows).float()
+    if theirs.shape != ours.shape:
+        raise _wrong(runtime, f"it has logits for {theirs.size(-1):,} ids, and the model has {n_ids:,}")
+    largest = float((ours - theirs).abs().max())
+    if not largest <= limit:  # NaN is not
+        raise _wrong(runtime, f"its logits are off by {largest:.1e}, and {limit:.0e} is allowed")
+    compared, equal = _greedy(loaded, runtime, windows[0][:8], n_ids, limit)
+    fits = None if tokenizer is None else _same_tokenizer(tokenizer, runtime)
+    return Verdict(runtime.name, largest, limit, compared, equal, fits)
+
+
+def _windows(n_ids: int, T: int) -> list[list[int]]:
+    """Two windows of ids drawn evenly: every part of a table is as likely to be looked at."""
+    drawn = torch.randint(n_ids, (2, T), generator=Generator().manual_seed(1))
+    return [[int(i) for i in row] for row in drawn.tolist()]
+
+
+def _greedy(loaded: Loaded, runtime: Runtime, prompt: list[int], n_ids: int, limit: float) -> tuple[int, int]:
+    """How many tokens were compared, and how many of them are equal."""
+    n = min(GREEDY, loaded.model.config.n_positions - len(prompt))
+    steps = decode(
+        loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids
+    )
+    ours = [step[0] for step in steps]
+    theirs = runtime.greedy(prompt, n)
+    if ours == theirs:
+        return n, n
+    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    if same < min(len(ours), len(theirs)):
+        logits = loaded.model(torch.tensor([[*prompt, *ours[:same]]]))[0, -1].float()
+        if float(logits[ours[same]] - logits[theirs[same]]) <= 2 * limit:  # as near as the logits may be apart
+            return n, same
+    raise _wrong(runtime, f"its greedy text is another one from token {same} of {n} on")
+
+
+def _same_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
+    """Whether texts have the same ids there, and come back whole. Characters that an alphabet lacks are left out."""
+    for text in TEXTS:
+        alphabet = getattr(tokenizer, "alphabet", None)
+        known = text if alphabet is None else "".join(c for c in text if c in alphabet)
+        found, ids = runtime.encode(known), tokenizer.encode(known)
+        if found is None:
+            return None
+        if found != ids:
+            raise _wrong(runtime, f"its tokenizer makes other ids of {known!r}: {found[:8]} and not {ids[:8]}")
+        if runtime.decode(ids) != decode_ids(tokenizer, ids):
+            raise _wrong(runtime, f"its tokenizer does not give back {known!r}")
+    return True
+
+
+def _wrong(runtime: Runtime, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{runtime.name} opened the export, and it is not the model: {what}. Nothing was kept; "
+        "please report it, with the versions of torch and of that program"
+    )

@@ -1,0 +1,67 @@
+"""What a block does to each token by itself, by name: (B, T, C) -> (B, T, C), n_inner numbers wide inside.
+
+Each has `c_fc`, an `act` whose output is the units inside, and `c_proj`, which joins the residual stream.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+
+
+class MLP(nn.Module):
+    """f(x W1 + b1) W2 + b2."""
+
+    def __init__(self, config: ModelConfig, act: nn.Module) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.inner_size, bias=config.bias)
+        self.act = act
+        self.c_proj = nn.Linear(config.inner_size, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.c_proj(self.act(self.c_fc(x)))
+
+
+class GatedMLP(nn.Module):
+    """(SiLU(x Wg) * (x W1)) W2: one product decides how much of the other goes through (Shazeer, 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.c_gate = nn.Linear(config.n_embd, config.inner_size, bias=config.bias)
+        self.c_fc = nn.Linear(config.n_embd, config.inner_size, bias=config.bias)
+        self.act = SwiGLU()
+        self.c_proj = nn.Linear(config.inner_size, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.c_proj(self.act(self.c_gate(x), self.c_fc(x)))
+
+
+class SwiGLU(nn.Module):
+    """g sigmoid(g) u: gate and value, (..., n) each -> (..., n)."""
+
+    def forward(self, gate: Tensor, value: Tensor) -> Tensor:
+        """As written."""
+        return F.silu(gate) * value
+
+
+class SquaredReLU(nn.Module):
+    """max(0, x)^2 (So et al., 2021)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As written."""
+        return torch.relu(x).square()
+
+
+MLPS = {
+    "gelu": lambda config: MLP(config, nn.GELU("tanh" if config.activation == "gelu_tanh" else "none")),
+    "swiglu": GatedMLP,
+    "relu2": lambda config: MLP(config, SquaredReLU()),
+}
+
+
+def make_mlp(config: ModelConfig) -> nn.Module:
+    """The MLP that a config names."""
+    return MLPS[config.mlp](config)
