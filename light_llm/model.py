@@ -23,7 +23,7 @@ from .layers.again import same_draws
 from .layers.attention import attend
 from .layers.dropout import Dropout
 from .layers.heads import shared, within
-from .layers.mlps import make_mlp
+from .layers.mlps import MLP, GatedMLP, make_mlp
 from .layers.norms import make_norm
 from .layers.positions import POSITIONS, Turn, rotate
 
@@ -77,7 +77,9 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_head * D, config.n_embd, bias=config.bias)
         self.attend = attend  # a probe may put the formula here, from outside
 
-    def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None
+    ) -> Tensor:
         B, T, _ = x.shape
         heads = self.c_attn(x).view(B, T, sum(self.heads), self.head_size).transpose(1, 2)  # (B, H + 2 H_kv, T, D)
         q, k, v = heads.split(self.heads, dim=1)
@@ -101,7 +103,9 @@ class Block(nn.Module):
         self.mlp = make_mlp(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None
+    ) -> Tensor:
         h = x + self.drop(self.attn(self.ln_1(x), at, mask, cache, turn))
         return h + self.drop(self.mlp(self.ln_2(h)))
 
@@ -109,8 +113,8 @@ class Block(nn.Module):
 class LightLLM(nn.Module):
     """A GPT-2, or a relative, of any size: tokens (B, T) -> logits (B, T, V).
 
-    A tied head is the token table again, and there is no module for it; another is a table of its own. The loss and the decoder need the two halves of
-    `forward` apart: `features` (hidden states) and `unembed` (logits of some of them).
+    A tied head is the token table again, and there is no module for it; another is a table of its own. The loss and the
+    decoder need the two halves of `forward` apart: `features` (hidden states) and `unembed` (logits of some of them).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -132,9 +136,8 @@ class LightLLM(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        if isinstance(module, Block):  # `apply` comes to a module after its children
-            for branch in (module.attn, module.mlp):
-                nn.init.normal_(branch.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+        if isinstance(module, (SelfAttention, MLP, GatedMLP)):  # `apply` comes to a module after its children
+            nn.init.normal_(module.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits for the token after each position: (B, T) -> (B, T, V)."""

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from light_llm.config import ModelConfig, TrainConfig
+from light_llm.config import ModelConfig, TrainConfig, matrix_parameters
 from light_llm.errors import ConfigError
 from light_llm.plan.budget import FEWEST_STEPS, PASSES, TOKENS_PER_PARAMETER, Budget, parse_budget, spend
-from light_llm.plan.parameters import matrix_parameters
 from light_llm.plan.plan import Plan, Text, make_plan
 from light_llm.plan.ways import apply, micro_batches, ways_that_fit
 from light_llm.plan.words import header_lines, refusal, table, warning_lines

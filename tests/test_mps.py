@@ -178,6 +178,7 @@ def test_each_choice_by_device_is_the_one_for_mps() -> None:
 BRANCHES = {  # the files that ask what device it is; a new one is to be looked at, and run in this file
     *("checkpoint/load.py", "evaluate.py", "observe/look.py", "observe/attention.py"),
     *("layers/again.py", "layers/attention.py", "layers/cross_entropy.py", "layers/dropout.py", "layers/formats.py"),
+    "layers/norms.py",
     *("checkpoint/portable.py", "generate/products.py", "generate/quantize.py"),
     *(
         "train/first_look.py",
@@ -202,17 +203,17 @@ def test_no_file_asks_for_the_device_unseen() -> None:
 # The program.
 
 
-def rate_is_known() -> None:
+def rate_is_known(config: ModelConfig) -> None:
     """The rates of products and parts, which a run would measure first, are no matter here."""
     for dtype in ("float32", "bfloat16"):
         remembered(f"{dtype} products on mps, FLOP/s: {this_machine()}", lambda: 1e12)
-        remembered_all(profile.key("mps", dtype), names := profile.names(), lambda: [1e-9] * len(names))
+        remembered_all(profile.key("mps", dtype, config), names := profile.names(), lambda: [1e-9] * len(names))
 
 
 def preset(name: str, **changes: Any) -> LightLLM:
     """A preset's heads with short vectors, over bytes."""
-    _, _, n_head = PRESETS[name]
-    small = {"vocab_size": 257, "n_positions": 32, "n_embd": 8 * n_head, "n_layer": 2}
+    n_head = ModelConfig.preset(name).n_head
+    small = {"vocab_size": 257, "n_positions": 32, "n_embd": 8 * n_head, "n_layer": 2, "n_inner": 0}
     return LightLLM(ModelConfig.preset(name, **(small | changes)))
 
 
@@ -222,6 +223,9 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "small": ({"logit_cap": 30.0}, {"on_nonfinite": "skip", "on_spike": "rollback"}),
     "muon": ({"dropout": 0.1}, {"optimizer": "muon", "schedule": "wsd"}),
     "checkpointing": ({"dropout": 0.1, "attn_dropout": 0.1}, {"checkpointing": True, "micro_batch": 2}),
+    "llama-nano": ({"qk_norm": True}, {"micro_batch": 2}),
+    "llama-micro": ({"dropout": 0.1, "window": 8, "tied_head": False}, {"optimizer": "muon", "dtype": "bfloat16"}),
+    "llama-small": ({"mlp": "relu2", "rope_scaling": "llama3", "rope_factor": 2.0}, {"checkpointing": True}),
     "bfloat16": ({"activation": "gelu", "logit_cap": 30.0}, {"dtype": "bfloat16", "z_loss": 1e-4}),
 }
 
@@ -229,12 +233,12 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_asks_for_nothing_that_mps_has_not(name: str, poem: Path) -> None:
     """Steps, the meter, clipping, guards, evaluation, samples and checkpoints, by the loop itself."""
-    rate_is_known()
     shape, how = RUNS[name]
     steps, pieces = 2, 4 // how.get("micro_batch", 4)
     settings = SMALL | {"device": "mps", "max_steps": steps, "eval_interval": 2, "probe_interval": 0} | how
     with pretence() as seen:
         model = preset(name if name in PRESETS else "nano", **shape)
+        rate_is_known(model.config)
         trainer = Trainer(model, byte_loader(poem), out="run", skip_doctor=True, **(settings | {"sample_interval": 2}))
         assert trainer.train().status == "done"
     assert not wrong(seen)

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from light_llm.config import ModelConfig, TrainConfig, get_model_size
+from light_llm.config import PRESETS, ModelConfig, TrainConfig, get_model_size, matrix_parameters
 from light_llm.layers.attention import QUERIES
 from light_llm.observe import meter
 from light_llm.optim import build_optimizer
 from light_llm.plan import memory as formulas
 from light_llm.plan.memory import Shapes, kept_of_a_layer, moments, optimizer_bytes, seen_by_blocks, step_memory
-from light_llm.plan.parameters import matrix_parameters, parameters_by_part
+from light_llm.plan.parameters import parameters_by_part
 from light_llm.plan.plan import KEPT, Text, make_plan
 from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
 from light_llm.plan.seconds import between, evaluation_seconds, step_seconds
@@ -38,11 +39,14 @@ PROFILE = Profile(
 )
 
 
-def shaped(C: int = 128, H: int = 2, L: int = 3, V: int = 4096, T: int = 128, **model: float) -> ModelConfig:
-    return ModelConfig(n_embd=C, n_head=H, n_layer=L, vocab_size=V, n_positions=T, **model)  # type: ignore[arg-type]
+def shaped(C: int = 128, H: int = 2, L: int = 3, V: int = 4096, T: int = 128, **model: Any) -> ModelConfig:
+    return ModelConfig(n_embd=C, n_head=H, n_layer=L, vocab_size=V, n_positions=T, **model)
 
 
-@pytest.mark.parametrize("preset", ["nano", "micro", "small"])
+MODERN = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_the_parts_add_up_to_the_model(preset: str) -> None:
     config = ModelConfig.preset(preset)
     assert sum(parameters_by_part(config).values()) == get_model_size(config)
@@ -68,6 +72,14 @@ CASES = [
     (shaped(C=256, H=4), {"optimizer": "muon"}, 128),
     (shaped(C=64, H=1, V=300, L=8), {}, 128),
     (shaped(V=20000), {"loss_chunk": 256, "dtype": "bfloat16"}, 128),
+    (shaped(**MODERN), {}, 128),
+    (shaped(**MODERN), {"dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, L=6), {"checkpointing": True, "dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, qk_norm=True), {"dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, tied_head=False), {"micro_batch": 1, "dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, window=32), {}, 128),
+    (shaped(mlp="relu2", qk_norm=True), {"dtype": "bfloat16"}, 128),
+    (shaped(**MODERN), {"optimizer": "muon"}, 128),
 ]
 
 

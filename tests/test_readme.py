@@ -78,9 +78,10 @@ def test_there_are_as_many_formulas_as_said() -> None:
 
 
 def test_the_presets_are_as_said() -> None:
-    for name, (n_embd, n_layer, n_head) in PRESETS.items():
-        size = get_model_size(ModelConfig.preset(name))
-        assert f"| `{name}` | {n_layer} x {n_head} x {n_embd} | {size:,} |" in README
+    for name in PRESETS:
+        config = ModelConfig.preset(name)
+        shape = f"{config.n_layer} x {config.n_head} x {config.n_embd}"
+        assert f"| `{name}` | {shape} | {get_model_size(config):,} |" in README
 
 
 def test_every_link_leads_somewhere() -> None:

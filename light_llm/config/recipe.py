@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .model import ModelConfig, preset_settings
+from .model import preset_settings
 from .run import PARTS
 from .values import from_dict, wrong_type
 

@@ -34,7 +34,8 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
 def norm_shapes(config: ModelConfig, name: str, size: int) -> NamedShapes:
     """The gain of a norm, and its bias where it has one."""
     has_bias = config.norm == "layernorm" and config.bias
-    return {f"{name}.weight": (size,)} | ({f"{name}.bias": (size,)} if has_bias else {})
+    names = ("weight", "bias") if has_bias else ("weight",)
+    return {f"{name}.{kind}": (size,) for kind in names}
 
 
 def outer_shapes(config: ModelConfig) -> NamedShapes:

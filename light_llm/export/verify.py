@@ -102,9 +102,7 @@ def _windows(n_ids: int, T: int) -> list[list[int]]:
 def _greedy(loaded: Loaded, runtime: Runtime, prompt: list[int], n_ids: int, limit: float) -> tuple[int, int]:
     """How many tokens were compared, and how many of them are equal."""
     n = min(GREEDY, loaded.model.config.n_positions - len(prompt))
-    steps = decode(
-        loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids
-    )
+    steps = decode(loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids)
     ours = [step[0] for step in steps]
     theirs = runtime.greedy(prompt, n)
     if ours == theirs:

@@ -3,6 +3,8 @@
 Each has `c_fc`, an `act` whose output is the units inside, and `c_proj`, which joins the residual stream.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,13 +57,13 @@ class SquaredReLU(nn.Module):
         return torch.relu(x).square()
 
 
-MLPS = {
+MLPS: dict[str, Callable[[ModelConfig], "MLP | GatedMLP"]] = {
     "gelu": lambda config: MLP(config, nn.GELU("tanh" if config.activation == "gelu_tanh" else "none")),
     "swiglu": GatedMLP,
     "relu2": lambda config: MLP(config, SquaredReLU()),
 }
 
 
-def make_mlp(config: ModelConfig) -> nn.Module:
+def make_mlp(config: ModelConfig) -> MLP | GatedMLP:
     """The MLP that a config names."""
     return MLPS[config.mlp](config)

@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..config import ModelConfig
 
@@ -43,12 +42,16 @@ class _RMSNorm(torch.autograd.Function):
         mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1))
         scale = mean.add_(eps).rsqrt_()  # (..., 1)
         ctx.save_for_backward(x, gain, scale)
+        ctx.eps = eps
         return (wide * scale).mul_(gain).to(gain.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this gradient is to be differentiated itself, as curvature does
+            y = rms_norm(x, gain, ctx.eps)
+            d_x, d_gain = torch.autograd.grad(y, (x, gain), d_y, create_graph=True)
+            return d_x, d_gain, None
         u = (x if x.dtype == torch.float64 else x.float()) * scale
         d_gain = (d_y * u).flatten(0, -2).sum(dim=0)
         d_u = d_y * gain

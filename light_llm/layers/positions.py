@@ -9,6 +9,7 @@ Hugging Face, the first half with the second.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,10 @@ class RotaryPositions(nn.Module):
         return Turn(angles.cos(), angles.sin())
 
 
-POSITIONS = {"learned": LearnedPositions, "rope": RotaryPositions}
+POSITIONS: dict[str, Callable[[ModelConfig], LearnedPositions | RotaryPositions]] = {
+    "learned": LearnedPositions,
+    "rope": RotaryPositions,
+}
 
 
 def frequencies(config: ModelConfig, device: torch.device) -> Tensor:

@@ -6,10 +6,12 @@ blocks and autograd keep; the slow twin, which counts what torch really allocate
 Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V vocabulary   L layers   P parameters
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
+from ..config.size import count
 from ..layers.attention import KEPT, QUERIES
 from ..layers.cross_entropy import COLUMNS, ROWS
 from ..runtime import has_attention_kernel
@@ -89,15 +91,14 @@ def moments(s: Shapes) -> Iterator[Memory]:
     """What is alive at each moment of a step, from the second one on, when the optimizer has its moments."""
     m = s.model
     P, table = get_model_size(m), 4 * m.vocab_size * m.n_embd
-    tables = 4 * (m.vocab_size + m.n_positions) * m.n_embd
-    blocks = 4 * P - tables  # bytes of their gradients
+    blocks = 4 * m.n_layer * count(block_shapes(m))  # bytes of their gradients
     always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, muon=s.muon)}
     so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
-    kept, one = kept_of_all_layers(s), kept_of_a_layer(s)
+    kept, one = kept_of_all_layers(s), max(kept_of_a_layer(s, layer) for layer in range(m.n_layer))
     work = (12 if s.half else 15) * s.N * m.n_embd  # what a block's backward pass computes in
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
     # The loss is computed, all layers are kept for the backward pass:
-    cached = 24 * m.n_embd**2 * m.n_layer if s.half and s.checkpointing else 0  # matrices, until autocast forgets them
+    cached = 2 * matrix_parameters(m) if s.half and s.checkpointing else 0  # matrices, until autocast forgets them
     yield Memory(**always, gradients=so_far, activations=kept + cached, loss=ends + loss_work(s))
     # The backward pass begins, in the last block; one that kept nothing computes itself again:
     again = one if s.checkpointing else 0
@@ -105,8 +106,9 @@ def moments(s: Shapes) -> Iterator[Memory]:
     # It is in the first block, with the gradients of the others behind it:
     behind = so_far or blocks * (m.n_layer - 1) // m.n_layer
     yield Memory(**always, gradients=behind, activations=one + work, loss=table)
-    # It is at the token table, whose gradient as a table of its own is added to that of the head:
-    yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=table)
+    # It is at the token table, whose gradient as a table of its own is added to that of a tied head:
+    apart = table if m.tied_head else 0
+    yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=apart)
     # The optimizer works, and the meter keeps what it looks at from before the update:
     yield Memory(**always, gradients=4 * P, activations=12 * looked_at(m) + (orthogonalising(m) if s.muon else 0))
 
@@ -119,46 +121,53 @@ def optimizer_bytes(model: ModelConfig, *, muon: bool) -> int:
 
 def looked_at(model: ModelConfig) -> int:
     """Elements that the meter looks at: some of each large tensor, all of a small one."""
-    C, L = model.n_embd, model.n_layer
-    large = [model.vocab_size * C, model.n_positions * C, *[C * C * n for n in (3, 1, 4, 4)] * L]
-    return sum(min(LOOKED_AT, n) for n in large) + 13 * L * C
+    shapes = [*outer_shapes(model).values(), *list(block_shapes(model).values()) * model.n_layer]
+    return sum(min(LOOKED_AT, math.prod(shape)) for shape in shapes)
 
 
 def orthogonalising(model: ModelConfig) -> int:
-    """What Muon's iteration holds for the largest matrix, (4 C, C) in 16 bits: itself twice, its square twice."""
-    return 2 * (2 * 4 + 2) * model.n_embd**2
+    """What Muon's iteration holds for the largest matrix, (4 C, C), in 16 bits: itself twice, its square twice."""
+    matrices = [sorted(shape) for shape in block_shapes(model).values() if len(shape) == 2]
+    return max(2 * (2 * large * small + 2 * small**2) for small, large in matrices)
 
 
 def kept_of_all_layers(s: Shapes) -> int:
     """Bytes that the forward pass leaves for the backward pass; with checkpointing a layer's input alone."""
     dropped = s.N * s.model.n_embd if s.model.dropout else 0  # the mask of the embeddings
-    of_each = 4 * s.N * s.model.n_embd if s.checkpointing else kept_of_a_layer(s)
-    return s.model.n_layer * of_each + dropped
+    if s.checkpointing:
+        return s.model.n_layer * 4 * s.N * s.model.n_embd + dropped
+    return sum(kept_of_a_layer(s, layer) for layer in range(s.model.n_layer)) + dropped
 
 
-def kept_of_a_layer(s: Shapes) -> int:
-    """Bytes of one block. A token keeps, in C elements:
-
-    the residual stream before each half-step, in float32: 2; and in the format of the products: the inputs of the two
-    products of attention, q, k and v, the output, 6; those of the MLP's two, and of GELU, 9. In float32 the outputs of
-    the norms are the inputs of the products. So 2 x 4 + 15 x 2 = 38 bytes for each of the C elements, or 17 x 4 = 68.
+def kept_of_a_layer(s: Shapes, layer: int = 0) -> int:
+    """Bytes of one block. A token keeps the residual stream before each half-step, in float32: 2 C elements; and in the
+    format of the products: the inputs of the first products, 2 C; q, k, v, and the output twice, 5 H D; what the MLP
+    has inside before and after its activation, 2 n_inner, or 4 where there is a gate. In float32 the outputs of the
+    norms are the inputs of the products. So GPT-2 has 2 x 4 + 15 x 2 = 38 bytes for each of the C elements, or
+    17 x 4 = 68.
     """
-    C, N = s.model.n_embd, s.N
-    stream = (8 + 30 if s.half else 68) * N * C
-    copies = 24 * C**2 if s.half else 0  # the matrices in 16 bits
-    norms = 16 * N  # mean and deviation of two
+    m, C, N = s.model, s.model.n_embd, s.N
+    inside = (4 if m.mlp == "swiglu" else 2) * m.inner_size
+    stream = (8 * C + s.width * (2 * C + 5 * m.n_head * m.head_size + inside)) * N
+    copies = 2 * matrix_parameters(m) // m.n_layer if s.half else 0  # the matrices in 16 bits
+    norms = (16 if m.norm == "layernorm" else 8) * N  # mean and deviation of two, or one number
+    if m.qk_norm:  # what goes into them, which is a part of what came out of c_attn; layernorm makes float32 of it
+        copied = s.half and m.norm == "layernorm"
+        heads = m.n_head + (1 if copied else 2) * m.kv_heads
+        norms += (4 if copied else s.width) * heads * m.head_size * N
     masks = 2 * N * C if s.model.dropout else 0
     if s.compiled:
         masks = 0
-    return stream + copies + norms + masks + attention_kept(s)
+    return stream + copies + norms + masks + attention_kept(s, layer)
 
 
-def attention_kept(s: Shapes) -> int:
+def attention_kept(s: Shapes, layer: int = 0) -> int:
     """Bytes that attention keeps beyond q, k, v and its output twice."""
-    H, C, N, T = s.model.n_head, s.model.n_embd, s.N, s.T
+    H, N, T = s.model.n_head, s.N, s.T
+    C = H * s.model.head_size
     if s.model.attn_dropout or not s.kernel:  # the formula: scores, probabilities and their mask, (T, T) a head
         return 12 * N * H * T + (4 if s.half else -4) * N * C
-    if by_blocks(s):
+    if by_blocks(s) and not 0 < s.model.window_of(layer) < T:  # a window is a mask, and the kernel's
         return s.width * s.B * H * seen_by_blocks(T)
     return 4 * N * H - s.width * N * C  # a kernel: its output once, and the log of each row's sum
 

@@ -148,7 +148,7 @@ def _of_the_process(shapes: Shapes, framework: int) -> Memory:
 def _timed(plan: Plan, shapes: Shapes, steps: int) -> Plan:
     """With its time."""
     train = plan.train
-    known = profile(train.device, train.dtype)
+    known = profile(train.device, train.dtype, plan.model)
     step = step_seconds(shapes, known)
     times = {name: _times(steps, getattr(train, f"{name}_interval")) for name in ("eval", "save", "probe", "sample")}
     seconds = Seconds(

@@ -7,16 +7,17 @@ sizes, a slow bfloat16 are in the numbers, and no peak rate of a data sheet is.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, TrainConfig
+from ..config import ModelConfig, TrainConfig, block_shapes
 from ..layers.attention import attend
 from ..layers.cross_entropy import nats, nats_sum
 from ..layers.dropout import Dropout
+from ..layers.positions import POSITIONS
 from ..model import Block
 from ..optim import build_optimizer
 from ..runtime import autocast, rng_state, set_rng_state
@@ -30,6 +31,8 @@ D = 64  # d_k
 MOVED = 1 << 22  # parameters of the update that is measured: 64 MB with their gradients and moments
 TIMES, LEAST = 3, 0.015  # repetitions, and the seconds that each of them lasts at least
 VERSION = 1  # of what is measured here
+GPT2 = ModelConfig()
+CHOICES = ("positions", "norm", "mlp", "activation", "bias", "qk_norm")  # that decide how long a block takes
 
 
 @dataclass(frozen=True)
@@ -50,27 +53,40 @@ class Profile:
     evaluated: float  # of the head: the share that the value without gradients takes
 
 
-def is_known(device: str, dtype: str) -> bool:
-    """Whether this machine was measured already."""
-    return is_remembered(key(device, dtype), names())
+def is_known(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
+    """Whether this machine was measured already, with blocks of the kind that a model has."""
+    return is_remembered(key(device, dtype, model), names())
 
 
-def profile(device: str, dtype: str) -> Profile:
+def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
     """What is known of this machine, or else measured now: some seconds."""
     sizes = _sizes()
 
     def measure() -> list[float]:
-        found = measure_profile(device, dtype)
+        found = measure_profile(device, dtype, model)
         return [number for name, _ in sizes for number in _as_tuple(getattr(found, name))]
 
-    numbers = iter(remembered_all(key(device, dtype), names(), measure))
+    numbers = iter(remembered_all(key(device, dtype, model), names(), measure))
     filled = {name: tuple(next(numbers) for _ in range(n)) for name, n in sizes}
     return Profile(**{k: v if isinstance(getattr(_NOTHING, k), tuple) else v[0] for k, v in filled.items()})  # type: ignore[arg-type]
 
 
-def key(device: str, dtype: str) -> str:
+def key(device: str, dtype: str, model: ModelConfig = GPT2) -> str:
     """Under which it is kept."""
-    return f"profile {VERSION} of {dtype} on {device}: {this_machine()}"
+    like = block_like(model, C=WIDTHS[1], L=1)
+    changes = [f"{f.name} {getattr(like, f.name)}" for f in fields(like)]
+    usual = {f"{f.name} {getattr(block_like(GPT2, C=WIDTHS[1], L=1), f.name)}" for f in fields(like)}
+    kind = "".join(f", {change}" for change in changes if change not in usual)
+    return f"profile {VERSION} of {dtype} on {device}{kind}: {this_machine()}"
+
+
+def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
+    """Blocks of the kind that a model has, of another width: the same choices and the same proportions."""
+    H = C // D
+    sharing = max(n for n in range(1, H + 1) if H % n == 0 and n <= model.n_head // model.kv_heads)
+    inner = round(model.inner_size / model.n_embd * C)
+    choices = {name: getattr(model, name) for name in CHOICES}
+    return ModelConfig(n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, **choices)
 
 
 def names() -> list[str]:
@@ -83,11 +99,11 @@ def _sizes() -> list[tuple[str, int]]:
     return [(name, len(_as_tuple(value))) for name, value in vars(_NOTHING).items()]
 
 
-def measure_profile(device: str, dtype: str) -> Profile:
+def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
     """Measure every part, a few seconds in all. The generators of the process are as they were afterwards."""
     before = rng_state(device)
     try:
-        parts = _Parts(device, dtype)
+        parts = _Parts(device, dtype, model)
         blocks = [_line(parts.block(C, FEW), parts.block(C, MANY)) for C in WIDTHS]
         heads = [_line(parts.head(C, FEW), parts.head(C, MANY)) for C in WIDTHS]
         middle, (of_block, of_head) = WIDTHS[1], (_at(MANY, *blocks[1]), _at(MANY, *heads[1]))
@@ -112,8 +128,8 @@ def measure_profile(device: str, dtype: str) -> Profile:
 class _Parts:
     """The parts of a step, each run a few times. Seconds of one run, by the middle of the repetitions."""
 
-    def __init__(self, device: str, dtype: str) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: str, dtype: str, model: ModelConfig) -> None:
+        self.device, self.dtype, self.model = device, dtype, model
 
     def seconds(self, work: Callable[[], object]) -> float:
         self.run(work, 1)
@@ -150,7 +166,7 @@ class _Parts:
         return self.seconds(lambda: self._through(blocks, x)) / n_blocks
 
     def _blocks(self, C: int, n_blocks: int) -> list[Block]:
-        config = ModelConfig(n_embd=C, n_layer=n_blocks, n_head=C // D)
+        config = block_like(self.model, C, n_blocks)
         blocks = [Block(config, layer).to(self.device) for layer in range(n_blocks)]
         for block in blocks:
             block.attn.attend = _no_attention
@@ -158,9 +174,10 @@ class _Parts:
 
     def _through(self, blocks: Sequence[Block], x: Tensor) -> Tensor:
         at = torch.arange(x.size(1), device=self.device)
+        turn = POSITIONS[self.model.positions](replace(self.model, head_dim=D)).turn(at)
         with autocast(self.device, self.dtype):
             for block in blocks:
-                x = block(x, at, None, None)
+                x = block(x, at, None, None, turn)
         return x
 
     def attention(self, T: int, *, kernel: bool, H: int = 4) -> float:
@@ -214,7 +231,7 @@ class _Parts:
 
     def muon(self, C: int) -> float:
         """An update of the matrices of a block."""
-        shapes = ((3 * C, C), (C, C), (4 * C, C), (C, 4 * C))
+        shapes = [shape for shape in block_shapes(block_like(self.model, C, 1)).values() if len(shape) == 2]
         matrices = torch.nn.ParameterList(self.random(*shape) for shape in shapes)
         for matrix in matrices:
             matrix.grad = self.random(*matrix.shape)

@@ -4,23 +4,35 @@ import time
 
 import torch
 
-from ..config import ModelConfig
+from ..config import ModelConfig, matrix_parameters
 from .measured import remembered, this_machine
 
 
 def training_flops(config: ModelConfig, T: int) -> float:
     """Floating-point operations a token costs in training, in windows of T: the products, forward and backward.
 
-    A weight is multiplied and added once forward and twice backward, 6 operations a token: 12 L C^2 of them in the
-    blocks and V C in the head. Causal attention looks at T / 2 tokens on average, in two products: 6 L C T. What is no
-    product (norms, softmax, GELU) is left out, as usual (Kaplan et al., 2020, section 2.1; Chowdhery et al., 2022,
-    appendix B, where the whole square is counted).
+    A weight is multiplied and added once forward and twice backward, 6 operations a token: 12 L C^2 of them in GPT-2's
+    blocks and V C in the head. Causal attention looks at T / 2 tokens on average, fewer in a layer with a window, in
+    two products of H D: 12 H D times the tokens seen, or 6 L C T in all. What is no product (norms, softmax, GELU) is
+    left out, as usual (Kaplan et al., 2020, section 2.1; Chowdhery et al., 2022, appendix B, where the whole square is
+    counted).
 
     >>> round(training_flops(ModelConfig.micro(), 1024) * 4096 / 1e12, 2)
     0.79
     """
-    C, L = config.n_embd, config.n_layer
-    return 6.0 * (12 * L * C**2 + config.vocab_size * C) + 6.0 * L * C * T
+    products = matrix_parameters(config) + config.vocab_size * config.n_embd
+    seen = sum(tokens_seen(T, config.window_of(layer)) for layer in range(config.n_layer))
+    return 6.0 * products + 12.0 * config.n_head * config.head_size * seen
+
+
+def tokens_seen(T: int, window: int = 0) -> float:
+    """How many tokens a query looks at, on average over windows of T: T / 2, or fewer where a window ends before.
+
+    >>> tokens_seen(1024), tokens_seen(1024, 256), tokens_seen(100, 256)
+    (512.0, 224.0, 50.0)
+    """
+    w = min(window, T) if window else T
+    return w - w * w / (2 * T) if T else 0.0
 
 
 def product_rate(device: str, dtype: str) -> float:

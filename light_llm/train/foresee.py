@@ -75,7 +75,7 @@ def look_ahead(model: LightLLM, loader: Any, config: TrainConfig, resumed: Resum
     """
     done = resumed.state.step if resumed else 0
     warnings = refuse_what_does_not_fit(foresee(model, loader, config, done=done, timed=False), force=asked.force)
-    first_look(config.device, config.dtype, doctor=not asked.skip_doctor, say=asked.say)
+    first_look(model.config, config.device, config.dtype, doctor=not asked.skip_doctor, say=asked.say)
     diagnosis = examined(config, skip=asked.skip_doctor)
     return Outlook(foresee(model, loader, config, done=done), diagnosis, tuple(warnings))
 

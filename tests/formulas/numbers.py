@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from light_llm.config import PRESETS, ModelConfig, TrainConfig, get_model_size
+from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.observe.curvature import adam_threshold, gradient_descent_threshold
 from light_llm.optim.schedule import DECAY
 from light_llm.runtime.speed import training_flops
@@ -93,8 +93,9 @@ def tables() -> dict[str, str]:
 
 def _presets() -> str:
     rows = []
-    for name, (d, L, H) in PRESETS.items():
+    for name in ("nano", "micro", "small"):
         config = ModelConfig.preset(name)
+        d, L, H = config.n_embd, config.n_layer, config.n_head
         V, T = config.vocab_size, config.n_positions
         parts = V * d, T * d, L * (12 * d**2 + 13 * d), 2 * d
         rows.append([f"`{name}`", str(d), str(L), str(H), *(f"{n:,}" for n in (*parts, get_model_size(config)))])
