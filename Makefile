@@ -2,6 +2,8 @@
 # make check                         format, lint, types         make check-all   and what takes longer
 # make bench                         the numbers in README.md    make faults      every fault, many times, and a table
 # make bench-plan                    what a plan foretells, beside what happens: some ten minutes
+# make check-interop                  every family in every program it can be exported to
+# make check-gguf                    the same in llama.cpp, which is built from source first: some five minutes
 # make run ARGS="runs"               any other verb
 #
 # Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
@@ -11,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 ARGS ?=
 
-.PHONY: setup train run test check check-all bench bench-plan faults format clean
+.PHONY: setup train run test check check-all bench bench-plan check-interop check-gguf faults format clean
 
 setup: $(VENV)/.run
 
@@ -57,6 +59,13 @@ bench: $(VENV)/.bench
 
 bench-plan: $(VENV)/.dev
 	$(BIN)/python benchmarks/plan_grid.py $(ARGS)
+
+check-interop: $(VENV)/.dev
+	$(BIN)/python tests/check_interop.py $(ARGS)
+
+check-gguf: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check llama-cpp-python
+	$(BIN)/python tests/check_gguf.py $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

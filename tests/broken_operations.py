@@ -273,6 +273,21 @@ def exact_gelu() -> AbstractContextManager[object]:
     return Calls(lambda func, x, **kw: func(x), "gelu")
 
 
+def wide_silu() -> AbstractContextManager[object]:
+    """SiLU is x sigmoid(1.702 x), which is an approximation of GELU."""
+    return Calls(lambda func, x, **kw: x * torch.sigmoid(1.702 * x), "silu")
+
+
+def no_root() -> AbstractContextManager[object]:
+    """1 / sqrt(x) is 1 / x."""
+    return Calls(lambda func, x: 1 / x, "rsqrt")
+
+
+def coarse_cosines() -> AbstractContextManager[object]:
+    """Cosines of large angles are made in float16."""
+    return Calls(lambda func, x: func(x.half()).to(x.dtype), "cos")
+
+
 def coarse_logsumexp() -> AbstractContextManager[object]:
     """log-sum-exp is made in bfloat16."""
     return Calls(lambda func, x, *rest, **kw: func(x.bfloat16(), *rest, **kw).to(x.dtype), "logsumexp")

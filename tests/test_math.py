@@ -14,7 +14,19 @@ from types import ModuleType
 import pytest
 
 from .conftest import CHECKOUT
-from .formulas import attention, backward, counting, curvature, loss, optimisation, parts, probes, sampling, tokens
+from .formulas import (
+    attention,
+    backward,
+    counting,
+    curvature,
+    loss,
+    modern,
+    optimisation,
+    parts,
+    probes,
+    sampling,
+    tokens,
+)
 from .formulas.numbers import numbers, tables
 
 PAGE = CHECKOUT / "README-transformer-math.md"
@@ -30,6 +42,7 @@ CHAPTERS = {
     "S": sampling,
     "P": probes,
     "H": curvature,
+    "M": modern,
 }
 Check = Callable[[], None]
 
@@ -202,7 +215,7 @@ def as_quoted(value: float, quoted: str) -> str:
 
 
 def test_every_quoted_number_is_the_one_computed() -> None:
-    known, quoted = numbers(), NUMBER.findall(TEXT)
+    known, quoted = numbers() | modern.numbers(), NUMBER.findall(TEXT)
     assert TEXT.count("<!--=") == len(quoted), "a mark without a number before it"
     wrong = [
         f"{name}: {q}, computed {known.get(name)}"
@@ -226,7 +239,7 @@ def test_no_number_is_quoted_without_being_computed() -> None:
 
 
 def test_the_tables_are_the_ones_computed() -> None:
-    assert dict(TABLE.findall(TEXT)) == tables()
+    assert dict(TABLE.findall(TEXT)) == tables() | modern.tables()
 
 
 def breaks_on_github(text: str) -> list[str]:

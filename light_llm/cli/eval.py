@@ -1,10 +1,200 @@
-"""`light-llm eval`: the same as `light-llm generate eval`."""
+"""`light-llm eval`: the same as `light-llm generate eval`; with --tasks, the tasks of lm-evaluation-harness."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.table import Column, Table
+from rich.text import Text
+from tyro.conf import Positional, arg
+
+from ..errors import ConfigError
 from . import generate
+from .flags import Words, parse
+from .screen import columns, show
+
+if TYPE_CHECKING:
+    from ..checkpoint import ModelFile
+    from ..harness import Answers, Row
+
+OF_TASKS = ("include", "limit", "num_fewshot", "output", "batch_size", "last_window", "offline")
+MOST_WARNINGS = 5
+_WORDS = Words("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", most=1)
+
+
+@dataclass(frozen=True)
+class EvalFlags:
+    """The flags of `eval`."""
+
+    model: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="[CHECKPOINT]", help="run folder, step folder, .pt", help_behavior_hint="(default: checkpoints)"),
+        _WORDS,
+    ] = ()
+    checkpoint: Annotated[str, arg(metavar="PATH", help="the same, as a flag", help_behavior_hint="")] = ""
+    device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
+    data: Annotated[str, arg(metavar="PATH", help="held-out: where the text is now", help_behavior_hint="")] = ""
+    tasks: Annotated[str, arg(metavar="A,B", help="names, mmlu_*, my.yaml", help_behavior_hint="")] = ""
+    include: Annotated[str, arg(metavar="DIR", help="tasks: a folder of your own", help_behavior_hint="")] = ""
+    limit: Annotated[int, arg(metavar="N", help="tasks: documents of each; 0: all")] = 0
+    num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples; -1: as they say")] = -1
+    output: Annotated[str, arg(metavar="FILE", help="tasks: the results as JSON", help_behavior_hint="")] = ""
+    batch_size: Annotated[int, arg(metavar="N", help="tasks: windows at once")] = 16
+    last_window: Annotated[str, arg(metavar="NAME", help="tasks: cold, or full as HF")] = "cold"
+    offline: Annotated[bool, arg(help="tasks: download nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
-    return generate.command(["eval", *argv])
+    about = (
+        "Without --tasks: loss, perplexity and bits per byte of the held-out text.\n\n"
+        "With --tasks: tasks of lm-evaluation-harness, or your own; see docs/eval.md."
+    )
+    given = {word.partition("=")[0] for word in argv}
+    if not given & {"--tasks", "-h", "--help"}:
+        return generate.command(["eval", *_of_held_out(argv, given)])
+    flags, named = parse(EvalFlags, argv, prog="light-llm eval", about=about)
+    if "data" in named:
+        raise ConfigError("--data is of the held-out text and has no effect on --tasks; leave one out")
+    if flags.model and flags.checkpoint:
+        raise ConfigError(f"two checkpoints are named, {flags.model[0]} and {flags.checkpoint}; leave one out")
+    return _run(flags)
+
+
+def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
+    """The words for `generate eval`, the checkpoint with its flag. Raises ConfigError for a flag of --tasks."""
+    for name in OF_TASKS:
+        if (flag := f"--{name.replace('_', '-')}") in given:
+            raise ConfigError(f"{flag} is of tasks; add --tasks NAME, or leave it out")
+    return ["--checkpoint", *argv] if argv and not argv[0].startswith("-") else list(argv)
+
+
+def _run(flags: EvalFlags) -> int:
+    target = _target(flags.output)
+    from ..export.extras import need
+
+    need("lm_eval", "eval")
+    from ..checkpoint import load_model
+    from ..harness import Answers, Job, rows_of, run_tasks
+    from ..runtime import choose_device
+    from .progress import counting
+
+    job = Job(
+        tasks=tuple(filter(None, (name.strip() for name in flags.tasks.split(",")))),
+        include=Path(flags.include) if flags.include else None,
+        limit=flags.limit,
+        num_fewshot=None if flags.num_fewshot == -1 else flags.num_fewshot,
+        offline=flags.offline,
+    )
+    device = choose_device(flags.device)
+    loaded = load_model(flags.model[0] if flags.model else flags.checkpoint or "checkpoints", device.value)
+    with counting("evaluating") as progress:
+        answers = Answers(
+            loaded,
+            batch_size=flags.batch_size,
+            last_window=flags.last_window,
+            progress=lambda what, done, total: progress(done, total),
+        )
+        results, warnings = run_tasks(answers, job)
+    file = loaded.file
+    show(f"{file.path}, step {file.meta.get('step')}", "", _table(rows_of(results)), "")
+    show(*_notes(answers, flags, device.value, warnings))
+    if target:
+        _write(target, _described(file, answers, flags, results, warnings))
+        show(Text(f"written to {target}"))
+    return 0
+
+
+def _target(name: str) -> Path | None:
+    """The file to write, found fit before anything is run. Raises ConfigError."""
+    if not name:
+        return None
+    path = Path(name)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise ConfigError(f"--output {name} {what}; name a file in a folder that is there")
+    if path.exists():
+        raise ConfigError(f"--output {name} is there already and would be lost; name another file, or remove it")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--output {name} is in a folder that may not be written; name a file elsewhere")
+    return path
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    """A line a number; a task's name stands at its first."""
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("value", "±", "docs", "shots"))
+    table = columns(Column("task", style="bold"), "metric", *numbers, Column("better", style="dim", no_wrap=True))
+    before = ""
+    for row in rows:
+        head = (row.task, count(row.documents), count(row.shots)) if row.task != before else ("", "", "")
+        table.add_row(head[0], row.metric, number(row.value), number(row.stderr), head[1], head[2], row.better)
+        before = row.task
+    return table
+
+
+def number(value: float | str | None) -> str:
+    """A result in a few letters.
+
+    >>> number(0.28125), number(16183564624.5), number(None), number(float("nan"))
+    ('0.2812', '1.618e+10', '', 'nan')
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.4g}" if abs(value) >= 10_000 else f"{value:.4f}"
+
+
+def count(value: int | None) -> str:
+    """A number of things; "" where nobody says."""
+    return "" if value is None else f"{value:,}"
+
+
+def _notes(answers: Answers, flags: EvalFlags, device: str, warnings: Sequence[str]) -> list[Text]:
+    """How the numbers were made, and what to know of them."""
+    lines = [
+        f"context {answers.context:,} tokens; {answers.dtype} on {device}",
+        f"what nothing stands before starts after {answers.start_name}",
+    ]
+    if flags.limit:
+        lines.append(f"of each task at most {flags.limit:,} documents: a look, not a result to report")
+    if answers.cut:
+        lines.append(f"{answers.cut:,} requests were longer than the context and lost their beginning")
+    lines += [f"the harness: {line}" for line in warnings[:MOST_WARNINGS]]
+    if len(warnings) > MOST_WARNINGS:
+        lines.append(f"the harness: {len(warnings) - MOST_WARNINGS} warnings more")
+    return [Text(line) for line in lines]
+
+
+def _described(
+    file: ModelFile, answers: Answers, flags: EvalFlags, results: Mapping[str, Any], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """The results, and all that decided them."""
+    from importlib.metadata import version
+
+    from .. import __version__
+    from ..harness import without_samples
+
+    return without_samples(results) | {
+        "model": file.path.name,
+        "step": file.meta.get("step"),
+        "context": answers.context,
+        "last_window": flags.last_window,
+        "dtype": answers.dtype,
+        "start": answers.start_name,
+        "cut": answers.cut,
+        "limit": flags.limit,
+        "batch_size": flags.batch_size,
+        "light_llm": __version__,
+        "lm_eval": version("lm_eval"),
+        "warnings": list(warnings),
+    }
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    from ..files import Files, commit_file
+    from ..plain import canonical
+
+    commit_file(path, lambda file: file.write(canonical(values)), Files())

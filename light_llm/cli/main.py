@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from keyword import iskeyword
 
 from .. import __version__
 from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
 from .signals import ended_by_signals
 
-# A verb is a module of this room by the same name (- is _ there), with a `command(argv) -> exit code`.
+# A verb is a module of this room by the same name (- is _ there, import is import_), with a `command(argv) -> exit code`.
 VERBS = {
     "train": "train a model on a text",
     "plan": "what a run would cost, and whether it fits: nothing is started",
@@ -22,6 +23,8 @@ VERBS = {
     "prepare": "encode a text ahead of time, or check what is kept of it",
     "tokenizer": "train, show and compare vocabularies",
     "verify-resume": "whether a resumed run is the run, bit for bit, on this machine",
+    "export": "a trained model for Transformers, llama.cpp, ONNX Runtime",
+    "import": "a GPT-2, Llama, Qwen3 or nanoGPT model of another program",
     "analyze": "curvature, gradient noise and landscape of a trained model",
     "recipes": "settings to start from, and what to expect of each",
     "runs": "the runs in a folder, newest first",
@@ -81,7 +84,8 @@ def _dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
     # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
-    module = import_module(f".{verb.replace('-', '_')}", __package__)
+    name = verb.replace("-", "_") + ("_" if iskeyword(verb) else "")  # `import.py` could not be imported
+    module = import_module(f".{name}", __package__)
     return int(module.command(rest))
 
 

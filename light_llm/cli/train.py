@@ -27,7 +27,7 @@ _M, _D, _T = ModelConfig(), DataConfig(), TrainConfig()
 class TrainFlags:
     """The flags of `train`, in the order help shows them."""
 
-    preset: Annotated[str, arg(metavar="NAME", help="nano, micro or small")] = "micro"
+    preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "micro"
     data: Annotated[str, arg(metavar="NAME|PATH", help="a source, file, folder, -")] = _D.data
     held_out: Annotated[float, arg(metavar="X", help="share not trained on")] = _D.held_out
     val_data: Annotated[str, arg(metavar="PATH", help="hold out this text instead")] = ""

@@ -26,7 +26,7 @@ from .flags import parse
 class VerifyFlags:
     """The flags of `verify-resume`: those of `train` that can make a difference."""
 
-    preset: Annotated[str, arg(metavar="NAME", help="nano, micro or small")] = "nano"
+    preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "nano"
     data: Annotated[str, arg(metavar="NAME|PATH", help="a source or file; else some tales")] = ""
     tokenizer: Annotated[str, arg(metavar="NAME|PATH", help="gpt2, bpe, bpe:N, char, byte")] = "byte"
     max_steps: Annotated[int, arg(metavar="N", help="steps of the whole run")] = 12

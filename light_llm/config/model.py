@@ -127,6 +127,27 @@ class ModelConfig:
         chosen = self.window_layers == "all" or layer in map(int, self.window_layers.split(","))
         return self.window if chosen else 0
 
+    @property
+    def choices(self) -> str:
+        """What is not GPT-2's, in words; empty where all is.
+
+        >>> ModelConfig.micro().choices, ModelConfig.preset("llama-micro").choices
+        ('', 'rope, rmsnorm, swiglu, no biases, 2 heads of keys')
+        """
+        windows = sum(self.window_of(layer) > 0 for layer in range(self.n_layer)) if self.window else 0
+        longer = "" if self.rope_scaling == "none" else f" {self.rope_scaling} x {self.rope_factor:g}"
+        words = [
+            f"rope{longer}" if self.positions == "rope" else "",
+            self.norm if self.norm != "layernorm" else "",
+            self.mlp if self.mlp != "gelu" else "",
+            "no biases" if not self.bias else "",
+            f"{self.kv_heads} head{'s' * (self.kv_heads > 1)} of keys" if self.kv_heads != self.n_head else "",
+            "qk-norm" if self.qk_norm else "",
+            "a head of its own" if not self.tied_head else "",
+            f"windows of {self.window:,} in {windows} of {self.n_layer} layers" if windows else "",
+        ]
+        return ", ".join(word for word in words if word)
+
     @classmethod
     def nano(cls, **changes: Any) -> "ModelConfig":
         """12.5 M parameters with GPT-2's vocabulary."""

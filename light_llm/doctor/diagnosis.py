@@ -10,7 +10,7 @@ from .remedies import REFUSE, Remedy, remedies_for
 from .values import COMPILED, Finding
 
 # Raised when a case is added or changed: what is remembered of a device is then found out anew.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

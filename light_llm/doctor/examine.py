@@ -8,7 +8,7 @@ import torch
 
 from ..model import attend_by_formula
 from ..runtime import choose_compile, device_name, is_out_of_memory
-from . import attention, formats, keeping, operations, optimizers, whole, writing
+from . import attention, choices, formats, keeping, operations, optimizers, whole, writing
 from .diagnosis import Diagnosis
 from .subject import Reference, Subject
 from .values import ADAMW, ATTENTION, FORMULA, OPERATION, PLAIN_ADAMW, Case, Finding
@@ -17,6 +17,7 @@ Progress = Callable[[int, int, str], None]  # done, all, name of the case that c
 
 CORE: tuple[Case, ...] = (
     *operations.OPERATIONS,
+    *choices.CHOICES,
     *attention.CORE,
     *whole.CORE,
     *optimizers.CORE,

@@ -4,7 +4,6 @@ Another program knows a family by name and fills in what the name means. A mix o
 said in its files, and a file that says nearly the right thing gives nearly the right text.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
-from ..checkpoint.load import build
 from ..config import ModelConfig, show
 from ..errors import ConfigError
 
@@ -69,25 +67,23 @@ def has_windows(config: ModelConfig) -> bool:
     return any(config.window_of(layer) for layer in range(config.n_layer))
 
 
-def cut_to_tokenizer(loaded: Loaded) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Config and state of a model without the ids that its tokenizer lacks: what other programs call one vocabulary.
+def cut_config(loaded: Loaded) -> ModelConfig:
+    """The config with as many ids as the tokenizer has.
 
     A table may have been padded to a round number of rows. No text gives those ids, and nothing was learnt for them.
+    """
+    tokenizer, config = loaded.file.tokenizer, loaded.model.config
+    return replace(config, vocab_size=tokenizer.vocab_size) if tokenizer else config
+
+
+def cut_to_tokenizer(loaded: Loaded) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Config and state of a model without the ids that its tokenizer lacks: what other programs call one vocabulary.
 
     Returns:
         The config with vocab_size (V,) of the tokenizer, and the tensors by our names, float32 on the CPU.
     """
-    tokenizer, config = loaded.file.tokenizer, loaded.model.config
+    config = cut_config(loaded)
     state = {name: t.detach().to("cpu", torch.float32) for name, t in loaded.model.state_dict().items()}
-    if tokenizer is None or tokenizer.vocab_size == config.vocab_size:
-        return config, state
     for name in state.keys() & {"wte.weight", "lm_head.weight"}:
-        state[name] = state[name][: tokenizer.vocab_size].contiguous()
-    return replace(config, vocab_size=tokenizer.vocab_size), state
-
-
-def rounded(loaded: Loaded, dtype: torch.dtype) -> Loaded:
-    """The same model with its weights rounded to a format and back: what a file in that format is compared with."""
-    weights = {name: t.detach().cpu().to(dtype).float() for name, t in loaded.model.state_dict().items()}
-    file = dataclasses.replace(loaded.file, weights=weights)
-    return Loaded(build(file).eval(), file)
+        state[name] = state[name][: config.vocab_size].contiguous()
+    return config, state

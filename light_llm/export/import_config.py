@@ -5,6 +5,7 @@ only matters to training or to sampling is listed here as harmless, and any othe
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..config import ModelConfig, show
@@ -20,7 +21,7 @@ EXACT = ("gelu", "gelu_python")
 ROPES = {"default": "none", "linear": "linear", "llama3": "llama3"}
 TURNS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # Llama 3.1's, which are ours
 # Fields that decide nothing about the logits of a causal model in evaluation mode.
-HARMLESS = frozenset(
+HARMLESS = (
     # where it is from, and in what it is kept
     "_name_or_path architectures model_type transformers_version dtype torch_dtype tokenizer_class name_or_path "
     "unsloth_version unsloth_fixed transformers.js_config torchscript use_bfloat16 light_llm "
@@ -35,11 +36,11 @@ HARMLESS = frozenset(
     "attn_implementation _attn_implementation _attn_implementation_autoset chunk_size_feed_forward pretraining_tp "
     "gradient_checkpointing is_decoder tie_encoder_decoder tf_legacy_loss "
     # training, and heads of other tasks
-    "initializer_range finetuning_task task_specific_params problem_type id2label label2id num_labels _num_labels".split()
+    "initializer_range finetuning_task task_specific_params problem_type id2label label2id num_labels _num_labels"
 )
-_OF_GPT2 = frozenset(
-    "n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation summary_proj_to_labels "
-    "summary_first_dropout".split()
+_OF_GPT2 = (
+    " n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation summary_proj_to_labels "
+    "summary_first_dropout"
 )
 _MUST_BE: dict[str, tuple[Any, str]] = {  # what a field has to be, and what it would mean otherwise
     "is_encoder_decoder": (False, "it has an encoder as well"),
@@ -75,21 +76,23 @@ class Fields:
                 "keep the one that is right"
             )
         if not found and not default:
-            raise CheckpointError(f"{self.where} has no {name}, which decides the shape; use a complete copy")
+            raise CheckpointError(
+                f"{self.where} has no {name}, which decides the shape; use a complete copy of the model"
+            )
         return found[0] if found else default[0]
 
     def refuse(self, name: str, value: Any, why: str, way_out: str = _NOT_HERE) -> CheckpointError:
         """The error for a value that cannot be had here."""
         return CheckpointError(f"{self.where}: {name}={show(value)} cannot be imported: {why}; {way_out}")
 
-    def finish(self, harmless: frozenset[str]) -> None:
+    def finish(self, harmless: str) -> None:
         """Raise CheckpointError for a field that is left and not known to be harmless; null means that it is off."""
         for name, (wanted, meaning) in _MUST_BE.items():
             value = self.left.pop(name, wanted)
             if value != wanted and value is not None:
                 raise self.refuse(name, value, meaning)
         for name, value in sorted(self.left.items()):
-            if name not in harmless and value is not None:
+            if name not in harmless.split() and value is not None:
                 raise self.refuse(
                     name,
                     value,
@@ -109,23 +112,38 @@ def config_of(values: Any, where: str) -> tuple[str, ModelConfig]:
         CheckpointError: another architecture, a value that ours cannot have, a field that nobody knows; each named.
     """
     if not isinstance(values, dict):
-        raise CheckpointError(f"{where} holds no fields; use a complete copy of the model's folder")
+        raise CheckpointError(f"{where} holds no fields; use a complete copy of the model")
     family, fields = _family_of(values, where), Fields(values, where)
     for name, what in (("quantization_config", "weights are rounded"), ("auto_map", "model has code of its own")):
         if (value := fields.take(name, None)) is not None:
             way_out = "use the weights it was made from" if name == "quantization_config" else _NOT_HERE
             raise fields.refuse(name, value, f"the {what}, which cannot be read or run here", way_out)
     shape = _READERS[family](fields)
-    fields.finish(HARMLESS | (_OF_GPT2 if family == "gpt2" else frozenset()))
+    fields.finish(HARMLESS + (_OF_GPT2 if family == "gpt2" else ""))
     try:
-        return family, ModelConfig(**shape)
+        return family, _usual(ModelConfig(**shape))
     except ConfigError as error:
         raise CheckpointError(f"{where} describes no model of ours: {error}") from None
 
 
+def _usual(config: ModelConfig) -> ModelConfig:
+    """The same shape, with 0 wherever that means it: how ours are written."""
+    usual: dict[str, Any] = {}
+    if config.n_kv_head == config.n_head:
+        usual["n_kv_head"] = 0
+    if config.head_dim * config.n_head == config.n_embd:
+        usual["head_dim"] = 0
+    if replace(config, n_inner=0).inner_size == config.n_inner:
+        usual["n_inner"] = 0
+    if config.rope_trained * config.rope_factor == config.n_positions:
+        usual["rope_trained"] = 0
+    return replace(config, **usual)
+
+
 def _family_of(values: Mapping[str, Any], where: str) -> str:
     """By model_type and architectures. Raises CheckpointError for others, by name."""
-    named = values.get("architectures") or []
+    named = values.get("architectures")
+    named = [name for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)]
     kind = values.get("model_type") or next((f for f, known in ARCHITECTURES.items() if {*known} & {*named}), None)
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise CheckpointError(
@@ -146,47 +164,48 @@ def _gpt2(fields: Fields) -> dict[str, Any]:
         raise fields.refuse("activation_function", activation, f"it has to be one of {', '.join((*TANH, *EXACT))}")
     context = (fields.left.get("n_ctx"),) if fields.left.get("n_ctx") else ()
     fields.take("embd_pdrop", 0.1)  # there is one dropout here, and this one acts in training alone
-    shape = {
+    return {
         "vocab_size": fields.take("vocab_size"),
         "n_positions": fields.take("n_positions", *context, also="max_position_embeddings"),
         "n_embd": fields.take("n_embd", also="hidden_size"),
         "n_layer": fields.take("n_layer", also="num_hidden_layers"),
         "n_head": fields.take("n_head", also="num_attention_heads"),
-        "dropout": fields.take("resid_pdrop", 0.1),
-        "attn_dropout": fields.take("attn_pdrop", 0.1),
+        "dropout": fields.take("resid_pdrop", 0.1) or 0.0,
+        "attn_dropout": fields.take("attn_pdrop", 0.1) or 0.0,
         "norm_eps": fields.take("layer_norm_epsilon", 1e-5),
         "tied_head": _flag(fields, "tie_word_embeddings", default=True),
         "activation": "gelu_tanh" if activation in TANH else "gelu",
+        "n_inner": _or_zero(fields.take("n_inner", None)),
     }
-    inner = fields.take("n_inner", None)
-    return shape | {"n_inner": 0 if inner in (None, _times(4, shape["n_embd"])) else inner}
 
 
 def _llama(fields: Fields) -> dict[str, Any]:
     for name in ("attention_bias", "mlp_bias"):  # where it is true, the tensors have to be zeros: see import_model
         _flag(fields, name, default=False)
-    heads, wide = fields.take("num_attention_heads"), fields.take("hidden_size")
     shape = {
         "vocab_size": fields.take("vocab_size"),
         "n_positions": fields.take("max_position_embeddings"),
-        "n_embd": wide,
+        "n_embd": fields.take("hidden_size"),
         "n_layer": fields.take("num_hidden_layers"),
-        "n_head": heads,
-        "n_kv_head": _unless(fields.take("num_key_value_heads", heads), heads),
+        "n_head": fields.take("num_attention_heads"),
+        "n_kv_head": _or_zero(fields.take("num_key_value_heads", None)),
+        "head_dim": _or_zero(fields.take("head_dim", None)),
         "n_inner": fields.take("intermediate_size"),
         "norm_eps": fields.take("rms_norm_eps", 1e-6),
-        "attn_dropout": fields.take("attention_dropout", 0.0),
+        "attn_dropout": fields.take("attention_dropout", 0.0) or 0.0,
         "tied_head": _flag(fields, "tie_word_embeddings", default=False),
-        **{"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False},
+        "bias": False,
+        "positions": "rope",
+        "norm": "rmsnorm",
+        "mlp": "swiglu",
     }
-    size = fields.take("head_dim", None)
-    whole = isinstance(wide, int) and isinstance(heads, int) and heads > 0
-    return shape | {"head_dim": 0 if size is None or (whole and size * heads == wide) else size} | _rope(fields, shape)
+    return shape | _rope(fields, shape["n_positions"])
 
 
 def _qwen3(fields: Fields) -> dict[str, Any]:
     fields.left.setdefault("head_dim", 128)  # what Qwen3 means where the field is left out
-    fields.take("num_key_value_heads") if "num_key_value_heads" not in fields.left else None
+    if "num_key_value_heads" not in fields.left:
+        fields.take("num_key_value_heads")  # is missing: what Qwen3 means then is 32, whatever the other sizes
     windows = _windows(fields)
     return _llama(fields) | {"qk_norm": True} | windows
 
@@ -198,9 +217,9 @@ def _windows(fields: Fields) -> dict[str, Any]:
     n = fields.left.get("num_hidden_layers")
     if not isinstance(n, int) or not 0 < n <= 1 << 16:
         raise fields.refuse("num_hidden_layers", n, "it has to be a whole number of layers")
-    if kinds is None:
-        kinds = ["sliding_attention" if wanted and isinstance(first, int) and i >= first else "full_attention" for i in range(n)]
     names = ("full_attention", "sliding_attention")
+    if kinds is None:
+        kinds = [names[isinstance(first, int) and i >= first] for i in range(n)]
     if not isinstance(kinds, list) or len(kinds) != n or any(kind not in names for kind in kinds):
         raise fields.refuse("layer_types", kinds, f"it has to name {' or '.join(names)} for each of {n} layers")
     chosen = [i for i, kind in enumerate(kinds) if kind == names[1]] if wanted and size is not None else []
@@ -209,11 +228,11 @@ def _windows(fields: Fields) -> dict[str, Any]:
     return {"window": size, "window_layers": "all" if len(chosen) == n else ",".join(map(str, chosen))}
 
 
-def _rope(fields: Fields, shape: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(fields: Fields, n_positions: Any) -> dict[str, Any]:
     """Base and scaling, in the form of transformers 5 (rope_parameters) or older (rope_theta and rope_scaling)."""
     new, old, base = (fields.take(name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
     name = "rope_parameters" if new else "rope_scaling"
-    if new and old and new != old:
+    if new and old and _scaling(new) != _scaling(old):
         raise fields.refuse("rope_scaling", old, "rope_parameters says something else", "keep the one that is right")
     given = new or old or {}
     if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
@@ -223,7 +242,7 @@ def _rope(fields: Fields, shape: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in ROPES:
         raise rope.refuse("rope_type", kind, f"light-llm turns by {', '.join(ROPES)}")
     base = rope.take("rope_theta", 10000.0 if base is None else base)
-    found = {"rope_base": float(base) if isinstance(base, int) else base, "rope_scaling": ROPES[kind]}
+    found = {"rope_base": _float(base), "rope_scaling": ROPES[kind]}
     trained = rope.take("original_max_position_embeddings", 0)
     if kind != "default":
         found["rope_factor"] = _float(rope.take("factor"))
@@ -231,30 +250,33 @@ def _rope(fields: Fields, shape: Mapping[str, Any]) -> dict[str, Any]:
         for part, wanted in TURNS.items():
             if (value := rope.take(part, wanted)) != wanted:
                 raise rope.refuse(part, value, f"it has to be {wanted:g}")
-        usual = _times(found["rope_factor"], trained) == shape["n_positions"]
-        found["rope_trained"] = 0 if usual else trained or shape["n_positions"]
-    rope.finish(frozenset(("factor",)) if kind == "default" else frozenset())
+        found["rope_trained"] = trained or n_positions
+    rope.finish("factor" if kind == "default" else "")
     return found
+
+
+def _scaling(rope: Any) -> Any:
+    """What both forms say, in one way."""
+    if not isinstance(rope, dict):
+        return rope
+    return {"rope_type" if k == "type" else k: v for k, v in rope.items() if k != "rope_theta" and v is not None}
 
 
 def _flag(fields: Fields, name: str, *, default: bool) -> bool:
     value = fields.take(name, default)
     if type(value) is not bool:
-        raise fields.refuse(name, value, "it has to be true or false", "use a complete copy of the model's folder")
+        raise fields.refuse(name, value, "it has to be true or false", "use a complete copy of the model")
     return value
 
 
-def _unless(value: Any, usual: Any) -> Any:
-    """0, which means the usual one, where a value is that."""
-    return 0 if value is None or value == usual else value
-
-
-def _times(a: Any, b: Any) -> Any:
-    return a * b if all(isinstance(x, (int, float)) for x in (a, b)) else None
+def _or_zero(value: Any) -> Any:
+    """0, which here means the usual size, for null, which means it there."""
+    return 0 if value is None else value
 
 
 def _float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) else value
+    """A whole number as a float, where there is one; what is no number is left to the check of the config."""
+    return float(value) if isinstance(value, int) and abs(value) < 1 << 53 else value
 
 
 _READERS: dict[str, Callable[[Fields], dict[str, Any]]] = {"gpt2": _gpt2, "llama": _llama, "qwen3": _qwen3}

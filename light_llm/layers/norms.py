@@ -46,11 +46,13 @@ class _RMSNorm(torch.autograd.Function):
         return (wide * scale).mul_(gain).to(gain.dtype)
 
     @staticmethod
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, gain, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # this gradient is to be differentiated itself, as curvature does
-            y = rms_norm(x, gain, ctx.eps)
-            d_x, d_gain = torch.autograd.grad(y, (x, gain), d_y, create_graph=True)
+            needed = ctx.needs_input_grad[:2]  # of what is frozen there is none
+            wanted = [part for part, need in zip((x, gain), needed, strict=True) if need]
+            found = iter(torch.autograd.grad(rms_norm(x, gain, ctx.eps), wanted, d_y, create_graph=True))
+            d_x, d_gain = (next(found) if need else None for need in needed)
             return d_x, d_gain, None
         u = (x if x.dtype == torch.float64 else x.float()) * scale
         d_gain = (d_y * u).flatten(0, -2).sum(dim=0)

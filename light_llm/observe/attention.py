@@ -47,11 +47,16 @@ def entropy(weights: Tensor) -> Tensor:
     return torch.special.entr(weights).sum(dim=-1)
 
 
-def relative_entropy(weights: Tensor) -> Tensor:
-    """Entropy over that of even attention, log of the positions a query sees: (..., T, T) -> (..., T - 1), 0 ... 1."""
+def relative_entropy(weights: Tensor, window: int = 0) -> Tensor:
+    """Entropy over that of even attention, log of the positions a query sees: (..., T, T) -> (..., T - 1), 0 ... 1.
+
+    A layer with a window sees no more than that; one that sees itself alone has nothing to choose: 0.
+    """
     T = weights.size(-1)
-    visible = torch.arange(2, T + 1, device=weights.device).log()  # of the queries 1 ... T - 1
-    return entropy(weights)[..., 1:] / visible
+    visible = torch.arange(2, T + 1, device=weights.device)  # of the queries 1 ... T - 1
+    if window:
+        visible = visible.clamp(max=max(2, window))
+    return entropy(weights)[..., 1:] / visible.log()
 
 
 def distance(weights: Tensor) -> Tensor:
@@ -74,11 +79,11 @@ def overlap(weights: Tensor) -> Tensor:
     return torch.stack(shared).mean()
 
 
-def head_facts(weights: Tensor) -> dict[str, list[float]]:
+def head_facts(weights: Tensor, window: int = 0) -> dict[str, list[float]]:
     """What each head of a layer does, means over the batch and the queries: (B, H, T, T) -> lists of H numbers."""
     per_head = {
         "entropy": entropy(weights)[..., 1:],  # nats
-        "relative": relative_entropy(weights),
+        "relative": relative_entropy(weights, window),
         "first": weights[..., 1:, 0],
         "previous": weights.diagonal(offset=-1, dim1=-2, dim2=-1),
         "distance": distance(weights)[..., 1:],  # tokens

@@ -75,7 +75,7 @@ def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -
         lens = predictions.lens(model, seen.stream, targets)
         copies = _copying(model, twice)
     error, bins = predictions.calibration(guesses.confidence, guesses.right)
-    heads = _columns([attention.head_facts(w) for w in weights])
+    heads = _columns([attention.head_facts(w, model.config.window_of(layer)) for layer, w in enumerate(weights)])
     alike = activations.as_numbers([attention.overlap(w) for w in weights])
     row = {
         "loss": lens[-1],

@@ -75,9 +75,9 @@ BUGS = [
     ),
     Bug(
         "the exact GELU instead of GPT-2's",
-        "light_llm/model.py",
-        'approximate="tanh" if config.activation == "gelu_tanh" else "none"',
-        'approximate="none"',
+        "light_llm/layers/mlps.py",
+        'nn.GELU("tanh" if config.activation == "gelu_tanh" else "none")',
+        'nn.GELU("none")',
         "tests/test_model.py",
     ),
     Bug(

@@ -1,0 +1,67 @@
+"""`light-llm export hf|gguf|onnx`: a trained model for Transformers, llama.cpp or ONNX Runtime, verified there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+from ..errors import ConfigError
+from .flags import parse_mode
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """The flags of `export`, in the order help shows them."""
+
+    checkpoint: Annotated[str, arg(metavar="PATH", help="run folder, step folder, .pt")] = "checkpoints"
+    out: Annotated[str, arg(metavar="PATH", help="model-hf, model.gguf, model-onnx")] = ""
+    dtype: Annotated[str, arg(metavar="NAME", help="of the weights; see above")] = ""
+    overwrite: Annotated[bool, arg(help="replace an export in --out")] = False
+    push: Annotated[str, arg(metavar="NAME", help="hf: upload, as you/my-model")] = ""
+    public: Annotated[bool, arg(help="with --push: for everybody to see")] = False
+
+
+NO_USE = {"hf": set[str](), "gguf": {"push", "public"}, "onnx": {"push", "public", "dtype"}}
+NEXT = {
+    "hf": "python -c \"from transformers import pipeline; print(pipeline('text-generation', '{out}')('To be'))\"",
+    "gguf": "llama-cli -m {out} -p 'To be'",
+    "onnx": "python examples/onnx_generate.py {out} 'To be'",
+}
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    about = (
+        "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp and what is "
+        "built on it (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. What is written is opened by "
+        "that program and compared with the model, where it is installed; an export that differs is not kept."
+    )
+    mode, flags, _ = parse_mode(ExportFlags, argv, verb="export", about=about, no_use=NO_USE)
+    if flags.public and not flags.push:
+        raise ConfigError("--public is of an upload; add --push NAME")
+    return _export(mode, flags)
+
+
+def _export(mode: str, flags: ExportFlags) -> int:
+    from pathlib import Path
+
+    from ..checkpoint import load_model
+    from ..config import get_model_size
+    from ..export.write import TARGETS, export
+
+    target = TARGETS[mode]
+    out = Path(flags.out or target.out)
+    loaded = load_model(flags.checkpoint)
+    print(f"model     {loaded.file.path}: {get_model_size(loaded.file.config):,} parameters")
+    done = export(loaded, target, out, dtype=flags.dtype, overwrite=flags.overwrite, say=print)
+    print(f"result    {done.words}")
+    print(f"written   {done.path} ({done.size / 1e6:,.1f} MB)")
+    if flags.push:
+        from ..export.huggingface import push
+
+        print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
+    print(f"try it    {NEXT[mode].format(out=out)}")
+    return 0

@@ -1,0 +1,73 @@
+"""A folder with a model to the Hugging Face hub."""
+
+from pathlib import Path
+
+from .. import __version__
+from ..errors import ConfigError, DataError
+
+NEEDED = ("config.json", "model.safetensors", "README.md")  # without them it is no model, or nobody knows which
+
+
+def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None = None) -> str:
+    """Upload an exported folder as a model of the hub: made where it is not there, else with a commit on top.
+
+    Args:
+        name: of the model: `somebody/small-stories`, or without the owner for the one whose token is used.
+        private: whether only the owner may see it. A model that is there already keeps what it has.
+        endpoint: the address of another hub.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        ConfigError: the folder is no export, the name is none, there is no token, or a private model is asked for and
+            the one that is there is public.
+        DataError: the hub does not answer, or refuses.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is there, and undeclared
+
+    if missing := [file for file in NEEDED if not (folder / file).is_file()]:
+        raise ConfigError(f"{folder} has no {', '.join(missing)}; export the model first, then push the folder")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"{name!r} is no name of a model: {error}; try one like somebody/small-stories") from None
+    token = get_token()
+    if token is None:
+        raise ConfigError(
+            "there is no token of the Hugging Face hub on this machine, so nobody knows whose model it would be; "
+            "run: hf auth login, with a token that may write"
+        )
+    api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
+    try:
+        whole_name = name if "/" in name else f"{api.whoami()['name']}/{name}"
+        repo = api.create_repo(whole_name, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(repo).private:
+            raise ConfigError(
+                f"{repo} is on the hub already and public, and a private model was asked for; nothing was sent. "
+                "Choose another name, or say that it may be public"
+            )
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Exported with light-llm {__version__}")
+    except Exception as error:
+        if not _is_of_the_hub(error):
+            raise
+        raise DataError(
+            f"{name} could not be pushed ({_reason(error)}); the folder {folder} is whole, so push it again"
+        ) from None
+    return f"{api.endpoint}/{repo}"
+
+
+def _is_of_the_hub(error: Exception) -> bool:
+    """Whether it is about the network or the hub: the library raises its own errors, and those of its HTTP library."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or package.startswith(("huggingface_hub", "httpx", "httpcore", "requests"))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the first cause."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

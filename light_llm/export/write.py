@@ -1,0 +1,155 @@
+"""From a model to a verified export: written beside its place, opened by the program it is for, and only then there.
+
+A file that fails its check was never under its name, so nobody can have used it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import Loaded
+from ..errors import CheckpointError, ConfigError
+from .verify import Runtime, Verdict, verify
+
+KNOWN = {  # names that an export may have written, and `overwrite` may therefore remove
+    *("config.json", "generation_config.json", "model.safetensors", "README.md", "onnx.json", "light_llm.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "model.onnx", "model_with_past.onnx"),
+}
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of export."""
+
+    module: str  # of this room, with `write` and `open_export`
+    out: str  # where it goes unless told
+    is_folder: bool
+    dtypes: tuple[str, ...]  # of the weights; the first is the default
+    program: str
+
+
+TARGETS = {
+    "hf": Target("huggingface", "model-hf", True, ("float32", "bfloat16", "float16"), "Transformers"),
+    "gguf": Target("gguf", "model.gguf", False, ("f32", "f16", "bf16", "q8_0"), "llama.cpp"),
+    "onnx": Target("onnx", "model-onnx", True, ("float32",), "ONNX Runtime"),
+}
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    size: int  # bytes
+    verdict: Verdict | None  # None where the program is not here
+    words: str  # of the verification
+
+
+def export(
+    loaded: Loaded, target: Target, out: Path, *, dtype: str = "", overwrite: bool = False, say: Say = lambda line: None
+) -> Exported:
+    """Write a model for another program, and see that it is the same model there.
+
+    Args:
+        loaded: on the CPU, in float32.
+        dtype: of the weights, one of the target's; empty for the first.
+
+    Raises:
+        ConfigError: the program has no such model or format.
+        CheckpointError: something is in the way, or the export is not the model: nothing is kept then.
+    """
+    dtype = dtype or target.dtypes[0]
+    if dtype not in target.dtypes:
+        raise ConfigError(f"{target.program} gets weights in {', '.join(target.dtypes)} here, and not in {dtype}")
+    _check_place(out, target, overwrite=overwrite)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    module: Any = import_module(f".{target.module}", __package__)
+    try:
+        if target.is_folder:
+            partial.mkdir(parents=True)
+        else:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+        say(f"writing   weights in {dtype}")
+        module.write(loaded, partial, **({"dtype": dtype} if len(target.dtypes) > 1 else {}))
+        say(f"checking  it is opened in {target.program}")
+        verdict, words = _verified(loaded, module, partial, dtype)
+        if target.is_folder:
+            from .card import write_card
+
+            write_card(loaded, partial, [words])
+        _put(partial, out)
+    finally:
+        _remove(partial)
+    files = [f for f in out.rglob("*") if f.is_file()] if out.is_dir() else [out]
+    return Exported(out, sum(f.stat().st_size for f in files), verdict, words)
+
+
+def _verified(loaded: Loaded, module: Any, path: Path, dtype: str) -> tuple[Verdict | None, str]:
+    """What the other program says; in words why it says nothing, where it is not here."""
+    try:
+        runtime: Runtime = module.open_export(path)
+    except ConfigError as error:
+        return None, f"NOT verified: {error}"
+    limit = module.limit(dtype) if hasattr(module, "limit") else 1e-4
+    side = module.rounded(loaded, dtype) if hasattr(module, "rounded") else rounded(loaded, dtype)
+    try:
+        verdict = verify(side, runtime, limit=limit)
+    finally:
+        if hasattr(runtime, "close"):
+            runtime.close()
+    return verdict, verdict.words
+
+
+def rounded(loaded: Loaded, dtype: str) -> Loaded:
+    """The model as the export's weights say it, computed in float32."""
+    if dtype not in HALVES:
+        return loaded
+    model = deepcopy(loaded.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(HALVES[dtype]))
+    return replace(copy(loaded), model=model)
+
+
+def _check_place(out: Path, target: Target, *, overwrite: bool) -> None:
+    """Raise CheckpointError where something is in the way that nobody said may go."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise CheckpointError(f"{out} is there already; write elsewhere with --out, or replace it with --overwrite")
+    if out.is_dir() != target.is_folder:
+        what = "a folder" if out.is_dir() else "a file"
+        raise CheckpointError(f"{out} is {what}, which this export is not; write elsewhere with --out")
+    strangers = sorted(f.name for f in out.iterdir() if f.name not in KNOWN) if out.is_dir() else []
+    if strangers:
+        raise CheckpointError(
+            f"{out} holds what no export wrote ({', '.join(strangers[:3])}), so it is not replaced; "
+            "write elsewhere with --out"
+        )
+
+
+def _put(partial: Path, out: Path) -> None:
+    """Give what was written its name; what had it before goes afterwards."""
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    if out.is_dir():
+        os.replace(out, old)
+    os.replace(partial, out)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
