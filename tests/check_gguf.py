@@ -1,6 +1,6 @@
 """llama.cpp opens what we write: every family, tokenizer and number format, and a table. `make check-gguf`.
 
-python tests/check_gguf.py           all of it, some two minutes
+python tests/check_gguf.py           all of it, some three minutes
 python tests/check_gguf.py llama     one family
 
 Each model is trained for some seconds, so that its guesses are not all alike. Columns:
@@ -37,7 +37,6 @@ from light_llm.export import gguf  # noqa: E402
 from light_llm.export.extras import need  # noqa: E402
 from light_llm.export.families import cut_to_tokenizer, family_of  # noqa: E402
 from light_llm.export.gguf_parts import DTYPES, gguf_tensors, metadata  # noqa: E402
-from light_llm.export.gguf_rounding import as_computed  # noqa: E402
 from light_llm.export.gguf_tokens import vocabulary  # noqa: E402
 from light_llm.export.verify import verify  # noqa: E402
 from light_llm.objective import NextTokenLoss  # noqa: E402
@@ -124,7 +123,7 @@ def _row(name: str, loaded: Loaded, path: Path, dtype: str, *, back: bool = True
         gguf.write(loaded, path, dtype=dtype)
         if back:
             gguf.read_back(loaded, path, dtype=dtype)
-        plain, twin = gguf.rounded(loaded, dtype), as_computed(loaded, dtype)
+        plain, twin = gguf.rounded(loaded, dtype), gguf.as_computed(loaded, dtype)
         limit, runtime = gguf.allowed(loaded, dtype), gguf.open_export(path)
         verdict = verify(plain, runtime, limit=limit)
         try:

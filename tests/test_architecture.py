@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "doctor": "plain layers model objective optim generate runtime config",
     "bench": "plain model objective optim generate observe plan runtime config",
     "export": "files plain layers model data checkpoint evaluate generate runtime config",
+    "harness": "objective model data checkpoint evaluate generate export runtime config",
     "train": "files objective model data optim checkpoint evaluate generate observe plan doctor parallel "
     "report runtime config",
     "serve": "generate report runtime config",

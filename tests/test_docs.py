@@ -14,6 +14,7 @@ from light_llm.cli import main
 
 from .conftest import CHECKOUT
 
+EXPORT = pytest.param("export.md", 7, marks=pytest.mark.slow)  # three other programs are started
 TEXT = "Once upon a time there was a fox, and the fox went up the hill.\n" * 200
 
 
@@ -61,7 +62,15 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("tutorial.md", 12), ("data.md", 12), ("offline.md", 2), ("observe.md", 3), ("plan.md", 4), ("doctor.md", 2)],
+    [
+        ("tutorial.md", 12),
+        ("data.md", 12),
+        ("offline.md", 2),
+        ("observe.md", 3),
+        ("plan.md", 4),
+        ("doctor.md", 2),
+        EXPORT,
+    ],
 )
 def test_every_command_runs(
     page: str,

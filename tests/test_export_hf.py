@@ -106,6 +106,7 @@ def test_anyone_opens_it_without_a_word(tmp_path: Path, family: str, monkeypatch
     separator = loaded.file.tokenizer.separator  # type: ignore[union-attr]
     assert text.startswith("To be") and prompt["input_ids"].shape == (1, 5)  # nothing is put in front
     assert {model.config.eos_token_id, model.generation_config.eos_token_id, tokenizer.eos_token_id} == {separator}
+    assert model.generation_config.pad_token_id == separator and model.config.pad_token_id is None
     assert tokenizer.model_max_length == 24 and len(tokenizer) == model.config.vocab_size
     assert model.config.dtype == torch.float32 and type(model).__name__ == model.config.architectures[0]
 
@@ -173,6 +174,12 @@ def test_the_trained_window_is_no_longer_than_the_positions(tmp_path: Path) -> N
     loaded = tiny_loaded(tmp_path)
     for data, window in (({"max_length": 24}, 24), ({"max_length": 999}, 32), ({}, 32)):
         assert huggingface.trained_window(replace(loaded, file=replace(loaded.file, data=data))) == window
+
+
+def test_a_model_with_few_positions(tmp_path: Path) -> None:
+    loaded, out = exported(tmp_path, n_positions=4)
+    verdict = verify(loaded, huggingface.open_export(out))
+    assert verdict.compared == 0 and verdict.largest < 1e-4
 
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
@@ -412,6 +419,7 @@ def card_of(loaded: Loaded, folder: Path, **changes: Any) -> str:
 def test_the_card_says_what_is_so(tmp_path: Path) -> None:
     loaded, out = exported(tmp_path, vocab_size=320)
     text = card_of(loaded, out)
+    assert card_of(loaded, out) == text  # its own hash is not among the others
     cut = replace(loaded.model.config, vocab_size=257)
     for row in (
         f"| parameters | {get_model_size(cut):,} |",

@@ -96,6 +96,7 @@ def test_every_id_is_there_once(pair: tuple[Tokenizer, Any]) -> None:
     assert sorted(theirs.get_vocab().values()) == list(range(ours.vocab_size))
     assert len(theirs) == ours.vocab_size
     assert theirs.convert_ids_to_tokens(ours.separator) == SEPARATOR
+    assert theirs.clean_up_tokenization_spaces is False and theirs.pad_token is None
     assert theirs.bos_token_id == theirs.eos_token_id == ours.separator and theirs.unk_token is None
 
 

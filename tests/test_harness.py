@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,9 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.checkpoint import Loaded, load_model
+from light_llm.checkpoint import Files, Loaded, load_model, write_portable
 from light_llm.cli import main
-from light_llm.data import Tokenizer
+from light_llm.data import Tokenizer, prepare_dataset
 from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths, decode
 from light_llm.errors import CheckpointError, ConfigError, DataError
@@ -27,9 +29,11 @@ from light_llm.harness.results import plain
 from light_llm.harness.scores import score
 from light_llm.harness.tasks import find_tasks, nearest
 from light_llm.harness.windows import Window, by_length
+from light_llm.train.record import model_meta
 
+from .conftest import CHECKOUT
 from .export_tools import a_tokenizer, tiny_loaded
-from .tools import model_path, run_child, tiny_model, train_small
+from .tools import model_path, run_child, tiny_model
 
 TEXT = "A fox went up the hill,\nnaïve and 東.\n"  # 42 bytes
 QUESTIONS = [
@@ -323,6 +327,11 @@ def test_a_text_ends_before_the_first_of_its_ends() -> None:
     assert written("naïve", "ï") == ("na", 4)
     assert written("naïve", "x") == ("naïve", 6)
     assert written("abab", "abab", "b") == ("a", 2)
+    tokenizer = train_bpe(["xy xy xy xy xy xy"], 258)
+    (both,) = tokenizer.encode("xy")
+    ending = Ending(tokenizer, ("y", "x"))  # both in one token
+    ending.push(both)
+    assert ending.close() == ""
     half = Ending(ByteTokenizer(), ())
     for byte in "aï".encode()[:2]:
         half.push(byte)
@@ -340,12 +349,16 @@ def plain_greedy(loaded: Loaded, ids: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_texts_are_the_greedy_ones_of_the_end_of_the_prompt(batch_size: int, loaded: Loaded) -> None:
+def test_texts_are_the_greedy_ones_of_the_end_of_the_prompt(batch_size: int, tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path)  # its blocks weigh, so that a text depends on all that stands before it
     answers = Answers(loaded, batch_size=batch_size)
-    prompts = ["abc", "", "a prompt of more than the ten bytes there are"]
+    assert (answers.context, answers.start) == (24, 256)
+    prompts = ["abc", "", "a prompt of more than the eighteen bytes there are"]
     requests = [(prompt, {"max_gen_toks": 6, "until": []}) for prompt in prompts] + [("abc", {"max_gen_toks": 2})]
-    encoded = [answers.tokenizer.encode(prompt)[-10:] or [answers.start] for prompt in prompts]
+    encoded = [answers.tokenizer.encode(prompt)[-18:] or [256] for prompt in prompts]
     expected = [decode(answers.tokenizer, plain_greedy(loaded, ids, 6)) for ids in encoded]
+    assert plain_greedy(loaded, encoded[2][1:], 6) != plain_greedy(loaded, encoded[2], 6)
+    assert plain_greedy(loaded, [10], 6) != plain_greedy(loaded, [256], 6) != plain_greedy(loaded, [0], 6)
     expected.append(decode(answers.tokenizer, plain_greedy(loaded, encoded[0], 2)))
     assert answers.continuations(requests) == expected and answers.cut == 1
     end = expected[0][2:4]
@@ -568,8 +581,6 @@ WRONG = [
 def test_what_a_user_gets_wrong(
     words: list[str], message: str, loaded: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     Path("best_model.pt").write_bytes(loaded.file.path.read_bytes())
     assert main(["eval", "best_model.pt", *words]) == 2
     assert re.search(message, capsys.readouterr().err)
@@ -586,8 +597,12 @@ def test_a_missing_package_is_named(
 def test_without_tasks_it_is_the_held_out_text(capsys: pytest.CaptureFixture[str]) -> None:
     said = []
     Path("text.txt").write_text(TEXT * 40)
-    train_small(Path("text.txt"), max_steps=1, eval_interval=1, save_interval=1)
-    for words in (["eval", "run"], ["eval", "--checkpoint", "run"], ["generate", "eval", "--checkpoint", "run"]):
+    dataset, tokenizer = prepare_dataset("text.txt", max_length=16, tokenizer="byte")
+    model = tiny_model(vocab_size=tokenizer.vocab_size)
+    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
+    meta |= {"tokenizer": tokenizer.to_dict(), "data": dataset.record()}
+    write_portable(Path("a.pt"), model.state_dict(), meta, Files())
+    for words in (["eval", "a.pt"], ["eval", "--checkpoint", "a.pt"], ["generate", "eval", "--checkpoint", "a.pt"]):
         assert main(words) == 0
         said.append(capsys.readouterr().out)
     assert len(set(said)) == 1 and "bits/byte" in said[0]
@@ -599,6 +614,32 @@ def test_help_shows_both_uses_and_loads_nothing_heavy() -> None:
     assert child.returncode == 0 and not imported & {"torch", "numpy", "lm_eval", "datasets"}
     assert "Without --tasks: " in child.stdout and "With --tasks: " in child.stdout
     assert all(len(line) <= 80 for line in child.stdout.splitlines())
+
+
+def test_the_page_s_own_tasks_and_commands_run(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "cache")
+    page = (CHECKOUT / "docs" / "eval.md").read_text(encoding="utf-8")
+    Path("my-tasks").mkdir()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.S):
+        name = block.splitlines()[0].removeprefix("task: ")
+        Path("my-tasks", f"{name}.yaml").write_text(block)
+        Path("my-tasks", f"{name}.jsonl").write_text(json.dumps({"text": TEXT, "before": "a", "after": "b"}))
+    (lines,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    Path("my-tasks/first_word.jsonl").write_text(lines)
+    Path("checkpoints").mkdir()
+    Path("checkpoints/best_model.pt").write_bytes(loaded.file.path.read_bytes())
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.S)
+    with_tasks = [line for line in commands.splitlines() if "--tasks" in line]
+    assert len(with_tasks) == 2 and len(list(Path("my-tasks").iterdir())) == 6
+    with_tasks.append("light-llm eval --tasks go_on --include my-tasks")
+    for line in with_tasks:
+        assert main(shlex.split(line, comments=True)[1:]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("first_word", "our_text", "go_on")) and Path("text.json").is_file()
 
 
 # ---- beside the harness's own model class

@@ -126,6 +126,14 @@ def test_logits_are_those_of_transformers(foreign: tuple[Any, Path]) -> None:
     torch.testing.assert_close(ours(ids), expected, atol=1e-4, rtol=0)
 
 
+def test_biases_that_were_never_trained_stay(tmp_path: Path) -> None:
+    """Zeros and gains of 1 are how a model begins, and not how one without biases ends."""
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)).save_pretrained(
+        tmp_path
+    )
+    assert read_folder(tmp_path, tokenizer="none").model.config.bias
+
+
 def test_the_shape_is_in_our_words(saved: Callable[[str], Path]) -> None:
     """0 stands where it means the usual size, as in our presets."""
     gpt2 = read_folder(saved("gpt2"), tokenizer="none").model.config
@@ -238,6 +246,7 @@ def test_biases_of_zeros_add_nothing(saved: Callable[[str], Path], tmp_path: Pat
         ("llama", {"model_type": ["llama"]}, r"model_type=\['llama'\], .*light-llm reads gpt2, llama, qwen3"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' cannot be imported: its MLP"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config=.* use the weights it was made from"),
+        ("llama", {"quantization": {"bits": 4}}, "quantization=.* use the weights it was made from"),
         ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "auto_map=.* has code of its own"),
         ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5 .* only a part of each head is turned"),
         (
@@ -444,6 +453,7 @@ ROPE: dict[str, Any] = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu",
     [
         {},
         {"activation": "gelu", "tied_head": False, "dropout": 0.2, "n_inner": 50},
+        {"bias": False},
         ROPE,
         ROPE | {"tied_head": False, "rope_scaling": "llama3", "rope_factor": 4.0, "rope_base": 500.0},
         ROPE | {"rope_scaling": "linear", "rope_factor": 2.0, "attn_dropout": 0.1},
@@ -505,6 +515,11 @@ PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
     [
         (changed(to_tokenizer_json(BPE), model__type="Unigram"), "its model is 'Unigram' and no byte-level BPE"),
         (changed(to_tokenizer_json(BPE), model__byte_fallback=True), "with byte_fallback"),
+        (
+            changed(to_tokenizer_json(BPE), model__continuing_subword_prefix="##"),
+            "continuing_subword_prefix='##', so that",
+        ),
+        (changed(to_tokenizer_json(BPE), model__end_of_word_suffix="</w>"), "end_of_word_suffix='</w>', so that"),
         (changed(to_tokenizer_json(BPE), normalizer={"type": "NFC"}), r"its normalizer \(NFC\) changes texts"),
         (
             changed(to_tokenizer_json(BPE), pre_tokenizer=OTHER_PATTERN),

@@ -1,6 +1,7 @@
 """What a config may choose instead of GPT-2's parts: laws of each choice, alone and in a whole model."""
 
 from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from light_llm.checkpoint import Files, load_model, write_portable
 from light_llm.checkpoint.portable import read_portable
 from light_llm.config import (
-    PRESETS,
     ModelConfig,
     block_shapes,
     from_dict,
@@ -247,8 +247,8 @@ def test_a_window_is_of_the_layers_that_are_named() -> None:
     assert [ModelConfig(window_layers="0").window_of(i) for i in range(6)] == [0] * 6
     whole, x = model_of(), some_tokens(1, 12)
     assert torch.equal(model_of(window=32)(x), whole(x)), "wider than the text"
-    both = [model_of(window=3, window_layers=layers)(x) for layers in ("0", "1", "0,1")]
-    assert not any(torch.allclose(a, b, atol=1e-4) for a, b in zip([whole(x), *both], [*both, whole(x)], strict=True))
+    said = [whole(x), *(model_of(window=3, window_layers=layers)(x) for layers in ("0", "1", "0,1"))]
+    assert not any(torch.allclose(a, b, atol=1e-4) for a, b in combinations(said, 2))
 
 
 @pytest.mark.parametrize("changes", [{}, LLAMA])
@@ -359,8 +359,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
 
 @given(configs())
 def test_names_shapes_and_sizes_are_known_without_a_model(config: ModelConfig) -> None:
-    with torch.device("meta"):
-        model = LightLLM(config)
+    model = LightLLM(config)
     blocks = {f"h.{i}.{name}": s for i in range(config.n_layer) for name, s in block_shapes(config).items()}
     assert outer_shapes(config) | blocks == {name: tuple(t.shape) for name, t in model.state_dict().items()}
     assert get_model_size(config) == sum(p.numel() for p in model.parameters())
@@ -545,10 +544,6 @@ def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
         quantize_int8(rounded)
         error = (rounded(x) - right).norm() / right.norm()
     assert 1e-4 < error < 0.1
-    before = rounded.unembed(torch.ones(1, 64))
-    with torch.no_grad():
-        (rounded.wte if rounded.lm_head is not None else rounded.ln_f).weight.zero_()
-    assert torch.equal(rounded.unembed(torch.ones(1, 64)), before), "the head's product was made from the head"
 
 
 @pytest.mark.slow
@@ -564,10 +559,3 @@ def test_compiled_it_is_the_same(name: str) -> None:
         value.backward()
         found.append({"loss": value.detach(), **gradients(model)})
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_built(name: str) -> None:
-    with torch.device("meta"):
-        model = LightLLM(ModelConfig.preset(name))
-    assert sum(p.numel() for p in model.parameters()) == get_model_size(model.config)

@@ -126,6 +126,20 @@ def test_an_older_nanogpt_has_the_other_gelu(tmp_path: Path) -> None:
         read_checkpoint(path, activation="relu")
 
 
+def test_parts_of_one_storage_come_apart(tmp_path: Path) -> None:
+    """A file of ours has a storage for each tensor, and is refused otherwise."""
+    w, flat = tensors(), torch.cat([t.flatten() for t in tensors().values()])
+    at = 0
+    for name, t in w.items():
+        w[name], at = flat[at : at + t.numel()].view(t.shape), at + t.numel()
+    w["lm_head.weight"] = w["transformer.wte.weight"]
+    w["transformer.h.0.ln_2.weight"] = w["transformer.h.0.ln_1.weight"] = torch.full((C,), 1.5)
+    assert command([str(save(tmp_path / "ckpt.pt", w)), "--tokenizer", "none", "--out", "m.pt"]) == 0
+    found = load_model("m.pt").file.weights
+    for name, tensor in found.items():
+        assert torch.equal(tensor, w[f"transformer.{name}"]), name
+
+
 @torch.inference_mode()
 def test_a_head_of_its_own_stays_one(tmp_path: Path) -> None:
     w = tensors()
@@ -259,6 +273,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     [
         ({"a": [1.0]}, "its model is no table of plain tensors"),
         ([1], "its model is no table of plain tensors"),
+        ({"a": torch.ones(3, device="meta")}, "its model is no table of plain tensors"),
         ({"a": torch.ones(1).expand(10**9)}, "its model is no table of plain tensors"),  # a byte that says it is many
         ({}, r"says 2 layers, and there are 0 tensors"),
         ({"transformer.h.0.ln_1.weight": torch.ones(C, dtype=torch.int64)}, "numbers of type int64; only float32"),
@@ -267,6 +282,13 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
 def test_a_model_that_is_none_is_refused(model: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(save(tmp_path / "ckpt.pt", model), tokenizer="none")
+
+
+@pytest.mark.parametrize("loss", [None, [], torch.ones(2), math.inf, torch.tensor(1j)])
+def test_a_loss_that_is_none_is_left_out(loss: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "ckpt.pt", tensors(), best_val_loss=loss, iter_num="x")
+    meta = read_checkpoint(path, tokenizer="none").file.meta
+    assert meta["step"] == 0 and meta["imported"] == {"format": "nanogpt", "name": "ckpt.pt"}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ class ExportFlags:
 
 NO_USE = {"hf": set[str](), "gguf": {"push", "public"}, "onnx": {"push", "public", "dtype"}}
 NEXT = {
-    "hf": "python -c \"from transformers import pipeline; print(pipeline('text-generation', '{out}')('To be'))\"",
+    "hf": 'python -c "from transformers import pipeline; '
+    "print(pipeline('text-generation', '{out}')('To be', max_new_tokens=40))\"",
     "gguf": "llama-cli -m {out} -p 'To be'",
     "onnx": "python examples/onnx_generate.py {out} 'To be'",
 }

@@ -24,6 +24,7 @@ from .families import cut_to_tokenizer
 from .gguf_back import read_back as read_back
 from .gguf_parts import DTYPES, check_can_be_gguf, format_of, gguf_tensors, metadata
 from .gguf_rounding import allowed as allowed
+from .gguf_rounding import as_computed as as_computed
 from .gguf_rounding import packed
 from .gguf_rounding import rounded as rounded
 from .gguf_tokens import vocabulary

@@ -23,11 +23,11 @@ from ..config.values import check_choice
 from ..errors import ConfigError
 from .extras import need
 from .gguf_parts import BLOCK, DTYPES, format_of
-from .verify import WINDOW
+from .verify import WINDOW, windows
 
 LARGEST_F16 = 65504.0
 LEAST = 1e-4  # what float32 in another order of sums may give
-TIMES = 3.0  # the distance is measured on a few windows, and other kernels round at other places
+TIMES = 3.0  # a number that lies between two of the format may fall to the other side, and other kernels differ
 
 
 def packed(gguf: ModuleType, name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
@@ -102,12 +102,11 @@ def _looked_up(module: nn.GELU, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor
 def allowed(loaded: Loaded, dtype: str) -> float:
     """How far llama.cpp's logits may be from those of `rounded(loaded, dtype)`, as `verify` compares them.
 
-    Three times as far as they move when what the matrices multiply is rounded, and not less than 1e-4.
+    Three times as far as they move in the same windows when what the matrices multiply is rounded, and at least 1e-4.
     """
     plain, twin = rounded(loaded, dtype).model, as_computed(loaded, dtype).model
     config, tokenizer = loaded.model.config, loaded.file.tokenizer
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
-    shape = (4, min(WINDOW, config.n_positions))
-    windows = torch.randint(n_ids, shape, generator=torch.Generator().manual_seed(2))
-    moved = float((plain(windows) - twin(windows))[..., :n_ids].abs().max())
+    drawn = torch.tensor(windows(n_ids, min(WINDOW, config.n_positions)))
+    moved = float((plain(drawn) - twin(drawn))[..., :n_ids].abs().max())
     return max(LEAST, TIMES * moved)

@@ -154,6 +154,8 @@ class _Transformers:
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
         """The n likeliest ids, one by one, with its cache; a separator does not end them."""
+        if n < 1:  # a prompt that fills all positions, which generate refuses to continue by nothing
+            return []
         prompt = torch.tensor([list(ids)])
         found = self.model.generate(
             prompt,

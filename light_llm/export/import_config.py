@@ -24,7 +24,7 @@ TURNS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # Llama 3.1's, which 
 HARMLESS = (
     # where it is from, and in what it is kept
     "_name_or_path architectures model_type transformers_version dtype torch_dtype tokenizer_class name_or_path "
-    "unsloth_version unsloth_fixed transformers.js_config torchscript use_bfloat16 light_llm "
+    "unsloth_version unsloth_fixed is_llama_config transformers.js_config torchscript use_bfloat16 light_llm "
     # ids that sampling asks for, and its settings
     "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id do_sample max_length min_length "
     "max_new_tokens temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
@@ -114,10 +114,11 @@ def config_of(values: Any, where: str) -> tuple[str, ModelConfig]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{where} holds no fields; use a complete copy of the model")
     family, fields = _family_of(values, where), Fields(values, where)
-    for name, what in (("quantization_config", "weights are rounded"), ("auto_map", "model has code of its own")):
+    for name in ("quantization_config", "quantization"):
         if (value := fields.take(name, None)) is not None:
-            way_out = "use the weights it was made from" if name == "quantization_config" else _NOT_HERE
-            raise fields.refuse(name, value, f"the {what}, which cannot be read or run here", way_out)
+            raise fields.refuse(name, value, "the weights are rounded", "use the weights it was made from")
+    if (code := fields.take("auto_map", None)) is not None:
+        raise fields.refuse("auto_map", code, "the model has code of its own, which is not run here")
     shape = _READERS[family](fields)
     fields.finish(HARMLESS + (_OF_GPT2 if family == "gpt2" else ""))
     try:

@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from ..plain import read_plain
 from .import_config import config_of
 from .import_tokenizer import read_tokenizer
-from .import_weights import COMPLETE, renamed, to_ours
+from .import_weights import COMPLETE, renamed, to_ours, without_biases
 
 WEIGHTS, INDEX, BEST = "model.safetensors", "model.safetensors.index.json", "best_model.pt"
 _OTHERS = {  # what a folder without safetensors has instead, and what to do then
@@ -54,6 +54,8 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
     described = read_object(folder / "config.json")
     family, config = config_of(described, str(folder / "config.json"))
     weights = to_ours(renamed(_read_all(folder), family, folder), family, config, folder)
+    if family == "gpt2":
+        config, weights = without_biases(config, weights)
     found = read_tokenizer(folder, tokenizer, described, offline=offline)
     if found is not None and found.vocab_size > config.vocab_size:
         raise CheckpointError(

@@ -95,9 +95,11 @@ def _as_tokenizer_json(vocab: Any, merges: str) -> dict[str, Any]:
 def _checked(values: Any, path: Path) -> BytePairTokenizer:
     """Ours of the same table, after both were asked for the same texts. Raises CheckpointError."""
     try:
+        if why := _strange_part(values):
+            raise ConfigError(why)
         ours = from_tokenizer_json(values, str(path))
     except ConfigError as error:
-        why = _strange_part(values) or str(error).removeprefix(f"{path}: ").partition("; ")[0]
+        why = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         raise CheckpointError(f"the tokenizer {path} cannot be used here: {why}; {ALONE}") from None
     from tokenizers import Tokenizer as Theirs
 
@@ -133,6 +135,9 @@ def _strange_part(values: Any) -> str:
         return f"its model is {show(model.get('type'))} and no byte-level BPE"
     if model.get("byte_fallback"):
         return "its model is a BPE of characters with byte_fallback, and no byte-level one"
+    for mark in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(mark):
+            return f"its model has {mark}={show(model[mark])}, so that tokens are not what texts are made of"
     if normalizer:
         return f"its normalizer ({_kinds(normalizer)}) changes texts before they are cut"
     if not isinstance(before, dict) or before.get("type") != "ByteLevel" or before.get("use_regex") is False:

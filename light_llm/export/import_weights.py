@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +99,29 @@ def to_ours(theirs: dict[str, Tensor], family: str, config: ModelConfig, where: 
             "be a table of its own, set tie_word_embeddings to false in config.json"
         )
     _refuse_rest(theirs, where)
+    return _apart(weights)
+
+
+def without_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """A GPT-2 whose biases are all zero though its norms were trained: it was trained without, and has none here.
+
+    transformers' GPT-2 always has them, so a model without is written with zeros there. One that was never trained has
+    zeros as well, and norms whose gains are all 1: it keeps its biases.
+    """
+    biases = [name for name in weights if name.endswith(".bias")]
+    gains = [name for name in weights if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight"))]
+    if any(weights[name].any() for name in biases) or all(bool((weights[name] == 1).all()) for name in gains):
+        return config, weights
+    return replace(config, bias=False), {name: t for name, t in weights.items() if name not in biases}
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each in a storage of its own, where a file had one for two: ours are refused then."""
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        weights[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
     return weights
 
 
@@ -109,7 +134,7 @@ def _plan(family: str, config: ModelConfig) -> Iterator[Wanted]:
     D, kv = config.head_size, config.kv_heads * config.head_size
     rows = {_Q: config.n_head * D, _K: kv, _V: kv}
     blocks = (("h", "layers", layer) for layer in range(config.n_layer))
-    for ours, others, layer in [("", "", -1), *blocks]:
+    for ours, others, layer in chain([("", "", -1)], blocks):
         before, theirs = (f"{ours}.{layer}.", f"{others}.{layer}.") if ours else ("", "")
         for name, shape in (block_shapes(config) if ours else outer_shapes(config)).items():
             if family in ("gpt2", "nanogpt"):

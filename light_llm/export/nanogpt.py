@@ -7,6 +7,7 @@ A checkpoint is a file of `torch.save`: {"model": tensors, "model_args": sizes, 
 import math
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ def read_checkpoint(
     Args:
         tokenizer: gpt2 (the default for 50,257 or 50,304 ids), char, byte, the path of a `tokenizer.json`, or none.
         text: for char, the text that was prepared: its alphabet, sorted, is the vocabulary. nanoGPT keeps that in
-            meta.pkl, a pickle. Ours has one id more, the separator: its row is that of the rarest character, so that it
-            is hardly ever likely, where a row of zeros would have the logit 0, which may be the largest.
+            meta.pkl, a pickle. Ours has one id more, the separator, and its row is that of the rarest character: as
+            unlikely. A row of zeros would have the logit 0, 70 times as likely in a model of Shakespeare.
         activation: gelu, or gelu_tanh for a checkpoint from before nanoGPT changed to the exact form.
 
     Raises:
@@ -67,8 +68,9 @@ def read_checkpoint(
         )
     step, loss = stored.get("iter_num"), stored.get("best_val_loss")
     origin: dict[str, Any] = {"format": "nanogpt", "name": path.name}
-    if isinstance(loss, (float, Tensor)) and math.isfinite(float(loss)):
-        origin["best_val_loss"] = float(loss)
+    with suppress(TypeError, ValueError, RuntimeError):  # it is for people to read
+        if math.isfinite(value := float(loss)):  # type: ignore[arg-type]
+            origin["best_val_loss"] = value
     documents = 1 if isinstance(found, CharTokenizer) else 2
     data = {"max_length": config.n_positions, "documents": documents}
     step = step if type(step) is int and 0 <= step < 1 << 53 else 0
@@ -105,12 +107,19 @@ def _load(path: Path) -> dict[str, Any]:
 def _tensors_of(stored: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The tensors by name, without what torch.compile puts before each."""
     tensors = stored["model"]
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and type(t) is Tensor and t.layout == torch.strided and t.is_contiguous()
-        for name, t in tensors.items()
-    ):
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) and _is_plain(t) for name, t in tensors.items()):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model is no table of plain tensors")
     return {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether something is a tensor with all its numbers in the file: no view of fewer, and none without numbers."""
+    return (
+        type(tensor) is Tensor
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+    )
 
 
 def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:

@@ -48,8 +48,10 @@ def write(loaded: Loaded, folder: Path) -> None:
     files, about = Files(), _about(loaded)
     graph = continued_graph(model)
     onnx.helper.set_model_props(graph, about)
+    onnx.checker.check_model(graph)
     commit_file(folder / CONTINUED, _bytes(graph.SerializeToString()), files)
     forget_past(graph)
+    onnx.checker.check_model(graph)
     commit_file(folder / WHOLE, _bytes(graph.SerializeToString()), files)
     if loaded.file.tokenizer is not None:
         window = trained_window(loaded)
@@ -90,13 +92,13 @@ def open_export(folder: Path, *, threads: int = 0) -> Runtime:
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # an error is raised as well, and not to be printed
 
     def session(path: Path) -> Any:
         try:
             return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its kinds of error have no class of their own in common
-            raise _useless(path, error) from None
+            raise _useless(path, "used", error) from None
 
     name = f"onnxruntime {runtime.__version__}"
     tokenizer = _open_tokenizer(folder / "tokenizer.json")
@@ -110,12 +112,12 @@ def _open_tokenizer(path: Path) -> Any:
     try:
         return Tokenizer.from_file(str(path)) if path.exists() else None
     except Exception as error:  # it raises no other
-        raise _useless(path, error) from None
+        raise _useless(path, "used", error) from None
 
 
-def _useless(path: Path, error: Exception) -> CheckpointError:
+def _useless(name: Path | str, what: str, error: Exception) -> CheckpointError:
     reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-    return CheckpointError(f"{path} cannot be used: {reason}; export the model again")
+    return CheckpointError(f"{name} cannot be {what}: {reason}; export the model again")
 
 
 @dataclass
@@ -130,7 +132,7 @@ class _OnnxRuntime:
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """(B, T) -> (B, T, V) float32. Raises CheckpointError where the graph with the cache finds others."""
         tokens = np.asarray(ids, dtype=np.int64)
-        found = self.whole.run(None, {"input_ids": tokens})[0]
+        (found,) = _run(self.whole, WHOLE, {"input_ids": tokens})
         middle = tokens.shape[1] // 2
         first, past = self._read(tokens[:, :middle], self._no_past(len(tokens)))
         second, _ = self._read(tokens[:, middle:], past)
@@ -162,6 +164,14 @@ class _OnnxRuntime:
 
     def _read(self, tokens: Any, past: Past) -> tuple[Any, Past]:
         """Logits of new tokens, and the past that they are in."""
-        logits, *present = self.continued.run(None, {"input_ids": tokens} | past)
+        logits, *present = _run(self.continued, CONTINUED, {"input_ids": tokens} | past)
         names = [o.name.replace("present", "past_key_values") for o in self.continued.get_outputs()[1:]]
         return logits, dict(zip(names, present, strict=True))
+
+
+def _run(session: Any, name: str, inputs: dict[str, Any]) -> list[Any]:
+    """All outputs of a graph. Raises CheckpointError where it opened and does not work."""
+    try:
+        return list(session.run(None, inputs))
+    except Exception as error:
+        raise _useless(name, "run", error) from None

@@ -83,8 +83,8 @@ def for_tracing(model: LightLLM) -> LightLLM:
     check_size(model.config)
     model.config = replace(model.config, n_positions=max(model.config.n_positions, 2))  # 1 would be no length to vary
     for block in model.h:
-        attn = block.attn
-        attn.attend, attn.window = partial(_attend, window=attn.window), 0  # type: ignore[union-attr]
+        attn: Any = block.attn
+        attn.attend, attn.window = partial(_attend, window=attn.window), 0
     return model.eval().requires_grad_(False)
 
 

@@ -80,20 +80,20 @@ def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
     """
     tokenizer = loaded.file.tokenizer
     n_ids = tokenizer.vocab_size if tokenizer else loaded.model.config.vocab_size
-    windows = _windows(n_ids, min(WINDOW, loaded.model.config.n_positions))
-    ours = loaded.model(torch.tensor(windows)).float()[..., :n_ids]
-    theirs = runtime.logits(windows).float()
+    drawn = windows(n_ids, min(WINDOW, loaded.model.config.n_positions))
+    ours = loaded.model(torch.tensor(drawn)).float()[..., :n_ids]
+    theirs = runtime.logits(drawn).float()
     if theirs.shape != ours.shape:
         raise _wrong(runtime, f"it has logits for {theirs.size(-1):,} ids, and the model has {n_ids:,}")
     largest = float((ours - theirs).abs().max())
     if not largest <= limit:  # NaN is not
         raise _wrong(runtime, f"its logits are off by {largest:.1e}, and {limit:.0e} is allowed")
-    compared, equal = _greedy(loaded, runtime, windows[0][:8], n_ids, limit)
+    compared, equal = _greedy(loaded, runtime, drawn[0][:8], n_ids, limit)
     fits = None if tokenizer is None else _same_tokenizer(tokenizer, runtime)
     return Verdict(runtime.name, largest, limit, compared, equal, fits)
 
 
-def _windows(n_ids: int, T: int) -> list[list[int]]:
+def windows(n_ids: int, T: int) -> list[list[int]]:
     """Two windows of ids drawn evenly: every part of a table is as likely to be looked at."""
     drawn = torch.randint(n_ids, (2, T), generator=Generator().manual_seed(1))
     return [[int(i) for i in row] for row in drawn.tolist()]

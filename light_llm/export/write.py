@@ -42,6 +42,7 @@ TARGETS = {
     "gguf": Target("gguf", "model.gguf", False, ("f32", "f16", "bf16", "q8_0"), "llama.cpp"),
     "onnx": Target("onnx", "model-onnx", True, ("float32",), "ONNX Runtime"),
 }
+LIMIT = 1e-4  # of the difference between two logits
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -95,14 +96,19 @@ def export(
 
 
 def _verified(loaded: Loaded, module: Any, path: Path, dtype: str) -> tuple[Verdict | None, str]:
-    """What the other program says; in words why it says nothing, where it is not here."""
+    """What the other program says; in words why it says nothing, where it is not here.
+
+    A module may have more to say of its format: `read_back`; `as_computed`, our model with the program's own roundings;
+    and `allowed`, the limit for two logits.
+    """
+    back = module.read_back(loaded, path, dtype=dtype).words if hasattr(module, "read_back") else ""
     try:
         runtime: Runtime = module.open_export(path)
     except ConfigError as error:
-        return None, f"NOT verified: {error}"
-    limit = module.limit(dtype) if hasattr(module, "limit") else 1e-4
-    side = module.rounded(loaded, dtype) if hasattr(module, "rounded") else rounded(loaded, dtype)
+        return None, back or f"NOT verified: {error}"
     try:
+        limit = module.allowed(loaded, dtype) if hasattr(module, "allowed") else LIMIT
+        side = module.as_computed(loaded, dtype) if hasattr(module, "as_computed") else rounded(loaded, dtype)
         verdict = verify(side, runtime, limit=limit)
     finally:
         if hasattr(runtime, "close"):

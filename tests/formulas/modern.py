@@ -209,8 +209,8 @@ def M17_bytes_of_a_cache_of_shared_heads() -> None:
 
 
 def M18_queries_and_keys_of_one_size() -> None:
-    """What attention is given, and that no score goes beyond sqrt(D) times the gains."""
-    config, seen = replace(TINY, qk_norm=True, norm="rmsnorm", bias=False), []
+    """What attention is given, normed and then turned, and that no score goes beyond sqrt(D) times the gains."""
+    config, seen = replace(ROPE, qk_norm=True, norm="rmsnorm", bias=False), []
     attn, x = SelfAttention(config, 0).double(), 50 * normal(5, 24)
     with torch.no_grad():
         attn.q_norm.weight.copy_(tensor(1 + 0.1 * normal(8, seed=2)))
@@ -221,13 +221,16 @@ def M18_queries_and_keys_of_one_size() -> None:
         return attend_by_formula(q, k, v)
 
     attn.attend = watching
-    attn(tensor(x)[None], torch.arange(5), None, None)
+    places = np.arange(5) * 3.0
+    turn = Turn(*(tensor(f(places[:, None] * theta())) for f in (np.cos, np.sin)))
+    attn(tensor(x)[None], torch.arange(5), None, None, turn)
     p = parameters(attn)
     qkv = x @ p["c_attn.weight"].T
     for found, start, gain in zip(seen, (0, 24), (p["q_norm.weight"], p["k_norm.weight"]), strict=True):
         for h in range(3):
             part = qkv[:, start + 8 * h : start + 8 * h + 8]
-            agree(found[h], gain * part / _rms(part, 1e-5))
+            formula = as_pairs(gain * part / _rms(part, 1e-5)) * np.exp(1j * places[:, None] * theta())
+            agree(found[h], np.concatenate([formula.real, formula.imag], axis=-1))
     scores = np.einsum("htd,hsd->hts", seen[0], seen[1]) / math.sqrt(8)
     bound = math.sqrt(8) * p["q_norm.weight"].max() * p["k_norm.weight"].max()
     assert 0.5 * bound < np.abs(scores).max() <= bound
