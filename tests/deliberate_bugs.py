@@ -14,9 +14,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parent.parent
 sys.path.insert(0, str(CHECKOUT))
 
-from tests.bugs import Bug, ahead, computing, keeping, watching  # noqa: E402
+from tests.bugs import Bug, ahead, computing, keeping, leaving, watching  # noqa: E402
 
-BUGS = [*ahead.BUGS, *computing.BUGS, *keeping.BUGS, *watching.BUGS]
+BUGS = [*ahead.BUGS, *computing.BUGS, *keeping.BUGS, *leaving.BUGS, *watching.BUGS]
 
 
 def main() -> int:

@@ -61,11 +61,11 @@ def export(folder: Path, loaded: Loaded) -> Export:
     out.mkdir()
     listener = logging.StreamHandler(said)
     logging.getLogger("torch.onnx").addHandler(listener)
-    with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings():
+    with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         target.write(loaded, out)
     logging.getLogger("torch.onnx").removeHandler(listener)
-    return Export(out, loaded, said.getvalue())
+    return Export(out, loaded, said.getvalue() + "".join(str(warning.message) for warning in warned))
 
 
 @pytest.fixture(scope="module")

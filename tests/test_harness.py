@@ -592,6 +592,8 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert main(["eval", str(loaded.file.path), "--tasks", "a"]) == 2
     assert 'pip install "light-llm[eval]"' in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"light-llm\[eval\]"):
+        run_tasks(Answers(loaded), Job(("a",)))
 
 
 def test_without_tasks_it_is_the_held_out_text(capsys: pytest.CaptureFixture[str]) -> None:

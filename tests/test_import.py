@@ -161,6 +161,20 @@ def test_older_rotary_fields_mean_the_same(saved: Callable[[str], Path]) -> None
     assert config_of(plain, "config.json")[1] == replace(new[1], rope_scaling="none", rope_factor=1.0)
 
 
+def test_what_is_left_out_means_what_it_means_there() -> None:
+    rope = {k: v for k, v in LLAMA3_ROPE.items() if k != "original_max_position_embeddings"}
+    values = LLAMA | {"model_type": "llama", "rope_parameters": rope}
+    found, theirs = config_of(values, "c")[1], transformers.LlamaConfig(**values)
+    assert found.rope_trained == theirs.rope_parameters["original_max_position_embeddings"] == 32
+    for family, there in (("gpt2", "GPT2"), ("llama", "Llama"), ("qwen3", "Qwen3")):
+        usual = getattr(transformers, f"{there}Config")()
+        found = config_of((GPT2 if family == "gpt2" else LLAMA) | {"model_type": family}, "c")[1]
+        assert found.tied_head == usual.tie_word_embeddings
+        assert found.norm_eps == (usual.layer_norm_epsilon if family == "gpt2" else usual.rms_norm_eps)
+        if family != "gpt2":
+            assert found.rope_base == usual.rope_parameters["rope_theta"]
+
+
 def test_older_names_of_gpt2s_sizes_mean_the_same() -> None:
     old = {"model_type": "gpt2", "vocab_size": V, "n_ctx": 32, "hidden_size": 24, "num_hidden_layers": 2}
     assert config_of(old | {"num_attention_heads": 3}, "c")[1] == ModelConfig(**GPT2, dropout=0.1, attn_dropout=0.1)

@@ -77,7 +77,7 @@ def _run(flags: EvalFlags) -> int:
     target = _target(flags.output)
     from ..export.extras import need
 
-    need("lm_eval", "eval")
+    need("lm_eval", "eval")  # before a model is loaded for nothing
     from ..checkpoint import load_model
     from ..harness import Answers, Job, rows_of, run_tasks
     from ..runtime import choose_device

@@ -12,7 +12,7 @@ from .. import __version__
 from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
 from .signals import ended_by_signals
 
-# A verb is a module of this room by the same name (- is _ there, import is import_), with a `command(argv) -> exit code`.
+# A verb is a module of this room by the same name (- is _ there, import is import_), with `command(argv) -> exit code`.
 VERBS = {
     "train": "train a model on a text",
     "plan": "what a run would cost, and whether it fits: nothing is started",

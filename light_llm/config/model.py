@@ -96,10 +96,20 @@ class ModelConfig:
                 f"try head_dim={self.head_size + 1}, or another n_head"
             )
 
+        if self.positions != "rope" and self.rope_scaling != "none":
+            raise ConfigError(
+                f"rope_scaling={self.rope_scaling} scales rotary positions, and positions={self.positions}; "
+                "add positions=rope, or leave it out"
+            )
+        if self.rope_scaling == "none" and self.rope_factor != 1.0:
+            raise ConfigError(
+                f"rope_factor={self.rope_factor:g} has no effect without a scaling; add rope_scaling=linear or llama3"
+            )
+
     def _check_window_layers(self) -> None:
         words = [] if self.window_layers == "all" else str(self.window_layers).split(",")
         for word in words:
-            if not word.strip().isdecimal() or int(word) >= self.n_layer:
+            if not (isinstance(self.window_layers, str) and word.strip().isdecimal() and int(word) < self.n_layer):
                 raise ConfigError(
                     f"window_layers={show(self.window_layers)} cannot be used; write all, or numbers of layers from 0 "
                     f"to {self.n_layer - 1} with commas between: 0,2,4"

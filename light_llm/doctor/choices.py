@@ -1,4 +1,4 @@
-"""The layers that a config may choose instead of GPT-2's, which the examined model does not have: value and gradient."""
+"""The layers that a config may choose, and which the examined model does not have: value and gradient."""
 
 from collections.abc import Iterator
 

@@ -25,7 +25,7 @@ class KVCache:
         self._first = self._used = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this call's (B, H_kv, T, D) to its slots; return all slots in use, (B, H_kv, S, D), without copying them.
+        """Write this call's (B, H_kv, T, D) to its slots; return all slots in use, (B, H_kv, S, D), uncopied.
 
         Args:
             at: the positions: (T,), one after the other and the same for all rows, or (B, T), any.

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import check_range
 from ..errors import DataError, LightLLMError
+from ..export.extras import need
 from .answers import Answers
 from .tasks import find_tasks, on_this_machine
 
@@ -46,9 +47,10 @@ def run_tasks(answers: Answers, job: Job) -> tuple[dict[str, Any], list[str]]:
         what the harness warned of, a line each.
 
     Raises:
-        ConfigError: an unknown task, or wishes of one that this model cannot fulfil.
+        ConfigError: no lm_eval on this machine, an unknown task, or wishes of one that this model cannot fulfil.
         DataError: a task whose data cannot be had, or that fails.
     """
+    need("lm_eval", "eval")
     with _quiet() as warnings, on_this_machine(job.offline):
         manager, names = find_tasks(job.tasks, job.include)
         tasks = _loaded(manager, names, job)

@@ -6,8 +6,8 @@ BUGS = [
     Bug(
         "a layer that is said to keep less than it does",
         "light_llm/plan/memory.py",
-        "8 + 30 if s.half else 68",
-        "8 + 24 if s.half else 60",
+        "8 * C + s.width * (2 * C + 5",
+        "6 * C + s.width * (2 * C + 4",
         "tests/test_plan.py",
     ),
     Bug(

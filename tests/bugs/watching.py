@@ -48,8 +48,8 @@ BUGS = [
     Bug(
         "entropy relative to all positions, seen or not",
         "light_llm/observe/attention.py",
-        "visible = torch.arange(2, T + 1, device=weights.device).log()",
-        "visible = torch.full((T - 1,), float(T)).log()",
+        "visible = torch.arange(2, T + 1, device=weights.device)",
+        "visible = torch.full((T - 1,), T)",
         "tests/test_probes.py",
     ),
     Bug(
