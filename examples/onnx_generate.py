@@ -28,7 +28,7 @@ text = tokenizer.encode(options.prompt).ids
 window = text[-context:] or [int(about["start"])]  # the tokens that the next guess can see
 new, past = list(window), nothing  # those that are not read yet, and keys and values of those that are
 for _ in range(options.tokens):
-    logits, *present = session.run(None, {"input_ids": np.array([new])} | past)
+    logits, *present = session.run(None, {"input_ids": np.array([new], np.int64)} | past)
     past = dict(zip(nothing, present, strict=True))
     last = logits[0, -1].astype(np.float64)
     odds = np.exp((last - last.max()) / (options.temperature or 1))

@@ -46,7 +46,7 @@ def write(loaded: Loaded, folder: Path, *, dtype: str = "float32") -> None:
     separator = tokenizer.separator if tokenizer else None
     weights = {name: _cast(name, tensor, dtype) for name, tensor in tensors(config, state).items()}
     contents = {
-        "config.json": config_json(config, separator=separator, dtype=dtype),
+        "config.json": config_json(config, separator=separator, dtype=dtype) | _of_the_text(loaded),
         # no length: one that stands here is at odds with the one that a caller gives, and a warning says so
         "generation_config.json": {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")},
     }
@@ -58,6 +58,12 @@ def write(loaded: Loaded, folder: Path, *, dtype: str = "float32") -> None:
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         commit_file(folder / name, partial(_write_text, text), files)
     commit_file(folder / WEIGHTS, lambda file: write_tensors(file, weights), files)
+
+
+def _of_the_text(loaded: Loaded) -> dict[str, Any]:
+    """What only light-llm asks a config for, when the model comes back: how an empty prompt begins."""
+    documents = loaded.file.data.get("documents")
+    return {"light_llm": {"documents": documents}} if documents else {}
 
 
 def _write_text(text: str, file: BinaryIO) -> None:

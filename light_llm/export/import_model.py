@@ -64,9 +64,16 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
             "--tokenizer none"
         )
     origin = {"format": "huggingface", "family": family, "name": folder.absolute().name}
-    # A text before the first one is what such models were trained with: an empty prompt is the separator.
-    data = {"max_length": _window(folder, config.n_positions), "documents": 2}
+    data = {"max_length": _window(folder, config.n_positions), "documents": _documents(described)}
     return as_loaded(folder, weights, config, found, data=data, origin=origin)
+
+
+def _documents(described: dict[str, Any]) -> int:
+    """Documents of its text, as an export of ours says; else two: what an empty prompt of such models begins with is
+    the separator."""
+    ours = described.get("light_llm")
+    said = ours.get("documents") if isinstance(ours, dict) else None
+    return said if type(said) is int and said > 0 else 2
 
 
 def _window(folder: Path, n_positions: int) -> int:

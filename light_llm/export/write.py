@@ -20,8 +20,8 @@ from ..errors import CheckpointError, ConfigError
 from .verify import Runtime, Verdict, verify
 
 KNOWN = {  # names that an export may have written, and `overwrite` may therefore remove
-    *("config.json", "generation_config.json", "model.safetensors", "README.md", "onnx.json", "light_llm.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "model.onnx", "model_with_past.onnx"),
+    *("config.json", "generation_config.json", "model.safetensors", "README.md"),
+    *("tokenizer.json", "tokenizer_config.json", "model.onnx", "model_with_past.onnx"),
 }
 Say = Callable[[str], object]
 
