@@ -1,4 +1,4 @@
-"""The default run in full, on Shakespeare and on the built-in corpus, two recipes, and the tables README shows of them.
+"""The default run in full, on Shakespeare and on the built-in corpus, three recipes, and README's tables of them.
 
     python benchmarks/default_run.py                      trains all (an hour and a half), writes the tables
     python benchmarks/default_run.py --only tales         one of them
@@ -20,6 +20,7 @@ RUNS = {  # what is asked for, and the name of its table
     "shakespeare": (["--data", "shakespeare"], "default_run"),
     "tales": (["--data", "tales"], "tales_run"),
     "3min": (["--config", "shakespeare-3min"], "recipe_3min"),
+    "modern": (["--config", "shakespeare-modern"], "recipe_modern"),
     "best": (["--config", "shakespeare-best"], "recipe_best"),
 }
 

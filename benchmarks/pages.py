@@ -8,7 +8,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
 RESULTS = CHECKOUT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/speed.md", "docs/reliability.md", "docs/plan.md")
+PAGES = ("README.md", "docs/speed.md", "docs/reliability.md", "docs/plan.md", "docs/export.md")
 
 
 def main() -> None:

@@ -1,16 +1,21 @@
 """Every family and tokenizer in every program that a model can go to: trained, written, opened there, compared.
 
-    python tests/check_interop.py        a minute or two; llama.cpp's cells need `make check-gguf` once
+    python tests/check_interop.py [--write]        a minute or two; llama.cpp's cells need `make check-gguf` once
 
 Models are small and really trained, on the built-in corpus. A cell is green (the program gave the model's logits, its
 greedy text and its ids), marked (the program is not installed, or has no such model: the reason is below), or red.
-Exits with 1 where one is red.
+Exits with 1 where one is red. --write puts the matrix into benchmarks/results/interop.md, from where
+benchmarks/pages.py takes it.
 """
 
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +46,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 TOKENIZERS = ("bpe:512", "byte", "char", "gpt2")
 STEPS = 40
+PACKAGES = ("torch", "transformers", "llama-cpp-python", "gguf", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,17 @@ COLUMNS: list[Any] = [
 ]
 
 
+def as_markdown(made: list[tuple[str, list[Cell]]]) -> str:
+    """The matrix for a page, with the day and the versions."""
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in PACKAGES if find_spec("llama_cpp" if "llama" in name else name)
+    )
+    head = ["model", *("back again" if c == "back" else f"{TARGETS[c[0]].program} {c[1]}" for c in COLUMNS)]
+    lines = [head, ["---"] * len(head), *([name, *(cell.words for cell in cells)] for name, cells in made)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{STEPS} steps each. {platform.machine()}, {versions}, {date.today()}.\n"
+
+
 def main() -> int:
     """Print the matrix as it is made; returns 1 where a cell is red."""
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -134,9 +151,11 @@ def main() -> int:
     table.add_column("model")
     for column in COLUMNS:
         table.add_column("back again" if column == "back" else f"{TARGETS[column[0]].program}\n{column[1]}")
+    made: list[tuple[str, list[Cell]]] = []
     reasons: dict[str, None] = {}
     red = 0
     for name, cells in rows():
+        made.append((name, cells))
         table.add_row(name, *(f"[{_COLOUR[cell.state]}]{cell.words}[/]" for cell in cells))
         reasons |= {f"{cell.state}: {cell.why}": None for cell in cells if cell.why}
         red += sum(cell.state == "red" for cell in cells)
@@ -145,6 +164,9 @@ def main() -> int:
     for reason in reasons:
         console.print(reason, highlight=False)
     console.print(f"{red} wrong" if red else "nothing is wrong")
+    if "--write" in sys.argv[1:] and not red:
+        path = Path(__file__).parent.parent / "benchmarks" / "results" / "interop.md"
+        path.write_text(as_markdown(made), encoding="utf-8")
     return 1 if red else 0
 
 

@@ -229,7 +229,8 @@ def test_mistakes_from_a_shell(words: list[str]) -> None:
 
 def test_every_verb_is_a_module_with_a_command() -> None:
     for verb in VERBS:
-        module = import_module(f"light_llm.cli.{verb.replace('-', '_')}")
+        name = "import_" if verb == "import" else verb.replace("-", "_")
+        module = import_module(f"light_llm.cli.{name}")
         with pytest.raises(SystemExit) as leave:
             module.command(["--help"])
         assert leave.value.code == 0

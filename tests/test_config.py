@@ -202,7 +202,12 @@ def test_every_recipe_in_the_package_says_what_to_expect() -> None:
         assert not any(key.startswith("about") for key in load_recipe(name))
     described = get_model_size(Run().with_settings(**load_recipe("shakespeare-micro")).model)
     assert f"{described:,} parameters" in about_recipe("shakespeare-micro").expect
-    for name, ids in (("shakespeare-char", 66), ("shakespeare-3min", 1024), ("shakespeare-best", 1024)):
+    for name, ids in (
+        ("shakespeare-char", 66),
+        ("shakespeare-3min", 1024),
+        ("shakespeare-modern", 1024),
+        ("shakespeare-best", 1024),
+    ):
         settings = load_recipe(name)  # 65 letters and a separator; learnt vocabularies
         fitted = {"model__vocab_size": ids, "model__n_positions": settings["data__max_length"]}
         size = get_model_size(Run().with_settings(**settings | fitted).model)

@@ -497,6 +497,7 @@ def test_tokenizers_come_back_as_they_were(tokenizer: Tokenizer, tmp_path: Path)
     assert tokenizer_hash(back) == tokenizer_hash(tokenizer)
 
 
+@pytest.mark.slow  # 50,257 ids, twice
 def test_gpt2s_tokenizer_comes_back_from_both_its_forms(offline_files: Path, tmp_path: Path) -> None:
     tokenizer = gpt2_tokenizer(offline_files)
     values = tokenizer_json(tokenizer)

@@ -78,7 +78,7 @@ def model_of(scale: float = 5, **changes: Any) -> LightLLM:
 
 @pytest.mark.parametrize("scaling", ["none", "linear", "llama3"])
 def test_a_rotation_keeps_lengths_and_scores_know_only_differences(scaling: str) -> None:
-    model = tiny_model(positions="rope", rope_scaling=scaling, rope_factor=2.0)
+    model = tiny_model(positions="rope", rope_scaling=scaling, rope_factor=1.0 if scaling == "none" else 2.0)
     q, k, at = torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8), torch.arange(9)
     scores = []
     for shift in (0, 5, 1000):
@@ -118,8 +118,8 @@ def test_a_text_further_on_is_the_same_text(changes: dict[str, Any]) -> None:
 def test_a_rope_of_longer_contexts_leaves_the_quick_waves_alone() -> None:
     base = {"positions": "rope", "n_embd": 192, "n_head": 1, "n_positions": 4096}
     plain, linear, llama3 = (
-        frequencies(ModelConfig(**base, rope_scaling=scaling, rope_factor=4.0), CPU)
-        for scaling in ("none", "linear", "llama3")
+        frequencies(ModelConfig(**base, rope_scaling=scaling, rope_factor=factor), CPU)
+        for scaling, factor in (("none", 1.0), ("linear", 4.0), ("llama3", 4.0))
     )
     torch.testing.assert_close(linear, plain / 4)
     turns = plain * 1024 / (2 * torch.pi)  # trained on 4,096 / 4 tokens
@@ -390,6 +390,14 @@ WHOLE = "it must be a whole number at least 0"
         ({"attn_dropout": 1.0}, "attn_dropout=1.0 cannot be used; it must be a number at least 0 and below 1"),
         ({"logit_cap": -1.0}, r"logit_cap=-1\.0 cannot be used; it must be a number at least 0"),
         ({"rope_base": 1.0}, r"rope_base=1\.0 cannot be used; it must be a number above 1"),
+        (
+            {"rope_factor": 2.0, "positions": "rope"},
+            r"rope_factor=2 has no effect without a scaling; add rope_scaling=",
+        ),
+        (
+            {"rope_scaling": "linear"},
+            r"rope_scaling=linear scales rotary positions, and positions=learned; add positions=rope",
+        ),
         ({"rope_factor": 0.5}, r"rope_factor=0\.5 cannot be used; it must be a number at least 1"),
         ({"norm_eps": 0.0}, r"norm_eps=0\.0 cannot be used; it must be a number above 0 and below 1"),
         ({"norm_eps": 1.0}, r"norm_eps=1\.0 cannot be used"),

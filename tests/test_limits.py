@@ -188,6 +188,7 @@ def test_own_held_out_text_has_no_limits(one_megabyte: Any, poem: Path) -> None:
 # ---- nothing at hand
 
 
+@pytest.mark.slow  # a run of the default model; test_offline.py has a small one
 def test_with_nothing_at_hand_tales_stand_in(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,10 @@ EXTRAS = {  # of pyproject.toml: what is not needed to train and write
     "wandb": ("wandb", "pillow"),
     "tensorboard": ("tensorboard",),
     "bench": ("matplotlib",),
+    "hf": ("transformers",),
+    "gguf": ("gguf",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "eval": ("lm-eval",),
     "dev": ("transformers",),
 }
 WIDTH, LABEL = 80, 9
