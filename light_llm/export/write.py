@@ -136,6 +136,10 @@ def _check_place(out: Path, target: Target, *, overwrite: bool) -> None:
     if out.is_dir() != target.is_folder:
         what = "a folder" if out.is_dir() else "a file"
         raise CheckpointError(f"{out} is {what}, which this export is not; write elsewhere with --out")
+    if not out.is_dir():
+        with open(out, "rb") as file:
+            if file.read(4) != b"GGUF":
+                raise CheckpointError(f"{out} is no GGUF file, so it is not replaced; write elsewhere with --out")
     strangers = sorted(f.name for f in out.iterdir() if f.name not in KNOWN) if out.is_dir() else []
     if strangers:
         raise CheckpointError(
