@@ -90,6 +90,7 @@ def open_export(folder: Path, *, threads: int = 0) -> Runtime:
         CheckpointError: a file is missing or cannot be used.
     """
     runtime = need("onnxruntime", "onnx")
+    runtime.disable_telemetry_events()  # some builds send how they are used
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # an error is raised as well, and not to be printed
