@@ -4,9 +4,12 @@ Needs onnxruntime, tokenizers and numpy, and nothing of what the model was train
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some builds send how they are used
 import onnxruntime
 from tokenizers import Tokenizer
 

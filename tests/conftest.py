@@ -19,6 +19,8 @@ hypothesis.settings.load_profile("here")
 # Tiny models are faster on one thread, and two test runs on one machine do not spin against each other.
 torch.set_num_threads(1)
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime is imported by tests themselves
+
 CHECKOUT = Path(__file__).parent.parent
 
 

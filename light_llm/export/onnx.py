@@ -20,6 +20,7 @@ from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..files import Files, Fill, commit_file
+from ..runtime import keep_onnx_quiet
 from .extras import need
 from .families import cut_to_tokenizer
 from .huggingface import trained_window
@@ -89,8 +90,9 @@ def open_export(folder: Path, *, threads: int = 0) -> Runtime:
         ConfigError: ONNX Runtime is not installed.
         CheckpointError: a file is missing or cannot be used.
     """
+    keep_onnx_quiet()
     runtime = need("onnxruntime", "onnx")
-    runtime.disable_telemetry_events()  # some builds send how they are used
+    runtime.disable_telemetry_events()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # an error is raised as well, and not to be printed

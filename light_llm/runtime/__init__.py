@@ -27,6 +27,7 @@ from .seed import seed_everything as seed_everything
 from .seed import set_rng_state as set_rng_state
 from .settings import cache_dir as cache_dir
 from .settings import child_environment as child_environment
+from .settings import keep_onnx_quiet as keep_onnx_quiet
 from .settings import offline_dir as offline_dir
 from .settings import stop_after as stop_after
 from .settings import tiktoken_cache_dir as tiktoken_cache_dir

@@ -61,6 +61,11 @@ def child_environment() -> dict[str, str]:
     return dict(os.environ) | {"PYTHONPATH": search}
 
 
+def keep_onnx_quiet() -> None:
+    """ORT_DISABLE_TELEMETRY, before ONNX Runtime is imported: some builds of it send how they are used."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def wandb_wanted() -> str:
     """Why rows may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" where neither is set.
 
