@@ -74,9 +74,14 @@ def commit_file(path: Path, fill: Fill, files: Files) -> None:
     Raises:
         OSError: it cannot be written; the old one is as it was.
     """
+    commit_path(path, lambda partial: files.write(partial, fill), files)
+
+
+def commit_path(path: Path, make: Callable[[Path], object], files: Files) -> None:
+    """`commit_file` for what a library writes to a path of its own: `make` is given the temporary one."""
     partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        files.write(partial, fill)
+        make(partial)
         files.sync(partial)
         files.rename(partial, path)
     except Exception:  # not the end of the process, which has no time to tidy up: leftovers are swept at the next start

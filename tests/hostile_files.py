@@ -25,9 +25,10 @@ from light_llm.checkpoint import Files, RunFolder, read_step, write_portable
 from light_llm.checkpoint.files import as_json, commit_folder
 from light_llm.checkpoint.portable import KIND, digest
 from light_llm.data import prepare_dataset
-from light_llm.data.bpe import to_tokenizer_json, train_bpe
+from light_llm.data.bpe import train_bpe
 from light_llm.data.fetch import KnownFile, find_or_fetch
 from light_llm.data.shards import BLOCK, FORMAT, Shard
+from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.errors import LightLLMError
 from light_llm.generate import TextGenerator

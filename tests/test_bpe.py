@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
 
 from light_llm.data import prepare_dataset, tokenizer_from_dict, tokenizer_hash
-from light_llm.data.bpe import (
-    SEPARATOR,
-    BytePairTokenizer,
-    GPT2Tokenizer,
-    from_tokenizer_json,
-    to_tokenizer_json,
-    train_bpe,
-)
+from light_llm.data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, train_bpe
+from light_llm.data.tokenizer_json import from_tokenizer_json, to_tokenizer_json
 from light_llm.data.tokenizers import decode, make_tokenizer
 from light_llm.errors import CheckpointError, ConfigError
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from light_llm.data import Tokenizer
-from light_llm.data.bpe import SEPARATOR, BytePairTokenizer, from_tokenizer_json
+from light_llm.data.bpe import SEPARATOR, BytePairTokenizer
+from light_llm.data.tokenizer_json import from_tokenizer_json
 from light_llm.data.tokenizers import decode
 from light_llm.errors import ConfigError
 from light_llm.export.tokenizer_files import tokenizer_config, tokenizer_json

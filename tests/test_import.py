@@ -16,7 +16,8 @@ from light_llm.checkpoint import load_model
 from light_llm.checkpoint.tensors import read_tensors
 from light_llm.cli.import_ import command
 from light_llm.config import ModelConfig
-from light_llm.data.bpe import GPT2Tokenizer, to_tokenizer_json, train_bpe
+from light_llm.data.bpe import GPT2Tokenizer, train_bpe
+from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.export import huggingface

@@ -18,7 +18,8 @@ from light_llm.checkpoint import load_model
 from light_llm.cli.import_ import command
 from light_llm.config import ModelConfig
 from light_llm.data import create_dataloader, prepare_dataset
-from light_llm.data.bpe import to_tokenizer_json, train_bpe
+from light_llm.data.bpe import train_bpe
+from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError, DataError, LightLLMError
 from light_llm.export.nanogpt import read_checkpoint

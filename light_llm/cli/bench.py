@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 import sys
 import textwrap
@@ -23,7 +22,7 @@ from ..bench.machines import shipped_machines
 from ..bench.result import Figure, Result, read_result
 from ..errors import ConfigError
 from ..observe.stream import Fading
-from .flags import parse
+from .flags import file_to_write, parse
 from .runs import count
 from .screen import columns, show
 
@@ -57,7 +56,7 @@ def command(argv: Sequence[str]) -> int:
     others = [(machine, "") for machine in shipped_machines()]
     if flags.beside:
         others.append((read_result(Path(flags.beside)), " (--beside)"))
-    target = _target(flags.json)
+    target = None if flags.json == "-" else file_to_write("--json", flags.json, ", or - for standard output")
     found = _measured(flags)
     if flags.json == "-":
         print(found.to_json().decode(), flush=True)
@@ -69,21 +68,6 @@ def command(argv: Sequence[str]) -> int:
         commit_file(target, lambda file: file.write(found.to_json()), Files())
         show("", Text(f"written to {target}; it says nothing of whose machine this is"))
     return 0
-
-
-def _target(name: str) -> Path | None:
-    """The file to write, found fit before a minute is spent. Raises ConfigError."""
-    if name in ("", "-"):
-        return None
-    path = Path(name)
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise ConfigError(f"--json {name} {what}; name a file in a folder that is there, or - for standard output")
-    if path.exists():
-        raise ConfigError(f"--json {name} is there already and would be lost; name another file, or remove it")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--json {name} is in a folder that may not be written; name a file elsewhere")
-    return path
 
 
 def _measured(flags: BenchFlags) -> Result:

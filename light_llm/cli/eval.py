@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
 from . import generate
-from .flags import Words, parse
+from .flags import Words, file_to_write, parse
 from .screen import columns, show
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
 
 
 def _run(flags: EvalFlags) -> int:
-    target = _target(flags.output)
+    target = file_to_write("--output", flags.output)
     from ..export.extras import need
 
     need("lm_eval", "eval")  # before a model is loaded for nothing
@@ -107,21 +106,6 @@ def _run(flags: EvalFlags) -> int:
         _write(target, _described(file, answers, flags, results, warnings))
         show(Text(f"written to {target}"))
     return 0
-
-
-def _target(name: str) -> Path | None:
-    """The file to write, found fit before anything is run. Raises ConfigError."""
-    if not name:
-        return None
-    path = Path(name)
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise ConfigError(f"--output {name} {what}; name a file in a folder that is there")
-    if path.exists():
-        raise ConfigError(f"--output {name} is there already and would be lost; name another file, or remove it")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--output {name} is in a folder that may not be written; name a file elsewhere")
-    return path
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -1,8 +1,10 @@
 """Flags, and words without a flag, from a frozen dataclass, by tyro; and the set of those a user really gave."""
 
+import os
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -131,3 +133,22 @@ def _check_number(flag: str, text: str, hint: Any) -> None:
             hint(text)
     except ValueError:
         raise ConfigError(f"{flag} {text} cannot be read; expected {wanted}") from None
+
+
+def file_to_write(flag: str, name: str, other: str = "") -> Path | None:
+    """The file that a flag names, found fit before anything is run; None where it names none. Raises ConfigError.
+
+    Args:
+        other: what else the flag can take, for the message.
+    """
+    if not name:
+        return None
+    path = Path(name)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise ConfigError(f"{flag} {name} {what}; name a file in a folder that is there{other}")
+    if path.exists():
+        raise ConfigError(f"{flag} {name} is there already and would be lost; name another file, or remove it")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{flag} {name} is in a folder that may not be written; name a file elsewhere")
+    return path

@@ -59,8 +59,9 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     import shlex
     from pathlib import Path
 
-    from ..data.bpe import to_tokenizer_json, train_bpe
+    from ..data.bpe import train_bpe
     from ..data.choose import training_texts
+    from ..data.tokenizer_json import to_tokenizer_json
     from ..files import Files, commit_file
 
     out = Path(flags.out)

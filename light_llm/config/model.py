@@ -132,6 +132,11 @@ class ModelConfig:
             return self.n_inner
         return -(-8 * self.n_embd // (3 * 64)) * 64 if self.mlp == "swiglu" else 4 * self.n_embd
 
+    @property
+    def rope_trained_on(self) -> float:
+        """Tokens of the context before it was made longer."""
+        return self.rope_trained or self.n_positions / self.rope_factor
+
     def window_of(self, layer: int) -> int:
         """Tokens that a layer sees at most, 0 where it sees all."""
         chosen = self.window_layers == "all" or layer in map(int, self.window_layers.split(","))

@@ -7,7 +7,7 @@ is learnt by the `tokenizers` library and applied by tiktoken, which is many tim
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -195,80 +195,6 @@ def _interruptible(learn: Callable[[Iterator[str]], object], texts: Iterable[str
         raise
     if errors:
         raise errors[0]
-
-
-def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:
-    """The same table in the form of Hugging Face's `tokenizer.json`.
-
-    There a join is allowed only if it is listed, so each way to make a token from two others is.
-    """
-    char_of = visible_bytes()
-    vocab = {"".join(char_of[b] for b in token): i for i, token in enumerate(tokenizer.tokens) if token}
-    merges = [
-        [token[:cut], token[cut:]]
-        for token in vocab
-        for cut in range(1, len(token))
-        if token[:cut] in vocab and token[cut:] in vocab
-    ]
-    nothing = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": tokenizer.separator, "content": SEPARATOR, **special}],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", **nothing},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", **nothing},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }
-
-
-def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
-    """A byte-level BPE with GPT-2's pattern from a `tokenizer.json`, ours or another program's.
-
-    Raises:
-        ConfigError: another kind of tokenizer, named, or a table whose joins are not in the order of its ids.
-    """
-    try:
-        model, before = values["model"], values["pre_tokenizer"]
-        kind = [model["type"], before["type"], before.get("use_regex", True), before["add_prefix_space"]]
-        if kind != ["BPE", "ByteLevel", True, False] or values.get("normalizer") or model.get("byte_fallback"):
-            raise KeyError("another kind")
-        vocab: Mapping[str, int] = model["vocab"]
-        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        made = [vocab[first + second] for first, second in merges]
-        special = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
-        if not all(type(i) is int and 0 <= i < MOST_IDS for i in [*vocab.values(), *special.values()]):
-            raise ConfigError(f"{where}: its ids are not all whole numbers from 0 to {MOST_IDS - 1:,}; train another")
-        tokens = [NO_TEXT] * (1 + max([*vocab.values(), *special.values()]))
-        for i, token in zip(vocab.values(), from_visible(t if t not in special else "" for t in vocab), strict=True):
-            tokens[i] = token
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise ConfigError(
-            f"{where} is not a byte-level BPE with GPT-2's pattern, which is what can be used here; "
-            "train one with: light-llm tokenizer train"
-        ) from None
-    if made != sorted(made):
-        raise ConfigError(
-            f"{where}: its joins are not in the order of its ids; train one with: light-llm tokenizer train"
-        )
-    ends = [special[name] for name in (SEPARATOR, "</s>", "<eos>", *special) if name in special]
-    if not ends:
-        tokens.append(NO_TEXT)
-    return BytePairTokenizer(tokens, ends[0] if ends else len(tokens) - 1)
 
 
 def gpt2_ranks(merges: str) -> dict[bytes, int]:

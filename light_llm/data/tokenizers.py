@@ -11,9 +11,10 @@ from ..config import show
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..plain import read_plain
 from ..runtime import tiktoken_cache_dir
-from .bpe import GPT2Tokenizer, from_plain, from_tokenizer_json, train_bpe
+from .bpe import GPT2Tokenizer, from_plain, train_bpe
 from .fetch import KnownFile, find_or_fetch
 from .pieces import Say, silent
+from .tokenizer_json import from_tokenizer_json
 
 GPT2_VOCABULARY = KnownFile(
     name="gpt2/vocab.bpe",

@@ -1,9 +1,8 @@
 """GGUF, the file of llama.cpp: written with the `gguf` package, opened again by llama.cpp where that is installed."""
 
 import io
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from ctypes import create_string_buffer
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from torch import Tensor
 from ..checkpoint import Loaded
 from ..config.values import check_choice
 from ..errors import CheckpointError, ConfigError
-from ..files import Files
+from ..files import Files, commit_path
 from .extras import need
 from .families import cut_to_tokenizer
 from .gguf_back import read_back as read_back
@@ -61,26 +60,21 @@ def write_parts(
     gguf: ModuleType, path: Path, family: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str
 ) -> None:
     """Write fields and tensors (float32) as they are given. Raises ConfigError for a weight that dtype cannot hold."""
-    files, partial = Files(), path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    writer = gguf.GGUFWriter(partial, family)
-    for key, value in fields.items():
-        _add_field(writer, key, value)
-    for name, tensor in tensors.items():
-        kind = format_of(name, tuple(tensor.shape), dtype)
-        numbers = packed(gguf, name, tensor, kind)
-        writer.add_tensor(name, numbers, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
-    try:
+
+    def make(partial: Path) -> None:
+        writer = gguf.GGUFWriter(partial, family)
+        for key, value in fields.items():
+            _add_field(writer, key, value)
+        for name, tensor in tensors.items():
+            kind = format_of(name, tuple(tensor.shape), dtype)
+            numbers = packed(gguf, name, tensor, kind)
+            writer.add_tensor(name, numbers, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        files.sync(partial)
-        files.rename(partial, path)
-    except Exception:
-        with suppress(OSError):
-            files.remove(partial)
-        raise
-    files.sync_folder(path.parent)
+
+    commit_path(path, make, Files())
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data import Tokenizer
-from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, to_tokenizer_json, visible_bytes
+from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
+from ..data.tokenizer_json import to_tokenizer_json
 
 NORMAL, CONTROL = 1, 3  # kinds of a token; a control token is never found in a text and never shown
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, block_shapes, outer_shapes
 from ..errors import ConfigError
+from ..layers.positions import HIGH, LOW
 from .families import family_of, has_windows
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -140,7 +141,7 @@ def _rope(config: ModelConfig) -> dict[str, Any]:
     if config.rope_scaling != "none":
         rope |= {"rope_type": config.rope_scaling, "factor": config.rope_factor}
     if config.rope_scaling == "llama3":
-        trained = config.rope_trained or config.n_positions / config.rope_factor
+        trained = config.rope_trained_on
         whole = int(trained) if trained == int(trained) else trained
-        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": whole}
+        rope |= {"low_freq_factor": LOW, "high_freq_factor": HIGH, "original_max_position_embeddings": whole}
     return rope

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import ModelConfig, show
 from ..errors import CheckpointError, ConfigError
+from ..layers.positions import HIGH, LOW
 
 ARCHITECTURES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
@@ -19,7 +20,7 @@ ARCHITECTURES = {
 TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # one formula, by three names
 EXACT = ("gelu", "gelu_python")
 ROPES = {"default": "none", "linear": "linear", "llama3": "llama3"}
-TURNS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # Llama 3.1's, which are ours
+TURNS = {"low_freq_factor": LOW, "high_freq_factor": HIGH}  # Llama 3.1's, which are ours
 # Fields that decide nothing about the logits of a causal model in evaluation mode.
 HARMLESS = (
     # where it is from, and in what it is kept

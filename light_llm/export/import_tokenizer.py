@@ -8,13 +8,8 @@ from typing import Any
 
 from ..config import show
 from ..data import Tokenizer
-from ..data.bpe import (
-    SEPARATOR,
-    BytePairTokenizer,
-    GPT2Tokenizer,
-    from_tokenizer_json,
-    visible_bytes,
-)
+from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
+from ..data.tokenizer_json import from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..plain import read_bounded, read_plain

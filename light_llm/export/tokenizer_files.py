@@ -8,7 +8,8 @@ that has `<|endoftext|>` in it is read differently; a card says so.
 from typing import Any
 
 from ..data import Tokenizer
-from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, to_tokenizer_json, visible_bytes
+from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
+from ..data.tokenizer_json import pairs_json, to_tokenizer_json
 from ..data.tokenizers import ByteTokenizer, CharTokenizer
 from ..errors import ConfigError
 
@@ -31,7 +32,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     elif isinstance(tokenizer, ByteTokenizer):
         values = _byte_level(_vocabulary(tokenizer), [], cut_words=False)
     elif isinstance(tokenizer, CharTokenizer):
-        values = _pairs(tokenizer.ids, []) | {"decoder": {"type": "Fuse"}}
+        values = pairs_json(tokenizer.ids, []) | {"decoder": {"type": "Fuse"}}
     else:
         raise ConfigError(
             f"a tokenizer of kind {tokenizer.name!r} has no form that other programs read; "
@@ -54,33 +55,7 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
 def _byte_level(vocab: dict[str, int], merges: list[list[str]], *, cut_words: bool) -> dict[str, Any]:
     """A tokenizer over bytes; `cut_words`: no pair is joined across the words of GPT-2's pattern."""
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": cut_words}
-    return _pairs(vocab, merges) | {"pre_tokenizer": level, "decoder": level}
-
-
-def _pairs(vocab: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
-    """A tokenizer that joins pairs, and gives nothing to a letter that is in no vocabulary."""
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": dict(vocab),
-            "merges": merges,
-        },
-    }
+    return pairs_json(vocab, merges) | {"pre_tokenizer": level, "decoder": level}
 
 
 def tokenizer_config(window: int) -> dict[str, Any]:

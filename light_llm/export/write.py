@@ -43,7 +43,6 @@ TARGETS = {
     "onnx": Target("onnx", "model-onnx", True, ("float32",), "ONNX Runtime"),
 }
 LIMIT = 1e-4  # of the difference between two logits
-HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,12 @@ def _verified(loaded: Loaded, module: Any, path: Path, dtype: str) -> tuple[Verd
 
 def rounded(loaded: Loaded, dtype: str) -> Loaded:
     """The model as the export's weights say it, computed in float32."""
-    if dtype not in HALVES:
+    if dtype == "float32":
         return loaded
     model = deepcopy(loaded.model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(parameter.to(HALVES[dtype]))
+            parameter.copy_(parameter.to(getattr(torch, dtype)))
     return replace(copy(loaded), model=model)
 
 

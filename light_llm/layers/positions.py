@@ -78,8 +78,7 @@ def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
     if config.rope_scaling == "linear":
         return theta / config.rope_factor
     if config.rope_scaling == "llama3":
-        trained = config.rope_trained or config.n_positions / config.rope_factor
-        turns = theta * trained / (2 * math.pi)
+        turns = theta * config.rope_trained_on / (2 * math.pi)
         kept = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0)  # 1: as it is, 0: slowed down
         return kept * theta + (1 - kept) * theta / config.rope_factor
     return theta
