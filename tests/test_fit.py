@@ -126,3 +126,18 @@ def test_a_memory_is_kept() -> None:
 def test_a_budget_that_buys_nothing(budget: Budget, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         spend(budget, ModelConfig(), CPU, 512, TEXT)
+
+
+@pytest.mark.parametrize(("layers", "left"), [("0,7", [64, 0, 0]), ("7", [0, 0, 0]), ("all", [64, 64, 64])])
+def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> None:
+    """Sizes are a preset's; positions, norms and the like stay, and windows in layers that are gone go with them."""
+    chosen = {"qk_norm": True, "tied_head": False, "mlp": "relu2", "window": 64, "window_layers": layers}
+    model, bound = ModelConfig.preset("llama-small", vocab_size=4096, **chosen), 600_000_000
+    room = Room(bound, "a test's limit")
+    plan = make_plan(model, CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
+    smaller = [way.plan.model for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]
+    spent = spend(Budget(bytes=bound), model, CPU, 64, TEXT, framework=FRAMEWORK)
+    assert smaller and spent.plan.model.n_layer == 6
+    for found in [*smaller, spent.plan.model]:
+        assert (found.positions, found.mlp, found.qk_norm, found.tied_head) == ("rope", "relu2", True, False)
+        assert [found.window_of(layer) for layer in range(3)] == left

@@ -12,10 +12,10 @@ A model of P parameters learns most from a given amount of arithmetic when it se
 
 from dataclasses import dataclass, replace
 
-from ..config import ModelConfig, TrainConfig, matrix_parameters, preset_settings
+from ..config import ModelConfig, TrainConfig, matrix_parameters
 from ..errors import ConfigError
 from ..runtime import Room
-from .parameters import of_the_kind
+from .parameters import of_the_kind, sized_as
 from .plan import Plan, Text, make_plan
 from .ways import Changes, apply, micro_batches
 
@@ -85,7 +85,7 @@ def spend(
     room = Room(budget.bytes, "the budget") if budget.bytes else None
     tried = []
     for name in reversed(of_the_kind(model)):
-        shape = {f"model__{key}": value for key, value in preset_settings(name).items()}
+        shape = sized_as(name, model)
         fits = _that_fits(shape, make_plan(model, train, T, text, framework=framework, room=room, timed=False))
         if fits is None:
             continue

@@ -1,5 +1,7 @@
 """What a model's parameters are, by part: exact, from its config alone. And the presets of its kind."""
 
+from typing import Any
+
 from ..config import PRESETS, ModelConfig, block_shapes, outer_shapes, preset_settings
 from ..config.size import count
 
@@ -35,3 +37,22 @@ def of_the_kind(model: ModelConfig) -> list[str]:
     modern = model.positions == "rope"
     names = [name for name in PRESETS if (preset_settings(name)["positions"] == "rope") == modern]
     return sorted(names, key=lambda name: int(preset_settings(name)["n_embd"]))
+
+
+SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
+
+
+def sized_as(name: str, model: ModelConfig) -> dict[str, Any]:
+    """The settings that give a model the size of a preset, by `part__name`; what was chosen besides stays.
+
+    Windows in layers that the preset has not go with those layers.
+
+    >>> sized_as("nano", ModelConfig.small(window=64, window_layers="0,7"))["model__window_layers"]
+    '0'
+    """
+    preset = preset_settings(name)
+    changes = {f"model__{size}": preset[size] for size in SIZES}
+    if model.window and model.window_layers != "all":
+        left = [layer for layer in model.window_layers.split(",") if int(layer) < preset["n_layer"]]
+        changes |= {"model__window_layers": ",".join(left) or "all", "model__window": model.window if left else 0}
+    return changes

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import ModelConfig, TrainConfig, preset_settings
-from .parameters import of_the_kind
+from .parameters import of_the_kind, sized_as
 from .plan import Plan, make_plan
 
 SHORTEST = 64  # tokens of a window that is offered
@@ -96,13 +96,9 @@ def _window(T: int) -> Changes:
 def _smaller(plan: Plan) -> Iterator[Way]:
     smaller = [name for name in of_the_kind(plan.model) if plan.model.n_embd > preset_settings(name)["n_embd"]]
     for name in reversed(smaller):
-        yield _way(plan, f"--preset {name}", "a smaller model", **_preset(name))
+        yield _way(plan, f"--preset {name}", "a smaller model", **sized_as(name, plan.model))
     for name in reversed(smaller):
-        yield from _fewer_at_a_time(plan, f"--preset {name} ", **_preset(name))
-
-
-def _preset(name: str) -> Changes:
-    return {f"model__{key}": value for key, value in preset_settings(name).items()}
+        yield from _fewer_at_a_time(plan, f"--preset {name} ", **sized_as(name, plan.model))
 
 
 def _fewer_words(plan: Plan) -> Iterator[Way]:
@@ -123,4 +119,6 @@ def _all_together(plan: Plan) -> Iterator[Way]:
     changes = {**_vocabulary(), **_window(min(plan.T, SHORTEST)), "train__micro_batch": 1}
     flags = f"--tokenizer bpe:{SMALL_VOCABULARY} --max-length {min(plan.T, SHORTEST)} --micro-batch 1"
     yield _way(plan, flags, "a small vocabulary, a short context, one at a time", **changes)
-    yield _way(plan, f"--preset {smallest} {flags}", "the least that is offered", **changes, **_preset(smallest))
+    yield _way(
+        plan, f"--preset {smallest} {flags}", "the least that is offered", **changes, **sized_as(smallest, plan.model)
+    )
