@@ -19,7 +19,10 @@ from ..generate.decode import decode
 from ..generate.sampling import Sampling
 
 GREEDY = 64  # tokens that are continued
-WINDOW = 48  # tokens of the windows whose logits are compared
+WINDOW = 48  # tokens of the two short windows whose logits are compared
+MOST = 1 << 26  # logits of the long window, 0.27 GB: of the whole context, where they are no more
+TIES = 8  # tokens at which two logits are as near as they may differ, in a greedy text
+SPREAD = 0.25  # of the logits' own deviation: a limit beyond that would pass another model
 TEXTS = (  # what a tokenizer must give back: words, signs, numbers, lines, letters of several bytes
     "To be, or not to be: that is the question.\n",
     "  two spaces,\ttab, 1234 and don't!\n\n",
@@ -52,24 +55,25 @@ class Verdict:
     runtime: str
     largest: float  # difference of two logits
     limit: float
+    places: int  # positions whose logits were compared
     compared: int  # greedy tokens that were compared
-    equal: int  # of them the same; fewer only after a tie
+    equal: int  # of them the same; the others tie
     tokenizer: bool | None  # the same ids and texts; None where the format has none
 
     @property
     def words(self) -> str:
         """One line."""
         ids = {True: ", the tokenizer gives the same ids", False: "", None: ""}[self.tokenizer]
-        tie = "" if self.equal == self.compared else " (then two tokens tie)"
+        tie = "" if self.equal == self.compared else " (the others tie)"
         return (
-            f"verified with {self.runtime}: logits differ by {self.largest:.1e} at most (allowed {self.limit:.0e}), "
-            f"{self.equal} of {self.compared} greedy tokens are equal{tie}{ids}"
+            f"verified with {self.runtime}: logits at {self.places:,} positions differ by {self.largest:.1e} at most "
+            f"(allowed {self.limit:.0e}), {self.equal} of {self.compared} greedy tokens are equal{tie}{ids}"
         )
 
 
 @torch.inference_mode()
 def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
-    """Compare a model with its export: logits of two windows, a greedy text, and the tokenizer.
+    """Compare a model with its export: logits of two windows and of the whole context, a greedy text, the tokenizer.
 
     Args:
         loaded: our side, in float32 on the CPU. Where the export rounds, a model with the same rounded weights.
@@ -79,18 +83,31 @@ def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
         CheckpointError: they are not the same model; the message says in what.
     """
     tokenizer = loaded.file.tokenizer
-    n_ids = tokenizer.vocab_size if tokenizer else loaded.model.config.vocab_size
-    drawn = windows(n_ids, min(WINDOW, loaded.model.config.n_positions))
+    config = loaded.model.config
+    n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
+    drawn = windows(n_ids, min(WINDOW, config.n_positions))
+    long = windows(n_ids, min(config.n_positions, max(WINDOW, MOST // n_ids)))[1:]
     ours = loaded.model(torch.tensor(drawn)).float()[..., :n_ids]
-    theirs = runtime.logits(drawn).float()
+    if not ours.isfinite().all():
+        raise CheckpointError(
+            "the model itself gives logits that are no numbers; train it again, or export another step"
+        )
+    limit = min(limit, SPREAD * float(ours.std()))
+    largest = max(_apart(loaded, runtime, rows, n_ids, limit) for rows in (drawn, long))
+    compared, equal = _greedy(loaded, runtime, drawn[0][: max(1, min(8, config.n_positions // 2))], n_ids, limit)
+    fits = None if tokenizer is None else _same_tokenizer(tokenizer, runtime)
+    return Verdict(runtime.name, largest, limit, len(long[0]), compared, equal, fits)
+
+
+def _apart(loaded: Loaded, runtime: Runtime, rows: list[list[int]], n_ids: int, limit: float) -> float:
+    """The largest difference of two logits of some windows. Raises CheckpointError where it is too large."""
+    ours, theirs = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()
     if theirs.shape != ours.shape:
         raise _wrong(runtime, f"it has logits for {theirs.size(-1):,} ids, and the model has {n_ids:,}")
     largest = float((ours - theirs).abs().max())
     if not largest <= limit:  # NaN is not
         raise _wrong(runtime, f"its logits are off by {largest:.1e}, and {limit:.0e} is allowed")
-    compared, equal = _greedy(loaded, runtime, drawn[0][:8], n_ids, limit)
-    fits = None if tokenizer is None else _same_tokenizer(tokenizer, runtime)
-    return Verdict(runtime.name, largest, limit, compared, equal, fits)
+    return largest
 
 
 def windows(n_ids: int, T: int) -> list[list[int]]:
@@ -100,25 +117,34 @@ def windows(n_ids: int, T: int) -> list[list[int]]:
 
 
 def _greedy(loaded: Loaded, runtime: Runtime, prompt: list[int], n_ids: int, limit: float) -> tuple[int, int]:
-    """How many tokens were compared, and how many of them are equal."""
+    """How many tokens were compared, and how many of them are equal.
+
+    Where two tokens tie, ours is taken, and the text goes on from there.
+    """
     n = min(GREEDY, loaded.model.config.n_positions - len(prompt))
     steps = decode(loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids)
-    ours = [step[0] for step in steps]
-    theirs = runtime.greedy(prompt, n)
-    if ours == theirs:
-        return n, n
-    same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    if same < min(len(ours), len(theirs)):
-        logits = loaded.model(torch.tensor([[*prompt, *ours[:same]]]))[0, -1].float()
-        if float(logits[ours[same]] - logits[theirs[same]]) <= 2 * limit:  # as near as the logits may be apart
-            return n, same
-    raise _wrong(runtime, f"its greedy text is another one from token {same} of {n} on")
+    ours = [token for (token,) in steps if token is not None]
+    done = ties = 0
+    while done < n:
+        theirs = runtime.greedy([*prompt, *ours[:done]], n - done)
+        same = next((i for i, (a, b) in enumerate(zip(ours[done:], theirs, strict=False)) if a != b), len(theirs))
+        done += same
+        if done == n:
+            break
+        ties += 1
+        logits = loaded.model(torch.tensor([[*prompt, *ours[:done]]]))[0, -1].float()
+        near = same < len(theirs) and float(logits[ours[done]] - logits[theirs[same]]) <= 2 * limit
+        if not near or ties > TIES:
+            raise _wrong(runtime, f"its greedy text is another one from token {done} of {n} on")
+        done += 1
+    return n, n - ties
 
 
 def _same_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
-    """Whether texts have the same ids there, and come back whole. Characters that an alphabet lacks are left out."""
-    for text in TEXTS:
-        alphabet = getattr(tokenizer, "alphabet", None)
+    """Whether texts have the same ids there, and come back whole. An alphabet is a text itself; what it lacks is left
+    out of the others."""
+    alphabet = getattr(tokenizer, "alphabet", None)
+    for text in (*TEXTS, *([alphabet] if alphabet else [])):
         known = text if alphabet is None else "".join(c for c in text if c in alphabet)
         found, ids = runtime.encode(known), tokenizer.encode(known)
         if found is None:
