@@ -195,6 +195,12 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
             dict,
         ),
     }
+    (folder / "no model.gguf").write_bytes(b"GGUF but not really")
+    try:
+        gguf.open_export(folder / "no model.gguf")
+        yield False
+    except LightLLMError as error:
+        yield "llama.cpp does not open" in str(error)
     for name, (loaded, change) in wrong.items():
         seen = _noticed(loaded, change, folder / "wrong.gguf")
         print(f"{name:43} {'noticed: ' + seen if seen else 'NOT NOTICED: is it still wrong?'}", flush=True)

@@ -21,12 +21,14 @@ from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.export import huggingface
+from light_llm.export.card import write_card
 from light_llm.export.import_config import config_of
 from light_llm.export.import_model import as_loaded, read_folder
 from light_llm.export.import_tokenizer import read_tokenizer
 from light_llm.export.tokenizer_files import tokenizer_json
 from light_llm.generate import TextGenerator
 
+from .export_tools import tiny_loaded
 from .tools import some_tokens, tiny_model
 
 transformers = pytest.importorskip("transformers")
@@ -684,3 +686,25 @@ def test_the_verb_says_what_is_wrong(argv: list[str], error: type[LightLLMError]
     Path("there.txt").write_text("x")
     with pytest.raises(error, match=message):
         command(argv)
+
+
+def test_what_is_no_number_is_not_imported(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path, "llama")
+    with torch.no_grad():
+        loaded.model.ln_f.weight[3] = torch.nan
+    (tmp_path / "out").mkdir()
+    huggingface.write(loaded, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"holds what is no number, NaN or infinite, in ln_f\.weight"):
+        read_folder(tmp_path / "out")
+
+
+def test_the_card_of_an_import_claims_no_training(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path, "llama")
+    for name in ("there", "again"):
+        (tmp_path / name).mkdir()
+    huggingface.write(loaded, tmp_path / "there")
+    back = read_folder(tmp_path / "there")
+    write_card(back, tmp_path / "again", ["checked"])
+    text = (tmp_path / "again" / "README.md").read_text()
+    assert "light-llm did not train: it was imported from there" in text and "elsewhere: not known" in text
+    assert "updates" not in text and "held-out loss" not in text

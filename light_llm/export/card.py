@@ -57,7 +57,7 @@ def card_text(loaded: Loaded, lines: Sequence[str], files: dict[str, str], *, li
     family = _family(config)
     name = f"{FAMILIES.get(family, 'A transformer')}, {_short(get_model_size(config))} parameters"
     tags = ["light-llm", *filter(None, [family])]
-    chosen = "" if license != "unknown" else " No licence has been chosen; it is the first line of this file."
+    chosen = "" if license != "unknown" else " No licence has been chosen: write one after `license`, at the top."
     parts = [
         "---\n" + "".join(_front_matter(loaded, name, files, license=license, tags=tags)) + "---",
         f"# {name}",
@@ -114,7 +114,12 @@ def _front_matter(loaded: Loaded, name: str, files: dict[str, str], *, license: 
 
 
 def _first_words(loaded: Loaded) -> str:
-    text = _title(loaded) or "a text that the model file does not name"
+    if origin := loaded.file.meta.get("imported"):
+        return (
+            f"A language model that light-llm did not train: it was imported from {origin.get('name') or 'elsewhere'}, "
+            "and nothing is known here of its text. What it writes is not checked by anybody."
+        )
+    text = _title(loaded) or "a text whose name is not known"
     version = str(loaded.file.meta.get("light_llm") or "")
     return (
         f"A small language model, trained on {text} with {f'light-llm {version}'.rstrip()}. It continues texts of the "
@@ -162,6 +167,9 @@ def _window(window: int, n_positions: int) -> str:
 
 def _training(loaded: Loaded) -> Iterator[tuple[str, str]]:
     meta, data = loaded.file.meta, loaded.file.data
+    if meta.get("imported"):
+        yield "training", "elsewhere: not known"
+        return
     found = meta.get("evaluation") or {}
     yield "updates", f"{meta['step']:,}" if meta.get("step") is not None else "not known"
     yield "number format in training", str(meta.get("dtype") or "not known")

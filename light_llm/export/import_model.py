@@ -102,7 +102,12 @@ def as_loaded(
         weights: by our names.
         data: max_length (T) and documents of the text it was trained on, as far as they are known.
         origin: plain values on where it is from.
+
+    Raises:
+        CheckpointError: a weight is no number.
     """
+    if odd := next((name for name, t in weights.items() if not bool(t.isfinite().all())), None):
+        raise CheckpointError(f"{path} holds what is no number, NaN or infinite, in {odd}; use another copy")
     meta = {
         "config": asdict(config),
         "tokenizer": tokenizer.to_dict() if tokenizer else None,
