@@ -1,6 +1,7 @@
 """What the choices of an architecture are worth in the same time: nano, 2,048 learnt ids of Shakespeare, three seeds.
 
     python benchmarks/architecture.py [NAME ...]     all of them, about 25 minutes; goes on where it was interrupted
+    python benchmarks/architecture.py micro          the two best at the size of micro, about 9 minutes
 
 First the seconds of a step are measured, the choices in turn, on a machine that should be quiet. Then each run makes as
 many steps as fit into 45 s at that pace, so that what a neighbour takes away later does not count. By Muon, whose rate
@@ -41,6 +42,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "qwen3": LLAMA | {"qk_norm": True},
     "rope, relu2, qk-norm": {"positions": "rope", "mlp": "relu2", "qk_norm": True},
 }
+WIDE = {"n_embd": 384, "n_head": 6}
+MICRO: dict[str, dict[str, Any]] = {  # the two best, of the next size
+    "micro": WIDE,
+    "micro, rope, relu2, qk-norm": OPTIONS["rope, relu2, qk-norm"] | WIDE,
+    "micro, qwen3": preset_settings("llama-micro") | {"qk_norm": True},
+}
+ALL = OPTIONS | MICRO
 
 
 class Training:
@@ -68,7 +76,7 @@ class Training:
 
 def paces(names: list[str]) -> dict[str, float]:
     """Seconds of a step of each, the fastest of several rounds in turn."""
-    trainings = {name: Training(OPTIONS[name], 1000) for name in names}
+    trainings = {name: Training(ALL[name], 1000) for name in names}
     tokens, best = torch.randint(V, (B, T)), dict.fromkeys(names, math.inf)
     for _ in range(ROUNDS):
         for name, training in trainings.items():
@@ -83,7 +91,7 @@ def paces(names: list[str]) -> dict[str, float]:
 def train(name: str, steps: int, seed: int) -> float:
     """One run: bits per byte held out."""
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=T, tokenizer=f"bpe:{V}")
-    loader, training = create_dataloader(dataset, B, seed=seed), Training(OPTIONS[name], steps, seed)
+    loader, training = create_dataloader(dataset, B, seed=seed), Training(ALL[name], steps, seed)
     for k in range(steps):
         training.step(k, *loader.batch(k))
     lengths = np.array(byte_lengths(tokenizer))
@@ -110,10 +118,10 @@ def main(names: list[str]) -> None:
         bits, step = found["bits"][name], found["step"][name]
         gain = [found["bits"][names[0]][seed] - value for seed, value in bits.items()]
         error = statistics.stdev(gain) / math.sqrt(len(gain))
-        size = get_model_size(Training(OPTIONS[name], 1).config)
+        size = get_model_size(Training(ALL[name], 1).config)
         numbers = f"{size:,} | {1000 * step:.0f} | {round(SECONDS / step)} | {statistics.mean(bits.values()):.4f}"
         print(f"| {name} | {numbers} | {statistics.mean(gain):+.4f} ± {error:.4f} |")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(OPTIONS))
+    main(list(MICRO) if sys.argv[1:] == ["micro"] else sys.argv[1:] or list(OPTIONS))

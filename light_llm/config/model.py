@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .values import check_choice, check_range, show
+from .values import check_choice, check_range, show, wrong_type
 
 POSITIONS = ("learned", "rope")
 SCALINGS = ("none", "linear", "llama3")
@@ -66,9 +66,12 @@ class ModelConfig:
             check_range(name, getattr(self, name), low=0, integer=True)
         for name in ("dropout", "attn_dropout"):
             check_range(name, getattr(self, name), low=0.0, below=1.0)
-        check_range("logit_cap", self.logit_cap, low=0.0)
-        check_range("rope_base", self.rope_base, above=1.0)
-        check_range("rope_factor", self.rope_factor, low=1.0)
+        for name in ("bias", "qk_norm", "tied_head"):
+            if not isinstance(getattr(self, name), bool):
+                raise wrong_type(name, getattr(self, name), "true or false")
+        check_range("logit_cap", self.logit_cap, low=0.0, high=1e6)
+        check_range("rope_base", self.rope_base, above=1.0, high=1e12)
+        check_range("rope_factor", self.rope_factor, low=1.0, high=1e6)
         check_range("norm_eps", self.norm_eps, above=0.0, below=1.0)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("positions", self.positions, POSITIONS)
@@ -76,6 +79,7 @@ class ModelConfig:
         check_choice("norm", self.norm, NORMS)
         check_choice("mlp", self.mlp, MLPS)
         self._check_heads()
+        self._check_rope()
         self._check_window_layers()
 
     def _check_heads(self) -> None:
@@ -90,12 +94,13 @@ class ModelConfig:
                 f"n_head={self.n_head} query heads cannot share n_kv_head={self.n_kv_head} evenly; "
                 f"n_kv_head can be {', '.join(map(str, near))}"
             )
+
+    def _check_rope(self) -> None:
         if self.positions == "rope" and self.head_size % 2:
             raise ConfigError(
                 f"positions=rope turns pairs of numbers, and a head has d_k={self.head_size}, which is odd; "
                 f"try head_dim={self.head_size + 1}, or another n_head"
             )
-
         if self.positions != "rope" and self.rope_scaling != "none":
             raise ConfigError(
                 f"rope_scaling={self.rope_scaling} scales rotary positions, and positions={self.positions}; "
@@ -109,7 +114,8 @@ class ModelConfig:
     def _check_window_layers(self) -> None:
         words = [] if self.window_layers == "all" else str(self.window_layers).split(",")
         for word in words:
-            if not (isinstance(self.window_layers, str) and word.strip().isdecimal() and int(word) < self.n_layer):
+            is_number = isinstance(self.window_layers, str) and word.strip().isdecimal() and len(word) < 10
+            if not is_number or int(word) >= self.n_layer:
                 raise ConfigError(
                     f"window_layers={show(self.window_layers)} cannot be used; write all, or numbers of layers from 0 "
                     f"to {self.n_layer - 1} with commas between: 0,2,4"
@@ -154,11 +160,12 @@ class ModelConfig:
         words = [
             f"rope{longer}" if self.positions == "rope" else "",
             self.norm if self.norm != "layernorm" else "",
-            self.mlp if self.mlp != "gelu" else "",
+            self.mlp if self.mlp != "gelu" else "exact gelu" if self.activation != "gelu_tanh" else "",
             "no biases" if not self.bias else "",
             f"{self.kv_heads} head{'s' * (self.kv_heads > 1)} of keys" if self.kv_heads != self.n_head else "",
             "qk-norm" if self.qk_norm else "",
             "a head of its own" if not self.tied_head else "",
+            f"logits within {self.logit_cap:g}" if self.logit_cap else "",
             f"windows of {self.window:,} in {windows} of {self.n_layer} layers" if windows else "",
         ]
         return ", ".join(word for word in words if word)
