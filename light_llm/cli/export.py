@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from rich.text import Text
 from tyro.conf import arg
 
 from ..errors import ConfigError
 from .flags import parse_mode
+from .screen import show
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ NO_USE = {"hf": set[str](), "gguf": {"push", "public"}, "onnx": {"push", "public
 NEXT = {
     "hf": 'python -c "from transformers import pipeline; '
     "print(pipeline('text-generation', '{out}')('To be', max_new_tokens=40))\"",
-    "gguf": "llama-cli -m {out} -p 'To be'",
+    "gguf": "llama-cli -m {out} -p 'To be' -n 40",
     "onnx": "python examples/onnx_generate.py {out} 'To be'",
 }
 
@@ -51,18 +53,21 @@ def _export(mode: str, flags: ExportFlags) -> int:
 
     from ..checkpoint import load_model
     from ..config import get_model_size
-    from ..export.write import TARGETS, export
+    from ..export.write import TARGETS, check_request, export
 
     target = TARGETS[mode]
     out = Path(flags.out or target.out)
+    check_request(target, out, flags.dtype, overwrite=flags.overwrite)
+    if flags.push:
+        from ..export.hub import may_push, push
+
+        may_push(flags.push)
     loaded = load_model(flags.checkpoint)
     print(f"model     {loaded.file.path}: {get_model_size(loaded.file.config):,} parameters")
     done = export(loaded, target, out, dtype=flags.dtype, overwrite=flags.overwrite, say=print)
-    print(f"result    {done.words}")
+    show(Text(f"result    {done.words}"))
     print(f"written   {done.path} ({done.size / 1e6:,.1f} MB)")
     if flags.push:
-        from ..export.huggingface import push
-
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
-    print(f"try it    {NEXT[mode].format(out=out)}")
+    show(Text(f"try it    {NEXT[mode].format(out=out)}"))
     return 0

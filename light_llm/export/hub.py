@@ -8,6 +8,26 @@ from ..errors import ConfigError, DataError
 NEEDED = ("config.json", "model.safetensors", "README.md")  # without them it is no model, or nobody knows which
 
 
+def may_push(name: str) -> str:
+    """The token to push with. Raises ConfigError for a name that is none, or where there is no token."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is there, and undeclared
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        reason = str(error).strip().rstrip(".")
+        raise ConfigError(f"{name!r} is no name of a model: {reason}; try one like somebody/small-stories") from None
+    token = get_token()
+    if token is None:
+        raise ConfigError(
+            f"there is no token of the Hugging Face hub on this machine, so {name} cannot be pushed; "
+            "run: hf auth login, with a token that may write"
+        )
+    return token
+
+
 def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None = None) -> str:
     """Upload an exported folder as a model of the hub: made where it is not there, else with a commit on top.
 
@@ -24,22 +44,11 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
             the one that is there is public.
         DataError: the hub does not answer, or refuses.
     """
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is there, and undeclared
+    from huggingface_hub import HfApi
 
     if missing := [file for file in NEEDED if not (folder / file).is_file()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}; export the model first, then push the folder")
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise ConfigError(f"{name!r} is no name of a model: {error}; try one like somebody/small-stories") from None
-    token = get_token()
-    if token is None:
-        raise ConfigError(
-            "there is no token of the Hugging Face hub on this machine, so nobody knows whose model it would be; "
-            "run: hf auth login, with a token that may write"
-        )
+    token = may_push(name)
     api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
     try:
         whole_name = name if "/" in name else f"{api.whoami()['name']}/{name}"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import Loaded
+from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
 from .verify import Runtime, Verdict, verify
 
@@ -69,9 +70,7 @@ def export(
         CheckpointError: something is in the way, or the export is not the model: nothing is kept then.
     """
     dtype = dtype or target.dtypes[0]
-    if dtype not in target.dtypes:
-        raise ConfigError(f"{target.program} gets weights in {', '.join(target.dtypes)} here, and not in {dtype}")
-    _check_place(out, target, overwrite=overwrite)
+    check_request(target, out, dtype, overwrite=overwrite)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     module: Any = import_module(f".{target.module}", __package__)
     try:
@@ -126,8 +125,14 @@ def rounded(loaded: Loaded, dtype: str) -> Loaded:
     return replace(copy(loaded), model=model)
 
 
-def _check_place(out: Path, target: Target, *, overwrite: bool) -> None:
-    """Raise CheckpointError where something is in the way that nobody said may go."""
+def check_request(target: Target, out: Path, dtype: str, *, overwrite: bool) -> None:
+    """What can be known before a model is read.
+
+    Raises:
+        ConfigError: the target has no such dtype.
+        CheckpointError: something is in the way that nobody said may go.
+    """
+    check_choice("dtype", dtype or target.dtypes[0], target.dtypes)
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:

@@ -1,0 +1,75 @@
+"""`light-llm export` from the command line: what is written, what is said, what is refused before any work."""
+
+from pathlib import Path
+
+import pytest
+
+from light_llm.cli import main
+
+from .tools import model_path
+
+SHAPE = {"n_embd": 64, "n_head": 2, "n_positions": 32}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in `checkpoints`, and this folder the one to work in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    return model_path(tmp_path / "checkpoints", **SHAPE)
+
+
+def test_a_file_and_what_to_do_with_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "gguf", "--dtype", "q8_0"]) == 0
+    said = capsys.readouterr().out
+    assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
+    assert "model     checkpoints/best_model.pt: " in said and "writing   weights in q8_0" in said
+    assert "result    read back with gguf" in said or "result    verified with llama.cpp" in said
+    assert "written   model.gguf (0." in said and "try it    llama-cli -m model.gguf -p 'To be' -n 40" in said
+    assert main(["export", "gguf", "--overwrite"]) == 0
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "model.gguf"]
+
+
+def test_a_folder_says_what_was_found(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "hf", "--out", "there"]) == 0
+    said = capsys.readouterr().out
+    found = "logits at 32 positions differ by"
+    assert "result    verified with transformers" in said and found in said
+    assert found in Path("there/README.md").read_text() and "try it    python -c " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["hf", "--dtype", "bfloat"],
+            "dtype='bfloat' is not known; did you mean bfloat16? It can be float32, bfloat16",
+        ),
+        (["gguf", "--dtype", "float32"], "dtype='float32' is not known"),
+        (["onnx", "--dtype", "float32"], "--dtype has no effect on onnx; leave it out"),
+        (["gguf", "--push", "me/mine"], "--push has no effect on gguf; leave it out"),
+        (["hf", "--public"], "--public is of an upload; add --push NAME"),
+        (["hf", "--push", "a b/c"], "'a b/c' is no name of a model: "),
+        (
+            ["hf", "--push", "me/mine"],
+            "there is no token of the Hugging Face hub on this machine, so me/mine cannot be",
+        ),
+        (["hf", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
+        (["hf", "--out", "in the way"], "in the way is there already; write elsewhere with --out, or replace it with"),
+        (["gguff"], "export cannot do 'gguff'; did you mean gguf?"),
+        (["hf", "--outt", "x"], "there is no flag --outt; did you mean --out?"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(
+    words: list[str],
+    message: str,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    Path("in the way").mkdir()
+    assert main(["export", *words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and "writing" not in said.out
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "in the way"]
