@@ -19,6 +19,8 @@ parser.add_argument("prompt", nargs="?", default="")
 parser.add_argument("--tokens", type=int, default=200, help="how many to write at most")
 parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
 options = parser.parse_args()
+if not (options.folder / "model_with_past.onnx").is_file():
+    parser.error(f"{options.folder} has no model_with_past.onnx; make one with: light-llm export onnx")
 
 session = onnxruntime.InferenceSession(options.folder / "model_with_past.onnx", providers=["CPUExecutionProvider"])
 tokenizer = Tokenizer.from_file(str(options.folder / "tokenizer.json"))

@@ -276,3 +276,25 @@ def test_compiled_it_is_the_same(name: str) -> None:
         value.backward()
         found.append({"loss": value.detach(), **gradients(model)})
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow  # three runs from the command line
+def test_a_rotary_model_may_go_on_with_a_longer_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No weight of it knows how far its context goes; a table of positions does."""
+    from light_llm.checkpoint import load_model
+    from light_llm.cli import main
+
+    (tmp_path / "t.txt").write_text("To be, or not to be. " * 200)
+    words = ["--data", str(tmp_path / "t.txt"), "--tokenizer", "byte", "--max-steps", "2", "--skip-doctor", "--quiet"]
+    for preset in ("llama-nano", "nano"):
+        out = str(tmp_path / preset)
+        small = ["--set", "model.n_layer=1", "--set", "train.sample_interval=0"]
+        assert main(["train", "--preset", preset, "--max-length", "16", "--out", out, *small, *words]) == 0
+    longer = ["--max-length", "32", "--set", "model.rope_scaling=linear", "--set", "model.rope_factor=2", *words]
+    origin = str(tmp_path / "llama-nano")
+    assert main(["train", "--init-from", origin, "--out", str(tmp_path / "longer"), *longer]) == 0
+    found = load_model(tmp_path / "longer").model.config
+    assert (found.n_positions, found.rope_scaling, found.rope_factor) == (32, "linear", 2.0)
+    capsys.readouterr()
+    assert main(["train", "--init-from", str(tmp_path / "nano"), "--out", str(tmp_path / "x"), *longer]) == 2
+    assert "decides the shape of the model; leave out --preset and model.rope_factor" in capsys.readouterr().err

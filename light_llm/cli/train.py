@@ -223,6 +223,10 @@ def start_of(settings: dict[str, Any], origin: ModelFile | None) -> Run:
     """The Run of a new training: from the defaults, or around a model that is there already."""
     if origin is not None:
         free = {"dropout", "attn_dropout"}  # the rest is the shape of the weights, or what they were trained to be
+        if origin.config.positions == "rope":  # no weight knows how far its context goes
+            free |= {"n_positions", "rope_base", "rope_scaling", "rope_factor", "rope_trained"}
+            if settings.get("data__max_length", 0) > origin.config.n_positions:
+                settings = {"model__n_positions": settings["data__max_length"]} | settings
         shape = {f"model__{f.name}" for f in fields(ModelConfig) if f.name not in free}
         for name in sorted(shape & settings.keys()):
             if settings[name] != getattr(origin.config, name.removeprefix("model__")):

@@ -117,7 +117,7 @@ def open_export(folder: Path) -> Runtime:
 
 
 def _check_tensors(folder: Path, transformers: Any, config: Any) -> None:
-    """Compare the names, shapes and format in the file with those of the model that the config describes."""
+    """Compare the names and shapes in the file with those of the model that the config describes."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
