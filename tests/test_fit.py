@@ -7,10 +7,13 @@ import pytest
 from light_llm.config import ModelConfig, TrainConfig, matrix_parameters
 from light_llm.errors import ConfigError
 from light_llm.plan.budget import FEWEST_STEPS, PASSES, TOKENS_PER_PARAMETER, Budget, parse_budget, spend
+from light_llm.plan.parameters import of_the_kind
 from light_llm.plan.plan import Plan, Text, make_plan
+from light_llm.plan.profile import key, names
 from light_llm.plan.ways import apply, micro_batches, ways_that_fit
 from light_llm.plan.words import header_lines, refusal, table, warning_lines
 from light_llm.runtime import Room
+from light_llm.runtime.measured import remembered_all
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
 TEXT = Text(300_000, 36_000)
@@ -134,6 +137,10 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
     chosen = {"qk_norm": True, "tied_head": False, "mlp": "relu2", "window": 64, "window_layers": layers}
     model, bound = ModelConfig.preset("llama-small", vocab_size=4096, **chosen), 600_000_000
     room = Room(bound, "a test's limit")
+    known = [1e-9] * len(names())  # seconds are no matter here
+    for size in of_the_kind(model):
+        kind = ModelConfig.preset(size, **(chosen | {"window_layers": "all"}))
+        remembered_all(key("cpu", "float32", kind), names(), lambda: known)
     plan = make_plan(model, CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
     smaller = [way.plan.model for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]
     spent = spend(Budget(bytes=bound), model, CPU, 64, TEXT, framework=FRAMEWORK)

@@ -47,7 +47,7 @@ def test_every_other_command_runs(checkout: Path) -> None:  # noqa: F811
             ran += 1
         else:
             assert line in ("python3 -m venv .venv", "source .venv/bin/activate", "pip install -e ."), line
-    assert ran == 16
+    assert ran == 15
 
 
 def said_by_watch(folder: Path) -> str:
