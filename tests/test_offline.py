@@ -1,7 +1,10 @@
 """With no network at all everything still works: in a child process where whoever opens a socket is refused."""
 
+import shutil
 import sys
 from pathlib import Path
+
+from light_llm.runtime import cache_dir
 
 from .conftest import CHECKOUT
 from .tools import NANO_RUN, rows_of, run_child
@@ -31,6 +34,13 @@ class Cut:
         site = folder / "site"
         site.mkdir()
         (site / "sitecustomize.py").write_text(REFUSE)
+        known, cache = cache_dir(), folder / "cache"  # no text is taken along, but what is known of this machine
+        for name in ("doctor", "measured.json"):
+            if (known / name).is_dir():
+                shutil.copytree(known / name, cache / name)
+            elif (known / name).exists():
+                cache.mkdir(exist_ok=True)
+                shutil.copy(known / name, cache / name)
         path = f"{site}:{CHECKOUT}" if sys.platform != "win32" else f"{site};{CHECKOUT}"
         self.env = {"PYTHONPATH": path, "LIGHT_LLM_CACHE": str(folder / "cache"), **env}
 
