@@ -22,6 +22,12 @@ torch.set_num_threads(1)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime is imported by tests themselves
 
 CHECKOUT = Path(__file__).parent.parent
+LONG = ("test_readme.py", "test_front_door.py", "test_analyze.py", "test_browser.py", "test_verify_resume.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: one that is begun last keeps a core waiting."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)
