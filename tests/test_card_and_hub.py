@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from light_llm.checkpoint import Loaded
+from light_llm.cli import main
 from light_llm.config import get_model_size
 from light_llm.errors import ConfigError, DataError
 from light_llm.export import huggingface
@@ -186,6 +188,20 @@ def test_a_push_sends_every_file_to_a_private_model(hub: Server, folder: Path) -
     assert {token for _, _, token, _ in hub.seen} == {"Bearer hf_nobody"}
 
 
+def test_a_folder_that_is_there_is_pushed_as_it_is(
+    hub: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line: the card that a user has changed goes, and nothing is exported again."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    (folder / "README.md").write_text("My own words.")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(["export", "push", "--out", str(folder), "--push", "me/tiny"]) == 0
+    assert capsys.readouterr().out == f"uploaded  {hub.address}/me/tiny\n"
+    assert hub.created["visibility"] == "private"
+    assert any(b64encode(b"My own words.") in body for _, path, _, body in hub.seen if "/commit/" in path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_private_model_never_goes_where_all_can_see_it(hub: Server, folder: Path) -> None:
     hub.public = True
     with pytest.raises(ConfigError, match="me/tiny is on the hub already and public.*nothing was sent"):
@@ -202,14 +218,17 @@ def test_what_keeps_a_push_from_beginning(hub: Server, folder: Path, monkeypatch
     with pytest.raises(ConfigError, match="no token of the Hugging Face hub on this machine.*hf auth login"):
         huggingface.push(folder, "me/tiny", endpoint=hub.address)
     (folder / "README.md").unlink()
-    with pytest.raises(ConfigError, match="has no README.md; export the model first"):
+    with pytest.raises(ConfigError, match="has no README.md; export it first: light-llm export hf --out"):
         huggingface.push(folder, "me/tiny", endpoint=hub.address)
     assert not hub.seen
 
 
 def test_a_hub_that_refuses_or_is_not_there(hub: Server, folder: Path) -> None:
     hub.refuses = 403
-    with pytest.raises(DataError, match="me/tiny could not be pushed .*403.*is whole, so push it again"):
+    with pytest.raises(
+        DataError,
+        match="could not be pushed .*403.*push it again with: light-llm export push --out .* me/tiny",
+    ):
         huggingface.push(folder, "me/tiny", endpoint=hub.address)
     with pytest.raises(DataError, match="me/tiny could not be pushed .*refused"):
         huggingface.push(folder, "me/tiny", endpoint="http://127.0.0.1:9")

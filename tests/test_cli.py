@@ -22,9 +22,9 @@ from tyro.conf import Positional, arg
 from light_llm.cli import main
 from light_llm.cli.flags import Words, parse
 from light_llm.cli.main import VERBS
-from light_llm.cli.signals import stop_on_signals
+from light_llm.cli.signals import ended_by_signals, stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
-from light_llm.errors import ConfigError
+from light_llm.errors import ConfigError, Stopped
 
 from .conftest import CHECKOUT
 from .tools import NANO_RUN, light_llm, rows_of, run_child
@@ -450,6 +450,34 @@ def test_the_second_signal_leaves_at_once() -> None:
     with stop_on_signals(lambda: None):
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+GREEDY = """
+try:
+    import greedy_inner
+except BaseException:
+    greedy_inner = None
+"""
+
+
+def test_a_signal_in_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that takes any exception for another one's absence would have swallowed it, and gone on without."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    inner = "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\n"
+    (tmp_path / "greedy_inner.py").write_text(inner)
+    with pytest.raises(Stopped) as stopped, ended_by_signals():
+        greedy = import_module("greedy")
+        time.sleep(30)
+    assert stopped.value.number == signal.SIGINT and greedy.greedy_inner is not None
+    (tmp_path / "greedy_inner.py").write_text(
+        inner.replace("time.sleep", "signal.raise_signal(signal.SIGINT)\ntime.sleep")
+    )
+    program = (
+        "import sys\nfrom light_llm.cli.signals import ended_by_signals\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\nwith ended_by_signals():\n    import greedy\n"
+    )
+    assert run_child([sys.executable, "-c", program]).returncode == 130  # the second leaves at once, there too
 
 
 def test_stop_after_is_a_polite_interruption(trained: Path) -> None:

@@ -1,5 +1,7 @@
 """`light-llm export` from the command line: what is written, what is said, what is refused before any work."""
 
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,9 @@ def test_a_folder_says_what_was_found(checkpoint: Path, capsys: pytest.CaptureFi
         (["gguf", "--dtype", "float32"], "dtype='float32' is not known"),
         (["onnx", "--dtype", "float32"], "--dtype has no effect on onnx; leave it out"),
         (["gguf", "--push", "me/mine"], "--push has no effect on gguf; leave it out"),
+        (["push"], "the model needs a name on the hub, as in: light-llm export push --push you/my-model"),
+        (["push", "--push", "me/mine"], "model-hf has no config.json, model.safetensors, README.md; export it first"),
+        (["push", "--dtype", "float16"], "--dtype has no effect on push; leave it out"),
         (["hf", "--public"], "--public is of an upload; add --push NAME"),
         (["hf", "--push", "a b/c"], "'a b/c' is no name of a model: "),
         (
@@ -73,3 +78,19 @@ def test_what_cannot_be_is_said_before_any_work(
     said = capsys.readouterr()
     assert message in said.err and "writing" not in said.out
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "in the way"]
+
+
+@pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
+def test_a_disk_that_is_full_is_said_of_the_export(
+    target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of a file that nobody has heard of. The kernel's own limit on a file's size stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        assert main(["export", target, "--out", "mine"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    reason = r"\d+ requested and \d+ written" if target == "gguf" else "File too large"
+    assert re.match(rf"error: mine could not be written \({reason}\); nothing was changed", capsys.readouterr().err)
+    assert [p.name for p in Path().iterdir()] == ["checkpoints"]

@@ -148,3 +148,12 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
     for found in [*smaller, spent.plan.model]:
         assert (found.positions, found.mlp, found.qk_norm, found.tied_head) == ("rope", "relu2", True, False)
         assert [found.window_of(layer) for layer in range(3)] == left
+
+
+def test_a_size_of_ones_own_is_to_be_left_out_with_a_preset() -> None:
+    """`--set model.n_layer=20` would outlive `--preset nano`."""
+    room = Room(600_000_000, "a test's limit")
+    for own, said in (({}, ""), ({"n_layer": 20}, "; leave out --set model.n_layer")):
+        plan = make_plan(ModelConfig.small(**own), CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
+        ways = [way for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]
+        assert ways and {way.effect.partition(";")[1] + way.effect.partition(";")[2] for way in ways} == {said}

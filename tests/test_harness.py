@@ -573,6 +573,7 @@ WRONG = [
     (["--tasks", "a", "--tempreature", "1"], r"there is no flag --tempreature"),
     (["--limit", "3"], r"--limit is of tasks; add --tasks NAME, or leave it out"),
     (["--last-window=full"], r"--last-window is of tasks; add --tasks NAME"),
+    (["--task", "a"], r"there is no flag --task; did you mean --tasks\? --help lists all flags"),
     (["--temperature", "1"], r"--temperature has no effect on eval"),
 ]
 

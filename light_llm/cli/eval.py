@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 from . import generate
 from .flags import Words, file_to_write, parse
 from .screen import columns, show
@@ -65,10 +65,14 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
-    """The words for `generate eval`, the checkpoint with its flag. Raises ConfigError for a flag of --tasks."""
+    """The words for `generate eval`, the checkpoint with its flag. Raises ConfigError for a flag that it has not."""
     for name in OF_TASKS:
         if (flag := f"--{name.replace('_', '-')}") in given:
             raise ConfigError(f"{flag} is of tasks; add --tasks NAME, or leave it out")
+    known = {f"--{f.name.replace('_', '-')}" for f in fields(generate.GenerateFlags)}
+    for flag in (word for word in given if word.startswith("--") and word not in known):
+        ours = [f"--{f.name.replace('_', '-')}" for f in fields(EvalFlags) if f.name != "model"]
+        raise ConfigError(f"there is no flag {flag}{did_you_mean(flag, ours)} --help lists all flags")
     return ["--checkpoint", *argv] if argv and not argv[0].startswith("-") else list(argv)
 
 

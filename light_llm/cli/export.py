@@ -1,4 +1,4 @@
-"""`light-llm export hf|gguf|onnx`: a trained model for Transformers, llama.cpp or ONNX Runtime, verified there."""
+"""`light-llm export hf|gguf|onnx|push`: a trained model for Transformers, llama.cpp or ONNX Runtime, verified there."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ class ExportFlags:
     out: Annotated[str, arg(metavar="PATH", help="model-hf, model.gguf, model-onnx")] = ""
     dtype: Annotated[str, arg(metavar="NAME", help="of the weights; see above")] = ""
     overwrite: Annotated[bool, arg(help="replace an export in --out")] = False
-    push: Annotated[str, arg(metavar="NAME", help="hf: upload, as you/my-model")] = ""
+    push: Annotated[str, arg(metavar="NAME", help="hf, push: upload, as you/my-model")] = ""
     public: Annotated[bool, arg(help="with --push: for everybody to see")] = False
 
 
-NO_USE = {"hf": set[str](), "gguf": {"push", "public"}, "onnx": {"push", "public", "dtype"}}
+NO_USE = {
+    "hf": set[str](),
+    "gguf": {"push", "public"},
+    "onnx": {"push", "public", "dtype"},
+    "push": {"checkpoint", "dtype", "overwrite"},
+}
 NEXT = {
     "hf": 'python -c "from transformers import pipeline; '
     "print(pipeline('text-generation', '{out}')('To be', max_new_tokens=40))\"",
@@ -40,12 +45,26 @@ def command(argv: Sequence[str]) -> int:
     about = (
         "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp and what is "
         "built on it (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. What is written is opened by "
-        "that program and compared with the model, where it is installed; an export that differs is not kept."
+        "that program and compared with the model, where it is installed; an export that differs is not kept. "
+        "push: uploads the folder in --out that hf has written, as it is."
     )
     mode, flags, _ = parse_mode(ExportFlags, argv, verb="export", about=about, no_use=NO_USE)
     if flags.public and not flags.push:
         raise ConfigError("--public is of an upload; add --push NAME")
-    return _export(mode, flags)
+    return _push(flags) if mode == "push" else _export(mode, flags)
+
+
+def _push(flags: ExportFlags) -> int:
+    """Upload a folder that is there."""
+    from pathlib import Path
+
+    from ..export.hub import push
+    from ..export.write import TARGETS
+
+    if not flags.push:
+        raise ConfigError("the model needs a name on the hub, as in: light-llm export push --push you/my-model")
+    print(f"uploaded  {push(Path(flags.out or TARGETS['hf'].out), flags.push, private=not flags.public)}")
+    return 0
 
 
 def _export(mode: str, flags: ExportFlags) -> int:

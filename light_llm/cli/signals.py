@@ -4,10 +4,12 @@ A verb is ended by an exception, so that temporary files go and nothing that was
 and ends after a step. Either way the second signal leaves at once.
 """
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,36 +29,45 @@ class Caught:
     """The signal that came first, if one came."""
 
     number: int | None = None
+    sent_again: bool = False  # what comes now is the first signal once more, and no second one
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Inside the block the first SIGINT or SIGTERM raises `Stopped`; the second leaves at once.
 
-    Raised within a callback where Python drops exceptions, it is raised again a moment later.
+    Where an exception could be lost it is raised a moment later: in a callback, where Python drops exceptions, and in
+    an import, because many a package tries another one and takes whatever is raised for its absence.
     """
     caught, hook_before = Caught(), sys.unraisablehook
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if caught.number is not None:
+        if caught.number is not None and not caught.sent_again:
             os._exit(128 + number)
-        caught.number = number
+        caught.number, caught.sent_again = number, False
+        if is_importing(frame):
+            return _send_again(caught)
         raise Stopped(number)
 
     def dropped(what: "sys.UnraisableHookArgs") -> None:
         if not isinstance(what.exc_value, Stopped):
             return hook_before(what)
-        caught.number = None
-        again = threading.Timer(0.05, _send, [what.exc_value.number])
-        again.daemon = True
-        again.start()
+        _send_again(caught)
 
     sys.unraisablehook = dropped
     try:
         with _handled({signal.SIGINT: handle, signal.SIGTERM: handle}):
             yield
     finally:
+        caught.number = None
         sys.unraisablehook = hook_before
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether what a frame does is part of an import."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
@@ -95,8 +106,20 @@ def stop_on_signals(
         yield caught
 
 
-def _send(number: int) -> None:
-    """A signal to the main thread, which also ends what it waits in."""
+def _send_again(caught: Caught) -> None:
+    """The signal that was caught once more, in a moment, to the main thread: it also ends what that waits in.
+
+    A thread of the lower module takes no lock to start, and what was interrupted may hold any.
+    """
+    _thread.start_new_thread(_send, (caught,))
+
+
+def _send(caught: Caught) -> None:
+    time.sleep(0.05)
+    number = caught.number
+    if number is None:  # the block is over
+        return
+    caught.sent_again = True
     if sys.platform == "win32":
         signal.raise_signal(number)
     else:

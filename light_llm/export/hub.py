@@ -47,7 +47,7 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
     from huggingface_hub import HfApi
 
     if missing := [file for file in NEEDED if not (folder / file).is_file()]:
-        raise ConfigError(f"{folder} has no {', '.join(missing)}; export the model first, then push the folder")
+        raise ConfigError(f"{folder} has no {', '.join(missing)}; export it first: light-llm export hf --out {folder}")
     token = may_push(name)
     api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
     try:
@@ -63,7 +63,8 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
         if not _is_of_the_hub(error):
             raise
         raise DataError(
-            f"{name} could not be pushed ({_reason(error)}); the folder {folder} is whole, so push it again"
+            f"{name} could not be pushed ({_reason(error)}); the folder {folder} is whole, so push it again with: "
+            f"light-llm export push --out {folder} --push {name}"
         ) from None
     return f"{api.endpoint}/{repo}"
 

@@ -67,7 +67,8 @@ def export(
 
     Raises:
         ConfigError: the program has no such model or format.
-        CheckpointError: something is in the way, or the export is not the model: nothing is kept then.
+        CheckpointError: something is in the way, the disk takes no more, or the export is not the model: nothing is
+            kept then.
     """
     dtype = dtype or target.dtypes[0]
     check_request(target, out, dtype, overwrite=overwrite)
@@ -87,6 +88,11 @@ def export(
 
             write_card(loaded, partial, [words])
         _put(partial, out)
+    except OSError as error:  # NumPy's has no errno
+        raise CheckpointError(
+            f"{out} could not be written ({error.strerror or error}); nothing was changed. "
+            "Make room or get leave to write there, or write elsewhere with --out"
+        ) from None
     finally:
         _remove(partial)
     files = [f for f in out.rglob("*") if f.is_file()] if out.is_dir() else [out]

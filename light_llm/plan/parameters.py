@@ -42,6 +42,17 @@ def of_the_kind(model: ModelConfig) -> list[str]:
 SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
 
 
+def own_sizes(model: ModelConfig) -> list[str]:
+    """The sizes that were set by hand: where the model differs from the preset that it is most like.
+
+    >>> own_sizes(ModelConfig.micro()), own_sizes(ModelConfig.micro(n_layer=20))
+    ([], ['n_layer'])
+    """
+    presets = [preset_settings(name) for name in of_the_kind(model)]
+    differ = [[size for size in SIZES if getattr(model, size) != preset[size]] for preset in presets]
+    return min(differ, key=len)
+
+
 def sized_as(name: str, model: ModelConfig) -> dict[str, Any]:
     """The settings that give a model the size of a preset, by `part__name`; what was chosen besides stays.
 

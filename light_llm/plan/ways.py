@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import ModelConfig, TrainConfig, preset_settings
-from .parameters import of_the_kind, sized_as
+from .parameters import of_the_kind, own_sizes, sized_as
 from .plan import Plan, make_plan
 
 SHORTEST = 64  # tokens of a window that is offered
@@ -66,6 +66,7 @@ def micro_batches(train: TrainConfig) -> list[int]:
 def _fewer_at_a_time(plan: Plan, before: str = "", **changes: Any) -> Iterator[Way]:
     for n in micro_batches(plan.train):
         effect = "the same steps and loss, in smaller pieces" if not changes else "as said, in smaller pieces"
+        effect += _without(plan) if "model__n_embd" in changes else ""
         yield _way(plan, f"{before}--micro-batch {n}", effect, train__micro_batch=n, **changes)
 
 
@@ -96,9 +97,15 @@ def _window(T: int) -> Changes:
 def _smaller(plan: Plan) -> Iterator[Way]:
     smaller = [name for name in of_the_kind(plan.model) if plan.model.n_embd > preset_settings(name)["n_embd"]]
     for name in reversed(smaller):
-        yield _way(plan, f"--preset {name}", "a smaller model", **sized_as(name, plan.model))
+        yield _way(plan, f"--preset {name}", f"a smaller model{_without(plan)}", **sized_as(name, plan.model))
     for name in reversed(smaller):
         yield from _fewer_at_a_time(plan, f"--preset {name} ", **sized_as(name, plan.model))
+
+
+def _without(plan: Plan) -> str:
+    """A size that was set by hand would be set in the preset too."""
+    own = " ".join(f"--set model.{size}" for size in own_sizes(plan.model))
+    return f"; leave out {own}" if own else ""
 
 
 def _fewer_words(plan: Plan) -> Iterator[Way]:
@@ -119,6 +126,5 @@ def _all_together(plan: Plan) -> Iterator[Way]:
     changes = {**_vocabulary(), **_window(min(plan.T, SHORTEST)), "train__micro_batch": 1}
     flags = f"--tokenizer bpe:{SMALL_VOCABULARY} --max-length {min(plan.T, SHORTEST)} --micro-batch 1"
     yield _way(plan, flags, "a small vocabulary, a short context, one at a time", **changes)
-    yield _way(
-        plan, f"--preset {smallest} {flags}", "the least that is offered", **changes, **sized_as(smallest, plan.model)
-    )
+    least = f"the least that is offered{_without(plan)}"
+    yield _way(plan, f"--preset {smallest} {flags}", least, **changes, **sized_as(smallest, plan.model))
