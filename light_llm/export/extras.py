@@ -7,6 +7,10 @@ from types import ModuleType
 from ..errors import ConfigError
 
 
+class NotHere(ConfigError):
+    """A program is not on this machine, or does not run on it: of what was written for it nothing is known."""
+
+
 def need(module: str, extra: str) -> ModuleType:
     """An optional package, imported.
 
@@ -15,13 +19,13 @@ def need(module: str, extra: str) -> ModuleType:
         extra: of light-llm, that has it: hf, gguf, onnx, eval.
 
     Raises:
-        ConfigError: it is not installed, or its own parts are not.
+        NotHere: it is not installed, or its own parts are not.
     """
     package = module.partition(".")[0]
     way_out = f'install it with: pip install "light-llm[{extra}]"'
     if find_spec(package) is None:
-        raise ConfigError(f"this needs the package {package}, which is not installed; {way_out}")
+        raise NotHere(f"this needs the package {package}, which is not installed; {way_out}")
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigError(f"the package {package} is installed and cannot be imported ({error}); {way_out}") from None
+        raise NotHere(f"the package {package} is installed and cannot be imported ({error}); {way_out}") from None

@@ -1,22 +1,14 @@
 """GGUF, the file of llama.cpp: written with the `gguf` package, opened again by llama.cpp where that is installed."""
 
-import io
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
-from ctypes import create_string_buffer
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
 from ..config.values import check_choice
-from ..errors import CheckpointError, ConfigError
 from ..files import Files, commit_path
 from .extras import need
 from .families import cut_to_tokenizer
@@ -27,8 +19,9 @@ from .gguf_rounding import as_computed as as_computed
 from .gguf_rounding import packed
 from .gguf_rounding import rounded as rounded
 from .gguf_tokens import vocabulary
-
-F32_CACHE = 0  # ggml's number for float32: keys and values are kept as they are
+from .llama import LlamaCpp as LlamaCpp
+from .llama import has_llama_cpp as has_llama_cpp
+from .llama import open_export as open_export
 
 
 def write(loaded: Loaded, path: Path, *, dtype: str = "f32") -> None:
@@ -81,94 +74,3 @@ def _add_field(writer: Any, key: str, value: Any) -> None:
     """A field of the type that llama.cpp reads: whole numbers have 32 bits and no sign, others are float32."""
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     add.get(type(value), writer.add_array)(key, value)
-
-
-def has_llama_cpp() -> bool:
-    """Whether llama-cpp-python is installed."""
-    return find_spec("llama_cpp") is not None
-
-
-class LlamaCpp:
-    """A GGUF file as llama.cpp computes it on the CPU, keys and values in float32: the `Runtime` of this format."""
-
-    def __init__(self, path: Path, llama_cpp: Any) -> None:
-        self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
-        self.api = llama_cpp
-        threads = torch.get_num_threads()
-        with redirect_stderr(io.StringIO()):  # it warns of a context below 256 tokens, which it makes 256 of
-            self.llama = llama_cpp.Llama(
-                str(path),
-                n_ctx=0,  # as long as the model's
-                n_threads=threads,
-                n_threads_batch=threads,
-                logits_all=True,
-                type_k=F32_CACHE,
-                type_v=F32_CACHE,
-                verbose=False,
-            )
-        self.vocab = llama_cpp.llama_model_get_vocab(self.llama.model)
-        self.has_tokenizer = llama_cpp.llama_vocab_type(self.vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
-
-    def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """(B, T) ids -> (B, T, V) float32, row by row."""
-        return torch.stack([self._after(row) for row in ids])
-
-    def _after(self, row: Sequence[int], *, more: bool = False) -> Tensor:
-        """(T, V) logits of a row, or of what goes on after the tokens before."""
-        if not more:
-            self.llama.reset()
-        seen = self.llama.n_tokens
-        self.llama.eval(list(row))
-        return torch.from_numpy(np.array(self.llama.scores[seen : seen + len(row)], np.float32))
-
-    def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """The n likeliest tokens after ids, one by one, with its cache."""
-        written: list[int] = []
-        after = self._after(ids)
-        while len(written) < n:
-            written.append(int(after[-1].argmax()))
-            if len(written) < n:
-                after = self._after(written[-1:], more=True)
-        return written
-
-    def encode(self, text: str) -> list[int] | None:
-        """Ids by the tokenizer in the file; None where it has none."""
-        if not self.has_tokenizer:
-            return None
-        return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
-        return b"".join(self._piece(i) for i in ids).decode("utf-8", errors="replace")
-
-    def _piece(self, token: int) -> bytes:
-        """The bytes of one token, however many."""
-        size = 64
-        while True:
-            buffer = create_string_buffer(size)
-            n = int(self.api.llama_token_to_piece(self.vocab, token, buffer, size, 0, False))
-            if n >= 0:
-                return buffer.raw[:n]
-            size = -n  # what it needs
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self.llama.close()
-
-
-def open_export(path: Path) -> LlamaCpp:
-    """Open a GGUF file with llama.cpp.
-
-    Raises:
-        ConfigError: llama-cpp-python is not installed.
-        CheckpointError: llama.cpp does not open the file.
-    """
-    if not has_llama_cpp():
-        raise ConfigError(
-            "this needs the package llama-cpp-python, which is not installed; install it with: "
-            "pip install llama-cpp-python (it is compiled there, in some minutes)"
-        )
-    try:
-        return LlamaCpp(path, import_module("llama_cpp"))
-    except (ValueError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"llama.cpp does not open {path}: {error}; export it again") from None

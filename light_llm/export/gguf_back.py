@@ -44,13 +44,10 @@ class ReadBack:
 
     @property
     def words(self) -> str:
-        """One line, which says what it does not show."""
+        """One line."""
         formats = " and ".join(f"{n} in {kind}" for kind, n in self.formats.items())
         ids = "" if self.tokens is None else f", its {self.tokens:,} tokens give the same ids"
-        return (
-            f"read back with {self.program}: {self.tensors} tensors ({formats}) are the model's{ids}; "
-            "llama.cpp did not run it (to have that done: pip install llama-cpp-python)"
-        )
+        return f"read back with {self.program}: {self.tensors} tensors ({formats}) are the model's{ids}"
 
 
 def read_back(loaded: Loaded, path: Path, *, dtype: str = "f32") -> ReadBack:

@@ -17,7 +17,8 @@ import torch
 
 from ..checkpoint import Loaded
 from ..config import check_choice
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
+from .extras import NotHere
 from .verify import Runtime, Verdict, verify
 
 KNOWN = {  # names that an export may have written, and `overwrite` may therefore remove
@@ -108,15 +109,15 @@ def _verified(loaded: Loaded, module: Any, path: Path, dtype: str) -> tuple[Verd
     back = module.read_back(loaded, path, dtype=dtype).words if hasattr(module, "read_back") else ""
     try:
         runtime: Runtime = module.open_export(path)
-    except ConfigError as error:
-        return None, back or f"NOT verified: {error}"
-    try:
-        limit = module.allowed(loaded, dtype) if hasattr(module, "allowed") else LIMIT
-        side = module.as_computed(loaded, dtype) if hasattr(module, "as_computed") else rounded(loaded, dtype)
-        verdict = verify(side, runtime, limit=limit)
-    finally:
-        if hasattr(runtime, "close"):
-            runtime.close()
+        try:
+            limit = module.allowed(loaded, dtype) if hasattr(module, "allowed") else LIMIT
+            side = module.as_computed(loaded, dtype) if hasattr(module, "as_computed") else rounded(loaded, dtype)
+            verdict = verify(side, runtime, limit=limit)
+        finally:
+            if hasattr(runtime, "close"):
+                runtime.close()
+    except NotHere as error:
+        return None, f"{back}; NOT run by the program itself: {error}" if back else f"NOT verified: {error}"
     return verdict, verdict.words
 
 
