@@ -23,7 +23,7 @@ from ..config.values import check_choice
 from ..errors import ConfigError
 from .extras import need
 from .gguf_parts import BLOCK, DTYPES, format_of
-from .verify import WINDOW, windows
+from .verify import looked_at
 
 LARGEST_F16 = 65504.0
 LEAST = 1e-4  # what float32 in another order of sums may give
@@ -102,11 +102,11 @@ def _looked_up(module: nn.GELU, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor
 def allowed(loaded: Loaded, dtype: str) -> float:
     """How far llama.cpp's logits may be from those of `rounded(loaded, dtype)`, as `verify` compares them.
 
-    Three times as far as they move in the same windows when what the matrices multiply is rounded, and at least 1e-4.
+    Three times as far as they move in the same places when what the matrices multiply is rounded, and at least 1e-4.
     """
     plain, twin = rounded(loaded, dtype).model, as_computed(loaded, dtype).model
     config, tokenizer = loaded.model.config, loaded.file.tokenizer
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
-    drawn = torch.tensor(windows(n_ids, min(WINDOW, config.n_positions)))
-    moved = float((plain(drawn) - twin(drawn))[..., :n_ids].abs().max())
+    seen = [torch.tensor(rows) for rows in looked_at(n_ids, config.n_positions)]
+    moved = max(float((plain(rows) - twin(rows))[..., :n_ids].abs().max()) for rows in seen)
     return max(LEAST, TIMES * moved)

@@ -85,8 +85,7 @@ def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
     tokenizer = loaded.file.tokenizer
     config = loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
-    drawn = windows(n_ids, min(WINDOW, config.n_positions))
-    long = windows(n_ids, min(config.n_positions, max(WINDOW, MOST // n_ids)))[1:]
+    drawn, long = looked_at(n_ids, config.n_positions)
     ours = loaded.model(torch.tensor(drawn)).float()[..., :n_ids]
     if not ours.isfinite().all():
         raise CheckpointError(
@@ -108,6 +107,12 @@ def _apart(loaded: Loaded, runtime: Runtime, rows: list[list[int]], n_ids: int, 
     if not largest <= limit:  # NaN is not
         raise _wrong(runtime, f"its logits are off by {largest:.1e}, and {limit:.0e} is allowed")
     return largest
+
+
+def looked_at(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Two short windows and one of the whole context, as rows of ids: (2, <= WINDOW) and (1, <= n_positions)."""
+    long = min(n_positions, max(WINDOW, MOST // n_ids))
+    return windows(n_ids, min(WINDOW, n_positions)), windows(n_ids, long)[1:]
 
 
 def windows(n_ids: int, T: int) -> list[list[int]]:
