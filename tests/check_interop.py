@@ -80,7 +80,7 @@ def exported(loaded: Loaded, name: str, dtype: str, folder: Path) -> Cell:
     except LightLLMError as error:
         return Cell("red", "WRONG", str(error))
     if (v := done.verdict) is None:
-        return Cell("marked", "written, not run", done.words)
+        return Cell("marked", "written, not run", done.words[done.words.find("NOT ") :])
     tie = "" if v.equal == v.compared else " tie"
     ids = " ids" if v.tokenizer else ""
     return Cell("green", f"{v.largest:.0e} {v.equal}/{v.compared}{tie}{ids}")
