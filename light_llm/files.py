@@ -5,6 +5,7 @@ A test can replace it: make any operation fail, or play a power cut after any of
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,9 +28,9 @@ class Files:
             watched = _Watched(file)
             try:
                 fill(watched)  # type: ignore[arg-type]
-            except RuntimeError:
-                if watched.error is not None:  # torch.save turns a full disk into a RuntimeError about a position
-                    raise watched.error from None
+            except RuntimeError as error:  # torch.save makes one about a position of a full disk, and of a Ctrl-C
+                if (cause := watched.error or interruption(error)) is not None:
+                    raise cause from None
                 raise
         return watched.sha.hexdigest()
 
@@ -84,11 +85,44 @@ def commit_path(path: Path, make: Callable[[Path], object], files: Files) -> Non
         make(partial)
         files.sync(partial)
         files.rename(partial, path)
-    except Exception:  # not the end of the process, which has no time to tidy up: leftovers are swept at the next start
+    except (Exception, KeyboardInterrupt):  # not the end of the process: leftovers are swept at the next start
         with suppress(OSError):
             files.remove(partial)
         raise
     files.sync_folder(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that are gone have left half made beside a file or folder.
+
+    What was there before, and was put aside, stays where nothing has its name.
+    """
+    leftover = re.compile(rf"\.+{re.escape(path.name)}\.(?:tmp|partial|old)-(\d+)(?:\.tmp-\d+)?")
+    for other in list(path.parent.iterdir()) if path.parent.is_dir() else []:
+        found = leftover.fullmatch(other.name)
+        if found and _is_gone(int(found[1])) and (path.exists() or ".old-" not in other.name):
+            with suppress(OSError):
+                Files().remove(other)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether no process has this number. On Windows, where asking would end it, nobody is gone."""
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error came of, if it did."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class _Watched:
@@ -97,13 +131,13 @@ class _Watched:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.sha = hashlib.sha256()
-        self.error: OSError | None = None
+        self.error: OSError | KeyboardInterrupt | None = None
 
     def write(self, data: Any) -> int:
         self.sha.update(data)
         try:
             return self.file.write(data)
-        except OSError as error:
+        except (OSError, KeyboardInterrupt) as error:
             self.error = error
             raise
 

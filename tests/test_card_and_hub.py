@@ -15,7 +15,7 @@ import pytest
 from light_llm.checkpoint import Loaded
 from light_llm.cli import main
 from light_llm.config import get_model_size
-from light_llm.errors import ConfigError, DataError
+from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.export import huggingface
 from light_llm.export.card import write_card
 
@@ -217,6 +217,13 @@ def test_what_keeps_a_push_from_beginning(hub: Server, folder: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match="no token of the Hugging Face hub on this machine.*hf auth login"):
         huggingface.push(folder, "me/tiny", endpoint=hub.address)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_nobody")
+    for name, message in (("model.safetensors", "is damaged or cut"), ("config.json", "is damaged, or no JSON")):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=message):
+            huggingface.push(folder, "me/tiny", endpoint=hub.address)
+        (folder / name).write_bytes(whole)
     (folder / "README.md").unlink()
     with pytest.raises(ConfigError, match="has no README.md; export it first: light-llm export hf --out"):
         huggingface.push(folder, "me/tiny", endpoint=hub.address)

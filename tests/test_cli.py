@@ -19,12 +19,14 @@ from typing import Annotated
 import pytest
 from tyro.conf import Positional, arg
 
+from light_llm.checkpoint import load_model
 from light_llm.cli import main
 from light_llm.cli.flags import Words, parse
 from light_llm.cli.main import VERBS
 from light_llm.cli.signals import ended_by_signals, stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
 from light_llm.errors import ConfigError, Stopped
+from light_llm.export.card import card_text
 
 from .conftest import CHECKOUT
 from .tools import NANO_RUN, light_llm, rows_of, run_child
@@ -331,6 +333,9 @@ def test_one_model_starts_another(trained: Path, tmp_path: Path) -> None:
     assert rows[0]["loss"] < earlier[0]["loss"] - 0.2  # it starts where the other one ended
     run = json.loads(Path("tuned/run.json").read_text())["run"]
     assert run["model"]["n_embd"] == 24 and run["train"]["init_from"] == str(trained / "run")
+    card = card_text(load_model("tuned"), [], {}, license="unknown")
+    assert "Its weights began as those of run; of that training, its text and its licence nothing is known" in card
+    assert "| began as | the weights of run; what follows is the training since |" in card and str(trained) not in card
 
 
 def test_flags_go_over_recipes(trained: Path) -> None:

@@ -429,6 +429,12 @@ def test_rows_that_have_no_blocks_of_32_are_in_16_bits(tmp_path: Path) -> None:
     assert gguf.read_back(loaded, tmp_path / "model.gguf", dtype="q8_0").formats["f16"] == 2
 
 
+def test_a_number_that_has_no_room_is_named(tmp_path: Path) -> None:
+    loaded = a_model(tmp_path, "llama", n_positions=1 << 40)
+    with pytest.raises(ConfigError, match="llama.context_length is 1099511627776, and a GGUF file has room"):
+        gguf.write(loaded, tmp_path / "model.gguf")
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     loaded = a_model(tmp_path)
     (tmp_path / "model.gguf").mkdir()

@@ -1,12 +1,20 @@
 """`light-llm export` from the command line: what is written, what is said, what is refused before any work."""
 
+import contextlib
+import io
+import os
 import re
 import resource
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from light_llm.cli import main
+from light_llm.errors import Stopped
+from light_llm.files import sweep
 
 from .tools import model_path
 
@@ -27,7 +35,7 @@ def test_a_file_and_what_to_do_with_it(checkpoint: Path, capsys: pytest.CaptureF
     assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
     assert "model     checkpoints/best_model.pt: " in said and "writing   weights in q8_0" in said
     assert "result    read back with gguf" in said or "result    verified with llama.cpp" in said
-    assert "written   model.gguf (0." in said and "try it    llama-cli -m model.gguf -p 'To be' -n 40" in said
+    assert "written   model.gguf (0." in said and "try it    llama-cli -m model.gguf -p 'To be' -n 27" in said
     assert main(["export", "gguf", "--overwrite"]) == 0
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "model.gguf"]
 
@@ -94,3 +102,52 @@ def test_a_disk_that_is_full_is_said_of_the_export(
     reason = r"\d+ requested and \d+ written" if target == "gguf" else "File too large"
     assert re.match(rf"error: mine could not be written \({reason}\); nothing was changed", capsys.readouterr().err)
     assert [p.name for p in Path().iterdir()] == ["checkpoints"]
+
+
+def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: Path) -> None:
+    """As after a kill, or a second Ctrl-C. A process that goes on keeps its own; other names are nobody's business."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".mine.partial-{dead.pid}", f"..mine.partial-{dead.pid}.tmp-{dead.pid}", f".mine.tmp-{dead.pid}"):
+        Path(name).write_text("half")
+    Path(f".mine.old-{dead.pid}").mkdir()
+    others = {f".mine.partial-{os.getppid()}", ".mine.partial-x", f".mine.more.partial-{dead.pid}"}
+    for name in others:
+        Path(name).write_text("not ours")
+    sweep(Path("mine"))
+    assert {p.name for p in Path().iterdir()} == others | {"checkpoints", f".mine.old-{dead.pid}"}
+    assert main(["export", "gguf", "--out", "mine"]) == 0
+    assert main(["export", "gguf", "--out", "mine", "--overwrite"]) == 0
+    assert {p.name for p in Path().iterdir()} == others | {"checkpoints", "mine"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Stopped(2)])
+def test_what_cannot_be_put_there_leaves_what_was(
+    error: BaseException, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["export", "onnx", "--out", "mine"]) == 0
+    before = {p.name: p.read_bytes() for p in Path("mine").iterdir()}
+    replace = os.replace
+
+    def failing(old: Path, new: Path) -> None:
+        if Path(new).name == "mine" and "partial" in Path(old).name:
+            raise error
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", failing)
+    assert main(["export", "onnx", "--out", "mine", "--overwrite"]) in (2, 130)
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
+    assert {p.name: p.read_bytes() for p in Path("mine").iterdir()} == before
+
+
+def test_what_to_try_can_be_pasted_and_fits_the_context(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any letters in the path; and no more tokens than there are positions, beyond which GPT-2 ends in an error."""
+    out = 'my "módel" d\'été'
+    assert main(["export", "hf", "--out", out]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("try it")]
+    python, c, code = shlex.split(line.removeprefix("try it"))
+    assert (python, c) == ("python", "-c") and "max_new_tokens=27)" in code
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(code, "what is printed", "exec"), {})
+    assert "To be" in said.getvalue()
+    assert "max_new_tokens=27, do_sample" in Path(out, "README.md").read_text()

@@ -14,18 +14,20 @@ from torch import Tensor
 
 from light_llm.checkpoint import load_model
 from light_llm.checkpoint.tensors import read_tensors
+from light_llm.cli import main
 from light_llm.cli.import_ import command
 from light_llm.config import ModelConfig
 from light_llm.data.bpe import GPT2Tokenizer, train_bpe
 from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
-from light_llm.errors import CheckpointError, ConfigError, LightLLMError
+from light_llm.errors import CheckpointError, ConfigError, LightLLMError, Stopped
 from light_llm.export import huggingface
 from light_llm.export.card import write_card
 from light_llm.export.import_config import config_of
 from light_llm.export.import_model import as_loaded, read_folder
 from light_llm.export.import_tokenizer import read_tokenizer
 from light_llm.export.tokenizer_files import tokenizer_json
+from light_llm.files import _Watched
 from light_llm.generate import TextGenerator
 
 from .export_tools import tiny_loaded
@@ -275,6 +277,9 @@ def test_biases_of_zeros_add_nothing(saved: Callable[[str], Path], tmp_path: Pat
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters says something else"),
         ("llama", {"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 2.0}}, r"low_freq_factor=2\.0 .* has to be 1"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "beta": 2}}, "rope_parameters: beta=2 .* does not know"),
+        ("llama", {"rope_theta": 7.0}, "rope_theta=7.0 cannot be imported: rope_parameters says "),
+        ("llama", {"attention_bias": True}, "attention_bias=True, and there are no such tensors"),
+        ("qwen3", {"mlp_bias": True}, "mlp_bias=True, and there are no such tensors"),
         ("llama", {"rope_parameters": {"full_attention": {}}}, "rope_parameters=.* one rotation for all layers"),
         ("qwen3", {"layer_types": ["full_attention", "linear"]}, "layer_types=.* for each of 2 layers"),
         ("qwen3", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 cannot be imported"),
@@ -638,7 +643,7 @@ def test_the_verb_makes_a_file_that_everything_reads(tmp_path: Path, capsys: pyt
     )
     assert max(map(len, said.splitlines())) <= 80
     loaded = load_model("mine")
-    assert loaded.file.meta["imported"] == {"format": "huggingface", "family": "llama", "name": "out"}
+    assert loaded.file.meta["imported"] == {"format": "huggingface", "family": "llama", "name": "out", "ours": True}
     ids = some_tokens(T=16, V=257)
     assert torch.equal(loaded.model(ids), model(ids)[..., :257])
     assert TextGenerator("mine", device="cpu").generate("abc", 5, seed=1).startswith("abc")
@@ -659,8 +664,50 @@ def test_the_verb_overwrites_nothing_unasked(tmp_path: Path) -> None:
     (run / "run.json").write_text("{}")
     with pytest.raises(CheckpointError, match="run is the folder of a run, whose model best_model.pt is"):
         command([str(folder), "--out", str(run), "--overwrite"])
+    assert command([str(folder), "--out", "back"]) == 0
+    with pytest.raises(CheckpointError, match=r"best_model\.pt is there already; .* or replace it with --overwrite"):
+        command([str(folder), "--out", "back"])
+    assert command([str(folder), "--out", "back", "--overwrite"]) == 0  # a model alone: an import from before
     with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
         command([str(folder), "--out", str(other / "below")])
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(tmp_path: Path) -> None:
+    """A bit that turned on the way gives a model that nearly works."""
+    _, folder = exported(tmp_path / "out", ByteTokenizer())
+    write_card(read_folder(folder), folder, ["checked"])
+    whole = (folder / "model.safetensors").read_bytes()
+    assert read_folder(folder)
+    (folder / "model.safetensors").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(CheckpointError, match="is not the file whose SHA-256 stands in README.md there"):
+        read_folder(folder)
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text("".join(line for line in card.splitlines(True) if "safetensors`" not in line))
+    assert read_folder(folder)
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="tokenizer_config.json is damaged, or no JSON"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("at", [0, 20_000])
+def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch makes an error of its own of it, about a position in its archive."""
+    _, folder = exported(tmp_path / "out", ByteTokenizer())
+    write, written = _Watched.write, 0
+
+    def pressed(self: Any, data: Any) -> int:
+        nonlocal written
+        written += len(data)
+        if written > at:
+            monkeypatch.setattr(_Watched, "write", write)  # once
+            raise Stopped(2)
+        return write(self, data)
+
+    monkeypatch.setattr(_Watched, "write", pressed)
+    assert main(["import", str(folder), "--out", "there"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n" and not list(Path("there").iterdir())
 
 
 def test_weights_alone_say_so(saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -705,6 +752,12 @@ def test_the_card_of_an_import_claims_no_training(tmp_path: Path) -> None:
     huggingface.write(loaded, tmp_path / "there")
     back = read_folder(tmp_path / "there")
     write_card(back, tmp_path / "again", ["checked"])
+    text = (tmp_path / "again" / "README.md").read_text()
+    assert "light-llm wrote before: it was imported from there" in text and "elsewhere: not known" in text
+    described = json.loads((tmp_path / "there" / "config.json").read_text())
+    del described["light_llm"]  # as another program would have written it
+    (tmp_path / "there" / "config.json").write_text(json.dumps(described))
+    write_card(read_folder(tmp_path / "there"), tmp_path / "again", ["checked"])
     text = (tmp_path / "again" / "README.md").read_text()
     assert "light-llm did not train: it was imported from there" in text and "elsewhere: not known" in text
     assert "updates" not in text and "held-out loss" not in text

@@ -26,7 +26,7 @@ from light_llm.export.nanogpt import read_checkpoint
 from light_llm.export.nanogpt_tokens import read_bin, write_texts
 from light_llm.generate import TextGenerator
 
-from .tools import some_tokens
+from .tools import model_path, some_tokens
 
 L, H, C, T, V = 2, 3, 24, 16, 12
 SIZES: dict[str, Any] = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": T, "bias": True, "vocab_size": V}
@@ -235,11 +235,17 @@ def touch(name: str) -> None:
 
 def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
     path = save(tmp_path / "ckpt.pt", tensors(), config=Harmful())
-    with pytest.raises(CheckpointError, match="is damaged, or holds more than numbers and names"):
+    with pytest.raises(CheckpointError, match=r"numbers and names \(objects that only running its code would make\); "):
         read_checkpoint(path, tokenizer="none")
     assert not Path("harmed").exists()
     torch.load(path, weights_only=False)  # the trap is a trap
     assert Path("harmed").exists()
+
+
+def test_a_model_of_ours_is_one_already(tmp_path: Path) -> None:
+    path = model_path(tmp_path)
+    with pytest.raises(CheckpointError, match="is a model of light-llm already; use it as it is: --checkpoint"):
+        read_checkpoint(path, tokenizer="none")
 
 
 def packed(path: Path) -> None:

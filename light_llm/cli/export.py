@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -32,12 +34,25 @@ NO_USE = {
     "onnx": {"push", "public", "dtype"},
     "push": {"checkpoint", "dtype", "overwrite"},
 }
-NEXT = {
-    "hf": 'python -c "from transformers import pipeline; '
-    "print(pipeline('text-generation', '{out}')('To be', max_new_tokens=40))\"",
-    "gguf": "llama-cli -m {out} -p 'To be' -n 40",
-    "onnx": "python examples/onnx_generate.py {out} 'To be'",
-}
+PROMPT = "To be"
+NEW = 40  # tokens that what is printed to try writes
+
+
+def next_command(mode: str, out: str, n: int) -> str:
+    """What to try, for a shell, whatever letters the path has.
+
+    >>> next_command("gguf", "my model.gguf", 24)
+    "llama-cli -m 'my model.gguf' -p 'To be' -n 24"
+    """
+    code = (
+        f'from transformers import pipeline; print(pipeline("text-generation", {json.dumps(out, ensure_ascii=False)})'
+    )
+    words = {
+        "hf": ["python", "-c", f'{code}("{PROMPT}", max_new_tokens={n}))'],
+        "gguf": ["llama-cli", "-m", out, "-p", PROMPT, "-n", str(n)],
+        "onnx": ["python", "examples/onnx_generate.py", out, PROMPT],
+    }
+    return shlex.join(words[mode])
 
 
 def command(argv: Sequence[str]) -> int:
@@ -88,5 +103,6 @@ def _export(mode: str, flags: ExportFlags) -> int:
     print(f"written   {done.path} ({done.size / 1e6:,.1f} MB)")
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
-    show(Text(f"try it    {NEXT[mode].format(out=out)}"))
+    if (room := loaded.model.config.n_positions - len(PROMPT)) > 0:  # a letter is a token at most
+        show(Text(f"try it    {next_command(mode, str(out), min(NEW, room))}"))
     return 0

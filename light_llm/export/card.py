@@ -6,9 +6,10 @@ Numbers come from the model file alone. What the file does not know, such as a l
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from ..checkpoint import Loaded
@@ -18,9 +19,11 @@ from ..data.hub import HubFile
 from ..data.tales.corpus import NAME as TALES
 from ..errors import ConfigError
 from ..files import Files, commit_file
+from ..plain import read_bounded
 from .families import FAMILIES, cut_config, family_of
 
 CARD = "README.md"
+PROMPT = "To be"  # of the example
 
 
 def write_card(loaded: Loaded, folder: Path, lines: Sequence[str], *, license: str = "unknown") -> None:
@@ -41,14 +44,24 @@ def _write_text(text: str, file: BinaryIO) -> None:
     file.write(text.encode())
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder, by name, without the card's own."""
+def hashes(folder: Path, *names: str) -> dict[str, str]:
+    """SHA-256 of each file of a folder, or of those named, without the card's own."""
     found = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != CARD:
+        if path.is_file() and path.name != CARD and (not names or path.name in names):
             with open(path, "rb") as file:
                 found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
+
+
+def known_hash(folder: Path, name: str) -> str:
+    """The SHA-256 of a file as the card of its folder has it; empty where there is no card, or no line of it."""
+    try:
+        text = read_bounded(folder / CARD).decode("utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
+    found = re.search(rf"^\| `{re.escape(name)}` \| `([0-9a-f]{{64}})` \|$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def card_text(loaded: Loaded, lines: Sequence[str], files: dict[str, str], *, license: str) -> str:
@@ -62,7 +75,7 @@ def card_text(loaded: Loaded, lines: Sequence[str], files: dict[str, str], *, li
         "---\n" + "".join(_front_matter(loaded, name, files, license=license, tags=tags)) + "---",
         f"# {name}",
         _first_words(loaded) + chosen,
-        *_use(files),
+        *_use(files, config.n_positions),
         "## What it is\n\n" + _table([("", ""), *_shape(loaded, config)]),
         "## How it was trained\n\n" + _table([("", ""), *_training(loaded)]),
         "## What was checked\n\n" + "\n".join(f"- {_sentence(line)}" for line in lines),
@@ -114,17 +127,33 @@ def _front_matter(loaded: Loaded, name: str, files: dict[str, str], *, license: 
 
 
 def _first_words(loaded: Loaded) -> str:
-    if origin := loaded.file.meta.get("imported"):
+    if (origin := loaded.file.meta.get("imported")) and origin.get("ours"):
+        return (
+            f"A language model that light-llm wrote before: it was imported from {origin.get('name') or 'elsewhere'}, "
+            "and what was known of its training stands in the card there. What it writes is not checked by anybody."
+        )
+    if origin:
         return (
             f"A language model that light-llm did not train: it was imported from {origin.get('name') or 'elsewhere'}, "
             "and nothing is known here of its text. What it writes is not checked by anybody."
         )
     text = _title(loaded) or "a text whose name is not known"
     version = str(loaded.file.meta.get("light_llm") or "")
+    if began := _began(loaded):
+        return (
+            f"A language model, trained further on {text} with {f'light-llm {version}'.rstrip()}. Its weights began as "
+            f"those of {began}; of that training, its text and its licence nothing is known here. What it writes is "
+            "not checked by anybody."
+        )
     return (
         f"A small language model, trained on {text} with {f'light-llm {version}'.rstrip()}. It continues texts of the "
         "kind it was trained on; it knows nothing else, and what it writes is not checked by anybody."
     )
+
+
+def _began(loaded: Loaded) -> str:
+    """The name of the model that the weights were before, without where it lay."""
+    return PurePath(str(loaded.file.meta.get("init_from") or "")).name
 
 
 def _title(loaded: Loaded) -> str:
@@ -132,16 +161,16 @@ def _title(loaded: Loaded) -> str:
     return " ".join(str(loaded.file.data.get("title") or "").split())
 
 
-def _use(files: dict[str, str]) -> Iterator[str]:
-    if "model.safetensors" in files and "tokenizer.json" in files:
+def _use(files: dict[str, str], n_positions: int) -> Iterator[str]:
+    if "model.safetensors" in files and "tokenizer.json" in files and (room := n_positions - len(PROMPT)) > 0:
         yield (
             "```python\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'folder = "."  # where this file is, or the name of the model on the hub\n'
             "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
             "model = AutoModelForCausalLM.from_pretrained(folder)\n"
-            'prompt = tokenizer("To be", return_tensors="pt")\n'
-            "ids = model.generate(**prompt, max_new_tokens=50, do_sample=True, top_k=40)\n"
+            f'prompt = tokenizer("{PROMPT}", return_tensors="pt")\n'
+            f"ids = model.generate(**prompt, max_new_tokens={min(50, room)}, do_sample=True, top_k=40)\n"
             "print(tokenizer.decode(ids[0], skip_special_tokens=True))\n"
             "```"
         )
@@ -171,6 +200,8 @@ def _training(loaded: Loaded) -> Iterator[tuple[str, str]]:
         yield "training", "elsewhere: not known"
         return
     found = meta.get("evaluation") or {}
+    if began := _began(loaded):
+        yield "began as", f"the weights of {began}; what follows is the training since"
     yield "updates", f"{meta['step']:,}" if meta.get("step") is not None else "not known"
     yield "number format in training", str(meta.get("dtype") or "not known")
     yield "text", _title(loaded) or "not known"

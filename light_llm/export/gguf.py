@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checkpoint import Loaded
 from ..config.values import check_choice
+from ..errors import ConfigError
 from ..files import Files, commit_path
 from .extras import need
 from .families import cut_to_tokenizer
@@ -71,6 +72,11 @@ def write_parts(
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:
-    """A field of the type that llama.cpp reads: whole numbers have 32 bits and no sign, others are float32."""
+    """A field of the type that llama.cpp reads: whole numbers have 32 bits and no sign, others are float32.
+
+    Raises ConfigError for a number that has no room there.
+    """
+    if type(value) is int and not 0 <= value < 1 << 32:
+        raise ConfigError(f"{key} is {value}, and a GGUF file has room for numbers below {1 << 32}")
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     add.get(type(value), writer.add_array)(key, value)

@@ -1,9 +1,12 @@
 """A folder with a model to the Hugging Face hub."""
 
+import json
+import shlex
 from pathlib import Path
 
 from .. import __version__
-from ..errors import ConfigError, DataError
+from ..checkpoint.tensors import read_tensors
+from ..errors import CheckpointError, ConfigError, DataError
 
 NEEDED = ("config.json", "model.safetensors", "README.md")  # without them it is no model, or nobody knows which
 
@@ -42,12 +45,14 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
     Raises:
         ConfigError: the folder is no export, the name is none, there is no token, or a private model is asked for and
             the one that is there is public.
+        CheckpointError: its weights or a JSON file are damaged.
         DataError: the hub does not answer, or refuses.
     """
     from huggingface_hub import HfApi
 
     if missing := [file for file in NEEDED if not (folder / file).is_file()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}; export it first: light-llm export hf --out {folder}")
+    check_folder(folder)
     token = may_push(name)
     api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
     try:
@@ -63,10 +68,21 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
         if not _is_of_the_hub(error):
             raise
         raise DataError(
-            f"{name} could not be pushed ({_reason(error)}); the folder {folder} is whole, so push it again with: "
-            f"light-llm export push --out {folder} --push {name}"
+            f"{name} could not be pushed ({_reason(error)}); the folder {folder} is as it was, so push it again with: "
+            + shlex.join(["light-llm", "export", "push", "--out", str(folder), "--push", name])
+            + ("" if private else " --public")
         ) from None
     return f"{api.endpoint}/{repo}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise CheckpointError where the weights or a JSON file of a folder cannot be read: a copy that was cut."""
+    read_tensors(folder / "model.safetensors")
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged, or no JSON: {error}; nothing was sent") from None
 
 
 def _is_of_the_hub(error: Exception) -> bool:

@@ -243,7 +243,10 @@ def _rope(fields: Fields, n_positions: Any) -> dict[str, Any]:
     kind = rope.take("rope_type", "default", also="type")
     if not isinstance(kind, str) or kind not in ROPES:
         raise rope.refuse("rope_type", kind, f"light-llm turns by {', '.join(ROPES)}")
-    base = rope.take("rope_theta", 10000.0 if base is None else base)
+    inner = rope.take("rope_theta", None)
+    if None not in (inner, base) and inner != base:
+        raise fields.refuse("rope_theta", base, f"{name} says {show(inner)}", "keep the one that is right")
+    base = next((value for value in (inner, base) if value is not None), 10000.0)
     found = {"rope_base": _float(base), "rope_scaling": ROPES[kind]}
     trained = rope.take("original_max_position_embeddings", 0)
     if kind != "default":

@@ -18,7 +18,9 @@ from ..checkpoint.tensors import read_tensors
 from ..config import ModelConfig, show
 from ..data import Tokenizer
 from ..errors import CheckpointError
+from ..files import sweep
 from ..plain import read_plain
+from .card import CARD, hashes, known_hash
 from .import_config import config_of
 from .import_tokenizer import read_tokenizer
 from .import_weights import COMPLETE, renamed, to_ours, without_biases
@@ -53,7 +55,9 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
     find_weights(folder)
     described = read_object(folder / "config.json")
     family, config = config_of(described, str(folder / "config.json"))
-    weights = to_ours(renamed(_read_all(folder), family, folder), family, config, folder)
+    theirs = renamed(_read_all(folder), family, folder)
+    _check_said(folder, described, theirs)
+    weights = to_ours(theirs, family, config, folder)
     if family == "gpt2":
         config, weights = without_biases(config, weights)
     found = read_tokenizer(folder, tokenizer, described, offline=offline)
@@ -63,9 +67,25 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
             f"vocab_size={config.vocab_size:,}: they are of two models; {COMPLETE}, or leave the tokenizer out with "
             "--tokenizer none"
         )
-    origin = {"format": "huggingface", "family": family, "name": folder.absolute().name}
+    origin: dict[str, Any] = {"format": "huggingface", "family": family, "name": folder.absolute().name}
+    origin |= {"ours": True} if "light_llm" in described else {}
     data = {"max_length": _window(folder, config.n_positions), "documents": _documents(described)}
     return as_loaded(folder, weights, config, found, data=data, origin=origin)
+
+
+def _check_said(folder: Path, described: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise CheckpointError where the folder has not what is said of it: biases, or the weights that its card knows."""
+    for field, part in (("attention_bias", ".self_attn."), ("mlp_bias", ".mlp.")):
+        if described.get(field) and not any(part in name and name.endswith(".bias") for name in tensors):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: {field}={show(described[field])}, and there are no such tensors; {COMPLETE}"
+            )
+    sha = known_hash(folder, WEIGHTS)
+    if sha and sha != hashes(folder, WEIGHTS).get(WEIGHTS):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is not the file whose SHA-256 stands in {CARD} there: it is damaged, or was changed; "
+            f"copy it again, or, if it was changed on purpose, take its line out of {CARD}"
+        )
 
 
 def _documents(described: dict[str, Any]) -> int:
@@ -78,11 +98,9 @@ def _documents(described: dict[str, Any]) -> int:
 
 def _window(folder: Path, n_positions: int) -> int:
     """T, tokens of the windows the model was trained on, where its tokenizer says so; else all positions."""
-    with suppress(CheckpointError):
-        said = read_object(folder / "tokenizer_config.json").get("model_max_length")
-        if type(said) is int and 0 < said < n_positions:
-            return said
-    return n_positions
+    path = folder / "tokenizer_config.json"
+    said = read_object(path).get("model_max_length") if path.exists() else None
+    return said if type(said) is int and 0 < said < n_positions else n_positions
 
 
 def as_loaded(
@@ -129,7 +147,8 @@ def place_for(out: Path, *, overwrite: bool = False) -> Path:
         CheckpointError: it is there already and may not be replaced, or the folder is that of a run.
     """
     path = out if out.suffix == ".pt" else out / BEST
-    if holds_run(path.parent) and path.name == BEST:
+    alone = path.parent.is_dir() and [p.name for p in path.parent.iterdir() if p.name[0] != "."] == [BEST]
+    if path.name == BEST and holds_run(path.parent) and not alone:  # a model alone is an import from before
         raise CheckpointError(f"{path.parent} is the folder of a run, whose model {BEST} is; name another with --out")
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} is there already; name another place with --out, or replace it with --overwrite")
@@ -138,10 +157,15 @@ def place_for(out: Path, *, overwrite: bool = False) -> Path:
 
 def write_model(loaded: Loaded, path: Path) -> None:
     """Write a model where `place_for` said. Raises CheckpointError when it cannot be written."""
+    new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
         write_portable(path, loaded.file.weights, loaded.file.meta, Files())
     except OSError as error:
+        with suppress(OSError):
+            if new:
+                path.parent.rmdir()
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; name another with --out") from None
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
+from ..checkpoint.portable import KIND
 from ..config import ModelConfig, check_choice, show
 from ..config.model import ACTIVATIONS
 from ..data import Tokenizer
@@ -95,10 +96,14 @@ def _load(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # damaged and foreign files raise several unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        if reason.startswith("Weights only"):  # what torch advises then is to run the file's code
+            reason = "objects that only running its code would make"
         raise CheckpointError(
             f"{path} is damaged, or holds more than numbers and names ({reason}); {way_out}"
         ) from None
     missing = [name for name in ("model", "model_args") if not isinstance(stored, dict) or name not in stored]
+    if isinstance(stored, dict) and stored.get("kind") == KIND:
+        raise CheckpointError(f"{path} is a model of light-llm already; use it as it is: --checkpoint {path}")
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {missing[0]}; {way_out}")
     return dict(stored)

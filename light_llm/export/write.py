@@ -18,6 +18,7 @@ import torch
 from ..checkpoint import Loaded
 from ..config import check_choice
 from ..errors import CheckpointError
+from ..files import sweep
 from .extras import NotHere
 from .verify import Runtime, Verdict, verify
 
@@ -73,6 +74,7 @@ def export(
     """
     dtype = dtype or target.dtypes[0]
     check_request(target, out, dtype, overwrite=overwrite)
+    sweep(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     module: Any = import_module(f".{target.module}", __package__)
     try:
@@ -160,11 +162,16 @@ def check_request(target: Target, out: Path, dtype: str, *, overwrite: bool) -> 
 
 
 def _put(partial: Path, out: Path) -> None:
-    """Give what was written its name; what had it before goes afterwards."""
+    """Give what was written its name; what had it before goes afterwards, or has it again where that fails."""
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.is_dir():
-        os.replace(out, old)
-    os.replace(partial, out)
+    try:
+        if out.is_dir():
+            os.replace(out, old)
+        os.replace(partial, out)
+    except BaseException:
+        if not out.exists() and old.exists():
+            os.replace(old, out)
+        raise
     _remove(old)
 
 

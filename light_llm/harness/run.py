@@ -73,7 +73,9 @@ def _loaded(manager: Any, names: Sequence[str], job: Job) -> Any:
     try:
         tasks = manager.load(list(names))
     except Exception as error:
-        raise DataError(f"{', '.join(names)} cannot be loaded: {_line(error)}; {_way_out(error, job)}") from error
+        more = f" and {len(names) - 3:,} more" if names[3:] else ""
+        said = f"{', '.join(names[:3])}{more} cannot be loaded: {_line(error)}; {_way_out(error, job)}"
+        raise DataError(said) from error
     for task in tasks["tasks"].values():
         own = task.get_config("num_fewshot")
         if job.num_fewshot is not None and own != 0:  # a task that says 0 cannot have any

@@ -284,4 +284,5 @@ class Session:
         return evaluation
 
     def _meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
-        return model_meta(self.model, self.dataset, step=step, dtype=self.config.dtype, evaluation=evaluation)
+        found = model_meta(self.model, self.dataset, step=step, dtype=self.config.dtype, evaluation=evaluation)
+        return found | ({"init_from": self.config.init_from} if self.config.init_from else {})
