@@ -2,10 +2,10 @@
 
 import sys
 
-from light_llm.cli import main
+from light_llm.cli import main, run
 
 if __name__ == "__main__":
-    raise SystemExit(main(["generate", *sys.argv[1:]]))
+    raise SystemExit(run(["generate", *sys.argv[1:]]))
 
 from light_llm.generate import TextGenerator  # below, so that --help does not wait for torch
 

@@ -2,10 +2,10 @@
 
 import sys
 
-from light_llm.cli import main
+from light_llm.cli import main, run
 
 if __name__ == "__main__":
-    raise SystemExit(main(["train", *sys.argv[1:]]))
+    raise SystemExit(run(["train", *sys.argv[1:]]))
 
 from light_llm.train import Trainer, analyze_training_dynamics  # below, so that --help does not wait for torch
 

@@ -485,6 +485,16 @@ def test_a_signal_in_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytes
     assert run_child([sys.executable, "-c", program]).returncode == 130  # the second leaves at once, there too
 
 
+def test_a_signal_after_the_end_is_no_traceback() -> None:
+    """Python takes a second to take torch down."""
+    program = (
+        "import signal\nfrom light_llm.cli import run\n"
+        "run(['--version'])\nassert signal.getsignal(signal.SIGINT) is signal.SIG_DFL\n"
+    )
+    child = run_child([sys.executable, "-c", program])
+    assert child.returncode == 0, child.stderr
+
+
 def test_stop_after_is_a_polite_interruption(trained: Path) -> None:
     words = ["train", "--data", str(trained / "text.txt"), *NANO_RUN, "--out", "run"]
     child = light_llm(*words, env={"LIGHT_LLM_STOP_AFTER": "2"})

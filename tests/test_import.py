@@ -707,7 +707,7 @@ def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
 
     monkeypatch.setattr(_Watched, "write", pressed)
     assert main(["import", str(folder), "--out", "there"]) == 130
-    assert capsys.readouterr().err == "\ninterrupted\n" and not list(Path("there").iterdir())
+    assert capsys.readouterr().err == "\ninterrupted\n" and not Path("there").exists()
 
 
 def test_weights_alone_say_so(saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -71,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except SystemExit as leave:  # the parser has printed its help (0) or what it could not read (2)
         return leave.code if isinstance(leave.code, int) else 2
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """`main` for a process that does nothing else: while Python takes itself down a Ctrl-C ends it without a word."""
+    code = main(argv)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -163,10 +163,11 @@ def write_model(loaded: Loaded, path: Path) -> None:
         sweep(path)
         write_portable(path, loaded.file.weights, loaded.file.meta, Files())
     except OSError as error:
-        with suppress(OSError):
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; name another with --out") from None
+    finally:
+        with suppress(OSError):  # where there is a model in it, it cannot be
             if new:
                 path.parent.rmdir()
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; name another with --out") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
