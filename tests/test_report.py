@@ -390,7 +390,7 @@ def test_a_comparison_of_like_runs(
     assert rows["parameters"][2] == "same" and rows["tokens trained on"] == ["3,840", "1,920", "-1,920"]
     a, b = (read_past_run(name) for name in ("checkpoints", "checkpoints.1"))
     assert a.final_loss is not None and b.final_loss is not None
-    assert rows["final training loss"] == [
+    assert rows["training, last 50 steps"] == [
         f"{a.final_loss:.3f}",
         f"{b.final_loss:.3f}",
         f"{b.final_loss - a.final_loss:+.3f}",

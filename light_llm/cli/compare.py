@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from ..errors import ConfigError
 from ..observe.console import clock
 from ..report import (
+    FINAL_STEPS,
     CurvePoint,
     HeldOut,
     Measure,
@@ -96,7 +97,7 @@ def _results(a: PastRun, b: PastRun, measure: Measure | None) -> Table:
     add("  at step", lambda r: r.best and r.best.step, ",")
     bits = [_with_error(r.best, "bits_per_byte") for r in (a, b)]
     table.add_row("  bits per byte", *bits, _gap(a.best, b.best, "bits_per_byte") if measure else "")
-    add("final training loss", lambda r: r.final_loss, ".3f", same_tokens)
+    add(f"training, last {FINAL_STEPS} steps", lambda r: r.final_loss, ".3f", same_tokens)
     add("  bits per byte", lambda r: r.final_bits_per_byte, ".3f", measure is not None)
     table.add_row("time in steps", *(clock(r.seconds) for r in (a, b)), "")
     speeds = [r.tokens_per_second for r in (a, b)]

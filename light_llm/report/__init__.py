@@ -12,6 +12,7 @@ from .compare import common_curve as common_curve
 from .compare import common_measure as common_measure
 from .compare import difference as difference
 from .compare import what_differs as what_differs
+from .past_run import FINAL_STEPS as FINAL_STEPS
 from .past_run import HeldOut as HeldOut
 from .past_run import Measure as Measure
 from .past_run import PastRun as PastRun
