@@ -7,11 +7,13 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+STILL = 60.0  # seconds that a file is not written to before it counts as left
 Fill = Callable[[BinaryIO], object]
 
 
@@ -95,14 +97,16 @@ def commit_path(path: Path, make: Callable[[Path], object], files: Files) -> Non
 def sweep(path: Path) -> None:
     """Remove what processes that are gone have left half made beside a file or folder.
 
-    What was there before, and was put aside, stays where nothing has its name.
+    What was there before, and was put aside, stays where nothing has its name. What was written to a moment ago may be
+    that of a process on another machine.
     """
     leftover = re.compile(rf"\.+{re.escape(path.name)}\.(?:tmp|partial|old)-(\d+)(?:\.tmp-\d+)?")
     for other in list(path.parent.iterdir()) if path.parent.is_dir() else []:
         found = leftover.fullmatch(other.name)
         if found and _is_gone(int(found[1])) and (path.exists() or ".old-" not in other.name):
             with suppress(OSError):
-                Files().remove(other)
+                if time.time() - other.stat().st_mtime > STILL:
+                    Files().remove(other)
 
 
 def _is_gone(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""The whole GPT in one file: arithmetic and parameters, nothing else.
+"""The GPT in one file: arithmetic and parameters, nothing else.
 
 The architecture is GPT-2's (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied head. What a
 config may choose instead (rotary positions, RMSNorm, SwiGLU ...: Llama's) stands in `layers/`, a file a choice.
@@ -6,7 +6,7 @@ How it is trained, stored, watched or sampled from is written elsewhere; nothing
 
 Shapes, here and everywhere:
     B batch   T tokens of this call   S tokens that can be looked at (T, or more with a cache)
-    C n_embd (d_model)   H heads, H_kv of keys and values   D = C / H (d_k)   V vocabulary   L layers
+    C n_embd (d_model)   H heads, H_kv of keys and values   D = C / H by default (d_k)   V vocabulary   L layers
 """
 
 import math

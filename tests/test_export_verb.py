@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -93,6 +92,7 @@ def test_a_disk_that_is_full_is_said_of_the_export(
     target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not of a file that nobody has heard of. The kernel's own limit on a file's size stands for the disk."""
+    resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limit for files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
@@ -111,9 +111,15 @@ def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: 
     for name in (f".mine.partial-{dead.pid}", f"..mine.partial-{dead.pid}.tmp-{dead.pid}", f".mine.tmp-{dead.pid}"):
         Path(name).write_text("half")
     Path(f".mine.old-{dead.pid}").mkdir()
+    before = {p.name for p in Path().iterdir()}
+    sweep(Path("mine"))
+    assert {p.name for p in Path().iterdir()} == before  # of a moment ago: perhaps of another machine
+    for name in before:
+        os.utime(name, (0, 0))
     others = {f".mine.partial-{os.getppid()}", ".mine.partial-x", f".mine.more.partial-{dead.pid}"}
     for name in others:
         Path(name).write_text("not ours")
+        os.utime(name, (0, 0))
     sweep(Path("mine"))
     assert {p.name for p in Path().iterdir()} == others | {"checkpoints", f".mine.old-{dead.pid}"}
     assert main(["export", "gguf", "--out", "mine"]) == 0
@@ -138,6 +144,27 @@ def test_what_cannot_be_put_there_leaves_what_was(
     assert main(["export", "onnx", "--out", "mine", "--overwrite"]) in (2, 130)
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
     assert {p.name: p.read_bytes() for p in Path("mine").iterdir()} == before
+
+
+def test_an_export_takes_the_place_of_another_and_of_nothing_else(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert main(["export", "onnx", "--out", "mine", "--overwrite"]) == 0
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
+    Path("link").symlink_to("mine")
+    Path("lost").symlink_to("nowhere")
+    Path("notes").mkdir()
+    Path("notes/README.md").write_text("my own words")
+    capsys.readouterr()
+    for out, message in (
+        ("link", "link is a link, which cannot be given to an export"),
+        ("lost", "lost is a link"),
+        (".", ". is no name"),
+        ("notes", "notes holds what no export wrote (README.md), so it is not replaced"),
+    ):
+        assert main(["export", "onnx", "--out", out, "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_what_to_try_can_be_pasted_and_fits_the_context(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

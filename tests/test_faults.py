@@ -1,7 +1,6 @@
 """A minute of what `make faults` does for longer: each fault some of the times."""
 
 import os
-import resource
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +19,8 @@ from . import faults
 from .faults import HOW, Outcome, exit_code, in_child, train
 from .power import Recorded
 from .tools import byte_loader, byte_model, flip, same
+
+resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limits of a process")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: forks, signals and limits are POSIX")
 

@@ -645,6 +645,22 @@ def test_the_page_s_own_tasks_and_commands_run(
     assert all(name in out for name in ("first_word", "our_text", "go_on")) and Path("text.json").is_file()
 
 
+def test_rows_of_padding_are_never_the_likeliest(tmp_path: Path) -> None:
+    """A table may have more rows than its tokenizer has ids."""
+    padded = tiny_loaded(tmp_path, vocab_size=320)
+    with torch.no_grad():
+        padded.model.wte.weight[257:] = 40 * padded.model.wte.weight[:63]
+    answers = Answers(padded, dtype="float32")
+    first = {}
+    for prompt in map(chr, range(33, 127)):
+        logits = padded.model(torch.tensor([[ord(prompt)]]))[0, -1]
+        assert logits.argmax() >= 257
+        first[prompt] = int(logits[:257].argmax())
+    prompt = next(prompt for prompt, i in first.items() if i < 128)  # a letter of one byte
+    assert answers.continuations([(prompt, {"max_gen_toks": 1})]) == [chr(first[prompt])]
+    assert answers.likelihoods([(prompt, chr(first[prompt]))])[0][1] is True
+
+
 # ---- beside the harness's own model class
 
 

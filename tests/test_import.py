@@ -672,6 +672,72 @@ def test_the_verb_overwrites_nothing_unasked(tmp_path: Path) -> None:
         command([str(folder), "--out", str(other / "below")])
 
 
+BOS: dict[str, Any] = {"type": "TemplateProcessing", "special_tokens": {"<s>": {"id": "<s>", "ids": [300]}}}
+BOS["single"] = BOS["pair"] = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+BOS["special_tokens"]["<s>"]["tokens"] = ["<s>"]
+STRIPPED = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+
+
+def added(*names: str, special: bool = True) -> list[dict[str, Any]]:
+    rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    return [{"id": 300 + i, "content": name, **rest} for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "eos", "message"),
+    [
+        ({"post_processor": BOS, "added_tokens": added("<s>", "</s>")}, 301, r"puts ids around each text \(<s>\)"),
+        (
+            {"decoder": {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, STRIPPED]}},
+            None,
+            "its decoder .Sequence of ByteLevel, Strip. makes other texts",
+        ),
+        ({"added_tokens": added("<|endoftext|>") + added("<think>", special=False)}, None, "'<think>' is text"),
+        ({"added_tokens": added("<pad>", "<bos>")}, None, "eos_token_id=None in config.json is none of its ids"),
+        ({"added_tokens": added("<pad>", "<bos>")}, 3, "eos_token_id=3 in config.json is none of its ids without"),
+    ],
+)
+def test_a_tokenizer_that_adds_or_hides_something_is_refused(
+    parts: dict[str, Any], eos: int | None, message: str, tmp_path: Path
+) -> None:
+    """Each would read or write other ids than the program it is from, and no text would show it."""
+    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265)) | parts
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=message):
+        read_tokenizer(tmp_path, "", {"eos_token_id": eos})
+
+
+def test_the_end_that_the_config_names_is_taken(tmp_path: Path) -> None:
+    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "<bos>")}))
+    found = read_tokenizer(tmp_path, "", {"eos_token_id": 301})
+    assert found is not None and found.separator == 301
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "</s>")}))
+    found = read_tokenizer(tmp_path, "", {})
+    assert found is not None and found.separator == 301
+
+
+def test_joins_that_make_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
+    """By each token on its own: where a text has it, an earlier join may hide the difference."""
+    values = to_tokenizer_json(train_bpe(["x"], 257))
+    joins = [["\u0120", "t"], ["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
+    vocab = {k: i for k, i in values["model"]["vocab"].items() if i < 256}
+    vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
+    values["model"] |= {"vocab": vocab, "merges": joins}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": []}))
+    with pytest.raises(CheckpointError, match="makes other ids of some texts"):
+        read_tokenizer(tmp_path, "", {})
+
+
+def test_a_context_that_does_not_divide_comes_back_too(tmp_path: Path) -> None:
+    """100 positions by 3: a whole number of tokens was trained on, in every program."""
+    scaled = ROPE | {"n_positions": 100, "rope_scaling": "llama3", "rope_factor": 3.0}
+    model, folder = exported(tmp_path / "out", ByteTokenizer(), **scaled)
+    assert json.loads((folder / "config.json").read_text())["rope_parameters"]["original_max_position_embeddings"] == 33
+    assert read_folder(folder).model.config == replace(model.config, vocab_size=257)
+    assert ModelConfig(**(scaled | {"n_positions": 2, "rope_factor": 64.0})).rope_trained_on == 1
+
+
 def test_weights_that_are_not_those_of_the_card_are_refused(tmp_path: Path) -> None:
     """A bit that turned on the way gives a model that nearly works."""
     _, folder = exported(tmp_path / "out", ByteTokenizer())

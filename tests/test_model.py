@@ -1,6 +1,7 @@
 """The model against its formulas, and against an implementation nobody here wrote."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -90,10 +91,11 @@ def test_gelu_is_gpt2s_unless_told_otherwise() -> None:
     torch.testing.assert_close(exact(x), 0.5 * x * (1 + torch.erf(x / math.sqrt(2))))
 
 
-def test_initialisation_is_gpt2s() -> None:
+@pytest.mark.parametrize("chosen", [{}, {"mlp": "swiglu", "norm": "rmsnorm", "bias": False, "tied_head": False}])
+def test_initialisation_is_gpt2s(chosen: dict[str, Any]) -> None:
     """N(0, 0.02), 1/sqrt(2L) of it on the way into the residual stream, zero biases, unit gains."""
     torch.manual_seed(0)
-    model = LightLLM(ModelConfig(vocab_size=500, n_positions=128, n_embd=128, n_layer=8, n_head=4))
+    model = LightLLM(ModelConfig(vocab_size=500, n_positions=128, n_embd=128, n_layer=8, n_head=4, **chosen))
     for name, p in model.named_parameters():
         if p.ndim == 2:
             expected = 0.02 / math.sqrt(16) if name.endswith("c_proj.weight") else 0.02

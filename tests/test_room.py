@@ -1,6 +1,5 @@
 """The tightest limit on memory is found, whoever sets it."""
 
-import resource
 import sys
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import torch
 from light_llm.runtime import memory_room, resident_memory
 
 from .tools import run_child
+
+resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limits of a process")
 
 GB = 10**9
 

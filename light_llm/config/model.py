@@ -44,7 +44,7 @@ class ModelConfig:
     logit_cap: float = 0.0  # logits are cap tanh(logits / cap) (Gemma 2's soft cap); 0: as they are
     n_kv_head: int = 0  # heads of the keys and values, each for n_head / n_kv_head queries; 0: n_head
     head_dim: int = 0  # D, d_k; 0: n_embd / n_head
-    n_inner: int = 0  # width inside the MLP; 0: 4 n_embd, and 8/3 of it in multiples of 64 for swiglu
+    n_inner: int = 0  # width inside the MLP; 0: 4 n_embd, and 8/3 n_embd in multiples of 64 for swiglu
     positions: str = "learned"  # a table; or "rope": queries and keys are turned by their place
     rope_base: float = 10000.0
     rope_scaling: str = "none"  # for a context longer than the model was trained on: linear, llama3
@@ -139,9 +139,9 @@ class ModelConfig:
         return -(-8 * self.n_embd // (3 * 64)) * 64 if self.mlp == "swiglu" else 4 * self.n_embd
 
     @property
-    def rope_trained_on(self) -> float:
+    def rope_trained_on(self) -> int:
         """Tokens of the context before it was made longer."""
-        return self.rope_trained or self.n_positions / self.rope_factor
+        return self.rope_trained or max(1, round(self.n_positions / self.rope_factor))
 
     def window_of(self, layer: int) -> int:
         """Tokens that a layer sees at most, 0 where it sees all."""

@@ -6,6 +6,8 @@ from typing import Any
 from ..errors import ConfigError
 from .bpe import MOST_IDS, NO_TEXT, SEPARATOR, BytePairTokenizer, from_visible, visible_bytes
 
+ENDS = (SEPARATOR, "</s>", "<eos>")  # what programs call the end of a text
+
 
 def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     """The same table in the form of Hugging Face's `tokenizer.json`.
@@ -84,7 +86,7 @@ def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
         raise ConfigError(
             f"{where}: its joins are not in the order of its ids; train one with: light-llm tokenizer train"
         )
-    ends = [special[name] for name in (SEPARATOR, "</s>", "<eos>", *special) if name in special]
+    ends = [special[name] for name in (*ENDS, *special) if name in special]
     if not ends:
         tokens.append(NO_TEXT)
     return BytePairTokenizer(tokens, ends[0] if ends else len(tokens) - 1)

@@ -200,7 +200,7 @@ def _check_factors(found: Tensor, config: ModelConfig) -> None:
 def _check_tokenizer(fields: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Each id has its text, and texts have their ids by the joins of the file."""
     prefix = "tokenizer.ggml."
-    plain = {"model": "gpt2", "pre": "gpt-2", "add_bos_token": False}
+    plain = {"model": "gpt2", "pre": "gpt-2", "add_bos_token": False, "add_eos_token": False}
     ends = {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}
     for name, value in (plain | ends).items():
         if not _equal(fields.get(prefix + name), value):

@@ -141,7 +141,6 @@ def _rope(config: ModelConfig) -> dict[str, Any]:
     if config.rope_scaling != "none":
         rope |= {"rope_type": config.rope_scaling, "factor": config.rope_factor}
     if config.rope_scaling == "llama3":
-        trained = config.rope_trained_on
-        whole = int(trained) if trained == int(trained) else trained
-        rope |= {"low_freq_factor": LOW, "high_freq_factor": HIGH, "original_max_position_embeddings": whole}
+        rope |= {"low_freq_factor": LOW, "high_freq_factor": HIGH}
+        rope |= {"original_max_position_embeddings": config.rope_trained_on}
     return rope

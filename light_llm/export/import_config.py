@@ -137,7 +137,7 @@ def _usual(config: ModelConfig) -> ModelConfig:
         usual["head_dim"] = 0
     if replace(config, n_inner=0).inner_size == config.n_inner:
         usual["n_inner"] = 0
-    if config.rope_trained * config.rope_factor == config.n_positions:
+    if replace(config, rope_trained=0).rope_trained_on == config.rope_trained:
         usual["rope_trained"] = 0
     return replace(config, **usual)
 

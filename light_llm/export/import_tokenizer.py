@@ -1,15 +1,15 @@
-"""The tokenizer of a foreign folder as one of ours: the same ids for every text, or none at all."""
+"""The tokenizer of a foreign folder as one of ours: the same ids for every text that was tried, or none at all."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import show
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
-from ..data.tokenizer_json import from_tokenizer_json
+from ..data.tokenizer_json import ENDS, from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..plain import read_bounded, read_plain
@@ -38,7 +38,7 @@ def read_tokenizer(folder: Path, spec: str, config: Mapping[str, Any], *, offlin
     values, path = _values_in(folder)
     if (plain := _without_joins(values)) is not None:
         return plain
-    return _with_separator(_known(_checked(values, path), values), config.get("eos_token_id"))
+    return _with_separator(_known(_checked(values, path), values), config.get("eos_token_id"), values, path)
 
 
 def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
@@ -104,6 +104,11 @@ def _checked(values: Any, path: Path) -> BytePairTokenizer:
         raise CheckpointError(f"the tokenizer {path} cannot be read: {str(error)[:200]}; {OTHER}") from None
     theirs.no_truncation()
     theirs.no_padding()
+    if theirs.encode("a").ids != theirs.encode("a", add_special_tokens=False).ids:
+        raise CheckpointError(
+            f"the tokenizer {path} cannot be used here: its post_processor puts ids around each text "
+            f"({_added(theirs)}), which ours does not; {ALONE}"
+        )
     for text in (*TEXTS, *_all_tokens(ours)):
         expected = theirs.encode(text, add_special_tokens=False).ids
         if (found := ours.encode(text)) != expected:
@@ -115,10 +120,20 @@ def _checked(values: Any, path: Path) -> BytePairTokenizer:
     return ours
 
 
-def _all_tokens(tokenizer: BytePairTokenizer) -> tuple[str, str]:
-    """Texts in which every token of a table occurs, or at least its letters: one after the other, and as words."""
+def _added(tokenizer: Any) -> str:
+    """The tokens that a tokenizer adds to a text."""
+    return " ".join(word for word in tokenizer.encode("a").tokens if word != "a")[:80]
+
+
+def _all_tokens(tokenizer: BytePairTokenizer) -> Iterator[str]:
+    """Every token of a table by itself, and in two texts: one after the other, and as words.
+
+    A token that is made in all of them is made by the same joins, whatever they are.
+    """
     tokens = [token.decode("utf-8", errors="ignore") for token in tokenizer.tokens]
-    return "".join(tokens), " ".join(tokens)
+    yield "".join(tokens)
+    yield " ".join(tokens)
+    yield from filter(None, tokens)
 
 
 def _strange_part(values: Any) -> str:
@@ -139,6 +154,11 @@ def _strange_part(values: Any) -> str:
         return f"its pre_tokenizer ({_kinds(before)}) cuts texts by another pattern than GPT-2's"
     if before.get("add_prefix_space") is not False:
         return "its pre_tokenizer has add_prefix_space=True, which puts a space before each text"
+    if not isinstance(after := values.get("decoder"), dict) or after.get("type") != "ByteLevel":
+        return f"its decoder ({_kinds(after)}) makes other texts of ids than joining their bytes"
+    added = values.get("added_tokens") or []
+    if texts := [t.get("content") for t in added if isinstance(t, dict) and t.get("special") is False]:
+        return f"its added token {show(texts[0])} is text (special is false), and ours has no text for added tokens"
     return ""
 
 
@@ -147,19 +167,29 @@ def _kinds(part: Any) -> str:
     if not isinstance(part, dict):
         return "none"
     inner: list[Any] = next(
-        (part[name] for name in ("pretokenizers", "normalizers") if isinstance(part.get(name), list)), []
+        (part[name] for name in ("pretokenizers", "normalizers", "decoders") if isinstance(part.get(name), list)), []
     )
     return " of ".join(filter(None, [str(part.get("type"))[:40], ", ".join(_kinds(one) for one in inner[:4])]))
 
 
-def _with_separator(tokenizer: Tokenizer, eos: Any) -> Tokenizer:
-    """With the end that the model was trained with between documents, where that is an id without a text."""
+def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> Tokenizer:
+    """With the end that the model was trained with between documents, an id without a text.
+
+    Raises CheckpointError where config.json does not say which that is, and no name does.
+    """
     ends = eos if isinstance(eos, list) else [eos]
-    if type(tokenizer) is BytePairTokenizer and tokenizer.separator not in ends:
-        for end in ends:
-            if type(end) is int and 0 <= end < tokenizer.vocab_size and not tokenizer.tokens[end]:
-                return BytePairTokenizer(tokenizer.tokens, end)
-    return tokenizer
+    if type(tokenizer) is not BytePairTokenizer or tokenizer.separator in ends:
+        return tokenizer
+    for end in ends:
+        if type(end) is int and 0 <= end < tokenizer.vocab_size and not tokenizer.tokens[end]:
+            return BytePairTokenizer(tokenizer.tokens, end)
+    added = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
+    if eos is None and (not added or tokenizer.separator in [added.get(name) for name in ENDS]):
+        return tokenizer
+    raise CheckpointError(
+        f"the tokenizer {path} cannot be used here: eos_token_id={show(eos)} in config.json is none of its ids "
+        f"without a text, so nobody knows where a text ends; write the right one there, or {ALONE}"
+    )
 
 
 def _without_joins(values: Any) -> Tokenizer | None:

@@ -23,7 +23,7 @@ from ..runtime import child_environment
 from .extras import NotHere
 
 LONGEST_REASON = 300  # characters
-NOT_OF_THIS_PROCESSOR = getattr(signal, "SIGILL", None)
+NOT_OF_THIS_PROCESSOR = (-signal.SIGILL, 0xC000001D)  # how a process ends then: on POSIX, on Windows
 
 
 def has_llama_cpp() -> bool:
@@ -63,7 +63,7 @@ class LlamaCpp:
         return list(self._ask("greedy", list(ids), n))
 
     def encode(self, text: str) -> list[int] | None:
-        """Ids by the tokenizer in the file; None where it has none."""
+        """Ids by the tokenizer in the file, with what it adds by itself; None where it has none."""
         found: list[int] | None = self._ask("encode", text)
         return found
 
@@ -98,7 +98,7 @@ class LlamaCpp:
     def _ended(self) -> Exception:
         """Why there is no answer."""
         code = self.process.wait()
-        if NOT_OF_THIS_PROCESSOR and code == -NOT_OF_THIS_PROCESSOR:
+        if code in NOT_OF_THIS_PROCESSOR:
             return NotHere(
                 "llama.cpp is built here for instructions that this processor refuses; build it again without them: "
                 'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --force-reinstall --no-cache-dir llama-cpp-python'

@@ -65,10 +65,10 @@ class Llama:
         return written
 
     def encode(self, text: str) -> list[int] | None:
-        """Ids by the tokenizer in the file; None where it has none."""
+        """Ids by the tokenizer in the file, with what it adds by itself; None where it has none."""
         if not self.has_tokenizer:
             return None
-        return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=False)]
+        return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=True, special=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""

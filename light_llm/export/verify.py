@@ -20,7 +20,7 @@ from ..generate.sampling import Sampling
 
 GREEDY = 64  # tokens that are continued
 WINDOW = 48  # tokens of the two short windows whose logits are compared
-MOST = 1 << 26  # logits of the long window, 0.27 GB: of the whole context, where they are no more
+MOST = 1 << 26  # logits of the long window, 0.27 GB: 1,335 tokens with GPT-2's vocabulary
 TIES = 8  # tokens at which two logits are as near as they may differ, in a greedy text
 SPREAD = 0.25  # of the logits' own deviation: a limit beyond that would pass another model
 TEXTS = (  # what a tokenizer must give back: words, signs, numbers, lines, letters of several bytes
@@ -73,7 +73,9 @@ class Verdict:
 
 @torch.inference_mode()
 def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
-    """Compare a model with its export: logits of two windows and of the whole context, a greedy text, the tokenizer.
+    """Compare a model with its export: logits of two short windows and a long one, a greedy text, the tokenizer.
+
+    The long one is the whole context, where that is at most MOST logits; what a model does further on is not seen.
 
     Args:
         loaded: our side, in float32 on the CPU. Where the export rounds, a model with the same rounded weights.
@@ -110,7 +112,7 @@ def _apart(loaded: Loaded, runtime: Runtime, rows: list[list[int]], n_ids: int, 
 
 
 def looked_at(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Two short windows and one of the whole context, as rows of ids: (2, <= WINDOW) and (1, <= n_positions)."""
+    """Two short windows and one of the context, as rows of ids: (2, <= WINDOW) and (1, <= n_positions)."""
     long = min(n_positions, max(WINDOW, MOST // n_ids))
     return windows(n_ids, min(WINDOW, n_positions)), windows(n_ids, long)[1:]
 

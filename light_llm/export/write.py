@@ -26,6 +26,7 @@ KNOWN = {  # names that an export may have written, and `overwrite` may therefor
     *("config.json", "generation_config.json", "model.safetensors", "README.md"),
     *("tokenizer.json", "tokenizer_config.json", "model.onnx", "model_with_past.onnx"),
 }
+WEIGHTS = {"model.safetensors", "model.onnx"}  # without them a folder is no export, whatever its card is
 Say = Callable[[str], object]
 
 
@@ -142,7 +143,10 @@ def check_request(target: Target, out: Path, dtype: str, *, overwrite: bool) -> 
         CheckpointError: something is in the way that nobody said may go.
     """
     check_choice("dtype", dtype or target.dtypes[0], target.dtypes)
-    if not out.exists() and not out.is_symlink():
+    if out.name in ("", "..") or out.is_symlink():
+        what = "a link" if out.is_symlink() else "no name"
+        raise CheckpointError(f"{out} is {what}, which cannot be given to an export; write elsewhere with --out")
+    if not out.exists():
         return
     if not overwrite:
         raise CheckpointError(f"{out} is there already; write elsewhere with --out, or replace it with --overwrite")
@@ -153,7 +157,8 @@ def check_request(target: Target, out: Path, dtype: str, *, overwrite: bool) -> 
         with open(out, "rb") as file:
             if file.read(4) != b"GGUF":
                 raise CheckpointError(f"{out} is no GGUF file, so it is not replaced; write elsewhere with --out")
-    strangers = sorted(f.name for f in out.iterdir() if f.name not in KNOWN) if out.is_dir() else []
+    found = sorted(f.name for f in out.iterdir()) if out.is_dir() else []
+    strangers = [name for name in found if name not in KNOWN] or ([] if WEIGHTS.intersection(found) else found)
     if strangers:
         raise CheckpointError(
             f"{out} holds what no export wrote ({', '.join(strangers[:3])}), so it is not replaced; "

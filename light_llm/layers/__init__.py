@@ -1,1 +1,1 @@
-"""Parts of the arithmetic that have a quick form, with a gradient of their own and a slow twin in the tests."""
+"""Parts of the arithmetic: what a config can choose, a file each, and what has a quick form beside its formula."""
