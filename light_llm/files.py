@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-import time
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -100,13 +100,20 @@ def sweep(path: Path) -> None:
     What was there before, and was put aside, stays where nothing has its name. What was written to a moment ago may be
     that of a process on another machine.
     """
-    leftover = re.compile(rf"\.+{re.escape(path.name)}\.(?:tmp|partial|old)-(\d+)(?:\.tmp-\d+)?")
-    for other in list(path.parent.iterdir()) if path.parent.is_dir() else []:
-        found = leftover.fullmatch(other.name)
-        if found and _is_gone(int(found[1])) and (path.exists() or ".old-" not in other.name):
-            with suppress(OSError):
-                if time.time() - other.stat().st_mtime > STILL:
-                    Files().remove(other)
+    name = re.compile(rf"\.+{re.escape(path.name)}\.(?:tmp|partial|old)-(\d+)(?:\.tmp-\d+)?")
+    found = [(p, name.fullmatch(p.name)) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    left = [p for p, match in found if match and _is_gone(int(match[1])) and (path.exists() or ".old-" not in p.name)]
+    with suppress(OSError):
+        now = _now_at(path.parent) if left else 0.0
+        for other in left:
+            if now - other.stat().st_mtime > STILL:
+                Files().remove(other)
+
+
+def _now_at(folder: Path) -> float:
+    """The time by the clock that files in a folder get theirs from: on a shared disk, that of another machine."""
+    with tempfile.TemporaryFile(dir=folder) as mark:
+        return os.fstat(mark.fileno()).st_mtime
 
 
 def _is_gone(pid: int) -> bool:

@@ -83,8 +83,8 @@ BUGS = [
     Bug(
         "a full disk that is reported as a bug of torch",
         "light_llm/files.py",
-        "raise watched.error from None",
-        "raise",
+        "(cause := watched.error or interruption(error)) is not None",
+        "(cause := interruption(error)) is not None",
         "tests/test_faults.py -k whoever",
     ),
     Bug(
@@ -223,15 +223,15 @@ BUGS = [
     Bug(
         "a second signal that waits",
         "light_llm/cli/signals.py",
-        "        if caught.number is not None:\n            os._exit(128 + number)\n        caught.number = number\n        raise",
-        "        caught.number = number\n        raise",
+        "            os._exit(128 + number)\n        caught.number, caught",
+        "            pass\n        caught.number, caught",
         "tests/test_signals.py -k second_signal",
     ),
     Bug(
         "a dropped signal is lost",
         "light_llm/cli/signals.py",
-        "        again.start()\n",
-        "",
+        "            return hook_before(what)\n        _send_again(caught)\n",
+        "            return hook_before(what)\n",
         "tests/test_signals.py -k drops",
     ),
     Bug(
