@@ -127,30 +127,28 @@ def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: 
     assert {p.name for p in Path().iterdir()} == others | {"checkpoints", "mine"}
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Stopped(2)])
-def test_what_cannot_be_put_there_leaves_what_was(
-    error: BaseException, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert main(["export", "onnx", "--out", "mine"]) == 0
+def test_what_cannot_be_put_there_leaves_what_was(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["export", "hf", "--out", "mine"]) == 0
     before = {p.name: p.read_bytes() for p in Path("mine").iterdir()}
     replace = os.replace
+    for error, code in ((OSError(28, "No space left on device"), 2), (Stopped(2), 130)):
 
-    def failing(old: Path, new: Path) -> None:
-        if Path(new).name == "mine" and "partial" in Path(old).name:
-            raise error
-        replace(old, new)
+        def failing(old: Path, new: Path, error: BaseException = error) -> None:
+            if Path(new).name == "mine" and "partial" in Path(old).name:
+                raise error
+            replace(old, new)
 
-    monkeypatch.setattr(os, "replace", failing)
-    assert main(["export", "onnx", "--out", "mine", "--overwrite"]) in (2, 130)
-    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
-    assert {p.name: p.read_bytes() for p in Path("mine").iterdir()} == before
+        monkeypatch.setattr(os, "replace", failing)
+        assert main(["export", "hf", "--out", "mine", "--overwrite"]) == code
+        assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
+        assert {p.name: p.read_bytes() for p in Path("mine").iterdir()} == before
 
 
 def test_an_export_takes_the_place_of_another_and_of_nothing_else(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        assert main(["export", "onnx", "--out", "mine", "--overwrite"]) == 0
+        assert main(["export", "hf", "--out", "mine", "--overwrite"]) == 0
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
     Path("link").symlink_to("mine")
     Path("lost").symlink_to("nowhere")
@@ -163,7 +161,7 @@ def test_an_export_takes_the_place_of_another_and_of_nothing_else(
         (".", ". is no name"),
         ("notes", "notes holds what no export wrote (README.md), so it is not replaced"),
     ):
-        assert main(["export", "onnx", "--out", out, "--overwrite"]) == 2
+        assert main(["export", "hf", "--out", out, "--overwrite"]) == 2
         assert message in capsys.readouterr().err
 
 
