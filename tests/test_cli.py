@@ -384,10 +384,10 @@ def test_a_damaged_step_is_passed_over_and_none_at_all_is_an_error(
     assert "or from its model: --init-from run/best_model.pt" in capsys.readouterr().err
 
 
-NEEDS_DEV_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+NEEDS_DEV_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT RUN: this system has no /dev/full")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes of a POSIX shell")
+@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: pipes of a POSIX shell")
 @pytest.mark.parametrize("end", ["| head -1", pytest.param("> /dev/full", marks=NEEDS_DEV_FULL)])
 def test_a_screen_that_goes_away_does_not_end_a_run(trained: Path, end: str) -> None:
     """`| head` and a full disk behind standard output: the run goes on, silently, and is complete."""
@@ -417,7 +417,7 @@ def test_a_forgotten_environment_is_named() -> None:
 # ---- signals
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: Windows has no SIGTERM to send")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_leaves(trained: Path, number: int, code: int) -> None:
     """Sent in the middle of a run; what is left behind resumes."""

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError
 from . import generate
 from .flags import Words, file_to_write, parse
 from .screen import columns, show
@@ -70,9 +70,8 @@ def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
         if (flag := f"--{name.replace('_', '-')}") in given:
             raise ConfigError(f"{flag} is of tasks; add --tasks NAME, or leave it out")
     known = {f"--{f.name.replace('_', '-')}" for f in fields(generate.GenerateFlags)}
-    for flag in (word for word in given if word.startswith("--") and word not in known):
-        ours = [f"--{f.name.replace('_', '-')}" for f in fields(EvalFlags) if f.name != "model"]
-        raise ConfigError(f"there is no flag {flag}{did_you_mean(flag, ours)} --help lists all flags")
+    if any(word.startswith("--") and word not in known for word in given):
+        parse(EvalFlags, argv, prog="light-llm eval", about="")  # it says so, with the nearest flag of this verb
     return ["--checkpoint", *argv] if argv and not argv[0].startswith("-") else list(argv)
 
 

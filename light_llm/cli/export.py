@@ -34,23 +34,22 @@ NO_USE = {
     "onnx": {"push", "public", "dtype"},
     "push": {"checkpoint", "dtype", "overwrite"},
 }
-PROMPT = "To be"
 NEW = 40  # tokens that what is printed to try writes
 
 
-def next_command(mode: str, out: str, n: int) -> str:
+def next_command(mode: str, out: str, prompt: str, n: int) -> str:
     """What to try, for a shell, whatever letters the path has.
 
-    >>> next_command("gguf", "my model.gguf", 24)
+    >>> next_command("gguf", "my model.gguf", "To be", 24)
     "llama-cli -m 'my model.gguf' -p 'To be' -n 24"
     """
     code = (
         f'from transformers import pipeline; print(pipeline("text-generation", {json.dumps(out, ensure_ascii=False)})'
     )
     words = {
-        "hf": ["python", "-c", f'{code}("{PROMPT}", max_new_tokens={n}))'],
-        "gguf": ["llama-cli", "-m", out, "-p", PROMPT, "-n", str(n)],
-        "onnx": ["python", "examples/onnx_generate.py", out, PROMPT],
+        "hf": ["python", "-c", f'{code}("{prompt}", max_new_tokens={n}))'],
+        "gguf": ["llama-cli", "-m", out, "-p", prompt, "-n", str(n)],
+        "onnx": ["python", "examples/onnx_generate.py", out, prompt],
     }
     return shlex.join(words[mode])
 
@@ -87,6 +86,7 @@ def _export(mode: str, flags: ExportFlags) -> int:
 
     from ..checkpoint import load_model
     from ..config import get_model_size
+    from ..export.card import PROMPT, room_for_example
     from ..export.write import TARGETS, check_request, export
 
     target = TARGETS[mode]
@@ -103,6 +103,6 @@ def _export(mode: str, flags: ExportFlags) -> int:
     print(f"written   {done.path} ({done.size / 1e6:,.1f} MB)")
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
-    if (room := loaded.model.config.n_positions - len(PROMPT)) > 0:  # a letter is a token at most
-        show(Text(f"try it    {next_command(mode, str(out), min(NEW, room))}"))
+    if (room := room_for_example(loaded.model.config.n_positions)) > 0:
+        show(Text(f"try it    {next_command(mode, str(out), PROMPT, min(NEW, room))}"))
     return 0

@@ -23,7 +23,7 @@ from ..plain import read_bounded
 from .families import FAMILIES, cut_config, family_of
 
 CARD = "README.md"
-PROMPT = "To be"  # of the example
+PROMPT = "To be"  # of an example
 
 
 def write_card(loaded: Loaded, folder: Path, lines: Sequence[str], *, license: str = "unknown") -> None:
@@ -161,8 +161,13 @@ def _title(loaded: Loaded) -> str:
     return " ".join(str(loaded.file.data.get("title") or "").split())
 
 
+def room_for_example(n_positions: int) -> int:
+    """Tokens that can follow the prompt of an example, a letter of which is one at most; GPT-2 has none beyond."""
+    return n_positions - len(PROMPT)
+
+
 def _use(files: dict[str, str], n_positions: int) -> Iterator[str]:
-    if "model.safetensors" in files and "tokenizer.json" in files and (room := n_positions - len(PROMPT)) > 0:
+    if "model.safetensors" in files and "tokenizer.json" in files and (room := room_for_example(n_positions)) > 0:
         yield (
             "```python\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

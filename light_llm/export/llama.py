@@ -23,6 +23,7 @@ from ..runtime import child_environment
 from .extras import NotHere
 
 LONGEST_REASON = 300  # characters
+LONGEST_END = 10.0  # seconds between the last of its answers and its end
 NOT_OF_THIS_PROCESSOR = (-signal.SIGILL, 0xC000001D)  # how a process ends then: on POSIX, on Windows
 
 
@@ -97,7 +98,11 @@ class LlamaCpp:
 
     def _ended(self) -> Exception:
         """Why there is no answer."""
-        code = self.process.wait()
+        try:
+            code = self.process.wait(LONGEST_END)
+        except subprocess.TimeoutExpired:  # it goes on, and what it said was no answer
+            self.process.kill()
+            code = self.process.wait()
         if code in NOT_OF_THIS_PROCESSOR:
             return NotHere(
                 "llama.cpp is built here for instructions that this processor refuses; build it again without them: "
