@@ -12,22 +12,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import load_model
 from light_llm.checkpoint.tensors import read_tensors
-from light_llm.cli import main
 from light_llm.cli.import_ import command
 from light_llm.config import ModelConfig
-from light_llm.data.bpe import GPT2Tokenizer, train_bpe
-from light_llm.data.tokenizer_json import to_tokenizer_json
-from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
-from light_llm.errors import CheckpointError, ConfigError, LightLLMError, Stopped
+from light_llm.data.bpe import train_bpe
+from light_llm.data.tokenizers import ByteTokenizer, Tokenizer
+from light_llm.errors import CheckpointError
 from light_llm.export import huggingface
 from light_llm.export.card import write_card
 from light_llm.export.import_config import config_of
 from light_llm.export.import_model import as_loaded, read_folder
-from light_llm.export.import_tokenizer import read_tokenizer
-from light_llm.export.tokenizer_files import tokenizer_json
-from light_llm.files import _Watched
 from light_llm.generate import TextGenerator
 
 from .export_tools import tiny_loaded
@@ -447,13 +441,9 @@ def test_a_config_that_is_missing_or_no_table_is_refused(saved: Callable[[str], 
         read_folder(folder)
 
 
-# Tokenizers.
+# Out and in again.
 
 BPE = train_bpe(["the cat and the dog and the bird sat there, 1234 times; don't ask why\n"] * 3, 300)
-
-
-def gpt2_tokenizer(offline_files: Path) -> GPT2Tokenizer:
-    return GPT2Tokenizer((offline_files / "gpt2" / "vocab.bpe").read_text(encoding="utf-8"))
 
 
 def exported(folder: Path, tokenizer: Tokenizer, *, max_length: int = 16, **changes: Any) -> tuple[Any, Path]:
@@ -495,238 +485,9 @@ def test_out_and_in_again_is_the_same_model(changes: dict[str, Any], tmp_path: P
     assert back.file.data["max_length"] == 16
 
 
-@pytest.mark.parametrize(
-    "tokenizer", [ByteTokenizer(), CharTokenizer("\n abcé東\U0001f642"), BPE], ids=["byte", "char", "bpe"]
-)
-def test_tokenizers_come_back_as_they_were(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", tokenizer)
-    back = read_folder(folder).file.tokenizer
-    assert back is not None and type(back) is type(tokenizer)
-    assert tokenizer_hash(back) == tokenizer_hash(tokenizer)
-
-
-@pytest.mark.slow  # 50,257 ids, twice
-def test_gpt2s_tokenizer_comes_back_from_both_its_forms(offline_files: Path, tmp_path: Path) -> None:
-    tokenizer = gpt2_tokenizer(offline_files)
-    values = tokenizer_json(tokenizer)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    found = [read_tokenizer(tmp_path, "", {"eos_token_id": 50256})]
-    (tmp_path / "tokenizer.json").unlink()
-    shutil.copy(offline_files / "gpt2" / "vocab.bpe", tmp_path / "merges.txt")
-    (tmp_path / "vocab.json").write_text(json.dumps(values["model"]["vocab"]))
-    found.append(read_tokenizer(tmp_path, "", {"eos_token_id": 50256}))
-    for one in found:
-        assert isinstance(one, GPT2Tokenizer) and tokenizer_hash(one) == tokenizer_hash(tokenizer)
-
-
-def changed(values: dict[str, Any], **parts: Any) -> dict[str, Any]:
-    """A tokenizer.json with parts replaced; `model__x` is x of its model."""
-    inner = {name.removeprefix("model__"): part for name, part in parts.items() if name.startswith("model__")}
-    outer = {name: part for name, part in parts.items() if not name.startswith("model__")}
-    return values | outer | {"model": values["model"] | inner}
-
-
-OTHER_PATTERN = {
-    "type": "Sequence",
-    "pretokenizers": [{"type": "Split", "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "use_regex": False}],
-}
-PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (changed(to_tokenizer_json(BPE), model__type="Unigram"), "its model is 'Unigram' and no byte-level BPE"),
-        (changed(to_tokenizer_json(BPE), model__byte_fallback=True), "with byte_fallback"),
-        (
-            changed(to_tokenizer_json(BPE), model__continuing_subword_prefix="##"),
-            "continuing_subword_prefix='##', so that",
-        ),
-        (changed(to_tokenizer_json(BPE), model__end_of_word_suffix="</w>"), "end_of_word_suffix='</w>', so that"),
-        (changed(to_tokenizer_json(BPE), normalizer={"type": "NFC"}), r"its normalizer \(NFC\) changes texts"),
-        (
-            changed(to_tokenizer_json(BPE), pre_tokenizer=OTHER_PATTERN),
-            r"its pre_tokenizer \(Sequence of Split, ByteLevel\) cuts texts by another pattern than GPT-2's",
-        ),
-        (changed(to_tokenizer_json(BPE), pre_tokenizer=None), r"its pre_tokenizer \(none\)"),
-        (changed(to_tokenizer_json(BPE), pre_tokenizer=PREFIXED), "add_prefix_space=True, which puts a space before"),
-        (
-            changed(to_tokenizer_json(BPE), model__merges=to_tokenizer_json(BPE)["model"]["merges"][:9]),
-            "makes other ids",
-        ),
-        (
-            changed(to_tokenizer_json(BPE), model__merges=to_tokenizer_json(BPE)["model"]["merges"][::-1]),
-            "its joins are not in the order of its ids",
-        ),
-        ({"model": 1}, "it has no model"),
-        ("x", "it has no model"),
-    ],
-)
-def test_a_tokenizer_that_ours_cannot_be_is_refused_by_its_part(values: Any, message: str, tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", BPE)
-    (folder / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=rf"{message}.*; import the weights alone with --tokenizer none"):
-        read_folder(folder)
-    assert read_folder(folder, tokenizer="none").file.tokenizer is None
-
-
-def test_a_text_for_which_both_disagree_is_found(tmp_path: Path) -> None:
-    """An added token is a token wherever its text stands, there; here no text is special."""
-    _, folder = exported(tmp_path / "out", BPE)
-    values = to_tokenizer_json(BPE)
-    values["added_tokens"].append({**values["added_tokens"][0], "id": BPE.vocab_size, "content": "don't!"})
-    (folder / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="makes other ids of some texts, such as .*don't"):
-        read_folder(folder)
-
-
-def test_the_end_that_the_model_knows_stands_between_documents(tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", BPE)
-    values, first = to_tokenizer_json(BPE), BPE.vocab_size
-    more = [{**values["added_tokens"][0], "id": first + i, "content": f"<|{i}|>"} for i in range(2)]
-    (folder / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": values["added_tokens"] + more}))
-    for end in (BPE.separator, first + 1):
-        change(folder, eos_token_id=[end, 5], vocab_size=BPE.vocab_size + 2)
-        rewrite(folder, lambda tensors: tensors | {"transformer.wte.weight": torch.zeros(first + 2, 24)})
-        found = read_folder(folder).file.tokenizer
-        assert found is not None and found.separator == end
-
-
-@pytest.mark.parametrize(
-    ("remove", "add", "message"),
-    [
-        (
-            "tokenizer.json",
-            "",
-            r"has no tokenizer\.json, nor vocab\.json and merges\.txt; name another with --tokenizer",
-        ),
-        ("tokenizer.json", "tokenizer.model", r"tokenizer\.model is SentencePiece's, which is not read; name another"),
-        ("", "tokenizer.json", "the tokenizer .* cannot be read: "),
-    ],
-)
-def test_a_tokenizer_that_is_missing_or_damaged(remove: str, add: str, message: str, tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", BPE)
-    if remove:
-        (folder / remove).unlink()
-    if add:
-        (folder / add).write_text("{")
-    with pytest.raises(CheckpointError, match=message):
-        read_folder(folder)
-
-
-def test_a_tokenizer_can_be_named_instead(tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", BPE)
-    (tmp_path / "t.json").write_text(json.dumps(to_tokenizer_json(BPE)))
-    found = read_folder(folder, tokenizer=str(tmp_path / "t.json")).file.tokenizer
-    assert found is not None and tokenizer_hash(found) == tokenizer_hash(BPE)
-    assert isinstance(read_folder(folder, tokenizer="byte").file.tokenizer, ByteTokenizer)
-    for spec in ("char", "bpe:300"):
-        with pytest.raises(ConfigError, match=f"--tokenizer {spec} cannot be used here: it would be made from a text"):
-            read_folder(folder, tokenizer=spec)
-
-
 def test_a_tokenizer_of_another_model_is_noticed(saved: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="its tokenizer has 257 ids and config.json says vocab_size=61"):
         read_folder(saved("gpt2"), tokenizer="byte")
-
-
-# The verb.
-
-
-def test_the_verb_makes_a_file_that_everything_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, folder = exported(tmp_path / "out", ByteTokenizer(), **ROPE)
-    assert command([str(folder), "--out", "mine"]) == 0
-    said = capsys.readouterr().out
-    assert (
-        "out (Llama, a Hugging Face folder)" in said
-        and "light-llm generate text --checkpoint mine/best_model.pt" in said
-    )
-    assert max(map(len, said.splitlines())) <= 80
-    loaded = load_model("mine")
-    assert loaded.file.meta["imported"] == {"format": "huggingface", "family": "llama", "name": "out", "ours": True}
-    ids = some_tokens(T=16, V=257)
-    assert torch.equal(loaded.model(ids), model(ids)[..., :257])
-    assert TextGenerator("mine", device="cpu").generate("abc", 5, seed=1).startswith("abc")
-
-
-def test_the_verb_overwrites_nothing_unasked(tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", ByteTokenizer())
-    other = tmp_path / "deep" / "x.pt"
-    assert command([str(folder), "--out", str(other)]) == 0
-    other.write_bytes(b"precious")
-    with pytest.raises(CheckpointError, match=r"x\.pt is there already; name another place with --out, or replace it"):
-        command([str(folder), "--out", str(other)])
-    assert other.read_bytes() == b"precious"
-    assert command([str(folder), "--out", str(other), "--overwrite"]) == 0
-    assert load_model(other).file.config.vocab_size == 257
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "run.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="run is the folder of a run, whose model best_model.pt is"):
-        command([str(folder), "--out", str(run), "--overwrite"])
-    assert command([str(folder), "--out", "back"]) == 0
-    with pytest.raises(CheckpointError, match=r"best_model\.pt is there already; .* or replace it with --overwrite"):
-        command([str(folder), "--out", "back"])
-    assert command([str(folder), "--out", "back", "--overwrite"]) == 0  # a model alone: an import from before
-    with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
-        command([str(folder), "--out", str(other / "below")])
-
-
-BOS: dict[str, Any] = {"type": "TemplateProcessing", "special_tokens": {"<s>": {"id": "<s>", "ids": [300]}}}
-BOS["single"] = BOS["pair"] = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-BOS["special_tokens"]["<s>"]["tokens"] = ["<s>"]
-STRIPPED = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-
-
-def added(*names: str, special: bool = True) -> list[dict[str, Any]]:
-    rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
-    return [{"id": 300 + i, "content": name, **rest} for i, name in enumerate(names)]
-
-
-@pytest.mark.parametrize(
-    ("parts", "eos", "message"),
-    [
-        ({"post_processor": BOS, "added_tokens": added("<s>", "</s>")}, 301, r"puts ids around each text \(<s>\)"),
-        (
-            {"decoder": {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, STRIPPED]}},
-            None,
-            "its decoder .Sequence of ByteLevel, Strip. makes other texts",
-        ),
-        ({"added_tokens": added("<|endoftext|>") + added("<think>", special=False)}, None, "'<think>' is text"),
-        ({"added_tokens": added("<pad>", "<bos>")}, None, "eos_token_id=None in config.json is none of its ids"),
-        ({"added_tokens": added("<pad>", "<bos>")}, 3, "eos_token_id=3 in config.json is none of its ids without"),
-    ],
-)
-def test_a_tokenizer_that_adds_or_hides_something_is_refused(
-    parts: dict[str, Any], eos: int | None, message: str, tmp_path: Path
-) -> None:
-    """Each would read or write other ids than the program it is from, and no text would show it."""
-    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265)) | parts
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=message):
-        read_tokenizer(tmp_path, "", {"eos_token_id": eos})
-
-
-def test_the_end_that_the_config_names_is_taken(tmp_path: Path) -> None:
-    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265))
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "<bos>")}))
-    found = read_tokenizer(tmp_path, "", {"eos_token_id": 301})
-    assert found is not None and found.separator == 301
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "</s>")}))
-    found = read_tokenizer(tmp_path, "", {})
-    assert found is not None and found.separator == 301
-
-
-def test_joins_that_make_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
-    """By each token on its own: where a text has it, an earlier join may hide the difference."""
-    values = to_tokenizer_json(train_bpe(["x"], 257))
-    joins = [["\u0120", "t"], ["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
-    vocab = {k: i for k, i in values["model"]["vocab"].items() if i < 256}
-    vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
-    values["model"] |= {"vocab": vocab, "merges": joins}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": []}))
-    with pytest.raises(CheckpointError, match="makes other ids of some texts"):
-        read_tokenizer(tmp_path, "", {})
 
 
 def test_a_context_that_does_not_divide_comes_back_too(tmp_path: Path) -> None:
@@ -755,50 +516,12 @@ def test_weights_that_are_not_those_of_the_card_are_refused(tmp_path: Path) -> N
         read_folder(folder)
 
 
-@pytest.mark.parametrize("at", [0, 20_000])
-def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
-    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """torch makes an error of its own of it, about a position in its archive."""
-    _, folder = exported(tmp_path / "out", ByteTokenizer())
-    write, written = _Watched.write, 0
-
-    def pressed(self: Any, data: Any) -> int:
-        nonlocal written
-        written += len(data)
-        if written > at:
-            monkeypatch.setattr(_Watched, "write", write)  # once
-            raise Stopped(2)
-        return write(self, data)
-
-    monkeypatch.setattr(_Watched, "write", pressed)
-    assert main(["import", str(folder), "--out", "there"]) == 130
-    assert capsys.readouterr().err == "\ninterrupted\n" and not Path("there").exists()
-
-
 def test_weights_alone_say_so(saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     command([str(saved("qwen3")), "--tokenizer", "none", "--out", "alone.pt"])
     said = capsys.readouterr().out
     assert "none: its ids have no texts here" in said and "train --init-from alone.pt" in said
     with pytest.raises(CheckpointError, match="has no tokenizer"):
         TextGenerator("alone.pt", device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("argv", "error", "message"),
-    [
-        ([], ConfigError, "expected at least 1 folder or file, none given"),
-        (["a", "b"], ConfigError, "one model is imported at a time, 2 given: a b"),
-        (["there.txt"], CheckpointError, "there.txt is neither a folder of a model, nor a checkpoint"),
-        (["no.pt"], CheckpointError, r"there is no file no\.pt; name a checkpoint of nanoGPT"),
-        ([".", "--text", "x"], ConfigError, "--text has no effect on a Hugging Face folder; leave it out"),
-        ([".", "--activation", "gelu"], ConfigError, "--activation has no effect on a Hugging Face folder"),
-    ],
-)
-def test_the_verb_says_what_is_wrong(argv: list[str], error: type[LightLLMError], message: str) -> None:
-    Path("there.txt").write_text("x")
-    with pytest.raises(error, match=message):
-        command(argv)
 
 
 def test_what_is_no_number_is_not_imported(tmp_path: Path) -> None:
@@ -809,21 +532,3 @@ def test_what_is_no_number_is_not_imported(tmp_path: Path) -> None:
     huggingface.write(loaded, tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"holds what is no number, NaN or infinite, in ln_f\.weight"):
         read_folder(tmp_path / "out")
-
-
-def test_the_card_of_an_import_claims_no_training(tmp_path: Path) -> None:
-    loaded = tiny_loaded(tmp_path, "llama")
-    for name in ("there", "again"):
-        (tmp_path / name).mkdir()
-    huggingface.write(loaded, tmp_path / "there")
-    back = read_folder(tmp_path / "there")
-    write_card(back, tmp_path / "again", ["checked"])
-    text = (tmp_path / "again" / "README.md").read_text()
-    assert "light-llm wrote before: it was imported from there" in text and "elsewhere: not known" in text
-    described = json.loads((tmp_path / "there" / "config.json").read_text())
-    del described["light_llm"]  # as another program would have written it
-    (tmp_path / "there" / "config.json").write_text(json.dumps(described))
-    write_card(read_folder(tmp_path / "there"), tmp_path / "again", ["checked"])
-    text = (tmp_path / "again" / "README.md").read_text()
-    assert "light-llm did not train: it was imported from there" in text and "elsewhere: not known" in text
-    assert "updates" not in text and "held-out loss" not in text
