@@ -22,8 +22,6 @@ from .export_tools import tiny_loaded
 from .test_import import ROPE, exported
 from .tools import some_tokens
 
-# The verb.
-
 
 def test_the_verb_makes_a_file_that_everything_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, folder = exported(tmp_path / "out", ByteTokenizer(), **ROPE)
