@@ -49,10 +49,10 @@ check: $(VENV)/.dev
 
 check-all: check
 	$(BIN)/python -m pytest $(ARGS)
-	$(BIN)/python tests/deliberate_bugs.py
+	$(BIN)/python tests/support/deliberate_bugs.py
 
 faults: $(VENV)/.dev
-	$(BIN)/python tests/campaign.py $(ARGS)
+	$(BIN)/python tests/support/campaign.py $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
@@ -61,11 +61,11 @@ bench-plan: $(VENV)/.dev
 	$(BIN)/python benchmarks/plan_grid.py $(ARGS)
 
 check-interop: $(VENV)/.dev
-	$(BIN)/python tests/check_interop.py $(ARGS)
+	$(BIN)/python tests/support/check_interop.py $(ARGS)
 
 check-gguf: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check llama-cpp-python
-	$(BIN)/python tests/check_gguf.py $(ARGS)
+	$(BIN)/python tests/support/check_gguf.py $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

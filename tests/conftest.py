@@ -10,8 +10,7 @@ import torch
 
 from light_llm.data.tokenizers import CharTokenizer
 from light_llm.generate import TextGenerator
-
-from .tools import ALPHABET, model_path
+from tests.support.tools import ALPHABET, model_path
 
 hypothesis.settings.register_profile("here", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("here")

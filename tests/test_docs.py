@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from light_llm.cli import main
-
-from .conftest import CHECKOUT
+from tests.conftest import CHECKOUT
 
 EXPORT = pytest.param("export.md", 7, marks=pytest.mark.slow)  # three other programs are started
 TEXT = "Once upon a time there was a fox, and the fox went up the hill.\n" * 200

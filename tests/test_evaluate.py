@@ -13,8 +13,7 @@ from light_llm.data.tokenizers import CharTokenizer, byte_lengths
 from light_llm.errors import DataError
 from light_llm.evaluate import evaluate_loss, summarise
 from light_llm.objective import plain_nats
-
-from .tools import some_tokens, tiny_model
+from tests.support.tools import some_tokens, tiny_model
 
 LENGTHS = np.arange(61) % 4  # bytes of each of 61 made-up tokens
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CHECKOUT
-from .tools import run_child
+from tests.conftest import CHECKOUT
+from tests.support.tools import run_child
 
 COMMANDS = """\
 python train.py                     # micro on Shakespeare, 500 steps, checkpoints/ is created

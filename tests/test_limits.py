@@ -21,9 +21,8 @@ from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
 from light_llm.errors import DataError
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss
 from light_llm.observe.console import evaluation_line
-
-from .test_tales import SMALL, every_telling
-from .tools import byte_model
+from tests.data.test_tales import SMALL, every_telling
+from tests.support.tools import byte_model
 
 END = ByteTokenizer.separator
 LENGTHS = np.array(byte_lengths(ByteTokenizer()))

@@ -13,8 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from .conftest import CHECKOUT
-from .formulas import (
+from tests.conftest import CHECKOUT
+from tests.formulas import (
     attention,
     backward,
     counting,
@@ -27,7 +27,7 @@ from .formulas import (
     sampling,
     tokens,
 )
-from .formulas.numbers import numbers, tables
+from tests.formulas.numbers import numbers, tables
 
 PAGE = CHECKOUT / "README-transformer-math.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -11,8 +11,7 @@ from light_llm.config import ModelConfig
 from light_llm.errors import ConfigError
 from light_llm.model import LightLLM, attend, attend_by_formula, attention_weights
 from light_llm.objective import NextTokenLoss
-
-from .tools import TINY, gradients, some_tokens, tiny_model
+from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
 
 @pytest.mark.parametrize(("T", "S"), [(9, 9), (1, 9), (4, 9), (1, 1)])  # a prompt, a new token, a chunk on a cache

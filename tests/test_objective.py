@@ -9,9 +9,8 @@ from light_llm.layers import cross_entropy
 from light_llm.layers.cross_entropy import nats_sum
 from light_llm.objective import NextTokenLoss, plain_nats, token_nats, total_weight
 from light_llm.runtime import autocast
-
-from .live_bytes import allocations
-from .tools import gradients, some_tokens, tiny_model
+from tests.support.live_bytes import allocations
+from tests.support.tools import gradients, some_tokens, tiny_model
 
 
 def nats_in_blocks(

@@ -12,10 +12,9 @@ import pytest
 from benchmarks.pages import PAGES
 from light_llm.cli import main
 from light_llm.config import PRESETS, ModelConfig, get_model_size
-
-from .conftest import CHECKOUT
-from .test_front_door import COMMANDS, EXAMPLE, checkout  # noqa: F401  (a fixture)
-from .tools import run_child
+from tests.conftest import CHECKOUT
+from tests.support.tools import run_child
+from tests.test_front_door import COMMANDS, EXAMPLE, checkout  # noqa: F401  (a fixture)
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 

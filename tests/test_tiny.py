@@ -10,8 +10,7 @@ from light_llm.generate.cache import KVCache, visible
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss, plain_nats, total_weight
 from light_llm.optim import build_optimizer, by_role
-
-from .tools import TINY, gradients, some_tokens, tiny_model
+from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from light_llm.generate.cache import KVCache, visible
 from light_llm.layers.attention import attend, causal_by_blocks
 from light_llm.model import attend_by_formula, attention_weights
+from tests.support.tools import tiny_model
 
-from ..tools import tiny_model
 from . import tools
 from .tools import agree, array, causal, normal, softmax, tensor
 

@@ -13,8 +13,8 @@ from light_llm.layers.dropout import LEVELS, Dropout, drop
 from light_llm.model import Block, LightLLM, attend_by_formula, attention_weights, soft_cap
 from light_llm.objective import NextTokenLoss, nats_of_logits, total_weight
 from light_llm.train import Trainer
+from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
-from ..tools import TINY, gradients, some_tokens, tiny_model
 from . import tools
 from .tools import C_TANH, LN_EPS, Array, agree, array, erf, normal, softmax, tensor
 

@@ -13,8 +13,8 @@ from light_llm.plan.memory import Shapes, moments
 from light_llm.runtime.speed import training_flops
 from light_llm.train.room import OTHER, step_bytes
 from light_llm.train.update import Yardstick
+from tests.support.tools import TINY, tiny_model
 
-from ..tools import TINY, tiny_model
 from .tools import agree, array, tensor
 
 MICRO = ModelConfig.micro()

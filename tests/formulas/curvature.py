@@ -25,8 +25,8 @@ from light_llm.observe.landscape import filter_normalised, loss_along, loss_over
 from light_llm.observe.noise import noise_scale, sequence_gradient
 from light_llm.observe.vectors import flatten, mean_loss, mean_loss_by_formula, trainable
 from light_llm.optim import build_optimizer
+from tests.support.tools import gradients, some_tokens, tiny_model
 
-from ..tools import gradients, some_tokens, tiny_model
 from .tools import Array, agree, array, normal, tensor
 
 N = 40

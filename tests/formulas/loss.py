@@ -12,8 +12,8 @@ from light_llm.data.tales.telling import stories, tell
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss, summarise
 from light_llm.layers.cross_entropy import blocks, log_sum_exp, nats, nats_sum, softmax_piece
 from light_llm.objective import NextTokenLoss, nats_of_logits, plain_nats, token_nats, token_weights, total_weight
+from tests.support.tools import TINY, some_tokens, tiny_model
 
-from ..tools import TINY, some_tokens, tiny_model
 from . import tools
 from .tools import agree, array, normal, softmax, tensor
 

@@ -18,8 +18,8 @@ from light_llm.layers.positions import RotaryPositions, Turn, frequencies, rotat
 from light_llm.model import SelfAttention, attend_by_formula
 from light_llm.objective import NextTokenLoss
 from light_llm.runtime.speed import tokens_seen, training_flops
+from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
-from ..tools import TINY, gradients, some_tokens, tiny_model
 from .counting import sizes
 from .tools import Array, agree, array, layer_norm, normal, parameters, softmax, tensor
 

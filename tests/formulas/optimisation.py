@@ -11,8 +11,8 @@ from light_llm.config import TrainConfig
 from light_llm.objective import NextTokenLoss
 from light_llm.observe.meter import Meter, group_of
 from light_llm.optim import build_optimizer, warmup_cosine, warmup_stable_decay
+from tests.support.tools import gradients, some_tokens, tiny_model
 
-from ..tools import gradients, some_tokens, tiny_model
 from .tools import Array, agree, array, normal, tensor
 
 LR, DECAY, BETA1, BETA2, EPS = 0.01, 0.1, 0.9, 0.95, 1e-3  # an eps large enough to be seen

@@ -7,8 +7,8 @@ import torch
 
 from light_llm.config import ModelConfig
 from light_llm.model import MLP, Block, LightLLM, soft_cap
+from tests.support.tools import TINY, some_tokens, tiny_model
 
-from ..tools import TINY, some_tokens, tiny_model
 from .tools import LN_EPS, agree, array, gelu, gelu_tanh, layer_norm, log_sum_exp, normal, parameters, tensor
 
 AT = torch.arange(5)

@@ -21,8 +21,8 @@ from light_llm.observe.attention import (
     relative_entropy,
 )
 from light_llm.observe.predictions import calibration, copying_gain, guesses, lens, repeated
+from tests.support.tools import some_tokens, tiny_model
 
-from ..tools import some_tokens, tiny_model
 from . import tools
 from .tools import Array, agree, array, layer_norm, normal, softmax, tensor
 

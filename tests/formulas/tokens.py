@@ -12,8 +12,8 @@ from light_llm.data.order import WindowOrder, permuted
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
 from light_llm.objective import token_nats
+from tests.support.tools import some_tokens, tiny_model
 
-from ..tools import some_tokens, tiny_model
 from .tools import agree, array, softmax
 
 

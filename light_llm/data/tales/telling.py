@@ -6,7 +6,7 @@ A story is a chain of choices c1, c2, ..., and by the chain rule
 
 Each factor is weight / total, two whole numbers of the grammar. A reader sees the text and not the choices, and P(text)
 is the sum over all chains that read so. No text of this grammar comes about in two ways, so the sum has one term and
-the number above is the text's own (tests/tales_parser.py finds it again from nothing but the text).
+the number above is the text's own (tests/support/tales_parser.py finds it again from nothing but the text).
 
 Shannon's source coding theorem (1948) makes it a limit: a model Q of texts drawn from P pays on average
 E[-log2 Q] = E[-log2 P] + KL(P || Q) bits, never less than E[-log2 P]. For that to hold no text may ever be thrown away

@@ -1,0 +1,455 @@
+"""Files that are whole or not there, and damage that is always named."""
+
+import io
+import os
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+import safetensors.torch
+import torch
+
+from light_llm.checkpoint import (
+    Files,
+    RunFolder,
+    StepState,
+    load_model,
+    read_model,
+    read_step,
+    write_portable,
+    write_step,
+)
+from light_llm.checkpoint.files import commit_folder, verify_folder
+from light_llm.checkpoint.portable import read_portable
+from light_llm.checkpoint.steps import plain_name, restore_optimizer
+from light_llm.checkpoint.tensors import TYPES, read_tensors, write_tensors
+from light_llm.config import TrainConfig
+from light_llm.data.tokenizers import CharTokenizer
+from light_llm.errors import CheckpointError
+from light_llm.files import Fill, commit_file
+from light_llm.objective import NextTokenLoss
+from light_llm.optim import build_optimizer
+from light_llm.runtime import rng_state, set_rng_state
+from light_llm.train.record import model_meta
+from tests.support.tools import some_tokens, tiny_model
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it and tidy up."""
+
+
+class FailingFiles(Files):
+    """A file system whose n-th operation does not happen."""
+
+    def __init__(self, fail_at: int, error: Callable[[], BaseException] = PowerCut) -> None:
+        self.left, self.error = fail_at, error
+        self.done: list[str] = []
+
+    def _count(self, what: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error()
+        self.done.append(what)
+
+    def write(self, path: Path, fill: Fill) -> str:
+        self._count("write")
+        return super().write(path, fill)
+
+    def sync(self, path: Path) -> None:
+        self._count("sync")
+        super().sync(path)
+
+    def make_folder(self, path: Path) -> None:
+        self._count("make_folder")
+        super().make_folder(path)
+
+    def sync_folder(self, path: Path) -> None:
+        self._count("sync_folder")
+        super().sync_folder(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._count("rename")
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        self._count("remove")
+        super().remove(path)
+
+
+def meta_of(model: Any, step: int = 3) -> dict[str, Any]:
+    return model_meta(model, None, step=step, dtype="float32", evaluation=None) | {
+        "tokenizer": CharTokenizer("".join(chr(65 + i) for i in range(60))).to_dict()
+    }
+
+
+def trained(seed: int = 0) -> tuple[Any, torch.optim.Optimizer]:
+    """A model and an optimizer that has made a step."""
+    model = tiny_model(seed)
+    optimizer = build_optimizer(model, TrainConfig())
+    NextTokenLoss(model)(some_tokens(), some_tokens(seed=9)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return model, optimizer
+
+
+def save(path: Path, model: Any, optimizer: Any, files: Files | None = None, step: int = 3) -> None:
+    state = StepState(step=step, tokens=99, batches=4, lr_horizon=10)
+    rng = rng_state("cpu")
+    meta = meta_of(model, step)
+    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, files=files or Files())
+
+
+# ---- the commit protocol
+
+
+def test_operations_come_in_the_order_of_the_protocol(tmp_path: Path) -> None:
+    files = FailingFiles(10**9)
+    commit_folder(tmp_path / "step", {"a": lambda f: f.write(b"1"), "b": lambda f: f.write(b"2")}, files)
+    assert files.done == ["make_folder", *(["write", "sync"] * 3), "sync_folder", "rename", "sync_folder"]
+    files.done.clear()
+    commit_file(tmp_path / "file", lambda f: f.write(b"1"), files)
+    assert files.done == ["write", "sync", "rename", "sync_folder"]
+
+
+def test_a_cut_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    """Every operation of writing a second step fails once: the first is intact, the second whole or absent."""
+    model, optimizer = trained()
+    other, other_optimizer = trained(seed=1)
+    for n in range(1, 100):
+        folder = RunFolder(tmp_path / str(n), files := FailingFiles(10**9))
+        folder.path.mkdir()
+        save(folder.step_path(3), model, optimizer)
+        files.left = n
+        try:
+            save(folder.step_path(6), other, other_optimizer, files, step=6)
+            finished = True
+        except PowerCut:
+            finished = False
+        steps = RunFolder(folder.path).steps()
+        assert steps[0].name == "step-000003"
+        for step in steps:
+            verify_folder(step)
+        if finished:
+            assert len(steps) == 2 and n > 8
+            return
+        RunFolder(folder.path).sweep()
+        assert not list(folder.path.glob("*tmp*"))
+        save(folder.step_path(6), other, other_optimizer, step=6)  # the same step can be written afterwards
+        assert len(folder.steps()) == 2
+
+
+def test_a_step_written_twice_is_never_absent(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    other, other_optimizer = trained(seed=1)
+    for n in range(1, 100):
+        path = tmp_path / str(n) / "step-000003"
+        path.parent.mkdir()
+        save(path, model, optimizer)
+        try:
+            save(path, other, other_optimizer, FailingFiles(n))
+        except PowerCut:
+            RunFolder(path.parent).sweep()
+            assert [p.name for p in path.parent.iterdir()] == ["step-000003"], f"after operation {n}"
+            verify_folder(path)
+            continue
+        assert [p.name for p in path.parent.iterdir()] == ["step-000003"]
+        return
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "best_model.pt"
+    model, other = tiny_model(), tiny_model(seed=1)
+    write_portable(path, model.state_dict(), meta_of(model), Files())
+    before = path.read_bytes()
+    for n in (1, 2, 3):
+        with pytest.raises(OSError, match="No space left"):
+            files = FailingFiles(n, lambda: OSError(28, "No space left on device"))
+            write_portable(path, other.state_dict(), meta_of(other), files)
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ["best_model.pt"]
+
+
+def test_a_write_that_breaks_off_never_touches_the_final_name(tmp_path: Path) -> None:
+    """Half the bytes are on the disk when the lights go out: the name still means the old file."""
+    path = tmp_path / "file"
+    commit_file(path, lambda f: f.write(b"old"), Files())
+
+    def half(file: BinaryIO) -> None:
+        file.write(b"ne")
+        file.flush()
+        raise PowerCut
+
+    with pytest.raises(PowerCut):
+        commit_file(path, half, Files())
+    assert path.read_bytes() == b"old"
+
+
+# ---- same content, same bytes
+
+
+def test_save_load_save_is_the_same_bytes(tmp_path: Path) -> None:
+    model, _ = trained()
+    first, second = tmp_path / "first.pt", tmp_path / "other name.pt"
+    write_portable(first, model.state_dict(), meta_of(model), Files())
+    weights, meta = read_portable(first)
+    write_portable(second, weights, meta, Files())
+    assert first.read_bytes() == second.read_bytes()
+
+    model, optimizer = trained()
+    save(tmp_path / "step-000003", model, optimizer)
+    weights, moments, rng, _, _ = read_step(tmp_path / "step-000003")
+    again = tiny_model(seed=7)
+    again.load_state_dict(weights)
+    fresh = build_optimizer(again, TrainConfig())
+    restore_optimizer(again, fresh, moments)
+    set_rng_state(rng, "cpu")
+    save(tmp_path / "step-000004", again, fresh)
+    for name in ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "MANIFEST.json"):
+        assert (tmp_path / "step-000003" / name).read_bytes() == (tmp_path / "step-000004" / name).read_bytes(), name
+
+
+def test_a_model_file_is_readable_by_plain_torch(tmp_path: Path) -> None:
+    model = tiny_model()
+    write_portable(tmp_path / "m.pt", model.state_dict(), meta_of(model), Files())
+    payload = torch.load(tmp_path / "m.pt", weights_only=True)
+    assert torch.equal(payload["model"]["wte.weight"], model.wte.weight) and payload["format"] == 1
+
+
+def test_names_of_wrappers_are_never_stored(tmp_path: Path) -> None:
+    model, _ = trained()
+    wrapped = torch.nn.Module()
+    wrapped.module = torch.compile(model, backend="eager")
+    optimizer = build_optimizer(wrapped, TrainConfig())
+    NextTokenLoss(model)(some_tokens(), some_tokens()).backward()
+    optimizer.step()
+    write_step(
+        tmp_path / "step-000003",
+        model=wrapped,
+        optimizer=optimizer,
+        rng=rng_state("cpu"),
+        state=StepState(3, 9, 4, 10),
+        meta=meta_of(model),
+        run={},
+        files=Files(),
+    )
+    weights, moments, *_ = read_step(tmp_path / "step-000003")
+    assert weights.keys() == model.state_dict().keys()
+    assert {key.rpartition("/")[0] for key in moments} == {name for name, _ in model.named_parameters()}
+    assert plain_name("module._orig_mod.h.0.ln_1.weight") == "h.0.ln_1.weight"
+
+
+# ---- loading
+
+
+def test_all_three_kinds_of_path_give_the_model(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    save(run.step_path(3), model, optimizer)
+    x = some_tokens()
+    for path in (run.step_path(3), run.path):
+        assert torch.equal(load_model(path).model(x), model(x))
+    write_portable(run.best_model, tiny_model(seed=5).state_dict(), meta_of(model), Files())
+    assert torch.equal(load_model(run.path).model(x), tiny_model(seed=5)(x))
+    file = read_model(run.best_model)
+    assert file.tokenizer is not None and file.tokenizer.vocab_size == 61 and file.meta["step"] == 3
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    model = tiny_model()
+    write_portable(tmp_path / "best_model.pt", model.state_dict(), meta_of(model), Files())
+    return tmp_path / "best_model.pt"
+
+
+def test_every_flip_that_could_matter_is_refused(model_file: Path) -> None:
+    """Flips all over the file: what loads without an error is the very model that was saved."""
+    good = model_file.read_bytes()
+    truth, _ = read_portable(model_file)
+    refused = 0
+    for i in range(300):
+        at = (i * 7919 + 13) % len(good)
+        bad = bytearray(good)
+        bad[at] ^= 1 << (i % 8)
+        model_file.write_bytes(bad)
+        try:
+            weights, _ = read_portable(model_file)
+        except CheckpointError as error:
+            assert "best_model.pt" in str(error)
+            refused += 1
+        else:  # padding between records, or a field nobody reads
+            assert all(torch.equal(weights[name], truth[name]) for name in truth)
+    assert refused > 200
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_a_cut_file_is_named(model_file: Path, keep: float) -> None:
+    data = model_file.read_bytes()
+    model_file.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(
+        CheckpointError,
+        match=r"best_model.pt is damaged or cut, or no model file at all: .*; use another checkpoint, or train",
+    ):
+        read_model(model_file)
+
+
+def test_a_flip_in_any_file_of_a_step_is_named(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    path = tmp_path / "step-000003"
+    save(path, model, optimizer)
+    for file in sorted(path.iterdir()):
+        good = file.read_bytes()
+        for at in (0, len(good) // 2, len(good) - 2):
+            bad = bytearray(good)
+            bad[at] ^= 16
+            file.write_bytes(bad)
+            with pytest.raises(CheckpointError, match=r"is damaged|is missing or damaged|in format"):
+                read_step(path)
+        file.write_bytes(good[:-1])
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_step(path)
+        file.write_bytes(good)
+    (path / "rng.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"rng.safetensors is missing"):
+        read_step(path)
+
+
+@pytest.mark.parametrize("name", ["MANIFEST.json", "run.json"])
+def test_any_flip_in_what_no_manifest_covers_is_seen(tmp_path: Path, name: str) -> None:
+    """Each byte once, white space too."""
+    model, optimizer = trained()
+    run = RunFolder(tmp_path)
+    save(run.step_path(3), model, optimizer)
+    run.write_run({"format": 1, "run": {"train": {"lr": 0.01}}, "started": "now"})
+    read = {"MANIFEST.json": lambda: verify_folder(run.step_path(3)), "run.json": run.read_run}[name]
+    file = run.step_path(3) / name if name == "MANIFEST.json" else run.path / name
+    good = file.read_bytes()
+    for at in range(len(good)):
+        bad = bytearray(good)
+        bad[at] ^= 1 << at % 8
+        file.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"damaged|in format|is missing"):
+            read()
+    file.write_bytes(good)
+    read()
+
+
+def test_a_packed_archive_is_refused(model_file: Path, tmp_path: Path) -> None:
+    """A deflated record could unpack to any size."""
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(model_file) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    with pytest.raises(CheckpointError, match="packed.pt is not a light-llm model file: its records are packed"):
+        read_model(packed)
+
+
+class Bomb:
+    """Unpickled by a careless reader, it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def test_nothing_runs_from_a_file(tmp_path: Path) -> None:
+    mark, path = tmp_path / "it ran", tmp_path / "evil.pt"
+    torch.save({"kind": "light-llm model", "format": 1, "model": {}, "meta": {"x": Bomb(mark)}}, path)
+    with pytest.raises(
+        CheckpointError, match="evil.pt is not a light-llm model file: its pickle has GLOBAL __builtin__ getattr"
+    ):
+        read_model(path)
+    assert not mark.exists()
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    payload = torch.load(path, weights_only=True)
+    torch.save(payload | changes, path)
+
+
+def test_another_format_is_named(model_file: Path, tmp_path: Path) -> None:
+    rewritten(model_file, format=2)
+    with pytest.raises(CheckpointError, match="written in format 2; this light-llm reads format 1"):
+        read_model(model_file)
+    rewritten(model_file, kind="something else")
+    with pytest.raises(CheckpointError, match="is not a light-llm model file"):
+        read_model(model_file)
+    model, optimizer = trained()
+    save(tmp_path / "step-000003", model, optimizer)
+    manifest = tmp_path / "step-000003" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(CheckpointError, match="written in format 9"):
+        read_model(tmp_path / "step-000003")
+
+
+def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
+    model = tiny_model()
+    meta = meta_of(model)
+    meta["config"]["n_embd"] = 48
+    write_portable(tmp_path / "m.pt", model.state_dict(), meta, Files())
+    with pytest.raises(
+        CheckpointError,
+        match=r"m.pt does not fit its own config: it has [\d,]+ parameters in 28 tensors and should have",
+    ):
+        load_model(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {"n_embed": 3}}, "written by another version .* did you mean n_embd"),
+        ({"tokenizer": {"kind": "morse"}}, "tokenizer of kind 'morse'"),
+        ({"tokenizer": {"kind": "char"}}, "a damaged tokenizer of kind 'char'"),
+    ],
+)
+def test_a_description_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    model = tiny_model()
+    write_portable(tmp_path / "m.pt", model.state_dict(), meta_of(model) | change, Files())
+    with pytest.raises(CheckpointError, match=message):
+        read_model(tmp_path / "m.pt")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint at nowhere/best_model.pt. Train one with: python train.py"
+    ):
+        read_model("nowhere/best_model.pt")
+    (tmp_path / "other.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*; that folder holds other.pt. Train one with"):
+        read_model(tmp_path / "best_model.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="there is no model in the folder"):
+        read_model(tmp_path / "empty")
+
+
+def test_tensors_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
+    """The very bytes of safetensors' own `save`, for each type, no dimension, no element, a view, an odd name."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: torch.randint(0, 2, (3, 5), generator=generator).to(dtype)
+        for name, dtype in zip("hgfedcba", TYPES, strict=True)
+    }
+    tensors |= {"step": torch.tensor(3.0), "none": torch.zeros(2, 0), 'é"\\': torch.arange(6.0).view(2, 3).T}
+    write_all = io.BytesIO()
+    write_tensors(write_all, tensors)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    assert write_all.getvalue() == safetensors.torch.save(whole, metadata={"format": "pt"})
+    (tmp_path / "x").write_bytes(write_all.getvalue())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(tmp_path / "x").items())
+
+
+def test_writing_tensors_makes_no_second_copy_of_them(tmp_path: Path) -> None:
+    """A save must not be the moment at which a run that fits into memory no longer does."""
+    tensors = {str(i): torch.ones(1 << 18) for i in range(16)}  # 16 MB in all
+    tracemalloc.start()
+    try:
+        with open(tmp_path / "x", "wb") as file:
+            write_tensors(file, tensors)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20

@@ -1,0 +1,244 @@
+"""The folder of a run: which step is the newest, what is in the way, what is put back, and who may be in it."""
+
+import errno
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from light_llm.checkpoint import RunFolder, read_model
+from light_llm.checkpoint.files import verify_folder
+from light_llm.checkpoint.run_folder import holds_run
+from light_llm.errors import CheckpointError
+from light_llm.files import Files
+from light_llm.generate import TextGenerator
+from light_llm.report import find_runs, read_all, read_past_run
+from tests.checkpoint.test_checkpoint import save, trained
+from tests.support.faults import in_child
+from tests.support.tools import train_small
+
+
+def test_only_the_last_two_steps_are_kept(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.best_model.write_bytes(b"x")
+    for step in (5, 100, 20):
+        save(run.step_path(step), model, optimizer)
+    (run.path / "step-000200").mkdir()  # never finished: not a step
+    run.prune()
+    assert [p.name for p in run.steps()] == ["step-000020", "step-000100"] and run.best_model.exists()
+    assert run.newest_step().name == "step-000100"
+
+
+class DyingAmidADeletion(Files):
+    """The process ends when one file of a folder is gone."""
+
+    def remove(self, path: Path) -> None:
+        min(path.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+
+def test_a_step_that_is_half_deleted_is_no_step(tmp_path: Path) -> None:
+    """A kill can come between two files of an old step; what is left must not look like a damaged checkpoint."""
+    model, optimizer = trained()
+    run = RunFolder(tmp_path / "run", DyingAmidADeletion())
+    run.path.mkdir()
+    for step in (1, 2, 3):
+        save(run.step_path(step), model, optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        run.prune()
+    assert [path.name for path in run.steps()] == ["step-000002", "step-000003"]
+    for path in run.steps():
+        verify_folder(path)
+    again = RunFolder(run.path)
+    again.sweep()
+    assert sorted(path.name for path in run.path.iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_an_earlier_run_is_set_aside_and_a_named_folder_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "checkpoints")
+    assert run.make_room(explicit=True, overwrite=False) is None
+    for expected in ("checkpoints.1", "checkpoints.2"):
+        run.path.mkdir()
+        (run.path / "run.json").write_text(expected)
+        with pytest.raises(CheckpointError, match=r"already holds a run; go on with it \(--resume\), replace it"):
+            run.make_room(explicit=True, overwrite=False)
+        note = run.make_room(explicit=False, overwrite=False)
+        assert note is not None and expected in note
+        assert (tmp_path / expected / "run.json").read_text() == expected and not run.path.exists()
+
+
+def test_overwriting_removes_only_what_it_knows_and_only_later(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    for name in ("run.json", "best_model.pt", "my notes.txt"):
+        (run.path / name).write_text("old")
+    (run.path / "step-000007").mkdir()
+    assert "overwriting" in (run.make_room(explicit=True, overwrite=True) or "")
+    assert (run.path / ".previous-run" / "best_model.pt").read_text() == "old"
+    assert sorted(p.name for p in run.path.iterdir()) == [".previous-run", "my notes.txt"]
+    (run.path / "run.json").write_text("new, and dead before its first checkpoint")
+    run.make_room(explicit=True, overwrite=True)
+    assert (run.path / ".previous-run" / "run.json").read_text() == "old"
+    run.recover_previous()
+    assert sorted(p.name for p in run.path.iterdir()) == ["best_model.pt", "my notes.txt", "run.json", "step-000007"]
+    assert (run.path / "run.json").read_text() == "old"
+    run.make_room(explicit=True, overwrite=True)
+    run.drop_previous()
+    assert [p.name for p in run.path.iterdir()] == ["my notes.txt"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The second is refused while the first lives, and not a moment longer, even if the first was killed."""
+    run = RunFolder(tmp_path)
+    lock = run.lock()
+    for explicit in (True, False):
+        with pytest.raises(CheckpointError, match="a run is going on in .*; wait for it, stop it, or name another"):
+            run.make_room(explicit=explicit, overwrite=True)
+    lock.release()
+    run.make_room(explicit=True, overwrite=True)
+    program = (
+        "import os, sys; from pathlib import Path; from light_llm.checkpoint.lock import FolderLock\n"
+        f"lock = FolderLock(Path({str(tmp_path)!r})); print('locked', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "locked\n"
+    with pytest.raises(CheckpointError, match="a run is going on"):
+        run.lock()
+    child.kill()
+    child.wait()
+    run.lock().release()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file is a file; name a folder with --out"):
+        RunFolder(tmp_path / "file").check_free(explicit=False, overwrite=False)
+    with pytest.raises(CheckpointError, match=r"the run folder .*file/run cannot be made \(Not a directory\)"):
+        RunFolder(tmp_path / "file" / "run").create()
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from in .*; start the run without --resume"):
+        RunFolder(tmp_path / "none").newest_step()
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run.json is missing or damaged"):
+        RunFolder(tmp_path).read_run()
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"run.json is missing or damaged \(it is not as it was written\)"):
+        RunFolder(tmp_path).read_run()
+
+
+# ---- who is in it
+
+
+@pytest.fixture
+def running(poem: Path) -> Iterator[int]:
+    """The process of a real run in "run" that would go on for hours."""
+    child = in_child(lambda: train_small(poem, max_steps=100_000, save_interval=100_000, eval_interval=100_000))
+    rows, deadline = Path("run/metrics.jsonl"), time.monotonic() + 60
+    try:
+        while not (rows.exists() and rows.read_bytes().count(b"\n") > 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_who_is_refused_hears_who_is_in_the_folder(running: int, poem: Path) -> None:
+    who = rf"process {running} on {re.escape(platform.node())} since 20\d\d-\d\d-\d\d \d\d:\d\d"
+    way_out = "wait for it, stop it, or name another folder with --out"
+    with pytest.raises(CheckpointError, match=rf"a run is going on in run \({who}\); {way_out}"):
+        train_small(poem, max_steps=2, overwrite=True)
+    Path("run/.lock").write_text("half of it {")
+    with pytest.raises(CheckpointError, match=f"a run is going on in run; {way_out}"):
+        train_small(poem, max_steps=2, overwrite=True)
+
+
+def test_a_note_that_a_killed_run_left_refuses_nothing(running: int, poem: Path) -> None:
+    """Not even when the process it names lives, as another one by now."""
+    Path("run/.lock").write_text(f'{{"pid": {os.getpid()}, "host": "h", "started": "2026-01-01T00:00:00+00:00"}}')
+    os.kill(running, signal.SIGKILL)
+    os.waitid(os.P_PID, running, os.WEXITED | os.WNOWAIT)
+    _, result = train_small(poem, max_steps=2, overwrite=True)
+    assert result.status == "done" and not Path("run/.lock").exists()
+
+
+def test_a_note_of_an_owner_is_no_run_and_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").write_text("{}")
+    assert not holds_run(tmp_path)
+    RunFolder(tmp_path).check_free(explicit=True, overwrite=False)
+    assert (tmp_path / ".lock").read_text() == "{}"  # to look is not to enter
+
+    def full(self: Path, *args: object, **how: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with RunFolder(tmp_path).lock(), pytest.raises(CheckpointError, match="a run is going on"):
+        RunFolder(tmp_path).lock()
+    assert not list(tmp_path.iterdir())
+
+
+# ---- readers of a run that goes on
+
+
+def test_a_step_that_is_removed_while_it_is_read_is_chosen_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two newer ones are saved and the chosen one pruned between the choice and the first byte read."""
+    run, (model, optimizer) = RunFolder(tmp_path / "run"), trained()
+    run.path.mkdir()
+    save(run.step_path(1), model, optimizer, step=1)
+    read: list[str] = []
+
+    def overtaken(path: Path) -> None:
+        read.append(path.name)
+        if len(read) == 1:
+            for step in (2, 3):
+                save(run.step_path(step), model, optimizer, step=step)
+            run.prune()
+            assert not path.exists()
+        verify_folder(path)
+
+    monkeypatch.setattr("light_llm.checkpoint.load.verify_folder", overtaken)
+    assert read_model(run.path).meta["step"] == 3 and read == ["step-000001", "step-000003"]
+    with pytest.raises(CheckpointError, match="no checkpoint at .*step-000001"):  # asked for by name: no other is
+        read_model(run.step_path(1))
+    (run.step_path(3) / "model.safetensors").write_bytes(b"damaged")
+    read.append("from now on nothing is removed")
+    with pytest.raises(CheckpointError, match="model.safetensors is damaged"):  # and no older one in silence
+        read_model(run.path)
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_a_running_folder_can_be_read_at_any_time(best: bool, poem: Path) -> None:
+    """A run in another process that saves, prunes and replaces its best model at every step, read again and again."""
+    how = {"max_steps": 100_000, "save_interval": 1, "eval_interval": 1 if best else 100_000, "lr": 1e-3}
+    child = in_child(lambda: train_small(poem, **how))
+    run, deadline = RunFolder("run"), time.monotonic() + 60
+    try:
+        while not (run.steps() and (run.best_model.exists() or not best)):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        seen, until = [], time.monotonic() + 3
+        while time.monotonic() < until:
+            seen.append(int(read_model("run").meta["step"]))
+            assert TextGenerator("run").generate("The ", max_new_tokens=2, seed=1).startswith("The ")
+            past = read_past_run("run")
+            assert [row.step for row in past.steps] == list(range(1, len(past.steps) + 1))
+            assert [found.folder for found in read_all(find_runs([Path()]))[0]] == [Path("run")]
+        assert seen == sorted(seen) and len(set(seen)) > 3
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)  # and the run never noticed
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -1,0 +1,177 @@
+"""`light-llm export` from the command line: what is written, what is said, what is refused before any work."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from light_llm.cli import main
+from light_llm.errors import Stopped
+from light_llm.files import sweep
+from tests.support.tools import model_path
+
+SHAPE = {"n_embd": 64, "n_head": 2, "n_positions": 32}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in `checkpoints`, and this folder the one to work in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    return model_path(tmp_path / "checkpoints", **SHAPE)
+
+
+def test_a_file_and_what_to_do_with_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "gguf", "--dtype", "q8_0"]) == 0
+    said = capsys.readouterr().out
+    assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
+    assert "model     checkpoints/best_model.pt: " in said and "writing   weights in q8_0" in said
+    assert "result    read back with gguf" in said or "result    verified with llama.cpp" in said
+    assert "written   model.gguf (0." in said and "try it    llama-cli -m model.gguf -p 'To be' -n 27" in said
+    assert main(["export", "gguf", "--overwrite"]) == 0
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "model.gguf"]
+
+
+def test_a_folder_says_what_was_found(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "hf", "--out", "there"]) == 0
+    said = capsys.readouterr().out
+    found = "logits at 32 positions differ by"
+    assert "result    verified with transformers" in said and found in said
+    assert found in Path("there/README.md").read_text() and "try it    python -c " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["hf", "--dtype", "bfloat"],
+            "dtype='bfloat' is not known; did you mean bfloat16? It can be float32, bfloat16",
+        ),
+        (["gguf", "--dtype", "float32"], "dtype='float32' is not known"),
+        (["onnx", "--dtype", "float32"], "--dtype has no effect on onnx; leave it out"),
+        (["gguf", "--push", "me/mine"], "--push has no effect on gguf; leave it out"),
+        (["push"], "the model needs a name on the hub, as in: light-llm export push --push you/my-model"),
+        (["push", "--push", "me/mine"], "model-hf has no config.json, model.safetensors, README.md; export it first"),
+        (["push", "--dtype", "float16"], "--dtype has no effect on push; leave it out"),
+        (["hf", "--public"], "--public is of an upload; add --push NAME"),
+        (["hf", "--push", "a b/c"], "'a b/c' is no name of a model: "),
+        (
+            ["hf", "--push", "me/mine"],
+            "there is no token of the Hugging Face hub on this machine, so me/mine cannot be",
+        ),
+        (["hf", "--checkpoint", "nowhere"], "no checkpoint at nowhere"),
+        (["hf", "--out", "in the way"], "in the way is there already; write elsewhere with --out, or replace it with"),
+        (["gguff"], "export cannot do 'gguff'; did you mean gguf?"),
+        (["hf", "--outt", "x"], "there is no flag --outt; did you mean --out?"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(
+    words: list[str],
+    message: str,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    Path("in the way").mkdir()
+    assert main(["export", *words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and "writing" not in said.out
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "in the way"]
+
+
+@pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
+def test_a_disk_that_is_full_is_said_of_the_export(
+    target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of a file that nobody has heard of. The kernel's own limit on a file's size stands for the disk."""
+    resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limit for files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        assert main(["export", target, "--out", "mine"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    reason = r"\d+ requested and \d+ written" if target == "gguf" else "File too large"
+    assert re.match(rf"error: mine could not be written \({reason}\); nothing was changed", capsys.readouterr().err)
+    assert [p.name for p in Path().iterdir()] == ["checkpoints"]
+
+
+def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: Path) -> None:
+    """As after a kill, or a second Ctrl-C. A process that goes on keeps its own; other names are nobody's business."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".mine.partial-{dead.pid}", f"..mine.partial-{dead.pid}.tmp-{dead.pid}", f".mine.tmp-{dead.pid}"):
+        Path(name).write_text("half")
+    Path(f".mine.old-{dead.pid}").mkdir()
+    before = {p.name for p in Path().iterdir()}
+    sweep(Path("mine"))
+    assert {p.name for p in Path().iterdir()} == before  # of a moment ago: perhaps of another machine
+    for name in before:
+        os.utime(name, (0, 0))
+    others = {f".mine.partial-{os.getppid()}", ".mine.partial-x", f".mine.more.partial-{dead.pid}"}
+    for name in others:
+        Path(name).write_text("not ours")
+        os.utime(name, (0, 0))
+    sweep(Path("mine"))
+    assert {p.name for p in Path().iterdir()} == others | {"checkpoints", f".mine.old-{dead.pid}"}
+    assert main(["export", "gguf", "--out", "mine"]) == 0
+    assert main(["export", "gguf", "--out", "mine", "--overwrite"]) == 0
+    assert {p.name for p in Path().iterdir()} == others | {"checkpoints", "mine"}
+
+
+def test_what_cannot_be_put_there_leaves_what_was(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["export", "hf", "--out", "mine"]) == 0
+    before = {p.name: p.read_bytes() for p in Path("mine").iterdir()}
+    replace = os.replace
+    for error, code in ((OSError(28, "No space left on device"), 2), (Stopped(2), 130)):
+
+        def failing(old: Path, new: Path, error: BaseException = error) -> None:
+            if Path(new).name == "mine" and "partial" in Path(old).name:
+                raise error
+            replace(old, new)
+
+        monkeypatch.setattr(os, "replace", failing)
+        assert main(["export", "hf", "--out", "mine", "--overwrite"]) == code
+        assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
+        assert {p.name: p.read_bytes() for p in Path("mine").iterdir()} == before
+
+
+def test_an_export_takes_the_place_of_another_and_of_nothing_else(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert main(["export", "hf", "--out", "mine", "--overwrite"]) == 0
+    assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
+    Path("link").symlink_to("mine")
+    Path("lost").symlink_to("nowhere")
+    Path("notes").mkdir()
+    Path("notes/README.md").write_text("my own words")
+    capsys.readouterr()
+    for out, message in (
+        ("link", "link is a link, which cannot be given to an export"),
+        ("lost", "lost is a link"),
+        (".", ". is no name"),
+        ("notes", "notes holds what no export wrote (README.md), so it is not replaced"),
+    ):
+        assert main(["export", "hf", "--out", out, "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_what_to_try_can_be_pasted_and_fits_the_context(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any letters in the path; and no more tokens than there are positions, beyond which GPT-2 ends in an error."""
+    out = 'my "módel" d\'été'
+    assert main(["export", "hf", "--out", out]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("try it")]
+    python, c, code = shlex.split(line.removeprefix("try it"))
+    assert (python, c) == ("python", "-c") and "max_new_tokens=27)" in code
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(code, "what is printed", "exec"), {})
+    assert "To be" in said.getvalue()
+    assert "max_new_tokens=27, do_sample" in Path(out, "README.md").read_text()

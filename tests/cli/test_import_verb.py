@@ -1,0 +1,117 @@
+"""`light-llm import`: what it writes, over what, and what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from light_llm.checkpoint import load_model
+from light_llm.cli import main
+from light_llm.cli.import_ import command
+from light_llm.data.tokenizers import ByteTokenizer
+from light_llm.errors import CheckpointError, ConfigError, LightLLMError, Stopped
+from light_llm.export import huggingface
+from light_llm.export.card import write_card
+from light_llm.export.import_model import read_folder
+from light_llm.files import _Watched
+from light_llm.generate import TextGenerator
+from tests.interop.test_import import ROPE, exported
+from tests.support.export_tools import tiny_loaded
+from tests.support.tools import some_tokens
+
+
+def test_the_verb_makes_a_file_that_everything_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, folder = exported(tmp_path / "out", ByteTokenizer(), **ROPE)
+    assert command([str(folder), "--out", "mine"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "out (Llama, a Hugging Face folder)" in said
+        and "light-llm generate text --checkpoint mine/best_model.pt" in said
+    )
+    assert max(map(len, said.splitlines())) <= 80
+    loaded = load_model("mine")
+    assert loaded.file.meta["imported"] == {"format": "huggingface", "family": "llama", "name": "out", "ours": True}
+    ids = some_tokens(T=16, V=257)
+    assert torch.equal(loaded.model(ids), model(ids)[..., :257])
+    assert TextGenerator("mine", device="cpu").generate("abc", 5, seed=1).startswith("abc")
+
+
+def test_the_verb_overwrites_nothing_unasked(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path / "out", ByteTokenizer())
+    other = tmp_path / "deep" / "x.pt"
+    assert command([str(folder), "--out", str(other)]) == 0
+    other.write_bytes(b"precious")
+    with pytest.raises(CheckpointError, match=r"x\.pt is there already; name another place with --out, or replace it"):
+        command([str(folder), "--out", str(other)])
+    assert other.read_bytes() == b"precious"
+    assert command([str(folder), "--out", str(other), "--overwrite"]) == 0
+    assert load_model(other).file.config.vocab_size == 257
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="run is the folder of a run, whose model best_model.pt is"):
+        command([str(folder), "--out", str(run), "--overwrite"])
+    assert command([str(folder), "--out", "back"]) == 0
+    with pytest.raises(CheckpointError, match=r"best_model\.pt is there already; .* or replace it with --overwrite"):
+        command([str(folder), "--out", "back"])
+    assert command([str(folder), "--out", "back", "--overwrite"]) == 0  # a model alone: an import from before
+    with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
+        command([str(folder), "--out", str(other / "below")])
+
+
+@pytest.mark.parametrize("at", [0, 20_000])
+def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch makes an error of its own of it, about a position in its archive."""
+    _, folder = exported(tmp_path / "out", ByteTokenizer())
+    write, written = _Watched.write, 0
+
+    def pressed(self: Any, data: Any) -> int:
+        nonlocal written
+        written += len(data)
+        if written > at:
+            monkeypatch.setattr(_Watched, "write", write)  # once
+            raise Stopped(2)
+        return write(self, data)
+
+    monkeypatch.setattr(_Watched, "write", pressed)
+    assert main(["import", str(folder), "--out", "there"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n" and not Path("there").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "message"),
+    [
+        ([], ConfigError, "expected at least 1 folder or file, none given"),
+        (["a", "b"], ConfigError, "one model is imported at a time, 2 given: a b"),
+        (["there.txt"], CheckpointError, "there.txt is neither a folder of a model, nor a checkpoint"),
+        (["no.pt"], CheckpointError, r"there is no file no\.pt; name a checkpoint of nanoGPT"),
+        ([".", "--text", "x"], ConfigError, "--text has no effect on a Hugging Face folder; leave it out"),
+        ([".", "--activation", "gelu"], ConfigError, "--activation has no effect on a Hugging Face folder"),
+    ],
+)
+def test_the_verb_says_what_is_wrong(argv: list[str], error: type[LightLLMError], message: str) -> None:
+    Path("there.txt").write_text("x")
+    with pytest.raises(error, match=message):
+        command(argv)
+
+
+def test_the_card_of_an_import_claims_no_training(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path, "llama")
+    for name in ("there", "again"):
+        (tmp_path / name).mkdir()
+    huggingface.write(loaded, tmp_path / "there")
+    back = read_folder(tmp_path / "there")
+    write_card(back, tmp_path / "again", ["checked"])
+    text = (tmp_path / "again" / "README.md").read_text()
+    assert "light-llm wrote before: it was imported from there" in text and "elsewhere: not known" in text
+    described = json.loads((tmp_path / "there" / "config.json").read_text())
+    del described["light_llm"]  # as another program would have written it
+    (tmp_path / "there" / "config.json").write_text(json.dumps(described))
+    write_card(read_folder(tmp_path / "there"), tmp_path / "again", ["checked"])
+    text = (tmp_path / "again" / "README.md").read_text()
+    assert "light-llm did not train: it was imported from there" in text and "elsewhere: not known" in text
+    assert "updates" not in text and "held-out loss" not in text

@@ -1,0 +1,348 @@
+"""Signals in every phase of every verb: real processes, real signals, and runs that go on as if nothing had been."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.checkpoint import RunFolder
+from tests.data.test_fetch import Server, server  # noqa: F401  (a fixture)
+from tests.support.tools import NANO_RUN, rows_of, run_child
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+PATIENCE = 60.0  # seconds for a child to come to the moment that is waited for, on a busy machine
+
+
+def hear_signals() -> None:
+    """What is ignored stays so in a child: Ctrl-C by a shell's background jobs, a closed terminal by nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def child_of(words: Sequence[str], **how: Any) -> "subprocess.Popen[bytes]":
+    """The command line in a process that hears signals, also where a shell or nohup told its jobs to ignore them."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "light_llm", *words],
+        preexec_fn=hear_signals,
+        **({"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how),
+    )
+
+
+def wait_until(child: "subprocess.Popen[bytes]", seen: Callable[[], bool]) -> None:
+    """Look until something has happened in a child that runs."""
+    deadline = time.monotonic() + PATIENCE
+    while not seen():
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.005)
+
+
+def ended(child: "subprocess.Popen[bytes]", number: int) -> tuple[int, str, str, float]:
+    """Send a signal: the exit code, both outputs and the seconds it took. No traceback, ever."""
+    began = time.monotonic()
+    child.send_signal(number)
+    out, err = (part.decode() if part else "" for part in child.communicate(timeout=PATIENCE))
+    assert "Traceback" not in out + err, err
+    return child.returncode, out, err, time.monotonic() - began
+
+
+def rows(folder: Path, kind: str = "step") -> int:
+    return len(rows_of(folder, kind)) if (folder / "metrics.jsonl").exists() else 0
+
+
+SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody knows why it does so on a day like this.\n"
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run that got SIGTERM in an evaluation of minutes."""
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "text.txt").write_text(SENTENCE * 200)
+    (folder / "held_out.txt").write_text(SENTENCE * 40_000)
+    run = folder / "run"
+    words = ["--data", str(folder / "text.txt"), "--val-data", str(folder / "held_out.txt"), *NANO_RUN]
+    child = child_of(
+        ["train", *words, "--out", str(run), "--max-steps", "5", "--eval-interval", "3", "--save-interval", "4"]
+    )
+    wait_until(child, lambda: rows(run) == 3)
+    code, out, err, seconds = ended(child, signal.SIGTERM)
+    return {"run": run, "code": code, "out": out, "err": err, "seconds": seconds}
+
+
+@posix
+def test_an_evaluation_of_minutes_ends_at_once(broken_off: dict[str, Any]) -> None:
+    run, out = broken_off["run"], broken_off["out"]
+    assert broken_off["code"] == 143 and broken_off["seconds"] < 20, broken_off
+    assert "the evaluation of step 3 is broken off" in out and "interrupted at step 3/5" in out
+    assert f"saved    go on with: python train.py --resume --out {run}" in out
+    assert "stopping after this step, and saving; once more leaves at once" in broken_off["err"]
+    assert (run / "step-000003" / "MANIFEST.json").is_file() and rows(run, "eval") == 0
+
+
+@posix
+def test_generate_eval_ends_at_once(broken_off: dict[str, Any]) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()  # where it shows how far it is
+    child = child_of(["eval", "--checkpoint", str(broken_off["run"])], stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"evaluating" not in seen:
+        assert select.select([ours], [], [], PATIENCE)[0]
+        seen += os.read(ours, 65_536)
+    child.send_signal(signal.SIGTERM)
+    while b"interrupted" not in seen and select.select([ours], [], [], PATIENCE)[0]:
+        seen += os.read(ours, 65_536)
+    assert child.wait(PATIENCE) == 143 and b"Traceback" not in seen
+    os.close(ours)
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_writing_ends_with_the_signals_code(number: int, code: int, model: Path) -> None:
+    child = child_of(["generate", "text", "--checkpoint", str(model), "--max-new-tokens", "10000000"])
+    assert child.stdout and child.stdout.read(1)
+    found, _, err, _ = ended(child, number)
+    assert (found, err.strip()) == (code, "interrupted")
+
+
+@posix
+def test_a_prompt_is_left_by_sigterm_and_not_by_ctrl_c(model: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = ["generate", "interactive", "--checkpoint", str(model), "--max-new-tokens", "10000000"]
+    child = child_of(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    seen = b""
+
+    def wait_for(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            assert select.select([ours], [], [], PATIENCE)[0], seen
+            seen += os.read(ours, 65_536)
+        seen = seen.partition(text)[2]
+
+    try:
+        wait_for(b"> ")
+        os.write(ours, b"abc\r")
+        wait_for(b"abc\x1b[0m" if b"\x1b[1m" in seen else b"abc")
+        for _ in range(2):  # Ctrl-C at the prompt and in an answer, any number of times
+            child.send_signal(signal.SIGINT)
+            wait_for(b"> ")
+        child.send_signal(signal.SIGTERM)
+        wait_for(b"interrupted")
+        assert child.wait(PATIENCE) == 143
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)
+
+
+# ---- before a training: reading, learning, encoding, downloading
+
+GO_ON = "interrupted; what is finished of the preparation is kept: the same command goes on from there"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, in which can be seen how far a preparation is."""
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR", raising=False)
+    return tmp_path / "cache"
+
+
+def temporary(cache: Path) -> list[str]:
+    """Files of a cache that are not whole."""
+    return [
+        path.name for path in cache.rglob("*") if path.is_file() and (".partial" in path.name or ".tmp" in path.name)
+    ]
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> None:
+    """Neither a closed terminal nor a wish to save that comes before there is anything to save ends it."""
+    child = child_of(["train", "--data", "-", *NANO_RUN, "--out", "run"], stdin=subprocess.PIPE)
+    assert child.stdin
+    child.stdin.write(SENTENCE.encode() * 1000)
+    child.stdin.flush()
+    wait_until(child, lambda: bool(temporary(cache)))
+    child.send_signal(signal.SIGHUP)
+    child.send_signal(signal.SIGUSR1)
+    found, _, err, _ = ended(child, number)
+    assert (found, err.strip()) == (code, GO_ON)
+    assert temporary(cache) == [] and not Path("run").exists()
+
+
+@posix
+@pytest.mark.parametrize("phase", ["learning", "encoding"])
+def test_preparing_ends_cleanly_and_goes_on(phase: str, cache: Path, tmp_path: Path) -> None:
+    words = [f"w{i * 7919 % 1_000_003:x}" for i in range(100_000)]
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 100_000, 10)) * 8)
+    tokenizer = "bpe:20000" if phase == "learning" else "byte"
+    time.sleep(2.1)  # what was found in a file that is younger is not kept, and then nobody sees that it was read
+    child = child_of(["prepare", "--data", str(tmp_path / "text.txt"), "--tokenizer", tokenizer])
+    kept = "scans/*.json" if phase == "learning" else "shards/*.partial/*"
+    wait_until(child, lambda: any(cache.glob(kept)))
+    code, _, err, _ = ended(child, signal.SIGTERM)
+    assert (code, err.strip()) == (143, GO_ON)
+    assert not [name for name in temporary(cache) if name.endswith(".partial")]
+    if phase == "learning":
+        assert not list(cache.glob("tokenizers/*"))
+    else:
+        again = run_child([sys.executable, "-m", "light_llm", "prepare", "--data", "text.txt", "--tokenizer", "byte"])
+        assert again.returncode == 0 and not list(cache.glob("shards/*.partial")), again.stderr
+
+
+@posix
+def test_learning_can_be_ended_where_the_library_hears_of_nothing() -> None:
+    """It has all the texts and works on by itself for many seconds; the process ends without a word."""
+    program = (
+        "import signal, time\n"
+        "from light_llm.data.bpe import train_bpe\n"
+        "def texts():\n"
+        "    for i in range(0, 700_000, 7000):\n"
+        "        yield ''.join(f'w{k * 7919 % 1_000_003:x} ' for k in range(i, i + 7000)) * 2\n"
+        "    began.append(time.perf_counter())\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.5)\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "began = []\n"
+        "try:\n"
+        "    train_bpe(texts(), 60_000)\n"
+        "except KeyboardInterrupt:\n"
+        "    print(time.perf_counter() - began[0])\n"
+    )
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stderr) == (0, "") and 0.5 < float(child.stdout) < 4, child
+
+
+@posix
+def test_a_download_ends_cleanly(cache: Path, server: Server) -> None:  # noqa: F811
+    """Only the address differs from what a user does: the server sends a part and then nothing more."""
+    program = (
+        "import sys; from dataclasses import replace; import light_llm.data.sources as s\n"
+        f"s.SHAKESPEARE = replace(s.SHAKESPEARE, url='{server.url}/stall')\n"
+        "from light_llm.cli import main\n"
+        "raise SystemExit(main(['prepare', '--data', 'shakespeare', '--tokenizer', 'byte']))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(child, lambda: bool(temporary(cache)))
+    code, _, err, _ = ended(child, signal.SIGTERM)
+    assert (code, err.strip()) == (143, GO_ON) and temporary(cache) == []
+
+
+@posix
+def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost() -> None:
+    program = (
+        "import os, signal, sys, time\n"
+        "from light_llm.cli import main\n"
+        "class Dies:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+        "def dispatch(argv):\n"
+        "    Dies()\n"
+        "    time.sleep(60)\n"
+        "sys.modules['light_llm.cli.main']._dispatch = dispatch\n"
+        "sys.exit(main(['recipes']))\n"
+    )
+    began = time.monotonic()
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stderr.strip()) == (143, "interrupted") and time.monotonic() - began < 30
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_the_second_signal_does_not_wait_for_the_first(number: int, code: int) -> None:
+    """A verb that is being ended, and has come to something that takes long."""
+    program = (
+        "import os, sys, time\n"
+        "from light_llm.cli import main\n"
+        "def dispatch(argv):\n"
+        "    try:\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+        "    finally:\n"
+        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+        "sys.modules['light_llm.cli.main']._dispatch = dispatch\n"
+        "sys.exit(main(['recipes']))\n"
+    )
+    began = time.monotonic()
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stderr) == (code, "") and time.monotonic() - began < 30
+
+
+# ---- a training that goes on: a wish to save, a terminal that is closed
+
+
+@posix
+def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "text.txt").write_text(SENTENCE * 100)
+    ours, theirs = pty.openpty()
+    words = ["train", "--data", "text.txt", *NANO_RUN, "--out", "run", "--max-steps", "500"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "light_llm", *words, "--eval-interval", "1000", "--save-interval", "1000"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # its controlling terminal from now on
+        env=os.environ | {"TERM": "xterm-256color"},
+    )
+    os.close(theirs)
+    run, log = tmp_path / "run", tmp_path / "run" / "train.log"
+    reading = Screen(ours)
+    wait_until(child, lambda: reading.shown() and rows(run) >= 3)
+    child.send_signal(signal.SIGUSR1)
+    wait_until(child, lambda: reading.shown() and "as it was asked for" in log.read_text())
+    saved = [path.name for path in RunFolder(run).steps()]
+    assert len(saved) == 1
+    os.close(ours)  # the kernel sends SIGHUP, and every write to the terminal fails from now on
+    at = rows(run)
+    _, err = child.communicate(timeout=PATIENCE * 2)
+    assert child.returncode == 0 and b"Traceback" not in err and b"rror" not in err, err
+    assert at < 500 == rows(run)
+    text = log.read_text()
+    assert "step 500/500" in text and "done at step 500/500" in text and "held out" in text
+
+
+class Screen:
+    """What a terminal shows has to be read, or who writes to it waits."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def shown(self) -> bool:
+        while select.select([self.handle], [], [], 0)[0]:
+            os.read(self.handle, 65_536)
+        return True
+
+
+# ---- compiling
+
+
+@pytest.mark.slow
+@posix
+def test_the_first_signal_waits_for_the_compiler_and_the_second_does_not(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(SENTENCE * 100)
+    for out, signals in (("one", 1), ("two", 2)):
+        words = ["train", "--data", "text.txt", *NANO_RUN, "--compile", "on", "--out", out, "--max-steps", "100"]
+        where = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / out / "inductor")}
+        child = child_of(words, env=where, start_new_session=True)
+        log = Path(out, "train.log")
+        wait_until(child, lambda log=log: log.exists() and "out  " in log.read_text())  # type: ignore[misc]
+        for _ in range(signals - 1):
+            os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the compiler's own processes get it too
+            assert child.stderr and b"stopping" in child.stderr.readline() + child.stderr.readline()
+        os.killpg(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=2 * PATIENCE)
+        assert child.returncode == 130 and b"Traceback" not in err, err
+        assert len(rows_of(out, "step")) == 2 - signals and len(RunFolder(out).steps()) == 2 - signals

@@ -1,0 +1,49 @@
+"""`verify-resume`: the experiment comes out right here, and it would notice if it did not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from light_llm.cli import main
+from light_llm.cli.verify_resume import _differences
+from tests.support.faults import train
+from tests.support.tools import flip
+
+SMALLER = [w for s in ("model.n_layer=1", "model.n_embd=24", "model.n_head=3") for w in ("--set", s)]
+
+
+def test_the_verdict_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify-resume", "--dtype", "float32", "--max-steps", "8", "--stop-at", "3", *SMALLER]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 3   the same, stopped after step 3" in said and "dtype float32" in said
+    assert "verdict  the same to the last bit: weights, optimizer, generators, counters, best model, metrics" in said
+
+
+def test_every_difference_is_named(poem: Path) -> None:
+    train(poem, "whole")
+    shutil.copytree("whole", "parts")
+    whole, parts = Path("whole"), Path("parts")
+    assert list(_differences(whole, parts, 30)) == []
+    flip(parts / "step-000030/model.safetensors", 0.9)
+    flip(parts / "step-000030/state.json")
+    flip(parts / "best_model.pt")
+    rows = (parts / "metrics.jsonl").read_text().splitlines()
+    rows[11] = rows[11].replace('"loss": 3', '"loss": 4')
+    (parts / "metrics.jsonl").write_text("\n".join(rows))
+    found = list(_differences(whole, parts, 30))
+    assert found[0].startswith("model.safetensors of step 30: wte.weight, by up to ")
+    assert found[1:] == ["state.json of step 30", "best_model.pt", "the metrics, from step 11 on"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stop-at", "12"], "stop_at=12 cannot be used; it must be a step before the last, 1 ... 11"),
+        (["--set", "train.colour=3"], "there is no train setting 'colour'"),
+        (["--data", "nowhere.txt"], "there is no source or file 'nowhere.txt'"),
+    ],
+)
+def test_what_cannot_be_tried(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify-resume", *words]) == 2
+    assert message in capsys.readouterr().err

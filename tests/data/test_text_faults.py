@@ -1,0 +1,250 @@
+"""Any bytes as a text, any text as a prompt, any value as a setting: it works, or it is refused in our words."""
+
+import gzip
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from light_llm.data import prepare_dataset
+from light_llm.data.bpe import train_bpe
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode, make_tokenizer
+from light_llm.errors import ConfigError, DataError
+from light_llm.generate import TextGenerator
+from light_llm.generate.sampling import Sampling, choose, choose_rows, filtered
+from tests.support.tools import model_path
+
+TOKENIZERS = ("byte", "char", "bpe")
+BPE = train_bpe(["she sells sea shells; user endoftext <|end|> " * 30], 300)
+CONTROL = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|next-document|>\0", "</s>", "<pad>")
+here = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+ODD = [
+    "\ud800",
+    "\udfff",
+    "\0",
+    "\ufeff",
+    "\ufffd",
+    "\U0010ffff",
+    "e\u0301",
+    "\u202e",
+    "\r\n",
+    "\r",
+    " " * 5,
+    "",
+    *CONTROL,
+]
+prompts = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=6)), max_size=8).map("".join)
+utf8 = st.text(min_size=1, max_size=300).map(lambda text: text.encode("utf-8", "replace"))
+torn = st.lists(
+    st.one_of(utf8, st.binary(max_size=30), st.sampled_from([b"\xef\xbb\xbf", b"\xff\xfe", b"\xed\xa0\x80", b"\0"]))
+)
+texts = st.one_of(utf8, st.binary(max_size=300), torn.map(b"".join))
+numbers = st.one_of(
+    st.sampled_from([math.nan, math.inf, -math.inf, 1e308, -1, 0, 1, 0.5, -0.0, 5e-324, True, "1", "", None, [], {}]),
+    st.sampled_from([10**30, 10**400, -(10**400), 10**5000, 2**63, 2**63 - 1, 1j]),
+    st.integers(),
+    st.floats(),
+)
+
+# ---- texts
+
+
+def tokens_of(path: Path, tokenizer: str, errors: str) -> tuple[str, Tokenizer]:
+    """A file as a dataset, and back from its ids."""
+    dataset, made = prepare_dataset(path, 1, tokenizer, errors=errors, held_out=0.5)
+    halves = (part.read(0, len(part)).tolist() for part in (dataset.tokens, dataset.held_out))
+    return b"".join(made.token_bytes(i) for half in halves for i in half).decode("utf-8"), made
+
+
+@here
+@given(data=texts, tokenizer=st.sampled_from(TOKENIZERS), errors=st.sampled_from(["strict", "replace"]))
+def test_any_bytes_are_a_text_or_refused(tmp_path: Path, data: bytes, tokenizer: str, errors: str) -> None:
+    path = tmp_path / "any.txt"
+    path.write_bytes(data)
+    try:
+        found, _ = tokens_of(path, tokenizer, errors)
+    except DataError as error:
+        assert "any.txt" in str(error)
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as wrong:
+            if errors == "strict" and "UTF-16" not in str(error):
+                assert f"at offset {wrong.start:,}" in str(error)
+            return
+        # What is UTF-8 is refused for nothing but being too small, or looking like UTF-16.
+        assert (
+            "UTF-16" in str(error) or len(text.encode()) < 40 or "too little" in str(error) or "no text" in str(error)
+        )
+        return
+    assert found == data.decode("utf-8", errors).removeprefix("\ufeff")
+
+
+lines = st.one_of(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(max_size=9)),
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+        max_leaves=6,
+    ).map(lambda value: json.dumps(value).encode()),
+    st.text(max_size=60).map(lambda text: json.dumps({"text": text}).encode()),
+    st.binary(max_size=40),
+)
+
+
+@here
+@given(rows=st.lists(lines, max_size=6), errors=st.sampled_from(["strict", "replace"]), packed=st.booleans())
+def test_any_lines_are_documents_or_refused(tmp_path: Path, rows: list[bytes], errors: str, packed: bool) -> None:
+    path = tmp_path / ("any.jsonl.gz" if packed else "any.jsonl")
+    path.write_bytes(gzip.compress(b"\n".join(rows)) if packed else b"\n".join(rows))
+    try:
+        tokens_of(path, "byte", errors)
+    except DataError as error:
+        assert "any.jsonl" in str(error)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("character", ["^", "a", " ", "é", "\n"])
+def test_a_million_of_one_character(tmp_path: Path, name: str, character: str) -> None:
+    """Both what a text is and what a prompt can be; a pattern or a table of joins that goes back takes for ever."""
+    path, start = tmp_path / "one.txt", perf_counter()
+    path.write_text(character * 1_000_000, encoding="utf-8", newline="")
+    found, tokenizer = tokens_of(path, name, "strict")
+    assert found == character * 1_000_000
+    assert decode(tokenizer, tokenizer.encode(character * 1_000_000)) == found
+    assert perf_counter() - start < 20
+
+
+# ---- prompts
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextGenerator]:
+    """A model for each kind of tokenizer, which sees 16 tokens."""
+    letters = "".join(sorted({*"abcdefghij \n.<>|_/", *"endoftextuserassistantnextdocumentpad-"}))
+    kinds = {"byte": ByteTokenizer(), "char": CharTokenizer(letters), "bpe": BPE}
+    return {
+        name: TextGenerator(model_path(tmp_path_factory.mktemp(name), tokenizer, documents=2), device="cpu")
+        for name, tokenizer in kinds.items()
+    }
+
+
+@given(prompt=prompts, name=st.sampled_from(TOKENIZERS), seed=st.integers(0, 9))
+def test_any_text_is_a_prompt_or_refused(writers: dict[str, TextGenerator], prompt: str, name: str, seed: int) -> None:
+    writer = writers[name]
+    try:
+        text = writer.generate(prompt, max_new_tokens=3, seed=seed)
+    except DataError as error:
+        assert name == "char" and any(c not in writer.tokenizer.to_dict()["alphabet"] for c in prompt), error
+    except ConfigError as error:
+        n = len(writer.tokenizer.encode(prompt))
+        assert n > 16 and f"the prompt has {n:,} tokens and this model can see 16" in str(error)
+    else:
+        assert text.startswith(prompt) and text == writer.generate(prompt, max_new_tokens=3, seed=seed)
+
+
+@given(text=prompts)
+def test_no_text_becomes_a_control_id(writers: dict[str, TextGenerator], text: str) -> None:
+    for name in TOKENIZERS:
+        tokenizer = writers[name].tokenizer
+        for given_text in (text, *CONTROL):
+            try:
+                ids = tokenizer.encode(given_text)
+            except DataError:
+                assert name == "char"
+                continue
+            assert tokenizer.separator not in ids
+            assert decode(tokenizer, ids) == given_text.encode("utf-16", "surrogatepass").decode(
+                "utf-16", "replace"
+            ) or (name == "byte" and any("\ud800" <= c <= "\udfff" for c in given_text))
+
+
+def test_gpt2_takes_its_own_separator_for_text(offline_files: Path) -> None:
+    tokenizer = make_tokenizer("gpt2", offline=True)
+    for text in CONTROL:
+        ids = tokenizer.encode(text)
+        assert tokenizer.separator not in ids and decode(tokenizer, ids) == text
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_prompts_about_as_long_as_the_context(writers: dict[str, TextGenerator], name: str) -> None:
+    writer = writers[name]
+    one = "a" if name != "bpe" else "~"  # which joins with nothing
+    for n in (15, 16):
+        assert len(writer.generate(one * n, max_new_tokens=20, seed=1)) > n  # past the window, too
+    for n in (17, 48):
+        with pytest.raises(
+            ConfigError, match=f"the prompt has {n} tokens and this model can see 16; leave out at least"
+        ):
+            writer.generate(one * n, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("empty", ["", " ", "   \n "])
+def test_an_empty_prompt(writers: dict[str, TextGenerator], empty: str) -> None:
+    for writer in writers.values():
+        assert writer.generate(empty, max_new_tokens=4, seed=2).startswith(empty)
+    assert writers["byte"].generate_many([], max_new_tokens=4) == []
+    assert len(writers["byte"].generate_many(["", "a"], max_new_tokens=4)) == 2
+
+
+# ---- settings
+
+
+@given(
+    name=st.sampled_from(["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "seed"]),
+    value=numbers,
+)
+def test_any_value_is_a_setting_or_refused(writers: dict[str, TextGenerator], name: str, value: Any) -> None:
+    if name == "max_new_tokens" and type(value) is int and value > 1000:
+        return  # as many tokens as that are written
+    try:
+        text = writers["byte"].generate("a", **{"max_new_tokens": 2, "seed": 1, name: value})
+    except ConfigError as error:
+        assert f"{name}=" in str(error) and len(str(error)) < 300
+    else:
+        assert text.startswith("a")
+
+
+@given(stop=st.one_of(numbers, st.lists(st.one_of(numbers, st.text(max_size=3)), max_size=3)))
+def test_any_stop_is_one_or_refused(writers: dict[str, TextGenerator], stop: Any) -> None:
+    try:
+        writers["byte"].generate("a", max_new_tokens=2, stop=stop, seed=1)
+    except ConfigError as error:
+        assert "stop" in str(error)
+
+
+logits = st.lists(st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 1.0, -3.0, 3e38, -3e38]), min_size=1, max_size=9)
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 5e-324, 1e-30, 1.0, 1e308]),
+    top_k=st.sampled_from([0, 1, 3, 10**30]),
+    top_p=st.sampled_from([5e-324, 0.5, 1.0]),
+    min_p=st.sampled_from([0.0, 5e-324, 0.5, 1.0]),
+    repetition_penalty=st.sampled_from([5e-324, 0.5, 1.0, 1e308]),
+)
+
+
+@given(row=logits, sampling=samplings, seen=st.lists(st.integers(0, 0), max_size=2))
+def test_any_logits_give_a_token(row: list[float], sampling: Sampling, seen: list[int]) -> None:
+    """A model can be broken; what is left of its opinion decides, and the writing goes on."""
+    z = torch.tensor(row)
+    one = choose(z, seen, sampling, torch.Generator().manual_seed(1))
+    [same] = choose_rows(z[None], [seen], sampling, [torch.Generator().manual_seed(1)])
+    assert 0 <= one < len(row) and 0 <= same < len(row)
+    if not np.isnan(row).any() and max(row) < math.inf and sampling.repetition_penalty == 1.0:
+        assert one == same
+
+
+def test_where_everything_is_masked_the_likeliest_is_taken() -> None:
+    generator: Callable[[], torch.Generator] = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+    masked = torch.full((5,), -math.inf)
+    for sampling in (Sampling(), Sampling(top_k=2), Sampling(temperature=0.0), Sampling(top_p=0.5, min_p=0.1)):
+        assert choose(masked, [], sampling, generator()) == int(filtered(masked, [], sampling).argmax())
+        assert choose_rows(masked[None], [[]], sampling, [generator()]) == [0]

@@ -1,0 +1,299 @@
+"""Models of every choice: sizes, configs, causality, caches, learning."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from light_llm.checkpoint import Files, load_model, write_portable
+from light_llm.checkpoint.portable import read_portable
+from light_llm.config import (
+    ModelConfig,
+    block_shapes,
+    from_dict,
+    get_model_size,
+    matrix_parameters,
+    outer_shapes,
+)
+from light_llm.data import Batch
+from light_llm.errors import ConfigError
+from light_llm.generate.cache import KVCache
+from light_llm.generate.decode import decode
+from light_llm.generate.products import can_pack, pack_weights
+from light_llm.generate.quantize import quantize_int8
+from light_llm.generate.sampling import Sampling
+from light_llm.model import LightLLM
+from light_llm.objective import NextTokenLoss
+from light_llm.observe.curvature import hessian_of
+from light_llm.observe.vectors import flatten, mean_loss_by_formula, trainable
+from light_llm.optim.groups import by_role
+from light_llm.runtime import autocast
+from tests.layers.test_layers import CHOICES, CPU, EVERY, LLAMA, model_of
+from tests.support.tools import TINY, gradients, model_path, some_tokens, tiny_model
+
+# ---- sizes and configs
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    """Small models of every mix of choices."""
+    kv, groups, half = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    wide = draw(st.booleans())  # heads as wide as the stream, or of a width of their own
+    return ModelConfig(
+        vocab_size=draw(st.integers(1, 40)),
+        n_positions=draw(st.integers(1, 20)),
+        n_layer=draw(st.integers(1, 3)),
+        n_head=kv * groups,
+        n_kv_head=draw(st.sampled_from([0, kv])),
+        n_embd=2 * half * kv * groups if wide else draw(st.integers(1, 11)),
+        head_dim=0 if wide else 2 * half,
+        n_inner=draw(st.sampled_from([0, 1, 30])),
+        positions=draw(st.sampled_from(["learned", "rope"])),
+        norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
+        mlp=draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
+        qk_norm=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        tied_head=draw(st.booleans()),
+    )
+
+
+@given(configs())
+def test_names_shapes_and_sizes_are_known_without_a_model(config: ModelConfig) -> None:
+    model = LightLLM(config)
+    blocks = {f"h.{i}.{name}": s for i in range(config.n_layer) for name, s in block_shapes(config).items()}
+    assert outer_shapes(config) | blocks == {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    assert get_model_size(config) == sum(p.numel() for p in model.parameters())
+    assert matrix_parameters(config) == sum(p.numel() for p in by_role(model)["matrix"].values())
+
+
+def test_the_presets_of_both_families_are_of_a_size() -> None:
+    for name in ("nano", "micro", "small"):
+        sizes = [get_model_size(ModelConfig.preset(preset)) for preset in (name, f"llama-{name}")]
+        assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+        assert ModelConfig.preset(f"llama-{name}").head_size == 64
+
+
+WHOLE = "it must be a whole number at least 0"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_kv_head": -1}, f"n_kv_head=-1 cannot be used; {WHOLE}"),
+        ({"head_dim": 1.5}, rf"head_dim=1\.5 cannot be used; {WHOLE}"),
+        ({"n_inner": -4}, f"n_inner=-4 cannot be used; {WHOLE}"),
+        ({"rope_trained": -1}, f"rope_trained=-1 cannot be used; {WHOLE}"),
+        ({"window": True}, f"window=True cannot be used; {WHOLE}"),
+        ({"n_positions": 0}, "n_positions=0 cannot be used; it must be a whole number at least 1"),
+        ({"vocab_size": 0}, "vocab_size=0 cannot be used"),
+        ({"n_head": 0}, "n_head=0 cannot be used"),
+        ({"attn_dropout": 1.0}, "attn_dropout=1.0 cannot be used; it must be a number at least 0 and below 1"),
+        ({"logit_cap": -1.0}, r"logit_cap=-1\.0 cannot be used; it must be a number at least 0"),
+        ({"rope_base": 1.0}, r"rope_base=1\.0 cannot be used; it must be a number at most 1e\+12 and above 1"),
+        (
+            {"rope_factor": 2.0, "positions": "rope"},
+            r"rope_factor=2 has no effect without a scaling; add rope_scaling=",
+        ),
+        (
+            {"rope_scaling": "linear"},
+            r"rope_scaling=linear scales rotary positions, and positions=learned; add positions=rope",
+        ),
+        ({"tied_head": "no"}, "tied_head='no' has the wrong type; expected true or false, found text"),
+        ({"rope_base": 10**20, "positions": "rope"}, r"rope_base=1000\d+ cannot be used; .* at most 1e\+12"),
+        ({"logit_cap": 1e39}, r"logit_cap=1e\+39 cannot be used"),
+        ({"window": 4, "window_layers": "9" * 5000}, "window_layers='999.* cannot be used; write all, or numbers"),
+        ({"rope_factor": 0.5}, r"rope_factor=0\.5 cannot be used; it must be a number at least 1"),
+        ({"norm_eps": 0.0}, r"norm_eps=0\.0 cannot be used; it must be a number above 0 and below 1"),
+        ({"norm_eps": 1.0}, r"norm_eps=1\.0 cannot be used"),
+        ({"positions": "rop"}, r"positions='rop' is not known; did you mean rope\? It can be learned, rope"),
+        ({"rope_scaling": "llama"}, r"rope_scaling='llama' is not known; did you mean llama3\?"),
+        ({"norm": "rms"}, r"norm='rms' is not known.* It can be layernorm, rmsnorm"),
+        ({"mlp": "swigl"}, r"mlp='swigl' is not known; did you mean swiglu\? It can be gelu, swiglu, relu2"),
+        ({"n_kv_head": 4}, "n_head=6 query heads cannot share n_kv_head=4 evenly; n_kv_head can be 1, 2, 3, 6$"),
+        ({"n_kv_head": 12}, "n_head=6 query heads cannot share n_kv_head=12 evenly"),
+        (
+            {"positions": "rope", "head_dim": 7},
+            "positions=rope turns pairs of numbers, and a head has d_k=7, which is odd; try head_dim=8, or another",
+        ),
+        ({"positions": "rope", "n_embd": 30}, "a head has d_k=5, which is odd; try head_dim=6"),
+        (
+            {"window_layers": "0,six"},
+            "window_layers='0,six' cannot be used; write all, or numbers of layers from 0 to 5",
+        ),
+        ({"window_layers": "6"}, "window_layers='6' cannot be used.* with commas between: 0,2,4"),
+        ({"window_layers": ""}, "window_layers='' cannot be used"),
+        ({"window_layers": "-1"}, "window_layers='-1' cannot be used"),
+    ],
+)
+def test_choices_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**values)
+
+
+def test_heads_of_a_width_of_their_own_need_no_divisor() -> None:
+    assert ModelConfig(n_embd=100, head_dim=16).head_size == 16
+    assert LightLLM(ModelConfig(n_embd=25, n_head=3, head_dim=8, vocab_size=9))(some_tokens(1, 4, V=9)).shape == (
+        1,
+        4,
+        9,
+    )
+
+
+OLD = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "dropout", "attn_dropout", "activation", "logit_cap")
+
+
+def test_a_file_from_before_there_were_choices_is_a_gpt2(tmp_path: Path) -> None:
+    values = {name: value for name, value in asdict(TINY).items() if name in OLD}
+    assert from_dict(ModelConfig, values, what="model") == TINY
+    weights, meta = read_portable(model_path(tmp_path))
+    now = load_model(tmp_path / "best_model.pt").model
+    meta["config"] = {name: value for name, value in meta["config"].items() if name in OLD}
+    assert len(meta["config"]) == len(OLD)
+    write_portable(tmp_path / "old.pt", weights, meta, Files())
+    old = load_model(tmp_path / "old.pt").model
+    assert old.config == now.config
+    assert torch.equal(old(some_tokens()), now(some_tokens()))
+    assert {name.split(".")[-2] for name in weights} == {
+        *("wte", "wpe", "ln_f", "ln_1", "ln_2", "c_attn", "c_proj", "c_fc"),
+    }
+
+
+# ---- models of every choice
+
+
+@EVERY
+def test_no_token_sees_what_comes_later(changes: dict[str, Any]) -> None:
+    model, x = model_of(**changes), some_tokens(1, 14)
+    other = x.clone()
+    other[0, 9] = (x[0, 9] + 1) % TINY.vocab_size
+    moved = (model(x) - model(other)).abs().amax(dim=-1)[0]
+    assert (moved[:9] == 0).all() and moved[9] > 1e-3
+
+
+@EVERY
+def test_read_in_parts_on_a_cache_is_read_at_once(changes: dict[str, Any]) -> None:
+    model, x = model_of(**changes).requires_grad_(False), some_tokens(2, 20)
+    cache = KVCache(model.config, 2, 24, CPU, torch.float32)
+    parts = [
+        model.features(x[:, part], torch.arange(20)[part], None, cache)
+        for part in (slice(7), slice(7, 8), slice(8, 20))
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model.features(x), rtol=1e-4, atol=1e-4)
+
+
+@EVERY
+def test_writing_with_a_cache_is_writing_without(changes: dict[str, Any]) -> None:
+    """Rows of different lengths, each of which moves its window of 16 tokens twice or more, at its own time."""
+    model = model_of(**changes, n_positions=16)
+    prompts = [[1, 2, 3], [4] * 15, list(range(5, 11)), list(range(16))]
+    options: dict[str, Any] = {"seeds": [1, 2, 3, 4], "sampling": Sampling(), "max_new_tokens": 36}
+    rows = list(decode(model, prompts, **options))
+    assert rows == list(decode(model, prompts, **options, use_cache=False))
+    assert len({token for row in rows for token in row}) > 20
+
+
+@EVERY
+def test_every_choice_learns(changes: dict[str, Any]) -> None:
+    """The loss by blocks is the plain one, each parameter has its gradient, and computing blocks again changes none."""
+    x, y, found = some_tokens(), some_tokens(seed=6), []
+    for chunk, again in ((7, False), (0, False), (7, True)):
+        model = model_of(**changes, dropout=0.1).train()
+        model.checkpointing = again
+        torch.manual_seed(1)
+        loss = NextTokenLoss(model, chunk)(x, y)
+        loss.backward()
+        found.append({"loss": loss.detach(), **gradients(model)})
+    assert found[0].keys() == {"loss", *model.state_dict()}
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[2], found[0])
+    assert all(gradient.abs().sum() > 0 for gradient in found[0].values())
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "ln_", "wte"])
+def test_curvature_is_the_change_of_the_gradient(frozen: str) -> None:
+    """Of Llama's parts, all of them trained or some: a product with the Hessian against two gradients nearby."""
+    model = tiny_model(scale=3, **CHOICES["qwen3 with windows"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(frozen not in name)
+    batch = Batch(some_tokens(2, 9), some_tokens(2, 9, seed=6))
+    at = flatten(trainable(model).values()).double()
+    v = torch.randn(len(at), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sides = []
+    for h in (1e-5, -1e-5):
+        place = (at + h * v).requires_grad_()
+        sides.append(torch.autograd.grad(mean_loss_by_formula(model, place, batch), place)[0])
+    expected = (sides[0] - sides[1]) / 2e-5
+    found = hessian_of(model, batch, torch.float64).product(v)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
+@EVERY
+def test_in_bfloat16_it_is_nearly_the_same(changes: dict[str, Any]) -> None:
+    x, y, found = some_tokens(), some_tokens(seed=6), []
+    for dtype in ("float32", "bfloat16"):
+        model = tiny_model(scale=4, **changes)
+        with autocast("cpu", dtype):
+            loss = NextTokenLoss(model)(x, y)
+            assert model(x).dtype == getattr(torch, dtype)
+        loss.backward()
+        found.append({"loss": loss.detach(), **gradients(model)})
+    assert not torch.equal(found[0]["loss"], found[1]["loss"]), "the products are in another format"
+    torch.testing.assert_close(found[1]["loss"], found[0]["loss"], rtol=2e-3, atol=0)
+    for name, gradient in found[0].items():
+        assert found[1][name].dtype == torch.float32
+        assert (found[1][name] - gradient).norm() < 0.05 * gradient.norm() + 0.02, name
+
+
+@pytest.mark.parametrize("changes", [LLAMA, LLAMA | {"tied_head": False, "qk_norm": True}, {"tied_head": False}])
+def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
+    """Packed they are the same weights; in int8, rounded ones, of the head of its own as well."""
+    x = some_tokens(2, 9)
+    right = model_of(**changes, n_embd=64, n_head=4)(x)
+    packed, rounded = (model_of(**changes, n_embd=64, n_head=4) for _ in range(2))
+    with torch.no_grad():
+        assert pack_weights(packed) == can_pack(CPU, torch.float32)
+        torch.testing.assert_close(packed(x), right, rtol=1e-4, atol=1e-4)
+        quantize_int8(rounded)
+        error = (rounded(x) - right).norm() / right.norm()
+    assert 1e-4 < error < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["llama", "qwen3 with windows"])
+def test_compiled_it_is_the_same(name: str) -> None:
+    x, y = some_tokens(), some_tokens(seed=6)
+    found = []
+    for compiled in (False, True):
+        model = model_of(**CHOICES[name], tied_head=False).train()
+        loss = NextTokenLoss(model)
+        value = (torch.compile(loss) if compiled else loss)(x, y)
+        value.backward()
+        found.append({"loss": value.detach(), **gradients(model)})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow  # three runs from the command line
+def test_a_rotary_model_may_go_on_with_a_longer_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No weight of it knows how far its context goes; a table of positions does."""
+    from light_llm.checkpoint import load_model
+    from light_llm.cli import main
+
+    (tmp_path / "t.txt").write_text("To be, or not to be. " * 200)
+    words = ["--data", str(tmp_path / "t.txt"), "--tokenizer", "byte", "--max-steps", "2", "--skip-doctor", "--quiet"]
+    for preset in ("llama-nano", "nano"):
+        out = str(tmp_path / preset)
+        small = ["--set", "model.n_layer=1", "--set", "train.sample_interval=0"]
+        assert main(["train", "--preset", preset, "--max-length", "16", "--out", out, *small, *words]) == 0
+    longer = ["--max-length", "32", "--set", "model.rope_scaling=linear", "--set", "model.rope_factor=2", *words]
+    origin = str(tmp_path / "llama-nano")
+    assert main(["train", "--init-from", origin, "--out", str(tmp_path / "longer"), *longer]) == 0
+    found = load_model(tmp_path / "longer").model.config
+    assert (found.n_positions, found.rope_scaling, found.rope_factor) == (32, "linear", 2.0)
+    capsys.readouterr()
+    assert main(["train", "--init-from", str(tmp_path / "nano"), "--out", str(tmp_path / "x"), *longer]) == 2
+    assert "decides the shape of the model; leave out --preset and model.rope_factor" in capsys.readouterr().err

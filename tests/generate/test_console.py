@@ -1,0 +1,404 @@
+"""The prompt of `generate interactive`: what each line does. Its terminal is tested in test_terminal.py."""
+
+import contextlib
+import io
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.data.tokenizers import ByteTokenizer, TextStream
+from light_llm.errors import ConfigError
+from light_llm.generate import TextGenerator
+from light_llm.generate.console import COMMANDS, HELP, Repl, Settings, tail
+from light_llm.generate.terminal import (
+    Screen,
+    between_tokens,
+)
+from tests.support.tools import ALPHABET, model_path
+
+
+@dataclass
+class Session:
+    """What came of some lines."""
+
+    repl: Repl
+    code: int
+    out: str
+    err: str
+
+
+class Fragile(io.StringIO):
+    """A stream that has had enough after so many writes, once."""
+
+    def __init__(self, writes: int, end: type[BaseException]) -> None:
+        super().__init__()
+        self.left, self.end = writes, end
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left == 0:
+            raise self.end
+        return super().write(text)
+
+
+def reader(*lines: str | type[BaseException]) -> Callable[[], str]:
+    rest: Iterator[str | type[BaseException]] = iter(lines)
+
+    def read() -> str:
+        line = next(rest, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    return read
+
+
+def say(
+    writer: TextGenerator,
+    *lines: str | type[BaseException],
+    typed: bool = False,
+    out: io.StringIO | None = None,
+    first: str = "",
+    **settings: Any,
+) -> Session:
+    """Lines through a loop, piped or (`typed`) as from a terminal without colours."""
+    out, err = out or io.StringIO(), io.StringIO()
+    repl = Repl(writer, Settings(**({"max_new_tokens": 12, "seed": 7} | settings)), Screen(out, err, typed, typed))
+    code = repl.run(reader(*lines), first=first)
+    return Session(repl, code, out.getvalue(), err.getvalue())
+
+
+def generated(writer: TextGenerator, prompt: str, n: int = 12, **options: Any) -> str:
+    return writer.generate(prompt, n, **({"temperature": 1.0, "top_k": 0, "seed": 7} | options))
+
+
+# ---- texts
+
+
+def test_an_answer_is_what_the_library_writes(writer: TextGenerator) -> None:
+    """Answer number n of a session uses seed + n, whatever the knobs."""
+    knobs = {"temperature": 1.3, "top_k": 9, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.2, "stop": ("j",)}
+    done = say(writer, "abc", "de", "abc", **knobs)
+    assert done.out == "".join(
+        generated(writer, prompt, seed=7 + i, **knobs) + "\n" for i, prompt in enumerate(["abc", "de", "abc"])
+    )
+    assert (done.code, done.err) == (0, "")
+    assert done.out == say(writer, "abc", "de", "abc", **knobs).out
+
+
+def test_without_a_seed_each_session_is_new(writer: TextGenerator) -> None:
+    texts = {say(writer, "abc", seed=-1).out for _ in range(3)}
+    assert len(texts) == 3 and all(text.startswith("abc") for text in texts)
+
+
+def test_answers_do_not_know_each_other(writer: TextGenerator) -> None:
+    assert say(writer, "de", "/seed 7", "abc").out.endswith(generated(writer, "abc") + "\n")
+
+
+@pytest.mark.parametrize("step", [4, 12])
+def test_an_empty_line_goes_on_as_if_it_had_been_written_in_one_go(writer: TextGenerator, step: int) -> None:
+    """Far past the window of 16, where the last half is read again from fixed places."""
+    done = say(writer, "abc", *[""] * (48 // step - 1), temperature=0.0, max_new_tokens=step)
+    pieces = done.out.removesuffix("\n")
+    whole = generated(writer, "abc", 48, temperature=0.0)
+    at = [3 + step * i for i in range(48 // step + 1)]
+    assert pieces == "\n".join([whole[: at[1]], *(whole[a:b] for a, b in zip(at[1:], at[2:], strict=False))])
+    assert len(set(whole)) > 3 and len(done.repl.text) <= writer.context + step
+
+
+def test_the_first_empty_line_starts_from_nothing(writer: TextGenerator) -> None:
+    assert say(writer, "").out == generated(writer, "") + "\n"
+
+
+def test_the_tail_is_what_a_model_would_still_see(tmp_path: Path) -> None:
+    bytes_ = TextGenerator(model_path(tmp_path), device="cpu")  # sees 16, moves by 8
+    assert tail(bytes_, "a" * 16) == "a" * 16
+    assert tail(bytes_, "abcdefgh" + "i" * 9) == "i" * 9
+    assert tail(bytes_, "abcdefgé" + "i" * 9) == "i" * 9  # the second half of é is nothing
+    assert isinstance(bytes_.tokenizer, ByteTokenizer)
+    for n in range(40):
+        text = "aé日" * n
+        assert text.endswith(tail(bytes_, text)) and len(tail(bytes_, text).encode()) <= 16
+
+
+def test_two_slashes_are_a_text_with_one(writer: TextGenerator) -> None:
+    assert say(writer, "//abc").out == generated(writer, "/abc") + "\n"
+    assert say(writer, "///a").out.startswith("//a")
+
+
+def test_a_first_prompt_is_answered_before_anything_is_read(writer: TextGenerator) -> None:
+    assert (
+        say(writer, "de", first="/abc").out == generated(writer, "/abc") + "\n" + generated(writer, "de", seed=8) + "\n"
+    )
+
+
+def test_a_line_that_cannot_be_used_is_said_and_the_next_one_answered(writer: TextGenerator) -> None:
+    """It is no answer: no seed is used up, and the prompt before it stays the last one."""
+    lines = ["abc", "a" * 17, "XYZ", "/again"]
+    done = say(writer, *lines)
+    assert done.out == generated(writer, "abc") + "\n" + generated(writer, "abc", seed=8) + "\n"
+    assert done.err.splitlines() == [
+        "error: the prompt has 17 tokens and this model can see 16; leave out at least 1",
+        f"error: character 'X' (U+0058) is not in the alphabet of {len(ALPHABET)} characters this tokenizer was made "
+        "from; leave it out, or train with --tokenizer gpt2 or byte",
+    ]
+    assert done.code == 2 and say(writer, *lines, typed=True).code == 0
+
+
+# ---- commands
+
+
+@pytest.mark.parametrize(
+    ("line", "settings", "shown"),
+    [
+        ("/temperature 0.7", {"temperature": 0.7}, "temperature         0.7"),
+        ("/top-k 3", {"top_k": 3}, "top-k               3"),
+        ("/top-p 0.9", {"top_p": 0.9}, "top-p               0.9"),
+        ("/min-p 0.05", {"min_p": 0.05}, "min-p               0.05"),
+        ("/repetition-penalty 1.1 ", {"repetition_penalty": 1.1}, "repetition-penalty  1.1"),
+        ("/max-new-tokens 30", {"max_new_tokens": 30}, "max-new-tokens      30"),
+        ("/stop  b ", {"stop": ("b",)}, "stop                'b'"),
+        ("/stop \\n\\n", {"stop": ("\n\n",)}, "stop                '\\n\\n'"),
+        ("/stop \\new", {"stop": ("\\new",)}, "stop                '\\\\new'"),
+        ("/seed 3", {"seed": 3}, "seed                3 (the next answer: 3)"),
+        ("/seed -1", {"seed": -1}, "seed                -1 (a new one for each answer)"),
+    ],
+)
+def test_a_setting_holds_from_the_next_answer_on(
+    writer: TextGenerator, line: str, settings: dict[str, Any], shown: str
+) -> None:
+    done = say(writer, line)
+    assert done.repl.settings == Settings(**{"max_new_tokens": 12, "seed": 7, **settings})
+    assert (done.out, done.err, done.code) == ("", "", 0)
+    assert say(writer, line, typed=True).out == shown + "\n\n"  # and a new line at the end of input
+    if settings.get("seed") != -1:
+        changed = {"n": settings.pop("max_new_tokens")} if "max_new_tokens" in settings else {}
+        assert say(writer, line, "abc").out == generated(writer, "abc", **changed, **settings) + "\n"
+
+
+def test_a_command_alone_shows_its_value_and_settings_shows_all(writer: TextGenerator) -> None:
+    shown = [
+        *("temperature         1.0", "top-k               0", "top-p               1.0", "min-p               0.0"),
+        *("repetition-penalty  1.0", "max-new-tokens      12", "stop                'b'  'c'"),
+        "seed                7 (the next answer: 8)",
+    ]
+    done = say(writer, "abc", "/settings", stop=("b", "c"))
+    assert done.err.splitlines() == shown  # piped, standard output has nothing but answers
+    assert done.out == generated(writer, "abc", stop=("b", "c")) + "\n"
+    for line in shown:
+        name = line.split()[0]
+        if name != "stop":
+            asked = say(writer, "abc", f"/{name}", stop=("b", "c"))
+            assert asked.err.splitlines() == [line] and asked.repl.settings == done.repl.settings
+
+
+def test_stops_add_up_and_are_cleared_by_none(writer: TextGenerator) -> None:
+    assert say(writer, "/stop b", "/stop c", "/stop b").repl.settings.stop == ("b", "c")
+    done = say(writer, "/stop b", "/stop", typed=True)
+    assert done.repl.settings.stop == () and "stop                none\n" in done.out
+
+
+def test_a_seed_starts_the_counting_again(writer: TextGenerator) -> None:
+    one, two = (generated(writer, "abc", seed=seed) + "\n" for seed in (7, 8))
+    assert say(writer, "abc", "abc", "/seed 7", "abc", "/temperature 1", "abc").out == one + two + one + two
+
+
+def test_again_is_the_same_prompt_with_the_next_seed(writer: TextGenerator) -> None:
+    assert say(writer, "abc", "/again").out == say(writer, "abc", "abc").out
+    done = say(writer, "ab", "", "/again", max_new_tokens=5)
+    first = generated(writer, "ab", 5)
+    expected = [generated(writer, first, 5, seed=seed).removeprefix(first) for seed in (8, 9)]
+    assert done.out == "\n".join([first, *expected]) + "\n" and expected[0] != expected[1]
+
+
+def test_samples_are_numbered_answers(writer: TextGenerator) -> None:
+    """The same as `generate text --num-samples`: row i is written with seed + i."""
+    many = writer.generate_many(["abc"] * 3, max_new_tokens=12, seed=7)
+    expected = "".join(f"--- sample {i + 1}\nabc{text}\n" for i, text in enumerate(many))
+    assert say(writer, "/sample 3 abc").out == expected and len(set(many)) == 3
+    again = say(writer, "abc", "/seed 7", "/sample 3").out
+    assert again == generated(writer, "abc") + "\n" + expected
+
+
+def test_help_lists_every_command_on_one_screen(writer: TextGenerator) -> None:
+    shown = say(writer, "/help").err.splitlines()
+    assert shown == list(HELP) and len(shown) <= 22 and max(map(len, shown)) <= 80
+    assert [line.split()[0] for line in shown if line.startswith("  /")] == [c.name for c in COMMANDS]
+    text = " ".join(shown)
+    for fact in ("An empty line goes on where the last answer ended", "//usr is /usr", "N, N+1, N+2", "Ctrl-D"):
+        assert fact in text
+    promised = (
+        "help temperature top-k top-p min-p repetition-penalty max-new-tokens stop seed sample settings again quit"
+    )
+    assert {c.name for c in COMMANDS} == {f"/{name}" for name in promised.split()}
+
+
+def test_quit_leaves(writer: TextGenerator) -> None:
+    done = say(writer, "abc", "/quit", "abc", typed=True)
+    assert done.code == 0 and re.fullmatch(re.escape(generated(writer, "abc")) + "\n12 tokens, .*, seed 7\n", done.out)
+
+
+WRONG = [
+    (
+        "/temprature 1",
+        r"there is no command /temprature; did you mean /temperature\? /help lists them, and a text that",
+    ),
+    ("/", r"there is no command /\. /help lists them, and a text that begins with a slash is typed with two$"),
+    ("/temperature hot", r"settings.temperature=hot has the wrong type; expected a number$"),
+    ("/temperature -1", r"temperature=-1.0 cannot be used; it must be a number at least 0$"),
+    ("/temperature nan", r"temperature=nan cannot be used"),
+    ("/top-k 1.5", r"settings.top_k=1.5 has the wrong type; expected a whole number$"),
+    ("/top-k -1", r"top_k=-1 cannot be used; it must be a whole number at least 0"),
+    ("/top-p 0", r"top_p=0.0 cannot be used; it must be a number at most 1 and above 0"),
+    ("/min-p 2", r"min_p=2.0 cannot be used"),
+    ("/repetition-penalty 0", r"repetition_penalty=0.0 cannot be used"),
+    ("/max-new-tokens 0", r"max_new_tokens=0 cannot be used; it must be a whole number at least 1"),
+    ("/seed x", r"settings.seed=x has the wrong type; expected a whole number"),
+    ("/seed 9223372036854775807", r"seed=9223372036854775807 cannot be used"),
+    ("/sample", r"/sample needs to know how many, as in: /sample 3, or: /sample 3 TEXT$"),
+    ("/sample abc", r"/sample needs to know how many"),
+    ("/sample 0", r"sample=0 cannot be used; it must be a whole number at least 1"),
+    ("/sample 3", r"there is no prompt yet; type a text first$"),
+    ("/sample 2 XYZ", r"character 'X' \(U\+0058\) is not in the alphabet"),
+    ("/again", r"there is no prompt yet; type a text first$"),
+    ("/again abc", r"/again takes no value; leave 'abc' out$"),
+    ("/quit now", r"/quit takes no value; leave 'now' out$"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG, ids=[line for line, _ in WRONG])
+def test_mistakes_change_nothing(writer: TextGenerator, line: str, message: str) -> None:
+    done = say(writer, line, "abc")
+    assert re.match("error: " + message, done.err.removesuffix("\n")), done.err
+    assert done.err.count("\n") == 1 and done.code == 2
+    assert done.out == generated(writer, "abc") + "\n"
+    assert done.repl.settings == Settings(max_new_tokens=12, seed=7)
+
+
+def test_settings_are_checked_where_they_are_made() -> None:
+    with pytest.raises(ConfigError, match="stop='' cannot be used"):
+        Settings(stop=("",))
+    with pytest.raises(ConfigError, match="temperature=-1"):
+        Settings(temperature=-1.0)
+
+
+# ---- in a terminal
+
+
+def test_an_answer_ends_with_a_line_about_itself(writer: TextGenerator) -> None:
+    done = say(writer, "abc", "/sample 1", typed=True, max_new_tokens=1, seed=9)
+    one, two = (generated(writer, "abc", 1, seed=seed) for seed in (9, 10))
+    assert not (one + two).endswith("\n") and done.err == ""
+    shape = rf"{one}\n1 token, [\d,]+ tokens/s, seed 9\n--- sample 1\n{two}\n1 token, [\d,]+ tokens/s, seed 10\n\n"
+    assert re.fullmatch(shape, done.out)
+
+
+def test_a_text_that_ends_its_line_gets_no_empty_one(writer: TextGenerator) -> None:
+    """In a terminal; in a pipe every answer is ended by a line break of ours."""
+    free = generated(writer, "abc", 60)
+    to_break = free.index("\n") + 1 - 3
+    assert f"{free[: to_break + 3]}{to_break} tokens" in say(writer, "abc", typed=True, max_new_tokens=to_break).out
+    assert say(writer, "abc", max_new_tokens=to_break).out == free[: to_break + 3] + "\n"
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_session(writer: TextGenerator) -> None:
+    """The prompt and five tokens are out when it comes; the next empty line goes on behind them."""
+    done = say(writer, "abc", "", typed=True, out=Fragile(7, KeyboardInterrupt))
+    shown = generated(writer, "abc")[: 3 + 5 + 1]
+    lines = re.fullmatch(
+        r"(.*)\n6 tokens, [\d,]+ tokens/s, seed 7, stopped\n(.*)\n12 tokens, .*, seed 8\n\n", done.out, re.DOTALL
+    )
+    assert lines and lines[1] == shown[:-1]  # the sixth was being written
+    assert lines[2] == generated(writer, shown, seed=8).removeprefix(shown)
+    assert done.code == 0 and done.err == ""
+
+
+def test_ctrl_c_stops_all_samples(writer: TextGenerator) -> None:
+    done = say(writer, "/sample 3 abc", "de", typed=True, out=Fragile(8, KeyboardInterrupt))
+    assert done.out.count("---") == 1 and "stopped\nde" in done.out and done.code == 0
+
+
+def test_a_real_ctrl_c_is_never_lost(writer: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the middle of a token, where a library might drop it; the answer stops after that token."""
+    push = TextStream.push
+    pushed = 0
+
+    def press(stream: TextStream, token: int) -> str:
+        nonlocal pushed
+        pushed += 1
+        if pushed == 3:
+            with contextlib.suppress(KeyboardInterrupt):  # such a library
+                signal.raise_signal(signal.SIGINT)
+        return push(stream, token)
+
+    monkeypatch.setattr(TextStream, "push", press)
+    before = signal.getsignal(signal.SIGINT)
+    done = say(writer, "abc", typed=True)
+    assert re.search(r"\n3 tokens, .*, seed 7, stopped\n", done.out) and pushed == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), between_tokens():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    found: list[object] = []
+
+    def elsewhere() -> None:
+        with between_tokens() as stop_here:
+            stop_here()
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)  # there are no signals in other threads
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGINT)]
+
+
+def test_ctrl_c_before_the_first_token_uses_no_seed(writer: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = writer.encode_prompt
+
+    def interrupted(prompt: str) -> list[int]:
+        if prompt == "abc":
+            raise KeyboardInterrupt
+        return encode(prompt)
+
+    monkeypatch.setattr(writer, "encode_prompt", interrupted)
+    done = say(writer, "abc", "de", typed=True)
+    assert re.fullmatch(r"\n0 tokens, 0 tokens/s, seed 7, stopped\nde.*", done.out, re.DOTALL)
+    assert generated(writer, "de") in done.out
+
+
+def test_ctrl_c_at_the_prompt_is_a_new_line(writer: TextGenerator) -> None:
+    done = say(writer, KeyboardInterrupt, KeyboardInterrupt, "/seed", typed=True)
+    assert (done.out, done.code) == ("\n\nseed                7 (the next answer: 7)\n\n", 0)
+
+
+def test_ctrl_c_leaves_when_nobody_sits_there(writer: TextGenerator) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        say(writer, "abc", out=Fragile(5, KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        say(writer, KeyboardInterrupt)
+
+
+def test_a_reader_that_leaves_ends_it(writer: TextGenerator) -> None:
+    """`| head`: the command line's own handler makes it quiet."""
+    with pytest.raises(BrokenPipeError):
+        say(writer, "abc", out=Fragile(5, BrokenPipeError))
+
+
+def test_the_header_says_what_is_loaded(writer: TextGenerator, model: Path) -> None:
+    lines = say(writer).repl.header()
+    assert lines[0] == f"model       {model}, step 1"
+    parameters = sum(p.numel() for p in writer.model.parameters())
+    assert lines[1] == f"            {parameters:,} parameters, context 16 tokens, on cpu"
+    assert lines[2] == "trained on  a text it does not name" and "/help lists the commands" in lines[3]
+    named = TextGenerator(model, device="cpu")
+    named.file.data["title"] = "a poem"
+    assert say(named).repl.header()[2] == "trained on  a poem"

@@ -1,0 +1,248 @@
+"""What makes writing fast, each beside its slow twin: packed products, int8, rows chosen together, the cache."""
+
+import math
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from light_llm.config import ModelConfig
+from light_llm.errors import ConfigError
+from light_llm.generate import KVCache, Sampling, TextGenerator, change_format, decode
+from light_llm.generate.products import PackedLinear, can_pack
+from light_llm.generate.quantize import MANY_ROWS, Int8Linear, dequantize, has_int8_kernel, quantize
+from light_llm.generate.sampling import choose, choose_rows, largest
+from light_llm.model import LightLLM
+from tests.support.tools import byte_loader, model_path, run_child, some_tokens, tiny_model
+
+CPU = torch.device("cpu")
+
+
+def matrix(out: int = 96, into: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and a bias."""
+    torch.manual_seed(0)
+    return torch.randn(out, into), torch.randn(out)
+
+
+# ---- products
+
+
+def needs_packed_products(dtype: torch.dtype) -> None:
+    """Skip where torch itself says that the kernels are not there; where it has them, they must be found right."""
+    has_bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if platform.machine() not in ("x86_64", "AMD64") or not (has_bfloat16 or dtype == torch.float32):
+        pytest.skip("NOT RUN: this processor has no packed products")
+    assert can_pack(CPU, dtype)
+
+
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (3,), (2, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_product_is_the_product(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+    needs_packed_products(dtype)
+    weight, bias = matrix()
+    x = torch.randn(*rows, 64)
+    for b in (bias, None):
+        right = F.linear(x, weight.to(dtype).float(), b)
+        found = PackedLinear(weight, b, dtype)(x)
+        assert found.dtype == x.dtype and found.shape == right.shape
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-4 if dtype == torch.float32 else 0.15)
+
+
+def test_a_weight_beyond_float16_is_multiplied_in_bfloat16() -> None:
+    needs_packed_products(torch.bfloat16)
+    weight = torch.full((32, 32), 1e6)
+    assert PackedLinear(weight, None, torch.bfloat16)(torch.ones(1, 32)).isfinite().all()
+
+
+def test_int8_rounds_by_half_a_step_at_most() -> None:
+    weight, _ = matrix()
+    weight[3] = 0.0
+    stored, scale = quantize(weight)
+    assert stored.dtype == torch.int8 and stored.min() >= -127
+    assert ((dequantize(stored, scale) - weight).abs() <= scale.float()[:, None] * 0.51 + weight.abs() * 0.004).all()
+
+
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (2, 3), (MANY_ROWS + 1,)])
+def test_an_int8_product_is_that_of_its_dequantised_weights(rows: tuple[int, ...]) -> None:
+    weight, bias = matrix()
+    linear, x = Int8Linear(weight, bias), torch.randn(*rows, 64)
+    right = F.linear(x, dequantize(linear.weight, linear.scale), bias)
+    for found in (linear(x), linear.plain(x)):
+        assert found.dtype == x.dtype
+        torch.testing.assert_close(found, right, rtol=0.01, atol=0.15)  # rows and results are rounded to bfloat16
+    linear.has_kernel = False  # another torch, another device
+    assert torch.equal(linear(x), linear.plain(x))
+    assert not has_int8_kernel(torch.device("meta"))
+    assert not Int8Linear(weight[:, :40], bias).has_kernel  # which would read past the end of a row
+
+
+# ---- whole models
+
+
+def changed(dtype: str = "auto", quantize: str = "none") -> LightLLM:
+    model = tiny_model(scale=6)
+    change_format(model, dtype, quantize)
+    return model
+
+
+def written(model: LightLLM, **options: bool) -> list[list[int | None]]:
+    prompts, sampling = [[1, 2, 3], [4] * 15], Sampling(temperature=0.9, top_k=20)
+    return list(decode(model, prompts, seeds=[1, 2], sampling=sampling, max_new_tokens=60, **options))
+
+
+def test_a_changed_float32_model_writes_the_same() -> None:
+    """Over two windows; and it saves the very numbers it was made from."""
+    model, plain = changed(), tiny_model(scale=6)
+    assert written(model) == written(plain) == written(model, use_cache=False)
+    saved = model.state_dict()
+    assert saved.keys() == plain.state_dict().keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in plain.state_dict().items())
+
+
+@pytest.mark.parametrize(("dtype", "quantize"), [("bfloat16", "none"), ("auto", "int8")])
+def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
+    tokens = some_tokens(2, 20)
+    if dtype == "bfloat16":
+        needs_packed_products(torch.bfloat16)
+    model, right = changed(dtype, quantize), tiny_model(scale=6)(tokens)
+    with torch.inference_mode():
+        found, hidden = model(tokens), model.features(tokens)
+        assert not torch.equal(model.unembed(hidden), F.linear(hidden, model.head_weight))  # the head's product too
+    assert 0 < (found - right).pow(2).mean() < 1e-3 * right.var()
+    assert torch.equal(model.head_weight, tiny_model(scale=6).head_weight)  # looked up as before
+
+
+@pytest.mark.parametrize(("dtype", "quantize"), [("auto", "none"), ("bfloat16", "none"), ("auto", "int8")])
+def test_a_changed_model_keeps_its_soft_cap(dtype: str, quantize: str) -> None:
+    model = tiny_model(scale=20, logit_cap=1.5)
+    change_format(model, dtype, quantize)
+    logits = model(some_tokens(2, 20))
+    assert 1.4 < logits.abs().max() <= 1.5
+
+
+def test_int8_costs_less_than_half_a_percent_of_bits_per_byte(poem: Path) -> None:
+    """Of a model that has learned something: far from uniform, so that a wrong weight would show."""
+    torch.manual_seed(0)
+    model = LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=64, n_layer=2, n_head=2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batches = [byte_loader(poem, batch_size=16).batch(k) for k in range(16)]
+    for x, y in [*batches] * 6:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        optimizer.step()
+    model.eval()
+
+    def bits() -> float:
+        with torch.inference_mode():
+            nats = [F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item() for x, y in batches]
+        return sum(nats) / len(nats) / math.log(2)
+
+    before = bits()
+    change_format(model, quantize="int8")
+    assert before < 2.5 and abs(bits() / before - 1) < 0.005
+
+
+def test_where_nothing_can_be_packed_the_plain_model_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    model = tiny_model(scale=6)
+    assert str(change_format(model)) == (
+        "float32 (the same text from a seed, alone or in a batch; this machine has no packed products)"
+    )
+    assert written(model) == written(tiny_model(scale=6))
+    half = tiny_model(scale=6)
+    change_format(half, "bfloat16")
+    assert half.head_weight.dtype == torch.bfloat16 and len(written(half)) == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"dtype": "bfloat"},
+            r"dtype='bfloat' is not known; did you mean bfloat16\? It can be auto, float32, bfloat16",
+        ),
+        ({"quantize": "int4"}, r"quantize='int4' is not known; did you mean int8\? It can be none, int8"),
+        (
+            {"quantize": "int8", "dtype": "float32"},
+            r"quantize='int8' is a number format, and so is dtype='float32'; leave one out",
+        ),
+    ],
+)
+def test_formats_that_cannot_be_had(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TextGenerator(model_path(tmp_path), **options)
+
+
+def test_a_text_in_each_format(tmp_path: Path) -> None:
+    path = model_path(tmp_path)
+    for options in ({}, {"dtype": "bfloat16"}, {"quantize": "int8"}):
+        writer = TextGenerator(path, device="cpu", **options)
+        assert writer.generate("abc", 40, seed=4) == writer.generate("abc", 40, seed=4)
+        assert writer.format.value == options.get("dtype", options.get("quantize", "float32"))
+
+
+# ---- choosing
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.0),
+        Sampling(temperature=0.8, top_k=40),
+        Sampling(temperature=1e-300, top_k=3),
+        Sampling(top_k=10_000),
+        Sampling(top_k=30, top_p=0.7, min_p=0.01, repetition_penalty=1.4),
+        Sampling(temperature=0.0, repetition_penalty=1.4),
+    ],
+)
+def test_rows_chosen_together_are_rows_chosen_alone(sampling: Sampling, ties: bool) -> None:
+    """For many draws; with ties there are far more at the edge of the top k than the fast way looks for at first."""
+    B = 40
+    logits = 3 * torch.randn(B, 500, generator=torch.Generator().manual_seed(1))
+    logits = logits.round() if ties else logits
+    seen = [list(range(b)) for b in range(B)]
+    alone, together = ([torch.Generator().manual_seed(b) for b in range(B)] for _ in range(2))
+    for _ in range(5):
+        expected = [choose(z, ids, sampling, g) for z, ids, g in zip(logits, seen, alone, strict=True)]
+        assert choose_rows(logits, seen, sampling, together) == expected
+
+
+def test_the_largest_are_those_of_a_full_sort() -> None:
+    logits = torch.randint(30, (20, 300), generator=torch.Generator().manual_seed(2)).float()
+    ids, kept = largest(logits, 7)
+    for z, row, values in zip(logits, ids, kept, strict=True):
+        right = (z >= z.sort(descending=True).values[6]).nonzero()[:, 0]
+        assert torch.equal(row[values > -math.inf], right)
+        assert torch.equal(values[values > -math.inf], z[right])
+
+
+# ---- the cache
+
+
+def test_a_step_copies_nothing_and_both_ways_to_write_agree() -> None:
+    """Positions for all rows at once, or one by one: the same slots."""
+    config = tiny_model().config
+    caches = [KVCache(config, 2, 16, CPU, torch.float32) for _ in range(2)]
+    for at in (torch.arange(5), torch.tensor([5])):
+        k, v = torch.randn(2, 2, 3, len(at), 8)
+        for cache, positions in zip(caches, (at, at.expand(2, -1)), strict=True):
+            keys, values = cache.extend(1, k, v, positions)
+    assert torch.equal(caches[0].keys, caches[1].keys) and torch.equal(caches[0].values, caches[1].values)
+    assert keys.shape == (2, 3, 6, 8) and keys.data_ptr() == caches[1].keys[1].data_ptr()
+    assert values.data_ptr() == caches[1].values[1].data_ptr()
+
+
+def test_loading_a_model_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
+    path = model_path(tmp_path)
+    program = (
+        "import sys; from light_llm import TextGenerator\n"
+        f"TextGenerator({str(path)!r}, device='cpu').generate('a', 2)\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    child = run_child([sys.executable, "-c", program])
+    assert (child.returncode, child.stdout) == (0, "False\n"), child.stderr

@@ -1,0 +1,321 @@
+"""Sampling rules against transformers, decoding against its slow twin, and texts as a user gets them."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from light_llm.checkpoint import Files, write_portable
+from light_llm.data.tokenizers import CharTokenizer
+from light_llm.errors import CheckpointError, ConfigError, DataError
+from light_llm.generate import Sampling, TextGenerator, decode
+from light_llm.generate.decode import window_start
+from light_llm.generate.sampling import (
+    choose,
+    draw,
+    filtered,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalise_repetition,
+)
+from light_llm.train.record import model_meta
+from tests.support.tools import model_path, some_tokens, tiny_model
+
+# ---- sampling rules
+
+
+def some_logits(seed: int, V: int = 50) -> torch.Tensor:
+    return 3 * torch.randn(V, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rules_are_those_of_transformers(seed: int) -> None:
+    from transformers import (
+        MinPLogitsWarper,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    z, ids = some_logits(seed), torch.tensor([[3, 7, 7, 11]])
+    pairs: list[tuple[torch.Tensor, Any]] = [
+        (keep_top_k(z, 7), TopKLogitsWarper(7)),
+        (keep_top_p(z, 0.8), TopPLogitsWarper(0.8)),
+        (keep_top_p(z, 0.05), TopPLogitsWarper(0.05)),
+        (keep_min_p(z, 0.1), MinPLogitsWarper(0.1)),
+        (penalise_repetition(z, [3, 7, 7, 11], 1.3), RepetitionPenaltyLogitsProcessor(1.3)),
+    ]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs(ids, z[None])[0])
+    sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
+    expected = z[None]
+    for rule in (
+        RepetitionPenaltyLogitsProcessor(1.2),
+        TemperatureLogitsWarper(0.7),
+        TopKLogitsWarper(20),
+        TopPLogitsWarper(0.9),
+        MinPLogitsWarper(0.02),
+    ):
+        expected = rule(ids, expected)
+    found = filtered(z, [3, 7, 7, 11], sampling).softmax(-1)
+    torch.testing.assert_close(found.float(), expected[0].softmax(-1))
+
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=20), st.floats(0.001, 1.0), st.integers(1, 25))
+def test_no_rule_ever_drops_the_likeliest(values: list[float], p: float, k: int) -> None:
+    z = torch.tensor(values)
+    for kept in (keep_top_k(z, k), keep_top_p(z, p), keep_min_p(z, p)):
+        assert kept[z.argmax()] == z.max()
+        unchanged = kept == z
+        assert (unchanged | (kept == -math.inf)).all()  # a rule removes; it changes nothing else
+
+
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12, unique=True), st.floats(0.05, 0.99))
+def test_a_nucleus_is_the_smallest_set_that_reaches_p(values: list[float], p: float) -> None:
+    probabilities = torch.tensor(values, dtype=torch.float64).softmax(-1)
+    kept = keep_top_p(probabilities.log(), p) > -math.inf
+    mass = probabilities[kept].sum().item()
+    assert mass >= p - 1e-9
+    assert mass - probabilities[kept].min().item() < p + 1e-9
+
+
+def test_draws_follow_the_probabilities() -> None:
+    """20,000 draws of four tokens: chi-squared with 3 degrees of freedom stays under 16.3 (1 in 1,000)."""
+    p = torch.tensor([0.5, 0.25, 0.2, 0.05])
+    generator = torch.Generator().manual_seed(0)
+    counts = Counter(draw(p.log(), generator) for _ in range(20_000))
+    assert sum((counts[i] - 20_000 * q) ** 2 / (20_000 * q) for i, q in enumerate(p.tolist())) < 16.3
+
+
+def test_a_token_without_mass_is_never_drawn() -> None:
+    z = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
+    generator = torch.Generator().manual_seed(0)
+    assert {draw(z, generator) for _ in range(200)} == {1, 3}
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-9, 1e9])
+def test_extreme_temperatures_are_harmless(temperature: float) -> None:
+    z = torch.tensor([1.0, 5.0, 3.0])
+    tokens = {choose(z, [], Sampling(temperature=temperature), torch.Generator().manual_seed(s)) for s in range(60)}
+    assert tokens == ({1} if temperature < 1 else {0, 1, 2})
+
+
+def test_temperature_zero_is_the_likeliest_and_asks_no_generator() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert choose(some_logits(1), [], Sampling(temperature=0.0), generator) == int(some_logits(1).argmax())
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "range_"),
+    [
+        ("temperature", -0.1, "at least 0"),
+        ("temperature", math.nan, "at least 0"),
+        ("temperature", math.inf, "at least 0"),
+        ("top_k", -1, "a whole number at least 0"),
+        ("top_k", 1.5, "a whole number at least 0"),
+        ("top_p", 0.0, "at most 1 and above 0"),
+        ("top_p", 1.1, "at most 1 and above 0"),
+        ("min_p", 2.0, "at least 0 and at most 1"),
+        ("repetition_penalty", 0.0, "above 0"),
+        ("temperature", "hot", "a number"),
+        ("temperature", True, "a number"),
+    ],
+)
+def test_values_out_of_range(name: str, value: Any, range_: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}=.* cannot be used; it must be .*{range_}"):
+        Sampling(**{name: value})
+
+
+# ---- decoding
+
+PROMPTS = [[1, 2, 3], [4] * 15, list(range(5, 11)), list(range(16))]
+
+
+def run(prompts: list[list[int]], seeds: list[int], **changes: Any) -> list[list[int | None]]:
+    options: dict[str, Any] = {"sampling": Sampling(), "max_new_tokens": 50} | changes
+    return list(decode(tiny_model(scale=6, n_positions=16), prompts, seeds=seeds, **options))
+
+
+def test_cached_decoding_is_the_slow_one_far_past_the_window() -> None:
+    """Rows of different lengths, each window rolling at its own time."""
+    assert run(PROMPTS, [1, 2, 3, 4]) == run(PROMPTS, [1, 2, 3, 4], use_cache=False)
+
+
+def test_a_row_does_not_know_its_neighbours() -> None:
+    together = run(PROMPTS, [1, 2, 3, 4])
+    for b, prompt in enumerate(PROMPTS):
+        assert [row[b] for row in together] == [row[0] for row in run([prompt], [b + 1])]
+
+
+def test_seeds_differ_and_repeat() -> None:
+    texts = [tuple(row[0] for row in run([[1]], [seed])) for seed in (1, 2, 1)]
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_a_smaller_context_is_respected() -> None:
+    """With a context of 4, what lies further back cannot matter."""
+    a, b = run([[1, 2, 3, 4]], [1], context=4), run([[1, 2, 3, 4]], [1], context=4, use_cache=False)
+    assert a == b
+    model = tiny_model(scale=6, n_positions=16)
+    first = next(decode(model, [[1, 2, 3, 9, 9]], seeds=[1], sampling=Sampling(), max_new_tokens=1, context=4))
+    other = next(decode(model, [[7, 2, 3, 9, 9]], seeds=[1], sampling=Sampling(), max_new_tokens=1, context=4))
+    assert first == other
+
+
+@given(st.integers(1, 40), st.integers(1, 400))
+def test_the_window_never_overflows_and_moves_by_halves(context: int, n: int) -> None:
+    start = window_start(n, context)
+    assert 1 <= n - start <= context
+    assert start == 0 if n <= context else n - start > context // 2 - 1
+    assert start % max(1, context - context // 2) == 0
+
+
+def test_a_row_ends_at_the_separator_and_the_others_go_on() -> None:
+    free = run(PROMPTS, [1, 2, 3, 4])
+    end = free[5][0]
+    assert end is not None
+    ended = run(PROMPTS, [1, 2, 3, 4], end=end)
+    for b in range(4):
+        column = [row[b] for row in free]
+        stop = column.index(end) if end in column else len(column)
+        found = [row[b] for row in ended]
+        assert found[:stop] == column[:stop] and set(found[stop:]) <= {None}
+    assert len(run([[1, 2, 3]], [1], end=end)) <= 6
+
+
+def test_ids_the_tokenizer_lacks_are_never_chosen() -> None:
+    assert all(token is not None and token < 5 for row in run(PROMPTS, [1, 2, 3, 4], n_ids=5) for token in row)
+
+
+def test_decoding_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    model = tiny_model(scale=6)
+    torch.set_rng_state(state)
+    list(decode(model, [[1]], seeds=[3], sampling=Sampling(), max_new_tokens=5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---- texts
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> TextGenerator:
+    return TextGenerator(model_path(tmp_path, CharTokenizer("abcdefghij \n.é")), device="cpu")
+
+
+def test_a_text_begins_with_its_prompt_and_repeats_with_its_seed(writer: TextGenerator) -> None:
+    text = writer.generate("abc", 30, seed=4)
+    assert text.startswith("abc") and len(text) == 33
+    assert text == writer.generate("abc", 30, seed=4) != writer.generate("abc", 30, seed=5)
+    assert len({writer.generate("abc", 30) for _ in range(3)}) > 1  # without a seed, a new text each time
+
+
+def test_alone_batched_and_streamed_are_the_same(writer: TextGenerator) -> None:
+    many = writer.generate_many(["abc", "a", ""], max_new_tokens=40, seed=7)
+    for i, prompt in enumerate(["abc", "a", ""]):
+        assert "".join(writer.stream(prompt, max_new_tokens=40, seed=7 + i)) == many[i]
+        assert writer.generate(prompt, 40, temperature=1.0, top_k=0, seed=7 + i) == prompt + many[i]
+
+
+def test_a_stop_string_ends_the_text_before_it(writer: TextGenerator) -> None:
+    free = writer.generate_many(["abc"], max_new_tokens=60, seed=3)[0]
+    stop = free[20:23]
+    expected = free[: free.index(stop)]
+    assert writer.generate_many(["abc"], max_new_tokens=60, seed=3, stop=[stop])[0] == expected
+    pieces = list(writer.stream("abc", max_new_tokens=60, seed=3, stop=[stop, "zzz"]))
+    assert "".join(pieces) == expected and len(pieces) > 1
+    almost = [free[-1] + "never"]  # what looks like a beginning comes out at the end
+    assert writer.generate_many(["abc"], max_new_tokens=60, seed=3, stop=almost)[0] == free
+    assert writer.generate_many(["abc"], max_new_tokens=60, seed=3, stop=stop)[0] == expected  # one string is one
+    assert writer.generate_many([]) == []
+    with pytest.raises(ConfigError, match="stop='' cannot be used"):
+        writer.generate("a", stop=[""])
+
+
+def test_a_character_is_never_shown_in_halves(tmp_path: Path) -> None:
+    """A byte model writes whatever bytes it likes; what is streamed is always whole and adds up."""
+    writer = TextGenerator(model_path(tmp_path), device="cpu")
+    pieces = list(writer.stream("é", max_new_tokens=200, seed=1))
+    for piece in pieces:
+        piece.encode("utf-8")
+    assert "".join(pieces) == writer.generate_many(["é"], max_new_tokens=200, seed=1)[0]
+
+
+def test_an_empty_prompt_starts_a_text(tmp_path: Path) -> None:
+    never, often = tmp_path / "never", tmp_path / "often"
+    never.mkdir(), often.mkdir()
+    assert TextGenerator(model_path(never), device="cpu").encode_prompt("") == [10]
+    assert TextGenerator(model_path(often, documents=9), device="cpu").encode_prompt("") == [256]
+
+
+def test_positions_beyond_the_trained_ones_are_not_used(tmp_path: Path) -> None:
+    """Trained on windows of 16, with a table of 32: the window rolls at 16."""
+    writer = TextGenerator(model_path(tmp_path, n_positions=32), device="cpu")
+    assert writer.context == 16
+    smaller = replace(writer.model.config, n_positions=16)
+    model = tiny_model(scale=4, **{f: getattr(smaller, f) for f in ("vocab_size", "n_positions")})
+    with torch.no_grad():
+        model.load_state_dict({k: v[:16] if k == "wpe.weight" else v for k, v in writer.model.state_dict().items()})
+    ids = list(b"hello")
+    expected = [r[0] for r in decode(model, [ids], seeds=[2], sampling=Sampling(), max_new_tokens=40, n_ids=257)]
+    text = writer.generate_many(["hello"], max_new_tokens=40, seed=2)[0]
+    assert text == bytes(i for i in expected if i is not None).decode("utf-8", errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("abcde" * 4, {}, r"the prompt has 20 tokens and this model can see 16; leave out at least 4"),
+        ("a", {"max_new_tokens": 0}, "max_new_tokens=0 cannot be used; it must be a whole number at least 1"),
+        ("a", {"temperature": -1.0}, "temperature=-1.0 cannot be used"),
+        ("a", {"seed": -1}, "seed=-1 cannot be used"),
+    ],
+)
+def test_what_cannot_be_written(writer: TextGenerator, prompt: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        writer.generate(prompt, **options)
+
+
+def test_a_character_the_model_does_not_know(writer: TextGenerator) -> None:
+    with pytest.raises(DataError, match=r"character 'Z' \(U\+005A\) is not in the alphabet"):
+        writer.generate("Z")
+
+
+def test_a_prompt_as_long_as_the_context(writer: TextGenerator) -> None:
+    assert len(writer.generate("a" * 16, 40, seed=1)) == 56
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
+    model = tiny_model()
+    write_portable(
+        tmp_path / "m.pt",
+        model.state_dict(),
+        model_meta(model, None, step=1, dtype="float32", evaluation=None),
+        Files(),
+    )
+    with pytest.raises(CheckpointError, match="has no tokenizer: it was trained from a loader that is not ours"):
+        TextGenerator(tmp_path / "m.pt")
+
+
+def test_greedy_is_transformers_greedy() -> None:
+    """Thirty tokens by `transformers`' own generate, within one window."""
+    from tests.test_model import hugging_face
+
+    model = tiny_model(scale=6)
+    prompt = some_tokens(1, 4)
+    theirs = hugging_face(model).generate(  # type: ignore[operator]
+        prompt, max_new_tokens=25, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    ours = decode(model, prompt.tolist(), seeds=[0], sampling=Sampling(temperature=0.0), max_new_tokens=25)
+    assert [row[0] for row in ours] == theirs[0, 4:].tolist()

@@ -1,0 +1,294 @@
+"""The terminal of `generate interactive`: what streams are, lines that are edited and remembered, keys and pipes.
+
+The last tests run real processes: one behind pipes, one in a terminal of its own.
+"""
+
+import builtins
+import io
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from light_llm.cli import main
+from light_llm.generate import TextGenerator
+from light_llm.generate.console import TO_TYPE
+from light_llm.generate.terminal import (
+    HISTORY_LINES,
+    Screen,
+    completions,
+    ctrl_c_heard,
+    edit_lines,
+    line_reader,
+    recall,
+    remember,
+    screen_of,
+)
+from tests.generate.test_console import generated
+from tests.support.tools import light_llm
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_streams_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    pipe, terminal = io.StringIO(), Terminal()
+    assert screen_of(pipe, pipe, pipe) == Screen(pipe, pipe)
+    assert screen_of(terminal, terminal, pipe) == Screen(terminal, pipe, asks=True, live=True, styled=True)
+    assert screen_of(pipe, terminal, pipe) == Screen(terminal, pipe, asks=False, live=True, styled=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not screen_of(terminal, terminal, pipe).styled
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not screen_of(terminal, terminal, pipe).styled
+
+
+def test_styles_are_for_terminals_that_know_them() -> None:
+    for styled, expected in ((True, "\x1b[1mabc\x1b[0m\x1b[2mnote\x1b[0m\n"), (False, "abcnote\n")):
+        screen = Screen(io.StringIO(), io.StringIO(), asks=True, live=True, styled=styled)
+        screen.text("abc", "1")
+        screen.text("", "1")
+        screen.remark("note")
+        assert screen.out.getvalue() == expected  # type: ignore[attr-defined]
+
+
+def test_a_model_cannot_command_the_terminal() -> None:
+    """An escape sequence in a text is shown; a file gets the text as it is."""
+    text = "a\x1b[2J\x07\tb\r\n\x7f\x9b"
+    shown = {}
+    for live in (True, False):
+        screen = Screen(io.StringIO(), io.StringIO(), live=live)
+        screen.text(text)
+        shown[live] = screen.out.getvalue()  # type: ignore[attr-defined]
+    assert shown == {True: "a␛[2J␇\tb\n␡\ufffd", False: text}
+
+
+# ---- where lines come from
+
+
+def test_piped_lines_lose_their_end_and_nothing_else() -> None:
+    read = line_reader(io.StringIO(" a \n\nb"), Screen(io.StringIO(), io.StringIO()), [])
+    assert [read(), read(), read()] == [" a ", "", "b"]
+    with pytest.raises(EOFError):
+        read()
+
+
+def test_a_prompt_stays_out_of_a_file() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    read = line_reader(Terminal("a\n"), Screen(out, err, asks=True), [])
+    assert (read(), out.getvalue(), err.getvalue()) == ("a", "", "> ")
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "interactive-history.txt"
+
+
+def test_typed_lines_are_remembered(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answers = iter(["one", "one", "", "two\nlines", "Où?"])
+    monkeypatch.setattr(builtins, "input", lambda prompt: asked.append(prompt) or next(answers))
+    read = line_reader(Terminal(), Screen(Terminal(), io.StringIO(), asks=True, live=True), TO_TYPE)
+    assert [read() for _ in range(5)] == ["one", "one", "", "two\nlines", "Où?"] and asked == ["> "] * 5
+    assert recall() == ["one", "Où?"]  # neither twice in a row, nor what a file of lines cannot hold
+    assert own_cache.read_text(encoding="utf-8") == "one\nOù?\n"
+    assert sys.platform == "win32" or own_cache.stat().st_mode & 0o077 == 0  # nobody else reads it
+
+
+def test_the_history_keeps_its_last_thousand_lines(own_cache: Path) -> None:
+    own_cache.parent.mkdir()
+    own_cache.write_text("".join(f"line {i}\n" for i in range(5_000)))
+    remember("the last")
+    lines = own_cache.read_text().splitlines()
+    assert len(lines) == HISTORY_LINES == 1_000 and lines[-2:] == ["line 4999", "the last"] and lines == recall()
+    assert [path.name for path in own_cache.parent.iterdir()] == [own_cache.name]
+
+
+def test_a_history_that_cannot_be_kept_is_no_matter(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own_cache.parent.write_text("a file where the folder should be")
+    remember("abc")
+    assert recall() == []
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(own_cache.parent.parent / "damaged"))
+    damaged = own_cache.parent.parent / "damaged" / own_cache.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"caf\xe9\n")
+    assert recall() == ["caf\ufffd"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tab_completes_commands_only() -> None:
+    assert completions("/te", TO_TYPE) == ["/temperature "]
+    assert completions("/s", TO_TYPE) == ["/sample ", "/stop ", "/seed ", "/settings"]
+    assert completions("te", TO_TYPE) == completions("", TO_TYPE) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no readline")
+def test_readline_gets_the_history_and_the_commands(own_cache: Path) -> None:
+    import readline
+
+    remember("typed yesterday")
+    edit_lines(TO_TYPE)
+    assert readline.get_history_item(readline.get_current_history_length()) == "typed yesterday"
+    complete = readline.get_completer()
+    assert complete and [complete("/top", n) for n in range(3)] == ["/top-k ", "/top-p ", None]
+    readline.clear_history()
+    readline.set_completer(None)
+
+
+def test_a_python_without_readline_reads_lines_all_the_same(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "readline", None)
+    monkeypatch.setattr(builtins, "input", lambda prompt: "abc")
+    assert line_reader(Terminal(), Screen(Terminal(), io.StringIO(), asks=True, live=True), [])() == "abc"
+
+
+# ---- the command line
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
+
+
+def test_flags_are_start_values(
+    writer: TextGenerator, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped(monkeypatch, "é\n".encode())
+    words = "--temperature 0.9 --top-k 5 --top-p 0.8 --min-p 0.01 --repetition-penalty 1.3 --max-new-tokens 9 --stop j "
+    words += f"--seed 3 --device cpu --prompt abc --checkpoint {model}"
+    assert main(["generate", "interactive", *words.split()]) == 0
+    knobs = {"temperature": 0.9, "top_k": 5, "top_p": 0.8, "min_p": 0.01, "repetition_penalty": 1.3, "stop": "j"}
+    texts = [generated(writer, prompt, 9, seed=3 + i, **knobs) + "\n" for i, prompt in enumerate(["abc", "é"])]
+    assert capsys.readouterr() == ("".join(texts), "")
+
+
+def test_bytes_that_are_no_text_do_not_end_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped(monkeypatch, b"caf\xe9\nabc")
+    assert main(["generate", "interactive", "--checkpoint", str(model), "--max-new-tokens", "3"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("abc") and shown.err.startswith("error: character '\ufffd' (U+FFFD) is not in the")
+
+
+def test_no_input_at_all(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a program without a console starts one."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["generate", "interactive", "--checkpoint", str(model)]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_header_stays_out_of_a_file(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("/quit\n"))
+    assert main(["generate", "interactive", "--checkpoint", str(model)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("model       ") and shown.err.endswith("commands.\n> ")
+
+
+def test_a_pipe_gets_answers_and_nothing_else(writer: TextGenerator, model: Path) -> None:
+    """A real process, its streams and its exit code."""
+    lines = "abc\n/temperature 0\nde\n/temprature 1\n\n"
+    child = light_llm(
+        *("generate", "interactive", "--checkpoint", str(model), "--seed", "7", "--top-k", "0"),
+        *("--max-new-tokens", "12", "--device", "cpu", "--temperature", "1"),
+        stdin=lines,
+    )
+    greedy = generated(writer, "de", 24, temperature=0.0)
+    assert child.stdout == f"{generated(writer, 'abc')}\n{greedy[:14]}\n{greedy[14:]}\n"
+    assert child.stderr.startswith("error: there is no command /temprature; did you mean") and child.returncode == 2
+    assert child.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows hands out signals in another way")
+def test_ctrl_c_reaches_the_prompt_from_any_thread() -> None:
+    """A signal that does not interrupt the call in which the line editor waits is noticed all the same."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGWINCH)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGWINCH, lambda number, frame: None)  # as the line editor does
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), ctrl_c_heard():
+            threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+            time.sleep(60)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - began < 30 and signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: Path) -> None:
+    """Keys go in, a screen comes out: a prompt, arrow up, Tab, Ctrl-C in an answer and at the prompt, Ctrl-D."""
+    import fcntl
+    import pty
+    import termios
+
+    def own_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the terminal turns Ctrl-C into a signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell may have told its background jobs to ignore
+
+    ours, theirs = pty.openpty()
+    words = ["--checkpoint", str(model), "--seed", "7", "--max-new-tokens", "12", "--temperature", "1", "--top-k", "0"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "light_llm", "generate", "interactive", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=own_terminal,
+        env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color"},
+    )
+    os.close(theirs)
+    seen = b""
+
+    def wait_for(text: str) -> str:
+        """What the screen shows up to this text, counted from where the last wait ended."""
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while text.encode() not in seen:
+            assert time.monotonic() < deadline and select.select([ours], [], [], 60)[0], seen
+            seen += os.read(ours, 65_536)
+        shown, _, seen = seen.partition(text.encode())
+        return (shown + text.encode()).decode().replace("\r\n", "\n")
+
+    def answer(seed: int) -> str:
+        return "\x1b[1mabc\x1b[0m" + generated(writer, "abc", seed=seed).removeprefix("abc")
+
+    try:
+        assert "context 16 tokens" in wait_for("> ")
+        os.write(ours, b"abc\r")
+        assert answer(7) in wait_for("seed 7\x1b[0m") and wait_for("> ")
+        os.write(ours, b"\x1b[A\r")
+        assert answer(8) in wait_for("seed 8\x1b[0m") and wait_for("> ")
+        os.write(ours, b"/max\t1000000\r")
+        assert wait_for("max-new-tokens      1000000") and wait_for("> ")
+        os.write(ours, b"abc\r")
+        assert wait_for(answer(9)[:16])
+        os.write(ours, b"\x03")
+        assert len(wait_for("seed 9, stopped")) < 1_000_000 and wait_for("> ")
+        os.write(ours, b"half a line")
+        assert wait_for("half a line")
+        os.write(ours, b"\x03")
+        assert wait_for("> ")
+        os.write(ours, b"\x04")
+        assert child.wait(timeout=60) == 0
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)
+    assert own_cache.read_text() == "abc\n/max-new-tokens 1000000\nabc\n"

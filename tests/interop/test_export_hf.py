@@ -1,0 +1,403 @@
+"""A folder for transformers: it is opened without a word, gives the same numbers, and a wrong one is refused."""
+
+import json
+import logging
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from light_llm.checkpoint import Loaded
+from light_llm.config import PRESETS, ModelConfig
+from light_llm.errors import CheckpointError, ConfigError
+from light_llm.export import huggingface
+from light_llm.export.extras import need
+from light_llm.export.families import cut_to_tokenizer, family_of
+from light_llm.export.verify import verify
+from light_llm.export.write import rounded
+from tests.support.export_tools import FAMILIES, MODERN, tiny_loaded
+
+transformers = pytest.importorskip("transformers")
+
+LONG = {"n_positions": 72}  # room for 64 greedy tokens
+WINDOWS = {"window": 5, "window_layers": "1"}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("gpt2", {}),
+    ("gpt2", {"bias": False, "activation": "gelu", "n_inner": 40, "norm_eps": 1e-3}),
+    ("gpt2", {"tied_head": False, "vocab_size": 300}),
+    ("llama", {}),
+    ("llama", {"tied_head": False, "vocab_size": 300, "head_dim": 6, "norm_eps": 1e-3}),
+    ("llama", {"rope_scaling": "llama3", "rope_factor": 4.0, "rope_base": 500.0}),
+    ("llama", {"rope_scaling": "linear", "rope_factor": 3.0, "rope_base": 500.0}),
+    ("qwen3", WINDOWS),
+    ("qwen3", {"tied_head": False, "n_embd": 30}),
+]
+
+
+def exported(folder: Path, family: str = "gpt2", dtype: str = "float32", **changes: Any) -> tuple[Loaded, Path]:
+    """A tiny model and the folder it was written to."""
+    loaded = tiny_loaded(folder, family, **changes)
+    out = folder / "model-hf"
+    out.mkdir()
+    huggingface.write(loaded, out, dtype=dtype)
+    return loaded, out
+
+
+@contextmanager
+def in_silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, nobody warns, logs a warning or calls another machine."""
+    said: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    def connect(*args: Any) -> None:
+        raise AssertionError("a connection was asked for")
+
+    ear = Ear(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in (None, "transformers", "huggingface_hub")]
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for logger in loggers:
+            logger.addHandler(ear)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(ear)
+    assert [*said, *(str(w.message) for w in warned)] == []
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_the_same_numbers_and_the_same_text(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    loaded, out = exported(tmp_path, family, **(LONG | changes))
+    runtime = huggingface.open_export(out)
+    verdict = verify(loaded, runtime)
+    assert verdict.largest < 1e-4 and verdict.equal == verdict.compared == 64 and verdict.tokenizer
+    assert verdict.runtime == f"transformers {transformers.__version__}"
+    assert len(set(runtime.greedy([5, 6, 7], 64))) > 4  # a text that could have gone another way
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_anyone_opens_it_without_a_word(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, out = exported(tmp_path, family)
+    with in_silence(monkeypatch):
+        model = transformers.AutoModelForCausalLM.from_pretrained(out)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+        prompt = tokenizer("To be", return_tensors="pt")
+        text = tokenizer.decode(model.generate(**prompt, max_new_tokens=9, do_sample=False)[0])
+    separator = loaded.file.tokenizer.separator  # type: ignore[union-attr]
+    assert text.startswith("To be") and prompt["input_ids"].shape == (1, 5)  # nothing is put in front
+    assert {model.config.eos_token_id, model.generation_config.eos_token_id, tokenizer.eos_token_id} == {separator}
+    assert model.generation_config.pad_token_id == separator and model.config.pad_token_id is None
+    assert tokenizer.model_max_length == 24 and len(tokenizer) == model.config.vocab_size
+    assert model.config.dtype == torch.float32 and type(model).__name__ == model.config.architectures[0]
+
+
+def test_the_silence_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for noise in (
+        lambda: logging.getLogger("transformers.models").warning("careful"),
+        lambda: warnings.warn("careful", stacklevel=1),
+        lambda: socket.create_connection(("127.0.0.1", 9)),
+    ):
+        with pytest.raises(AssertionError), in_silence(monkeypatch):
+            noise()
+
+
+@pytest.mark.parametrize(("family", "changes"), VARIANTS)
+def test_the_files_are_those_that_transformers_writes(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    """Its own `save_pretrained` of the same model has the same tensors, and says nothing else in its config."""
+    _, out = exported(tmp_path, family, **changes)
+    transformers.AutoModelForCausalLM.from_pretrained(out).save_pretrained(tmp_path / "theirs")
+    described = []
+    for folder in (out, tmp_path / "theirs"):
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            names = {name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+            described.append((names, file.metadata()))
+    assert described[0] == described[1]
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (out, tmp_path / "theirs"))
+    older = {"n_ctx", "torch_dtype", "rope_theta", "rope_scaling"}  # names that version 5 has given up
+    assert {name: theirs.get(name) for name in ours if name not in older} == {
+        name: value for name, value in ours.items() if name not in older
+    }
+
+
+def test_both_forms_of_the_rotation_say_the_same(tmp_path: Path) -> None:
+    """Versions before 5 read the older fields, and version 5 reads either."""
+    loaded, out = exported(tmp_path, "llama", rope_scaling="llama3", rope_factor=4.0, rope_base=500.0)
+    tamper_config(out, lambda values: values.pop("rope_parameters"))
+    assert verify(loaded, huggingface.open_export(out)).largest < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_the_bytes(tmp_path: Path, dtype: str) -> None:
+    """It is the model of the rounded weights, exactly, and not the one of the whole weights."""
+    loaded, out = exported(tmp_path, "qwen3", dtype=dtype)
+    assert {str(t.dtype) for t in load_file(out / "model.safetensors").values()} == {f"torch.{dtype}"}
+    assert transformers.AutoConfig.from_pretrained(out).dtype == getattr(torch, dtype)
+    runtime = huggingface.open_export(out)
+    assert verify(rounded(loaded, dtype), runtime).largest < 1e-5
+    with pytest.raises(CheckpointError, match="its logits are off by"):
+        verify(loaded, runtime)
+
+
+def test_a_number_that_the_format_lacks_is_said(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path)
+    with torch.no_grad():
+        loaded.model.wte.weight[3, 3] = 7e4
+    with pytest.raises(
+        ConfigError, match=r"wte.weight has numbers up to 7e\+04, and float16 ends at 6.55e\+04; export"
+    ):
+        huggingface.write(loaded, tmp_path, dtype="float16")
+    with pytest.raises(ConfigError, match="dtype='int8'"):
+        huggingface.write(loaded, tmp_path, dtype="int8")
+
+
+def test_the_trained_window_is_no_longer_than_the_positions(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path)
+    for data, window in (({"max_length": 24}, 24), ({"max_length": 999}, 32), ({}, 32)):
+        assert huggingface.trained_window(replace(loaded, file=replace(loaded.file, data=data))) == window
+
+
+def test_a_model_with_few_positions(tmp_path: Path) -> None:
+    loaded, out = exported(tmp_path, n_positions=4)
+    verdict = verify(loaded, huggingface.open_export(out))
+    assert verdict.compared == verdict.equal == 2 and verdict.largest < 1e-4
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path, "llama")
+    loaded = replace(loaded, file=replace(loaded.file, tokenizer=None))
+    out = tmp_path / "out"
+    out.mkdir()
+    huggingface.write(loaded, out)
+    runtime = huggingface.open_export(out)
+    assert verify(loaded, runtime).tokenizer is None and runtime.encode("To be") is None
+    assert not list(out.glob("tokenizer*"))
+
+
+# --- wrong exports -------------------------------------------------------------------------------------------------
+
+
+def tamper_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def tamper_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: t.clone().contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
+
+
+def swap(tensors: dict[str, Tensor], a: str, b: str) -> None:
+    tensors[a], tensors[b] = tensors[b], tensors[a]
+
+
+def interleave(tensors: dict[str, Tensor]) -> None:
+    """Pairs that turn as neighbours, the layout of other programs."""
+    for name in tensors:
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            D = 4
+            w = tensors[name]
+            tensors[name] = w.view(-1, 2, D // 2, w.size(1)).transpose(1, 2).reshape(w.shape)
+
+
+GPT2_BLOCK, LLAMA_BLOCK = "transformer.h.1.", "model.layers.1."
+OF_TENSORS: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Tensor]], object], str]] = {
+    "a square matrix is not transposed": (
+        *("gpt2", {}, lambda t: t.update({(n := GPT2_BLOCK + "attn.c_proj.weight"): t[n].T})),
+        "its logits are off by",
+    ),
+    "a matrix is not transposed": (
+        *("gpt2", {}, lambda t: t.update({(n := GPT2_BLOCK + "mlp.c_fc.weight"): t[n].T})),
+        r"does not hold what its config.json asks for: transformer.h.1.mlp.c_fc.weight is \(96, 24\) and not \(24,",
+    ),
+    "a bias is missing": (
+        *("gpt2", {"bias": False}, lambda t: t.pop(GPT2_BLOCK + "ln_1.bias")),
+        "transformer.h.1.ln_1.bias is None",
+    ),
+    "a tied head is there as well": (
+        *("gpt2", {}, lambda t: t.update({"lm_head.weight": t["transformer.wte.weight"]})),
+        r"lm_head.weight is \(257, 24\) and not None",
+    ),
+    "a head of its own is missing": (
+        "gpt2",
+        {"tied_head": False},
+        lambda t: t.pop("lm_head.weight"),
+        "is None and not",
+    ),
+    "a prefix is missing": (
+        *("llama", {}, lambda t: t.update({"norm.weight": t.pop("model.norm.weight")})),
+        "model.norm.weight is None",
+    ),
+    "rotary pairs are neighbours": ("llama", {"n_embd": 24}, interleave, "its logits are off by"),
+    "gate and value are exchanged": (
+        *("llama", {}, lambda t: swap(t, LLAMA_BLOCK + "mlp.gate_proj.weight", LLAMA_BLOCK + "mlp.up_proj.weight")),
+        "its logits are off by",
+    ),
+    "keys and values are exchanged": (
+        *(
+            "qwen3",
+            {},
+            lambda t: swap(t, LLAMA_BLOCK + "self_attn.k_proj.weight", LLAMA_BLOCK + "self_attn.v_proj.weight"),
+        ),
+        "its logits are off by",
+    ),
+    "the norms of queries and keys are exchanged": (
+        *(
+            "qwen3",
+            {},
+            lambda t: swap(t, LLAMA_BLOCK + "self_attn.q_norm.weight", LLAMA_BLOCK + "input_layernorm.weight"),
+        ),
+        "self_attn.q_norm.weight is",
+    ),
+    "one number is another": (
+        *("llama", {}, lambda t: t["model.embed_tokens.weight"].view(-1)[77].add_(0.2)),
+        "its logits are off by",
+    ),
+}
+OF_CONFIGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "the other GELU": ("gpt2", {}, {"activation_function": "gelu"}),
+    "the other epsilon, of LayerNorm": ("gpt2", {}, {"layer_norm_epsilon": 1e-3}),
+    "the other epsilon, of RMSNorm": ("llama", {}, {"rms_norm_eps": 1e-3}),
+    "another base of the rotation": (
+        *("llama", {}),
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    ),
+    "the rotation is not scaled": (
+        *("llama", {"rope_scaling": "linear", "rope_factor": 2.0}),
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "rope_scaling": None},
+    ),
+    "no windows": ("qwen3", WINDOWS, {"layer_types": ["full_attention", "full_attention"]}),
+    "a wider window": ("qwen3", WINDOWS, {"sliding_window": 6}),
+    "another layer has the window": ("qwen3", WINDOWS, {"layer_types": ["sliding_attention", "full_attention"]}),
+}
+
+
+@pytest.mark.parametrize("what", OF_TENSORS)
+def test_wrong_weights_are_refused(tmp_path: Path, what: str) -> None:
+    family, changes, change, message = OF_TENSORS[what]
+    loaded, out = exported(tmp_path, family, **changes)
+    tamper_tensors(out, change)
+    with pytest.raises(CheckpointError, match=message):
+        verify(loaded, huggingface.open_export(out))
+
+
+@pytest.mark.parametrize("what", OF_CONFIGS)
+def test_a_wrong_config_is_refused(tmp_path: Path, what: str) -> None:
+    family, changes, wrong = OF_CONFIGS[what]
+    loaded, out = exported(tmp_path, family, **changes)
+    tamper_config(out, lambda values: values.update(wrong))
+    with pytest.raises(CheckpointError, match="its logits are off by"):
+        verify(loaded, huggingface.open_export(out))
+
+
+def test_a_head_that_is_said_to_be_tied_and_is_not(tmp_path: Path) -> None:
+    _, out = exported(tmp_path, "llama", tied_head=False)
+    tamper_config(out, lambda values: values.update(tie_word_embeddings=True))
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is \(257, 24\) and not None"):
+        huggingface.open_export(out)
+
+
+def test_rows_of_padding_are_refused(tmp_path: Path) -> None:
+    loaded, out = exported(tmp_path, vocab_size=320)
+    tamper_config(out, lambda values: values.update(vocab_size=320))
+    tamper_tensors(out, lambda t: t.update({"transformer.wte.weight": loaded.model.wte.weight.detach()}))
+    with pytest.raises(CheckpointError, match="it has logits for 320 ids, and the model has 257"):
+        verify(loaded, huggingface.open_export(out))
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    loaded, out = exported(tmp_path)
+    values = json.loads((out / "tokenizer.json").read_text())
+    vocab = values["model"]["vocab"]
+    vocab["T"], vocab["o"] = vocab["o"], vocab["T"]
+    (out / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'To be"):
+        verify(loaded, huggingface.open_export(out))
+
+
+def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
+    _, out = exported(tmp_path)
+    data = (out / "model.safetensors").read_bytes()
+    (out / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="transformers cannot open .*model-hf: .*; export it again"):
+        huggingface.open_export(out)
+    (out / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="transformers cannot open"):
+        huggingface.open_export(out)
+
+
+# --- families and packages -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm": "rmsnorm"}, "GPT-2's, and there norm='rmsnorm' has to be 'layernorm'. It can be used with light-llm"),
+        ({"mlp": "relu2"}, "mlp='relu2' has to be 'gelu'"),
+        ({"qk_norm": True}, "qk_norm=True has to be False"),
+        ({"logit_cap": 30.0}, "logit_cap=30.0 has to be 0.0"),
+        ({"n_kv_head": 2}, "n_kv_head=2 has to be n_head=6"),
+        ({"head_dim": 32}, "head_dim=32 has to be n_embd / n_head, which is 64"),
+        ({"window": 9}, "window=9 has to be 0: windows need qk_norm as well"),
+        (MODERN | {"bias": True}, "with positions=rope it would be Llama's, and there bias=True has to be False"),
+        (MODERN | {"mlp": "gelu"}, "mlp='gelu' has to be 'swiglu'"),
+        (MODERN | {"window": 9}, "window=9 has to be 0"),
+        (MODERN | {"qk_norm": True, "norm": "layernorm"}, "rope and qk_norm it would be Qwen3's, and there norm="),
+        (MODERN | {"logit_cap": 5.0, "bias": True}, "bias=True has to be False; logit_cap=5.0 has to be 0.0"),
+    ],
+)
+def test_a_mix_that_no_family_has(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        family_of(ModelConfig(**changes))
+    assert message in str(error.value)
+
+
+def test_presets_and_their_relatives_have_a_family() -> None:
+    assert {family_of(ModelConfig.preset(name)) for name in PRESETS} == {"gpt2", "llama"}
+    assert family_of(ModelConfig(n_kv_head=6, bias=False, tied_head=False, activation="gelu", norm_eps=1e-6)) == "gpt2"
+    assert family_of(ModelConfig(**MODERN, n_kv_head=2, head_dim=32, rope_scaling="llama3")) == "llama"
+    assert family_of(ModelConfig(**MODERN, qk_norm=True, **WINDOWS)) == "qwen3"
+
+
+def test_a_llama_that_transformers_refuses(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path, "llama", n_embd=26, head_dim=4)
+    with pytest.raises(ConfigError, match=r"refuses a Llama whose n_embd=26 is no multiple of n_head=6.*n_embd=30"):
+        huggingface.write(loaded, tmp_path)
+
+
+def test_padding_is_cut_and_nothing_else(tmp_path: Path) -> None:
+    loaded = tiny_loaded(tmp_path, vocab_size=320, tied_head=False)
+    config, state = cut_to_tokenizer(loaded)
+    assert config == replace(loaded.model.config, vocab_size=257)
+    for name, whole in loaded.model.state_dict().items():
+        kept = whole[:257] if name in ("wte.weight", "lm_head.weight") else whole
+        assert torch.equal(state[name], kept), name
+
+
+def test_a_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert need("json", "hf") is json
+    with pytest.raises(ConfigError, match=r'needs the package no_such, which is not installed; .* "light-llm\[onnx\]"'):
+        need("no_such.part", "onnx")
+    (tmp_path / "half_there.py").write_text("import no_such_part")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="half_there is installed and cannot be imported .*no_such_part"):
+        need("half_there", "hf")
+    assert "half_there" not in sys.modules

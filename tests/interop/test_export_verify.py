@@ -1,0 +1,161 @@
+"""The gate of every export: what is not the model is refused, wherever in the context it differs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from light_llm.checkpoint import Loaded, ModelFile
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode
+from light_llm.errors import CheckpointError
+from light_llm.export.verify import TIES, verify
+from light_llm.export.write import TARGETS, export
+from light_llm.model import LightLLM
+from tests.support.tools import tiny_model
+
+QWEN3 = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "qk_norm": True}
+
+
+def loaded(model: LightLLM, tokenizer: Tokenizer | None = None) -> Loaded:
+    file = ModelFile(Path("tiny"), {}, model.config, tokenizer, {}, {})
+    return Loaded(model, file)
+
+
+class Program:
+    """A program that has a model of its own: the same, or nearly."""
+
+    name = "a program 1.0"
+
+    def __init__(self, model: LightLLM, tokenizer: Tokenizer | None = None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        return self.model(torch.tensor(ids)).float()
+
+    def greedy(self, ids: Sequence[int], n: int) -> list[int]:
+        text = list(ids)
+        for _ in range(n):
+            text.append(int(self.model(torch.tensor([text]))[0, -1].argmax()))
+        return text[len(ids) :]
+
+    def encode(self, text: str) -> list[int] | None:
+        return self.tokenizer.encode(text) if self.tokenizer else None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        assert self.tokenizer is not None
+        return decode(self.tokenizer, ids)
+
+
+def model_of(**changes: Any) -> LightLLM:
+    return tiny_model(scale=4, **({"n_positions": 160, "vocab_size": 61} | changes))
+
+
+@pytest.mark.parametrize("n_positions", [1, 2, 5, 9, 160])
+def test_the_model_itself_is_verified(n_positions: int) -> None:
+    model = model_of(n_positions=n_positions)
+    verdict = verify(loaded(model), Program(model))
+    assert verdict.largest == 0 and verdict.places == n_positions and verdict.equal == verdict.compared
+    assert verdict.compared == min(64, n_positions - max(1, min(8, n_positions // 2)))
+    assert f"logits at {n_positions} positions differ by 0.0e+00" in verdict.words
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ({"window": 100}, {"window": 101}),  # differs from token 101 on
+        ({"window": 150}, {}),
+        ({"rope_scaling": "llama3", "rope_factor": 8.0}, {"rope_scaling": "llama3", "rope_factor": 32.0}),
+    ],
+)
+def test_what_differs_late_is_found(right: dict[str, Any], wrong: dict[str, Any]) -> None:
+    model, other = model_of(**QWEN3, **right), model_of(**QWEN3, **wrong)
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(CheckpointError, match="it is not the model: its logits are off by"):
+        verify(loaded(model), Program(other))
+
+
+def nearly_tied() -> LightLLM:
+    """Ids 0 and 1 have the same logits everywhere, and they are the largest."""
+    model = model_of()
+    with torch.no_grad():
+        model.ln_f.bias[0] = 50
+        model.wte.weight[:, 0] = 0
+        model.wte.weight[:2, 0] = 5
+        model.wte.weight[1] = model.wte.weight[0]
+    return model
+
+
+def test_a_greedy_text_goes_on_after_a_tie() -> None:
+    class Other(Program):
+        def __init__(self, model: LightLLM, after: Callable[[int], int]) -> None:
+            super().__init__(model)
+            self.after = after
+
+        def greedy(self, ids: Sequence[int], n: int) -> list[int]:
+            found = super().greedy(ids, n)
+            return [self.after(len(ids) + i) if token == 0 else token for i, token in enumerate(found)]
+
+    model = nearly_tied()
+    with pytest.raises(CheckpointError, match="its greedy text is another one from token"):
+        verify(loaded(model), Other(model, lambda place: 1 if place == 12 else 17 if place == 20 else 0))
+    verdict = verify(loaded(model), Other(model, lambda place: 1 if place in (12, 30) else 0))
+    assert (verdict.compared, verdict.equal) == (64, 62) and "62 of 64 greedy tokens are equal (the others tie)" in (
+        verdict.words
+    )
+    with pytest.raises(CheckpointError, match="greedy text"):  # one that ties at every token says nothing
+        verify(loaded(model), Other(model, lambda place: 1 if place % 4 == 0 else 0))
+    assert 64 // 4 > TIES
+
+
+def test_a_limit_is_never_wider_than_what_the_model_says() -> None:
+    """Logits that hardly move are all within 1e-4 of another model's."""
+    model, other = (tiny_model(seed, tied_head=False) for seed in (1, 2))
+    for each in (model, other):
+        with torch.no_grad():
+            each.head_weight.mul_(1e-5)
+    assert (model(torch.arange(9)[None]) - other(torch.arange(9)[None])).abs().max() < 1e-4
+    with pytest.raises(CheckpointError, match="its logits are off by"):
+        verify(loaded(model), Program(other))
+    assert verify(loaded(model), Program(model)).limit < 1e-5
+
+
+def test_a_model_of_no_numbers_is_its_own_fault() -> None:
+    model = model_of()
+    with torch.no_grad():
+        model.ln_f.weight.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="the model itself gives logits that are no numbers"):
+        verify(loaded(model), Program(model))
+
+
+def test_an_alphabet_is_tried_on_itself() -> None:
+    """None of its letters is in the usual texts."""
+
+    class Deaf(Program):
+        def encode(self, text: str) -> list[int]:
+            return [0] * len(text)
+
+    ours = CharTokenizer("абв")
+    model = model_of(vocab_size=ours.vocab_size)
+    assert verify(loaded(model, ours), Program(model, ours)).tokenizer
+    with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'абв'"):
+        verify(loaded(model, ours), Deaf(model, ours))
+
+
+@pytest.mark.parametrize("kind", ["gguf", "hf"])
+def test_overwrite_takes_the_place_of_exports_alone(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "there"
+    if kind == "gguf":
+        out.write_text("a text, or a trained model")
+    else:
+        out.mkdir()
+        (out / "best_model.pt").write_text("a trained model")
+    model = loaded(model_of(vocab_size=257), ByteTokenizer())
+    with pytest.raises(CheckpointError, match="so it is not replaced; write elsewhere with --out"):
+        export(model, TARGETS[kind], out, overwrite=True)
+    with pytest.raises(CheckpointError, match="is there already; write elsewhere with --out, or replace it with"):
+        export(model, TARGETS[kind], out)
+    kept = out if kind == "gguf" else out / "best_model.pt"
+    assert "a trained model" in kept.read_text() and list(tmp_path.iterdir()) == [out]

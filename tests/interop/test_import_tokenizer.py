@@ -1,0 +1,209 @@
+"""Tokenizers of other programs become ours: the same ids as there, or refused by the part that is not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from light_llm.data.bpe import GPT2Tokenizer, train_bpe
+from light_llm.data.tokenizer_json import to_tokenizer_json
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
+from light_llm.errors import CheckpointError, ConfigError
+from light_llm.export.import_model import read_folder
+from light_llm.export.import_tokenizer import read_tokenizer
+from light_llm.export.tokenizer_files import tokenizer_json
+from tests.interop.test_import import BPE, change, exported, rewrite
+
+
+def gpt2_tokenizer(offline_files: Path) -> GPT2Tokenizer:
+    return GPT2Tokenizer((offline_files / "gpt2" / "vocab.bpe").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [ByteTokenizer(), CharTokenizer("\n abcé東\U0001f642"), BPE], ids=["byte", "char", "bpe"]
+)
+def test_tokenizers_come_back_as_they_were(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    _, folder = exported(tmp_path / "out", tokenizer)
+    back = read_folder(folder).file.tokenizer
+    assert back is not None and type(back) is type(tokenizer)
+    assert tokenizer_hash(back) == tokenizer_hash(tokenizer)
+
+
+@pytest.mark.slow  # 50,257 ids, twice
+def test_gpt2s_tokenizer_comes_back_from_both_its_forms(offline_files: Path, tmp_path: Path) -> None:
+    tokenizer = gpt2_tokenizer(offline_files)
+    values = tokenizer_json(tokenizer)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    found = [read_tokenizer(tmp_path, "", {"eos_token_id": 50256})]
+    (tmp_path / "tokenizer.json").unlink()
+    shutil.copy(offline_files / "gpt2" / "vocab.bpe", tmp_path / "merges.txt")
+    (tmp_path / "vocab.json").write_text(json.dumps(values["model"]["vocab"]))
+    found.append(read_tokenizer(tmp_path, "", {"eos_token_id": 50256}))
+    for one in found:
+        assert isinstance(one, GPT2Tokenizer) and tokenizer_hash(one) == tokenizer_hash(tokenizer)
+
+
+def changed(values: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """A tokenizer.json with parts replaced; `model__x` is x of its model."""
+    inner = {name.removeprefix("model__"): part for name, part in parts.items() if name.startswith("model__")}
+    outer = {name: part for name, part in parts.items() if not name.startswith("model__")}
+    return values | outer | {"model": values["model"] | inner}
+
+
+OTHER_PATTERN = {
+    "type": "Sequence",
+    "pretokenizers": [{"type": "Split", "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "use_regex": False}],
+}
+PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (changed(to_tokenizer_json(BPE), model__type="Unigram"), "its model is 'Unigram' and no byte-level BPE"),
+        (changed(to_tokenizer_json(BPE), model__byte_fallback=True), "with byte_fallback"),
+        (
+            changed(to_tokenizer_json(BPE), model__continuing_subword_prefix="##"),
+            "continuing_subword_prefix='##', so that",
+        ),
+        (changed(to_tokenizer_json(BPE), model__end_of_word_suffix="</w>"), "end_of_word_suffix='</w>', so that"),
+        (changed(to_tokenizer_json(BPE), normalizer={"type": "NFC"}), r"its normalizer \(NFC\) changes texts"),
+        (
+            changed(to_tokenizer_json(BPE), pre_tokenizer=OTHER_PATTERN),
+            r"its pre_tokenizer \(Sequence of Split, ByteLevel\) cuts texts by another pattern than GPT-2's",
+        ),
+        (changed(to_tokenizer_json(BPE), pre_tokenizer=None), r"its pre_tokenizer \(none\)"),
+        (changed(to_tokenizer_json(BPE), pre_tokenizer=PREFIXED), "add_prefix_space=True, which puts a space before"),
+        (
+            changed(to_tokenizer_json(BPE), model__merges=to_tokenizer_json(BPE)["model"]["merges"][:9]),
+            "makes other ids",
+        ),
+        (
+            changed(to_tokenizer_json(BPE), model__merges=to_tokenizer_json(BPE)["model"]["merges"][::-1]),
+            "its joins are not in the order of its ids",
+        ),
+        ({"model": 1}, "it has no model"),
+        ("x", "it has no model"),
+    ],
+)
+def test_a_tokenizer_that_ours_cannot_be_is_refused_by_its_part(values: Any, message: str, tmp_path: Path) -> None:
+    _, folder = exported(tmp_path / "out", BPE)
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=rf"{message}.*; import the weights alone with --tokenizer none"):
+        read_folder(folder)
+    assert read_folder(folder, tokenizer="none").file.tokenizer is None
+
+
+def test_a_text_for_which_both_disagree_is_found(tmp_path: Path) -> None:
+    """An added token is a token wherever its text stands, there; here no text is special."""
+    _, folder = exported(tmp_path / "out", BPE)
+    values = to_tokenizer_json(BPE)
+    values["added_tokens"].append({**values["added_tokens"][0], "id": BPE.vocab_size, "content": "don't!"})
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="makes other ids of some texts, such as .*don't"):
+        read_folder(folder)
+
+
+def test_the_end_that_the_model_knows_stands_between_documents(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path / "out", BPE)
+    values, first = to_tokenizer_json(BPE), BPE.vocab_size
+    more = [{**values["added_tokens"][0], "id": first + i, "content": f"<|{i}|>"} for i in range(2)]
+    (folder / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": values["added_tokens"] + more}))
+    for end in (BPE.separator, first + 1):
+        change(folder, eos_token_id=[end, 5], vocab_size=BPE.vocab_size + 2)
+        rewrite(folder, lambda tensors: tensors | {"transformer.wte.weight": torch.zeros(first + 2, 24)})
+        found = read_folder(folder).file.tokenizer
+        assert found is not None and found.separator == end
+
+
+@pytest.mark.parametrize(
+    ("remove", "add", "message"),
+    [
+        (
+            "tokenizer.json",
+            "",
+            r"has no tokenizer\.json, nor vocab\.json and merges\.txt; name another with --tokenizer",
+        ),
+        ("tokenizer.json", "tokenizer.model", r"tokenizer\.model is SentencePiece's, which is not read; name another"),
+        ("", "tokenizer.json", "the tokenizer .* cannot be read: "),
+    ],
+)
+def test_a_tokenizer_that_is_missing_or_damaged(remove: str, add: str, message: str, tmp_path: Path) -> None:
+    _, folder = exported(tmp_path / "out", BPE)
+    if remove:
+        (folder / remove).unlink()
+    if add:
+        (folder / add).write_text("{")
+    with pytest.raises(CheckpointError, match=message):
+        read_folder(folder)
+
+
+def test_a_tokenizer_can_be_named_instead(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path / "out", BPE)
+    (tmp_path / "t.json").write_text(json.dumps(to_tokenizer_json(BPE)))
+    found = read_folder(folder, tokenizer=str(tmp_path / "t.json")).file.tokenizer
+    assert found is not None and tokenizer_hash(found) == tokenizer_hash(BPE)
+    assert isinstance(read_folder(folder, tokenizer="byte").file.tokenizer, ByteTokenizer)
+    for spec in ("char", "bpe:300"):
+        with pytest.raises(ConfigError, match=f"--tokenizer {spec} cannot be used here: it would be made from a text"):
+            read_folder(folder, tokenizer=spec)
+
+
+BOS: dict[str, Any] = {"type": "TemplateProcessing", "special_tokens": {"<s>": {"id": "<s>", "ids": [300]}}}
+BOS["single"] = BOS["pair"] = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+BOS["special_tokens"]["<s>"]["tokens"] = ["<s>"]
+STRIPPED = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+
+
+def added(*names: str, special: bool = True) -> list[dict[str, Any]]:
+    rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    return [{"id": 300 + i, "content": name, **rest} for i, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "eos", "message"),
+    [
+        ({"post_processor": BOS, "added_tokens": added("<s>", "</s>")}, 301, r"puts ids around each text \(<s>\)"),
+        (
+            {"decoder": {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, STRIPPED]}},
+            None,
+            "its decoder .Sequence of ByteLevel, Strip. makes other texts",
+        ),
+        ({"added_tokens": added("<|endoftext|>") + added("<think>", special=False)}, None, "'<think>' is text"),
+        ({"added_tokens": added("<pad>", "<bos>")}, None, "eos_token_id=None in config.json is none of its ids"),
+        ({"added_tokens": added("<pad>", "<bos>")}, 3, "eos_token_id=3 in config.json is none of its ids without"),
+    ],
+)
+def test_a_tokenizer_that_adds_or_hides_something_is_refused(
+    parts: dict[str, Any], eos: int | None, message: str, tmp_path: Path
+) -> None:
+    """Each would read or write other ids than the program it is from, and no text would show it."""
+    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265)) | parts
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=message):
+        read_tokenizer(tmp_path, "", {"eos_token_id": eos})
+
+
+def test_the_end_that_the_config_names_is_taken(tmp_path: Path) -> None:
+    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "<bos>")}))
+    found = read_tokenizer(tmp_path, "", {"eos_token_id": 301})
+    assert found is not None and found.separator == 301
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "</s>")}))
+    found = read_tokenizer(tmp_path, "", {})
+    assert found is not None and found.separator == 301
+
+
+def test_joins_that_make_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
+    """By each token on its own: where a text has it, an earlier join may hide the difference."""
+    values = to_tokenizer_json(train_bpe(["x"], 257))
+    joins = [["\u0120", "t"], ["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
+    vocab = {k: i for k, i in values["model"]["vocab"].items() if i < 256}
+    vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
+    values["model"] |= {"vocab": vocab, "merges": joins}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": []}))
+    with pytest.raises(CheckpointError, match="makes other ids of some texts"):
+        read_tokenizer(tmp_path, "", {})

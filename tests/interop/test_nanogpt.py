@@ -1,0 +1,457 @@
+"""nanoGPT's checkpoints and token files: the same logits, the same ids, and no pickle is believed."""
+
+import json
+import math
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from light_llm.checkpoint import load_model
+from light_llm.cli.import_ import command
+from light_llm.config import ModelConfig
+from light_llm.data import create_dataloader, prepare_dataset
+from light_llm.data.bpe import train_bpe
+from light_llm.data.tokenizer_json import to_tokenizer_json
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
+from light_llm.errors import CheckpointError, ConfigError, DataError, LightLLMError
+from light_llm.export.nanogpt import read_checkpoint
+from light_llm.export.nanogpt_tokens import read_bin, write_texts
+from light_llm.generate import TextGenerator
+from tests.support.tools import model_path, some_tokens
+
+L, H, C, T, V = 2, 3, 24, 16, 12
+SIZES: dict[str, Any] = {"n_layer": L, "n_head": H, "n_embd": C, "block_size": T, "bias": True, "vocab_size": V}
+TEXT = "abcd abc ab\nhello, hello, hello!\n"  # 12 different characters
+Tensors = OrderedDict[str, Tensor]
+
+
+def tensors(*, bias: bool = True, vocab_size: int = V) -> Tensors:
+    """Weights as nanoGPT names and shapes them, its head the token table itself."""
+    draw = torch.Generator().manual_seed(2)
+
+    def weight(*shape: int, scale: float = 0.3, mean: float = 0.0) -> Tensor:
+        return mean + scale * torch.randn(*shape, generator=draw)
+
+    found: Tensors = OrderedDict()
+    found["transformer.wte.weight"], found["transformer.wpe.weight"] = weight(vocab_size, C), weight(T, C)
+    linear = {"attn.c_attn": (3 * C, C), "attn.c_proj": (C, C), "mlp.c_fc": (4 * C, C), "mlp.c_proj": (C, 4 * C)}
+    for i in range(L):
+        for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+            shape = linear.get(name, (C,))
+            full = f"transformer.h.{i}.{name}"
+            found[f"{full}.weight"] = weight(*shape) if name in linear else weight(C, scale=0.1, mean=1.0)
+            if bias:
+                found[f"{full}.bias"] = weight(shape[0], scale=0.1)
+    found["transformer.ln_f.weight"] = weight(C, scale=0.1, mean=1.0)
+    if bias:
+        found["transformer.ln_f.bias"] = weight(C, scale=0.1)
+    found["lm_head.weight"] = found["transformer.wte.weight"]
+    return found
+
+
+def their_logits(w: Tensors, ids: Tensor, approximate: str = "none") -> Tensor:
+    """What nanoGPT computes, written down from its definition: pre-norm blocks, causal attention, exact GELU."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (C,), w[f"transformer.{name}.weight"], w.get(f"transformer.{name}.bias"), 1e-5)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, w[f"transformer.{name}.weight"], w.get(f"transformer.{name}.bias"))
+
+    B, n = ids.shape
+    x = w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][:n]
+    for i in range(L):
+        q, k, v = linear(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").view(B, n, 3, H, C // H).unbind(2)
+        scores = torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(C // H)
+        seen = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -math.inf).softmax(-1)
+        x = x + linear(torch.einsum("bhts,bshd->bthd", seen, v).reshape(B, n, C), f"h.{i}.attn.c_proj")
+        inner = F.gelu(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate=approximate)
+        x = x + linear(inner, f"h.{i}.mlp.c_proj")
+    return norm(x, "ln_f") @ w["lm_head.weight"].T
+
+
+def save(path: Path, model: Any, sizes: dict[str, Any] | None = None, **more: Any) -> Path:
+    """A checkpoint with all that nanoGPT's train.py puts into one."""
+    with torch.inference_mode(False), torch.enable_grad():
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.AdamW([parameter])
+        parameter.sum().backward()
+        optimizer.step()
+    stored = {
+        "model": model,
+        "optimizer": optimizer.state_dict(),
+        "model_args": SIZES | {"dropout": 0.1} if sizes is None else sizes,
+        "iter_num": 250,
+        "best_val_loss": torch.tensor(1.5),
+        "config": {"dataset": "shakespeare_char", "learning_rate": 1e-3},
+    }
+    torch.save(stored | more, path)
+    return path
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+@torch.inference_mode()
+def test_logits_are_nanogpts(bias: bool, compiled: bool, tmp_path: Path) -> None:
+    w = tensors(bias=bias)
+    named = OrderedDict((f"_orig_mod.{name}", t) for name, t in w.items()) if compiled else w
+    mask = {"_orig_mod." * compiled + f"transformer.h.{i}.attn.bias": torch.ones(1, 1, T, T) for i in range(L)}
+    path = save(tmp_path / "ckpt.pt", OrderedDict(named | mask), SIZES | {"bias": bias, "dropout": 0.1})
+    found = read_checkpoint(path, tokenizer="none")
+    ids = some_tokens(T=T, V=V)
+    expected = their_logits(w, ids)
+    assert expected.std() > 0.3
+    torch.testing.assert_close(found.model(ids), expected, atol=1e-5, rtol=0)
+    shape = {"vocab_size": V, "n_positions": T, "n_embd": C, "n_layer": L, "n_head": H}
+    assert found.model.config == ModelConfig(**shape, dropout=0.1, bias=bias, activation="gelu")
+    assert (found.file.meta["step"], found.file.meta["imported"]["best_val_loss"]) == (250, 1.5)
+
+
+@torch.inference_mode()
+def test_an_older_nanogpt_has_the_other_gelu(tmp_path: Path) -> None:
+    w = tensors()
+    path, ids = save(tmp_path / "ckpt.pt", w), some_tokens(T=T, V=V)
+    found = read_checkpoint(path, tokenizer="none", activation="gelu_tanh").model(ids)
+    torch.testing.assert_close(found, their_logits(w, ids, "tanh"), atol=1e-5, rtol=0)
+    assert (found - their_logits(w, ids)).abs().max() > 1e-4
+    with pytest.raises(ConfigError, match="activation='relu' is not known"):
+        read_checkpoint(path, activation="relu")
+
+
+def test_parts_of_one_storage_come_apart(tmp_path: Path) -> None:
+    """A file of ours has a storage for each tensor, and is refused otherwise."""
+    w, flat = tensors(), torch.cat([t.flatten() for t in tensors().values()])
+    at = 0
+    for name, t in w.items():
+        w[name], at = flat[at : at + t.numel()].view(t.shape), at + t.numel()
+    w["lm_head.weight"] = w["transformer.wte.weight"]
+    w["transformer.h.0.ln_2.weight"] = w["transformer.h.0.ln_1.weight"] = torch.full((C,), 1.5)
+    assert command([str(save(tmp_path / "ckpt.pt", w)), "--tokenizer", "none", "--out", "m.pt"]) == 0
+    found = load_model("m.pt").file.weights
+    for name, tensor in found.items():
+        assert torch.equal(tensor, w[f"transformer.{name}"]), name
+
+
+@torch.inference_mode()
+def test_a_head_of_its_own_stays_one(tmp_path: Path) -> None:
+    w = tensors()
+    w["lm_head.weight"] = w["transformer.wte.weight"].flip(0).clone()
+    found = read_checkpoint(save(tmp_path / "ckpt.pt", w), tokenizer="none").model
+    ids = some_tokens(T=T, V=V)
+    assert not found.config.tied_head
+    torch.testing.assert_close(found(ids), their_logits(w, ids), atol=1e-5, rtol=0)
+
+
+def text_file(folder: Path) -> Path:
+    path = folder / "input.txt"
+    path.write_text(TEXT)
+    assert len(set(TEXT)) == V
+    return path
+
+
+@torch.inference_mode()
+def test_characters_have_the_ids_that_nanogpt_gave_them(tmp_path: Path) -> None:
+    w = tensors()
+    text = text_file(tmp_path)
+    assert (
+        command([str(save(tmp_path / "ckpt.pt", w)), "--tokenizer", "char", "--text", str(text), "--out", "m.pt"]) == 0
+    )
+    loaded = load_model("m.pt")
+    tokenizer = loaded.file.tokenizer
+    assert isinstance(tokenizer, CharTokenizer)
+    stoi = {c: i for i, c in enumerate(sorted(set(TEXT)))}  # nanoGPT's prepare.py
+    assert tokenizer.encode(TEXT) == [stoi[c] for c in TEXT]
+    ids = torch.tensor([tokenizer.encode(TEXT[:T])])
+    found, expected = loaded.model(ids), their_logits(w, ids)
+    torch.testing.assert_close(found[..., :V], expected, atol=1e-5, rtol=0)
+    # The separator is as likely as the rarest character: here ! and d occur once, and ! comes first.
+    assert tokenizer.separator == V and torch.equal(found[..., V], found[..., stoi["!"]])
+    written = TextGenerator("m.pt", device="cpu").generate("hello", 20, seed=1)
+    assert written.startswith("hello") and {*written} <= {*TEXT}
+    assert loaded.file.data == {"max_length": T, "documents": 1}
+
+
+def test_another_text_has_another_alphabet(tmp_path: Path) -> None:
+    path, text = save(tmp_path / "ckpt.pt", tensors()), tmp_path / "other.txt"
+    text.write_text(TEXT + "é")
+    with pytest.raises(DataError, match="13 different characters, and the model vocab_size=12: it is not the text"):
+        read_checkpoint(path, tokenizer="char", text=text)
+    text.write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"other\.txt is not UTF-8"):
+        read_checkpoint(path, tokenizer="char", text=text)
+    with pytest.raises(DataError, match=r"no\.txt cannot be read: No such file"):
+        read_checkpoint(path, tokenizer="char", text=tmp_path / "no.txt")
+
+
+def test_a_model_that_does_not_say_its_characters_asks_for_them(tmp_path: Path) -> None:
+    path = save(tmp_path / "ckpt.pt", tensors())
+    with pytest.raises(
+        ConfigError, match=r"vocab_size=12, which is not GPT-2's, .* meta\.pkl, a pickle, which can run code"
+    ):
+        read_checkpoint(path)
+    with pytest.raises(
+        ConfigError, match=r"--tokenizer char needs the text that was prepared, as in --text input\.txt"
+    ):
+        read_checkpoint(path, tokenizer="char")
+    with pytest.raises(ConfigError, match="--text is for the alphabet of --tokenizer char and has no effect"):
+        read_checkpoint(path, tokenizer="byte", text=text_file(tmp_path))
+    with pytest.raises(
+        CheckpointError, match="has vocab_size=12, and the tokenizer 257 ids; name the one it was trained"
+    ):
+        read_checkpoint(path, tokenizer="byte")
+
+
+def test_gpt2s_padded_table_is_kept(offline_files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = save(tmp_path / "ckpt.pt", tensors(vocab_size=50304), SIZES | {"vocab_size": 50304})
+    found = read_checkpoint(path, offline=True)
+    assert found.file.tokenizer is not None and found.file.tokenizer.name == "gpt2"
+    assert found.model.config.vocab_size == 50304 and found.file.data["documents"] > 1
+    monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR")
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "none"))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "none"))
+    with pytest.raises(DataError, match="vocab"):
+        read_checkpoint(path, offline=True)
+
+
+class Harmful:
+    """Would create a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return (touch, ("harmed",))
+
+
+def touch(name: str) -> None:
+    Path(name).write_text("x")
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+    path = save(tmp_path / "ckpt.pt", tensors(), config=Harmful())
+    with pytest.raises(CheckpointError, match=r"numbers and names \(objects that only running its code would make\); "):
+        read_checkpoint(path, tokenizer="none")
+    assert not Path("harmed").exists()
+    torch.load(path, weights_only=False)  # the trap is a trap
+    assert Path("harmed").exists()
+
+
+def test_a_model_of_ours_is_one_already(tmp_path: Path) -> None:
+    path = model_path(tmp_path)
+    with pytest.raises(CheckpointError, match="is a model of light-llm already; use it as it is: --checkpoint"):
+        read_checkpoint(path, tokenizer="none")
+
+
+def packed(path: Path) -> None:
+    """The same archive with its records compressed."""
+    with zipfile.ZipFile(path) as old:
+        records = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in records.items():
+            new.writestr(name, data)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "ckpt.pt", tensors())
+    whole = path.read_bytes()
+    packed(path)
+    with pytest.raises(CheckpointError, match="its records are packed or too large"):
+        read_checkpoint(path, tokenizer="none")
+    for damaged in (whole[:-200], b"", b"PK\x03\x04 nonsense", whole.replace(b"model_args", b"model_arg\xff")):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is damaged, or holds more than numbers and names"):
+            read_checkpoint(path, tokenizer="none")
+    with pytest.raises(CheckpointError, match=r"no\.pt cannot be read: No such file"):
+        read_checkpoint(tmp_path / "no.pt")
+    for stored, message in (({"model": {}}, "it has no model_args"), ([1], "it has no model"), ({"a": 1}, "no model;")):
+        torch.save(stored, path)
+        with pytest.raises(CheckpointError, match=rf"is no checkpoint of nanoGPT: .*{message}"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"a": [1.0]}, "its model is no table of plain tensors"),
+        ([1], "its model is no table of plain tensors"),
+        ({"a": torch.ones(3, device="meta")}, "its model is no table of plain tensors"),
+        ({"a": torch.ones(1).expand(10**9)}, "its model is no table of plain tensors"),  # a byte that says it is many
+        ({}, r"says 2 layers, and there are 0 tensors"),
+        ({"transformer.h.0.ln_1.weight": torch.ones(C, dtype=torch.int64)}, "numbers of type int64; only float32"),
+    ],
+)
+def test_a_model_that_is_none_is_refused(model: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(save(tmp_path / "ckpt.pt", model), tokenizer="none")
+
+
+@pytest.mark.parametrize("loss", [None, [], torch.ones(2), math.inf, torch.tensor(1j)])
+def test_a_loss_that_is_none_is_left_out(loss: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "ckpt.pt", tensors(), best_val_loss=loss, iter_num="x")
+    meta = read_checkpoint(path, tokenizer="none").file.meta
+    assert meta["step"] == 0 and meta["imported"] == {"format": "nanogpt", "name": "ckpt.pt"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([], "its model_args are no table"),
+        ({k: v for k, v in SIZES.items() if k != "block_size"}, "model_args has no block_size"),
+        (SIZES | {"n_kv_head": 1}, "model_args has 'n_kv_head'=1, which nanoGPT's GPT does not"),
+        (SIZES | {"bias": 1}, "model_args has bias=1; it has to be True or False"),
+        (SIZES | {"n_head": 5}, "describes no model of ours: n_embd=24 does not divide into n_head=5"),
+        (SIZES | {"block_size": 17}, r"wpe\.weight has the shape \(16, 24\), and its config makes it \(17, 24\)"),
+        (SIZES | {"n_layer": 1}, r"says nothing of: the tensor 'h\.1\.attn\.c_attn\.bias' and 11 more"),
+        (SIZES | {"n_layer": 3}, r"has no tensor h\.2\.ln_1\.weight"),
+        (SIZES | {"n_layer": 10**12}, "says 1000000000000 layers, and there are 28 tensors"),
+        (SIZES | {"bias": False}, "says nothing of: the tensor"),
+    ],
+)
+def test_sizes_that_lie_are_refused_by_name(sizes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(save(tmp_path / "ckpt.pt", tensors(), sizes), tokenizer="none")
+
+
+# Token files.
+
+DOCUMENTS = ["the cat sat on the mat\nand the dog did not", "ein Satz über 東京 🙂", "  two spaces\r\n\tand a tab"]
+BPE = train_bpe(DOCUMENTS * 3, 320)
+
+
+def write_bin(path: Path, ids: list[int]) -> Path:
+    np.array(ids, dtype=np.uint16).tofile(path)
+    return path
+
+
+def test_ids_become_the_documents_they_were_made_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """nanoGPT's OpenWebText: a separator after each document."""
+    train = write_bin(tmp_path / "train.bin", [i for d in DOCUMENTS for i in [*BPE.encode(d), BPE.separator]])
+    val = write_bin(tmp_path / "val.bin", BPE.encode(DOCUMENTS[0]))
+    (tmp_path / "t.json").write_text(json.dumps(to_tokenizer_json(BPE)))
+    assert command([str(train), str(val), "--tokenizer", str(tmp_path / "t.json"), "--out", "owt"]) == 0
+    said = capsys.readouterr().out
+    assert "3 documents; encoded again, the same ids" in said
+    assert "train --data owt/train.jsonl --val-data owt/val.txt --tokenizer " in said
+    lines = Path("owt/train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == DOCUMENTS
+    assert Path("owt/val.txt").read_bytes().decode() == DOCUMENTS[0]
+
+
+def test_what_is_trained_on_then_are_the_ids_of_the_file(tmp_path: Path) -> None:
+    """Our separators stand before each document and after the last, nanoGPT's after each."""
+    train = write_bin(tmp_path / "train.bin", [i for d in DOCUMENTS for i in [*BPE.encode(d), BPE.separator]])
+    val = write_bin(tmp_path / "val.bin", BPE.encode(DOCUMENTS[0]))
+    first, second = write_texts([train, val], BPE, tmp_path / "owt")
+    dataset, _ = prepare_dataset(first.path, max_length=8, tokenizer=BPE, val_data=second.path)
+    kept = dataset.tokens.read(0, len(dataset.tokens)).tolist()
+    assert kept == [BPE.separator, *read_bin(train, BPE.vocab_size).tolist()]
+    held_out = dataset.held_out.read(0, len(dataset.held_out)).tolist()
+    assert held_out == [BPE.separator, *read_bin(val, BPE.vocab_size).tolist(), BPE.separator]
+    assert create_dataloader(dataset, 1, seed=0).batch(0).tokens.shape == (1, 8)
+
+
+def test_shakespeare_as_nanogpt_prepares_it(offline_files: Path, tmp_path: Path) -> None:
+    """Its prepare.py holds out the last tenth of the characters: 301,966 and 36,059 tokens of GPT-2's."""
+    from light_llm.data.bpe import GPT2Tokenizer
+
+    tokenizer = GPT2Tokenizer((offline_files / "gpt2" / "vocab.bpe").read_text(encoding="utf-8"))
+    text = (offline_files / "shakespeare.txt").read_text(encoding="utf-8")
+    cut = int(len(text) * 0.9)
+    files = [
+        write_bin(tmp_path / f"{name}.bin", tokenizer.encode(part))
+        for name, part in (("train", text[:cut]), ("val", text[cut:]))
+    ]
+    found = write_texts(files, tokenizer, tmp_path / "out")
+    assert [(one.path.name, one.tokens, one.documents, one.other) for one in found] == [
+        ("train.txt", 301_966, 1, 0),
+        ("val.txt", 36_059, 1, 0),
+    ]
+    assert "".join(one.path.read_bytes().decode() for one in found) == text
+
+
+def test_a_character_that_was_cut_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_bin(tmp_path / "x.bin", [*"é".encode()[1:], 97, 256, 98])
+    (text,) = write_texts([path], ByteTokenizer(), tmp_path / "out")
+    assert (text.documents, text.other) == (2, 1)
+    command([str(path), "--tokenizer", "byte", "--out", "again"])
+    assert "4 tokens, 2 documents; 1 of them give other ids" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_separators_anywhere(chunk: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("light_llm.export.nanogpt_tokens.CHUNK", chunk)
+    path = write_bin(tmp_path / "x.bin", [256, 256, 97, 98, 256, 99, 256, 256])
+    (text,) = write_texts([path], ByteTokenizer(), tmp_path / "out")
+    assert [json.loads(line)["text"] for line in text.path.read_text().splitlines()] == ["ab", "c"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "has 0 bytes, which is no row of 16-bit ids"),
+        (b"abc", "has 3 bytes, which is no row of 16-bit ids"),
+        (
+            np.array([1, 2, 300, 7], dtype="<u2").tobytes(),
+            "has id 300 at 2, and the vocabulary 257 ids: it was made with",
+        ),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_token_files_that_are_none_are_refused(data: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read_bin(path, 257)
+
+
+def test_a_bad_id_is_found_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("light_llm.export.nanogpt_tokens.CHUNK", 3)
+    with pytest.raises(DataError, match="has id 257 at 7, "):
+        read_bin(write_bin(tmp_path / "x.bin", [0] * 7 + [257]), 257)
+
+
+def test_ids_of_characters_need_their_text_and_no_pickle(tmp_path: Path) -> None:
+    path = write_bin(tmp_path / "train.bin", [1, 2, 3])
+    (tmp_path / "meta.pkl").write_bytes(b"never opened")
+    with pytest.raises(DataError, match=r"is of characters, and which ones stands in .*meta\.pkl, a pickle"):
+        command([str(path), "--tokenizer", "byte"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "message"),
+    [
+        (["a.bin", "--tokenizer", "none"], ConfigError, "--tokenizer none cannot be used with token files"),
+        (
+            ["a.bin", "--tokenizer", "char"],
+            ConfigError,
+            "--tokenizer char cannot be used here: it would be made from a",
+        ),
+        (["a.bin", "--activation", "gelu"], ConfigError, "--activation has no effect on token files; leave it out"),
+        (
+            ["a.bin", "deep/a.bin", "--tokenizer", "byte"],
+            ConfigError,
+            "would be texts of the same name; import them one",
+        ),
+        (["a.bin", "--tokenizer", "byte", "--out", "full"], DataError, r"full/a\.txt is there already; name another"),
+        (["a.bin", "--tokenizer", "byte", "--out", "a.bin"], DataError, "cannot be written: .*name another with --out"),
+    ],
+)
+def test_the_verb_says_what_is_wrong_with_token_files(
+    argv: list[str], error: type[LightLLMError], message: str
+) -> None:
+    write_bin(Path("a.bin"), [97, 98])
+    for folder in ("deep", "full"):
+        Path(folder).mkdir()
+    Path("full/a.txt").write_text("precious")
+    with pytest.raises(error, match=message):
+        command(argv)
+    assert Path("full/a.txt").read_text() == "precious"
+    if argv[-1] == "full":
+        assert command([*argv, "--overwrite"]) == 0
+        assert Path("full/a.txt").read_text() == "ab"

@@ -1,0 +1,153 @@
+"""The loss around the weights: directions that mean the same for every row, and planes that go where they should."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from light_llm.data import Batch
+from light_llm.objective import NextTokenLoss, total_weight
+from light_llm.observe.landscape import around, filter_normalised, loss_along, loss_over, plane_through
+from light_llm.observe.vectors import flatten, mean_loss, trainable, unflatten
+from tests.support.tools import some_tokens, tiny_model
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(B: int = 3) -> Batch:
+    ids = some_tokens(B, 17)
+    return Batch(ids[:, :-1], ids[:, 1:])
+
+
+# ---- directions
+
+
+def test_each_row_is_as_long_as_the_row_of_the_weights() -> None:
+    weights = trainable(tiny_model(scale=3))
+    direction = unflatten(filter_normalised(weights, generator()), weights)
+    for name, w in weights.items():
+        if w.ndim == 1:
+            assert not direction[name].any(), name
+        else:
+            torch.testing.assert_close(direction[name].norm(dim=-1), w.detach().norm(dim=-1))
+
+
+def test_a_direction_grows_with_the_weights_and_is_random() -> None:
+    model = tiny_model()
+    first, other = (filter_normalised(trainable(model), generator(seed)) for seed in (0, 1))
+    cosine = torch.cosine_similarity(first, other, dim=0)
+    assert abs(cosine) < 0.05
+    with torch.no_grad():
+        model.h[0].mlp.c_fc.weight[3] *= 10
+    grown = unflatten(filter_normalised(trainable(model), generator()), trainable(model))
+    before = unflatten(first, trainable(model))
+    for name, part in grown.items():
+        factor = torch.ones(part.shape)
+        if name == "h.0.mlp.c_fc.weight":
+            factor[3] = 10
+        torch.testing.assert_close(part, before[name] * factor)
+
+
+def test_a_row_of_zeros_has_no_direction() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.wte.weight[5] = 0
+    direction = unflatten(filter_normalised(trainable(model), generator()), trainable(model))
+    assert not direction["wte.weight"][5].any() and torch.isfinite(direction["wte.weight"]).all()
+
+
+# ---- the loss
+
+
+def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> None:
+    model, batch = tiny_model(scale=4), batch_of()
+    origin = flatten(trainable(model).values())
+    direction = filter_normalised(trainable(model), generator())
+
+    def loss(at: Tensor) -> float:
+        with torch.no_grad():
+            return float(mean_loss(model, at, batch))
+
+    def own() -> float:
+        with torch.no_grad():
+            return float(NextTokenLoss(model)(batch.tokens, batch.targets) / total_weight(batch.targets))
+
+    line = loss_along(loss, origin, direction, [-0.5, 0.0, 0.5])
+    assert line[1] == own()
+    for p, part in zip(model.parameters(), unflatten(direction, trainable(model)).values(), strict=True):
+        p.data.add_(0.5 * part)
+    assert line[2] == pytest.approx(own(), rel=1e-6) and abs(line[2] - line[1]) > 0.01
+
+
+def test_a_grid_has_a_row_for_each_place_along_the_second_direction() -> None:
+    first, second = torch.eye(3)[0], torch.eye(3)[1]
+    grid = loss_over(lambda w: float(w[0] + 10 * w[1] + w[2]), torch.tensor([0, 0, 5.0]), first, second, [1, 2], [0, 3])
+    assert grid == [[6, 7], [36, 37]]
+
+
+def test_the_model_is_as_before_even_when_interrupted() -> None:
+    model, batch = tiny_model(scale=4, dropout=0.4).train(), batch_of()
+    origin, calls = flatten(model.parameters()), 0
+    fast = model.h[1].attn.attend
+
+    def attend(*args: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return fast(*args)
+
+    model.h[1].attn.attend = attend
+    with pytest.raises(KeyboardInterrupt), torch.no_grad():
+        loss_along(lambda w: float(mean_loss(model, w, batch)), origin, torch.ones_like(origin), [0, 1, 2, 3])
+    assert torch.equal(flatten(model.parameters()), origin) and all(m.training for m in model.modules())
+    assert all(isinstance(p, torch.nn.Parameter) and p.grad is None for p in model.parameters())
+    assert model.h[1].attn.attend is attend and calls == 3
+
+
+# ---- planes
+
+
+def points(k: int, n: int = 500, seed: int = 0) -> list[Tensor]:
+    """A walk of k points with a drift."""
+    steps = torch.randn(k, n, generator=generator(seed)) + 0.5 * torch.randn(n, generator=generator(9))
+    return list(steps.cumsum(dim=0))
+
+
+def test_a_plane_goes_exactly_through_three_points() -> None:
+    origin, *others = points(3)
+    plane = plane_through(origin, others)
+    assert plane is not None and sum(plane.explained) == pytest.approx(1)
+    assert float(plane.first @ plane.second) == pytest.approx(0, abs=1e-6)
+    assert float(plane.first.norm()) == pytest.approx(1) and float(plane.second.norm()) == pytest.approx(1)
+    for (a, b), point in zip(plane.places, others, strict=True):
+        torch.testing.assert_close(plane.origin + a * plane.first + b * plane.second, point, rtol=1e-4, atol=1e-4)
+
+
+def test_of_many_points_it_is_numpys_principal_plane() -> None:
+    *others, origin = points(8)
+    plane = plane_through(origin, others)
+    assert plane is not None
+    away = (torch.stack(others) - origin).double().numpy()
+    _, sizes, axes = np.linalg.svd(away)
+    assert plane.explained == pytest.approx(tuple((sizes**2 / (sizes**2).sum())[:2]), rel=1e-4)
+    for i, direction in enumerate((plane.first, plane.second)):
+        assert abs(direction.double().numpy() @ axes[i]) == pytest.approx(1, abs=1e-4)
+        along = np.array(plane.places)[:, i]
+        assert along[np.abs(along).argmax()] > 0
+        assert np.abs(along) == pytest.approx(np.abs(away @ axes[i]), abs=1e-2)
+
+
+def test_points_on_a_line_or_too_few_have_no_plane() -> None:
+    origin, away = torch.zeros(50), torch.randn(50, generator=generator())
+    assert plane_through(origin, [away, 2 * away, -away]) is None
+    assert plane_through(origin, [away]) is None and plane_through(origin, []) is None
+    assert plane_through(origin, [origin, origin]) is None
+
+
+def test_a_grid_covers_its_points_and_some_more() -> None:
+    at = around([2.0, -1.0, 0.0], 7)
+    assert len(at) == 7 and at[0] == -1.75 and at[-1] == 2.75
+    assert around((-1.0, 1.0), 5, 0) == [-1, -0.5, 0, 0.5, 1]

@@ -1,0 +1,115 @@
+"""The gradient noise scale against problems whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from light_llm.data import Batch
+from light_llm.errors import ConfigError
+from light_llm.objective import NextTokenLoss
+from light_llm.observe.noise import NoiseScale, noise_scale, sequence_gradient
+from light_llm.observe.vectors import flatten
+from tests.support.tools import some_tokens, tiny_model
+
+D = 40
+MEAN = torch.linspace(-1, 1, D, dtype=torch.float64) / 2
+SPREAD = torch.linspace(0.5, 2, D, dtype=torch.float64)  # standard deviation of each component
+SQUARED, TRACE = float(MEAN @ MEAN), float(SPREAD @ SPREAD)
+
+
+def drawn(n: int, seed: int = 0, mean: Tensor = MEAN) -> Tensor:
+    """n gradients (n, D) of known mean and covariance."""
+    noise = torch.randn(n, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return mean + SPREAD * noise
+
+
+def scale_of(gradients: Tensor) -> NoiseScale:
+    return noise_scale(lambda i: gradients[i], len(gradients))
+
+
+def test_the_formulas_are_those_of_a_sample() -> None:
+    """tr(Sigma) is the trace of numpy's covariance; |G|^2 is the mean's square without what noise adds to it."""
+    gradients = drawn(30)
+    found = scale_of(gradients)
+    trace = float(np.trace(np.cov(gradients.numpy(), rowvar=False)))
+    squared = float(gradients.mean(dim=0).square().sum()) - trace / 30
+    assert found.trace == pytest.approx(trace, rel=1e-12)
+    assert found.gradient_squared == pytest.approx(squared, rel=1e-9)
+    assert found.scale == pytest.approx(trace / squared, rel=1e-9) and found.sequences == 30
+
+
+def test_a_known_noise_scale_is_found() -> None:
+    found = scale_of(drawn(20_000))
+    assert found.scale is not None and found.stderr is not None
+    assert found.scale == pytest.approx(TRACE / SQUARED, rel=0.05)
+    assert abs(found.scale - TRACE / SQUARED) < 3 * found.stderr < 0.2 * found.scale
+
+
+def test_both_estimates_are_unbiased() -> None:
+    """Their means over many small samples: the naive |mean|^2 would be 2.7 times too large here."""
+    many = [scale_of(drawn(12, seed)) for seed in range(1500)]
+    for name, true in (("gradient_squared", SQUARED), ("trace", TRACE)):
+        values = np.array([getattr(found, name) for found in many])
+        error = values.std(ddof=1) / math.sqrt(len(values))
+        assert abs(values.mean() - true) < 3 * error < 0.1 * true, name
+
+
+def test_the_jackknife_is_the_spread_over_samples() -> None:
+    many = [scale_of(drawn(200, seed)) for seed in range(300)]
+    spread = np.std([found.scale for found in many], ddof=1)
+    assert np.median([found.stderr for found in many if found.stderr]) == pytest.approx(spread, rel=0.2)
+
+
+def test_the_jackknife_leaves_one_out() -> None:
+    gradients = drawn(10, seed=3, mean=4 * MEAN)
+    without = [scale_of(torch.cat([gradients[:i], gradients[i + 1 :]])).scale for i in range(10)]
+    values = np.array(without, dtype=float)
+    by_hand = math.sqrt(9 / 10 * ((values - values.mean()) ** 2).sum())
+    assert scale_of(gradients).stderr == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_equal_gradients_have_no_noise() -> None:
+    found = scale_of(MEAN.expand(5, D))
+    assert found.trace == pytest.approx(0, abs=1e-12) and found.scale == pytest.approx(0, abs=1e-12)
+    assert found.gradient_squared == pytest.approx(SQUARED)
+
+
+def test_noise_alone_has_no_scale() -> None:
+    """Two opposite gradients, and two more: their mean is 0, so the estimate of |G|^2 is below it."""
+    g = drawn(2)
+    found = scale_of(torch.cat([g, -g]))
+    assert found.gradient_squared < 0 and found.scale is None and found.stderr is None and found.trace > 0
+
+
+# ---- of a model
+
+
+def batch_of(B: int) -> Batch:
+    ids = some_tokens(B, 17)
+    return Batch(ids[:, :-1], ids[:, 1:])
+
+
+def test_gradients_of_sequences_are_the_gradient_of_the_batch() -> None:
+    model, batch = tiny_model(scale=4), batch_of(5)
+    each = torch.stack([sequence_gradient(model, batch, i) for i in range(5)])
+    NextTokenLoss(model)(batch.tokens, batch.targets).backward()
+    whole = flatten(p.grad for p in model.parameters() if p.grad is not None) / batch.targets.numel()
+    torch.testing.assert_close(each.mean(dim=0), whole, rtol=1e-4, atol=1e-6)
+    assert (each[0] - each[1]).norm() > 0.1 * each[0].norm()
+
+
+def test_the_model_is_not_touched() -> None:
+    model, batch = tiny_model(scale=4, dropout=0.3).train(), batch_of(3)
+    before, attend = flatten(model.parameters()), model.h[0].attn.attend
+    first = sequence_gradient(model, batch, 0)
+    assert torch.equal(first, sequence_gradient(model, batch, 0)), "no dropout"
+    assert torch.equal(flatten(model.parameters()), before) and model.training
+    assert all(p.grad is None for p in model.parameters()) and model.h[0].attn.attend is attend
+
+
+def test_too_few_sequences() -> None:
+    with pytest.raises(ConfigError, match="a noise scale from 2 sequences has no error; use at least 3"):
+        scale_of(drawn(2))

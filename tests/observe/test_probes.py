@@ -1,0 +1,386 @@
+"""What the looks inside say, each against a computation of its own; and that they leave no trace."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from light_llm.evaluate import edges, evaluate_loss
+from light_llm.model import LightLLM, attention_weights
+from light_llm.objective import plain_nats
+from light_llm.observe import activations, attention, predictions
+from light_llm.observe.look import FixedBatch, chosen_maps, fixed_batch, look_inside
+from light_llm.train.probing import in_words
+from tests.support.tools import byte_loader, byte_model, rows_of, some_tokens, tensors_of, tiny_model, train_small
+
+
+class Ids:
+    """A text in memory."""
+
+    def __init__(self, ids: np.ndarray[Any, Any]) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+        return self.ids[start:stop]
+
+
+@pytest.fixture
+def opinionated() -> LightLLM:
+    return tiny_model(scale=6)
+
+
+@pytest.fixture
+def batch() -> FixedBatch:
+    ids = some_tokens(1, 200)[0].numpy()
+    return fixed_batch(Ids(ids), context=16, n_ids=61)
+
+
+def causal(seed: int = 0, B: int = 2, H: int = 3, T: int = 9, sharp: float = 2.0) -> Tensor:
+    """Attention weights of random queries and keys."""
+    g = torch.Generator().manual_seed(seed)
+    q, k = (sharp * torch.randn(B, H, T, 8, generator=g) for _ in range(2))
+    return attention_weights(q, k)
+
+
+# ---- attention, by NumPy in float64, written from the definitions
+
+
+def test_heads_are_as_numpy_computes_them() -> None:
+    weights = causal()
+    B, H, T, _ = weights.shape
+    found, a = attention.head_facts(weights), weights.double().numpy()
+    for h in range(H):
+        entropies, relative, distances = [], [], []
+        for b in range(B):
+            for i in range(1, T):
+                p = a[b, h, i, : i + 1]
+                entropies.append(-sum(x * math.log(x) for x in p if x > 0))
+                relative.append(entropies[-1] / math.log(i + 1))
+                distances.append(sum(x * (i - j) for j, x in enumerate(p)))
+        assert found["entropy"][h] == pytest.approx(np.mean(entropies), rel=1e-3)
+        assert found["relative"][h] == pytest.approx(np.mean(relative), rel=1e-3)
+        assert found["distance"][h] == pytest.approx(np.mean(distances), rel=1e-3)
+        assert found["first"][h] == pytest.approx(a[:, h, 1:, 0].mean(), rel=1e-3)
+        previous = np.mean([a[b, h, i, i - 1] for b in range(B) for i in range(1, T)])
+        assert found["previous"][h] == pytest.approx(previous, rel=1e-3)
+
+
+def test_even_attention_has_the_entropy_of_a_choice_among_all_it_sees() -> None:
+    even = attention_weights(torch.zeros(1, 1, 7, 4), torch.zeros(1, 1, 7, 4))
+    torch.testing.assert_close(attention.entropy(even)[0, 0], torch.arange(1.0, 8).log())
+    torch.testing.assert_close(attention.relative_entropy(even)[0, 0], torch.ones(6))
+    torch.testing.assert_close(attention.distance(even)[0, 0], torch.arange(7) / 2)
+
+
+def test_attention_to_one_position_has_none() -> None:
+    one = torch.zeros(1, 1, 6, 6)
+    one[..., 0] = 1
+    assert attention.entropy(one).abs().max() == 0
+    assert attention.head_facts(one)["first"] == [1.0]
+    torch.testing.assert_close(attention.distance(one)[0, 0], torch.arange(6.0))
+
+
+def test_overlap_is_one_for_equal_heads_and_zero_for_heads_that_share_nothing() -> None:
+    head = causal(H=1)
+    assert float(attention.overlap(head.expand(-1, 4, -1, -1))) == pytest.approx(1, abs=1e-5)
+    here, there = torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 5)
+    here[..., 0], there[..., range(5), range(5)] = 1, 1
+    assert float(attention.overlap(torch.cat([here, there], dim=1))) == pytest.approx(0)
+    assert float(attention.overlap(head)) == 0
+    w = causal(3)
+    total_variation = [0.5 * (w[:, a, 1:] - w[:, b, 1:]).abs().sum(-1).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert float(attention.overlap(w)) == pytest.approx(1 - float(torch.stack(total_variation).mean()), abs=1e-5)
+
+
+def test_a_copying_head_has_the_whole_induction_score() -> None:
+    half, copier = 5, torch.zeros(1, 2, 10, 10)
+    copier[:, :, range(10), range(10)] = 1
+    for i in range(half, 2 * half):
+        copier[0, 1, i] = 0
+        copier[0, 1, i, i - half + 1] = 1
+    assert attention.induction_score(copier).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("relative", "similarity", "said"),
+    [
+        ([[0.5, 0.5]], [0.5], []),
+        ([[0.5, 0.001]], [0.5], ["layer 0, head 1 puts all its weight on one position"]),
+        ([[0.5], [0.999]], [0.0, 0.0], ["layer 1, head 0 looks everywhere alike"]),
+        ([[0.5, 0.5]], [0.99], ["all heads of layer 0 look at the same positions"]),
+    ],
+)
+def test_an_alarm_names_layer_and_head(relative: Any, similarity: Any, said: list[str]) -> None:
+    found = attention.alarms(relative, similarity)
+    assert found == attention.alarms(relative, similarity, [[0.5] * len(heads) for heads in relative])
+    assert [in_words(a.layer, a.head, a.what) for a in found] == said
+
+
+def test_a_head_that_always_looks_next_door_is_no_alarm() -> None:
+    assert attention.alarms([[0.001, 0.001]], [0.1], [[0.95, 0.2]]) == [attention.Alarm(0, 1, "one position")]
+
+
+def test_recorded_weights_are_those_of_the_formula_and_the_pass_is_the_same(opinionated: LightLLM) -> None:
+    x = some_tokens()
+    plain = opinionated(x)
+    with attention.recorded_weights(opinionated) as seen:
+        assert torch.equal(opinionated(x), plain)
+    assert len(seen) == 2 and seen[0].shape == (3, 3, 16, 16)
+    normed = opinionated.h[0].ln_1(opinionated.wte(x) + opinionated.wpe(torch.arange(16)))
+    q, k, _ = opinionated.h[0].attn.c_attn(normed).view(3, 16, 3, 3, 8).permute(2, 0, 3, 1, 4)
+    torch.testing.assert_close(seen[0], attention_weights(q, k))
+    seen.clear()
+    opinionated(x)
+    assert not seen, "the probe stayed behind"
+
+
+# ---- activations
+
+
+def test_the_size_and_the_tails_are_numpys() -> None:
+    x = torch.randn(4, 7, 12) ** 3
+    a = x.double().numpy()
+    assert float(activations.root_mean_square(x)) == pytest.approx(np.sqrt((a**2).mean()), rel=1e-5)
+    centred = a - a.mean()
+    assert float(activations.kurtosis(x)) == pytest.approx((centred**4).mean() / (centred**2).mean() ** 2, rel=1e-4)
+
+
+def test_normal_numbers_have_a_kurtosis_of_three() -> None:
+    assert float(activations.kurtosis(torch.randn(300, 1000))) == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("n", [5, 40])  # fewer vectors than dimensions, and more
+def test_effective_rank_is_that_of_the_eigenvalues(n: int) -> None:
+    x = torch.randn(n, 12) * torch.arange(1, 13)
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.double().numpy(), rowvar=False))
+    wanted = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert float(activations.effective_rank(x)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_effective_rank_counts_directions() -> None:
+    line = torch.linspace(-1, 1, 50)[:, None] * torch.randn(1, 8)
+    assert float(activations.effective_rank(line)) == pytest.approx(1, abs=1e-4)
+    corners = torch.cat([torch.eye(8), -torch.eye(8)])
+    assert float(activations.effective_rank(corners)) == pytest.approx(8, abs=1e-4)
+
+
+def test_the_stream_is_recorded_after_the_embeddings_and_each_block(opinionated: LightLLM) -> None:
+    x = some_tokens()
+    with activations.recorded_activations(opinionated) as seen:
+        hidden = opinionated.features(x)
+    assert len(seen.stream) == 3 and len(seen.units) == 2 and seen.units[0].shape == (3, 16, 96)
+    torch.testing.assert_close(seen.stream[0], opinionated.wte(x) + opinionated.wpe(torch.arange(16)))
+    torch.testing.assert_close(opinionated.ln_f(seen.stream[-1]), hidden)
+    opinionated.features(x)
+    assert len(seen.stream) == 3, "a hook stayed behind"
+
+
+def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> None:
+    with torch.no_grad():
+        opinionated.h[1].mlp.c_fc.weight[:24] = 0
+        opinionated.h[1].mlp.c_fc.bias[:24] = -3
+    with activations.recorded_activations(opinionated) as seen:
+        opinionated.features(some_tokens(8, 32))
+    assert float(activations.dead_share(seen.units[0])) == 0
+    assert float(activations.dead_share(seen.units[1])) == 0.25
+
+
+# ---- guesses
+
+
+def test_guesses_are_those_of_the_full_logits(opinionated: LightLLM) -> None:
+    x, y = some_tokens(), some_tokens(seed=6)
+    found = predictions.guesses(opinionated, opinionated.features(x).flatten(0, 1), y.flatten(), rows=7)
+    p = torch.softmax(opinionated(x).double(), dim=-1).flatten(0, 1).detach().numpy()
+    assert found.entropy.tolist() == pytest.approx((-(p * np.log(p)).sum(-1)).tolist(), rel=1e-4)
+    assert found.confidence.tolist() == pytest.approx(p.max(-1).tolist(), rel=1e-4)
+    assert found.right.tolist() == (p.argmax(-1) == y.flatten().numpy()).astype(float).tolist()
+
+
+def test_calibration_by_hand() -> None:
+    confidence, right = torch.tensor([0.91, 0.95, 0.97, 0.12, 1.0]), torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
+    error, bins = predictions.calibration(confidence, right)
+    assert [(b.count, pytest.approx(b.accuracy), pytest.approx(b.confidence)) for b in bins] == [
+        (1, 0.0, 0.12),
+        (4, 0.75, 0.9575),
+    ]
+    assert error == pytest.approx((0.12 + 4 * (0.9575 - 0.75)) / 5)
+
+
+def test_confidences_that_are_no_numbers_have_no_calibration() -> None:
+    error, bins = predictions.calibration(torch.full((4,), math.nan), torch.zeros(4))
+    assert math.isnan(error) and bins == []
+
+
+def test_a_model_that_blew_up_can_be_looked_at_and_ends_no_run(poem: Path) -> None:
+    """The guard says it, at the step after; the look before that says nothing and breaks nothing."""
+    how = {"max_steps": 12, "lr": 1e12, "warmup_steps": 1, "probe_interval": 1}
+    _, result = train_small(poem, model=byte_model(), **how)  # type: ignore[arg-type]
+    assert result.status == "nonfinite" and rows_of("run", "end")[-1]["status"] == "nonfinite"
+    assert any(row["predictions"]["calibration_error"] is None for row in rows_of("run", "probe"))
+
+
+def test_a_look_that_fails_is_said_and_ends_no_run(
+    poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("nothing to look at")
+
+    train_small(poem, "whole", max_steps=6, probe_interval=2)
+    monkeypatch.setattr("light_llm.train.probing.look_inside", broken)
+    _, result = train_small(poem, max_steps=6, probe_interval=2, quiet=False)
+    said = capsys.readouterr().out
+    assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1
+    assert result.status == "done" and tensors_of("run/step-000006") == tensors_of("whole/step-000006")
+
+
+def test_who_is_right_as_often_as_they_say_is_calibrated() -> None:
+    g = torch.Generator().manual_seed(0)
+    confidence = torch.rand(200_000, generator=g)
+    right = (torch.rand(200_000, generator=g) < confidence).float()
+    assert predictions.calibration(confidence, right)[0] < 0.01
+    assert predictions.calibration(confidence, torch.zeros_like(right))[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_lens_ends_with_the_loss(opinionated: LightLLM) -> None:
+    x, y = some_tokens(), some_tokens(seed=6)
+    with activations.recorded_activations(opinionated) as seen:
+        opinionated.features(x)
+    found = predictions.lens(opinionated, seen.stream, y)
+    assert len(found) == 3
+    assert found[-1] == pytest.approx(plain_nats(opinionated, x, y).mean().item(), rel=1e-5)
+    after_one = opinionated.unembed(opinionated.ln_f(seen.stream[1]))
+    wanted = torch.nn.functional.cross_entropy(after_one.flatten(0, 1), y.flatten())
+    assert found[1] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_sequence_said_twice_is_said_twice_and_always_the_same() -> None:
+    twice = predictions.repeated(50, 3, 11)
+    assert torch.equal(twice[:, :11], twice[:, 11:]) and torch.equal(twice, predictions.repeated(50, 3, 11))
+
+
+def test_a_model_that_copies_gains_by_copying() -> None:
+    """Weights that look `half` tokens back and say what came next there, made by hand in place of a model."""
+    half = 6
+    twice = predictions.repeated(61, 4, half)
+
+    class Copier:
+        config = tiny_model().config
+        head_weight = 9 * torch.eye(61)
+        logit_cap = 0.0
+
+        def features(self, tokens: Tensor) -> Tensor:
+            ahead = tokens.roll(half - 1, dims=1)
+            known = torch.arange(tokens.size(1)) >= half - 1
+            return torch.nn.functional.one_hot(ahead, 61).float() * known[None, :, None]
+
+    gain = predictions.copying_gain(Copier(), twice)  # type: ignore[arg-type]
+    assert gain == pytest.approx(math.log(61) - math.log(1 + 60 * math.exp(-9)), abs=1e-4)
+
+
+# ---- the loss by position
+
+
+def test_the_loss_by_position_adds_up_to_the_loss() -> None:
+    model, ids = tiny_model(scale=6), some_tokens(1, 75)[0].numpy()
+    found = evaluate_loss(model, Ids(ids), np.ones(61, dtype=np.int64), context=16, batch_size=3)
+    assert [b.upto for b in found.by_position] == [1, 2, 4, 8, 16] and sum(b.tokens for b in found.by_position) == 74
+    assert sum(b.loss * b.tokens for b in found.by_position) / 74 == pytest.approx(found.loss, rel=1e-9)
+    windows = [ids[s : s + 17] for s in range(0, 74, 16)]
+    firsts = [plain_nats(model, *(torch.tensor(w)[None, a : len(w) - 1 + a] for a in (0, 1)))[0] for w in windows]
+    assert found.by_position[0].loss == pytest.approx(torch.stack([f[0] for f in firsts]).mean().item(), rel=1e-5)
+    assert found.by_position[2].loss == pytest.approx(torch.cat([f[2:4] for f in firsts]).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 512, 1000])
+def test_buckets_double_and_end_at_the_context(T: int) -> None:
+    found = edges(T)
+    assert (
+        found[-1] == T
+        and found == sorted(set(found))
+        and all(b <= 2 * a for a, b in zip(found, found[1:], strict=False))
+    )
+
+
+# ---- the look as a whole
+
+
+def test_a_look_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch: FixedBatch) -> None:
+    opinionated.train()
+    before = {name: t.clone() for name, t in opinionated.state_dict().items()}
+    quick, generator = opinionated.h[0].attn.attend, torch.get_rng_state()
+    first, second = look_inside(opinionated, batch), look_inside(opinionated, batch)
+    assert first.row == second.row and opinionated.training
+    assert all(torch.equal(t, before[name]) for name, t in opinionated.state_dict().items())
+    assert torch.equal(generator, torch.get_rng_state()) and opinionated.h[0].attn.attend is quick
+    assert all(p.grad is None for p in opinionated.parameters())
+    assert not any(m._forward_hooks for m in opinionated.modules())
+
+
+def test_a_look_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: FixedBatch) -> None:
+    quick = opinionated.h[0].attn.attend
+    opinionated.train()
+    with pytest.raises(IndexError):
+        look_inside(opinionated, FixedBatch(batch.tokens + 1000, batch.targets, batch.twice))
+    assert opinionated.training and opinionated.h[0].attn.attend is quick
+    assert not any(m._forward_hooks for m in opinionated.modules())
+
+
+def test_the_fixed_batch_is_spread_over_the_text() -> None:
+    ids = np.arange(10_000)
+    found = fixed_batch(Ids(ids), context=128, n_ids=61)
+    assert found.tokens.shape == (4, 128) and torch.equal(found.targets, found.tokens + 1)
+    assert found.tokens[0, 0] == 0 and found.targets[-1, -1] == 9_999
+    assert fixed_batch(Ids(ids[:5]), context=128, n_ids=61).tokens.shape == (1, 4)
+    assert fixed_batch(Ids(ids), context=1, n_ids=61).tokens.shape == (512, 1)
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 4])
+def test_the_shortest_windows_can_be_looked_at(context: int) -> None:
+    model = tiny_model(n_positions=context, scale=6)
+    batch = fixed_batch(Ids(some_tokens(1, 40)[0].numpy()), context=context, n_ids=61)
+    row = look_inside(model, batch).row
+    assert (row["induction"]["gain"] is None) == (context < 3)
+    assert batch.twice.size(1) - 1 <= context and chosen_maps(look_inside(model, batch))
+
+
+def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: FixedBatch) -> None:
+    seen = look_inside(opinionated, batch)
+    maps = chosen_maps(seen)
+    assert len({(m["layer"], m["head"]) for m in maps}) == len(maps) == 6
+    facts = seen.row["attention"]
+    by_why = {m["why"]: m for m in maps}
+    best = by_why["looks at the previous token"]
+    assert facts["previous"][best["layer"]][best["head"]] == max(map(max, facts["previous"]))
+    for m in maps:
+        assert [len(row) for row in m["weights"]] == list(range(1, 17))
+        assert all(sum(row) == pytest.approx(1, abs=0.01) for row in m["weights"])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_run_with_looks_is_the_run_without_to_the_last_bit(poem: Path, dropout: float) -> None:
+    model = byte_model(dropout=dropout)
+    train_small(poem, "with", model=model, max_steps=12, probe_interval=3)
+    train_small(poem, "without", model=byte_model(dropout=dropout), max_steps=12, probe_interval=0)
+    assert tensors_of("with/step-000012") == tensors_of("without/step-000012")
+    assert rows_of("with", "step") == rows_of("without", "step")
+    assert [row["step"] for row in rows_of("with", "probe")] == [3, 6, 9, 12] and not rows_of("without", "probe")
+    assert [row["step"] for row in rows_of("with", "attention")] == [12]
+    shown = rows_of("with", "attention")[0]["tokens"]
+    assert "".join(shown) in byte_loader(poem).dataset.source.path.read_text()  # type: ignore[union-attr]
+
+
+def test_heads_that_stay_without_information_are_said(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate of nearly nothing: every head stays as even as at the start."""
+    how = {"max_steps": 8, "probe_interval": 1, "warmup_steps": 1, "lr": 1e-9, "quiet": False}
+    train_small(poem, model=byte_model(), **how)  # type: ignore[arg-type]
+    said = [line for line in capsys.readouterr().out.splitlines() if "attention at step" in line]
+    assert len(said) == 1 and "attention at step 4: " in said[0] and "looks everywhere alike" in said[0]
+    assert all(row["alarms"] for row in rows_of("run", "probe"))

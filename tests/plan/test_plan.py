@@ -1,0 +1,203 @@
+"""What a plan says is what torch allocates, what is written to disk, and what the arithmetic of the subject demands."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.config import PRESETS, ModelConfig, TrainConfig, get_model_size, matrix_parameters
+from light_llm.layers.attention import QUERIES
+from light_llm.observe import meter
+from light_llm.optim import build_optimizer
+from light_llm.plan import memory as formulas
+from light_llm.plan.memory import Shapes, kept_of_a_layer, moments, optimizer_bytes, seen_by_blocks, step_memory
+from light_llm.plan.parameters import parameters_by_part
+from light_llm.plan.plan import KEPT, Text, make_plan
+from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
+from light_llm.plan.seconds import between, evaluation_seconds, step_seconds
+from light_llm.runtime import Room
+from light_llm.train import Trainer
+from tests.support.live_bytes import peak_of_a_step
+from tests.support.tools import byte_loader, byte_model, tiny_model
+
+CPU = TrainConfig(device="cpu", dtype="float32", compile="off", batch_size=4)
+PROFILE = Profile(
+    block_batch=(1e-4, 2e-4, 4e-4),
+    block_token=(1e-6, 3e-6, 1e-5),
+    attention=(1e-7, 2e-7, 8e-7),
+    attention_kernel=(4e-7, 8e-7, 2e-6),
+    head_batch=(1e-7, 2e-7, 4e-7),
+    head_token=(1e-9, 2e-9, 4e-9),
+    table=1e-9,
+    muon=(1e-3, 4e-3, 2e-2),
+    adamw=1e-9,
+    dropout=2e-9,
+    forward=0.35,
+    evaluated=0.4,
+)
+
+
+def shaped(C: int = 128, H: int = 2, L: int = 3, V: int = 4096, T: int = 128, **model: Any) -> ModelConfig:
+    return ModelConfig(n_embd=C, n_head=H, n_layer=L, vocab_size=V, n_positions=T, **model)
+
+
+MODERN = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_parts_add_up_to_the_model(preset: str) -> None:
+    config = ModelConfig.preset(preset)
+    assert sum(parameters_by_part(config).values()) == get_model_size(config)
+
+
+def test_the_matrices_are_what_muon_moves() -> None:
+    model = tiny_model()
+    moved = build_optimizer(model, replace(CPU, optimizer="muon")).param_groups[0]["params"]
+    assert sum(p.numel() for p in moved) == matrix_parameters(model.config)
+
+
+# Memory. The step really made, its allocations counted, against the formulas.
+CASES = [
+    (shaped(), {}, 128),
+    (shaped(), {"dtype": "bfloat16"}, 128),
+    (shaped(T=300), {"dtype": "bfloat16"}, 300),  # blocks of queries that do not divide it
+    (shaped(dropout=0.1), {"dtype": "bfloat16"}, 128),
+    (shaped(attn_dropout=0.1), {}, 128),  # attention by the formula
+    (shaped(L=6), {"checkpointing": True, "dtype": "bfloat16"}, 128),
+    (shaped(L=6), {"checkpointing": True}, 128),
+    (shaped(), {"micro_batch": 1, "dtype": "bfloat16"}, 128),
+    (shaped(C=256, H=4, V=20000), {"batch_size": 1}, 32),  # the end of the backward pass holds most
+    (shaped(C=256, H=4), {"optimizer": "muon"}, 128),
+    (shaped(C=64, H=1, V=300, L=8), {}, 128),
+    (shaped(V=20000), {"loss_chunk": 256, "dtype": "bfloat16"}, 128),
+    (shaped(**MODERN), {}, 128),
+    (shaped(**MODERN), {"dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, L=6), {"checkpointing": True, "dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, qk_norm=True), {"dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, tied_head=False), {"micro_batch": 1, "dtype": "bfloat16"}, 128),
+    (shaped(**MODERN, window=32), {}, 128),
+    (shaped(mlp="relu2", qk_norm=True), {"dtype": "bfloat16"}, 128),
+    (shaped(**MODERN), {"optimizer": "muon"}, 128),
+]
+
+
+@pytest.mark.parametrize(("model", "changes", "T"), CASES)
+def test_the_peak_of_a_step_is_what_torch_allocates(model: ModelConfig, changes: dict[str, object], T: int) -> None:
+    train = replace(CPU, **changes)  # type: ignore[arg-type]
+    foretold = step_memory(Shapes.of(model, train, T))
+    happened = peak_of_a_step(model, train, T)
+    assert foretold.total - foretold.weights - foretold.optimizer == pytest.approx(happened, rel=0.05, abs=1 << 20)
+
+
+def test_constants_that_are_written_twice_are_the_same() -> None:
+    assert meter.MOST == formulas.LOOKED_AT
+
+
+def test_the_blocks_of_attention_keep_what_they_see() -> None:
+    T = 2 * QUERIES + 7
+    weights = sum(min(T, (i // QUERIES + 1) * QUERIES) for i in range(T))  # each query's keys, to the end of its block
+    assert seen_by_blocks(T) == weights
+
+
+@pytest.mark.parametrize("change", [{"micro_batch": 2}, {"checkpointing": True}])
+def test_what_saves_memory_saves_it(change: dict[str, object]) -> None:
+    large, small = (Shapes.of(shaped(L=6), replace(CPU, **c), 128) for c in ({}, change))  # type: ignore[arg-type]
+    assert step_memory(small).total < step_memory(large).total
+
+
+def test_half_a_format_keeps_38_bytes_an_element_and_a_whole_one_68() -> None:
+    """Beside attention, norms and copies of the matrices."""
+    whole, half = (Shapes.of(shaped(), replace(CPU, dtype=dtype), 128) for dtype in ("float32", "bfloat16"))
+    C, N = 128, 4 * 128
+    rest = [formulas.attention_kept(s) + 16 * N for s in (whole, half)]
+    assert kept_of_a_layer(whole) - rest[0] == 68 * N * C
+    assert kept_of_a_layer(half) - rest[1] - 24 * C**2 == 38 * N * C
+
+
+def test_the_moments_are_those_of_the_optimizer() -> None:
+    for name in ("adamw", "muon"):
+        model = tiny_model()
+        optimizer = build_optimizer(model, replace(CPU, optimizer=name))
+        for p in model.parameters():
+            p.grad = p.detach().clone()
+        optimizer.step()
+        state = [v for values in optimizer.state.values() for v in values.values() if hasattr(v, "nbytes")]
+        kept = sum(v.nbytes for v in state if v.ndim)
+        assert optimizer_bytes(model.config, muon=name == "muon") == kept
+
+
+def test_each_moment_holds_the_weights() -> None:
+    shapes = Shapes.of(shaped(), CPU, 128)
+    assert all(moment.weights == 4 * get_model_size(shaped()) for moment in moments(shapes))
+
+
+# Time.
+
+
+def test_a_step_takes_its_parts() -> None:
+    shapes = Shapes.of(shaped(C=256, H=4), CPU, 256)
+    block = PROFILE.block_batch[1] + shapes.N * (PROFILE.block_token[1] + 4 * PROFILE.attention[1])
+    head = 4096 * (PROFILE.head_batch[1] + shapes.N * PROFILE.head_token[1])
+    rest = 4096 * 256 * PROFILE.table + get_model_size(shapes.model) * PROFILE.adamw
+    assert step_seconds(shapes, PROFILE) == pytest.approx(3 * block + head + rest)
+
+
+@pytest.mark.parametrize(
+    ("change", "model"),
+    [({"micro_batch": 1}, {}), ({"checkpointing": True}, {}), ({}, {"dropout": 0.1}), ({}, {"n_layer": 4})],
+)
+def test_what_costs_time_costs_it(change: dict[str, object], model: dict[str, float]) -> None:
+    plain = step_seconds(Shapes.of(shaped(), CPU, 128), PROFILE)
+    more = Shapes.of(replace(shaped(), **model), replace(CPU, **change), 128)  # type: ignore[arg-type]
+    assert step_seconds(more, PROFILE) > plain
+
+
+def test_an_evaluation_takes_time_by_its_tokens() -> None:
+    shapes = Shapes.of(shaped(), CPU, 128)
+    assert evaluation_seconds(shapes, PROFILE, 2000) == pytest.approx(2 * evaluation_seconds(shapes, PROFILE, 1000))
+    assert evaluation_seconds(shapes, PROFILE, shapes.N) < step_seconds(shapes, PROFILE)  # no backward pass
+
+
+@pytest.mark.parametrize("x", [64, 128, 200, 512, 2048])
+def test_a_power_law_is_read_off_exactly(x: int) -> None:
+    assert between(x, WIDTHS, [3e-9 * w**1.7 for w in WIDTHS]) == pytest.approx(3e-9 * x**1.7)
+
+
+def test_nothing_takes_less_than_no_time() -> None:
+    assert between(64, LENGTHS, (0.0, 1.0, 5.0)) == 0 and between(32, (128, 256, 512), (0.0, 1.0, 5.0)) == 0
+
+
+def test_this_machine_is_measured_once() -> None:
+    known = profile("cpu", "float32")
+    assert is_known("cpu", "float32") and profile("cpu", "float32") == known
+    numbers = [n for value in vars(known).values() for n in (value if isinstance(value, tuple) else (value,))]
+    assert all(0 <= n < 1 for n in numbers) and known.block_token[2] > known.block_token[0] > 0
+    assert 0 < known.forward < 1 and 0 < known.evaluated < 1
+
+
+# The whole.
+
+
+def test_a_plan_says_what_a_run_will_be(poem: Path) -> None:
+    """Tokens, passes, and the bytes of its checkpoints: those of a run that was made."""
+    loader = byte_loader(poem)
+    config = replace(CPU, max_steps=4, save_interval=2, eval_interval=2, sample_interval=0, probe_interval=0)
+    text = Text(len(loader.dataset.tokens), len(loader.dataset.held_out))
+    plan = make_plan(byte_model().config, config, 16, text)
+    result = Trainer(byte_model(), loader, config, out="run", quiet=True).train()
+    assert plan.tokens == 4 * 4 * 16 and plan.passes == pytest.approx(plan.tokens / len(loader.dataset.tokens))
+    files = [f for pattern in ("step-*/*.safetensors", "best_model.pt") for f in result.folder.glob(pattern)]
+    kept = sum(f.stat().st_size for f in files)
+    assert len(list(result.folder.glob("step-*"))) == KEPT
+    assert plan.bytes_of_checkpoints == pytest.approx(kept, rel=0.25)  # of a model as small as its files' headers
+    assert plan.seconds is not None and plan.step is not None and plan.seconds.steps == pytest.approx(4 * plan.step)
+
+
+def test_a_plan_fits_where_there_is_room() -> None:
+    plan = make_plan(shaped(), CPU, 128, framework=0, room=Room(1 << 40, "plenty"), timed=False)
+    assert plan.fits and plan.step is None
+    tight = make_plan(
+        shaped(), CPU, 128, framework=0, room=Room(plan.memory.total - 1, "a byte too little"), timed=False
+    )
+    assert not tight.fits

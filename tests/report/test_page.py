@@ -1,0 +1,179 @@
+"""The page and the verb that writes it: complete in one file, inert whatever a run holds, the same numbers in text."""
+
+import hashlib
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.cli import main
+from light_llm.files import Files
+from light_llm.report import read_view, write_report
+from light_llm.report.page import Live, page_of, state_of
+from tests.support.made_up_run import made_up_run, memorised_run
+
+HOSTILE = "</script><img src=x onerror=alert(1)><!--\u2028{{7*7}}"
+
+
+class Seen(HTMLParser):
+    """The elements of a page, the text of its scripts, and where anything is loaded from."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.loads: list[str] = []
+        self.metas: dict[str, str] = {}
+        self.inside: dict[str, str | None] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.loads += [v for k, v in values.items() if k in ("src", "href") and v and not v.startswith(("#", "data:"))]
+        if tag == "meta":
+            self.metas[values.get("http-equiv") or values.get("name") or ""] = values.get("content") or ""
+        self.inside = values if tag == "script" else None
+        if tag == "script":
+            self.scripts.append((values, ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.inside is not None:
+            self.scripts[-1] = (self.inside, self.scripts[-1][1] + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = None
+
+    def island(self, id: str) -> Any:
+        """The JSON in an element."""
+        return json.loads(next(text for values, text in self.scripts if values.get("id") == id))
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
+    view = read_view(made_up_run(tmp_path / "run"))
+    text = page_of([view])
+    seen = Seen(text)
+    assert seen.loads == [] and len(seen.scripts) == 4
+    assert seen.island("state") == json.loads(json.dumps(state_of([view]))) and seen.island("live") is None
+    for landmark in ("header", "nav", "main", "footer", "noscript"):
+        assert landmark in seen.tags
+    assert "width=device-width" in seen.metas["viewport"]
+    rest = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert "http://" not in rest and "https://" not in rest
+
+
+def test_only_its_own_scripts_run(tmp_path: Path) -> None:
+    seen = Seen(page_of([read_view(made_up_run(tmp_path / "run"))]))
+    policy = seen.metas["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'sha256-" in policy
+    hashes = {b64decode(h) for h in re.findall(r"'sha256-([^']+)'", policy)}
+    code = [text for values, text in seen.scripts if "type" not in values]
+    assert {hashlib.sha256(text.encode()).digest() for text in code} == hashes and len(code) == 2
+
+
+def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
+    def hostile(row: dict[str, Any]) -> None:
+        if row["kind"] == "sample":
+            row["text"] = HOSTILE
+        if row["kind"] == "attention":
+            row["tokens"] = [HOSTILE] * 4
+            row["maps"][0]["why"] = HOSTILE
+        if row["kind"] == "step":
+            row["grad_norms"] = {HOSTILE: 0.5}
+
+    name = "<b>run & 'co'"
+    folder = made_up_run(tmp_path / name, change=hostile, data={"title": HOSTILE})
+    text = page_of([read_view(folder)])
+    seen, plain = Seen(text), Seen(page_of([read_view(made_up_run(tmp_path / "plain"))]))
+    assert seen.tags == plain.tags  # not one element more
+    assert "<title>&lt;b&gt;run &amp; &#x27;co&#x27; - light-llm</title>" in text
+    state = seen.island("state")
+    assert state["runs"][0]["samples"][0]["text"] == HOSTILE and state["runs"][0]["name"] == name
+    for section in state["runs"][0]["sections"]:
+        for figure in section["figures"]:
+            assert "<img" not in json.dumps([figure["traces"], figure["layout"]])  # plotly reads marks in its texts
+
+
+def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
+    view = read_view(made_up_run(tmp_path / "run"))
+    seen = Seen(page_of([view], live=Live(poll=0.5, key='k"</script>', nonce="n0")))
+    assert seen.loads == ["/plotly.js"] and seen.island("live") == {"poll": 0.5, "key": 'k"</script>'}
+    assert "Content-Security-Policy" not in seen.metas  # the server sends it
+    assert all(values.get("nonce") == "n0" for values, _ in seen.scripts if "type" not in values)
+    assert Seen(page_of([], live=Live())).island("state")["runs"] == []
+
+
+def test_several_runs_on_one_page(tmp_path: Path) -> None:
+    views = [read_view(made_up_run(tmp_path / name)) for name in ("a", "b")]
+    state = state_of(views)
+    assert [run["name"] for run in state["runs"]] == ["a", "b"] and state["together"]["title"] == "Loss of all runs"
+    assert state_of(views[:1])["together"] is None
+
+
+def test_verdicts_stand_beside_their_pictures(tmp_path: Path) -> None:
+    run = state_of([read_view(memorised_run(tmp_path / "run"))])["runs"][0]
+    gap = next(f for s in run["sections"] for f in s["figures"] if f["id"] == "gap")
+    assert gap["level"] == "bad" and "memorising" in gap["remarks"][0][1]
+    assert run["verdicts"][0]["rule"] == "memorising"
+
+
+def test_what_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
+    run = state_of([read_view(made_up_run(tmp_path / "run"))])["runs"][0]
+    assert run["repeat"]["command"].startswith("light-llm train --data verse.txt --tokenizer bpe:512 ")
+    tables = {t["title"]: t["rows"] for t in run["repeat"]["tables"]}
+    assert ["text", "a" * 64] in tables["Text and vocabulary"] and ["torch", "2.13.0"] in tables["Versions"]
+    assert ["model.n_layer", "2", "6"] in tables["What differs from the defaults"]
+    assert ["train.beta2", "0.95", "0.95"] in tables["All settings"]
+    plan = {row[0]: row[1:] for row in run["plan"]["rows"]}
+    assert plan["steps"] == ["200", "200"] and plan["time, all in"] == ["", "5 min 00 s"]
+    assert plan["passes over the text"] == ["20", "20.00"]
+
+
+def test_the_verb_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = memorised_run(tmp_path / "run")
+    assert main(["report", str(folder)]) == 0
+    said = capsys.readouterr().out
+    for words in ("bad   The model is memorising", "best held-out loss", "gradient norm", "layer 1", "repeat it with"):
+        assert words in said
+    assert str(folder / "report.html") in said.splitlines()[-1]
+    assert Seen((folder / "report.html").read_text(encoding="utf-8")).island("state")["runs"][0]["name"] == "run"
+    charts = said[said.index("loss, nats") : said.index("repeat it with")]
+    assert all(len(line) <= 80 for line in charts.splitlines())
+
+
+def test_the_verb_without_a_page_and_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made_up_run(tmp_path / "checkpoints", steps=30, status=None)  # as it goes on
+    assert main(["report", "--no-page"]) == 0  # in this folder, by its default name
+    said = capsys.readouterr().out
+    assert "not finished" in said and "page" not in said and not (folder / "report.html").exists()
+    assert main(["report", "nowhere"]) == 2
+    assert "light-llm runs lists the runs" in capsys.readouterr().err
+    assert main(["report", "a", "b"]) == 2
+    assert "expected at most 1 run folder" in capsys.readouterr().err
+
+
+def test_a_terminal_without_blocks_gets_ascii(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("light_llm.cli.report._can_show", lambda letters: False)
+    folder = made_up_run(tmp_path / "run")
+    assert main(["report", str(folder), "--no-page"]) == 0
+    said = capsys.readouterr().out
+    assert said[said.index("loss, nats") :].isascii()
+
+
+def test_a_page_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    class Full(Files):
+        def sync(self, path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+    folder = made_up_run(tmp_path / "run")
+    path = write_report(folder)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        write_report(folder, Full())
+    assert path.read_bytes() == before and not list(folder.glob(".report*"))

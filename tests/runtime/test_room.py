@@ -1,0 +1,79 @@
+"""The tightest limit on memory is found, whoever sets it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from light_llm.runtime import memory_room, resident_memory
+from tests.support.tools import run_child
+
+resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limits of a process")
+
+GB = 10**9
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A machine of 16 GB of which 10 are free, and 1 of swap; this process has a 4,096th of its pages."""
+    folder = tmp_path / "proc"
+    (folder / "self").mkdir(parents=True)
+    kilobytes = {
+        "MemTotal": 16 * GB // 1024,
+        "MemFree": GB // 1024,
+        "MemAvailable": 10 * GB // 1024,
+        "SwapFree": GB // 1024,
+    }
+    (folder / "meminfo").write_text("".join(f"{name}:  {n} kB\n" for name, n in kilobytes.items()))
+    (folder / "self/statm").write_text("200000 1000 500 1 0 300 0\n")
+    return folder
+
+
+MINE = 1000 * resource.getpagesize()
+
+
+def test_a_machine_has_what_is_free_and_what_this_process_has(proc: Path, tmp_path: Path) -> None:
+    room = memory_room("cpu", proc=proc, cgroup=tmp_path)
+    assert room is not None and room.bytes == pytest.approx(11 * GB + MINE, rel=1e-6)
+    assert room.reason == "free of the 16.0 GB of this machine"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_container_is_smaller(proc: Path, tmp_path: Path, older: bool) -> None:
+    group = tmp_path / "group"
+    (group / "memory").mkdir(parents=True)
+    limit, used = (
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes") if older else ("memory.max", "memory.current")
+    )
+    (group / limit).write_text(f"{2 * GB}\n")
+    (group / used).write_text(f"{GB}\n")
+    room = memory_room("cpu", proc=proc, cgroup=group)
+    assert room is not None and room.bytes == GB + MINE and room.reason == "left of this container's 2.0 GB"
+    (group / "memory.stat").write_text(f"anon 5\ninactive_file {GB // 2}\n")  # copies of files would be given up
+    assert older or memory_room("cpu", proc=proc, cgroup=group).bytes == GB + GB // 2 + MINE  # type: ignore[union-attr]
+    (group / limit).write_text("max\n" if not older else f"{(1 << 63) - 4096}\n")
+    assert memory_room("cpu", proc=proc, cgroup=group).bytes > 10 * GB  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: only Linux bounds addresses this way")
+def test_a_limit_of_the_shell_is_found() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 * 10**9, 3 * 10**9));"
+        "from light_llm.runtime import memory_room; room = memory_room('cpu'); print(room.bytes, room.reason)"
+    )
+    child = run_child([sys.executable, "-c", code])
+    n, _, reason = child.stdout.partition(" ")
+    assert reason.strip() == "left of the 3.0 GB that ulimit -v allows" and 0 < int(n) < 3 * GB
+
+
+def test_a_process_knows_what_it_has() -> None:
+    before = resident_memory()
+    block = torch.ones(50_000_000)
+    assert 0 < before and resident_memory() >= before + block.nbytes // 2
+    assert resident_memory(Path("nowhere")) > 0  # then the most it ever had
+
+
+def test_nothing_is_known_of_a_system_that_says_nothing(tmp_path: Path) -> None:
+    room = memory_room("cpu", proc=tmp_path, cgroup=tmp_path)
+    assert room is not None and room.reason == "this machine's memory"

@@ -1,0 +1,134 @@
+"""What is foretold, refused, and looked at before a run starts."""
+
+from . import Bug
+
+BUGS = [
+    Bug(
+        "a layer that is said to keep less than it does",
+        "plan: kept_of_a_layer",
+        "8 * C + s.width * (2 * C + 5",
+        "6 * C + s.width * (2 * C + 4",
+        "tests/plan/test_plan.py",
+    ),
+    Bug(
+        "the head's gradient left out of memory",
+        "plan: moments",
+        "ends = table + 8 * s.N * m.n_embd",
+        "ends = 8 * s.N * m.n_embd",
+        "tests/plan/test_plan.py",
+    ),
+    Bug(
+        "gradients of earlier micro-batches left out of memory",
+        "plan: moments",
+        "so_far = 4 * P if s.micro_batches > 1 else 0",
+        "so_far = 0",
+        "tests/plan/test_plan.py",
+    ),
+    Bug(
+        "one moment too few",
+        "plan: optimizer_bytes",
+        "return 8 * (get_model_size(model) - matrices) + 4 * matrices",
+        "return 4 * (get_model_size(model) - matrices) + 4 * matrices",
+        "tests/plan/test_plan.py",
+    ),
+    Bug(
+        "everything fits",
+        "plan: Plan.fits",
+        "return self.room is None or self.memory.total <= self.room.bytes",
+        "return True",
+        "tests/plan/test_plan.py tests/plan/test_fit.py",
+    ),
+    Bug(
+        "recomputation that costs no time",
+        "plan: block_seconds",
+        "return seconds * (1 + p.forward) if s.checkpointing else seconds",
+        "return seconds",
+        "tests/plan/test_plan.py",
+    ),
+    Bug(
+        "fewer sequences at a time than needed",
+        "plan: micro_batches",
+        "for n in range(now - 1, 0, -1)",
+        "for n in range(1, now)",
+        "tests/plan/test_fit.py",
+    ),
+    Bug(
+        "a budget that sees a text as often as it likes",
+        "plan: _steps_of",
+        "most = max(1, int(PASSES * text.tokens / (train.batch_size * T)))",
+        "most = max(1, int(100 * PASSES * text.tokens / (train.batch_size * T)))",
+        "tests/plan/test_fit.py",
+    ),
+    Bug(
+        "memory that others have counted as free",
+        "runtime: available_memory",
+        '_of_meminfo("MemAvailable", proc)',
+        '_of_meminfo("MemTotal", proc)',
+        "tests/runtime/test_room.py",
+    ),
+    Bug(
+        "a container that is not looked at",
+        "runtime: memory_room",
+        "rooms = [_of_the_machine(proc, mine), _of_the_container(cgroup, mine), _of_the_shell(proc, mine)]",
+        "rooms = [_of_the_machine(proc, mine), _of_the_shell(proc, mine)]",
+        "tests/runtime/test_room.py",
+    ),
+    Bug(
+        "a run that is started whatever it needs",
+        "train: refuse_what_does_not_fit",
+        "if plan is None or plan.fits:",
+        "if True:",
+        "tests/train/test_foresee.py",
+    ),
+    Bug(
+        "a device that is used whatever the doctor found",
+        "train: examined",
+        "    check_device(found)\n",
+        "",
+        "tests/train/test_foresee.py",
+    ),
+    Bug(
+        "a remedy that is named and not put in place",
+        "train: Outlook.treat",
+        "            use_formula(model)\n",
+        "            pass\n",
+        "tests/train/test_foresee.py",
+    ),
+    Bug(
+        "a tile whose sum asks for memory each time",
+        "layers: softmax_piece",
+        "terms = z if adding is None else adding[: z.numel()].view(z.shape).copy_(z)",
+        "terms = z",
+        "tests/test_objective.py",
+    ),
+    Bug(
+        "float64 asked of a device that has none",
+        "observe: calibration",
+        "confidence, right = confidence.cpu().double(), right.cpu().double()",
+        "confidence, right = confidence.double(), right.double()",
+        "tests/runtime/test_mps.py",
+    ),
+    Bug(
+        "dropout drawn anew where a block is computed again",
+        "model: LightLLM.features",
+        ", context_fn=same_draws(x))",
+        ")",
+        "tests/runtime/test_mps.py",
+    ),
+    Bug(
+        "a tolerance that lets everything pass",
+        "light_llm/doctor/tolerance.py",
+        "SAFETY = 4.0",
+        "SAFETY = 4.0e6",
+        "tests/doctor/test_doctor.py",
+    ),
+    Bug(
+        "a step that is deleted under its own name",
+        "checkpoint: RunFolder.prune",
+        """            self.files.rename(path, going)
+            self.files.remove(going)
+""",
+        "            self.files.remove(path)\n",
+        "tests/checkpoint/test_run_folder.py",
+    ),
+]

@@ -1,0 +1,104 @@
+"""The choices of an architecture, and exports that are not the model."""
+
+from . import Bug
+
+BUGS = [
+    Bug(
+        "the rotation turned the other way for one half",
+        "layers: rotate",
+        "second * cos + first * sin), dim",
+        "second * cos - first * sin), dim",
+        "tests/layers/test_layers.py",
+    ),
+    Bug(
+        "neighbours turned in pairs instead of halves",
+        "layers: rotate",
+        "first, second = x.chunk(2, dim=-1)",
+        "first, second = x[..., ::2], x[..., 1::2]",
+        "tests/layers/test_families.py",
+    ),
+    Bug(
+        "slow waves kept and quick ones slowed down for a longer context",
+        "layers: frequencies",
+        "kept * theta + (1 - kept) * theta / config.rope_factor",
+        "(1 - kept) * theta + kept * theta / config.rope_factor",
+        "tests/layers/test_families.py",
+    ),
+    Bug(
+        "RMSNorm's gradient with its second part added",
+        "layers: _RMSNorm.backward",
+        "d_u.addcmul_(u, shared, value=-1)",
+        "d_u.addcmul_(u, shared, value=1)",
+        "tests/layers/test_layers.py",
+    ),
+    Bug(
+        "the gate and the value of SwiGLU changed about",
+        "layers: SwiGLU.forward",
+        "F.silu(gate) * value",
+        "F.silu(value) * gate",
+        "tests/layers/test_families.py",
+    ),
+    Bug(
+        "shared heads dealt out in turn",
+        "layers: shared",
+        "x.repeat_interleave(H // x.size(1), dim=1)",
+        "x.repeat(1, H // x.size(1), 1, 1)",
+        "tests/layers/test_families.py",
+    ),
+    Bug(
+        "a window that is one token too long",
+        "layers: within",
+        "(back < window) & (back >= 0)",
+        "(back <= window) & (back >= 0)",
+        "tests/layers/test_layers.py",
+    ),
+    Bug(
+        "queries normed after they were turned, and keys not at all",
+        "model: SelfAttention.forward",
+        "rotate(self.k_norm(k).to(v.dtype), turn)",
+        "rotate(k, turn)",
+        "tests/layers/test_families.py",
+    ),
+    Bug(
+        "an untied head that is written with, and not learnt",
+        "model: LightLLM.head_weight",
+        "self.wte.weight if self.lm_head is None else self.lm_head.weight",
+        "self.wte.weight",
+        "tests/generate/test_choices.py",
+    ),
+    Bug(
+        "a Conv1D that was not transposed",
+        "export: _gpt2_tensors",
+        'state[f"h.{layer}.{name}"].T.contiguous()',
+        'state[f"h.{layer}.{name}"].contiguous()',
+        "tests/interop/test_export_hf.py",
+    ),
+    Bug(
+        "llama.cpp's rows of queries left in halves",
+        "export: interleave",
+        "return halves.transpose(1, 2).reshape(rows.shape)",
+        "return halves.reshape(rows.shape)",
+        "tests/interop/test_export_gguf.py",
+    ),
+    Bug(
+        "an export that is kept although it differs",
+        "export: _apart",
+        "if not largest <= limit:",
+        "if largest > limit * 1e9:",
+        "tests/interop/test_export_hf.py",
+    ),
+    Bug(
+        "a program that does not run here taken for an export that differs",
+        "export: _verified",
+        "    except NotHere as error:\n        return None",
+        "    except ZeroDivisionError as error:\n        return None",
+        "tests/interop/test_llama.py",
+    ),
+    Bug(
+        "Ctrl-C raised within an import",
+        "cli: ended_by_signals.handle",
+        "        if is_importing(frame):",
+        "        if is_importing(None):",
+        "tests/cli/test_cli.py -k import",
+    ),
+]

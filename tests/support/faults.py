@@ -1,0 +1,334 @@
+"""Faults, done for real to real runs, each as often as asked: what `make faults` counts and a part of `make test`.
+
+Every function trains small runs in the working folder, breaks them, goes on, and compares with the run that was left
+alone: weights, optimizer, generators, counters, metrics, best model, byte for byte.
+"""
+
+import errno
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from light_llm.checkpoint import RunFolder, read_model
+from light_llm.checkpoint.run_folder import number_of
+from light_llm.errors import CheckpointError
+from light_llm.files import Files, Fill
+from light_llm.model import LightLLM
+from light_llm.train import Result, Trainer
+from tests.support.power import Disk, Recorded
+from tests.support.tools import SMALL, byte_loader, byte_model, same
+
+HOW: dict[str, Any] = SMALL | {"max_steps": 30, "micro_batch": 2, "keep_every": 0}
+KILLED = 137
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How often something was done, how often nothing was lost, and how many bytes of complete files were."""
+
+    tried: int
+    survived: int
+    lost: int = 0
+
+
+def train(text: Path, out: str, **changes: Any) -> Result:
+    """A run with dropout, accumulation, evaluations and saves; `resume` if there is something to go on with."""
+    files = changes.pop("files", None)
+    resume = bool(RunFolder(out).steps())
+    if not resume:
+        shutil.rmtree(out, ignore_errors=True)  # it died before its first checkpoint: a user would start it again
+    model, loader = byte_model(dropout=0.2), byte_loader(text)
+    return Trainer(model, loader, out=out, resume=resume, files=files, **(HOW | changes)).train()
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run something in a forked process. Returns its process id; its exit code is 0, 1 after an error, or its own."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def exit_code(child: int) -> int:
+    """Wait for a child: its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+class Dying(Files):
+    """A file system in which the process ends at the n-th operation, before it or in the middle of it."""
+
+    def __init__(self, at: int, *, halfway: bool, end: Callable[[], object]) -> None:
+        self.left, self.halfway, self.end = at, halfway, end
+
+    def _count(self, *, can_be_half: bool = False) -> bool:
+        """Whether this is the one, and it is to be half done."""
+        self.left -= 1
+        half = self.halfway and can_be_half
+        if self.left == 0 and not half:
+            self.end()
+        return self.left == 0
+
+    def write(self, path: Path, fill: Fill) -> str:
+        if not self._count(can_be_half=True):
+            return super().write(path, fill)
+
+        def half(file: BinaryIO) -> None:
+            fill(file)
+            size = file.file.tell()  # type: ignore[attr-defined]
+            file.file.truncate(size // 2)  # type: ignore[attr-defined]
+            self.end()
+
+        return super().write(path, half)
+
+    def sync(self, path: Path) -> None:
+        self._count()
+        super().sync(path)
+
+    def sync_folder(self, path: Path) -> None:
+        self._count()
+        super().sync_folder(path)
+
+    def make_folder(self, path: Path) -> None:
+        self._count()
+        super().make_folder(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._count()
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        if self._count(can_be_half=True) and path.is_dir():  # some of the files are gone
+            for file in sorted(path.iterdir())[:2]:
+                file.unlink()
+            self.end()
+        super().remove(path)
+
+
+def operations(text: Path) -> int:
+    """File operations of a whole run, which is left in `whole`."""
+    if not Path("whole").is_dir():
+        train(text, "whole")
+    files = Recorded()
+    train(text, "counted", files=files)
+    shutil.rmtree("counted")
+    return len(files.done)
+
+
+def dying_at_an_operation(text: Path, every: int = 1) -> Outcome:
+    """The process ends at each file operation, before it and halfway through it; the run is started again."""
+    total, tried, survived, lost = operations(text), 0, 0, 0
+    for at in range(1, total + 1, every):
+        for halfway in (False, True):
+            files = Dying(at, halfway=halfway, end=lambda: os._exit(KILLED))
+            code = exit_code(in_child(lambda files=files: train(text, "run", files=files)))
+            lost += bytes_lost(Path("run"))
+            train(text, "run")
+            tried += 1
+            survived += code in (0, KILLED) and same("whole", "run")
+            shutil.rmtree("run")
+    return Outcome(tried, survived, lost)
+
+
+def power_cuts(text: Path, every: int = 1, seed: int = 1) -> Outcome:
+    """The power goes after each operation; what was not synced is lost, or half there, or there, by luck."""
+    files, luck, tried, survived, lost = Recorded(), random.Random(seed), 0, 0, 0
+    train(text, "recorded", files=files)
+    root = Path("recorded").absolute().parent
+    for n in range(1, len(files.done) + 1, every):
+        committed = last_committed(files.done[:n])
+        for share in (0.0, 0.3, 0.7, 1.0):
+            target = Path("after")
+            Disk(root, files.done[:n]).after_power_cut(target, luck, share=share)
+            tried += 1
+            found = what_is_left(target / "recorded")
+            survived += found >= committed
+            lost += found < committed
+    shutil.rmtree("after")
+    return Outcome(tried, survived, lost)
+
+
+def last_committed(done: Sequence[tuple[Any, ...]]) -> tuple[int, bool]:
+    """The newest step that was renamed and synced, and whether a best model was."""
+    step, best, renamed = -1, False, None
+    for kind, path, *more in done:
+        if kind == "rename":
+            renamed = more[0]
+        elif kind == "sync_folder" and renamed is not None and path == renamed.parent:
+            if renamed.name.startswith("step-") and "." not in renamed.name:
+                step = max(step, number_of(renamed))
+            best = best or renamed.name == "best_model.pt"
+    return step, best
+
+
+def what_is_left(folder: Path) -> tuple[int, bool]:
+    """The newest good step after the sweep that a run begins with, and whether the best model can be read."""
+    run = RunFolder(folder)
+    run.sweep()
+    try:
+        step = number_of(run.newest_good_step()[0])
+    except CheckpointError:
+        step = -1
+    try:
+        read_model(run.best_model)
+    except CheckpointError:
+        return step, False
+    return step, True
+
+
+def kills(text: Path, times: int, seed: int = 1) -> Outcome:
+    """SIGKILL at random moments of a run that is started again each time, until it has come to its end."""
+    if not Path("whole").is_dir():
+        train(text, "whole")
+    start = time.perf_counter()
+    train(text, "timed")
+    takes, luck, tried, survived, lost = time.perf_counter() - start, random.Random(seed), 0, 0, 0
+    while tried < times:
+        before = tried
+        for _ in range(times):
+            child = in_child(lambda: train(text, "run"))
+            time.sleep(luck.uniform(0.1, 1.0) * takes)
+            os.kill(child, signal.SIGKILL)
+            if exit_code(child) == 0:
+                break
+            tried += 1
+            lost += bytes_lost(Path("run"))
+        train(text, "run")
+        survived += (tried - before) * same("whole", "run")
+        shutil.rmtree("run")
+    return Outcome(tried, survived, lost)
+
+
+def killed_preparations(times: int, seed: int = 1) -> Outcome:
+    """SIGKILL at random moments of a preparation (reading, learning, encoding), and the same start again."""
+    words, luck = ("owl", "cat", "sea", "boat", "honey", "pea-green", "money"), random.Random(seed)
+    text = Path("long.txt")
+    text.write_text("".join(luck.choice(words) + luck.choice(" \n") for _ in range(300_000)), encoding="utf-8")
+
+    def prepare(cache: str) -> subprocess.Popen[bytes]:
+        # A process of its own and no fork: the library that learns has threads, and they do not survive one.
+        flags = ["--data", str(text), "--tokenizer", "bpe:280", "--quiet"]
+        env = os.environ | {"LIGHT_LLM_CACHE": str(Path(cache).absolute())}
+        return subprocess.Popen([sys.executable, "-m", "light_llm", "prepare", *flags], env=env)
+
+    start = time.perf_counter()
+    codes = [prepare("straight").wait()]
+    takes, tried = time.perf_counter() - start, 0
+    while tried < times:
+        child = prepare("again")
+        time.sleep(luck.uniform(0.4, 1.0) * takes)  # before that it is still importing
+        child.kill()
+        if child.wait() == 0:  # it was done: from the beginning
+            shutil.rmtree("again")
+        tried += 1
+    codes.append(prepare("again").wait())
+    kept = [
+        {str(p.relative_to(name)): p.read_bytes() for p in sorted(Path(name, "shards").rglob("*")) if p.is_file()}
+        for name in ("straight", "again")
+    ]
+    return Outcome(tried, tried if codes == [0, 0] and kept[0] == kept[1] else 0)
+
+
+def full_disk(text: Path, every: int = 1) -> Outcome:
+    """No room at a file operation: the run ends with an error that says so, nothing half written stays, it goes on."""
+
+    def no_room() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    total, tried, survived, lost = operations(text), 0, 0, 0
+    for at in range(1, total + 1, every):
+        files = Dying(at, halfway=bool(at % 2), end=no_room)
+        said = ""
+        try:
+            status = train(text, "run", files=files).status
+        except (CheckpointError, OSError) as error:
+            status, said = "", str(error)
+        lost += bytes_lost(Path("run"))
+        stray = [p.name for p in Path("run").rglob("*") if ".tmp-" in p.name] if Path("run").is_dir() else []
+        train(text, "run")
+        tried += 1
+        told = "No space left" in said or status == "done"  # where only the rows could not be synced, it goes on
+        survived += not stray and told and same("whole", "run")
+        shutil.rmtree("run")
+    return Outcome(tried, survived, lost)
+
+
+def resumes(text: Path, steps: Sequence[int], **how: Any) -> Outcome:
+    """A polite stop after each of some steps, and the rest in another Trainer."""
+    os.environ.pop("LIGHT_LLM_STOP_AFTER", None)
+    train(text, "straight", **how)
+    survived = 0
+    for step in steps:
+        os.environ["LIGHT_LLM_STOP_AFTER"] = str(step)
+        try:
+            train(text, "run", **how)
+        finally:
+            del os.environ["LIGHT_LLM_STOP_AFTER"]
+        train(text, "run", **how)
+        survived += same("straight", "run")
+        shutil.rmtree("run")
+    shutil.rmtree("straight")
+    return Outcome(len(steps), survived)
+
+
+def bytes_lost(folder: Path) -> int:
+    """Bytes of step folders under their final name that are not as they were written."""
+    run, lost = RunFolder(folder), 0
+    for path in run.steps():
+        try:
+            read_model(path)
+        except CheckpointError:
+            lost += sum(file.stat().st_size for file in path.iterdir())
+    return lost
+
+
+def not_finite(text: Path, batches: Sequence[int]) -> Outcome:
+    """A layer overflows on one batch, under each policy: no weight and no checkpoint is ever touched by it."""
+    tried = survived = 0
+    for batch in batches:
+        for policy in ("stop", "skip", "rollback"):
+            shutil.rmtree("run", ignore_errors=True)
+            model, loader = byte_model(dropout=0.2), byte_loader(text)
+            poison(model, loader.batch(batch).tokens, model.h[1].mlp)
+            result = Trainer(model, loader, out="run", **(HOW | {"on_nonfinite": policy})).train()
+            kept = [*RunFolder("run").steps(), *Path("run").glob("best_model.pt")]
+            finite = [all(t.isfinite().all() for t in read_model(path).weights.values()) for path in kept]
+            tried += 1
+            survived += (
+                all(finite)
+                and all(p.isfinite().all() for p in model.parameters())
+                and result.status == ("nonfinite" if policy == "stop" else "done")
+                and f"step {batch + 1} is not finite" in Path("run/train.log").read_text()
+            )
+    shutil.rmtree("run")
+    return Outcome(tried, survived)
+
+
+def poison(model: LightLLM, tokens: Tensor, layer: nn.Module, factor: float = math.inf) -> None:
+    """Let a layer go wrong whenever the model reads these tokens, as an overflow on them would."""
+    reading = [False]
+
+    def look(module: nn.Module, args: Any, output: Tensor) -> None:
+        reading[0] = torch.equal(args[0][: len(tokens)], tokens[: len(args[0])])
+
+    def spoil(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output * factor if reading[0] else output
+
+    model.wte.register_forward_hook(look)
+    layer.register_forward_hook(spoil)

@@ -1,0 +1,456 @@
+"""What a program would ask of Apple's GPU, found out on a machine without one.
+
+Inside `Pretence` a tensor that was put on "mps" says so to Python, so every branch of ours is taken as it would be
+there, while torch computes on the CPU. Each operation that such a tensor meets is written down with the line it came
+from, and held against the kernels that torch's own table of operations names for MPS. What torch itself decides by the
+device, in C++, cannot be seen so: it is written down in `INSTEAD`, each with its source.
+
+What it cannot tell: whether a kernel is right, and how fast it is.
+"""
+
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.checkpoint
+import torchgen
+import yaml
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CHECKOUT = Path(__file__).parents[2]
+TABLE = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+MPS = torch.device("mps", 0)
+UNKNOWN_FORMATS = {torch.float64, torch.complex128}  # Metal has no 64-bit floats (at/native/mps/OperationUtils.mm)
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What torch does on MPS where it does something else on the CPU."""
+
+    does: str
+    why: str
+    source: str
+
+
+INSTEAD = {
+    "scaled_dot_product_attention, with gradients or dropout": Instead(
+        "_scaled_dot_product_attention_math: products, a mask and a softmax of their own",
+        "the fused form has no backward pass, and no dropout",
+        "ATen/native/transformers/attention.cpp",
+    ),
+    "scaled_dot_product_attention, otherwise": Instead(
+        "_scaled_dot_product_attention_math_for_mps",
+        "_scaled_dot_product_flash_attention_for_cpu is the CPU's",
+        "ATen/native/transformers/attention.cpp",
+    ),
+    "linear": Instead("linear, linear_backward", "one kernel each, where the CPU has t and addmm", str(TABLE.name)),
+    "norm": Instead(
+        "frobenius_norm.dim, norm.ScalarOpt_dim", "linalg_vector_norm only on the CPU and CUDA", "torch/functional.py"
+    ),
+    "foreach kernels": Instead(
+        "a loop over tensors, in Python or below",
+        "MPS has fused optimizers and no foreach",
+        "torch/utils/_foreach_utils.py",
+    ),
+    "dropout": Instead("empty_like, bernoulli_, div_", "native_dropout is for CUDA", "ATen/native/Dropout.cpp"),
+    "checkpoint": Instead(
+        "a block that is computed again draws another dropout",
+        "a device's generator is kept where its module has `_initialized`, and torch.mps has not",
+        "torch/utils/checkpoint.py, pytorch/pytorch#127676",
+    ),
+}
+# What a kernel of MPS was found to compute wrongly, without an error; not every torch that light-llm runs on is right.
+WRONG = {
+    "a mask of its own for each row": "each row got the first one's, until May 2026 (pytorch/pytorch#184180)",
+    "is_causal in a 16-bit format": "queries saw later tokens, until September 2026 (pytorch/pytorch#195910)",
+}
+
+# Operations that wait for the device, or whose result has a size that only the device knows.
+WAITS = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+WAITS |= {"repeat_interleave.Tensor", "allclose", "is_nonzero", "bincount"}
+# The functions in which a step is computed; `Attempt.proposal` reads its loss and its norm, and is the place to wait.
+HOT, MAY_WAIT = {"Trainer.accumulate", "Meter.clip", "Update.__call__"}, {"Attempt.proposal"}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Which operations MPS has: by a kernel of its own, or composed of others."""
+
+    own: frozenset[str]
+    composed: frozenset[str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.own or name in self.composed
+
+
+@cache
+def kernels(table: Path = TABLE) -> Kernels:
+    """Read from the table that torch ships: dispatch keys, those of the structured form, and generated variants."""
+    entries = {name_of(e["func"]): e for e in yaml.load(table.read_text(), Loader=yaml.CSafeLoader)}
+    own, composed = set(), set()
+    for name, entry in entries.items():
+        keys = dispatch_keys(entries[entry.get("structured_delegate", name)])
+        variants = [name, *filter(None, re.split(r"[,\s]+", entry.get("autogen", "")))]
+        if "MPS" in keys:
+            own.add(name)
+            composed.update(variants[1:])
+        elif any(key.startswith("Composite") for key in keys):
+            composed.update(variants)
+        if "dispatch" not in entry and "structured_delegate" not in entry:
+            composed.add(name)
+    return Kernels(frozenset(own), frozenset(composed))
+
+
+def dispatch_keys(entry: Mapping[str, Any]) -> set[str]:
+    """The keys of an operation's dispatch; an operation without one is composed of others."""
+    return {key.strip() for keys in entry.get("dispatch") or {} for key in keys.split(",")}
+
+
+def name_of(schema: str) -> str:
+    """ "add.out(Tensor self, ...) -> Tensor" -> "add.out"."""
+    return schema.split("(")[0].strip()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something MPS has not, cannot, or would wait for."""
+
+    kind: str  # kernel, format, wait, mixed, wrong
+    name: str  # of the operation
+    where: str  # file, line and function of ours
+    hot: bool  # in the middle of a training step
+
+    def __str__(self) -> str:
+        what = {
+            "kernel": "has no MPS kernel",
+            "format": "makes a tensor of a format that MPS has not",
+            "wait": "waits for the device",
+            "mixed": "is given tensors of the device and of the host",
+            "wrong": "is known to be wrong",
+        }
+        return f"{self.name} {what[self.kind]}: {self.where}"
+
+
+@dataclass
+class Seen:
+    """What was asked of the device."""
+
+    operations: dict[str, str] = field(default_factory=dict)  # name: the first place of ours it came from
+    whole_numbers: set[str] = field(default_factory=set)  # operations that were given int64 tensors
+    uploads: Counter[str] = field(default_factory=Counter)  # places from which tensors were brought to the device
+    findings: dict[Finding, int] = field(default_factory=dict)  # and how often
+
+    def of(self, kind: str, *, hot: bool | None = None) -> list[Finding]:
+        return [f for f in self.findings if f.kind == kind and hot in (None, f.hot)]
+
+
+def tensors_in(x: Any) -> Iterator[Tensor]:
+    """The tensors among the arguments or the results of an operation."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, (list, tuple)):
+        for part in x:
+            yield from tensors_in(part)
+    elif isinstance(x, dict):
+        yield from tensors_in(list(x.values()))
+
+
+class Places:
+    """Which tensors are on the device: by their storage, which views share. A dead storage's address is not reused."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, StorageWeakRef] = {}
+
+    def __contains__(self, x: object) -> bool:
+        return isinstance(x, Tensor) and x.layout == torch.strided and x.untyped_storage()._cdata in self.known
+
+    def add(self, x: Tensor) -> None:
+        storage = x.untyped_storage()
+        self.known.setdefault(storage._cdata, StorageWeakRef(storage))
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down each operation on a tensor of the device, and puts its results there too."""
+
+    def __init__(self, places: Places, table: Kernels) -> None:
+        super().__init__()
+        self.places, self.table, self.seen = places, table, Seen()
+        self.placing = False  # a tensor that is made of nothing is made on the device
+        self.quiet = False
+        self.generator = torch.Generator()  # the device's own, which nobody saves who saves the CPU's
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():
+            given = list(tensors_in((args, kwargs)))
+            here = [x for x in given if x in self.places]
+            if self.quiet or not (here or (self.placing and not given)):
+                return func(*args, **kwargs)
+            name = func._schema.name.removeprefix("aten::") + f".{func._overloadname}".removesuffix(".default")
+            new, index = name not in self.seen.operations, name.split(".")[0] in INDEXING
+            self.operation(name)
+            if any(x.dtype == torch.int64 for x in here):
+                self.seen.whole_numbers.add(name)
+            if name in WAITS or masks(name, args) or (any(t in func.tags for t in DATA_DEPENDENT) and not index):
+                self.find("wait", name)
+            if name == "copy_":
+                args[0] in self.places or self.find("wait", name)  # type: ignore[func-returns-value]
+            elif any(x.ndim and x not in self.places for x in given) and not index:
+                self.find("mixed", name)
+            if any(a.name == "generator" for a in func._schema.arguments):
+                kwargs = {"generator": self.generator} | kwargs
+            out = self.inside(func, args, kwargs) if new and name in self.table.composed else func(*args, **kwargs)
+            for x in tensors_in(out):
+                self.places.add(x)
+                if x.dtype in UNKNOWN_FORMATS:
+                    self.find("format", name)
+            return out
+
+    def operation(self, name: str) -> None:
+        """Write one down; a finding if MPS has no kernel for it."""
+        if name not in self.seen.operations:
+            self.seen.operations[name] = place()[0]
+        if name not in self.table:
+            self.find("kernel", name)
+
+    def inside(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation that is composed of others, below what a mode sees, and look at those with the profiler."""
+        with torch.autograd.profiler_legacy.profile() as profile:
+            out = func(*args, **kwargs)
+        stack = [event for event in profile.function_events if event.cpu_parent is None]
+        while stack:
+            event = stack.pop()
+            bare = event.name.removeprefix("aten::")
+            if bare in bare_names(self.table.own):
+                continue
+            if event.name.startswith("aten::") and bare not in bare_names(self.table.composed):
+                self.find("kernel", bare)
+            stack += event.cpu_children
+        return out
+
+    def find(self, kind: str, name: str) -> None:
+        where, hot = place()
+        finding = Finding(kind, name, where, hot)
+        self.seen.findings[finding] = self.seen.findings.get(finding, 0) + 1
+
+
+INDEXING = ("index", "index_put", "index_put_")  # by ids, whose number is known, or by masks
+DATA_DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+
+
+@cache
+def bare_names(names: frozenset[str]) -> frozenset[str]:
+    """Without overloads: all the profiler tells."""
+    return frozenset(name.split(".")[0] for name in names)
+
+
+def masks(name: str, args: Any) -> bool:
+    """Whether an index is a mask, whose elements have to be counted first."""
+    return name.split(".")[0] in INDEXING and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
+
+
+@cache
+def ours(file: str) -> str | None:
+    """A file's path in this checkout; None for torch, the interpreter, and this file."""
+    path = Path(file)
+    mine = CHECKOUT in path.parents and "site-packages" not in path.parts and path != Path(__file__)
+    return str(path.relative_to(CHECKOUT)) if mine else None
+
+
+def place() -> tuple[str, bool]:
+    """The nearest line of ours, and whether it is in the middle of a step."""
+    frame: FrameType | None = sys._getframe(1)
+    where, names = "outside", set()
+    while frame is not None:
+        if file := ours(frame.f_code.co_filename):
+            if where == "outside":
+                where = f"{file}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+            names.add(frame.f_code.co_qualname)
+        frame = frame.f_back
+    return where, bool(names & HOT) and not names & MAY_WAIT
+
+
+class Faces(TorchFunctionMode):
+    """What Python is told of tensors on the device, and where it may put them."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder, self.places = recorder, recorder.places
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        here = any(x in self.places for x in tensors_in((args, kwargs)))
+        if func in ANSWERS:
+            return ANSWERS[func](here, lambda: func(*args, **kwargs))
+        if here and getattr(func, "__name__", "") in ("tolist", "numpy", "__array__"):
+            self.recorder.find("wait", func.__name__)
+        if func in (Tensor.to, Tensor.cpu):
+            return self.move(func, args, kwargs)
+        if (asked := kwargs.get("device")) and is_mps(asked):
+            kwargs["device"] = "cpu"
+        with self.placing(is_mps(asked) if asked else here):
+            if here and (form := FORMS.get(func)):
+                return form(self.recorder, *args, **kwargs)
+            out = func(*args, **kwargs)
+        if asked and is_mps(asked):  # `torch.tensor` is seen by no other mode
+            for x in tensors_in(out):
+                self.places.add(x)
+        return out
+
+    @contextmanager
+    def placing(self, on_device: bool) -> Iterator[None]:
+        before, self.recorder.placing = self.recorder.placing, on_device
+        try:
+            yield
+        finally:
+            self.recorder.placing = before
+
+    def move(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        """x.to(...) and x.cpu(): a copy where the tensor changes places, as between real devices."""
+        x: Tensor = args[0]
+        here = there = x in self.places
+        if func is Tensor.cpu:
+            there = False
+        for a in [*args[1:], kwargs.get("device")]:
+            if isinstance(a, (str, torch.device, Tensor)):
+                there = a in self.places if isinstance(a, Tensor) else is_mps(a)
+        args = [x, *("cpu" if isinstance(a, (str, torch.device)) else a for a in args[1:])]
+        kwargs |= {"device": "cpu"} if "device" in kwargs else {}
+        if here == there:
+            return func(*args, **kwargs)
+        if here:
+            self.recorder.find("wait", "_to_copy")
+        else:
+            self.recorder.seen.uploads[place()[0]] += 1
+        self.recorder.quiet, before = True, self.recorder.quiet
+        try:
+            moved = func(x.clone(), *args[1:], **kwargs)
+        finally:
+            self.recorder.quiet = before
+        if there:
+            self.places.add(moved)
+            self.recorder.operation("_to_copy")
+            if moved.dtype in UNKNOWN_FORMATS:
+                self.recorder.find("format", "_to_copy")
+        return moved
+
+
+ANSWERS: dict[Any, Callable[[bool, Callable[[], Any]], Any]] = {
+    Tensor.device.__get__: lambda here, otherwise: MPS if here else otherwise(),  # type: ignore[attr-defined]
+    Tensor.is_mps.__get__: lambda here, otherwise: here,  # type: ignore[attr-defined]
+    Tensor.is_cpu.__get__: lambda here, otherwise: not here,  # type: ignore[attr-defined]
+}
+
+
+def is_mps(device: Any) -> bool:
+    return torch.device(device).type == "mps"
+
+
+def _attention(recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
+    wants = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | named
+    mask = given.pop("attn_mask", None)
+    if not wants and not given.get("dropout_p"):
+        recorder.operation("_scaled_dot_product_attention_math_for_mps")
+        by_vectors = q.size(-2) <= 8 and q.size(-1) in (64, 96, 128)  # the form for few queries
+        if (
+            mask is not None
+            and by_vectors
+            and mask.ndim == 4
+            and mask.size(0) > 1
+            and not mask.expand(-1, q.size(1), -1, -1).stride(1)
+        ):
+            recorder.find("wrong", "a mask of its own for each row")
+        if given.get("is_causal") and q.dtype in (torch.bfloat16, torch.float16) and q.size(-2) > 1:
+            recorder.find("wrong", "is_causal in a 16-bit format")
+    if mask is not None and mask.dtype == torch.bool:  # as the function does before it chooses a form
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask.logical_not(), -math.inf)
+    return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, mask, **given)[0]
+
+
+def _linear(recorder: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    recorder.operation("linear")
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        recorder.operation("linear_backward")
+    return torch._C._nn.linear(x, weight, bias)
+
+
+def _norm(recorder: Recorder, x: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+    recorder.operation("frobenius_norm.dim" if p == "fro" else "norm.ScalarOpt_dim")
+    return torch.linalg.vector_norm(x, 2 if p == "fro" else p, dim, keepdim)
+
+
+FORMS: dict[Any, Callable[..., Tensor]] = {
+    torch._C._nn.scaled_dot_product_attention: _attention,
+    torch._C._nn.linear: _linear,
+    Tensor.norm: _norm,
+    torch.norm: _norm,
+}
+
+
+@contextmanager
+def pretence(table: Kernels | None = None) -> Iterator[Seen]:
+    """Inside the block "mps" is there, and what is asked of it is written down."""
+    recorder = Recorder(Places(), table or kernels())
+    faces = Faces(recorder)
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        _patch_torch(patch, faces)
+        stack.enter_context(recorder)
+        stack.enter_context(faces)
+        yield recorder.seen
+
+
+def _patch_torch(patch: pytest.MonkeyPatch, faces: Faces) -> None:
+    """What asks for devices past a tensor."""
+    patch.setattr(torch.backends.mps, "is_available", lambda: True)
+    generator = faces.recorder.generator
+    patch.setattr(torch.mps, "get_rng_state", lambda device="mps": generator.get_state())
+    patch.setattr(torch.mps, "set_rng_state", lambda state, device="mps": generator.set_state(state))
+    patch.setattr(torch.mps, "manual_seed", generator.manual_seed)
+    checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
+    patch.setitem(checks, "default", lambda x: (x.shape, x.dtype))  # its hooks run where modes are off
+
+    class Autocast(torch.autocast):
+        """That of the device is that of the CPU, where the products are made."""
+
+        def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+            super().__init__(device_type, *args, **kwargs)
+            self.other = torch.amp.autocast_mode.autocast("cpu", *args, **kwargs) if device_type == "mps" else None
+
+        def __enter__(self) -> Any:
+            self.other and self.other.__enter__()
+            return super().__enter__()
+
+        def __exit__(self, *error: Any) -> Any:
+            super().__exit__(*error)
+            self.other and self.other.__exit__(*error)
+
+    patch.setattr(torch, "autocast", Autocast)
+    patch.setattr(torch.amp, "autocast", Autocast)
+
+    group, run = torch._C._group_tensors_by_device_and_dtype, torch.autograd._engine_run_backward
+
+    def grouped(*args: Any, **kwargs: Any) -> Any:
+        found = group(*args, **kwargs)
+        return {(lists[0][0][0].device, dtype): (lists, at) for (_, dtype), (lists, at) in found.items()} | {}
+
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        with faces, faces.placing(True):  # `Tensor.backward` switches modes off
+            return run(*args, **kwargs)
+
+    patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", grouped)
+    patch.setattr(torch.autograd, "_engine_run_backward", backward)

@@ -1,0 +1,236 @@
+"""What is done about a device that computes wrong, and about a run that does not fit, before anything is touched."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.cli import main
+from light_llm.config import TrainConfig
+from light_llm.doctor import Diagnosis, Finding
+from light_llm.doctor.values import ADAMW, ATTENTION, FORMULA, MUON, OPERATION, PLAIN_ADAMW
+from light_llm.errors import ConfigError, DeviceError
+from light_llm.model import SelfAttention, attend_by_formula
+from light_llm.optim import build_optimizer
+from light_llm.plan import plan as plans
+from light_llm.runtime import Room
+from light_llm.train import Trainer, foresee
+from light_llm.train.foresee import Outlook, examined
+from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, run_child
+
+CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
+CHECKOUT = Path(__file__).parents[2]
+
+
+def finding(part: str, *, ok: bool, dtype: str = "float32") -> Finding:
+    return Finding(
+        "a case", f"what {part} does", part, dtype, ok=ok, checked=True, error=1.0, tolerance=2.0, note="by 1"
+    )
+
+
+def diagnosed(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> Diagnosis:
+    """As if the doctor had found this."""
+    found = Diagnosis("cpu", "a processor", "2", findings, 1.0)
+    monkeypatch.setattr(foresee, "remembered_core", lambda device: found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("findings", "config", "message"),
+    [
+        ([finding(OPERATION, ok=False)], CPU, "device 'cpu' computes wrong: .*install another version of torch"),
+        ([finding(OPERATION, ok=False, dtype="bfloat16")], replace(CPU, dtype="bfloat16"), "use --dtype float32"),
+        ([finding(MUON, ok=False)], replace(CPU, optimizer="muon"), "use --optimizer adamw"),
+    ],
+)
+def test_what_is_wrong_is_not_trained_with(
+    monkeypatch: pytest.MonkeyPatch, findings: list[Finding], config: TrainConfig, message: str
+) -> None:
+    diagnosed(monkeypatch, *findings)
+    with pytest.raises(DeviceError, match=message):
+        examined(config, skip=False)
+    assert examined(config, skip=True) is None
+
+
+def test_what_is_not_asked_for_may_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = diagnosed(monkeypatch, finding(MUON, ok=False), finding(OPERATION, ok=False, dtype="bfloat16"))
+    assert examined(CPU, skip=False) == found
+
+
+def test_what_helps_is_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [finding(part, ok=False) for part in (ATTENTION, ADAMW)]
+    found = diagnosed(monkeypatch, *wrong, finding(FORMULA, ok=True), finding(PLAIN_ADAMW, ok=True))
+    model = byte_model()
+    optimizer = build_optimizer(model, CPU)
+    outlook = Outlook(diagnosis=found)
+    outlook.treat(model, optimizer)
+    assert all(m.attend is attend_by_formula for m in model.modules() if isinstance(m, SelfAttention))
+    assert not any(group["fused"] for group in optimizer.param_groups)
+    assert len(outlook.doctor_lines()) == 2 and "attention goes by its formula" in outlook.doctor_lines()[0]
+
+
+def test_a_run_says_who_looked_at_its_device(poem: Path) -> None:
+    for skip in (False, True):
+        out = f"run-{skip}"
+        Trainer(byte_model(), byte_loader(poem), out=out, skip_doctor=skip, max_steps=1, **SMALL).train()
+        doctor = json.loads(Path(out, "run.json").read_text())["doctor"]
+        log = Path(out, "train.log").read_text()
+        if skip:
+            assert doctor is None and "nobody looked whether this device computes right" in log
+        else:
+            assert doctor["safe"] and doctor["cases"] > 20 and doctor["findings"] == []
+            assert f"{doctor['cases']} cases computed against float64, all right" in log
+
+
+def test_the_plan_stands_in_the_header_and_beside_what_happened(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(poem), *NANO_RUN, "--max-steps", "6", "--set", "train.probe_interval=0"]
+    assert main(["train", "--out", "run", *words]) == 0
+    header = capsys.readouterr().out
+    plan = json.loads(Path("run/run.json").read_text())["plan"]
+    assert re.search(r"^plan +memory .* of .* on disk,$", header, re.MULTILINE) and " a step, about " in header
+    assert plan["step_seconds"] > 0 and plan["memory"]["total"] > plan["memory"]["weights"] > 0
+    assert main(["report", "run"]) == 0
+    page = Path("run/report.html").read_text()
+    assert all(words in page for words in ("time of a step, median", "peak memory, GB", "time, all in"))
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """As if this machine had so little memory."""
+    monkeypatch.setattr(plans, "memory_room", lambda device: Room(size, "a test's limit"))
+
+
+def test_a_library_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, poem: Path) -> None:
+    no_room(monkeypatch, 1000)
+    with pytest.raises(ConfigError, match="this run needs about"):
+        Trainer(byte_model(), byte_loader(poem), out="run", max_steps=2, **SMALL).train()
+    assert not Path("run").exists()
+    result = Trainer(byte_model(), byte_loader(poem), out="run", force=True, max_steps=2, **SMALL).train()
+    assert result.status == "done" and "notice   this run needs about" in Path("run/train.log").read_text()
+
+
+def test_a_command_refuses_before_the_text_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_room(monkeypatch, 10**9)
+    assert main(["train", "--data", "nowhere.txt", "--out", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "this run needs about" in said and "nowhere" not in said and not Path("run").exists()
+
+
+def test_fit_takes_the_first_way(
+    monkeypatch: pytest.MonkeyPatch, poem: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--preset", "nano", "--tokenizer", "byte", "--max-length", "64", "--batch-size", "256", "--max-steps", "1"]
+    small += ["--data", str(poem), "--dtype", "float32", "--set", "train.probe_interval=0", "--set", "model.n_layer=2"]
+    small += ["--set", "train.sample_interval=0", "--skip-doctor"]
+    assert main(["plan", "--json", *small[:-1]]) == 0
+    needed = json.loads(capsys.readouterr().out)["memory"]["total"]
+    no_room(monkeypatch, needed - 100_000_000)
+    assert main(["train", "--out", "run", *small]) == 2 and "--micro-batch" in capsys.readouterr().err
+    assert main(["train", "--out", "run", "--fit", *small]) == 0
+    assert "fit      --micro-batch" in capsys.readouterr().err
+    train = json.loads(Path("run/run.json").read_text())["run"]["train"]
+    assert train["batch_size"] == 256 and train["micro_batch"] < 256
+
+
+def test_a_budget_chooses_the_run(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(poem), "--tokenizer", "byte", "--max-length", "32", "--dtype", "float32", "--skip-doctor"]
+    assert main(["train", "--out", "run", "--budget", "5s,2GB", *words, "--set", "train.probe_interval=0"]) == 0
+    assert "budget   5s,2GB: nano:" in capsys.readouterr().err
+    run = json.loads(Path("run/run.json").read_text())["run"]
+    assert run["model"]["n_embd"] == 192 and run["train"]["max_steps"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "soon"], "--budget soon cannot be read"),
+        (["--budget", "5min", "--fit"], "--budget chooses what fits by itself; leave out --fit"),
+    ],
+)
+def test_flags_that_make_no_sense(
+    words: list[str], message: str, poem: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data", str(poem), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_budget_is_for_a_new_model(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Trainer(byte_model(), byte_loader(poem), out="run", max_steps=1, **SMALL).train()
+    assert main(["train", "--data", str(poem), "--init-from", "run", "--out", "other", "--budget", "5min"]) == 2
+    assert "--budget chooses the model, and here there is one already" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: ulimit -v bounds nothing elsewhere")
+def test_two_gigabytes_by_ulimit(poem: Path) -> None:
+    """As a new user would: it explains and offers what fits, and writes nothing."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9));"
+        "from light_llm.cli import main; sys.exit(main(['train', '--tokenizer', 'gpt2', '--preset', 'small']))"
+    )
+    child = run_child([sys.executable, "-c", code])
+    assert child.returncode == 2 and "2.0 GB that ulimit -v allows" in child.stderr
+    assert "What fits:" in child.stderr and "Traceback" not in child.stderr and "--preset nano" in child.stderr
+    assert not Path("checkpoints").exists()
+
+
+# The verb.
+
+
+def test_a_plan_in_words(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--data", str(poem), *NANO_RUN]) == 0
+    said = capsys.readouterr().out
+    assert all(
+        word in said for word in ("parameters", "at the peak", "operations a step", "passes over the text", "in all")
+    )
+    assert all(len(line) <= 80 for line in said.splitlines()) and not Path("checkpoints").exists()
+
+
+def test_a_plan_as_json(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--json", "--data", str(poem), *NANO_RUN]) == 0
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    kinds = {k: v for k, v in plan["memory"].items() if k != "total"}
+    assert plan["fits"] and plan["ways"] == [] and sum(kinds.values()) == plan["memory"]["total"]
+
+
+def test_a_plan_of_a_text_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--data", "tinystories", "--preset", "nano", "--tokenizer", "bpe:2000"]) == 0
+    said = capsys.readouterr().out
+    assert "the text is not here yet" in said and "2,000" in said and "passes" not in said.partition("note")[0]
+
+
+def test_a_plan_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, poem: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--data",
+        str(poem),
+        "--tokenizer",
+        "byte",
+        "--preset",
+        "small",
+        "--batch-size",
+        "32",
+        "--max-length",
+        "128",
+    ]
+    assert main(["plan", "--json", *words]) == 0
+    limit = json.loads(capsys.readouterr().out)["memory"]["total"] - 300_000_000
+    no_room(monkeypatch, limit)
+    assert main(["plan", *words]) == 2
+    captured = capsys.readouterr()
+    assert "and there are only" in captured.out and "What fits:" in captured.err
+    assert main(["plan", "--fit", *words]) == 0 and "fit          --" in capsys.readouterr().out
+    assert main(["plan", "--json", *words]) == 2
+    plan = json.loads(capsys.readouterr().out)
+    assert not plan["fits"] and plan["ways"] and all(way["plan"]["memory"]["total"] <= limit for way in plan["ways"])
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--watch", "--overwrite", "--force"])
+def test_flags_that_a_plan_has_no_use_for(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", flag]) == 2
+    assert f"{flag} has no effect on plan; leave it out" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""Run folders of earlier versions still resume, and end as they would have ended then."""
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from light_llm.config import ModelConfig
+from light_llm.data import create_dataloader, prepare_dataset
+from light_llm.model import LightLLM
+from light_llm.train import Trainer
+from tests.support.tools import rows_of
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TENSORS = ("model.safetensors", "optimizer.safetensors", "rng.safetensors")
+
+
+def train(out: str, **settings: Any) -> None:
+    """Train, or resume, the run that the fixtures were made with."""
+    dataset, tokenizer = prepare_dataset("poem.txt", max_length=16, tokenizer="char")
+    torch.manual_seed(0)
+    model = LightLLM(
+        ModelConfig(vocab_size=tokenizer.vocab_size, n_positions=16, n_embd=16, n_layer=1, n_head=2, dropout=0.1)
+    )
+    how: dict[str, Any] = {
+        "max_steps": 40,
+        "lr": 1e-2,
+        "warmup_steps": 3,
+        "eval_interval": 10,
+        "save_interval": 10,
+        "sample_interval": 0,
+        "device": "cpu",
+        "dtype": "float32",
+        "compile": "off",
+    }
+    loader = create_dataloader(dataset, 4, seed=1)
+    Trainer(model, loader, out=out, quiet=True, report=False, skip_doctor=True, **how, **settings).train()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_of_an_earlier_version_resumes_bit_for_bit(optimizer: str) -> None:
+    """On a machine that rounds as the one of the fixtures did; elsewhere the numbers agree within rounding."""
+    fixture = FIXTURES / optimizer
+    shutil.copy(FIXTURES / "poem.txt", "poem.txt")
+    shutil.copytree(fixture / "stopped", "stopped")
+    train("whole", optimizer=optimizer)
+    train("stopped", optimizer=optimizer, resume=True)
+    losses = {name: [row["loss"] for row in rows_of(name, "step")] for name in ("whole", "stopped", fixture / "whole")}
+    assert [len(values) for values in losses.values()] == [40, 40, 40]
+    if losses["whole"] == losses[fixture / "whole"]:
+        assert losses["stopped"] == losses["whole"]
+        for name in TENSORS:
+            resumed = Path("stopped/step-000040", name).read_bytes()
+            assert resumed == Path("whole/step-000040", name).read_bytes(), name
+            assert resumed == (fixture / "whole" / "step-000040" / name).read_bytes(), name
+        assert Path("stopped/best_model.pt").read_bytes() == Path("whole/best_model.pt").read_bytes()
+        return
+    warnings.warn("this machine rounds differently from the one of the fixtures: compared within 1e-4", stacklevel=1)
+    assert losses["stopped"] == pytest.approx(losses[fixture / "whole"], rel=1e-4)
+    for name in TENSORS[:2]:
+        expected = load_file(fixture / "whole" / "step-000040" / name)
+        for key, value in load_file(Path("stopped/step-000040", name)).items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-2, atol=1e-4)

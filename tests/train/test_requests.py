@@ -1,0 +1,187 @@
+"""What a run is asked while it goes on: to stop, within a long look at the model too, and to save."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from light_llm.checkpoint import RunFolder
+from light_llm.train import Result, Step, Trainer
+from light_llm.train import trainer as trainer_module
+from light_llm.train.requests import Requests
+from light_llm.train.update import choose_update
+from tests.data.test_fetch import Server, server  # noqa: F401  (a fixture)
+from tests.support.tools import SMALL, byte_loader, byte_model, files_of, rows_of, same, tensors_of, train_small
+
+
+@dataclass
+class StopAt(Requests):
+    """Asks for a stop at the n-th look of a long piece of work, as a signal in its middle does."""
+
+    look: int = 0
+    looks: int = 0
+    ask: Callable[[], None] = lambda: None
+
+    def go_on(self, done: int = 0, of: int = 0) -> None:
+        self.looks += 1
+        if self.looks == self.look:
+            self.ask()
+        super().go_on(done, of)
+
+
+def stopped_at(look: int, poem: Path, **changes: Any) -> tuple[Result, StopAt]:
+    """A run in "two" whose n-th look at a wish is the first to see one."""
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **(SMALL | changes))
+    requests = StopAt(look=look, ask=trainer.request_stop)
+    trainer.requests = requests
+    return trainer.train(), requests
+
+
+# Looks before the evaluation named: one before its first batch, then one after each, of which there are `looks`.
+@pytest.mark.parametrize(
+    ("evaluation", "batch", "how"),
+    [
+        (1, 0, {}),  # before its first batch
+        (1, 3, {}),  # the first of the run: there is no best model yet
+        (2, 5, {"save_interval": 7}),  # at a step that no save belongs to
+        (3, 2, {}),  # of the last step: all updates are made, and still something is left to do
+        (2, 1, {"patience": 1, "lr": 1e-9}),  # that may be the one that ends the run
+    ],
+)
+def test_an_evaluation_that_is_broken_off_is_made_first_on_resume(
+    evaluation: int, batch: int, how: dict[str, Any], poem: Path
+) -> None:
+    how = {"max_steps": 12, "eval_interval": 4, "save_interval": 4} | how
+    _, whole = train_small(poem, "whole", **how)
+    _, all_of_it = stopped_at(0, poem, **(how | {"max_steps": 4, "lr_horizon": 12}))
+    looks = all_of_it.looks  # of one evaluation: the run above has just one
+    assert looks > 8
+    shutil.rmtree("two")
+    result, requests = stopped_at(looks * (evaluation - 1) + batch + 1, poem, **how)
+    assert requests.looks == looks * (evaluation - 1) + batch + 1  # not one batch more
+    step = 4 * evaluation
+    assert (result.status, result.step, requests.evaluation_left) == ("interrupted", step, True)
+    assert Path(f"two/step-{step:06d}/MANIFEST.json").is_file()
+    assert [row["step"] for row in rows_of("two", "eval")] == list(range(4, step, 4))
+    log = Path("two/train.log").read_text()
+    assert f"the evaluation of step {step} is broken off: --resume makes it first" in log
+    assert "saved    go on with: python train.py --resume --out two" in log
+    _, again = train_small(poem, "two", resume=True, **how)
+    assert (again.status, again.best_step) == (whole.status, whole.best_step) and same()
+
+
+def test_an_evaluation_can_be_broken_off_twice(poem: Path) -> None:
+    """The second time while a resumed run makes up for the first: no step is made before it."""
+    how = {"max_steps": 12, "eval_interval": 4, "patience": 3}
+    train_small(poem, "whole", **how)
+    for resume in (False, True):
+        result, requests = stopped_at(3, poem, resume=resume, **how)
+        assert (result.status, result.step, requests.looks) == ("interrupted", 4, 3) and not rows_of("two", "eval")
+    train_small(poem, "two", resume=True, **how)
+    assert same()
+
+
+def test_a_sample_is_broken_off_too(poem: Path) -> None:
+    how = {"max_steps": 6, "eval_interval": 100, "sample_interval": 2}
+    train_small(poem, "whole", **how)
+    result, requests = stopped_at(20, poem, **how)
+    assert (result.status, result.step, requests.looks) == ("interrupted", 2, 20)
+    assert "a sample" not in Path("two/train.log").read_text() and not requests.evaluation_left
+    train_small(poem, "two", resume=True, **how)
+    assert same() and "a sample at step 4" in Path("two/train.log").read_text()
+
+
+def test_a_stop_comes_before_what_a_listener_wants(poem: Path) -> None:
+    """Asked for during the step: nothing long is begun any more, and the run says that it can go on."""
+    trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 20}))
+
+    def both(step: Step) -> str:
+        trainer.request_stop()
+        return "stop"
+
+    trainer.every(10, both)
+    result = trainer.train()
+    assert (result.status, result.step) == ("interrupted", 10) and [r["step"] for r in rows_of("run", "eval")] == [10]
+
+
+# ---- saves that are asked for, and by the clock
+
+
+def test_a_save_on_request_changes_no_number(poem: Path) -> None:
+    train_small(poem, "whole", max_steps=12, save_interval=6)
+    how = SMALL | {"max_steps": 12, "save_interval": 6}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
+    found: list[list[str]] = []
+
+    def ask(step: Step) -> None:
+        found.append([path.name for path in RunFolder("two").steps()])
+        if step.number == 7:
+            trainer.request_save()
+
+    trainer.every(1, ask)
+    trainer.train()
+    assert found[6] == ["step-000006"] and found[7:9] == [["step-000006", "step-000008"]] * 2
+    log = Path("two/train.log").read_text()
+    assert log.count("saved    step 8, as it was asked for, in two/step-000008") == 1
+    assert rows_of("whole", "step") == rows_of("two", "step")
+    assert files_of(Path("whole/step-000012")) == files_of(Path("two/step-000012"))
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(5.0, [6, 8, 12]), (0.0, [8, 12])])
+def test_a_run_is_saved_by_the_clock_too(
+    minutes: float, expected: list[int], poem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is wound: one step takes a minute."""
+    how = {"max_steps": 12, "save_interval": 8, "keep_every": 1}
+    train_small(poem, "whole", **how)
+    how = SMALL | how | {"save_minutes": minutes}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
+    passed, clock = 0.0, time.perf_counter
+
+    def a_minute(step: Step) -> None:
+        nonlocal passed
+        passed += 60
+
+    monkeypatch.setattr("light_llm.train.session.time.perf_counter", lambda: clock() + passed)
+    trainer.every(1, a_minute)
+    trainer.train()
+    saved = [int(path.name.split("-")[1]) for path in RunFolder("two").steps()]
+    assert saved == expected  # a regular save starts the clock anew
+    assert rows_of("whole", "step") == rows_of("two", "step")
+
+
+def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step is known only while the next one is made, as on a GPU, it is settled first."""
+    train_small(poem, "whole", max_steps=5, save_interval=1, keep_every=1)
+    monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
+    how = SMALL | {"max_steps": 5, "save_interval": 100, "keep_every": 1}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
+    trainer.request_save()
+    trainer.train()
+    assert [path.name for path in RunFolder("two").steps()] == ["step-000001", "step-000005"]
+    assert tensors_of(Path("two/step-000001")) == tensors_of(Path("whole/step-000001"))
+
+
+def test_a_save_on_request_is_not_of_a_step_that_is_not_known_yet(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for while step 3 is made, which is not finite: step 2, told of then, is no longer where the run stands."""
+    monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
+    trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 5}))
+    accumulate = trainer.accumulate
+
+    def poisoned(tokens: Tensor, targets: Tensor) -> Tensor:
+        loss = accumulate(tokens, targets)
+        if trainer.at.step != 2:
+            return loss
+        trainer.request_save()
+        return loss * math.nan
+
+    monkeypatch.setattr(trainer, "accumulate", poisoned)
+    result = trainer.train()
+    assert (result.status, result.step, RunFolder("run").steps()) == ("nonfinite", 2, [])

@@ -1,0 +1,228 @@
+"""Going on: bit for bit, with what may change and without what may not, from what a crash left behind."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from light_llm.checkpoint import RunFolder, read_model
+from light_llm.config import ModelConfig
+from light_llm.config.run import PARTS
+from light_llm.errors import CheckpointError, ConfigError, LightLLMError
+from light_llm.model import LightLLM
+from light_llm.train import Step, Trainer
+from light_llm.train.resume import BY_HASH, FIXED, FREE, ON_RESUME
+from tests.conftest import CHECKOUT
+from tests.support.tools import (
+    SMALL,
+    Foreign,
+    byte_loader,
+    byte_model,
+    files_of,
+    flip,
+    rows_of,
+    tensors_of,
+    train_small,
+)
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "how"),
+    [
+        (25, {}),  # between saves
+        (10, {}),  # at a save and an evaluation
+        (59, {}),  # before the end
+        (25, {"optimizer": "muon", "schedule": "wsd", "z_loss": 1e-3}),
+        (25, {"dtype": "bfloat16"}),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    poem: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, how: dict[str, Any]
+) -> None:
+    """60 steps against some and the rest, dropout on: every file of the last checkpoint, every number on the way."""
+    _, whole = train_small(poem, "whole", max_steps=60, **how)
+    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", str(stop_at))
+    _, first = train_small(poem, "parts", max_steps=60, **how)
+    assert (first.status, first.step) == ("interrupted", stop_at)
+    monkeypatch.delenv("LIGHT_LLM_STOP_AFTER")
+    torch.manual_seed(99)  # whatever was drawn in between does not matter
+    _, second = train_small(poem, "parts", model=byte_model(dropout=0.2, seed=5), max_steps=60, resume=True, **how)
+    assert files_of(Path("whole/step-000060")) == files_of(Path("parts/step-000060"))
+    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
+    assert rows_of("whole", "step") == rows_of("parts", "step")
+    assert rows_of("whole", "eval") == rows_of("parts", "eval")
+    assert (whole.best_loss, whole.best_step) == (second.best_loss, second.best_step)
+
+
+def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> None:
+    train_small(poem, "whole", max_steps=20)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step: Step) -> None:
+        raise Killed
+
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="parts", **SMALL, max_steps=20)
+    session_listeners = Trainer._begin
+
+    def begin(self: Trainer, note: str | None) -> Any:
+        session = session_listeners(self, note)
+        self.listeners.insert(3, (10, kill))  # after the look inside and the save, before the evaluation
+        return session
+
+    trainer._begin = begin.__get__(trainer)  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        trainer.train()
+    assert rows_of("parts", "eval") == [] and not Path("parts/best_model.pt").exists()
+    train_small(poem, "parts", max_steps=20, resume=True)
+    assert rows_of("parts", "eval") == rows_of("whole", "eval")
+    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
+
+
+def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_small(poem, max_steps=20)
+    _, result = train_small(poem, max_steps=30, resume=True, quiet=False)
+    assert "the schedule ends at step 20: later steps run at its last rate, 1.0e-03" in capsys.readouterr().out
+    rates = {row["step"]: row["lr"] for row in rows_of("run", "step")}
+    assert result.step == 30 and rates[25] == rates[30] == pytest.approx(1e-3)
+    assert json.loads(Path("run/run.json").read_text())["run"]["train"]["lr_horizon"] == 20
+    _, result = train_small(poem, max_steps=30, resume=True)
+    assert (result.status, result.step) == ("done", 30)  # nothing left to do
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 3e-3}, r"train.lr: 0.01 -> 0.003"),
+        ({"weight_decay": 0.2}, r"train.weight_decay: 0.1 -> 0.2"),
+        (
+            {"model": LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_head=2))},
+            "model.n_layer: 2 -> 6",
+        ),
+    ],
+)
+def test_a_resumed_run_refuses_other_settings(poem: Path, changes: dict[str, Any], message: str) -> None:
+    train_small(poem, max_steps=4)
+    with pytest.raises(ConfigError, match=rf"a resumed run cannot change these:[\s\S]*{message}[\s\S]*leave them"):
+        train_small(poem, max_steps=8, resume=True, **changes)
+
+
+def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
+    train_small(poem, max_steps=4)
+    for loader, message in (
+        (byte_loader(poem, batch_size=2), "train.batch_size: 4 -> 2"),
+        (byte_loader(poem, seed=2), "data.seed: 1 -> 2"),
+        (byte_loader(poem, max_length=8), "data.max_length: 16 -> 8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Trainer(byte_model(dropout=0.2), loader, out="run", resume=True, **SMALL)
+    poem.write_text(poem.read_text().replace("owl", "rat"))
+    with pytest.raises(ConfigError, match=r"data sha256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
+
+
+def test_a_damaged_checkpoint_is_passed_over_loudly(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The step before it is gone on from, and the damaged one is neither removed nor taken for a checkpoint again."""
+    train_small(poem, "whole", max_steps=30)
+    train_small(poem, max_steps=20, lr_horizon=30)
+    flip(Path("run/step-000020/model.safetensors"))
+    _, result = train_small(poem, max_steps=30, resume=True, quiet=False)
+    said = capsys.readouterr().out
+    assert "step-000020/model.safetensors is damaged: its SHA-256 is not the manifest's: not used" in said
+    assert "resumed  at step 10 from run/step-000010" in said
+    assert result.step == 30 and Path("run/step-000020.damaged/model.safetensors").is_file()
+    assert tensors_of("whole/step-000030") == tensors_of("run/step-000030")
+    assert rows_of("whole", "step") == rows_of("run", "step")
+
+
+def test_nothing_is_resumed_from_when_every_step_is_damaged(poem: Path) -> None:
+    train_small(poem, max_steps=20)
+    flip(Path("run/step-000020/optimizer.safetensors"))
+    flip(Path("run/step-000010/MANIFEST.json"), 0.9)
+    message = (
+        r"optimizer.safetensors is damaged: .*; run/step-000010.* is .*damaged.*; no step in run can be resumed from"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        train_small(poem, max_steps=30, resume=True)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"run": {}}', '{"run": {}, "decided": {"device": 1}}', "[]", "{", None])
+def test_a_damaged_record_is_named_and_the_newest_step_has_its_own(
+    poem: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_small(poem, max_steps=2)
+    path = Path("run/run.json")
+    path.write_text(text if text is not None else path.read_text().replace('"lr": 0.01', '"lr": 0.03'))
+    _, result = train_small(poem, max_steps=4, resume=True, quiet=False)
+    assert result.step == 4 and re.search(r"run.json is (missing or )?damaged.*: not used", capsys.readouterr().out)
+    assert RunFolder("run").read_run()["run"]["train"]["lr"] == 0.01
+
+
+def test_a_step_that_is_of_another_version_is_named(poem: Path) -> None:
+    train_small(poem, max_steps=2)
+    run = RunFolder("run")
+    run.write_run({**run.read_run(), "run": {"train": {"colour": 3}}})
+    with pytest.raises(CheckpointError, match="run.json is of another version of light-llm: .*'colour'"):
+        train_small(poem, max_steps=4, resume=True)
+
+
+def test_every_setting_is_in_the_table_of_what_may_change() -> None:
+    assert {f"{part}.{f.name}" for part, kind in PARTS.items() for f in fields(kind)} == ON_RESUME.keys()
+    page = (CHECKOUT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    for what in (FREE, FIXED, BY_HASH):
+        names = ", ".join(f"`{name}`" for name, kind in ON_RESUME.items() if kind == what)
+        assert f"| {what} | {names} |" in page
+
+
+def test_another_kind_of_loader_is_refused(poem: Path) -> None:
+    train_small(poem, max_steps=2)
+    with pytest.raises(ConfigError, match="data: light-llm's loader -> another kind of loader"):
+        Trainer(byte_model(dropout=0.2), Foreign(byte_loader(poem)), out="run", resume=True, **SMALL)
+
+
+def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
+    """Started on a GPU that is not here: `auto` takes what is; asking for it by name is an error."""
+    settings = {k: v for k, v in SMALL.items() if k != "device"}
+    train_small(poem, max_steps=2)
+    run = RunFolder("run")
+    record = run.read_run()
+    record["decided"]["device"]["value"] = record["run"]["train"]["device"] = "cuda:7"
+    run.write_run(record)
+    with pytest.raises(LightLLMError, match="device 'cuda:7' is not available"):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, device="cuda:7", **settings)
+    result = Trainer(
+        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=4, **settings
+    ).train()
+    again = run.read_run()
+    assert result.step == 4 and again["decided"]["device"]["value"] != "cuda:7"
+    assert again["started"] == record["started"]
+
+
+def test_a_killed_overwriting_run_is_undone_on_resume(poem: Path) -> None:
+    train_small(poem, max_steps=4)
+    RunFolder("run").make_room(explicit=True, overwrite=True)  # and then the lights go out
+    Path("run/run.json").write_text("half")
+    assert train_small(poem, max_steps=6, resume=True)[1].step == 6
+
+
+def test_a_best_model_that_was_deleted_is_written_again(poem: Path) -> None:
+    train_small(poem, max_steps=20)
+    Path("run/best_model.pt").unlink()
+    _, result = train_small(poem, max_steps=30, resume=True)
+    assert result.best_step == 30 and read_model("run/best_model.pt").meta["step"] == 30
+
+
+def test_a_resume_keeps_what_is_not_named(poem: Path) -> None:
+    """From Python, without saying the recipe again."""
+    train_small(poem, max_steps=6)
+    result = Trainer(
+        byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=8, quiet=True
+    ).train()
+    assert result.step == 8
+    with pytest.raises(ConfigError, match="max_steps=5 is behind the run, which is at step 8; name a larger one"):
+        Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=5)
