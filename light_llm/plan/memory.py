@@ -1,7 +1,7 @@
 """What the first steps of a run hold in memory, to the byte where the byte is known: formulas over shapes.
 
 A step is followed through the moments at which it may hold most. What is alive at each is what `model.py`, the loss by
-blocks and autograd keep; the slow twin, which counts what torch really allocates, stands in `tests/support/live_bytes.py`.
+blocks and autograd keep; the slow twin, which counts what torch really allocates, is `tests/support/live_bytes.py`.
 
 Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V vocabulary   L layers   P parameters
 """
