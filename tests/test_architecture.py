@@ -36,8 +36,8 @@ MAY_IMPORT = {
     "plan": "layers model objective optim runtime config",
     "doctor": "plain layers model objective optim generate runtime config",
     "bench": "plain model objective optim generate observe plan runtime config",
-    "export": "files plain layers model data checkpoint evaluate generate runtime config",
-    "harness": "objective model data checkpoint evaluate generate export runtime config",
+    "interop": "files plain layers model data checkpoint evaluate generate runtime config",
+    "lm_eval": "objective model data checkpoint evaluate generate interop runtime config",
     "train": "files objective model data optim checkpoint evaluate generate observe plan doctor parallel "
     "report runtime config",
     "serve": "generate report runtime config",

@@ -18,7 +18,7 @@ from .screen import columns, show
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
-    from ..harness import Answers, Row
+    from ..lm_eval import Answers, Row
 
 OF_TASKS = ("include", "limit", "num_fewshot", "output", "batch_size", "last_window", "offline")
 MOST_WARNINGS = 5
@@ -77,11 +77,11 @@ def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
 
 def _run(flags: EvalFlags) -> int:
     target = file_to_write("--output", flags.output)
-    from ..export.extras import need
+    from ..interop.optional_deps import need
 
     need("lm_eval", "eval")  # before a model is loaded for nothing
     from ..checkpoint import load_model
-    from ..harness import Answers, Job, rows_of, run_tasks
+    from ..lm_eval import Answers, Job, rows_of, run_tasks
     from ..runtime import choose_device
     from .progress import counting
 
@@ -162,7 +162,7 @@ def _described(
     from importlib.metadata import version
 
     from .. import __version__
-    from ..harness import without_samples
+    from ..lm_eval import without_samples
 
     return without_samples(results) | {
         "model": file.path.name,

@@ -72,8 +72,8 @@ def _push(flags: ExportFlags) -> int:
     """Upload a folder that is there."""
     from pathlib import Path
 
-    from ..export.hub import push
-    from ..export.write import TARGETS
+    from ..interop.export import TARGETS
+    from ..interop.hub import push
 
     if not flags.push:
         raise ConfigError("the model needs a name on the hub, as in: light-llm export push --push you/my-model")
@@ -86,14 +86,14 @@ def _export(mode: str, flags: ExportFlags) -> int:
 
     from ..checkpoint import load_model
     from ..config import get_model_size
-    from ..export.card import PROMPT, room_for_example
-    from ..export.write import TARGETS, check_request, export
+    from ..interop.export import TARGETS, check_request, export
+    from ..interop.model_card import PROMPT, room_for_example
 
     target = TARGETS[mode]
     out = Path(flags.out or target.out)
     check_request(target, out, flags.dtype, overwrite=flags.overwrite)
     if flags.push:
-        from ..export.hub import may_push, push
+        from ..interop.hub import may_push, push
 
         may_push(flags.push)
     loaded = load_model(flags.checkpoint)

@@ -67,7 +67,7 @@ def _refuse(given: set[str], names: Sequence[str], what: str) -> None:
 
 
 def _model(path: Path, flags: ImportFlags, given: set[str]) -> None:
-    from ..export.import_model import place_for, write_model
+    from ..interop.import_model import place_for, write_model
 
     out = place_for(Path(flags.out), overwrite=flags.overwrite)
     loaded = _read(path, flags, given)
@@ -77,8 +77,8 @@ def _model(path: Path, flags: ImportFlags, given: set[str]) -> None:
 
 def _read(path: Path, flags: ImportFlags, given: set[str]) -> Loaded:
     """The model at a path, by what stands there."""
-    from ..export.import_model import read_folder
-    from ..export.nanogpt import read_checkpoint
+    from ..interop.import_model import read_folder
+    from ..interop.nanogpt import read_checkpoint
 
     if path.is_dir() or not path.exists():
         if path.suffix == ".pt":
@@ -122,8 +122,8 @@ def _lines(loaded: Loaded, written: Path) -> list[str]:
 
 
 def _tokens(paths: list[Path], flags: ImportFlags) -> None:
-    from ..export.import_tokenizer import named_tokenizer
-    from ..export.nanogpt_tokens import write_texts
+    from ..interop.import_tokenizer import named_tokenizer
+    from ..interop.nanogpt_tokens import write_texts
     from .progress import counting
 
     if flags.tokenizer == "none":

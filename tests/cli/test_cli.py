@@ -26,7 +26,7 @@ from light_llm.cli.main import VERBS
 from light_llm.cli.signals import ended_by_signals, stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
 from light_llm.errors import ConfigError, Stopped
-from light_llm.export.card import card_text
+from light_llm.interop.model_card import card_text
 from tests.conftest import CHECKOUT
 from tests.support.tools import NANO_RUN, light_llm, rows_of, run_child
 

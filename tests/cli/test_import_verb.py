@@ -12,11 +12,11 @@ from light_llm.cli import main
 from light_llm.cli.import_ import command
 from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError, Stopped
-from light_llm.export import huggingface
-from light_llm.export.card import write_card
-from light_llm.export.import_model import read_folder
 from light_llm.files import _Watched
 from light_llm.generate import TextGenerator
+from light_llm.interop import huggingface
+from light_llm.interop.import_model import read_folder
+from light_llm.interop.model_card import write_card
 from tests.interop.test_import import ROPE, exported
 from tests.support.export_tools import tiny_loaded
 from tests.support.tools import some_tokens

@@ -16,8 +16,8 @@ from light_llm.checkpoint import Loaded
 from light_llm.cli import main
 from light_llm.config import get_model_size
 from light_llm.errors import CheckpointError, ConfigError, DataError
-from light_llm.export import huggingface
-from light_llm.export.card import write_card
+from light_llm.interop import huggingface
+from light_llm.interop.model_card import write_card
 from tests.interop.test_export_hf import exported
 from tests.support.export_tools import tiny_loaded
 

@@ -19,19 +19,19 @@ from light_llm.data import Tokenizer
 from light_llm.data.bpe import BytePairTokenizer
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.export import gguf
-from light_llm.export.extras import need
-from light_llm.export.families import cut_to_tokenizer
-from light_llm.export.gguf_back import joined, largest_error
-from light_llm.export.gguf_parts import (
+from light_llm.interop import gguf
+from light_llm.interop.architectures import cut_to_tokenizer
+from light_llm.interop.gguf_dtypes import packed, unpacked
+from light_llm.interop.gguf_tensors import (
     check_can_be_gguf,
     gguf_tensors,
     interleave,
     metadata,
     rope_factors,
 )
-from light_llm.export.gguf_rounding import packed, unpacked
-from light_llm.export.gguf_tokens import vocabulary
+from light_llm.interop.gguf_tokens import vocabulary
+from light_llm.interop.gguf_verify import joined, largest_error
+from light_llm.interop.optional_deps import need
 from light_llm.layers.positions import Turn, frequencies, rotate
 from tests.support.export_tools import a_tokenizer, tiny_loaded
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from light_llm.checkpoint import Loaded
 from light_llm.config import PRESETS, ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.export import huggingface
-from light_llm.export.extras import need
-from light_llm.export.families import cut_to_tokenizer, family_of
-from light_llm.export.verify import verify
-from light_llm.export.write import rounded
+from light_llm.interop import huggingface
+from light_llm.interop.architectures import cut_to_tokenizer, family_of
+from light_llm.interop.export import rounded
+from light_llm.interop.optional_deps import need
+from light_llm.interop.verify import verify
 from tests.support.export_tools import FAMILIES, MODERN, tiny_loaded
 
 transformers = pytest.importorskip("transformers")

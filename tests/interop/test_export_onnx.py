@@ -21,10 +21,10 @@ import pytest
 from light_llm.checkpoint import Loaded
 from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.export import onnx as target
-from light_llm.export.onnx_graphs import _quiet, check_size
-from light_llm.export.verify import Runtime, verify
 from light_llm.generate import TextGenerator
+from light_llm.interop import onnx as target
+from light_llm.interop.onnx_graphs import _quiet, check_size
+from light_llm.interop.verify import Runtime, verify
 from tests.conftest import CHECKOUT
 from tests.support.export_tools import FAMILIES, a_tokenizer, tiny_loaded
 from tests.support.tools import some_tokens

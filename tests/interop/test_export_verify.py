@@ -11,8 +11,8 @@ from torch import Tensor
 from light_llm.checkpoint import Loaded, ModelFile
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode
 from light_llm.errors import CheckpointError
-from light_llm.export.verify import TIES, verify
-from light_llm.export.write import TARGETS, export
+from light_llm.interop.export import TARGETS, export
+from light_llm.interop.verify import TIES, verify
 from light_llm.model import LightLLM
 from tests.support.tools import tiny_model
 

@@ -18,11 +18,11 @@ from light_llm.config import ModelConfig
 from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, Tokenizer
 from light_llm.errors import CheckpointError
-from light_llm.export import huggingface
-from light_llm.export.card import write_card
-from light_llm.export.import_config import config_of
-from light_llm.export.import_model import as_loaded, read_folder
 from light_llm.generate import TextGenerator
+from light_llm.interop import huggingface
+from light_llm.interop.import_config import config_of
+from light_llm.interop.import_model import as_loaded, read_folder
+from light_llm.interop.model_card import write_card
 from tests.support.export_tools import tiny_loaded
 from tests.support.tools import some_tokens, tiny_model
 

@@ -12,9 +12,9 @@ from light_llm.data.bpe import GPT2Tokenizer, train_bpe
 from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.export.import_model import read_folder
-from light_llm.export.import_tokenizer import read_tokenizer
-from light_llm.export.tokenizer_files import tokenizer_json
+from light_llm.interop.import_model import read_folder
+from light_llm.interop.import_tokenizer import read_tokenizer
+from light_llm.interop.tokenizer_files import tokenizer_json
 from tests.interop.test_import import BPE, change, exported, rewrite
 
 

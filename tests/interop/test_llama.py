@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.export import gguf, llama
-from light_llm.export.extras import NotHere
-from light_llm.export.write import TARGETS, Exported, export
+from light_llm.interop import gguf, llama_cpp
+from light_llm.interop.export import TARGETS, Exported, export
+from light_llm.interop.optional_deps import NotHere
 from tests.interop.test_export_gguf import a_model
 
 STAND_IN = """
@@ -137,7 +137,7 @@ def test_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_llama_cpp_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama, "find_spec", lambda name: None)
+    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install llama-cpp-python"):
         gguf.open_export(tmp_path / "model.gguf")
     found = r"read back with gguf .*; NOT run by the program itself: this needs the package llama-cpp-python"

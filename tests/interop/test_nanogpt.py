@@ -22,9 +22,9 @@ from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError, DataError, LightLLMError
-from light_llm.export.nanogpt import read_checkpoint
-from light_llm.export.nanogpt_tokens import read_bin, write_texts
 from light_llm.generate import TextGenerator
+from light_llm.interop.nanogpt import read_checkpoint
+from light_llm.interop.nanogpt_tokens import read_bin, write_texts
 from tests.support.tools import model_path, some_tokens
 
 L, H, C, T, V = 2, 3, 24, 16, 12
@@ -384,7 +384,7 @@ def test_a_character_that_was_cut_is_counted(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_separators_anywhere(chunk: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("light_llm.export.nanogpt_tokens.CHUNK", chunk)
+    monkeypatch.setattr("light_llm.interop.nanogpt_tokens.CHUNK", chunk)
     path = write_bin(tmp_path / "x.bin", [256, 256, 97, 98, 256, 99, 256, 256])
     (text,) = write_texts([path], ByteTokenizer(), tmp_path / "out")
     assert [json.loads(line)["text"] for line in text.path.read_text().splitlines()] == ["ab", "c"]
@@ -411,7 +411,7 @@ def test_token_files_that_are_none_are_refused(data: bytes | None, message: str,
 
 
 def test_a_bad_id_is_found_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("light_llm.export.nanogpt_tokens.CHUNK", 3)
+    monkeypatch.setattr("light_llm.interop.nanogpt_tokens.CHUNK", 3)
     with pytest.raises(DataError, match="has id 257 at 7, "):
         read_bin(write_bin(tmp_path / "x.bin", [0] * 7 + [257]), 257)
 

@@ -23,12 +23,12 @@ from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths, decode
 from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.evaluate import Evaluation, evaluate_loss
-from light_llm.harness import Answers, Job, read_wanted, rows_of, run_tasks, split, without_samples
-from light_llm.harness.generation import Ending, room_for_prompt
-from light_llm.harness.results import plain
-from light_llm.harness.scores import score
-from light_llm.harness.tasks import find_tasks, nearest
-from light_llm.harness.windows import Window, by_length
+from light_llm.lm_eval import Answers, Job, read_wanted, rows_of, run_tasks, split, without_samples
+from light_llm.lm_eval.generation import Ending, room_for_prompt
+from light_llm.lm_eval.loglikelihood import score
+from light_llm.lm_eval.results import plain
+from light_llm.lm_eval.tasks import find_tasks, nearest
+from light_llm.lm_eval.windows import Window, by_length
 from light_llm.train.record import model_meta
 from tests.conftest import CHECKOUT
 from tests.support.export_tools import a_tokenizer, tiny_loaded
@@ -673,7 +673,7 @@ def test_the_harness_s_own_model_class_says_the_same_of_the_export(family: str, 
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from light_llm.export import huggingface
+    from light_llm.interop import huggingface
 
     ours = tiny_loaded(tmp_path, family, a_tokenizer(kind))
     (tmp_path / "hf").mkdir()

@@ -33,12 +33,12 @@ from light_llm.checkpoint import Loaded  # noqa: E402
 from light_llm.data import Tokenizer  # noqa: E402
 from light_llm.data.tokenizers import decode  # noqa: E402
 from light_llm.errors import LightLLMError  # noqa: E402
-from light_llm.export import gguf  # noqa: E402
-from light_llm.export.extras import NotHere, need  # noqa: E402
-from light_llm.export.families import cut_to_tokenizer, family_of  # noqa: E402
-from light_llm.export.gguf_parts import DTYPES, gguf_tensors, metadata  # noqa: E402
-from light_llm.export.gguf_tokens import vocabulary  # noqa: E402
-from light_llm.export.verify import verify  # noqa: E402
+from light_llm.interop import gguf  # noqa: E402
+from light_llm.interop.architectures import cut_to_tokenizer, family_of  # noqa: E402
+from light_llm.interop.gguf_tensors import DTYPES, gguf_tensors, metadata  # noqa: E402
+from light_llm.interop.gguf_tokens import vocabulary  # noqa: E402
+from light_llm.interop.optional_deps import NotHere, need  # noqa: E402
+from light_llm.interop.verify import verify  # noqa: E402
 from light_llm.objective import NextTokenLoss  # noqa: E402
 from tests.interop.test_export_gguf import MODELS, a_model  # noqa: E402
 from tests.support.export_tools import FAMILIES, TOKENIZERS, a_tokenizer  # noqa: E402

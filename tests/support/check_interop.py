@@ -30,8 +30,8 @@ from light_llm.config import ModelConfig
 from light_llm.data import create_dataloader, prepare_dataset
 from light_llm.data.tokenizers import tokenizer_hash
 from light_llm.errors import ConfigError, DataError, LightLLMError
-from light_llm.export.import_model import read_folder
-from light_llm.export.write import TARGETS, export
+from light_llm.interop.export import TARGETS, export
+from light_llm.interop.import_model import read_folder
 from light_llm.model import LightLLM
 from light_llm.train import Trainer
 

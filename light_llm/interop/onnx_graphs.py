@@ -19,7 +19,7 @@ from torch.export import Dim
 from ..config import ModelConfig, get_model_size
 from ..errors import ConfigError
 from ..model import LightLLM, attend_by_formula
-from .extras import need
+from .optional_deps import need
 
 LIMIT = 2**31 - 2**24  # bytes of weights: protobuf ends at 2 GiB, and what is not weights takes some of it
 _CHATTER = (  # of the exporter, on things that are as they should be

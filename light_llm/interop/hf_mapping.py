@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import ModelConfig, block_shapes, outer_shapes
 from ..errors import ConfigError
 from ..layers.positions import HIGH, LOW
-from .families import family_of, has_windows
+from .architectures import family_of, has_windows
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")

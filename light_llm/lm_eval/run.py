@@ -11,8 +11,8 @@ from typing import Any
 
 from ..config import check_range
 from ..errors import DataError, LightLLMError
-from ..export.extras import need
-from .answers import Answers
+from ..interop.optional_deps import need
+from .lm import Answers
 from .tasks import find_tasks, on_this_machine
 
 FEWSHOT_SEED = 1234  # the harness's own

@@ -16,10 +16,10 @@ from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
 from ..files import Files, commit_file
-from .extras import need
-from .families import cut_to_tokenizer, family_of
-from .hf_layout import config_json, tensors
+from .architectures import cut_to_tokenizer, family_of
+from .hf_mapping import config_json, tensors
 from .hub import push as push
+from .optional_deps import need
 from .tokenizer_files import tokenizer_config, tokenizer_json
 from .verify import Runtime
 

@@ -1,4 +1,4 @@
-"""The process that runs llama.cpp: `python -m light_llm.export.llama_process`, questions on standard input.
+"""The process that runs llama.cpp: `python -m light_llm.interop.llama_process`, questions on standard input.
 
 A question is a line of JSON: what to do, and with what. So is an answer; where it has a shape, the numbers follow, as
 float32. Neither torch nor a model of ours is here.

@@ -15,7 +15,7 @@ from ..checkpoint import ModelFile
 from ..config import ModelConfig, get_model_size
 from ..errors import ConfigError
 from ..layers.positions import frequencies
-from .families import FAMILIES, family_of
+from .architectures import FAMILIES, family_of
 
 DTYPES = ("f32", "f16", "bf16", "q8_0")
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's numbers for "most tensors are so"

@@ -22,11 +22,11 @@ from ..data import Tokenizer
 from ..data.bpe import from_visible
 from ..errors import CheckpointError
 from ..layers.positions import frequencies
-from . import hf_layout
-from .extras import need
-from .families import cut_to_tokenizer, family_of
-from .gguf_parts import BLOCK, FILE_TYPES, format_of
-from .gguf_rounding import unpacked
+from . import hf_mapping
+from .architectures import cut_to_tokenizer, family_of
+from .gguf_dtypes import unpacked
+from .gguf_tensors import BLOCK, FILE_TYPES, format_of
+from .optional_deps import need
 from .verify import TEXTS
 
 CONTROL = 3  # the kind of a token that stands for no text
@@ -132,7 +132,7 @@ def _check_tensors(
     """Each tensor of the model is there once, in its format and within what the format rounds. Returns the formats."""
     family, found = family_of(config), {tensor.name: tensor for tensor in stored}
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[family.upper()], config.n_layer)
-    wanted = {known.get_name(n, (".weight", ".bias")): (n, t) for n, t in hf_layout.tensors(config, state).items()}
+    wanted = {known.get_name(n, (".weight", ".bias")): (n, t) for n, t in hf_mapping.tensors(config, state).items()}
     scaled = {"rope_freqs.weight"} if config.rope_scaling == "llama3" else set()
     if len(found) != len(stored) or found.keys() != wanted.keys() | scaled:
         odd = sorted(str(name) for name in found.keys() ^ (wanted.keys() | scaled))

@@ -21,8 +21,8 @@ from ..checkpoint import Loaded
 from ..checkpoint.load import build
 from ..config.values import check_choice
 from ..errors import ConfigError
-from .extras import need
-from .gguf_parts import BLOCK, DTYPES, format_of
+from .gguf_tensors import BLOCK, DTYPES, format_of
+from .optional_deps import need
 from .verify import looked_at
 
 LARGEST_F16 = 65504.0

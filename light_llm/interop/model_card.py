@@ -20,7 +20,7 @@ from ..data.tales.corpus import NAME as TALES
 from ..errors import ConfigError
 from ..files import Files, commit_file
 from ..plain import read_bounded
-from .families import FAMILIES, cut_config, family_of
+from .architectures import FAMILIES, cut_config, family_of
 
 CARD = "README.md"
 PROMPT = "To be"  # of an example

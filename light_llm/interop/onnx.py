@@ -21,10 +21,10 @@ from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..files import Files, Fill, commit_file
 from ..runtime import keep_onnx_quiet
-from .extras import need
-from .families import cut_to_tokenizer
+from .architectures import cut_to_tokenizer
 from .huggingface import trained_window
 from .onnx_graphs import continued_graph, for_tracing, forget_past
+from .optional_deps import need
 from .tokenizer_files import tokenizer_config, tokenizer_json
 from .verify import Runtime
 

@@ -3,9 +3,9 @@
 The package `lm_eval` is imported where tasks are run, and nowhere else.
 """
 
-from .answers import Answers as Answers
 from .generation import Wanted as Wanted
 from .generation import read_wanted as read_wanted
+from .lm import Answers as Answers
 from .results import Row as Row
 from .results import rows_of as rows_of
 from .results import without_samples as without_samples

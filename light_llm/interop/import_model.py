@@ -20,10 +20,10 @@ from ..data import Tokenizer
 from ..errors import CheckpointError
 from ..files import sweep
 from ..plain import read_plain
-from .card import CARD, hashes, known_hash
 from .import_config import config_of
 from .import_tokenizer import read_tokenizer
 from .import_weights import COMPLETE, renamed, to_ours, without_biases
+from .model_card import CARD, hashes, known_hash
 
 WEIGHTS, INDEX, BEST = "model.safetensors", "model.safetensors.index.json", "best_model.pt"
 _OTHERS = {  # what a folder without safetensors has instead, and what to do then

@@ -11,18 +11,18 @@ from ..checkpoint import Loaded
 from ..config.values import check_choice
 from ..errors import ConfigError
 from ..files import Files, commit_path
-from .extras import need
-from .families import cut_to_tokenizer
-from .gguf_back import read_back as read_back
-from .gguf_parts import DTYPES, check_can_be_gguf, format_of, gguf_tensors, metadata
-from .gguf_rounding import allowed as allowed
-from .gguf_rounding import as_computed as as_computed
-from .gguf_rounding import packed
-from .gguf_rounding import rounded as rounded
+from .architectures import cut_to_tokenizer
+from .gguf_dtypes import allowed as allowed
+from .gguf_dtypes import as_computed as as_computed
+from .gguf_dtypes import packed
+from .gguf_dtypes import rounded as rounded
+from .gguf_tensors import DTYPES, check_can_be_gguf, format_of, gguf_tensors, metadata
 from .gguf_tokens import vocabulary
-from .llama import LlamaCpp as LlamaCpp
-from .llama import has_llama_cpp as has_llama_cpp
-from .llama import open_export as open_export
+from .gguf_verify import read_back as read_back
+from .llama_cpp import LlamaCpp as LlamaCpp
+from .llama_cpp import has_llama_cpp as has_llama_cpp
+from .llama_cpp import open_export as open_export
+from .optional_deps import need
 
 
 def write(loaded: Loaded, path: Path, *, dtype: str = "f32") -> None:

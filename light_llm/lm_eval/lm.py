@@ -10,7 +10,7 @@ from ..data.tokenizers import start_ids
 from ..errors import CheckpointError, ConfigError
 from ..generate.decode import decode
 from .generation import Ending, Wanted, read_wanted, room_for_prompt
-from .scores import Score, score
+from .loglikelihood import Score, score
 from .windows import Window, by_length, split
 
 LAST_WINDOWS = ("cold", "full")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..runtime import child_environment
-from .extras import NotHere
+from .optional_deps import NotHere
 
 LONGEST_REASON = 300  # characters
 LONGEST_END = 10.0  # seconds between the last of its answers and its end
@@ -43,7 +43,7 @@ class LlamaCpp:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.said = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
-        command = [sys.executable, "-P", "-m", "light_llm.export.llama_process"]
+        command = [sys.executable, "-P", "-m", "light_llm.interop.llama_process"]
         self.process = subprocess.Popen(  # noqa: S603  (our own program)
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=child_environment()
         )

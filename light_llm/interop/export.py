@@ -19,7 +19,7 @@ from ..checkpoint import Loaded
 from ..config import check_choice
 from ..errors import CheckpointError
 from ..files import sweep
-from .extras import NotHere
+from .optional_deps import NotHere
 from .verify import Runtime, Verdict, verify
 
 KNOWN = {  # names that an export may have written, and `overwrite` may therefore remove
@@ -88,7 +88,7 @@ def export(
         say(f"checking  it is opened in {target.program}")
         verdict, words = _verified(loaded, module, partial, dtype)
         if target.is_folder:
-            from .card import write_card
+            from .model_card import write_card
 
             write_card(loaded, partial, [words])
         _put(partial, out)
