@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .data import TokenArray, TokenDataset
 from .errors import DataError
-from .model import LightLLM
+from .model import LightLLM, eval_mode
 from .objective import token_nats
 from .runtime import autocast
 
@@ -75,9 +75,8 @@ def evaluate_loss(
     starts = list(range(0, n - 1, context))
     sums, counts, n_bytes = [], [], 0
     by_place, there = np.zeros(context), np.zeros(context, dtype=np.int64)  # nats and targets at each position
-    was_training, device = model.training, model.head_weight.device
-    model.eval()
-    try:
+    device = model.head_weight.device
+    with eval_mode(model):
         for i in range(0, len(starts), batch_size):
             # The short last window makes a batch of its own: no padding, so nothing to mask.
             group = starts[i : i + batch_size]
@@ -98,8 +97,6 @@ def evaluate_loss(
                 counts += [nats.size(1)] * nats.size(0)
             if progress:
                 progress(min(i + batch_size, len(starts)), len(starts))
-    finally:
-        model.train(was_training)
     return replace(summarise(sums, counts, n_bytes, context), by_position=tuple(buckets(by_place, there)))
 
 

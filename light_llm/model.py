@@ -10,6 +10,8 @@ Shapes, here and everywhere:
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -186,3 +188,16 @@ class LightLLM(nn.Module):
     def logit_cap(self) -> float:
         """What bounds the logits, 0 where nothing does."""
         return self.config.logit_cap
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch a module and all its children to evaluation inside the block; restore the mode of each one afterwards."""
+    # Each module's own flag, because `model.train(was_training)` would also switch on what a caller had frozen.
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

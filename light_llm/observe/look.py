@@ -4,8 +4,7 @@ It makes a forward pass of its own, uncompiled and in evaluation mode, draws fro
 nothing behind: no hook, no gradient, no number of the run is another afterwards.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import TokenArray
-from ..model import LightLLM
+from ..model import LightLLM, eval_mode
 from ..runtime import autocast
 from . import activations, attention, predictions
 
@@ -68,7 +67,7 @@ def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -
     """All facts of a `probe` row but its kind and step. The model is in its mode again afterwards."""
     device = model.head_weight.device
     tokens, targets, twice = (x.to(device) for x in (batch.tokens, batch.targets, batch.twice))
-    with _evaluating(model), autocast(device.type, dtype):
+    with eval_mode(model), autocast(device.type, dtype):
         with attention.recorded_weights(model) as weights, activations.recorded_activations(model) as seen:
             hidden = model.features(tokens)
         guesses = predictions.guesses(model, hidden.flatten(0, 1), targets.flatten())
@@ -132,14 +131,3 @@ def _copying(model: LightLLM, twice: Tensor) -> dict[str, Any]:
 def _columns(rows: Sequence[dict[str, list[float]]]) -> dict[str, list[list[float]]]:
     """L dicts of H numbers -> a dict of (L, H)."""
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-@contextmanager
-def _evaluating(model: LightLLM) -> Iterator[None]:
-    """Evaluation mode inside, the mode it was in afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

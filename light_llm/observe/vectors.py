@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..data import Batch
-from ..model import LightLLM, SelfAttention, attend_by_formula
+from ..model import LightLLM, SelfAttention, attend_by_formula, eval_mode
 from ..objective import NextTokenLoss, nats_of_logits, total_weight
 
 
@@ -36,7 +36,7 @@ def mean_loss(model: LightLLM, vector: Tensor, batch: Batch) -> Tensor:
     """Mean nats per token of a batch with the weights of a vector (n,) in place of the model's own: the fast way."""
     module = NextTokenLoss(model)
     weights = {f"model.{name}": t for name, t in unflatten(vector, trainable(model)).items()}
-    with settled(model):
+    with eval_mode(model):
         total: Tensor = functional_call(module, weights, (batch.tokens, batch.targets))
     return total / total_weight(batch.targets)
 
@@ -45,23 +45,20 @@ def mean_loss_by_formula(model: LightLLM, vector: Tensor, batch: Batch) -> Tenso
     """The same through attention and logits as written, in the vector's number format: twice differentiable."""
     frozen = {name: p.to(vector.dtype) for name, p in model.named_parameters() if not p.requires_grad}
     weights = unflatten(vector, trainable(model))
-    with settled(model, formula=True):
+    with written_attention(model):
         logits: Tensor = functional_call(model, frozen | weights, (batch.tokens,))  # (B, T, V)
     return nats_of_logits(logits, batch.targets).sum() / total_weight(batch.targets)
 
 
 @contextmanager
-def settled(model: LightLLM, *, formula: bool = False) -> Iterator[None]:
-    """Inside the block no dropout; with `formula` attention as written. Afterwards every module is as it was."""
-    training = {module: module.training for module in model.modules()}
+def written_attention(model: LightLLM) -> Iterator[None]:
+    """Evaluate `model` without dropout and with attention as written inside the block; restore both afterwards."""
     attending = {m: m.attend for m in model.modules() if isinstance(m, SelfAttention)}
-    try:
-        model.eval()
-        for module in attending if formula else ():
-            module.attend = attend_by_formula
-        yield
-    finally:
-        for layer, attend in attending.items():
-            layer.attend = attend
-        for owner, was in training.items():
-            owner.training = was
+    with eval_mode(model):
+        try:
+            for module in attending:
+                module.attend = attend_by_formula
+            yield
+        finally:
+            for layer, attend in attending.items():
+                layer.attend = attend

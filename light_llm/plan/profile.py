@@ -5,7 +5,6 @@ between them is read off a straight line in logarithms. That way a cache that is
 sizes, a slow bfloat16 are in the numbers, and no peak rate of a data sheet is.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import median
@@ -22,6 +21,7 @@ from ..model import Block
 from ..optim import build_optimizer
 from ..runtime import autocast, rng_state, set_rng_state
 from ..runtime.measured import is_remembered, remembered_all, this_machine
+from ..runtime.timing import time_calls
 
 WIDTHS = (128, 256, 512)  # C of the blocks and of the head
 LENGTHS = (64, 256, 1024)  # T of attention
@@ -132,19 +132,7 @@ class _Parts:
         self.device, self.dtype, self.model = device, dtype, model
 
     def seconds(self, work: Callable[[], object]) -> float:
-        self.run(work, 1)
-        once = self.run(work, 1)
-        calls = max(1, round(LEAST / max(once, 1e-6)))
-        times = [once] if calls == 1 else []  # long enough to be one of the repetitions
-        return median([*times, *(self.run(work, calls) for _ in range(TIMES - len(times)))]) / calls
-
-    def run(self, work: Callable[[], object], calls: int) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
-        if torch.device(self.device).type != "cpu":
-            torch.accelerator.synchronize(torch.device(self.device))
-        return time.perf_counter() - start
+        return median(time_calls(work, device=self.device, repeats=TIMES, min_seconds=LEAST))
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self.device)

@@ -1,7 +1,6 @@
 """The number format of the matrix products: bfloat16 where this machine is really faster in it, float32 otherwise."""
 
 import shutil
-import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from ..errors import DeviceError
 from .choice import Choice
 from .measured import remembered, this_machine
+from .timing import time_calls
 
 COMPILERS = ("g++", "c++", "clang++", "cl")
 FASTER = 1.3  # bfloat16 has to win by this much: its rounding is not free
@@ -60,21 +60,16 @@ def autocast(device: str, dtype: str) -> AbstractContextManager[object]:
 
 
 def measure_gain(seconds: float = 0.15) -> float:
-    """How many times as fast the CPU multiplies in bfloat16 as in float32, on a block's own shapes."""
+    """Return how many times as fast the CPU multiplies in bfloat16 as in float32, on a block's own shapes."""
     x, w = torch.randn(2048, 384), torch.randn(1536, 384)
     xh, wh = x.bfloat16(), w.bfloat16()
 
-    def rate(a: Tensor, b: Tensor) -> float:
-        a @ b.T  # the first call sets up its kernel
-        start, n = time.perf_counter(), 0
-        while (spent := time.perf_counter() - start) < seconds:
-            a @ b.T
-            n += 1
-        return n / spent
+    def once(a: Tensor, b: Tensor) -> float:
+        return time_calls(lambda: a @ b.T, repeats=1, min_seconds=seconds)[0]
 
-    # In turn, twice each, and the best of each: a neighbour's noise only ever slows a line down.
-    rates = [(rate(x, w), rate(xh, wh)) for _ in range(2)]
-    return max(bf16 for _, bf16 in rates) / max(fp32 for fp32, _ in rates)
+    # Alternating, and the best of each: other work on the machine only ever slows a format down.
+    times = [(once(x, w), once(xh, wh)) for _ in range(2)]
+    return min(fp32 for fp32, _ in times) / min(bf16 for _, bf16 in times)
 
 
 def _measured_gain() -> float:

@@ -1,11 +1,10 @@
 """How much a training step computes, and how fast this machine's products are: what a speed is a share of."""
 
-import time
-
 import torch
 
 from ..config import ModelConfig, matrix_parameters
 from .measured import remembered, this_machine
+from .timing import time_calls
 
 
 def training_flops(config: ModelConfig, T: int) -> float:
@@ -47,14 +46,6 @@ def measure_product_rate(device: str, dtype: str, seconds: float = 0.15) -> floa
     n, k, m = (2048, 384, 1536) if on_cpu else (4096, 4096, 4096)
     a = torch.ones(n, k, device=device, dtype=getattr(torch, dtype))
     b = torch.ones(k, m, device=device, dtype=a.dtype)
-    best = 0.0
-    for _ in range(3):  # the best of three: a neighbour's noise only ever slows a line down
-        (a @ b).sum().item()  # a first call sets up its kernel; the number makes a GPU finish
-        start, times = time.perf_counter(), 0
-        while times == 0 or time.perf_counter() - start < seconds:
-            product = a @ b
-            times += 1
-            if not on_cpu:
-                product[0, 0].item()
-        best = max(best, 2.0 * n * k * m * times / (time.perf_counter() - start))
-    return best
+    # The best of three: other work on the machine only ever slows a product down.
+    best = min(time_calls(lambda: a @ b, device=device, repeats=3, min_seconds=seconds))
+    return 2.0 * n * k * m / best

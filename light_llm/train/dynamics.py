@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch, DataLoader
-from ..model import LightLLM
+from ..model import LightLLM, eval_mode
 from ..objective import NextTokenLoss, total_weight
 from ..observe.analysis import AdamState, Effort, analyze
 from ..observe.look import TOKENS, FixedBatch, look_inside, said_twice
@@ -57,7 +57,7 @@ def analyze_training_dynamics(
 def _gradients(model: LightLLM, batch: Batch) -> dict[str, Any]:
     """Loss, norms of the gradients and of the weights, by a pass of our own."""
     device, weight = model.head_weight.device, total_weight(batch.targets)
-    with _as_it_was(model):
+    with _own_gradients(model):
         loss = NextTokenLoss(model)(batch.tokens.to(device), batch.targets.to(device)) / weight
         loss.backward()
         squares: dict[str, float] = {}
@@ -91,15 +91,13 @@ def _windows(source: Batches, first: Batch, n: int) -> Batch:
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; the mode and the gradients there were, afterwards."""
-    training, gradients = model.training, [p.grad for p in model.parameters()]
-    model.eval()
+def _own_gradients(model: nn.Module) -> Iterator[None]:
+    """Clear the gradients inside the block, with dropout off, and put back the caller's afterwards."""
+    gradients = [p.grad for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     try:
-        with torch.enable_grad():
+        with eval_mode(model), torch.enable_grad():
             yield
     finally:
-        model.train(training)
         for p, gradient in zip(model.parameters(), gradients, strict=True):
             p.grad = gradient

@@ -12,7 +12,7 @@ from ..data.tokenizers import byte_lengths, decode, start_ids
 from ..evaluate import Distance, Evaluation, evaluate_held_out
 from ..generate import Sampling
 from ..generate import decode as decode_ids
-from ..model import LightLLM
+from ..model import LightLLM, eval_mode
 from ..observe import Sink
 from ..runtime import peak_memory
 from .notices import rising
@@ -214,8 +214,7 @@ class WriteSample:
         tokenizer, ids = self.dataset.tokenizer, []
         start = start_ids(tokenizer, knows_separator=self.dataset.source.documents > 1)
         self.requests.go_on()
-        self.model.eval()
-        try:
+        with eval_mode(self.model):
             for (token,) in decode_ids(
                 self.model,
                 [start],
@@ -229,8 +228,6 @@ class WriteSample:
                 self.requests.go_on()
                 if token is not None:
                     ids.append(token)
-        finally:
-            self.model.train()
         return decode(tokenizer, ids).strip("\n")
 
 

@@ -24,7 +24,7 @@ from light_llm.observe.curvature import (
     rademacher,
     spectral_density,
 )
-from light_llm.observe.vectors import flatten, mean_loss, mean_loss_by_formula, settled, trainable, unflatten
+from light_llm.observe.vectors import flatten, mean_loss, mean_loss_by_formula, trainable, unflatten, written_attention
 from tests.support.tools import some_tokens, tiny_model
 
 F64 = torch.float64
@@ -160,7 +160,7 @@ def test_everything_is_put_back_after_an_error() -> None:
     model, batch = small()
     model.train()
     attend = model.h[0].attn.attend
-    with pytest.raises(KeyboardInterrupt), settled(model, formula=True):
+    with pytest.raises(KeyboardInterrupt), written_attention(model):
         assert not model.training and model.h[0].attn.attend is not attend
         raise KeyboardInterrupt
     assert all(m.training for m in model.modules()) and model.h[0].attn.attend is attend

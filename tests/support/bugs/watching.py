@@ -96,9 +96,9 @@ BUGS = [
     ),
     Bug(
         "a look that leaves the model in evaluation mode",
-        "observe: _evaluating",
-        "        model.train(was_training)",
-        "        pass",
+        "model: eval_mode",
+        "            module.training = mode",
+        "            pass",
         "tests/observe/test_probes.py",
     ),
     Bug(

@@ -1,0 +1,47 @@
+"""The stopwatch: seconds of a piece of work, warmed up, repeated, and long enough to be timed."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+MAX_GROWTH = 10.0  # of the number of calls, from one try to the next
+
+
+def time_calls(
+    work: Callable[[], object],
+    *,
+    device: str = "cpu",
+    repeats: int = 3,
+    min_seconds: float = 0.1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Return the seconds of one call of `work`, one value per repetition.
+
+    Args:
+        device: waited for before the clock is read.
+        repeats: number of repetitions.
+        min_seconds: duration of a repetition; shorter work is called several times in it.
+        clock: seconds since any fixed moment.
+    """
+
+    def elapsed(calls: int) -> float:
+        start = clock()
+        for _ in range(calls):
+            work()
+        synchronize(device)
+        return clock() - start
+
+    elapsed(1)  # sets up kernels and memory
+    calls = 1
+    while (seconds := elapsed(calls)) < min_seconds:
+        # A tenth more than needed, so that the next try is the last; bounded, because one short reading may be wrong.
+        calls = math.ceil(calls * min(MAX_GROWTH, max(1.1 * min_seconds / max(seconds, 1e-9), 1.1)))
+    return [seconds / calls, *(elapsed(calls) / calls for _ in range(repeats - 1))]
+
+
+def synchronize(device: str) -> None:
+    """Wait until a device has done the work queued on it. A CPU has, when a call returns."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(torch.device(device))
