@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from light_llm.config import DataConfig, ModelConfig, TrainConfig
-from light_llm.config.values import parse_as
+from light_llm.config.validation import parse_as
 from light_llm.data import prepare_dataset
 from light_llm.data.order import WindowOrder
 from light_llm.data.tokenizers import byte_lengths

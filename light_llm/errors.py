@@ -28,7 +28,7 @@ class DeviceError(LightLLMError):
     """A device or number format this machine does not have."""
 
 
-class Stopped(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt):
     """A signal asks the whole program to end; at a prompt, Ctrl-C alone is a plain KeyboardInterrupt.
 
     Args:
@@ -41,9 +41,9 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
     @classmethod
-    def by(cls, error: KeyboardInterrupt, advice: str) -> "Stopped":
+    def by(cls, error: KeyboardInterrupt, advice: str) -> "Interrupted":
         """The same end, with advice."""
-        return cls(error.number if isinstance(error, Stopped) else signal.SIGINT, advice)
+        return cls(error.number if isinstance(error, Interrupted) else signal.SIGINT, advice)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

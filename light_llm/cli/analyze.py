@@ -16,10 +16,10 @@ from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, DataError
 from ..observe.stream import Fading
-from .findings import findings_table
-from .flags import Words, parse
-from .screen import show
-from .texts import text_of
+from .analysis_table import findings_table
+from .args import Words, parse
+from .output import show
+from .training_data import text_of
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -166,10 +166,10 @@ def _effort(flags: AnalyzeFlags, model: LightLLM) -> Effort:
 
 def _windows(flags: AnalyzeFlags, file: ModelFile, effort: Effort, device: str) -> tuple[Batch, str, Effort]:
     """Windows of the training text, what it is called, and the effort with no more sequences than there are."""
-    from ..config import LARGEST_SEED, check_range
+    from ..config import MAX_SEED, check_range
     from ..data import Batch, create_dataloader
 
-    check_range("seed", flags.seed, low=0, high=LARGEST_SEED, integer=True)
+    check_range("seed", flags.seed, low=0, high=MAX_SEED, integer=True)
     check_range("context", flags.context, low=0, high=file.config.n_positions, integer=True)
     trained = file.data.get("max_length") or CONTEXT
     dataset = text_of(file, flags.data, max_length=flags.context or min(CONTEXT, trained))

@@ -22,9 +22,9 @@ from ..bench.machines import shipped_machines
 from ..bench.result import Figure, Result, read_result
 from ..errors import ConfigError
 from ..observe.stream import Fading
-from .flags import file_to_write, parse
+from .args import file_to_write, parse
+from .output import columns, show
 from .runs import count
-from .screen import columns, show
 
 if TYPE_CHECKING:
     from ..bench.measure import Tell

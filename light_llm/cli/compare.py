@@ -24,8 +24,8 @@ from ..report import (
     open_run,
     what_differs,
 )
-from .flags import Words, parse
-from .screen import columns, show
+from .args import Words, parse
+from .output import columns, show
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
 MOST_POINTS = 12  # lines of the held-out curve: what fits on a screen with the rest

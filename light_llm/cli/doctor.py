@@ -12,9 +12,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import arg
 
-from .flags import parse
+from .args import parse
+from .output import columns, show
 from .progress import counting
-from .screen import columns, show
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis, Finding

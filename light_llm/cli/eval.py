@@ -13,8 +13,8 @@ from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
 from . import generate
-from .flags import Words, file_to_write, parse
-from .screen import columns, show
+from .args import Words, file_to_write, parse
+from .output import columns, show
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile

@@ -12,8 +12,8 @@ from rich.text import Text
 from tyro.conf import arg
 
 from ..errors import ConfigError
-from .flags import parse_mode
-from .screen import show
+from .args import parse_mode
+from .output import show
 
 
 @dataclass(frozen=True)

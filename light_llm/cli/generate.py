@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import UseAppendAction, arg
 
 from ..errors import ConfigError, DataError
-from .flags import parse_mode
+from .args import parse_mode
 from .signals import ctrl_c_again_and_again
-from .texts import text_of
+from .training_data import text_of
 
 if TYPE_CHECKING:
     from ..generate import Sampling, TextGenerator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, ConfigError
-from .flags import Words, parse
-from .screen import show
+from .args import Words, parse
+from .output import show
 
 if TYPE_CHECKING:
     from ..checkpoint import Loaded

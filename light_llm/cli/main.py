@@ -10,7 +10,7 @@ from importlib import import_module
 from keyword import iskeyword
 
 from .. import __version__
-from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
+from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .signals import ended_by_signals
 
 # A verb is a module of this room by the same name (- is _ there, import is import_), with `command(argv) -> exit code`.
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"error: {error}")
         return 2
     except KeyboardInterrupt as error:
-        stopped = Stopped.by(error, str(error))
+        stopped = Interrupted.by(error, str(error))
         _complain(f"\ninterrupted{f'; {stopped}' if str(stopped) else ''}")
         return 128 + stopped.number
     except BrokenPipeError:  # the reader, `head` for one, has seen enough

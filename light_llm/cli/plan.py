@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from ..config import ModelConfig, Run
 from ..errors import ConfigError, DataError
-from .flags import parse
+from .args import parse
 from .train import TrainFlags, settings_of, start_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     """The plan, with or without a budget, and what is to be said of it."""
     from ..plan.budget import parse_budget, spend
     from ..plan.plan import make_plan
-    from .ahead import settle
+    from .fit import settle
 
     settled = settle(run.train)
     text, V, notes = _text_at_hand(run, settings, flags)
@@ -83,7 +83,7 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
     from ..data import prepare_dataset
     from ..plan.plan import Text
     from ..train.foresee import text_of
-    from .ahead import vocabulary_of
+    from .fit import vocabulary_of
     from .progress import preparing
 
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from ..config import DataConfig
-from .flags import parse
+from .args import parse
 
 _D = DataConfig()
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import Stopped
+from ..errors import Interrupted
 from ..observe.stream import Fading
 
 LONG = 4_000_000  # bytes
@@ -36,7 +36,7 @@ def preparing(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     try:
         yield show
     except KeyboardInterrupt as error:
-        raise Stopped.by(error, GO_ON) from None
+        raise Interrupted.by(error, GO_ON) from None
     finally:
         if bar.live.is_started:
             bar.stop()

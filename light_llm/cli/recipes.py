@@ -9,8 +9,8 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from ..config import about_recipe, recipe_names, recipe_text
-from .flags import Words, parse
-from .screen import show
+from .args import Words, parse
+from .output import show
 
 _WORDS = Words("recipe", "light-llm recipes my-text > my.toml", most=1)
 

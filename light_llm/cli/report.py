@@ -24,8 +24,8 @@ from ..report import (
     sparkline,
     write_report,
 )
-from .flags import Words, parse
-from .screen import columns, show
+from .args import Words, parse
+from .output import columns, show
 
 _WORDS = Words("run folder", "light-llm report, or light-llm report RUN", most=1)
 STYLES = {"bad": "bold red", "watch": "yellow", "good": "green", "info": "dim"}

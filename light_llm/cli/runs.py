@@ -11,8 +11,8 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from ..report import PastRun, find_runs, read_all
-from .flags import Words, parse
-from .screen import columns, show
+from .args import Words, parse
+from .output import columns, show
 
 _WORDS = Words("folder", "light-llm runs, or light-llm runs FOLDER")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from ..errors import Stopped
+from ..errors import Interrupted
 
 Handler = Callable[[int, FrameType | None], None]
 # Windows has neither.
@@ -34,7 +34,7 @@ class Caught:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside the block the first SIGINT or SIGTERM raises `Stopped`; the second leaves at once.
+    """Inside the block the first SIGINT or SIGTERM raises `Interrupted`; the second leaves at once.
 
     Where an exception could be lost it is raised a moment later: in a callback, where Python drops exceptions, and in
     an import, because many a package tries another one and takes whatever is raised for its absence.
@@ -47,10 +47,10 @@ def ended_by_signals() -> Iterator[None]:
         caught.number, caught.sent_again = number, False
         if is_importing(frame):
             return _send_again(caught)
-        raise Stopped(number)
+        raise Interrupted(number)
 
     def dropped(what: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(what.exc_value, Stopped):
+        if not isinstance(what.exc_value, Interrupted):
             return hook_before(what)
         _send_again(caught)
 

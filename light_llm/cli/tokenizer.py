@@ -10,7 +10,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig
 from ..errors import ConfigError
-from .flags import parse_mode
+from .args import parse_mode
 
 if TYPE_CHECKING:
     from ..data import Source, Tokenizer

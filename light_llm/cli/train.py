@@ -12,7 +12,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig, ModelConfig, Run, TrainConfig, load_recipe, parse_settings, preset_settings
 from ..errors import ConfigError, DataError
-from .flags import parse
+from .args import parse
 from .signals import left_alone, stop_on_signals
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..runtime import keep_memory, seed_everything, use_cores
     from ..train import Trainer
     from ..train.resume import read_run, refuse_changes
-    from .ahead import Ahead, settle
+    from .fit import Ahead, settle
     from .progress import preparing
 
     keep_memory()

@@ -19,7 +19,7 @@ from ..config import parse_settings
 from ..errors import ConfigError
 from ..observe.metrics import MEASURED
 from ..runtime.settings import with_stop_after
-from .flags import parse
+from .args import parse
 
 
 @dataclass(frozen=True)

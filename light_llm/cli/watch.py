@@ -12,9 +12,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
-from .flags import Words, parse
+from .args import Words, parse
+from .output import show
 from .owner import SignalControl
-from .screen import show
 
 _WORDS = Words("folder", "light-llm watch, or light-llm watch FOLDER")
 

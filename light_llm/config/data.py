@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .values import LARGEST_SEED, check_choice, check_range
+from .validation import MAX_SEED, check_choice, check_range
 
 DEFAULT_SOURCE = "shakespeare"
 
@@ -24,4 +24,4 @@ class DataConfig:
         check_range("max_length", self.max_length, low=1, integer=True)
         check_range("held_out", self.held_out, above=0.0, below=1.0)
         check_choice("errors", self.errors, ("strict", "replace"))
-        check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)
+        check_range("seed", self.seed, low=0, high=MAX_SEED, integer=True)

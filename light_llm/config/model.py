@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .values import check_choice, check_range, show, wrong_type
+from .validation import check_choice, check_range, show, wrong_type
 
 POSITIONS = ("learned", "rope")
 SCALINGS = ("none", "linear", "llama3")

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError, did_you_mean
 from .model import preset_settings
-from .run import PARTS
-from .values import from_dict, wrong_type
+from .run_config import PARTS
+from .validation import from_dict, wrong_type
 
 _ABOUT = "about"  # the one table that holds no settings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .values import LARGEST_SEED, check_choice, check_range
+from .validation import MAX_SEED, check_choice, check_range
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd")
@@ -59,7 +59,7 @@ class TrainConfig:
             check_range(name, getattr(self, name), low=1, integer=True)
         for name in ("warmup_steps", "sample_interval", "probe_interval", "patience", "keep_every", "max_rollbacks"):
             check_range(name, getattr(self, name), low=0, integer=True)
-        check_range("seed", self.seed, low=0, high=LARGEST_SEED, integer=True)
+        check_range("seed", self.seed, low=0, high=MAX_SEED, integer=True)
         if self.lr_horizon is not None:
             check_range("lr_horizon", self.lr_horizon, low=1, integer=True)
         check_range("lr", self.lr, above=0.0)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from ..config import check_range, get_model_size
-from ..config.values import parse_as
+from ..config.validation import parse_as
 from ..data.tokenizers import decode as decode_ids
-from ..errors import ConfigError, LightLLMError, Stopped, did_you_mean
+from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .decode import window_start
 from .sampling import Sampling
 from .terminal import BOLD, DIM, Screen, between_tokens
@@ -125,7 +125,7 @@ class Repl:
             try:
                 line = read()
             except (EOFError, KeyboardInterrupt) as end:
-                if isinstance(end, Stopped) or (isinstance(end, KeyboardInterrupt) and not self.screen.asks):
+                if isinstance(end, Interrupted) or (isinstance(end, KeyboardInterrupt) and not self.screen.asks):
                     raise
                 self.over = isinstance(end, EOFError)
                 if self.screen.asks:
@@ -260,7 +260,7 @@ class Repl:
             self.failed = True
             self.screen.error(str(error))
         except KeyboardInterrupt as end:
-            if isinstance(end, Stopped) or not self.screen.asks:
+            if isinstance(end, Interrupted) or not self.screen.asks:
                 raise
 
 

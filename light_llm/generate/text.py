@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint import load_model
-from ..config import LARGEST_SEED, check_range, show
+from ..config import MAX_SEED, check_range, show
 from ..data.tokenizers import TextStream, start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
@@ -180,7 +180,7 @@ class TextGenerator:
 def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: int = 1) -> None:
     """Raise ConfigError for a length, a stop string or a seed of the first of some rows that cannot be used."""
     check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
-    check_range("seed", seed, low=0, high=LARGEST_SEED - rows, integer=True)
+    check_range("seed", seed, low=0, high=MAX_SEED - rows, integer=True)
     if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
         raise ConfigError(f"stop={show(stop)} cannot be used; it must be a text, or a list of them")
     if any(not s for s in stop):

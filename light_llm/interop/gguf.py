@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import Loaded
-from ..config.values import check_choice
+from ..config.validation import check_choice
 from ..errors import ConfigError
 from ..files import Files, commit_path
 from .architectures import cut_to_tokenizer

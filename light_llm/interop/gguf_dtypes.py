@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import Loaded
 from ..checkpoint.load import build
-from ..config.values import check_choice
+from ..config.validation import check_choice
 from ..errors import ConfigError
 from .gguf_tensors import BLOCK, DTYPES, format_of
 from .optional_deps import need

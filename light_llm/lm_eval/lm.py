@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..checkpoint import Loaded
-from ..config import LARGEST_SEED, check_range
+from ..config import MAX_SEED, check_range
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError, ConfigError
 from ..generate.decode import decode
@@ -44,7 +44,7 @@ class Answers:
         progress: Progress | None = None,
     ) -> None:
         check_range("batch_size", batch_size, low=1, integer=True)
-        check_range("seed", seed, low=0, high=LARGEST_SEED, integer=True)
+        check_range("seed", seed, low=0, high=MAX_SEED, integer=True)
         if last_window not in LAST_WINDOWS:
             raise ConfigError(f"last_window={last_window!r} is not known. It can be {' or '.join(LAST_WINDOWS)}")
         if loaded.file.tokenizer is None:
@@ -149,7 +149,7 @@ class Answers:
             self.model,
             prompts,
             sampling=wanted.sampling,
-            seeds=[(self.seed + i) % (LARGEST_SEED + 1) for i in places],
+            seeds=[(self.seed + i) % (MAX_SEED + 1) for i in places],
             max_new_tokens=wanted.max_tokens,
             context=self.context,
             end=self.tokenizer.separator,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
-from ..config.size import count
+from ..config.param_shapes import count
 from ..layers.attention import KEPT, QUERIES
 from ..layers.cross_entropy import COLUMNS, ROWS
 from ..runtime import has_attention_kernel

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..config import PRESETS, ModelConfig, block_shapes, outer_shapes, preset_settings
-from ..config.size import count
+from ..config.param_shapes import count
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:

@@ -21,11 +21,11 @@ from tyro.conf import Positional, arg
 
 from light_llm.checkpoint import load_model
 from light_llm.cli import main
-from light_llm.cli.flags import Words, parse
+from light_llm.cli.args import Words, parse
 from light_llm.cli.main import VERBS
 from light_llm.cli.signals import ended_by_signals, stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
-from light_llm.errors import ConfigError, Stopped
+from light_llm.errors import ConfigError, Interrupted
 from light_llm.interop.model_card import card_text
 from tests.conftest import CHECKOUT
 from tests.support.tools import NANO_RUN, light_llm, rows_of, run_child
@@ -470,7 +470,7 @@ def test_a_signal_in_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "greedy.py").write_text(GREEDY)
     inner = "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\n"
     (tmp_path / "greedy_inner.py").write_text(inner)
-    with pytest.raises(Stopped) as stopped, ended_by_signals():
+    with pytest.raises(Interrupted) as stopped, ended_by_signals():
         greedy = import_module("greedy")
         time.sleep(30)
     assert stopped.value.number == signal.SIGINT and greedy.greedy_inner is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from light_llm.cli import main
-from light_llm.errors import Stopped
+from light_llm.errors import Interrupted
 from light_llm.files import sweep
 from tests.support.tools import model_path
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_put_there_leaves_what_was(checkpoint: Path, monkeypatch:
     assert main(["export", "hf", "--out", "mine"]) == 0
     before = {p.name: p.read_bytes() for p in Path("mine").iterdir()}
     replace = os.replace
-    for error, code in ((OSError(28, "No space left on device"), 2), (Stopped(2), 130)):
+    for error, code in ((OSError(28, "No space left on device"), 2), (Interrupted(2), 130)):
 
         def failing(old: Path, new: Path, error: BaseException = error) -> None:
             if Path(new).name == "mine" and "partial" in Path(old).name:

@@ -11,7 +11,7 @@ from light_llm.checkpoint import load_model
 from light_llm.cli import main
 from light_llm.cli.import_ import command
 from light_llm.data.tokenizers import ByteTokenizer
-from light_llm.errors import CheckpointError, ConfigError, LightLLMError, Stopped
+from light_llm.errors import CheckpointError, ConfigError, Interrupted, LightLLMError
 from light_llm.files import _Watched
 from light_llm.generate import TextGenerator
 from light_llm.interop import huggingface
@@ -74,7 +74,7 @@ def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
         written += len(data)
         if written > at:
             monkeypatch.setattr(_Watched, "write", write)  # once
-            raise Stopped(2)
+            raise Interrupted(2)
         return write(self, data)
 
     monkeypatch.setattr(_Watched, "write", pressed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from light_llm.config import ModelConfig, block_shapes, get_model_size
-from light_llm.config.size import count
+from light_llm.config.param_shapes import count
 from light_llm.generate.cache import KVCache
 from light_llm.layers.heads import shared, within
 from light_llm.layers.mlps import GatedMLP, SquaredReLU, SwiGLU

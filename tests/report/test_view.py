@@ -192,7 +192,7 @@ def test_the_command_says_every_setting(settings: dict[str, object]) -> None:
     """Read back by the command line's own parser, it is the same run."""
     import shlex
 
-    from light_llm.cli.flags import parse
+    from light_llm.cli.args import parse
     from light_llm.cli.train import TrainFlags, settings_of
 
     run = Run().with_settings(**settings)

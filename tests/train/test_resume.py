@@ -11,7 +11,7 @@ import torch
 
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.config import ModelConfig
-from light_llm.config.run import PARTS
+from light_llm.config.run_config import PARTS
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer

@@ -237,7 +237,7 @@ BUGS = [
     Bug(
         "a prompt that takes SIGTERM for Ctrl-C",
         "generate: Repl.run",
-        "if isinstance(end, Stopped) or (isinstance(end, KeyboardInterrupt)",
+        "if isinstance(end, Interrupted) or (isinstance(end, KeyboardInterrupt)",
         "if (isinstance(end, KeyboardInterrupt)",
         "tests/cli/test_signals.py -k a_prompt_is_left",
     ),
@@ -426,7 +426,7 @@ BUGS = [
     Bug(
         "preparing without a way on",
         "cli: preparing",
-        "raise Stopped.by(error, GO_ON) from None",
+        "raise Interrupted.by(error, GO_ON) from None",
         "raise",
         "tests/cli/test_signals.py -k reading_a_pipe",
     ),

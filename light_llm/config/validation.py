@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
-LARGEST_SEED = (1 << 63) - 1
+MAX_SEED = (1 << 63) - 1
 LONGEST_SHOWN = 80  # characters of a value in a message
 _NAMES: dict[type, str] = {
     int: "a whole number",

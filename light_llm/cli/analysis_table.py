@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
-from .screen import columns
+from .output import columns
 
 if TYPE_CHECKING:
     from ..config import TrainConfig

@@ -8,7 +8,7 @@ from ..errors import ConfigError, did_you_mean
 from .data import DataConfig
 from .model import ModelConfig
 from .train import TrainConfig
-from .values import from_dict, parse_as
+from .validation import from_dict, parse_as
 
 PARTS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
 
