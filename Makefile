@@ -4,7 +4,8 @@
 # make bench-plan                    what a plan foretells, beside what happens: some ten minutes
 # make check-interop                  every family in every program it can be exported to
 # make check-gguf                    the same in llama.cpp, which is built from source first: some five minutes
-# make run ARGS="runs"               any other verb
+# make check-versions                the tests with the oldest and the newest PyTorch and Python that are supported
+# make run ARGS="runs"               any other command
 #
 # Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
 
@@ -12,8 +13,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 ARGS ?=
+TORCH ?=
+PIN := $(if $(TORCH),'torch==$(TORCH).*')
 
-.PHONY: setup train run test check check-all bench bench-plan check-interop check-gguf faults format clean
+.PHONY: setup train run test check check-all check-versions bench bench-plan check-interop check-gguf faults format clean
 
 setup: $(VENV)/.run
 
@@ -22,15 +25,15 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . $(PIN)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(PIN)
 	@touch $(VENV)/.run $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]' $(PIN)
 	@touch $(VENV)/.run $(VENV)/.dev $@
 
 train: $(VENV)/.run
@@ -50,6 +53,10 @@ check: $(VENV)/.dev
 check-all: check
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python tests/support/deliberate_bugs.py
+
+check-versions:
+	$(MAKE) test VENV=.venv-oldest PYTHON=python3.11 TORCH=2.10
+	$(MAKE) test VENV=.venv-newest PYTHON=python3.13 TORCH=2.15
 
 faults: $(VENV)/.dev
 	$(BIN)/python tests/support/campaign.py $(ARGS)
@@ -72,4 +79,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -12,6 +12,7 @@ from keyword import iskeyword
 from .. import __version__
 from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .signals import ended_by_signals
+from .torch_check import check_torch_loads
 
 # A verb is a module of this room by the same name (- is _ there, import is import_), with `command(argv) -> exit code`.
 VERBS = {
@@ -33,6 +34,8 @@ VERBS = {
     "watch": "a live page of runs, while they go on",
     "compare": "two runs side by side: what differs, and what came of it",
 }
+
+WITHOUT_TORCH = ("recipes", "runs", "report", "watch", "compare")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +94,8 @@ def _dispatch(argv: list[str]) -> int:
     verb, rest = argv[0], argv[1:]
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
+    if verb not in WITHOUT_TORCH and not {"-h", "--help"} & set(rest):
+        check_torch_loads()
     # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
     name = verb.replace("-", "_") + ("_" if iskeyword(verb) else "")  # `import.py` could not be imported
     module = import_module(f".{name}", __package__)

@@ -166,16 +166,30 @@ def test_a_budget_is_for_a_new_model(poem: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: ulimit -v bounds nothing elsewhere")
-def test_two_gigabytes_by_ulimit(poem: Path) -> None:
-    """As a new user would: it explains and offers what fits, and writes nothing."""
+def test_too_little_address_space_for_the_run(poem: Path) -> None:
+    """The run is refused with what fits, and nothing is written. PyTorch itself maps 1 to 4 GB, by its build."""
     code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9));"
+        "import resource, sys, torch; from pathlib import Path;"
+        "mapped = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (mapped + 10**9, mapped + 10**9));"
         "from light_llm.cli import main; sys.exit(main(['train', '--tokenizer', 'gpt2', '--preset', 'small']))"
     )
     child = run_child([sys.executable, "-c", code])
-    assert child.returncode == 2 and "2.0 GB that ulimit -v allows" in child.stderr
+    assert child.returncode == 2 and "GB that ulimit -v allows" in child.stderr
     assert "What fits:" in child.stderr and "Traceback" not in child.stderr and "--preset nano" in child.stderr
     assert not Path("checkpoints").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: ulimit -v bounds nothing elsewhere")
+@pytest.mark.parametrize("limit", [200, 440])  # MB: less than PyTorch's largest library
+def test_too_little_address_space_for_torch(limit: int) -> None:
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_AS, ({limit} * 10**6, {limit} * 10**6));"
+        "from light_llm.cli import main; sys.exit(main(['train', '--preset', 'nano']))"
+    )
+    child = run_child([sys.executable, "-c", code])
+    assert child.returncode == 2 and f"{limit / 1000:.1f} GB that ulimit -v allows" in child.stderr
+    assert "Traceback" not in child.stderr and not Path("checkpoints").exists()
 
 
 # The verb.
