@@ -1,8 +1,8 @@
-"""Files made to harm whoever reads them, and a child process that gives each to the reader a user would use.
+"""Files made to harm their reader, and a child process that gives each to the reader a user would use.
 
-Nothing of this is kept in the repository: `python -m tests.support.hostile_files make FOLDER` writes the corpus, and
-`python -m tests.support.hostile_files read FOLDER KIND` reads one kind of it and prints a line of JSON for each file: what was
-raised, how long it took and how much memory the process had gained by then.
+`python -m tests.support.hostile_files make FOLDER` writes the corpus; nothing of it is in the repository.
+`python -m tests.support.hostile_files read FOLDER KIND` reads the files of one kind and prints a line of JSON for each:
+the exception, the processor time and the memory that the process had gained by then.
 """
 
 import hashlib
