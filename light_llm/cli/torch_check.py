@@ -12,8 +12,8 @@ LOAD_TORCH = "import torch"
 def check_torch_loads() -> None:
     """Raise DeviceError when PyTorch does not fit into the address space that `ulimit -v` allows.
 
-    Without a limit this costs nothing. With one, a child process tries it: just below the size that is needed, the loader
-    ends the process with `std::bad_alloc`, which no Python code can catch.
+    Without a limit this costs nothing. With one, a child process tries it: just below the size that is needed, the
+    loader ends the process with `std::bad_alloc`, which no Python code can catch.
     """
     limit = _address_space_limit()
     if limit is None or "torch" in sys.modules:
@@ -21,9 +21,9 @@ def check_torch_loads() -> None:
     child = subprocess.run([sys.executable, "-c", LOAD_TORCH], capture_output=True, text=True, check=False)
     if child.returncode != 0 and "ModuleNotFoundError" not in child.stderr:
         raise DeviceError(
-            f"PyTorch cannot be loaded within the {limit / 1e9:.1f} GB that ulimit -v allows: its libraries alone are "
-            "mapped there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's CPU "
-            "build, which fits into 2 GB"
+            f"PyTorch cannot be loaded within the {limit / 1e9:.1f} GB that ulimit -v allows: its libraries are mapped "
+            "there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's CPU build, "
+            "which fits into 2 GB"
         )
 
 
