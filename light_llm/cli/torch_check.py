@@ -18,12 +18,13 @@ def check_torch_loads() -> None:
     limit = _address_space_limit()
     if limit is None or "torch" in sys.modules:
         return
-    child = subprocess.run([sys.executable, "-c", LOAD_TORCH], capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", LOAD_TORCH]
+    child = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if child.returncode != 0 and "ModuleNotFoundError" not in child.stderr:
         raise DeviceError(
             f"PyTorch cannot be loaded within the {limit / 1e9:.1f} GB that ulimit -v allows: its libraries are mapped "
-            "there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's CPU build, "
-            "which fits into 2 GB"
+            "there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's CPU "
+            "build, which fits into 2 GB"
         )
 
 
