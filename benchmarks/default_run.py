@@ -59,14 +59,13 @@ def table(folder: Path, machine: str, *, timed: bool = False) -> str:
         clock = f"{spent:.0f} s | " if timed else ""
         end = f"{row['distance']:.3f}" if known else f"{row['perplexity']:.0f}"
         lines.append(f"| {row['step']} | {clock}{loss} | {row['bits_per_byte']:.3f} | {end} |")
-    done = re.findall(r"^done at step .*?  (.*) tokens/s, (.*) in all, peak memory (.*) GB$", _log(folder), re.M)
+    done = re.findall(r"^done at step .*?  (.*) tokens/s, (.*) in all, peak memory (.* [kMGT]B)$", _log(folder), re.M)
     speed, clock, memory = done[-1]
     versions, decided = record["versions"], record["decided"]
     lines += [
         "",
         *([f"The limit is {evaluations[0]['limit']:.4f} bits/byte."] if known else []),
-        f"Training loss: mean of the 50 steps before. {clock} (h:mm:ss or m:ss) in all, {speed} tokens/s, peak memory "
-        f"{memory} GB,",
+        f"Training loss: mean of the 50 steps before. {clock} in all, {speed} tokens/s, peak memory {memory},",
         f"{decided['dtype']['value']} on {decided['device']['value']}: {machine or record['machine']}, "
         f"torch {versions['torch']}, {record['started'][:10]}. One seed.",
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
+from ..text_format import format_number
 from .output import columns
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ def _sharpness(sharp: Mapping[str, Any]) -> Rows:
     share = sharp["preconditioned"] / limit
     return [
         *rows,
-        ("in Adam's metric", value, f"Adam overshoots above {_number(limit)}: {share:.0%} of it, {_stability(share)}"),
+        (
+            "in Adam's metric",
+            value,
+            f"Adam overshoots above {_number(limit)}: {share:.0%} of it, {_stability(share)}",
+        ),
     ]
 
 
@@ -103,7 +108,7 @@ def _batch(tokens: float, T: int) -> str:
 def _surroundings(found: Mapping[str, Any]) -> Rows:
     line, path = found["landscape"]["line"], found["path"]
     ends = [value for value in (line["loss"][0], line["loss"][-1]) if value is not None]
-    rise = _number(sum(ends) / len(ends) - found["loss"]) if ends else "-"
+    rise = format_number(sum(ends) / len(ends) - found["loss"]) if ends else "-"
     rows = [("landscape", rise, "nats more after a random step as long as the weights themselves")]
     if path is None:
         why = "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50"
@@ -122,16 +127,9 @@ def _surroundings(found: Mapping[str, Any]) -> Rows:
 def _give(value: float, error: float | None) -> str:
     """A value ± its error, where that can be seen in the digits shown."""
     if error is None or error < abs(value) / 2000:
-        return _number(value)
-    return f"{_number(value)} ± {_number(error)}"
+        return format_number(value)
+    return f"{format_number(value)} ± {format_number(error)}"
 
 
 def _number(value: float | None) -> str:
-    """Three or four digits that count.
-
-    >>> _number(1234567.0), _number(41.234), _number(0.01234)
-    ('1,234,567', '41.2', '0.0123')
-    """
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return "-" if value is None else format_number(value)

@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, DataError
 from ..observe.stream import Fading
+from ..text_format import format_duration
 from .analysis_table import findings_table
 from .args import Words, parse
 from .output import show
@@ -106,7 +107,7 @@ def command(argv: Sequence[str]) -> int:
             f"{target} cannot be written ({error.strerror}), so the report will not have this; it stands above"
         ) from None
     show(f"{path}, step {step:,}", "", table, *left_out)
-    show("", f"written to {target} in {found['seconds']:.0f} s")
+    show("", f"written to {target} in {format_duration(found['seconds'])}")
     return 0
 
 

@@ -22,9 +22,9 @@ from ..bench.machines import shipped_machines
 from ..bench.result import Figure, Result, read_result
 from ..errors import ConfigError
 from ..observe.stream import Fading
+from ..text_format import format_count
 from .args import file_to_write, parse
 from .output import columns, show
-from .runs import count
 
 if TYPE_CHECKING:
     from ..bench.measure import Tell
@@ -216,5 +216,5 @@ def number(value: float) -> str:
     ('1,478', '31.0', '0.500', '171', '123k', '10.0M')
     """
     if value >= 99_999.5:
-        return count(round(value))
+        return format_count(round(value))
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"

@@ -10,7 +10,6 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
-from ..observe.console import clock
 from ..report import (
     FINAL_STEPS,
     CurvePoint,
@@ -24,6 +23,7 @@ from ..report import (
     open_run,
     what_differs,
 )
+from ..text_format import format_duration
 from .args import Words, parse
 from .output import columns, show
 
@@ -99,7 +99,7 @@ def _results(a: PastRun, b: PastRun, measure: Measure | None) -> Table:
     table.add_row("  bits per byte", *bits, _gap(a.best, b.best, "bits_per_byte") if measure else "")
     add(f"training, last {FINAL_STEPS} steps", lambda r: r.final_loss, ".3f", same_tokens)
     add("  bits per byte", lambda r: r.final_bits_per_byte, ".3f", measure is not None)
-    table.add_row("time in steps", *(clock(r.seconds) for r in (a, b)), "")
+    table.add_row("time in steps", *(format_duration(r.seconds) for r in (a, b)), "")
     speeds = [r.tokens_per_second for r in (a, b)]
     times = f"x {speeds[1] / speeds[0]:.2f}" if same_tokens and speeds[0] and speeds[1] else ""
     table.add_row("tokens/s", *("-" if s is None else f"{s:,.0f}" for s in speeds), times)

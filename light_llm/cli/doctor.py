@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import arg
 
+from ..text_format import format_duration
 from .args import parse
 from .output import columns, show
 from .progress import counting
@@ -66,7 +67,7 @@ def _show(found: Diagnosis, machine: Sequence[str]) -> None:
     show(Text(head, style="bold green" if found.safe else "bold red"), *map(Text, lines), "")
     show(
         _table(found),
-        Text(f"\n{len(found.findings)} cases in {found.seconds:.0f} s\n", style="dim"),
+        Text(f"\n{len(found.findings)} cases in {format_duration(found.seconds)}\n", style="dim"),
         *map(Text, machine),
     )
 

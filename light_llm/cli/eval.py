@@ -12,6 +12,7 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
+from ..text_format import format_number
 from . import generate
 from .args import Words, file_to_write, parse
 from .output import columns, show
@@ -118,20 +119,15 @@ def _table(rows: Sequence[Row]) -> Table:
     before = ""
     for row in rows:
         head = (row.task, count(row.documents), count(row.shots)) if row.task != before else ("", "", "")
-        table.add_row(head[0], row.metric, number(row.value), number(row.stderr), head[1], head[2], row.better)
+        table.add_row(head[0], row.metric, _result(row.value), _result(row.stderr), head[1], head[2], row.better)
         before = row.task
     return table
 
 
-def number(value: float | str | None) -> str:
-    """A result in a few letters.
-
-    >>> number(0.28125), number(16183564624.5), number(None), number(float("nan"))
-    ('0.2812', '1.618e+10', '', 'nan')
-    """
+def _result(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    return f"{value:.4g}" if abs(value) >= 10_000 else f"{value:.4f}"
+    return format_number(value, digits=4)
 
 
 def count(value: int | None) -> str:

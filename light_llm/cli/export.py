@@ -12,6 +12,7 @@ from rich.text import Text
 from tyro.conf import arg
 
 from ..errors import ConfigError
+from ..text_format import format_bytes
 from .args import parse_mode
 from .output import show
 
@@ -100,7 +101,7 @@ def _export(mode: str, flags: ExportFlags) -> int:
     print(f"model     {loaded.file.path}: {get_model_size(loaded.file.config):,} parameters")
     done = export(loaded, target, out, dtype=flags.dtype, overwrite=flags.overwrite, say=print)
     show(Text(f"result    {done.words}"))
-    print(f"written   {done.path} ({done.size / 1e6:,.1f} MB)")
+    print(f"written   {done.path} ({format_bytes(done.size)})")
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
     if (room := room_for_example(loaded.model.config.n_positions)) > 0:

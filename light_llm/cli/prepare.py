@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from ..config import DataConfig
+from ..text_format import format_bytes, format_duration
 from .args import parse
 
 _D = DataConfig()
@@ -78,10 +79,12 @@ def _prepare(flags: PrepareFlags, given: set[str]) -> None:
     )
     lines.append(f"kept     {dataset.folder}")
     if encoding:
-        speed = size / 1e6 / max(end - encoding, 1e-9)
-        lines.append(f"took     {end - start:.1f} s; encoded at {speed:.1f} MB/s on {usable_cores()} cores")
+        speed = size / max(end - encoding, 1e-9)
+        lines.append(
+            f"took     {format_duration(end - start)}; encoded at {format_bytes(speed)}/s on {usable_cores()} cores"
+        )
     else:
-        lines.append(f"took     {end - start:.1f} s: it was there already")
+        lines.append(f"took     {format_duration(end - start)}: it was there already")
     if flags.verify:
         with counting("checking") as shown:
             blocks = dataset.check(shown if not flags.quiet else None)

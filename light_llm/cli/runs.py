@@ -11,6 +11,7 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from ..report import PastRun, find_runs, read_all
+from ..text_format import format_count
 from .args import Words, parse
 from .output import columns, show
 
@@ -59,7 +60,7 @@ def _table(runs: Sequence[PastRun]) -> Table:
         best, data = run.best, run.data
         table.add_row(
             _short(str(run.folder)),
-            count(run.parameters),
+            format_count(run.parameters),
             _short(f"{data['title']}, {data['tokenizer']}" if data else "a loader of its own"),
             f"{run.step}/{run.run.train.max_steps}",
             f"{best.loss:.3f}" if best else "-",
@@ -72,18 +73,6 @@ def _table(runs: Sequence[PastRun]) -> Table:
 def _short(text: str) -> Text:
     """Cut where the terminal is too narrow; its column gives way to those that are not to be wrapped."""
     return Text(text, no_wrap=True)
-
-
-def count(n: int) -> str:
-    """A number of parameters in a few letters.
-
-    >>> count(30_339_456), count(2_731_392), count(999_900), count(61_248), count(123_456), count(950)
-    ('30.3M', '2.73M', '1.00M', '61.2k', '123k', '950')
-    """
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if n >= 0.9995 * unit:
-            return f"{n / unit:#.3g}".rstrip(".") + letter
-    return str(n)
 
 
 def when(moment: datetime, now: datetime) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..text_format import format_bytes
 from .kept import cached_files, offline_files
 
 EXTRAS = {  # of pyproject.toml: what is not needed to train and write
@@ -233,6 +234,4 @@ def _several(n: int, what: str) -> str:
 
 
 def _size(n: int | None) -> str:
-    from ..train.room import as_size
-
-    return "unknown" if n is None else as_size(n)
+    return "unknown" if n is None else format_bytes(n)

@@ -15,6 +15,7 @@ from ..checkpoint import ModelFile
 from ..config import ModelConfig, get_model_size
 from ..errors import ConfigError
 from ..layers.positions import frequencies
+from ..text_format import format_count
 from .architectures import FAMILIES, family_of
 
 DTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -139,7 +140,7 @@ def format_of(name: str, shape: tuple[int, ...], dtype: str) -> str:
 def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]:
     """The fields of a GGUF file, by name, without those of its tokenizer. No author, no path, no date."""
     family = family_of(config)
-    size = _short(get_model_size(config))
+    size = format_count(get_model_size(config)).upper()
     fields: dict[str, Any] = {
         "general.type": "model",
         "general.name": f"light-llm {size}",
@@ -187,22 +188,3 @@ def describe(config: ModelConfig, file: ModelFile) -> str:
     if "loss" in held_out and "bits_per_byte" in held_out:
         parts.append(f"held-out loss {held_out['loss']:.3f} nats a token, {held_out['bits_per_byte']:.3f} bits a byte")
     return ", ".join(parts)
-
-
-def _short(n: int) -> str:
-    """A number of parameters as names of models have it.
-
-    >>> _short(30_339_456), _short(124_439_808), _short(9_000)
-    ('30.3M', '124M', '9.00K')
-    """
-    for letter, unit in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if n >= unit:
-            share = n / unit
-            return (
-                f"{share:.0f}{letter}"
-                if share >= 100
-                else f"{share:.3g}{letter}"
-                if share >= 10
-                else f"{share:.2f}{letter}"
-            )
-    return str(n)

@@ -20,6 +20,7 @@ from ..data.tales.corpus import NAME as TALES
 from ..errors import ConfigError
 from ..files import Files, commit_file
 from ..plain import read_bounded
+from ..text_format import format_count
 from .architectures import FAMILIES, cut_config, family_of
 
 CARD = "README.md"
@@ -68,7 +69,7 @@ def card_text(loaded: Loaded, lines: Sequence[str], files: dict[str, str], *, li
     """The whole card, front matter first."""
     config = cut_config(loaded)
     family = _family(config)
-    name = f"{FAMILIES.get(family, 'A transformer')}, {_short(get_model_size(config))} parameters"
+    name = f"{FAMILIES.get(family, 'A transformer')}, {format_count(get_model_size(config))} parameters"
     tags = ["light-llm", *filter(None, [family])]
     chosen = "" if license != "unknown" else " No licence has been chosen: write one after `license`, at the top."
     parts = [
@@ -91,15 +92,6 @@ def _family(config: ModelConfig) -> str:
         return family_of(config)
     except ConfigError:
         return ""
-
-
-def _short(n: int) -> str:
-    """A number of parameters for a title.
-
-    >>> _short(30_339_456), _short(18_123)
-    ('30.3 M', '18.1 k')
-    """
-    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.1f} k"
 
 
 def _front_matter(loaded: Loaded, name: str, files: dict[str, str], *, license: str, tags: list[str]) -> Iterator[str]:

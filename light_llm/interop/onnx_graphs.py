@@ -19,6 +19,7 @@ from torch.export import Dim
 from ..config import ModelConfig, get_model_size
 from ..errors import ConfigError
 from ..model import LightLLM, attend_by_formula
+from ..text_format import format_bytes
 from .optional_deps import need
 
 LIMIT = 2**31 - 2**24  # bytes of weights: protobuf ends at 2 GiB, and what is not weights takes some of it
@@ -105,7 +106,7 @@ def check_size(config: ModelConfig) -> None:
     size = 4 * get_model_size(config)
     if size > LIMIT:
         raise ConfigError(
-            f"the weights of this model take {size / 1e9:.1f} GB, and an ONNX file in one piece ends at 2 GB; "
+            f"the weights of this model take {format_bytes(size)}, and an ONNX file in one piece ends at 2 GB; "
             "export it for another program: hf or gguf"
         )
 

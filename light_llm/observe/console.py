@@ -9,6 +9,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from ..text_format import format_duration
 from .metrics import Row
 from .stream import Fading, LogFile
 
@@ -59,7 +60,7 @@ class Console:
         if self.began is None:
             self.began = now - row["seconds"]
         self.shown += 1
-        left = clock((now - self.began) / self.shown * (self.total - step))
+        left = format_duration((now - self.began) / self.shown * (self.total - step))
         if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or self.shown == 1:
             line = f"{step_line(row, self.total)}  {left} left"
             self._note(line)
@@ -123,16 +124,6 @@ def evaluation_line(row: Row, total: int) -> str:
         f"step {row['step']}/{total}  held out {row['loss']:.3f}{give_or_take}  "
         f"{row['bits_per_byte']:.3f} bits/byte{to_limit}  perplexity {row['perplexity']:.1f}{best}"
     )
-
-
-def clock(seconds: float) -> str:
-    """A duration as people write it.
-
-    >>> clock(59.6), clock(75), clock(3700)
-    ('1:00', '1:15', '1:01:40')
-    """
-    s = max(0, round(seconds))
-    return f"{s // 3600}:{s // 60 % 60:02}:{s % 60:02}" if s >= 3600 else f"{s // 60}:{s % 60:02}"
 
 
 def _bits(row: Row, form: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ..config import ModelConfig, TrainConfig, matrix_parameters
 from ..errors import ConfigError
 from ..runtime import Room
+from ..text_format import format_duration
 from .parameters import of_the_kind, sized_as
 from .plan import Plan, Text, make_plan
 from .ways import Changes, apply, micro_batches
@@ -101,8 +102,9 @@ def spend(
         )
     chosen = tried[-1]
     if budget.seconds is not None and chosen.plan.step and chosen.plan.step > budget.seconds:
+        step, allowed = format_duration(chosen.plan.step), format_duration(budget.seconds)
         raise ConfigError(
-            f"one step of the smallest preset takes {chosen.plan.step:.1f} s, and the budget is {budget.seconds:g} s; "
+            f"one step of the smallest preset takes {step}, and the budget is {allowed}; "
             "a smaller --batch-size or --tokenizer helps"
         )
     return chosen

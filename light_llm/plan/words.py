@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ..text_format import format_bytes, format_duration
 from .memory import Memory
 from .parameters import parameters_by_part
 from .plan import Plan
@@ -19,11 +20,12 @@ MANY_PASSES = 4.0  # beyond about this many a text is memorised more than learnt
 
 def header_lines(plan: Plan) -> list[str]:
     """What the header of a run says of it."""
-    room = f" of {size(plan.room.bytes)}" if plan.room else ""
-    lines = [f"plan     memory {size(plan.memory.total)}{room}, checkpoints {size(plan.bytes_of_checkpoints)} on disk,"]
+    room = f" of {format_bytes(plan.room.bytes)}" if plan.room else ""
+    memory, checkpoints = format_bytes(plan.memory.total), format_bytes(plan.bytes_of_checkpoints)
+    lines = [f"plan     memory {memory}{room}, checkpoints {checkpoints} on disk,"]
     if plan.step is None or plan.seconds is None:
         return [*lines, "         how long it takes is not known"]
-    return [*lines, f"         {seconds(plan.step)} a step, about {duration(plan.seconds.total)} in all"]
+    return [*lines, f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all"]
 
 
 def warning_lines(plan: Plan) -> list[str]:
@@ -39,8 +41,8 @@ def refusal(plan: Plan, ways: Sequence[Way], *, untouched: str = "nothing was do
     """
     lines = [*_too_large(plan), f"{untouched}. What fits:" if ways else "nothing offered here fits:"]
     for way in ways:
-        step = f", {seconds(way.plan.step)} a step" if way.plan.step is not None else ""
-        lines += [f"  {way.flags}", f"      {size(way.plan.memory.total)}{step}: {way.effect}"]
+        step = f", {format_duration(way.plan.step)} a step" if way.plan.step is not None else ""
+        lines += [f"  {way.flags}", f"      {format_bytes(way.plan.memory.total)}{step}: {way.effect}"]
     if ways:
         lines.append("--fit takes the first of these; --force starts the run as it is")
     else:
@@ -50,8 +52,9 @@ def refusal(plan: Plan, ways: Sequence[Way], *, untouched: str = "nothing was do
 
 def _too_large(plan: Plan) -> list[str]:
     assert plan.room is not None
+    needed, free = format_bytes(plan.memory.total), format_bytes(plan.room.bytes)
     return [
-        f"this run needs about {size(plan.memory.total)} of memory, and there are {size(plan.room.bytes)}:",
+        f"this run needs about {needed} of memory, and there are {free}:",
         f"{plan.room.reason};",
     ]
 
@@ -68,9 +71,9 @@ def table(plan: Plan) -> list[str]:
         f"parameters   {plan.parameters:>14,}",
         *(f"             {n:>14,}  {part}" for part, n in parameters_by_part(c).items()),
         "",
-        f"memory       {size(plan.memory.total):>14}  at the peak",
+        f"memory       {format_bytes(plan.memory.total):>14}  at the peak",
         *_of_room(plan),
-        *(f"             {size(n):>14}  {name}" for name, n in _kinds(plan.memory) if n),
+        *(f"             {format_bytes(n):>14}  {name}" for name, n in _kinds(plan.memory) if n),
         "",
         f"arithmetic   {plan.flops_per_step:>14.3g}  operations a step,"
         f" {plan.flops_per_step * train.max_steps:.3g} in all",
@@ -79,13 +82,16 @@ def table(plan: Plan) -> list[str]:
     if plan.passes and plan.passes > MANY_PASSES:
         lines += _memorised()
     if plan.bytes_of_data is not None:
-        lines.append(f"disk         {size(plan.bytes_of_data):>14}  token ids, in the cache")
+        lines.append(f"disk         {format_bytes(plan.bytes_of_data):>14}  token ids, in the cache")
     start = "disk        " if plan.bytes_of_data is None else "            "
-    lines.append(f"{start} {size(plan.bytes_of_checkpoints):>14}  checkpoints")
+    lines.append(f"{start} {format_bytes(plan.bytes_of_checkpoints):>14}  checkpoints")
     if plan.step is not None and plan.seconds is not None:
-        lines += ["", f"time         {duration(plan.seconds.total):>14}  in all, {seconds(plan.step)} a step"]
+        lines += [
+            "",
+            f"time         {format_duration(plan.seconds.total):>14}  in all, {format_duration(plan.step)} a step",
+        ]
         parts = ((f.name, getattr(plan.seconds, f.name)) for f in fields(plan.seconds))
-        lines += [f"             {duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
+        lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
     if text.tokens is None:
         lines += ["", "note         the text is not here yet: its passes, and the time of evaluations, are left out"]
     return lines
@@ -102,37 +108,8 @@ def _of_room(plan: Plan) -> list[str]:
     if plan.room is None:
         return []
     verb = "there are" if plan.fits else "and there are only"
-    return [f"             {size(plan.room.bytes):>14}  {verb}: {plan.room.reason}"]
+    return [f"             {format_bytes(plan.room.bytes):>14}  {verb}: {plan.room.reason}"]
 
 
 def _kinds(memory: Memory) -> list[tuple[str, int]]:
     return [(NAMES.get(f.name, f.name), getattr(memory, f.name)) for f in fields(memory)]
-
-
-def size(n: float) -> str:
-    """Bytes as people write them.
-
-    >>> size(1_610_000_000), size(45_000_000)
-    ('1.61 GB', '45 MB')
-    """
-    return f"{n / 1e9:.2f} GB" if n >= 999.5e6 else f"{n / 1e6:.0f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"
-
-
-def seconds(s: float) -> str:
-    """A short time.
-
-    >>> seconds(0.8412), seconds(0.0123), seconds(12.3)
-    ('0.84 s', '12 ms', '12.3 s')
-    """
-    return f"{s:.1f} s" if s >= 9.95 else f"{s:.2f} s" if s >= 0.0995 else f"{1000 * s:.2g} ms"
-
-
-def duration(s: float) -> str:
-    """A time as people say it.
-
-    >>> duration(40), duration(660), duration(5400)
-    ('40 s', '11 min', '1.5 h')
-    """
-    if s < 90:
-        return f"{s:.0f} s" if s >= 9.5 else f"{s:.1f} s"
-    return f"{s / 60:.0f} min" if s < 5400 else f"{s / 3600:.1f} h" if s < 172800 else f"{s / 86400:.1f} days"

@@ -1,7 +1,9 @@
 """What the head and the tail of a report say: what the run is, its key numbers, its plan, and how to repeat it."""
 
+from collections.abc import Callable
 from typing import Any
 
+from ..text_format import format_bytes, format_count, format_duration
 from .past_run import FINAL_STEPS
 from .repeat import all_settings, changed_settings, repeat_command
 from .tolerant import known, mapping, text
@@ -53,15 +55,15 @@ def key_numbers(view: View) -> list[dict[str, str]]:
         n = min(FINAL_STEPS, len(past.steps))
         add("training loss", f"{past.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
     add("steps", f"{past.step:,}", f"of {past.run.train.max_steps:,}")
-    add("tokens", count(past.tokens), f"{past.tokens:,}")
-    add("time", duration(past.seconds), "in steps")
+    add("tokens", format_count(past.tokens), f"{past.tokens:,}")
+    add("time", format_duration(past.seconds), "in steps")
     if past.tokens_per_second:
         add("speed", f"{past.tokens_per_second:,.0f}", "tokens/s")
     mfu, peak = known(view.steps.mfu), peak_memory_of(view)
     if mfu:
         add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's product rate")
     if peak:
-        add("peak memory", f"{peak / 1e9:.2f}", "GB")
+        add("peak memory", format_bytes(peak))
     return found
 
 
@@ -90,12 +92,21 @@ def plan_table(view: View) -> dict[str, Any]:
             ]
         )
     middle = sorted(row.seconds for row in past.steps)[len(past.steps) // 2] if past.steps else None
-    rows.append(["time of a step, median", _short(plan.get("step_seconds")), _short(middle)])
-    rows.append(["time in steps", _time(plan.get("seconds")), duration(past.seconds)])
+    rows.append(
+        [
+            "time of a step, median",
+            _formatted(plan.get("step_seconds"), format_duration),
+            _formatted(middle, format_duration),
+        ]
+    )
+    rows.append(["time in steps", _formatted(plan.get("seconds"), format_duration), format_duration(past.seconds)])
     if view.end and view.end.seconds is not None:
-        rows.append(["time, all in", _time(plan.get("all_seconds")), duration(view.end.seconds)])
+        rows.append(
+            ["time, all in", _formatted(plan.get("all_seconds"), format_duration), format_duration(view.end.seconds)]
+        )
     if peak := peak_memory_of(view):
-        rows.append(["peak memory, GB", _gigabytes(mapping(plan.get("memory")).get("total")), _gigabytes(peak)])
+        planned = mapping(plan.get("memory")).get("total")
+        rows.append(["peak memory", _formatted(planned, format_bytes), format_bytes(peak)])
     last, every = past.run.train.max_steps, past.run.train.eval_interval
     evaluations = last // every + (last % every > 0)  # the last step is one of them
     rows.append(["evaluations", f"{evaluations:,}", f"{len(view.held_out):,}"])
@@ -133,30 +144,6 @@ def settings_tables(view: View) -> dict[str, Any]:
 _HASHES = {"text": "sha256", "held-out text": "held_out_sha256", "vocabulary": "tokenizer_sha256"}
 
 
-def count(n: float) -> str:
-    """A large number in a few letters.
-
-    >>> count(2_048_000), count(512), count(3.1e9)
-    ('2.05M', '512', '3.1G')
-    """
-    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if n >= unit:
-            return f"{n / (1e3 if letter == 'k' else unit):.3g}{letter}"
-    return f"{n:g}"
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it.
-
-    >>> duration(0.42), duration(75), duration(3700)
-    ('0.4 s', '1 min 15 s', '1 h 01 min')
-    """
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def _table(title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
     shown = [["none" if cell is None else str(cell) for cell in row] for row in rows]
     return {"title": title, "heads": list(heads), "rows": shown, "note": ""}
@@ -166,13 +153,5 @@ def _whole(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g} s" if isinstance(value, (int, float)) else ""
-
-
-def _gigabytes(value: Any) -> str:
-    return f"{value / 1e9:.2f}" if isinstance(value, (int, float)) else ""
-
-
-def _time(value: Any) -> str:
-    return duration(float(value)) if isinstance(value, (int, float)) else ""
+def _formatted(value: Any, format_: Callable[[float], str]) -> str:
+    return format_(value) if isinstance(value, (int, float)) else ""

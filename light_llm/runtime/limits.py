@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..text_format import format_bytes
 from .memory import peak_memory, total_memory
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
@@ -36,7 +37,7 @@ def memory_room(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Roo
     kind = torch.device(device).type
     if kind == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Room(free + torch.cuda.memory_reserved(device), f"free of the {_gb(total)} of this GPU")
+        return Room(free + torch.cuda.memory_reserved(device), f"free of the {format_bytes(total)} of this GPU")
     if kind == "mps":
         with suppress(RuntimeError):
             return Room(torch.mps.recommended_max_memory(), "what macOS lets this GPU use")
@@ -77,7 +78,8 @@ def _of_the_machine(proc: Path, mine: int) -> Room | None:
     if available is not None:
         whole = _of_meminfo("MemTotal", proc) or total or available
         return Room(
-            available + (_of_meminfo("SwapFree", proc) or 0) + mine, f"free of the {_gb(whole)} of this machine"
+            available + (_of_meminfo("SwapFree", proc) or 0) + mine,
+            f"free of the {format_bytes(whole)} of this machine",
         )
     return Room(total, "this machine's memory") if total else None
 
@@ -88,7 +90,9 @@ def _of_the_container(cgroup: Path, mine: int) -> Room | None:
     used = _number(cgroup / "memory.current") or _number(cgroup / "memory/memory.usage_in_bytes")
     if limit is None or used is None:
         return None
-    return Room(min(limit, limit - used + mine + _file_pages(cgroup)), f"left of this container's {_gb(limit)}")
+    return Room(
+        min(limit, limit - used + mine + _file_pages(cgroup)), f"left of this container's {format_bytes(limit)}"
+    )
 
 
 def _file_pages(cgroup: Path) -> int:
@@ -107,8 +111,10 @@ def _of_the_shell(proc: Path, mine: int) -> Room | None:
         import resource
 
         addresses = int((proc / "self/statm").read_text().split()[0]) * resource.getpagesize()
-        return Room(max(0, limit - addresses - THREADS) + mine, f"left of the {_gb(limit)} that ulimit -v allows")
-    return Room(limit, f"ulimit -v allows {_gb(limit)}")
+        return Room(
+            max(0, limit - addresses - THREADS) + mine, f"left of the {format_bytes(limit)} that ulimit -v allows"
+        )
+    return Room(limit, f"ulimit -v allows {format_bytes(limit)}")
 
 
 def _of_meminfo(name: str, proc: Path) -> int | None:
@@ -122,7 +128,3 @@ def _number(path: Path) -> int | None:
     with suppress(OSError, ValueError):
         return int(path.read_text())
     return None
-
-
-def _gb(n: int) -> str:
-    return f"{n / 1e9:.1f} GB"

@@ -8,9 +8,9 @@ from .. import __version__
 from ..config import TrainConfig, get_model_size
 from ..data import DataLoader
 from ..model import LightLLM
-from ..observe.console import clock
 from ..plan.words import MANY_PASSES, header_lines
 from ..runtime import device_name
+from ..text_format import format_bytes, format_duration
 from .foresee import Outlook
 from .guards import Proposal
 from .record import Decisions
@@ -76,8 +76,8 @@ def summary(result: Result, config: TrainConfig, report: list[str]) -> list[str]
         ]
     if step == 0:
         return [f"{status} before the first step; nothing was saved"]
-    memory = f", peak memory {result.peak_memory / 1e9:.2f} GB" if result.peak_memory else ""
-    speed = f"{result.tokens_per_second:,.0f} tokens/s, {clock(result.seconds)} in all{memory}"
+    memory = f", peak memory {format_bytes(result.peak_memory)}" if result.peak_memory else ""
+    speed = f"{result.tokens_per_second:,.0f} tokens/s, {format_duration(result.seconds)} in all{memory}"
     ended: str = status
     waited = config.patience * config.eval_interval
     if status == "stopped" and waited and step - (result.best_step or 0) >= waited:

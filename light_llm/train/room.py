@@ -9,6 +9,7 @@ from ..errors import CheckpointError
 from ..model import LightLLM
 from ..optim import by_role
 from ..optim.groups import MATRIX
+from ..text_format import format_bytes
 
 OTHER = 4 << 20  # bytes: tokenizer, generators, records, what a file system adds
 
@@ -36,8 +37,8 @@ def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resum
     free = folder.files.free(folder.path)
     if free is not None and free < needed:
         raise CheckpointError(
-            f"the checkpoints of this run need {as_size(needed)} in {folder.path}, and {as_size(free)} are free; "
-            "make room, or name a folder on another disk with --out"
+            f"the checkpoints of this run need {format_bytes(needed)} in {folder.path}, and {format_bytes(free)} are "
+            "free; make room, or name a folder on another disk with --out"
         )
 
 
@@ -54,8 +55,8 @@ def no_room(folder: RunFolder, path: Path, needed: int, reason: str) -> Checkpoi
     steps = folder.steps()
     left = f"{steps[-1]} is complete: make room and go on with --resume" if steps else "there is no checkpoint yet"
     return CheckpointError(
-        f"{path} could not be written ({reason}): it needs {as_size(needed)}, "
-        f"{'unknown' if free is None else as_size(free)} free; {left}"
+        f"{path} could not be written ({reason}): it needs {format_bytes(needed)}, "
+        f"{'unknown' if free is None else format_bytes(free)} free; {left}"
     )
 
 
@@ -63,19 +64,6 @@ def size_of(path: Path) -> int:
     """Bytes of a file or of the files in a folder."""
     files = path.iterdir() if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
-
-
-def as_size(n: float) -> str:
-    """Bytes as people write them.
-
-    >>> as_size(364_000_000), as_size(1_500), as_size(2.5e9)
-    ('364.0 MB', '1.5 kB', '2.5 GB')
-    """
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(n) < 1000:
-            return f"{n:.0f} bytes" if unit == "bytes" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:,.1f} TB"
 
 
 def halved(config: TrainConfig) -> int | None:

@@ -252,7 +252,7 @@ def test_lines_fit_and_values_are_plain(own_cache: Path, offline: Path) -> None:
         assert max(map(len, lines)) <= 80 and all(line == line.rstrip() for line in lines)
         labels = [line[:9].rstrip() for line in lines if line[0] != " "]
         assert labels[:3] == ["version", "torch", "system"] and len(set(labels)) == len(labels) == 11
-    assert "unknown, unknown available" in text_of(least) and "ulimit -v allows 8.6 GB" in text_of(most)
+    assert "unknown, unknown available" in text_of(least) and "ulimit -v allows 8.59 GB" in text_of(most)
 
 
 def test_it_takes_no_time(own_cache: Path, offline: Path) -> None:

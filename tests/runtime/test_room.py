@@ -49,7 +49,7 @@ def test_a_container_is_smaller(proc: Path, tmp_path: Path, older: bool) -> None
     (group / limit).write_text(f"{2 * GB}\n")
     (group / used).write_text(f"{GB}\n")
     room = memory_room("cpu", proc=proc, cgroup=group)
-    assert room is not None and room.bytes == GB + MINE and room.reason == "left of this container's 2.0 GB"
+    assert room is not None and room.bytes == GB + MINE and room.reason == "left of this container's 2.00 GB"
     (group / "memory.stat").write_text(f"anon 5\ninactive_file {GB // 2}\n")  # copies of files would be given up
     assert older or memory_room("cpu", proc=proc, cgroup=group).bytes == GB + GB // 2 + MINE  # type: ignore[union-attr]
     (group / limit).write_text("max\n" if not older else f"{(1 << 63) - 4096}\n")
@@ -64,7 +64,7 @@ def test_a_limit_of_the_shell_is_found() -> None:
     )
     child = run_child([sys.executable, "-c", code])
     n, _, reason = child.stdout.partition(" ")
-    assert reason.strip() == "left of the 3.0 GB that ulimit -v allows" and 0 < int(n) < 3 * GB
+    assert reason.strip() == "left of the 3.00 GB that ulimit -v allows" and 0 < int(n) < 3 * GB
 
 
 def test_a_process_knows_what_it_has() -> None:

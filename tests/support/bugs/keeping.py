@@ -334,10 +334,10 @@ BUGS = [
     ),
     Bug(
         "an ETA below zero",
-        "observe: clock",
-        "s = max(0, round(seconds))",
-        "s = round(seconds)",
-        "tests/observe/test_observe.py -k negative",
+        "text_format: format_duration",
+        "max(0.0, seconds)",
+        "seconds",
+        "tests/test_text_format.py -k negative",
     ),
     Bug(
         "an owner that is not named",

@@ -1,0 +1,70 @@
+"""Format byte sizes, durations, counts and measured numbers for people: the same value prints alike everywhere.
+
+Rounded values have three significant digits. Exact counts are written with `f"{n:,}"` where they matter.
+"""
+
+import math
+
+
+def format_bytes(n: float) -> str:
+    """Return a size in bytes or decimal units, as disks and `df -H` count them.
+
+    >>> [format_bytes(n) for n in (999, 1_500, 45_000_000, 999_900_000, 1_610_000_000, 2.5e12)]
+    ['999 bytes', '1.50 kB', '45.0 MB', '1.00 GB', '1.61 GB', '2.50 TB']
+    """
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(n) >= _rounds_up_to(unit):
+            return f"{format_number(n / unit)} {name}"
+    return f"{n:.0f} bytes"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration: milliseconds, seconds, or two units from a minute upwards. Negative durations count as 0.
+
+    >>> [format_duration(s) for s in (0, 0.0123, 0.8412, 12.34, 59.96, 75, 3700, 200_000)]
+    ['0 s', '12.3 ms', '0.841 s', '12.3 s', '1 min 00 s', '1 min 15 s', '1 h 01 min', '2 days 8 h']
+    """
+    seconds = max(0.0, seconds)  # an estimate of the time left can fall below 0
+    if seconds == 0:
+        return "0 s"
+    if seconds < 0.1:
+        return f"{format_number(1000 * seconds)} ms"
+    if seconds < 59.95:
+        return f"{format_number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours = round(seconds / 3600)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
+
+
+def format_count(n: float) -> str:
+    """Return a count of parameters or tokens in a few letters.
+
+    >>> [format_count(n) for n in (950, 61_248, 999_900, 30_339_456, 3.1e9)]
+    ['950', '61.2k', '1.00M', '30.3M', '3.10B']
+    """
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= _rounds_up_to(unit):
+            return f"{format_number(n / unit)}{letter}"
+    return f"{n:g}"
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a measured number with `digits` significant digits; from 1,000 upwards whole, from 10^9 with an exponent.
+
+    >>> [format_number(x) for x in (0.01234, 41.234, 123.4, 1234567.0, 1.6e10, float("nan"))]
+    ['0.0123', '41.2', '123', '1,234,567', '1.60e+10', 'nan']
+    >>> format_number(0.28125, digits=4)
+    '0.2812'
+    """
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    if 999.5 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def _rounds_up_to(unit: float) -> float:
+    """Return the smallest value that is shown as 1.00 of a unit, so that 999,900 is 1.00M and not 1000k."""
+    return 0.9995 * unit
