@@ -36,7 +36,6 @@ MAY_IMPORT = {
     "report": "files plain observe config",  # it reads a run folder and nothing else
     "plan": "layers model objective optim runtime config",
     "doctor": "plain layers model objective optim generate runtime config",
-    "bench": "plain model objective optim generate observe plan runtime config",
     "interop": "files plain layers model data checkpoint evaluate generate runtime config",
     "lm_eval": "objective model data checkpoint evaluate generate interop runtime config",
     "train": "files objective model data optim checkpoint evaluate generate observe plan doctor parallel "

@@ -19,7 +19,6 @@ VERBS = {
     "train": "train a model on a text",
     "plan": "what a run would cost, and whether it fits: nothing is started",
     "doctor": "whether this machine computes right, and what is safe on it",
-    "bench": "how fast this machine is, beside others",
     "generate": "write with a trained model: demo, text, interactive, eval",
     "eval": "loss, perplexity and bits per byte of the held-out split",
     "prepare": "encode a text ahead of time, or check what is kept of it",
@@ -35,6 +34,9 @@ VERBS = {
     "compare": "two runs side by side: what differs, and what came of it",
 }
 
+REMOVED = {  # commands of earlier versions, and what to use instead
+    "bench": "make bench to measure speed, light-llm plan for the time of a run, light-llm doctor to check the results",
+}
 WITHOUT_TORCH = ("recipes", "runs", "report", "watch", "compare")
 
 
@@ -92,6 +94,8 @@ def _dispatch(argv: list[str]) -> int:
         print(f"light-llm {__version__}")
         return 0
     verb, rest = argv[0], argv[1:]
+    if verb in REMOVED:
+        raise ConfigError(f"there is no command {verb!r} any more; use {REMOVED[verb]}")
     if verb not in VERBS:
         raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
     if verb not in WITHOUT_TORCH and not {"-h", "--help"} & set(rest):

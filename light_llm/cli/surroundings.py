@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..text_format import format_bytes
-from .kept import cached_files, offline_files
+from .cache_info import cached_files, offline_files
 
 EXTRAS = {  # of pyproject.toml: what is not needed to train and write
     "parquet": ("pyarrow",),

@@ -1,5 +1,6 @@
 """The machine: its devices, number formats, random generators, clock and environment. Decided once, said out loud."""
 
+from .busy import is_busy as is_busy
 from .choice import Choice as Choice
 from .cores import usable_cores as usable_cores
 from .cores import use_cores as use_cores

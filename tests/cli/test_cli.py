@@ -102,8 +102,9 @@ def test_version() -> None:
 WRONG = [
     (
         ["trian"],
-        r"there is no verb 'trian'; did you mean train\? The verbs are train, plan, doctor, bench, generate, eval",
+        r"there is no verb 'trian'; did you mean train\? The verbs are train, plan, doctor, generate, eval",
     ),
+    (["bench", "--quick"], r"bench.* make bench .*light-llm plan .*light-llm doctor"),
     (["run"], r"there is no verb 'run'; did you mean runs\?"),
     (["recipes", "my-txt"], r"there is no recipe 'my-txt'; did you mean my-text\? The recipes are my-text, "),
     (["recipes", "a", "b"], r"expected at most 1 recipe, 2 given: a b; write light-llm recipes my-text > my.toml"),

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import light_llm
-from light_llm.cli.kept import cached_files
+from light_llm.cli.cache_info import cached_files
 from light_llm.cli.surroundings import EXTRAS, surroundings, surroundings_lines
 from light_llm.data import prepare_dataset
 from light_llm.data.fetch import KnownFile
@@ -56,7 +56,8 @@ def text_of(facts: dict[str, Any]) -> str:
 def test_the_facts_are_those_of_other_sources() -> None:
     facts = surroundings()
     assert facts["light_llm"] == light_llm.__version__ and facts["python"] == platform.python_version()
-    assert facts["torch"]["version"] == metadata.version("torch")
+    # The build may name what it was built for ("+cu130"), which the package's metadata leaves out.
+    assert facts["torch"]["version"].partition("+")[0] == metadata.version("torch").partition("+")[0]
     assert facts["torch"]["threads"] == torch.get_num_threads()
     for_gpus = bool(re.search("USE_CUDA=(ON|1)", torch.__config__.show())) or torch.backends.mps.is_built()
     assert (facts["torch"]["built_for"] != "cpu") == for_gpus

@@ -17,6 +17,7 @@ from light_llm.runtime import (
     choose_device,
     choose_dtype,
     device_name,
+    is_busy,
     offline_dir,
     peak_memory,
     rng_state,
@@ -229,3 +230,8 @@ print(int(subprocess.run(child, capture_output=True, text=True, check=True).stdo
 
 def test_where_the_system_keeps_no_mark_the_resources_say_it(tmp_path: Path) -> None:
     assert peak_memory(tmp_path / "none") == pytest.approx(peak_memory(), rel=0.5)
+
+
+@pytest.mark.parametrize(("slowest", "busy"), [(125.0, False), (125.1, True)])
+def test_repetitions_more_than_a_quarter_apart_show_other_work(slowest: float, busy: bool) -> None:
+    assert is_busy([100.0, slowest, 110.0]) == is_busy([slowest, 100.0]) == busy
