@@ -36,7 +36,7 @@ def main() -> None:
         report = Path(scratch, "report.html")
         report.write_text(page_of([read_view(folders[0])]), encoding="utf-8")
         take(browser, report.as_uri(), "report", "light")
-        with serving(folders, open_port(), control=lambda folder, what: "") as served:
+        with serving(folders, open_port()) as served:
             take(browser, served.address, "live", "dark")
         browser.close()
 

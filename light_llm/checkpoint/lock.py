@@ -8,7 +8,6 @@ by a run that was killed is of no account.
 import json
 import os
 import platform
-import signal
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +46,6 @@ class FolderLock:
         if self.handle is not None:
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             record = {"pid": os.getpid(), "host": platform.node(), "started": started}
-            record["takes_signals"] = _takes_signals()
             with suppress(OSError):  # a full disk: the lock holds all the same
                 self.owner.write_text(json.dumps(record), encoding="utf-8")
         return self
@@ -57,11 +55,6 @@ class FolderLock:
             with suppress(OSError):
                 self.owner.unlink(missing_ok=True)
         self.release()
-
-
-def _takes_signals() -> bool:
-    """Whether this process saves when it is sent SIGUSR1, as `light-llm train` does; others would be ended by it."""
-    return hasattr(signal, "SIGUSR1") and callable(signal.getsignal(signal.SIGUSR1))
 
 
 def _owner(file: Path) -> str:

@@ -13,6 +13,12 @@ from ..errors import ConfigError, did_you_mean
 
 Flags = TypeVar("Flags")
 
+# Flags of earlier versions, with what to use instead.
+REMOVED_FLAGS = {
+    "--control": "press Ctrl-C where the run was started (it saves, then stops), or send it SIGUSR1 to save only; "
+    "continue a stopped run with --resume",
+}
+
 
 @dataclass(frozen=True)
 class Words:
@@ -89,6 +95,8 @@ def _joined(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
         spelled, equals, _ = word.partition("=")
         name = spelled.removeprefix("--").replace("-", "_")
         if not spelled.startswith("--") or name not in takes_value:
+            if spelled in REMOVED_FLAGS:
+                raise ConfigError(f"{spelled} has been removed; {REMOVED_FLAGS[spelled]}")
             known = ["--help", *(f"--{n.replace('_', '-')}" for n in takes_value)]
             what = "flag" if word.startswith("-") else "argument"
             raise ConfigError(f"there is no {what} {spelled}{did_you_mean(spelled, known)} --help lists all flags")

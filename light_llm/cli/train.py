@@ -62,7 +62,6 @@ class TrainFlags:
     force: Annotated[bool, arg(help="start although it is too large")] = False
     skip_doctor: Annotated[bool, arg(help="do not check the device")] = False
     watch: Annotated[bool, arg(help="a live page of the run")] = False
-    control: Annotated[bool, arg(help="with buttons to stop and save")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
     config: Annotated[str, arg(metavar="NAME|PATH", help="a recipe")] = ""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="as train.beta2=0.99")] = ()
@@ -90,8 +89,6 @@ def command(argv: Sequence[str]) -> int:
     """Run the verb. Returns the exit code."""
     flags, given = parse(TrainFlags, argv, prog="light-llm train", about="Train a model on a text.")
     settings = settings_of(flags, given)
-    if flags.control and not flags.watch:
-        raise ConfigError("--control is of the live page; add --watch, or use: light-llm watch --control")
     if flags.resume and (flags.overwrite or flags.init_from):
         other = "--overwrite" if flags.overwrite else "--init-from"
         raise ConfigError(f"--resume and {other} cannot go together; leave one out")
@@ -186,18 +183,16 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
 
 @contextmanager
 def _live_page(flags: TrainFlags, trainer: Trainer) -> Iterator[None]:
-    """With --watch, the run in a browser while it goes on; with --control, buttons there."""
+    """Serve the live page of the run, if --watch was given."""
     if not flags.watch:
         yield
         return
-    from ..report.control import control_of
     from ..report.live import watching
 
     def warn(line: str) -> None:
         print(f"notice   {line}", file=sys.stderr, flush=True)
 
-    control = control_of(trainer.request_stop, trainer.request_save) if flags.control else None
-    with watching(trainer.folder.path, control=control, warn=warn) as address:
+    with watching(trainer.folder.path, warn=warn) as address:
         if address and not flags.quiet:
             print(f"watch    {address}", flush=True)
         yield

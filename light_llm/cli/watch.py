@@ -14,7 +14,6 @@ from tyro.conf import Positional, arg
 from ..errors import ConfigError
 from .args import Words, parse
 from .output import show
-from .owner import SignalControl
 
 _WORDS = Words("folder", "light-llm watch, or light-llm watch FOLDER")
 
@@ -29,7 +28,6 @@ class WatchFlags:
         _WORDS,
     ] = ()
     port: Annotated[int, arg(metavar="N", help="of 127.0.0.1", help_behavior_hint="(default: the first free one)")] = 0
-    control: Annotated[bool, arg(help="show buttons that stop a run, or save it")] = False
 
 
 def command(argv: Sequence[str]) -> int:
@@ -42,7 +40,7 @@ def command(argv: Sequence[str]) -> int:
     for root in roots:
         if root.exists() and not root.is_dir():
             raise ConfigError(f"{root} is no folder; name a run folder, or a folder of runs")
-    with serving(roots, open_port(flags.port), control=SignalControl() if flags.control else None, warn=_tell) as page:
+    with serving(roots, open_port(flags.port), warn=_tell) as page:
         missing = [str(root) for root in roots if not root.is_dir()]
         if missing:
             show(f"waiting for a run to begin in {', '.join(missing)}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .control import Control, Desk
 from .watched import Watched
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ PATIENCE = 2.0  # seconds for the server's thread to end
 class Serving:
     """A server that has begun."""
 
-    address: str  # for a browser; with `control`, the key that shows the buttons is in it
+    address: str  # for a browser
     thread: threading.Thread
 
     @property
@@ -37,9 +36,7 @@ class Serving:
 
 
 @contextmanager
-def watching(
-    folder: Path, *, port: int = 0, control: Control | None = None, warn: Callable[[str], object] = print
-) -> Iterator[str]:
+def watching(folder: Path, *, port: int = 0, warn: Callable[[str], object] = print) -> Iterator[str]:
     """Serve a run from the process that trains it, inside the block; yields the page's address.
 
     A port that is taken gives way to the next free one. Where nothing can be served, that is said through `warn`, the
@@ -51,7 +48,7 @@ def watching(
         warn(f"there is no live page: no port of {HERE} can be opened ({error.strerror or error})")
         yield ""
         return
-    with serving([folder], listener, control=control, share=BESIDE_TRAINING, warn=warn) as served:
+    with serving([folder], listener, share=BESIDE_TRAINING, warn=warn) as served:
         yield served.address
 
 
@@ -60,7 +57,6 @@ def serving(
     roots: Sequence[Path],
     listener: socket.socket,
     *,
-    control: Control | None = None,
     share: float = ALONE,
     warn: Callable[[str], object] = print,
 ) -> Iterator[Serving]:
@@ -68,14 +64,13 @@ def serving(
 
     Args:
         share: of one core, at most, for reading runs again while they go on.
-        warn: told of what went wrong, and of what was asked of a run; a line without control characters.
+        warn: called with a line, free of control characters, for each request that failed.
     """
     from uvicorn import Config, Server
 
     from .site import application
 
-    desk = Desk.of(control)
-    app = application(Watched(roots, share=share), desk, say=warn)
+    app = application(Watched(roots, share=share), say=warn)
     config = Config(
         app,
         loop="asyncio",
@@ -95,7 +90,7 @@ def serving(
     thread.start()
     number = listener.getsockname()[1]
     try:
-        yield Serving(f"http://{HERE}:{number}/{desk.query if desk else ''}", thread)
+        yield Serving(f"http://{HERE}:{number}/", thread)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

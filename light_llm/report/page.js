@@ -234,26 +234,6 @@
     ];
   }
 
-  function buttons() {
-    if (!live || !live.key) return [];
-    const said = el("span", { role: "status", class: "said" });
-    const ask = (what) => async () => {
-      const headers = { "Content-Type": "application/json", "X-Light-LLM-Key": live.key };
-      try {
-        const answer = await fetch("/control", { method: "POST", headers, body: JSON.stringify({ run: chosen, do: what }) });
-        const text = await answer.text();
-        try { said.textContent = JSON.parse(text).said; } catch { said.textContent = text; }
-      } catch {
-        said.textContent = "the server does not answer";
-      }
-    };
-    return [
-      el("button", { type: "button", id: "save", onclick: ask("save") }, "Save now"),
-      el("button", { type: "button", id: "stop", onclick: ask("stop") }, "Save and stop"),
-      said,
-    ];
-  }
-
   function samplesOf(samples) {
     if (!samples.length) return [];
     const step = el("output", { for: "sample" });
@@ -290,7 +270,7 @@
 
   const main = at("main");
   const spots = {};
-  for (const name of ["together", "choice", "head", "buttons", "verdicts", "pictures", "samples", "plan", "repeat"]) {
+  for (const name of ["together", "choice", "head", "verdicts", "pictures", "samples", "plan", "repeat"]) {
     spots[name] = main.appendChild(el("div", { class: `spot-${name}` }));
   }
 
@@ -317,7 +297,6 @@
     fill(spots.together, together && together.id, () => (together ? block("together", "Side by side", el("div", { class: "grid" }, cardOf(together, null).node)) : null));
     fill(spots.choice, runs.length > 1 ? runs.map((r) => r.name) : [], (names) => (names.length ? segments("run", "Run", names.map((n, i) => [String(i), n]), String(chosen), choose) : null));
     fill(spots.head, [run.name, run.facts, run.numbers], () => head(run));
-    fill(spots.buttons, [!!live, live && live.key], buttons);
     fill(spots.pictures, [chosen, run.sections.map((s) => [s.id, s.figures.map((f) => f.id)])], () => pictures(run.sections));
     fill(spots.verdicts, [chosen, run.verdicts], () => verdictList(run.verdicts));
     fill(spots.samples, run.samples, samplesOf);

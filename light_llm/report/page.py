@@ -24,7 +24,6 @@ class Live:
 
     title: str = "light-llm, live"
     poll: float = 2.0  # seconds between two readings
-    key: str = ""  # with it there are buttons to stop and to save: `POST /control`, the key in X-Light-LLM-Key
     nonce: str = ""  # of the scripts, for the policy that the server sends
 
 
@@ -64,7 +63,7 @@ def page_of(views: Sequence[View], *, live: Live | None = None, state: str | Non
     if state is None:
         state = json.dumps(state_of(views), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     script, style = _asset("page.js"), _asset("page.css")
-    how = {"poll": live.poll, "key": live.key} if live else None
+    how = {"poll": live.poll} if live else None
     title = live.title if live else f"{', '.join(view.name for view in views)} - light-llm"
     nonce = f' nonce="{html.escape(live.nonce)}"' if live and live.nonce else ""
     if live:

@@ -1,4 +1,4 @@
-"""The live page as an ASGI application: four addresses to read, one to ask at, and what keeps other pages out."""
+"""The live page as a read-only ASGI application, with the checks that keep other web pages out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .control import Desk, asked
 from .page import Live, page_of
 from .watched import Watched, tag_of
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LARGEST_WISH = 1024  # bytes of a request's body
-KEY = "x-light-llm-key"
 # By name, so that no page elsewhere whose own name was made to mean this machine reads anything. Any port will do: the
 # end of a tunnel has another one.
 THIS_MACHINE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -40,23 +37,19 @@ HEADERS = {
 }
 
 
-def application(watched: Watched, desk: Desk | None = None, *, say: Callable[[str], object] = print) -> ASGIApp:
-    """What answers.
-
-    `/` is the page, `/data.json` the runs as they are, `/plotly.js` what draws them, `/health` says that it answers.
-    With a desk, `POST /control` takes `{"run": 0, "do": "stop"|"save"}`, with the desk's key in `X-Light-LLM-Key`.
+def application(watched: Watched, *, say: Callable[[str], object] = print) -> ASGIApp:
+    """Build the application: `/` the page, `/data.json` the runs, `/plotly.js` the library, `/health` a liveness check.
 
     Args:
-        say: told of wishes and of what failed.
+        say: called with a line for each request that failed.
     """
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import HTMLResponse, JSONResponse
     from starlette.routing import Route, Router
 
     async def index(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
-        key = desk.key if desk and desk.knows(request.query_params.get("key")) else ""
         state = watched.state().body.decode()
-        text = page_of(watched.views(), live=Live(key=key, nonce=nonce), state=state)
+        text = page_of(watched.views(), live=Live(nonce=nonce), state=state)
         policy = {"content-security-policy": POLICY.format(nonce=nonce)}
         return HTMLResponse(text, headers=policy)
 
@@ -70,17 +63,9 @@ def application(watched: Watched, desk: Desk | None = None, *, say: Callable[[st
     async def health(request: Request) -> Response:
         return JSONResponse({"runs": len(watched.folders)})
 
-    async def control(request: Request) -> Response:
-        if desk is None:
-            return PlainTextResponse("not found", 404)
-        status, sentence = await _hand_in(request, desk, watched)
-        if status != 403:
-            _tell(say, f"asked from the live page: {sentence}")
-        return JSONResponse({"said": sentence}, status)
-
-    read = {"/": index, "/data.json": data, "/plotly.js": plotly, "/health": health}
-    routes = [Route(path, what, methods=["GET"]) for path, what in read.items()]
-    return _guarded(Router([*routes, Route("/control", control, methods=["POST"])], redirect_slashes=False), say)
+    endpoints = {"/": index, "/data.json": data, "/plotly.js": plotly, "/health": health}
+    routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in endpoints.items()]
+    return _guarded(Router(routes, redirect_slashes=False), say)
 
 
 def _unless_known(request: Request, body: bytes, tag: str, kind: str, cache: str = "no-cache") -> Response:
@@ -91,23 +76,6 @@ def _unless_known(request: Request, body: bytes, tag: str, kind: str, cache: str
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     return Response(body, media_type=kind, headers=headers)
-
-
-async def _hand_in(request: Request, desk: Desk, watched: Watched) -> tuple[int, str]:
-    """A wish, once it is sure that the page itself sent it: the HTTP status, and a sentence."""
-    sent, own = request.headers, f"http://{request.headers['host']}"
-    if sent.get("origin", own) != own or sent.get("sec-fetch-site", "same-origin") != "same-origin":
-        return 403, "another page may not ask"
-    if not desk.knows(sent.get(KEY)):
-        return 403, "the key of this page is not valid (the program was started again); open its new address"
-    if sent.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return 415, "this is no JSON"
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_WISH:
-            return 413, f"a wish has at most {LARGEST_WISH} bytes"
-    return asked(desk.control, watched.folders, body)
 
 
 def _guarded(app: ASGIApp, say: Callable[[str], object]) -> ASGIApp:

@@ -14,7 +14,7 @@ import pytest
 from light_llm.report.live import open_port, serving
 from light_llm.report.page import page_of
 from light_llm.report.view import read_view
-from tests.cli.test_signals import PATIENCE, child_of, ended, posix, rows, wait_until
+from tests.cli.test_signals import child_of, ended, posix, rows
 from tests.support.browser import (
     DRAWN,
     Opened,
@@ -29,7 +29,7 @@ from tests.support.browser import (
 from tests.support.tools import NANO_RUN, rows_of, train_small
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 NAMES = ("a-run-with-a-rather-long-name", "slow")
 L, H = 2, 3  # layers and heads of the runs
@@ -223,7 +223,7 @@ def test_the_theme_can_be_chosen(browser: "Browser", shown: Opened) -> None:
     shown.check()
 
 
-def test_runs_side_by_side_and_no_buttons_without_control(browser: "Browser", live: str) -> None:
+def test_runs_side_by_side(browser: "Browser", live: str) -> None:
     with opened(browser, live) as shown:
         page = shown.page
         both = page.locator(".spot-together .card .plot")
@@ -234,7 +234,6 @@ def test_runs_side_by_side_and_no_buttons_without_control(browser: "Browser", li
         page.get_by_role("radio", name=first, exact=True).focus()
         page.keyboard.press("ArrowRight")
         page.wait_for_function("name => document.querySelector('h1').textContent === name", arg=other)
-        assert page.get_by_role("button", name="stop").count() == page.get_by_role("button", name="Save").count() == 0
         shown.check()
 
 
@@ -253,39 +252,21 @@ def started(*words: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @posix
-def test_a_run_is_awaited_seen_saved_and_stopped(browser: "Browser", poem: Path) -> None:
+def test_a_run_is_awaited_and_seen(browser: "Browser", poem: Path) -> None:
     run, endless = Path("run"), [f"--{what}={10**6}" for what in ("max-steps", "eval-interval", "save-interval")]
-    with started("watch", "run", "--control") as watch:
+    with started("watch", "run") as watch:
         assert watch.stdout is not None and b"waiting for a run to begin in run" in watch.stdout.readline()
         with opened(browser, watch.stdout.readline().decode().split()[-1], empty=True) as shown:
             page, seen = shown.page, 0
             page.get_by_text("No run has begun here yet").wait_for()
-            with started(
-                "train", "--data", str(poem), *NANO_RUN, *endless, "--batch-size", "32", "--out", "run"
-            ) as train:
+            with started("train", "--data", str(poem), *NANO_RUN, *endless, "--batch-size", "32", "--out", "run"):
                 page.wait_for_function(DRAWN)
                 for _ in range(2):
                     page.wait_for_function(f"seen => ({FIRST_CURVE})().at(-1) > seen", arg=seen)
                     seen, before = page.evaluate(FIRST_CURVE)[-1], seen
                     assert before < seen <= rows(run)
-                save_and_stop(page, train, run)
             shown.check()
             assert ended(watch, signal.SIGINT)[0] == 130
             page.get_by_text("the server does not answer").wait_for()
             assert all("ERR_CONNECTION_REFUSED" in line for line in shown.complaints)
             shown.complaints.clear()
-
-
-def save_and_stop(page: "Page", train: "subprocess.Popen[bytes]", run: Path) -> None:
-    """Press both buttons, one with the pointer and one with a key."""
-    page.get_by_role("button", name="Save now").click()
-    page.get_by_text("run is saved after this step").wait_for()
-    wait_until(train, lambda: any(run.glob("step-*/MANIFEST.json")))
-    steps = rows(run)
-    wait_until(train, lambda: rows(run) > steps)
-    page.get_by_role("button", name="Save and stop").focus()
-    page.keyboard.press("Enter")
-    page.get_by_text("run finishes its step, saves and stops").wait_for()
-    _, err = train.communicate(timeout=PATIENCE)
-    assert train.returncode == 143, err
-    assert (run / f"step-{rows(run):06d}" / "MANIFEST.json").is_file(), "the last step is saved"

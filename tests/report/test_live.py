@@ -1,10 +1,9 @@
-"""The live page's server: real requests to a real server, and real runs that are asked to stop and to save."""
+"""The live page's server: real requests to a real server, and runs that are still training."""
 
 import contextlib
 import http.client
 import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -19,17 +18,12 @@ from typing import Any
 
 import pytest
 
-from light_llm.checkpoint import RunFolder
-from light_llm.cli.owner import SignalControl, owner_of
-from light_llm.cli.signals import stop_on_signals
-from light_llm.errors import CheckpointError, ConfigError
-from light_llm.report.control import control_of
+from light_llm.errors import ConfigError
 from light_llm.report.live import BESIDE_TRAINING, PORT, open_port, serving, watching
 from light_llm.report.site import _plain
 from light_llm.report.watched import Watched
-from light_llm.train import Trainer
-from tests.cli.test_signals import PATIENCE, child_of, ended, posix, rows, wait_until
-from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, light_llm, rows_of, same, train_small
+from tests.cli.test_signals import child_of, ended, posix
+from tests.support.tools import light_llm, rows_of, same, train_small
 
 WAIT = 20.0  # seconds
 
@@ -39,8 +33,6 @@ class Page:
 
     def __init__(self, address: str) -> None:
         self.port = int(address.partition("127.0.0.1:")[2].partition("/")[0])
-        self.path = address.partition("//")[2].partition("/")[2]
-        self.key = self.path.partition("key=")[2]
 
     def ask(
         self, path: str = "/", method: str = "GET", body: bytes | None = None, **headers: str
@@ -56,13 +48,6 @@ class Page:
     def state(self) -> dict[str, Any]:
         return json.loads(self.ask("/data.json")[2])
 
-    def wish(self, what: str, run: int = 0, key: str | None = None, **headers: str) -> tuple[int, str]:
-        """POST /control as the page does it: the status, and what was said."""
-        sent = {"Content_Type": "application/json", "X_Light_LLM_Key": self.key if key is None else key}
-        body = json.dumps({"run": run, "do": what}).encode()
-        status, _, said = self.ask("/control", "POST", body, **(sent | headers))
-        return status, json.loads(said)["said"] if said.startswith(b"{") else said.decode()
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,20 +61,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asked() -> list[tuple[str, str]]:
-    """What was asked of which run."""
-    return []
-
-
-@pytest.fixture
-def page(runs: Path, asked: list[tuple[str, str]]) -> Iterator[Page]:
-    """A server with control over two runs."""
-
-    def control(folder: Path, what: str) -> str:
-        asked.append((folder.name, what))
-        return f"{what} it is"
-
-    with serving([runs], open_port(), control=control, warn=lambda line: None) as served:
+def page(runs: Path) -> Iterator[Page]:
+    """A server of two runs."""
+    with serving([runs], open_port(), warn=lambda line: None) as served:
         page = Page(served.address)
         page.state()
         yield page
@@ -162,6 +136,7 @@ def test_another_name_for_this_machine_is_refused(page: Page, host: str) -> None
 def test_reading_is_all_that_can_be_done(page: Page, method: str) -> None:
     for path in ("/", "/data.json", "/plotly.js", "/health"):
         assert page.ask(path, method)[0] == 405, path
+    assert page.ask("/control", method)[0] == 404
 
 
 def test_only_this_machine_is_served(page: Page) -> None:
@@ -171,92 +146,11 @@ def test_only_this_machine_is_served(page: Page) -> None:
             pass
 
 
-# ---- what a page may ask
-
-
-def test_the_buttons_need_the_key(runs: Path, page: Page) -> None:
-    assert len(page.key) >= 32 and page.key.encode() in page.ask(f"/{page.path}")[2]
-    for path in ("/", "/?key=", "/?key=wrong", f"/?key={page.key[:-1]}"):
-        assert page.key[:-1].encode() not in page.ask(path)[2], path
-    assert page.key.encode() not in page.ask("/data.json")[2]
-    with serving([runs], open_port()) as served:
-        assert "key" not in served.address
-        assert Page(served.address).wish("stop") == (404, "not found")
-
-
-def test_wishes_reach_the_run_they_are_for(page: Page, asked: list[tuple[str, str]]) -> None:
-    assert page.wish("stop", 1) == (200, "stop it is") and page.wish("save", 0) == (200, "save it is")
-    assert asked == [("b", "stop"), ("a", "save")]
-    own = f"http://127.0.0.1:{page.port}"
-    assert page.wish("save", 0, Origin=own, Sec_Fetch_Site="same-origin")[0] == 200 and len(asked) == 3
-
-
-@pytest.mark.parametrize(
-    ("headers", "status", "said"),
-    [
-        ({"X_Light_LLM_Key": ""}, 403, "the key of this page is not valid"),
-        ({"X_Light_LLM_Key": "wrong"}, 403, "the key of this page is not valid"),
-        ({"X_Light_LLM_Key": "\xe9"}, 403, "the key of this page is not valid"),
-        ({"Origin": "http://evil.example"}, 403, "another page may not ask"),
-        ({"Origin": "http://localhost:1"}, 403, "another page may not ask"),
-        ({"Origin": "null"}, 403, "another page may not ask"),
-        ({"Sec_Fetch_Site": "cross-site"}, 403, "another page may not ask"),
-        ({"Sec_Fetch_Site": "same-site"}, 403, "another page may not ask"),
-        ({"Content_Type": "text/plain"}, 415, "this is no JSON"),
-        ({"Content_Type": "application/x-www-form-urlencoded"}, 415, "this is no JSON"),
-    ],
-)
-def test_no_other_page_can_ask(
-    page: Page, asked: list[tuple[str, str]], headers: dict[str, str], status: int, said: str
-) -> None:
-    got, sentence = page.wish("stop", **headers)
-    assert got == status and sentence.startswith(said) and not asked
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"", 400),
-        (b"{", 400),
-        (b"\xff", 400),
-        (b"[" * 1000, 400),
-        (b"[]", 400),
-        (b'{"do": "stop"}', 400),
-        (b'{"run": 2, "do": "stop"}', 400),
-        (b'{"run": -1, "do": "stop"}', 400),
-        (b'{"run": true, "do": "stop"}', 400),
-        (b'{"run": "../a", "do": "stop"}', 400),
-        (b'{"run": 0, "do": "remove"}', 400),
-        (b'{"run": 0, "do": ["stop"]}', 400),
-        (b'{"run": 0, "do": "stop"}' + b" " * 2000, 413),
-    ],
-)
-def test_wishes_that_cannot_be_read(page: Page, asked: list[tuple[str, str]], body: bytes, status: int) -> None:
-    headers = {"Content_Type": "application/json", "X_Light_LLM_Key": page.key}
-    got, _, said = page.ask("/control", "POST", body, **headers)
-    assert got == status and json.loads(said)["said"] and not asked
-    assert page.ask("/control", "GET")[0] == 405
-
-
-def test_what_cannot_be_done_is_said(runs: Path) -> None:
-    def control(folder: Path, what: str) -> str:
-        raise CheckpointError(f"no run is going on in {folder.name}\x1b[2J")
-
-    lines: list[str] = []
-    with serving([runs], open_port(), control=control, warn=lines.append) as served:
-        page = Page(served.address)
-        page.state()
-        assert page.wish("stop", 1) == (409, "no run is going on in b\x1b[2J")
-    assert lines == ["asked from the live page: no run is going on in b\\x1b[2J"]
-    assert _plain("a\x1b[2Jb\nc\u202e é") == "a\\x1b[2Jb\\nc\\u202e é"
-
-
 # ---- runs that go on
 
 
 def test_new_rows_and_new_runs_are_seen(runs: Path, tmp_path: Path) -> None:
-    later, how = [tmp_path / "later"], {"control": lambda folder, what: folder.name, "warn": lambda line: None}
-    with serving(later, open_port(), share=1.0, **how) as served:
+    with serving([tmp_path / "later"], open_port(), share=1.0, warn=lambda line: None) as served:
         page = Page(served.address)
         assert page.state()["runs"] == [] and page.ask()[0] == 200
         (tmp_path / "later").mkdir()
@@ -264,7 +158,6 @@ def test_new_rows_and_new_runs_are_seen(runs: Path, tmp_path: Path) -> None:
         assert [run["name"] for run in page.state()["runs"]] == ["b"]
         shutil.copytree(runs / "a", tmp_path / "later" / "a")
         assert [run["name"] for run in page.state()["runs"]] == ["b", "a"], "a run keeps its number"
-        assert [page.wish("save", run) for run in (0, 1)] == [(200, "b"), (200, "a")]
         tag = page.ask("/data.json")[1]["etag"]
         row = rows_of(runs / "a", "step")[-1] | {"step": 21, "loss": 1.2345, "seconds": 0.1}
         with (tmp_path / "later" / "a" / "metrics.jsonl").open("a") as file:
@@ -306,6 +199,10 @@ def test_a_folder_that_nothing_changed_in_is_not_read_again(runs: Path, monkeypa
     assert watched.state() is first and len(watched.views()) == 2
 
 
+def test_a_line_for_the_terminal_has_no_control_characters() -> None:
+    assert _plain("a\x1b[2Jb\nc\u202e é") == "a\\x1b[2Jb\\nc\\u202e é"
+
+
 def test_an_error_ends_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server beside a training answers 500 and goes on."""
     lines: list[str] = []
@@ -334,29 +231,6 @@ def test_it_comes_and_goes_with_its_block(runs: Path) -> None:
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", Page(address).port), timeout=1)
     browser.close()
-
-
-def test_a_training_is_asked_by_the_page_it_serves(poem: Path) -> None:
-    endless = {"max_steps": 1_000_000, "eval_interval": 1_000_000, "save_interval": 1_000_000}
-    trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | endless))
-    said: list[tuple[int, str]] = []
-
-    def visit(page: Page) -> None:
-        while rows(Path("run")) < 3 or not page.state()["runs"]:
-            time.sleep(0.01)
-        said.append(page.wish("save"))
-        while not any(Path("run").glob("step-*/MANIFEST.json")):
-            time.sleep(0.01)
-        said.append(page.wish("stop"))
-
-    control = control_of(trainer.request_stop, trainer.request_save)
-    with watching(Path("run"), control=control, warn=lambda line: None) as address:
-        visitor = threading.Thread(target=visit, args=[Page(address)], daemon=True)
-        visitor.start()
-        result = trainer.train()
-        visitor.join(WAIT)
-    assert said == [(200, "run is saved after this step"), (200, "run finishes its step, saves and stops")]
-    assert result.status == "interrupted" and Path("run", f"step-{result.step:06d}", "MANIFEST.json").is_file()
 
 
 def test_a_training_that_is_watched_is_the_same(poem: Path) -> None:
@@ -431,121 +305,6 @@ def timed(what: Any) -> tuple[float, Any]:
     return time.perf_counter() - began, answer
 
 
-# ---- another process that trains
-
-
-ENDLESS = ["--max-steps", "1000000", "--eval-interval", "1000000", "--save-interval", "1000000"]
-
-
-@pytest.fixture
-def training(poem: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A real `light-llm train` in "run" that would go on for hours, in its steps."""
-    child = child_of(["train", "--data", str(poem), *NANO_RUN, *ENDLESS, "--out", "run"])
-    try:
-        wait_until(child, lambda: rows(Path("run")) > 2)
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
-@posix
-def test_save_and_stop_reach_a_real_run(training: "subprocess.Popen[bytes]") -> None:
-    with serving([Path("run")], open_port(), control=SignalControl(), warn=lambda line: None) as served:
-        page = Page(served.address)
-        page.state()
-        assert page.wish("save") == (200, "run is saved after this step")
-        wait_until(training, lambda: any(Path("run").glob("step-*/MANIFEST.json")))
-        steps = rows(Path("run"))
-        wait_until(training, lambda: rows(Path("run")) > steps)  # it goes on
-        assert page.wish("stop") == (200, "run finishes its step, saves and stops")
-        status, said = page.wish("stop")  # a second signal would end it unsaved
-        assert (status, said) in ((200, "run is stopping already; it saves first"), (409, "no run is going on in run"))
-        out, err = training.communicate(timeout=PATIENCE)
-        assert training.returncode == 143 and "Traceback" not in err.decode(), err
-        last = max(Path("run").glob("step-*/MANIFEST.json")).parent.name
-        assert f"{rows(Path('run')):06d}" == last.removeprefix("step-"), "the last step is saved"
-        assert page.wish("stop") == (409, "no run is going on in run")
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What the note in "run" says while this process holds it, as a training with handlers of signals would."""
-    Path("run").mkdir()
-    with stop_on_signals(lambda: None), RunFolder("run").lock():
-        yield json.loads(Path("run/.lock").read_text())
-
-
-@posix
-def test_a_second_stop_sends_no_second_signal(held: dict[str, Any]) -> None:
-    sent: list[tuple[int, int]] = []
-    control = SignalControl(send=lambda pid, number: sent.append((pid, number)))
-    assert control(Path("run"), "save") == control(Path("run"), "save") == "run is saved after this step"
-    assert control(Path("run"), "stop") == "run finishes its step, saves and stops"
-    assert control(Path("run"), "stop") == control(Path("run"), "save") == "run is stopping already; it saves first"
-    assert sent == [(os.getpid(), signal.SIGUSR1)] * 2 + [(os.getpid(), signal.SIGTERM)]
-
-
-def refused(record: Any) -> str:
-    """Why no run is asked whose folder has this note."""
-    Path("run/.lock").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError) as error:
-        SignalControl(send=lambda pid, number: pytest.fail(f"{pid} got {number}"))(Path("run"), "stop")
-    return str(error.value)
-
-
-@posix
-def test_nobody_is_asked_on_the_word_of_a_note_alone(held: dict[str, Any]) -> None:
-    assert owner_of(Path("run")) == held and held["pid"] == os.getpid()
-    elsewhere = f"the run in run is on elsewhere, and this is {platform.node()}; press Ctrl-C where it was started"
-    assert refused(held | {"host": "elsewhere"}).startswith(elsewhere)
-    old = {name: value for name, value in held.items() if name != "takes_signals"}
-    assert refused(old) == "the run in run is a Python program that takes no signals; stop it there"
-    for pid in (0, 1, -1, "12", True, None):
-        assert refused(held | {"pid": pid}) == "no run is going on in run"
-    for record in ([], "", {}, held | {"started": 1}):
-        assert refused(record) == "no run is going on in run"
-    Path("run/.lock").write_text(json.dumps(held))
-
-    def gone(pid: int, number: int) -> None:
-        raise ProcessLookupError
-
-    def not_ours(pid: int, number: int) -> None:
-        raise PermissionError
-
-    for send, why in ((gone, "has just ended"), (not_ours, "is another user's; press Ctrl-C where it was started")):
-        with pytest.raises(CheckpointError, match=f"the run in run {why}"):
-            SignalControl(send=send)(Path("run"), "save")
-
-
-@posix
-def test_a_note_of_a_killed_run_names_nobody(tmp_path: Path) -> None:
-    """By now its number may be another process's: here it is that of this one."""
-    Path("run").mkdir()
-    with stop_on_signals(lambda: None), RunFolder("run").lock():
-        note = json.loads(Path("run/.lock").read_text())
-    assert refused(note) == "no run is going on in run; the last one was killed"
-    Path("run/.lock").unlink()
-    with pytest.raises(CheckpointError, match="no run is going on in run"):
-        owner_of(Path("run"))
-
-
-@posix
-def test_a_run_from_python_is_not_ended_by_a_wish_to_save(poem: Path) -> None:
-    """It has no handler for the signal, which would kill it: this process."""
-    trainer, said = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 2})), set()
-
-    def ask(step: Any) -> None:
-        for what in ("save", "stop"):
-            with pytest.raises(CheckpointError) as error:
-                SignalControl()(Path("run"), what)
-            said.add(str(error.value))
-
-    trainer.every(1, ask)
-    assert trainer.train().status == "done"
-    assert said == {"the run in run is a Python program that takes no signals; stop it there"}
-
-
 # ---- the verb
 
 
@@ -576,4 +335,4 @@ def test_help_waits_for_nothing_heavy() -> None:
         "print([name for name in ('torch', 'numpy', 'plotly', 'starlette', 'uvicorn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]" and "--control" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]" and "--port" in done.stdout

@@ -100,8 +100,8 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
 def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
     view = read_view(made_up_run(tmp_path / "run"))
-    seen = Seen(page_of([view], live=Live(poll=0.5, key='k"</script>', nonce="n0")))
-    assert seen.loads == ["/plotly.js"] and seen.island("live") == {"poll": 0.5, "key": 'k"</script>'}
+    seen = Seen(page_of([view], live=Live(poll=0.5, nonce="n0")))
+    assert seen.loads == ["/plotly.js"] and seen.island("live") == {"poll": 0.5}
     assert "Content-Security-Policy" not in seen.metas  # the server sends it
     assert all(values.get("nonce") == "n0" for values, _ in seen.scripts if "type" not in values)
     assert Seen(page_of([], live=Live())).island("state")["runs"] == []
