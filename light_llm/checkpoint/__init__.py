@@ -1,6 +1,6 @@
 """Files that must never be half written or silently wrong: run folders, step folders, model files."""
 
-from ..files import Files as Files
+from ..atomic_io import Files as Files
 from .load import Loaded as Loaded
 from .load import ModelFile as ModelFile
 from .load import load_model as load_model

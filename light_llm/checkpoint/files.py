@@ -7,15 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..atomic_io import Files, WriteFn, move_into_place
 from ..errors import CheckpointError
-from ..files import Files, Fill
-from ..plain import canonical, read_plain, read_sealed, sealed
+from ..json_io import canonical_json, dump_with_digest, load_json, load_verified
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
 
 
-def commit_folder(path: Path, contents: Mapping[str, Fill], files: Files) -> None:
+def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> None:
     """Write a folder of files, then their manifest, then its name: it is complete or it is not there.
 
     The order is the protocol: each file synced, the manifest (size and SHA-256 of each) last, the folder synced, the
@@ -29,27 +29,20 @@ def commit_folder(path: Path, contents: Mapping[str, Fill], files: Files) -> Non
     if partial.exists():
         files.remove(partial)
     try:
-        _fill_folder(partial, contents, files)
-        if path.exists():  # the same step once more; `RunFolder.sweep` puts the old one back if this breaks off
-            files.rename(path, old)
-        files.rename(partial, path)
+        _write_folder(partial, contents, files)
+        move_into_place(partial, path, files, old=old)  # `RunFolder.sweep` restores `old` after a crash in between
     except Exception:  # at the end of the process nothing is tidied up; `RunFolder.sweep` does that
         with suppress(OSError):
-            if old.exists() and not path.exists():
-                files.rename(old, path)
             if partial.exists():
                 files.remove(partial)
         raise
-    files.sync_folder(path.parent)
-    if old.exists():
-        files.remove(old)
 
 
-def _fill_folder(folder: Path, contents: Mapping[str, Fill], files: Files) -> None:
+def _write_folder(folder: Path, contents: Mapping[str, WriteFn], files: Files) -> None:
     files.make_folder(folder)
     entries = {}
-    for name, fill in contents.items():
-        sha256 = files.write(folder / name, fill)
+    for name, write_fn in contents.items():
+        sha256 = files.write(folder / name, write_fn)
         files.sync(folder / name)
         entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256}
     files.write(folder / MANIFEST, as_json({"format": FORMAT, "files": entries}))
@@ -96,20 +89,20 @@ def check_format(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def as_json(values: Mapping[str, Any]) -> Fill:
-    """A `fill` that writes values as JSON, the same bytes for the same values."""
-    return lambda file: file.write(canonical(values))
+def as_json(values: Mapping[str, Any]) -> WriteFn:
+    """A `write_fn` that writes values as JSON, the same bytes for the same values."""
+    return lambda file: file.write(canonical_json(values))
 
 
-def as_sealed_json(values: Mapping[str, Any]) -> Fill:
+def as_json_with_digest(values: Mapping[str, Any]) -> WriteFn:
     """The same with a digest over them, for a file that no manifest covers."""
-    return lambda file: file.write(sealed(values))
+    return lambda file: file.write(dump_with_digest(values))
 
 
-def read_sealed_json(path: Path) -> dict[str, Any]:
-    """What `as_sealed_json` wrote. Raises CheckpointError when it is missing or a byte of it is another."""
+def read_verified_json(path: Path) -> dict[str, Any]:
+    """What `as_json_with_digest` wrote. Raises CheckpointError when it is missing or a byte of it is another."""
     try:
-        return read_sealed(path)
+        return load_verified(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
 
@@ -117,7 +110,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError when it is missing or damaged."""
     try:
-        values = read_plain(path)
+        values = load_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
     if not isinstance(values, dict):

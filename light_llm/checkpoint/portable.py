@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..atomic_io import Files, atomic_write
 from ..errors import CheckpointError
-from ..files import Files, commit_file
-from ..plain import check_depth
+from ..json_io import check_depth
 from .archive import NotPlain, check_archive
 from .files import FORMAT, check_format
 
@@ -32,7 +32,7 @@ def write_portable(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str,
     tensors = {name: weights[name].detach().cpu().contiguous() for name in names}
     payload = {"kind": KIND, "format": FORMAT, "meta": meta, "model": tensors, "digest": digest(tensors, meta)}
     # Given a file object and not a path, torch names nothing in the archive after the file: same model, same bytes.
-    commit_file(path, lambda file: torch.save(payload, file), files)
+    atomic_write(path, lambda file: torch.save(payload, file), files)
 
 
 class PortableFile:

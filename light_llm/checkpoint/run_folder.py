@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..atomic_io import Files, atomic_write
 from ..errors import CheckpointError
-from ..files import Files, commit_file
-from .files import as_sealed_json, is_complete, read_sealed_json, verify_folder
+from .files import as_json_with_digest, is_complete, read_verified_json, verify_folder
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
@@ -105,11 +105,11 @@ class RunFolder:
 
     def write_run(self, record: dict[str, Any]) -> None:
         """Write run.json, under a digest: a resumed run takes its settings from it."""
-        commit_file(self.path / "run.json", as_sealed_json(record), self.files)
+        atomic_write(self.path / "run.json", as_json_with_digest(record), self.files)
 
     def read_run(self) -> dict[str, Any]:
         """Read run.json. Raises CheckpointError when it is missing or damaged."""
-        return read_sealed_json(self.path / "run.json")
+        return read_verified_json(self.path / "run.json")
 
     def prune(self, *, every: int = 1, keep_every: int = 0) -> None:
         """Remove what is no longer needed; `best_model.pt` is never touched.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..atomic_io import Files, WriteFn
 from ..errors import CheckpointError
-from ..files import Files, Fill
 from .files import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
 from .tensors import read_tensors, write_tensors
 
@@ -108,5 +108,5 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     }
 
 
-def _tensors(tensors: Mapping[str, Tensor]) -> Fill:
+def _tensors(tensors: Mapping[str, Tensor]) -> WriteFn:
     return lambda file: write_tensors(file, tensors)

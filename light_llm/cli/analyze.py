@@ -68,10 +68,10 @@ def command(argv: Sequence[str]) -> int:
         "rate, gradient noise and the batch size it suggests, the loss around the weights. Writes analysis.json."
     )
     flags, _ = parse(AnalyzeFlags, argv, prog="light-llm analyze", about=about)
+    from ..atomic_io import atomic_write
     from ..checkpoint import load_model
-    from ..files import Files, commit_file
+    from ..json_io import canonical_json
     from ..observe.analysis import analyze
-    from ..plain import canonical
     from ..runtime import choose_device, keep_memory, use_cores
 
     start = time.perf_counter()
@@ -100,7 +100,7 @@ def command(argv: Sequence[str]) -> int:
     target, max_length = path.parent / ANALYSIS, loaded.file.data.get("max_length")
     table = findings_table(found, config, max_length)
     try:
-        commit_file(target, lambda file: file.write(canonical(found)), Files())
+        atomic_write(target, canonical_json(found))
     except OSError as error:
         show(f"{path}, step {step:,}", "", table, *left_out)  # what was computed is not lost with the file
         raise CheckpointError(

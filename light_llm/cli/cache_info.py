@@ -83,7 +83,7 @@ def cached_files(*, check_shards: bool) -> dict[str, Any]:
         "bytes": _size(folder),
         **{kind: len(paths) for kind, (paths, _) in kinds.items()},
         "files": known,
-        "partial": len(_files(folder, "**/*.partial")),
+        "partial": len(_files(folder, "**/*.partial", "**/.*.tmp-*")),
         "damaged": {kind: n for kind, n in damaged.items() if n},
         "shards_checked": check_shards,
     }
@@ -126,20 +126,20 @@ def _is_sound_shard(path: Path, check: bool) -> bool:
 
 def _is_sound_tokenizer(path: Path) -> bool:
     from ..data.tokenizers import tokenizer_from_dict
-    from ..plain import read_sealed
+    from ..json_io import load_verified
 
     try:
-        tokenizer_from_dict(read_sealed(path))
+        tokenizer_from_dict(load_verified(path))
     except (OSError, ValueError, LightLLMError):
         return False
     return True
 
 
 def _is_json(path: Path) -> bool:
-    from ..plain import read_plain
+    from ..json_io import load_json
 
     try:
-        read_plain(path)
+        load_json(path)
     except (OSError, ValueError):
         return False
     return True

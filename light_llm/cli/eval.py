@@ -177,7 +177,7 @@ def _described(
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    from ..files import Files, commit_file
-    from ..plain import canonical
+    from ..atomic_io import atomic_write
+    from ..json_io import canonical_json
 
-    commit_file(path, lambda file: file.write(canonical(values)), Files())
+    atomic_write(path, canonical_json(values))

@@ -59,10 +59,10 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     import shlex
     from pathlib import Path
 
+    from ..atomic_io import atomic_write
     from ..data.bpe import train_bpe
     from ..data.choose import training_texts
     from ..data.tokenizer_json import to_tokenizer_json
-    from ..files import Files, commit_file
 
     out = Path(flags.out)
     if out.exists() and not flags.overwrite:
@@ -71,7 +71,7 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     tokenizer = train_bpe(training_texts(source, flags.held_out), flags.vocab_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode()
-    commit_file(out, lambda file: file.write(written), Files())
+    atomic_write(out, written)
     asked = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
     print(f"learnt   {tokenizer.vocab_size:,} ids{asked} from {source.title}")
     size, (n,) = _counts([tokenizer], source, flags.held_out)

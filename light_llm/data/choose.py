@@ -4,15 +4,15 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 
+from ..atomic_io import atomic_write
 from ..config import DataConfig
 from ..errors import DataError, LightLLMError
-from ..plain import read_sealed, sealed
+from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir
 from .pieces import Piece, Progress, Say, silent, split_at
 from .shards import FORMAT
 from .sources import Source, find_source
 from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
-from .whole import whole
 
 BUILT_IN = "tales"  # the corpus that needs no file and no network
 LEARN_FROM = 100_000_000  # bytes that a vocabulary is learnt from at most, spread evenly over the text
@@ -84,14 +84,14 @@ def kept_tokenizer(
     key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_fact(source, held_out))).encode()).hexdigest()[:24]
     path = cache_dir() / "tokenizers" / f"{key}.json"
     try:
-        return tokenizer_from_dict(read_sealed(path))
+        return tokenizer_from_dict(load_verified(path))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, LightLLMError) as error:
         say(f"the tokenizer kept at {path} is damaged ({error}) and is learnt anew")
     tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
-    with suppress(OSError), whole(path) as (partial,):  # a cache that cannot be written costs the time to learn again
-        partial.write_bytes(sealed(tokenizer.to_dict()))
+    with suppress(OSError):  # a cache that cannot be written only costs the training again
+        atomic_write(path, dump_with_digest(tokenizer.to_dict()))
     return tokenizer
 
 

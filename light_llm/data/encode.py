@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic_io import Files, atomic_write
 from ..errors import DataError
-from ..files import Files
-from ..plain import read_sealed, sealed
+from ..json_io import dump_with_digest, load_verified
 from ..runtime import lock_folder, unlock, usable_cores
 from .bpe import BytePairTokenizer
 from .pieces import Piece, at_safe_cuts
 from .shards import BLOCK, ShardWriter, id_type
 from .tokenizers import Tokenizer
-from .whole import whole
 
 TASK = 1 << 18  # characters one thread encodes at a time
 MARK_EVERY = 10.0  # seconds of work that an interruption can cost
@@ -132,7 +131,7 @@ class _Journal:
         self.path = folder / "journal.json"
         self.marks: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # none, or a damaged one: from the beginning
-            self.marks = read_sealed(self.path)
+            self.marks = load_verified(self.path)
 
     def mark_of(self, path: Path, vocab_size: int) -> dict[str, Any] | None:
         """How far a shard is; None if that is not known, or its file is not what it should be by now.
@@ -151,8 +150,7 @@ class _Journal:
 
     def note(self, split: str, mark: dict[str, Any]) -> None:
         self.marks[split] = mark
-        with whole(self.path) as (partial,):
-            partial.write_bytes(sealed(self.marks))
+        atomic_write(self.path, dump_with_digest(self.marks))
 
 
 @contextmanager

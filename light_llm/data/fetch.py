@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ..atomic_io import atomic_path
 from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
 from .http import Broken, Refused, request
 from .pieces import Progress, Say, silent
-from .whole import whole
 
 PIECE = 1 << 16  # bytes read at a time; a piece that is cut off in the middle is lost
 
@@ -121,10 +121,8 @@ def download(
         DataError: no connection, no whole answer within the tries, other bytes than the pinned ones, or no room.
     """
     try:
-        with whole(target) as (partial,), open(partial, "w+b") as out:
+        with atomic_path(target) as partial, open(partial, "w+b") as out:
             _fetch(file, out, patience, progress)
-            out.flush()
-            os.fsync(out.fileno())
     except OSError as error:
         raise DataError(
             f"{file.name} cannot be kept at {target}: {error.strerror or error}; "

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..atomic_io import atomic_write
 from ..errors import DataError
-from ..plain import read_plain
+from ..json_io import load_json
 from ..runtime import cache_dir
 from .pieces import Piece, Progress
 from .reading import Hooks
 from .texts import Texts
-from .whole import whole
 
 FORMAT = 1  # of the kept results; another number after any change to what a scan finds
 RACY = 2.0  # seconds; the coarsest time stamps of a file system in use (FAT)
@@ -131,7 +131,7 @@ def _kept_at(key: str) -> Path:
 def _kept(file: Path) -> Scan | None:
     """A result that was kept, if it is whole; a damaged one is as good as none."""
     try:
-        values = read_plain(file)
+        values = load_json(file)
         found = Scan(**values["scan"])
         return found if values["check"] == _check(asdict(found)) else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -140,8 +140,8 @@ def _kept(file: Path) -> Scan | None:
 
 def _keep(file: Path, found: Scan) -> None:
     """Written whole or not at all. A cache that cannot be written costs the next start a pass, and nothing else."""
-    with suppress(OSError), whole(file) as (partial,):
-        partial.write_text(json.dumps({"scan": asdict(found), "check": _check(asdict(found))}), encoding="utf-8")
+    with suppress(OSError):
+        atomic_write(file, json.dumps({"scan": asdict(found), "check": _check(asdict(found))}).encode())
 
 
 def _check(values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..plain import read_sealed, sealed
+from ..json_io import dump_with_digest, load_verified
 
 FORMAT = 2
 BLOCK = 1 << 20  # bytes under one SHA-256
@@ -170,7 +170,7 @@ class ShardWriter:
             **self.facts,
         }
         with open(self.path.with_suffix(".json"), "wb") as out:
-            out.write(sealed(manifest))
+            out.write(dump_with_digest(manifest))
             out.flush()
             os.fsync(out.fileno())
 
@@ -195,7 +195,7 @@ class ShardWriter:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     try:
-        manifest = read_sealed(file)
+        manifest = load_verified(file)
         if _is_sound(manifest):
             return manifest
         problem = "of another format"

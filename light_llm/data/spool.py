@@ -1,12 +1,10 @@
 """Standard input kept as a file: a text is read more than once, and a resume must find it again."""
 
-import hashlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from ..atomic_io import write_by_digest
 from ..errors import DataError
 from ..runtime import cache_dir
 from .reading import PIECE
@@ -35,27 +33,20 @@ def spooled(stream: BinaryIO | None = None) -> Path:
         if sys.stdin.isatty():
             raise DataError("--data - reads standard input, which is a terminal; pipe a text into it: cat my.txt | ...")
         stream = sys.stdin.buffer
-    folder, digest = cache_dir() / "stdin", hashlib.sha256()
+    folder = cache_dir() / "stdin"
+
+    def copy(file: BinaryIO) -> None:
+        empty = True
+        while piece := stream.read(PIECE):
+            file.write(piece)
+            empty = False
+        if empty:
+            raise DataError("the pipe holds no text; training needs some thousand characters")
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=".partial", dir=folder)
-        partial = Path(name)
-        try:
-            with open(handle, "wb") as out:
-                while piece := stream.read(PIECE):
-                    out.write(piece)
-                    digest.update(piece)
-                out.flush()
-                os.fsync(out.fileno())
-                if out.tell() == 0:
-                    raise DataError("the pipe holds no text; training needs some thousand characters")
-            target = folder / f"{digest.hexdigest()}.txt"
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        return write_by_digest(folder, ".txt", copy)
     except OSError as error:
         raise DataError(
             f"the text of the pipe cannot be kept at {folder}: {error.strerror or error}; "
             f"set LIGHT_LLM_CACHE to a folder with room"
         ) from None
-    return target

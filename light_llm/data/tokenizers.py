@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..config import show
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
-from ..plain import read_plain
+from ..json_io import load_json
 from ..runtime import tiktoken_cache_dir
 from .bpe import GPT2Tokenizer, from_plain, train_bpe
 from .fetch import KnownFile, find_or_fetch
@@ -201,7 +201,7 @@ def _trained(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
 
 def _from_file(path: Path) -> Tokenizer:
     try:
-        return from_tokenizer_json(read_plain(path), str(path))
+        return from_tokenizer_json(load_json(path), str(path))
     except OSError as error:
         reason = error.strerror or str(error)
     except (json.JSONDecodeError, UnicodeDecodeError):

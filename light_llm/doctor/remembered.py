@@ -1,11 +1,12 @@
 """A sound device is examined once: what was found is kept in the cache, as plain JSON with a digest."""
 
 import hashlib
-import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
-from ..plain import read_sealed, sealed
+from ..atomic_io import atomic_write
+from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir, device_name
 from ..runtime.measured import this_machine
 from .diagnosis import VERSION, Diagnosis
@@ -20,7 +21,7 @@ def remembered_core(device: str) -> Diagnosis:
     """
     path = kept_at(device)
     try:
-        return Diagnosis.from_dict(read_sealed(path))
+        return Diagnosis.from_dict(load_verified(path))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # missing, or not ours: examined anew
     found = core(device)
@@ -36,10 +37,5 @@ def kept_at(device: str) -> Path:
 
 
 def _keep(path: Path, diagnosis: Diagnosis) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(sealed(diagnosis.to_dict()))
-        os.replace(partial, path)
-    except OSError:
-        pass  # it only costs the examination again
+    with suppress(OSError):  # a cache that cannot be written only costs the examination again
+        atomic_write(path, dump_with_digest(diagnosis.to_dict()))

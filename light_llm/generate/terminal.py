@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from ..atomic_io import atomic_path
 from ..runtime import cache_dir
 
 PROMPT = "> "
@@ -142,11 +143,9 @@ def remember(line: str) -> None:
         return
     with suppress(OSError, RuntimeError):
         path = _history()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.touch(mode=0o600)  # what somebody typed is theirs
-        new.write_text("\n".join([*lines, line][-HISTORY_LINES:]) + "\n", encoding="utf-8", errors="replace")
-        os.replace(new, path)
+        with atomic_path(path) as new:
+            new.touch(mode=0o600)  # what was typed may be private
+            new.write_text("\n".join([*lines, line][-HISTORY_LINES:]) + "\n", encoding="utf-8", errors="replace")
 
 
 def _history() -> Path:

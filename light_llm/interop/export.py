@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from ..atomic_io import Files, move_into_place, remove_stale
 from ..checkpoint import Loaded
 from ..config import check_choice
 from ..errors import CheckpointError
-from ..files import sweep
 from .optional_deps import NotHere
 from .verify import Runtime, Verdict, verify
 
@@ -75,7 +75,7 @@ def export(
     """
     dtype = dtype or target.dtypes[0]
     check_request(target, out, dtype, overwrite=overwrite)
-    sweep(out)
+    remove_stale(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     module: Any = import_module(f".{target.module}", __package__)
     try:
@@ -91,7 +91,7 @@ def export(
             from .model_card import write_card
 
             write_card(loaded, partial, [words])
-        _put(partial, out)
+        move_into_place(partial, out, Files())
     except OSError as error:  # NumPy's has no errno
         raise CheckpointError(
             f"{out} could not be written ({error.strerror or error}); nothing was changed. "
@@ -164,20 +164,6 @@ def check_request(target: Target, out: Path, dtype: str, *, overwrite: bool) -> 
             f"{out} holds what no export wrote ({', '.join(strangers[:3])}), so it is not replaced; "
             "write elsewhere with --out"
         )
-
-
-def _put(partial: Path, out: Path) -> None:
-    """Give what was written its name; what had it before goes afterwards, or has it again where that fails."""
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    try:
-        if out.is_dir():
-            os.replace(out, old)
-        os.replace(partial, out)
-    except BaseException:
-        if not out.exists() and old.exists():
-            os.replace(old, out)
-        raise
-    _remove(old)
 
 
 def _remove(path: Path) -> None:

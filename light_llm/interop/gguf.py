@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..atomic_io import atomic_path
 from ..checkpoint import Loaded
 from ..config.validation import check_choice
 from ..errors import ConfigError
-from ..files import Files, commit_path
 from .architectures import cut_to_tokenizer
 from .gguf_dtypes import allowed as allowed
 from .gguf_dtypes import as_computed as as_computed
@@ -54,8 +54,7 @@ def write_parts(
     gguf: ModuleType, path: Path, family: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str
 ) -> None:
     """Write fields and tensors (float32) as they are given. Raises ConfigError for a weight that dtype cannot hold."""
-
-    def make(partial: Path) -> None:
+    with atomic_path(path) as partial:
         writer = gguf.GGUFWriter(partial, family)
         for key, value in fields.items():
             _add_field(writer, key, value)
@@ -67,8 +66,6 @@ def write_parts(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-
-    commit_path(path, make, Files())
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:

@@ -3,19 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import torch
 from torch import Tensor
 
+from ..atomic_io import atomic_write
 from ..checkpoint import Loaded
 from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
-from ..files import Files, commit_file
 from .architectures import cut_to_tokenizer, family_of
 from .hf_mapping import config_json, tensors
 from .hub import push as push
@@ -53,21 +52,16 @@ def write(loaded: Loaded, folder: Path, *, dtype: str = "float32") -> None:
     if tokenizer:
         contents["tokenizer.json"] = tokenizer_json(tokenizer)
         contents["tokenizer_config.json"] = tokenizer_config(trained_window(loaded))
-    files = Files()
     for name, values in contents.items():
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        commit_file(folder / name, partial(_write_text, text), files)
-    commit_file(folder / WEIGHTS, lambda file: write_tensors(file, weights), files)
+        atomic_write(folder / name, text.encode())
+    atomic_write(folder / WEIGHTS, lambda file: write_tensors(file, weights))
 
 
 def _of_the_text(loaded: Loaded) -> dict[str, Any]:
     """What only light-llm asks a config for, when the model comes back: how an empty prompt begins."""
     documents = loaded.file.data.get("documents")
     return {"light_llm": {"documents": documents}} if documents else {}
-
-
-def _write_text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
 
 
 def trained_window(loaded: Loaded) -> int:

@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from .. import __version__
+from ..atomic_io import remove_stale
 from ..checkpoint import Files, Loaded, ModelFile, holds_run, write_portable
 from ..checkpoint.load import build
 from ..checkpoint.tensors import read_tensors
 from ..config import ModelConfig, show
 from ..data import Tokenizer
 from ..errors import CheckpointError
-from ..files import sweep
-from ..plain import read_plain
+from ..json_io import load_json
 from .import_config import config_of
 from .import_tokenizer import read_tokenizer
 from .import_weights import COMPLETE, renamed, to_ours, without_biases
@@ -160,7 +160,7 @@ def write_model(loaded: Loaded, path: Path) -> None:
     new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
+        remove_stale(path)
         write_portable(path, loaded.file.weights, loaded.file.meta, Files())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; name another with --out") from None
@@ -173,7 +173,7 @@ def write_model(loaded: Loaded, path: Path) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError when it is missing, damaged or something else."""
     try:
-        values = read_plain(path)
+        values = load_json(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {COMPLETE}") from None
     except ValueError as error:

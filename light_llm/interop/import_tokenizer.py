@@ -12,7 +12,7 @@ from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_byte
 from ..data.tokenizer_json import ENDS, from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
-from ..plain import read_bounded, read_plain
+from ..json_io import load_json, read_bounded
 from .verify import TEXTS
 
 ALONE = "import the weights alone with --tokenizer none"
@@ -63,7 +63,7 @@ def _values_in(folder: Path) -> tuple[Any, Path]:
         raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt{only}; {OTHER}")
     path = path if path.is_file() else vocab
     try:
-        values = read_plain(path)
+        values = load_json(path)
         if path == vocab:
             values = _as_tokenizer_json(values, read_bounded(merges).decode("utf-8"))
         return values, path

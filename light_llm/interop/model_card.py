@@ -8,18 +8,17 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
+from ..atomic_io import atomic_write
 from ..checkpoint import Loaded
 from ..config import ModelConfig, get_model_size
 from ..data import SOURCES
 from ..data.hub import HubFile
 from ..data.tales.corpus import NAME as TALES
 from ..errors import ConfigError
-from ..files import Files, commit_file
-from ..plain import read_bounded
+from ..json_io import read_bounded
 from ..text_format import format_count
 from .architectures import FAMILIES, cut_config, family_of
 
@@ -38,11 +37,7 @@ def write_card(loaded: Loaded, folder: Path, lines: Sequence[str], *, license: s
         OSError: a file cannot be read, or the card not written.
     """
     text = card_text(loaded, lines, hashes(folder), license=license)
-    commit_file(folder / CARD, partial(_write_text, text), Files())
-
-
-def _write_text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
+    atomic_write(folder / CARD, text.encode())
 
 
 def hashes(folder: Path, *names: str) -> dict[str, str]:

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic_io import atomic_write
 from ..data import Tokenizer
 from ..data.tokenizers import decode
 from ..errors import ConfigError, DataError
-from ..files import Files, commit_file
 
 CHUNK = 1 << 20  # ids that are looked at together
 Ids = NDArray[np.uint16]
@@ -106,7 +106,7 @@ def _write(out: Path, ids: Ids, tokenizer: Tokenizer, progress: Progress | None)
             if progress:
                 progress(done, len(ids))
 
-    commit_file(out, fill, Files())
+    atomic_write(out, fill)
     return Text(out, len(ids), counts["documents"], counts["other"])
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..atomic_io import atomic_write
 from ..checkpoint import Loaded
 from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
-from ..files import Files, Fill, commit_file
 from ..runtime import keep_onnx_quiet
 from .architectures import cut_to_tokenizer
 from .huggingface import trained_window
@@ -46,14 +46,14 @@ def write(loaded: Loaded, folder: Path) -> None:
     onnx = need("onnx", "onnx")
     config, state = cut_to_tokenizer(loaded)
     model = for_tracing(build(replace(loaded.file, config=config, weights=state)))
-    files, about = Files(), _about(loaded)
+    about = _about(loaded)
     graph = continued_graph(model)
     onnx.helper.set_model_props(graph, about)
     onnx.checker.check_model(graph)
-    commit_file(folder / CONTINUED, _bytes(graph.SerializeToString()), files)
+    atomic_write(folder / CONTINUED, graph.SerializeToString())
     forget_past(graph)
     onnx.checker.check_model(graph)
-    commit_file(folder / WHOLE, _bytes(graph.SerializeToString()), files)
+    atomic_write(folder / WHOLE, graph.SerializeToString())
     if loaded.file.tokenizer is not None:
         window = trained_window(loaded)
         contents = {
@@ -62,7 +62,7 @@ def write(loaded: Loaded, folder: Path) -> None:
         }
         for name, values in contents.items():
             text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
-            commit_file(folder / name, _bytes(text.encode("utf-8")), files)
+            atomic_write(folder / name, text.encode("utf-8"))
 
 
 def _about(loaded: Loaded) -> dict[str, str]:
@@ -74,10 +74,6 @@ def _about(loaded: Loaded) -> dict[str, str]:
         start = start_ids(tokenizer, knows_separator=knows_separator)[0]
         about |= {"separator": str(tokenizer.separator), "start": str(start)}
     return about
-
-
-def _bytes(data: bytes) -> Fill:
-    return lambda file: file.write(data)
 
 
 def open_export(folder: Path, *, threads: int = 0) -> Runtime:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import Files, commit_file
+from ..atomic_io import Files, atomic_write
 from .stream import LogFile
 
 Row = Mapping[str, Any]
@@ -33,7 +33,7 @@ class JsonLines:
     ) -> None:
         if keep is not None and path.is_file():
             kept = "".join(_line(row) for row in read_rows(path) if row.get("step", 0) <= keep).encode()
-            commit_file(path, lambda file: file.write(kept), files or Files())
+            atomic_write(path, kept, files)
         self.file = LogFile(path, fresh=keep is None, warn=warn)
 
     def __call__(self, row: Row) -> None:

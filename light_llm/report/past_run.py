@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ..config import Run, get_model_size
 from ..errors import CheckpointError, ConfigError
+from ..json_io import load_json
 from ..observe import read_rows
-from ..plain import read_plain
 from .tolerant import finite, whole
 
 Measure = Literal["loss", "bits_per_byte"]
@@ -144,7 +144,7 @@ def read_past_run(folder: str | Path, passing: Passing = iter) -> PastRun:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = read_plain(path)
+        record = load_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: what was decided in this run is not known") from None
     except ValueError as error:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..plain import read_plain
+from ..json_io import load_json
 from .bands import Band, find_band
 from .curve import Curve, curve_of
 from .past_run import PastRun
@@ -138,6 +138,6 @@ class _Rows:
 def _json(path: Path) -> Any:
     """What is in a JSON file; None where there is none that can be read."""
     try:
-        return read_plain(path)
+        return load_json(path)
     except (OSError, ValueError):
         return None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..files import Files, commit_file
+from ..atomic_io import Files, atomic_write
 from .page import page_of
 from .view import View, read_view
 
@@ -21,5 +21,5 @@ def write_report(folder: str | Path, files: Files | None = None, *, view: View |
     """
     content = page_of([view or read_view(folder)]).encode()
     path = Path(folder) / NAME
-    commit_file(path, lambda file: file.write(content), files or Files())
+    atomic_write(path, content, files)
     return path

@@ -1,14 +1,15 @@
 """What was measured of this machine, kept in the cache: measured once per machine, torch version and thread count."""
 
 import json
-import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from ..plain import read_plain
+from ..atomic_io import atomic_write
+from ..json_io import load_json
 from .settings import cache_dir
 
 
@@ -29,13 +30,8 @@ def remembered_all(key: str, names: Sequence[str], measure: Callable[[], Sequenc
     keys = [f"{key}, {name}" if name else key for name in names]
     if not all(k in known for k in keys):
         known |= dict(zip(keys, measure(), strict=True))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            os.replace(partial, path)
-        except OSError:
-            pass  # a cache that cannot be written only costs the measurement again
+        with suppress(OSError):  # a cache that cannot be written only costs the measurement again
+            atomic_write(path, json.dumps(known, indent=1).encode())
     return [known[k] for k in keys]
 
 
@@ -47,7 +43,7 @@ def is_remembered(key: str, names: Sequence[str]) -> bool:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        known = read_plain(path)
+        known = load_json(path)
         return {str(key): float(value) for key, value in known.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}  # missing, or not ours: measured anew

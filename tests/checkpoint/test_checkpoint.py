@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from light_llm.atomic_io import WriteFn, atomic_write
 from light_llm.checkpoint import (
     Files,
     RunFolder,
@@ -29,7 +30,6 @@ from light_llm.checkpoint.tensors import TYPES, read_tensors, write_tensors
 from light_llm.config import TrainConfig
 from light_llm.data.tokenizers import CharTokenizer
 from light_llm.errors import CheckpointError
-from light_llm.files import Fill, commit_file
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
 from light_llm.runtime import rng_state, set_rng_state
@@ -54,9 +54,9 @@ class FailingFiles(Files):
             raise self.error()
         self.done.append(what)
 
-    def write(self, path: Path, fill: Fill) -> str:
+    def write(self, path: Path, write_fn: WriteFn) -> str:
         self._count("write")
-        return super().write(path, fill)
+        return super().write(path, write_fn)
 
     def sync(self, path: Path) -> None:
         self._count("sync")
@@ -110,7 +110,7 @@ def test_operations_come_in_the_order_of_the_protocol(tmp_path: Path) -> None:
     commit_folder(tmp_path / "step", {"a": lambda f: f.write(b"1"), "b": lambda f: f.write(b"2")}, files)
     assert files.done == ["make_folder", *(["write", "sync"] * 3), "sync_folder", "rename", "sync_folder"]
     files.done.clear()
-    commit_file(tmp_path / "file", lambda f: f.write(b"1"), files)
+    atomic_write(tmp_path / "file", lambda f: f.write(b"1"), files)
     assert files.done == ["write", "sync", "rename", "sync_folder"]
 
 
@@ -174,7 +174,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
 def test_a_write_that_breaks_off_never_touches_the_final_name(tmp_path: Path) -> None:
     """Half the bytes are on the disk when the lights go out: the name still means the old file."""
     path = tmp_path / "file"
-    commit_file(path, lambda f: f.write(b"old"), Files())
+    atomic_write(path, lambda f: f.write(b"old"), Files())
 
     def half(file: BinaryIO) -> None:
         file.write(b"ne")
@@ -182,7 +182,7 @@ def test_a_write_that_breaks_off_never_touches_the_final_name(tmp_path: Path) ->
         raise PowerCut
 
     with pytest.raises(PowerCut):
-        commit_file(path, half, Files())
+        atomic_write(path, half, Files())
     assert path.read_bytes() == b"old"
 
 

@@ -15,9 +15,9 @@ from light_llm.data.fetch import KnownFile, find_or_fetch, sha256_of
 from light_llm.data.shards import Shard
 from light_llm.data.tokenizers import tokenizer_hash
 from light_llm.errors import CheckpointError, DataError
+from light_llm.json_io import load_verified
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
-from light_llm.plain import read_sealed
 from tests.checkpoint.test_checkpoint import meta_of, save
 from tests.support.tools import some_tokens, tiny_model, write_shard
 
@@ -112,7 +112,7 @@ def test_a_vocabulary_that_was_kept(poem: Path, shared_cache: Path) -> None:
     for i, (what, bad) in enumerate(damages(good, seed=0, tries=1000)):
         kept.write_bytes(bad)
         with pytest.raises(ValueError):
-            read_sealed(kept)
+            load_verified(kept)
         if i % 7:
             continue
         dataset, tokenizer = prepare_dataset(str(poem), 16, "bpe:270")

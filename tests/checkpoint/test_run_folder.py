@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from light_llm.atomic_io import Files
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.checkpoint.files import verify_folder
 from light_llm.checkpoint.run_folder import holds_run
 from light_llm.errors import CheckpointError
-from light_llm.files import Files
 from light_llm.generate import TextGenerator
 from light_llm.report import find_runs, read_all, read_past_run
 from tests.checkpoint.test_checkpoint import save, trained

@@ -113,7 +113,7 @@ def test_what_is_damaged_is_found_out_anew(how: str, own_cache: Path) -> None:
     elif how == "half of it":
         file.write_bytes(data[: len(data) // 2])
     elif how == "another object":
-        file.write_bytes(remembered.sealed({"device": "cpu"}))
+        file.write_bytes(remembered.dump_with_digest({"device": "cpu"}))
     else:
         file.unlink()
         if how == "a folder":

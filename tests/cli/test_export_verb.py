@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from light_llm.atomic_io import remove_stale
 from light_llm.cli import main
 from light_llm.errors import Interrupted
-from light_llm.files import sweep
 from tests.support.tools import model_path
 
 SHAPE = {"n_embd": 64, "n_head": 2, "n_positions": 32}
@@ -111,7 +111,7 @@ def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: 
         Path(name).write_text("half")
     Path(f".mine.old-{dead.pid}").mkdir()
     before = {p.name for p in Path().iterdir()}
-    sweep(Path("mine"))
+    remove_stale(Path("mine"))
     assert {p.name for p in Path().iterdir()} == before  # of a moment ago: perhaps of another machine
     for name in before:
         os.utime(name, (0, 0))
@@ -119,7 +119,7 @@ def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: 
     for name in others:
         Path(name).write_text("not ours")
         os.utime(name, (0, 0))
-    sweep(Path("mine"))
+    remove_stale(Path("mine"))
     assert {p.name for p in Path().iterdir()} == others | {"checkpoints", f".mine.old-{dead.pid}"}
     assert main(["export", "gguf", "--out", "mine"]) == 0
     assert main(["export", "gguf", "--out", "mine", "--overwrite"]) == 0

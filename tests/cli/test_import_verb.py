@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from light_llm.atomic_io import HashingWriter
 from light_llm.checkpoint import load_model
 from light_llm.cli import main
 from light_llm.cli.import_ import command
 from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.errors import CheckpointError, ConfigError, Interrupted, LightLLMError
-from light_llm.files import _Watched
 from light_llm.generate import TextGenerator
 from light_llm.interop import huggingface
 from light_llm.interop.import_model import read_folder
@@ -67,17 +67,17 @@ def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
 ) -> None:
     """torch makes an error of its own of it, about a position in its archive."""
     _, folder = exported(tmp_path / "out", ByteTokenizer())
-    write, written = _Watched.write, 0
+    write, written = HashingWriter.write, 0
 
     def pressed(self: Any, data: Any) -> int:
         nonlocal written
         written += len(data)
         if written > at:
-            monkeypatch.setattr(_Watched, "write", write)  # once
+            monkeypatch.setattr(HashingWriter, "write", write)  # once
             raise Interrupted(2)
         return write(self, data)
 
-    monkeypatch.setattr(_Watched, "write", pressed)
+    monkeypatch.setattr(HashingWriter, "write", pressed)
     assert main(["import", str(folder), "--out", "there"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n" and not Path("there").exists()
 

@@ -16,7 +16,7 @@ from light_llm.data.order import WindowOrder, mix, permuted
 from light_llm.data.shards import BLOCK, Shard, TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, decode
 from light_llm.errors import ConfigError, DataError
-from light_llm.plain import read_sealed, sealed
+from light_llm.json_io import dump_with_digest, load_verified
 from tests.support.tools import byte_loader, write_shard
 
 # ---- shards
@@ -72,17 +72,17 @@ SOUND = {"format": 2, "dtype": "<u2", "tokens": 0, "vocab_size": 9, "sha256": []
         b"",
         b"[]",
         b"{}",
-        sealed(SOUND).replace(b"9", b"8"),
-        sealed(SOUND).replace(b" ", b"  ", 1),  # the same values, and yet a byte is another
-        sealed(SOUND | {"format": 3}),
-        sealed(SOUND | {"dtype": "<i8"}),
-        sealed(SOUND | {"tokens": 10**9}),  # a block without a hash would never be checked
-        sealed(SOUND | {"vocab_size": None}),
+        dump_with_digest(SOUND).replace(b"9", b"8"),
+        dump_with_digest(SOUND).replace(b" ", b"  ", 1),  # the same values, and yet a byte is another
+        dump_with_digest(SOUND | {"format": 3}),
+        dump_with_digest(SOUND | {"dtype": "<i8"}),
+        dump_with_digest(SOUND | {"tokens": 10**9}),  # a block without a hash would never be checked
+        dump_with_digest(SOUND | {"vocab_size": None}),
     ],
 )
 def test_a_bad_manifest_is_refused(tmp_path: Path, manifest: bytes) -> None:
     (tmp_path / "a.bin").write_bytes(b"")
-    (tmp_path / "a.json").write_bytes(sealed(SOUND))
+    (tmp_path / "a.json").write_bytes(dump_with_digest(SOUND))
     assert len(Shard(tmp_path / "a.bin")) == 0
     (tmp_path / "a.json").write_bytes(manifest)
     with pytest.raises(DataError, match="a.json is missing, damaged or of another format"):
@@ -246,7 +246,7 @@ def test_ids_of_another_tokenizer_are_refused(poem: Path) -> None:
     dataset, _ = prepare_dataset(str(poem), 16, "byte")
     assert dataset.folder is not None
     manifest = dataset.folder / "held_out.json"
-    manifest.write_bytes(sealed(read_sealed(manifest) | {"tokenizer_sha256": "0"}))
+    manifest.write_bytes(dump_with_digest(load_verified(manifest) | {"tokenizer_sha256": "0"}))
     with pytest.raises(DataError, match="held_out.bin is of another text or tokenizer: its tokenizer_sha256 is '0"):
         prepare_dataset(str(poem), 16, "byte")
 
@@ -254,7 +254,7 @@ def test_ids_of_another_tokenizer_are_refused(poem: Path) -> None:
 def test_ids_outside_the_vocabulary_are_refused_whatever_their_hash(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.bin", [[1, 300]], vocab_size=301, facts={})
     manifest = tmp_path / "a.json"
-    manifest.write_bytes(sealed(read_sealed(manifest) | {"vocab_size": 300}))
+    manifest.write_bytes(dump_with_digest(load_verified(manifest) | {"vocab_size": 300}))
     with pytest.raises(DataError, match=r"a.bin has token id 300, which is outside the vocabulary of 300"):
         Shard(tmp_path / "a.bin").read(0, 1)
 

@@ -16,7 +16,7 @@ from light_llm.data.pieces import Piece
 from light_llm.data.shards import BLOCK, Shard
 from light_llm.data.tokenizers import ByteTokenizer, Tokenizer
 from light_llm.errors import DataError
-from light_llm.plain import sealed
+from light_llm.json_io import dump_with_digest
 from light_llm.runtime import lock_folder, unlock, usable_cores
 from tests.support.tools import files_of
 
@@ -100,8 +100,8 @@ def test_what_was_written_after_the_last_mark_is_written_again(tmp_path: Path) -
         b"{",
         b"[]",
         b'{"train": {"tasks": 5, "tokens": 10, "sha256": []}}',  # no digest
-        sealed({"train": 3}),
-        sealed({"train": {"tasks": 5, "tokens": 1000000000, "sha256": [], "rest": ""}}),
+        dump_with_digest({"train": 3}),
+        dump_with_digest({"train": {"tasks": 5, "tokens": 1000000000, "sha256": [], "rest": ""}}),
     ],
 )
 def test_a_damaged_journal_is_a_fresh_start(tmp_path: Path, journal: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from light_llm.files import Files
+from light_llm.atomic_io import Files
 from light_llm.observe import Console, JsonLines, Tracker, read_rows
 from light_llm.report import read_past_run
 from tests.support.tools import files_of, rows_of, run_child, train_small

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from light_llm.atomic_io import Files
 from light_llm.cli import main
-from light_llm.files import Files
 from light_llm.report import read_view, write_report
 from light_llm.report.page import Live, page_of, state_of
 from tests.support.made_up_run import made_up_run, memorised_run

@@ -21,10 +21,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from light_llm.atomic_io import Files, WriteFn
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.checkpoint.run_folder import number_of
 from light_llm.errors import CheckpointError
-from light_llm.files import Files, Fill
 from light_llm.model import LightLLM
 from light_llm.train import Result, Trainer
 from tests.support.power import Disk, Recorded
@@ -85,12 +85,12 @@ class Dying(Files):
             self.end()
         return self.left == 0
 
-    def write(self, path: Path, fill: Fill) -> str:
+    def write(self, path: Path, write_fn: WriteFn) -> str:
         if not self._count(can_be_half=True):
-            return super().write(path, fill)
+            return super().write(path, write_fn)
 
         def half(file: BinaryIO) -> None:
-            fill(file)
+            write_fn(file)
             size = file.file.tell()  # type: ignore[attr-defined]
             file.file.truncate(size // 2)  # type: ignore[attr-defined]
             self.end()

@@ -33,7 +33,7 @@ from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.errors import LightLLMError
 from light_llm.generate import TextGenerator
-from light_llm.plain import sealed
+from light_llm.json_io import dump_with_digest
 from tests.checkpoint.test_checkpoint import meta_of, save, trained
 from tests.support.tools import tiny_model
 
@@ -391,10 +391,10 @@ def make_shards(folder: Path) -> None:
         "vocabulary": {"vocab_size": None},
     }.items():
         (folder / f"say_{name}.bin").write_bytes(b"\0\0\1\0")
-        (folder / f"say_{name}.json").write_bytes(sealed({**sound, **changes}))
+        (folder / f"say_{name}.json").write_bytes(dump_with_digest({**sound, **changes}))
     for name, hashes in {"sparse": ["0" * 64] * -(-TEN_GB // BLOCK), "sparse_unsaid": ["0" * 64]}.items():
         sparse(folder / f"{name}.bin", TEN_GB)
-        (folder / f"{name}.json").write_bytes(sealed({**sound, "tokens": TEN_GB // 2, "sha256": hashes}))
+        (folder / f"{name}.json").write_bytes(dump_with_digest({**sound, "tokens": TEN_GB // 2, "sha256": hashes}))
 
 
 def make_vocabularies(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from light_llm.config import Run
-from light_llm.plain import sealed
+from light_llm.json_io import dump_with_digest
 
 V, L, H, T = 512, 2, 3, 16
 RUN = Run().with_settings(
@@ -77,7 +77,7 @@ def made_up_run(
     for row in rows:
         change(row)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_bytes(sealed(run_record(run, data)))
+    (folder / "run.json").write_bytes(dump_with_digest(run_record(run, data)))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

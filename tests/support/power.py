@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from light_llm.files import Files, Fill
+from light_llm.atomic_io import Files, WriteFn
 
 
 class Recorded(Files):
@@ -20,8 +20,8 @@ class Recorded(Files):
         self.done: list[tuple[Any, ...]] = []
         self.marks: list[tuple[int, int]] = []  # operations done when a step was known to be saved, and the step
 
-    def write(self, path: Path, fill: Fill) -> str:
-        sha256 = super().write(path, fill)
+    def write(self, path: Path, write_fn: WriteFn) -> str:
+        sha256 = super().write(path, write_fn)
         self.done.append(("write", path.absolute(), path.read_bytes()))
         return sha256
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from light_llm.atomic_io import WriteFn
 from light_llm.checkpoint import Files
-from light_llm.files import Fill
 from light_llm.train import closing
 from tests.support.tools import files_of, train_small
 
@@ -26,10 +26,10 @@ def test_an_interrupted_run_has_one_too(poem: Path, monkeypatch: pytest.MonkeyPa
 
 
 class NoRoomForPages(Files):
-    def write(self, path: Path, fill: Fill) -> str:
+    def write(self, path: Path, write_fn: WriteFn) -> str:
         if "report.html" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super().write(path, fill)
+        return super().write(path, write_fn)
 
 
 def test_a_report_that_cannot_be_written_costs_the_run_nothing(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,12 @@
 import hashlib
 from pathlib import Path
 
+from ...atomic_io import atomic_path
 from ...errors import DataError
 from ...runtime import cache_dir
 from ..documents import SEPARATOR
 from ..fetch import sha256_of
 from ..pieces import Progress
-from ..whole import whole
 from .plots import TALES
 from .telling import stories, story
 
@@ -73,7 +73,7 @@ def _check(texts: Path, lines: list[str]) -> str:
 def _write(texts: Path, facts: Path, n_bytes: int, progress: Progress | None) -> None:
     """Both whole or not at all."""
     lines: list[str] = []
-    with whole(facts, texts) as (partial_facts, partial_texts):
+    with atomic_path(texts) as partial_texts, atomic_path(facts) as partial_facts:
         with open(partial_texts, "wb") as out:
             written = 0
             for told in stories(SEED):

@@ -103,8 +103,8 @@ BUGS = [
     ),
     Bug(
         "a save that writes to the final name",
-        "files: commit_path",
-        'partial = path.with_name(f".{path.name}.tmp-{os.getpid()}")',
+        "atomic_io: atomic_path",
+        "partial = _temporary(path)",
         "partial = path",
         "tests/checkpoint/test_checkpoint.py",
     ),
