@@ -26,7 +26,7 @@ from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.optim import build_optimizer, learning_rate
-from light_llm.runtime import autocast, choose_dtype, keep_memory, seed_everything
+from light_llm.runtime import autocast, choose_dtype, configure_malloc, seed_everything
 
 SECONDS, SEEDS, V, T, B = 45.0, (1, 2, 3), 2048, 256, 8
 ROUNDS, STEPS = 8, 3  # of the measurement of a step
@@ -101,7 +101,7 @@ def train(name: str, steps: int, seed: int) -> float:
 
 def main(names: list[str]) -> None:
     """In turn, seed by seed; what results/architecture.json already holds is not made again."""
-    keep_memory()
+    configure_malloc()
     path = RESULTS / "architecture.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": {}, "bits": {}}
     if missing := [name for name in names if name not in found["step"]]:

@@ -32,7 +32,7 @@ SETTINGS = {
 
 def train(preset: str, text: str, seed: int, out: Path, steps: int) -> None:
     """The first steps of a default run of 500, or the next ones of one that is there."""
-    from light_llm.runtime.settings import with_stop_after
+    from light_llm.runtime.env import stop_after_env
 
     made = _last_step(out)
     if made >= steps:
@@ -40,7 +40,7 @@ def train(preset: str, text: str, seed: int, out: Path, steps: int) -> None:
     words = [sys.executable, "-m", "light_llm", "train", "--out", str(out)]
     words += ["--resume"] if made else ["--preset", preset, "--data", text, "--seed", str(seed), "--overwrite"]
     words += ["--set", "train.sample_interval=0", "--set", "train.save_interval=1000"]
-    subprocess.run(words, env=with_stop_after(steps - made), check=False)
+    subprocess.run(words, env=stop_after_env(steps - made), check=False)
     if _last_step(out) < steps:
         sys.exit(f"{out} did not get to step {steps}")
 

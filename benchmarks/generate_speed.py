@@ -20,8 +20,8 @@ from measure import (
     best_in_turn,
     between,
     keep,
+    matmul_rate,
     memory_bandwidth,
-    product_rate,
     seconds_of,
     steps_in_turn,
 )
@@ -134,7 +134,7 @@ def reading(model: LightLLM, n: int = 512) -> Row:
         next(decode(model, prompt, seeds=[0], sampling=GREEDY, max_new_tokens=1))
 
     best = best_in_turn({"": read}, turns=20)[""]
-    limit = product_rate(30) / 1e9
+    limit = matmul_rate(30) / 1e9
     return Row(f"a prompt of {n} tokens", "GFLOP/s", flop / best / 1e9, None, limit, "bfloat16 products")
 
 

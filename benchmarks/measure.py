@@ -89,7 +89,7 @@ def between(ticks: Iterable[object]) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
-def product_rate(turns: int = 10) -> float:
+def matmul_rate(turns: int = 10) -> float:
     """FLOP/s of bfloat16 products of a block's own shape, (4096, 384) x (384, 1536)."""
     a, b = torch.randn(4096, 384).bfloat16(), torch.randn(384, 1536).bfloat16()
     return 2 * 4096 * 384 * 1536 / best_in_turn({"": lambda: a @ b}, turns=turns)[""]

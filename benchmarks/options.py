@@ -24,7 +24,7 @@ from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.optim import build_optimizer, learning_rate
-from light_llm.runtime import autocast, choose_dtype, keep_memory, seed_everything
+from light_llm.runtime import autocast, choose_dtype, configure_malloc, seed_everything
 
 SECONDS, SEEDS, PARTS = 90.0, (1, 2, 3), 10_000  # of the time, as the schedules count it
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the model, changes of the training
@@ -65,7 +65,7 @@ def train(name: str, seed: int) -> dict[str, float]:
 
 def main(names: list[str]) -> None:
     """In turn, so that a slower hour hits all alike; what results/options.json already holds is not made again."""
-    keep_memory()
+    configure_malloc()
     path = RESULTS / "options.json"
     found: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}
     for seed in SEEDS:

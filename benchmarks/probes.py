@@ -54,10 +54,10 @@ def train_one(preset: str, *, watched: bool) -> dict[str, float]:
     from light_llm.data import create_dataloader, prepare_dataset
     from light_llm.model import LightLLM
     from light_llm.observe import read_rows
-    from light_llm.runtime import keep_memory
+    from light_llm.runtime import configure_malloc
     from light_llm.train import Trainer, trainer
 
-    keep_memory()
+    configure_malloc()
     if not watched:
         trainer.Meter = PlainClip  # type: ignore[assignment,misc]
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=512)

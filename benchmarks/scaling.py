@@ -14,14 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from measure import RESULTS, best_in_turn, product_rate
+from measure import RESULTS, best_in_turn, matmul_rate
 from train_speed import flops
 
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
-from light_llm.runtime import autocast, keep_memory, peak_memory
+from light_llm.runtime import autocast, configure_malloc, peak_memory
 
 ROOM = 1.25  # a doubling may cost this much more than its arithmetic: a cache is left, a neighbour wakes up
 
@@ -74,7 +74,7 @@ class Point:
 
 def measure_point(name: str, value: int) -> Point:
     """In this process."""
-    keep_memory()
+    configure_malloc()
     torch.manual_seed(0)
     size = replace(Size(), **{name: value})
     config = size.config
@@ -89,9 +89,9 @@ def measure_point(name: str, value: int) -> Point:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    rate = product_rate(4)
+    rate = matmul_rate(4)
     second = best_in_turn({"": step}, turns=3)[""]
-    rate = max(rate, product_rate(4))
+    rate = max(rate, matmul_rate(4))
     n = size.B * size.T
     return Point(name, value, n / second, second, size.flops, rate, peak_memory() or 0, get_model_size(config))
 

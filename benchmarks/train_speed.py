@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from measure import Row, as_table, keep, product_rate
+from measure import Row, as_table, keep, matmul_rate
 from torch import Tensor
 
 from light_llm.config import ModelConfig, TrainConfig
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
-from light_llm.runtime import autocast, keep_memory, peak_memory, training_flops
+from light_llm.runtime import autocast, configure_malloc, peak_memory, training_flops
 
 T = 1024  # tokens of a window
 
@@ -109,13 +109,13 @@ def steps_of(variant: Variant) -> Iterator[float]:
 def measure_one(variant: Variant) -> Measured:
     """In this process: two steps to settle, then each step between two looks at the product rate."""
     if not variant.plain:
-        keep_memory()
+        configure_malloc()
     steps = steps_of(variant)
     next(steps), next(steps)
-    seconds, rates = [], [product_rate(4)]
+    seconds, rates = [], [matmul_rate(4)]
     for _ in range(variant.steps):
         seconds.append(next(steps))
-        rates.append(product_rate(4))
+        rates.append(matmul_rate(4))
     second, rate, n = statistics.median(seconds), statistics.median(rates), variant.batch_size * T
     return Measured(n / second, flops(variant.config, n) / second / rate, rate, peak_memory() or 0)
 

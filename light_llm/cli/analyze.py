@@ -72,11 +72,11 @@ def command(argv: Sequence[str]) -> int:
     from ..checkpoint import load_model
     from ..json_io import canonical_json
     from ..observe.analysis import analyze
-    from ..runtime import choose_device, keep_memory, use_cores
+    from ..runtime import choose_device, configure_malloc, limit_threads
 
     start = time.perf_counter()
-    keep_memory()
-    use_cores()
+    configure_malloc()
+    limit_threads()
     path = _chosen(Path(flags.checkpoint[0] if flags.checkpoint else "checkpoints"))
     device = choose_device(flags.device).value
     loaded = load_model(path, device)

@@ -39,11 +39,11 @@ def command(argv: Sequence[str]) -> int:
     )
     flags, _ = parse(DoctorFlags, argv, prog="light-llm doctor", about=about)
     from ..doctor import core, full
-    from ..runtime import choose_device, keep_memory, use_cores
+    from ..runtime import choose_device, configure_malloc, limit_threads
     from .surroundings import surroundings, surroundings_lines
 
-    keep_memory()
-    use_cores()
+    configure_malloc()
+    limit_threads()
     device = choose_device(flags.device).value
     examine = core if flags.quick else full
     with nullcontext(_nothing) if flags.json else counting("examining") as tell:

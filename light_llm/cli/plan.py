@@ -42,12 +42,12 @@ def command(argv: Sequence[str]) -> int:
     from ..plan.budget import parse_budget
     from ..plan.ways import ways_that_fit
     from ..plan.words import refusal, table
-    from ..runtime import keep_memory, use_cores
+    from ..runtime import configure_malloc, limit_threads
 
     if flags.budget:
         parse_budget(flags.budget)
-    keep_memory()
-    use_cores()
+    configure_malloc()
+    limit_threads()
     plan, notes = _planned(run, settings, flags)
     ways = [] if plan.fits else ways_that_fit(plan)
     if ways and flags.fit:

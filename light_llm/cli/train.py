@@ -113,14 +113,14 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
     from ..checkpoint.load import build
     from ..data import create_dataloader, prepare_dataset
     from ..model import LightLLM
-    from ..runtime import keep_memory, seed_everything, use_cores
+    from ..runtime import configure_malloc, limit_threads, seed_everything
     from ..train import Trainer
     from ..train.resume import read_run, refuse_changes
     from .fit import Ahead, settle
     from .progress import preparing
 
-    keep_memory()
-    use_cores()
+    configure_malloc()
+    limit_threads()
     folder = RunFolder(flags.out)
     named = "out" in given
     origin: ModelFile | None = None

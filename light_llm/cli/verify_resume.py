@@ -18,7 +18,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import parse_settings
 from ..errors import ConfigError
 from ..observe.metrics import MEASURED
-from ..runtime.settings import with_stop_after
+from ..runtime.env import stop_after_env
 from .args import parse
 
 
@@ -139,7 +139,7 @@ def _train(words: list[str], stop_after: int | None = None) -> None:
     """`light-llm train` in a process of its own. Raises ConfigError with what it said when it fails."""
     child = subprocess.run(  # noqa: S603  (our own program)
         [sys.executable, "-m", "light_llm", "train", "--quiet", *words],
-        env=with_stop_after(stop_after),
+        env=stop_after_env(stop_after),
         capture_output=True,
         text=True,
         encoding="utf-8",

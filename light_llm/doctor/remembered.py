@@ -8,7 +8,7 @@ from pathlib import Path
 from ..atomic_io import atomic_write
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir, device_name
-from ..runtime.measured import this_machine
+from ..runtime.machine_cache import machine_key
 from .diagnosis import VERSION, Diagnosis
 from .examine import core
 
@@ -32,7 +32,7 @@ def remembered_core(device: str) -> Diagnosis:
 
 def kept_at(device: str) -> Path:
     """The file of a device; its name is a digest of all that the answer may depend on."""
-    about = [device, device_name(device), str(VERSION), platform.platform(), this_machine()]  # torch's version in it
+    about = [device, device_name(device), str(VERSION), platform.platform(), machine_key()]  # torch's version in it
     return cache_dir() / "doctor" / f"{hashlib.sha256(' | '.join(about).encode()).hexdigest()[:16]}.json"
 
 

@@ -5,7 +5,7 @@ import torch
 from ..config import check_choice
 from ..errors import ConfigError
 from ..model import LightLLM
-from ..runtime import Choice
+from ..runtime import Decision
 from .products import pack_weights
 from .quantize import quantize_int8
 
@@ -21,7 +21,7 @@ def check_format(dtype: str, quantize: str) -> None:
         raise ConfigError(f"quantize={quantize!r} is a number format, and so is dtype={dtype!r}; leave one out")
 
 
-def change_format(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Choice:
+def change_format(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Decision:
     """Change a finished float32 model, once, to the numbers that were asked for, by this machine's fastest kernels.
 
     Raises:
@@ -30,10 +30,10 @@ def change_format(model: LightLLM, dtype: str = "auto", quantize: str = "none") 
     check_format(dtype, quantize)
     if quantize == "int8":
         quantize_int8(model)
-        return Choice("int8", "asked for")
+        return Decision("int8", "asked for")
     wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     why = "the same text from a seed, alone or in a batch" if dtype == "auto" else "asked for"
     if pack_weights(model, wanted):
-        return Choice(str(wanted).removeprefix("torch."), f"{why}; weights laid out for single rows")
+        return Decision(str(wanted).removeprefix("torch."), f"{why}; weights laid out for single rows")
     model.to(wanted)
-    return Choice(str(wanted).removeprefix("torch."), f"{why}; this machine has no packed products")
+    return Decision(str(wanted).removeprefix("torch."), f"{why}; this machine has no packed products")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..runtime import child_environment
+from ..runtime import subprocess_env
 from .optional_deps import NotHere
 
 LONGEST_REASON = 300  # characters
@@ -45,7 +45,7 @@ class LlamaCpp:
         self.said = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
         command = [sys.executable, "-P", "-m", "light_llm.interop.llama_process"]
         self.process = subprocess.Popen(  # noqa: S603  (our own program)
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=child_environment()
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=subprocess_env()
         )
         try:
             version = self._ask("open", str(path), torch.get_num_threads())

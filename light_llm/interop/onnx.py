@@ -20,7 +20,7 @@ from ..checkpoint import Loaded
 from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
-from ..runtime import keep_onnx_quiet
+from ..runtime import disable_onnx_telemetry
 from .architectures import cut_to_tokenizer
 from .huggingface import trained_window
 from .onnx_graphs import continued_graph, for_tracing, forget_past
@@ -86,7 +86,7 @@ def open_export(folder: Path, *, threads: int = 0) -> Runtime:
         ConfigError: ONNX Runtime is not installed.
         CheckpointError: a file is missing or cannot be used.
     """
-    keep_onnx_quiet()
+    disable_onnx_telemetry()
     runtime = need("onnxruntime", "onnx")
     runtime.disable_telemetry_events()
     options = runtime.SessionOptions()

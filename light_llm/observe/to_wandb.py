@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..runtime import wandb_environment
+from ..runtime import wandb_subprocess_env
 from .metrics import Row
 
 LONGEST_REASON = 300  # characters
@@ -43,7 +43,7 @@ class ToWandb:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=files,
-                env=wandb_environment(files),
+                env=wandb_subprocess_env(files),
                 start_new_session=True,  # Ctrl-C is for the training, which tells this process when it has ended
             )
         self._write({"folder": str(folder.resolve()), "record": dict(record), "identity": identity})

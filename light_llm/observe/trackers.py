@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..runtime import Choice
+from ..runtime import Decision
 from .metrics import Sink
 from .tracker import Tracker
 
@@ -19,25 +19,25 @@ def is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] = is_installed) -> Choice:
+def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] = is_installed) -> Decision:
     """Settle who else gets the rows: "wandb", "tensorboard" or "none".
 
     Args:
         asked: train.tracker; "auto" is W&B where it is installed and the environment asks for it.
-        wanted: why the environment asks for W&B (`runtime.wandb_wanted`); "" if it does not.
+        wanted: why the environment asks for W&B (`runtime.wandb_reason`); "" if it does not.
         installed: whether a package is there.
 
     Raises:
         ConfigError: what was asked for by name is not installed, or W&B has neither a key nor a file to write to.
     """
     if asked == "none":
-        return Choice("none", "asked for")
+        return Decision("none", "asked for")
     if asked == "auto":
         if not wanted:
-            return Choice("none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set")
+            return Decision("none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set")
         if not installed("wandb"):
-            return Choice("none", f'{wanted}, but wandb is not installed: pip install "light-llm[wandb]"')
-        return Choice("wandb", wanted)
+            return Decision("none", f'{wanted}, but wandb is not installed: pip install "light-llm[wandb]"')
+        return Decision("wandb", wanted)
     if not installed(asked):
         raise ConfigError(
             f'tracker={asked} needs a package that is not installed; pip install "light-llm[{asked}]", or leave it out'
@@ -47,7 +47,7 @@ def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] 
             "tracker=wandb needs WANDB_API_KEY, the key from https://wandb.ai/authorize, in the environment; "
             "WANDB_MODE=offline needs none and keeps the run in its folder, for `wandb sync` later"
         )
-    return Choice(asked, "asked for")
+    return Decision(asked, "asked for")
 
 
 def make_tracker(

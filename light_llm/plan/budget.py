@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..config import ModelConfig, TrainConfig, matrix_parameters
 from ..errors import ConfigError
-from ..runtime import Room
+from ..runtime import MemoryLimit
 from ..text_format import format_duration
 from .parameters import of_the_kind, sized_as
 from .plan import Plan, Text, make_plan
@@ -83,7 +83,7 @@ def spend(
     Raises:
         ConfigError: not even the smallest preset fits, or not one step is made in the time.
     """
-    room = Room(budget.bytes, "the budget") if budget.bytes else None
+    room = MemoryLimit(budget.bytes, "the budget") if budget.bytes else None
     tried = []
     for name in reversed(of_the_kind(model)):
         shape = sized_as(name, model)

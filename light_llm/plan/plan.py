@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..config import ModelConfig, TrainConfig, get_model_size
-from ..runtime import Room, memory_room, resident_memory, training_flops
+from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
 from .memory import Memory, Shapes, optimizer_bytes, step_memory
 from .profile import profile
 from .seconds import SAMPLED, SAVED, Seconds, evaluation_seconds, look_seconds, step_seconds
@@ -34,7 +34,7 @@ class Plan:
     T: int
     text: Text
     memory: Memory  # at the peak
-    room: Room | None  # what it may come to
+    room: MemoryLimit | None  # what it may come to
     step: float | None  # seconds of one step; None where nothing was measured
     seconds: Seconds | None  # of all that is left to do
 
@@ -110,7 +110,7 @@ def make_plan(
     text: Text | None = None,
     *,
     framework: int | None = None,
-    room: Room | None = None,
+    room: MemoryLimit | None = None,
     timed: bool = True,
     done: int = 0,
 ) -> Plan:
@@ -131,7 +131,7 @@ def make_plan(
         T=T,
         text=text,
         memory=_of_the_process(shapes, resident_memory() if framework is None else framework),
-        room=room or memory_room(train.device),
+        room=room or memory_limit(train.device),
         step=None,
         seconds=None,
     )

@@ -20,7 +20,7 @@ from ..layers.positions import POSITIONS
 from ..model import Block
 from ..optim import build_optimizer
 from ..runtime import autocast, rng_state, set_rng_state
-from ..runtime.measured import is_remembered, remembered_all, this_machine
+from ..runtime.machine_cache import cached_measurements, has_cached_measurements, machine_key
 from ..runtime.timing import time_calls
 
 WIDTHS = (128, 256, 512)  # C of the blocks and of the head
@@ -55,7 +55,7 @@ class Profile:
 
 def is_known(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
     """Whether this machine was measured already, with blocks of the kind that a model has."""
-    return is_remembered(key(device, dtype, model), names())
+    return has_cached_measurements(key(device, dtype, model), names())
 
 
 def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
@@ -66,7 +66,7 @@ def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
         found = measure_profile(device, dtype, model)
         return [number for name, _ in sizes for number in _as_tuple(getattr(found, name))]
 
-    numbers = iter(remembered_all(key(device, dtype, model), names(), measure))
+    numbers = iter(cached_measurements(key(device, dtype, model), names(), measure))
     filled = {name: tuple(next(numbers) for _ in range(n)) for name, n in sizes}
     return Profile(**{k: v if isinstance(getattr(_NOTHING, k), tuple) else v[0] for k, v in filled.items()})  # type: ignore[arg-type]
 
@@ -77,7 +77,7 @@ def key(device: str, dtype: str, model: ModelConfig = GPT2) -> str:
     changes = [f"{f.name} {getattr(like, f.name)}" for f in fields(like)]
     usual = {f"{f.name} {getattr(block_like(GPT2, C=WIDTHS[1], L=1), f.name)}" for f in fields(like)}
     kind = "".join(f", {change}" for change in changes if change not in usual)
-    return f"profile {VERSION} of {dtype} on {device}{kind}: {this_machine()}"
+    return f"profile {VERSION} of {dtype} on {device}{kind}: {machine_key()}"
 
 
 def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:

@@ -5,12 +5,12 @@ import platform
 import torch
 
 from ..errors import DeviceError, did_you_mean
-from .choice import Choice
+from .decision import Decision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def choose_device(asked: str = "auto") -> Choice:
+def choose_device(asked: str = "auto") -> Decision:
     """The device for a run, with the reason.
 
     Args:
@@ -25,20 +25,20 @@ def choose_device(asked: str = "auto") -> Choice:
             f"there is no device {asked!r}{did_you_mean(kind, DEVICES)} It can be auto, cpu, cuda, cuda:N or mps"
         )
     if kind == "cpu":
-        return Choice("cpu", "asked for")
+        return Decision("cpu", "asked for")
     has_mps, n_cuda = torch.backends.mps.is_available(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "auto":
         if has_mps:
-            return Choice("mps", "Apple GPU found; --device cpu overrides")
+            return Decision("mps", "Apple GPU found; --device cpu overrides")
         if n_cuda:
-            return Choice("cuda", f"{torch.cuda.get_device_name()} found; --device cpu overrides")
-        return Choice("cpu", "no GPU found")
+            return Decision("cuda", f"{torch.cuda.get_device_name()} found; --device cpu overrides")
+        return Decision("cpu", "no GPU found")
     if kind == "mps" and not has_mps:
         raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use --device auto or cpu")
     if kind == "cuda" and int(index or 0) >= n_cuda:
         found = f"{n_cuda} CUDA GPU{'s' * (n_cuda != 1)}" if n_cuda else "no CUDA GPU"
         raise DeviceError(f"device {asked!r} is not available: this torch finds {found}; use --device auto or cpu")
-    return Choice(asked, "asked for")
+    return Decision(asked, "asked for")
 
 
 def can_gate_updates(device: str) -> bool:

@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT, _NEVER = 16 << 20, (1 << 31) - 1
 
 
-def keep_memory() -> bool:
+def configure_malloc() -> bool:
     """Tell glibc to keep the memory that is freed: a step asks for the same blocks as the one before it.
 
     Otherwise each large block is given back and mapped again, and the kernel has to clear its pages. For the whole

@@ -16,7 +16,7 @@ from ..config import ModelConfig
 from ..doctor import remembered_core
 from ..doctor.remembered import kept_at
 from ..plan.profile import is_known, profile
-from ..runtime import child_environment, keep_memory
+from ..runtime import configure_malloc, subprocess_env
 
 LONGEST = 120  # seconds; whoever waits longer measures by itself
 
@@ -30,13 +30,13 @@ def first_look(model: ModelConfig, device: str, dtype: str, *, doctor: bool, say
     command = [sys.executable, "-m", "light_llm.train.first_look", device, dtype]
     command += ["doctor" if doctor else "no-doctor", str(torch.get_num_threads()), json.dumps(asdict(model))]
     with suppress(OSError, subprocess.SubprocessError):  # then it is done here
-        subprocess.run(command, env=child_environment(), capture_output=True, timeout=LONGEST, check=False)  # noqa: S603
+        subprocess.run(command, env=subprocess_env(), capture_output=True, timeout=LONGEST, check=False)  # noqa: S603
 
 
 def main(device: str, dtype: str, doctor: str, threads: str, model: str) -> None:
     """The child."""
     torch.set_num_threads(int(threads))
-    keep_memory()
+    configure_malloc()
     profile(device, dtype, ModelConfig(**json.loads(model)))
     if doctor == "doctor":
         remembered_core(device)

@@ -12,13 +12,13 @@ from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..observe.trackers import choose_tracker
 from ..runtime import (
-    Choice,
+    Decision,
     choose_compile,
     choose_device,
     choose_dtype,
     device_name,
     versions,
-    wandb_wanted,
+    wandb_reason,
 )
 from .foresee import Outlook
 from .resume import Resumed
@@ -29,10 +29,10 @@ class Decisions:
     """A config with nothing left at auto, and the reasons."""
 
     config: TrainConfig
-    device: Choice
-    dtype: Choice
-    compile: Choice
-    tracker: Choice
+    device: Decision
+    dtype: Decision
+    compile: Decision
+    tracker: Decision
 
 
 def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
@@ -44,9 +44,9 @@ def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
     """
     earlier = resumed.decided if resumed else {}
 
-    def settled(name: str) -> Choice | None:
+    def settled(name: str) -> Decision | None:
         value = earlier.get(name)
-        return Choice(value, "as the run was started") if value and getattr(config, name) in ("auto", value) else None
+        return Decision(value, "as the run was started") if value and getattr(config, name) in ("auto", value) else None
 
     device = settled("device")
     try:
@@ -59,7 +59,7 @@ def decide(config: TrainConfig, resumed: Resumed | None) -> Decisions:
     compiled = settled("compile") or choose_compile(config.compile, device.value)
     horizon = config.lr_horizon or (resumed.state.lr_horizon if resumed else config.max_steps)
     config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
-    return Decisions(config, device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_wanted()))
+    return Decisions(config, device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_reason()))
 
 
 def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..config import ModelConfig, TrainConfig
 from ..data import Batch
 from ..observe.meter import Measures
-from ..runtime import can_gate_updates, product_rate, training_flops
+from ..runtime import can_gate_updates, matmul_rate, training_flops
 from .guards import Proposal, Verdict
 from .listeners import Step
 from .progress import Progress
@@ -127,7 +127,7 @@ class Yardstick:
     @classmethod
     def of(cls, model: ModelConfig, config: TrainConfig) -> "Yardstick":
         """That of a run, its device's rate measured once."""
-        return cls(config.grad_clip, model, product_rate(config.device, config.dtype))
+        return cls(config.grad_clip, model, matmul_rate(config.device, config.dtype))
 
     def mfu(self, tokens_per_second: float, T: int) -> float:
         """Model FLOPs utilisation (Chowdhery et al., 2022): the share of the rate that goes into the products."""

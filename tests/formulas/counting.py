@@ -10,7 +10,7 @@ from light_llm.generate.quantize import dequantize, quantize
 from light_llm.layers.attention import blocks_pay
 from light_llm.model import LightLLM, attend_by_formula
 from light_llm.plan.memory import Shapes, moments
-from light_llm.runtime.speed import training_flops
+from light_llm.runtime.flops import training_flops
 from light_llm.train.room import OTHER, step_bytes
 from light_llm.train.update import Yardstick
 from tests.support.tools import TINY, tiny_model

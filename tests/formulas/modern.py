@@ -17,7 +17,7 @@ from light_llm.layers.norms import RMSNorm, rms_norm
 from light_llm.layers.positions import RotaryPositions, Turn, frequencies, rotate
 from light_llm.model import SelfAttention, attend_by_formula
 from light_llm.objective import NextTokenLoss
-from light_llm.runtime.speed import tokens_seen, training_flops
+from light_llm.runtime.flops import attended_tokens, training_flops
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
 from .counting import sizes
@@ -348,8 +348,8 @@ def M26_tokens_that_a_query_sees() -> None:
     for T, w in ((16, 0), (1024, 0), (1024, 256), (100, 256), (64, 1)):
         end = min(w or T, T)
         exact = sum(min(t, end) for t in range(1, T + 1)) / T
-        agree(tokens_seen(T, w), end - end**2 / (2 * T))
-        agree(tokens_seen(T, w) + end / (2 * T), exact)
+        agree(attended_tokens(T, w), end - end**2 / (2 * T))
+        agree(attended_tokens(T, w) + end / (2 * T), exact)
 
 
 def M27_operations_of_any_choices() -> None:

@@ -23,7 +23,7 @@ from light_llm.observe.pictures import LIGHT_TO_DARK, NOTHING, heat_map, picture
 from light_llm.observe.to_tensorboard import ToTensorBoard
 from light_llm.observe.to_wandb import ToWandb
 from light_llm.observe.trackers import choose_tracker, identity_of, is_installed
-from light_llm.runtime import wandb_wanted
+from light_llm.runtime import wandb_reason
 from tests.support.tools import rows_of, run_child, tensors_of, train_small
 
 KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form that W&B wants, and nobody's
@@ -243,7 +243,7 @@ def test_what_the_environment_asks_for(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert wandb_wanted() == wanted
+    assert wandb_reason() == wanted
 
 
 def test_a_folder_with_the_name_of_a_package_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from light_llm.plan.plan import Plan, Text, make_plan
 from light_llm.plan.profile import key, names
 from light_llm.plan.ways import apply, micro_batches, ways_that_fit
 from light_llm.plan.words import header_lines, refusal, table, warning_lines
-from light_llm.runtime import Room
-from light_llm.runtime.measured import remembered_all
+from light_llm.runtime import MemoryLimit
+from light_llm.runtime.machine_cache import cached_measurements
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
 TEXT = Text(300_000, 36_000)
@@ -21,7 +21,7 @@ FRAMEWORK = 250_000_000
 
 
 def planned(gigabytes: float, preset: str = "micro", train: TrainConfig = CPU) -> Plan:
-    room = Room(int(gigabytes * 1e9), "a test's limit")
+    room = MemoryLimit(int(gigabytes * 1e9), "a test's limit")
     return make_plan(ModelConfig.preset(preset), train, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
 
 
@@ -136,11 +136,11 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
     """Sizes are a preset's; positions, norms and the like stay, and windows in layers that are gone go with them."""
     chosen = {"qk_norm": True, "tied_head": False, "mlp": "relu2", "window": 64, "window_layers": layers}
     model, bound = ModelConfig.preset("llama-small", vocab_size=4096, **chosen), 600_000_000
-    room = Room(bound, "a test's limit")
+    room = MemoryLimit(bound, "a test's limit")
     known = [1e-9] * len(names())  # seconds are no matter here
     for size in of_the_kind(model):
         kind = ModelConfig.preset(size, **(chosen | {"window_layers": "all"}))
-        remembered_all(key("cpu", "float32", kind), names(), lambda: known)
+        cached_measurements(key("cpu", "float32", kind), names(), lambda: known)
     plan = make_plan(model, CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
     smaller = [way.plan.model for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]
     spent = spend(Budget(bytes=bound), model, CPU, 64, TEXT, framework=FRAMEWORK)
@@ -152,7 +152,7 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
 
 def test_a_size_of_ones_own_is_to_be_left_out_with_a_preset() -> None:
     """`--set model.n_layer=20` would outlive `--preset nano`."""
-    room = Room(600_000_000, "a test's limit")
+    room = MemoryLimit(600_000_000, "a test's limit")
     for own, said in (({}, ""), ({"n_layer": 20}, "; leave out --set model.n_layer")):
         plan = make_plan(ModelConfig.small(**own), CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
         ways = [way for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]

@@ -16,7 +16,7 @@ from light_llm.plan.parameters import parameters_by_part
 from light_llm.plan.plan import KEPT, Text, make_plan
 from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
 from light_llm.plan.seconds import between, evaluation_seconds, step_seconds
-from light_llm.runtime import Room
+from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer
 from tests.support.live_bytes import peak_of_a_step
 from tests.support.tools import byte_loader, byte_model, tiny_model
@@ -195,9 +195,9 @@ def test_a_plan_says_what_a_run_will_be(poem: Path) -> None:
 
 
 def test_a_plan_fits_where_there_is_room() -> None:
-    plan = make_plan(shaped(), CPU, 128, framework=0, room=Room(1 << 40, "plenty"), timed=False)
+    plan = make_plan(shaped(), CPU, 128, framework=0, room=MemoryLimit(1 << 40, "plenty"), timed=False)
     assert plan.fits and plan.step is None
     tight = make_plan(
-        shaped(), CPU, 128, framework=0, room=Room(plan.memory.total - 1, "a byte too little"), timed=False
+        shaped(), CPU, 128, framework=0, room=MemoryLimit(plan.memory.total - 1, "a byte too little"), timed=False
     )
     assert not tight.fits

@@ -28,7 +28,7 @@ from light_llm.observe.analysis import AdamState, Effort, analyze
 from light_llm.observe.look import fixed_batch, look_inside
 from light_llm.plan import profile
 from light_llm.runtime import autocast, can_gate_updates, choose_compile, choose_device, choose_dtype
-from light_llm.runtime.measured import remembered, remembered_all, this_machine
+from light_llm.runtime.machine_cache import cached_measurement, cached_measurements, machine_key
 from light_llm.train.dynamics import analyze_training_dynamics
 from tests.support.mps_audit import INSTEAD, TABLE, Finding, Kernels, Seen, kernels, pretence
 from tests.support.tools import SMALL, Trainer, byte_loader, byte_model, gradients, model_path, some_tokens, tiny_model
@@ -181,11 +181,11 @@ BRANCHES = {  # the files that ask what device it is; a new one is to be looked 
     *("checkpoint/portable.py", "generate/products.py", "generate/quantize.py"),
     *(
         "train/first_look.py",
-        "runtime/choice.py",
+        "runtime/decision.py",
         "runtime/device.py",
         "runtime/precision.py",
-        "runtime/seed.py",
-        "runtime/speed.py",
+        "runtime/rng.py",
+        "runtime/flops.py",
     ),
 }
 
@@ -205,8 +205,8 @@ def test_no_file_asks_for_the_device_unseen() -> None:
 def rate_is_known(config: ModelConfig) -> None:
     """The rates of products and parts, which a run would measure first, are no matter here."""
     for dtype in ("float32", "bfloat16"):
-        remembered(f"{dtype} products on mps, FLOP/s: {this_machine()}", lambda: 1e12)
-        remembered_all(profile.key("mps", dtype, config), names := profile.names(), lambda: [1e-9] * len(names))
+        cached_measurement(f"{dtype} products on mps, FLOP/s: {machine_key()}", lambda: 1e12)
+        cached_measurements(profile.key("mps", dtype, config), names := profile.names(), lambda: [1e-9] * len(names))
 
 
 def preset(name: str, **changes: Any) -> LightLLM:

@@ -28,7 +28,7 @@ from light_llm.runtime import (
     versions,
 )
 from light_llm.runtime import precision as precision_module
-from light_llm.runtime.cores import quota
+from light_llm.runtime.threads import cpu_quota
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, mps: bool, gpus: int, bf16: bool = True) -> None:
@@ -90,7 +90,7 @@ def test_the_format_follows_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert choose_dtype("bfloat16", "mps").value == "bfloat16"
     for gain, expected in ((3.0, "bfloat16"), (0.4, "float32")):
         monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / str(gain)))
-        monkeypatch.setattr(precision_module, "measure_gain", lambda gain=gain: gain)
+        monkeypatch.setattr(precision_module, "measure_bfloat16_speedup", lambda gain=gain: gain)
         choice = choose_dtype("auto", "cpu")
         assert choice.value == expected and f"{gain:.1f}x" in choice.reason
 
@@ -100,7 +100,7 @@ def test_the_measurement_is_made_once_and_a_bad_cache_is_made_anew(
 ) -> None:
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path))
     calls: list[float] = []
-    monkeypatch.setattr(precision_module, "measure_gain", lambda: calls.append(1.0) or 2.0)
+    monkeypatch.setattr(precision_module, "measure_bfloat16_speedup", lambda: calls.append(1.0) or 2.0)
     for _ in range(3):
         choose_dtype("auto", "cpu")
     assert len(calls) == 1
@@ -111,7 +111,7 @@ def test_the_measurement_is_made_once_and_a_bad_cache_is_made_anew(
 
 
 def test_the_measurement_is_real() -> None:
-    assert 0.01 < precision_module.measure_gain(seconds=0.01) < 100
+    assert 0.01 < precision_module.measure_bfloat16_speedup(seconds=0.01) < 100
 
 
 def test_autocast_makes_products_in_the_format() -> None:
@@ -169,16 +169,19 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.mark.parametrize(("text", "cores"), [("250000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", None)])
 def test_a_container_s_quota_is_whole_cores(tmp_path: Path, text: str, cores: int | None) -> None:
     (tmp_path / "cpu.max").write_text(text)
-    assert quota(tmp_path / "cpu.max") == cores
-    assert quota(tmp_path / "no such file") is None
+    assert cpu_quota(tmp_path / "cpu.max") == cores
+    assert cpu_quota(tmp_path / "no such file") is None
 
 
 def test_no_more_threads_than_cores() -> None:
-    script = (
-        "import torch; from light_llm.runtime import use_cores, usable_cores; torch.set_num_threads(64); use_cores()"
-    )
-    check = f"{script}; print(torch.get_num_threads() == min(64, usable_cores()))"
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "True\n"
+    script = """
+import torch
+from light_llm.runtime import limit_threads, usable_cores
+torch.set_num_threads(64)
+limit_threads()
+print(torch.get_num_threads() == min(64, usable_cores()))
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 def test_memory_and_versions_are_told() -> None:
@@ -192,11 +195,11 @@ def test_memory_that_is_kept_is_not_cleared_again() -> None:
     """Four blocks of 8 MB, made, written and freed together, ten times over: fresh pages each time, or none."""
     script = """
 import ctypes, resource, sys
-from light_llm.runtime import keep_memory
+from light_llm.runtime import configure_malloc
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
-assert sys.argv[1] != "keep" or keep_memory()
+assert sys.argv[1] != "keep" or configure_malloc()
 def blocks():
     made = [libc.malloc(8 << 20) for _ in range(4)]
     for block in made:

@@ -17,7 +17,7 @@ from light_llm.errors import ConfigError, DeviceError
 from light_llm.model import SelfAttention, attend_by_formula
 from light_llm.optim import build_optimizer
 from light_llm.plan import plan as plans
-from light_llm.runtime import Room
+from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer, foresee
 from light_llm.train.foresee import Outlook, examined
 from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, run_child
@@ -100,7 +100,7 @@ def test_the_plan_stands_in_the_header_and_beside_what_happened(poem: Path, caps
 
 def no_room(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """As if this machine had so little memory."""
-    monkeypatch.setattr(plans, "memory_room", lambda device: Room(size, "a test's limit"))
+    monkeypatch.setattr(plans, "memory_limit", lambda device: MemoryLimit(size, "a test's limit"))
 
 
 def test_a_library_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, poem: Path) -> None:

@@ -64,14 +64,14 @@ BUGS = [
         "runtime: available_memory",
         '_of_meminfo("MemAvailable", proc)',
         '_of_meminfo("MemTotal", proc)',
-        "tests/runtime/test_room.py",
+        "tests/runtime/test_memory_limits.py",
     ),
     Bug(
         "a container that is not looked at",
-        "runtime: memory_room",
+        "runtime: memory_limit",
         "rooms = [_of_the_machine(proc, mine), _of_the_container(cgroup, mine), _of_the_shell(proc, mine)]",
         "rooms = [_of_the_machine(proc, mine), _of_the_shell(proc, mine)]",
-        "tests/runtime/test_room.py",
+        "tests/runtime/test_memory_limits.py",
     ),
     Bug(
         "a run that is started whatever it needs",

@@ -209,8 +209,8 @@ BUGS = [
     Bug(
         "W&B that is on because it is installed",
         "observe: choose_tracker",
-        '        if not wanted:\n            return Choice("none", "neither',
-        '        if False:\n            return Choice("none", "neither',
+        '        if not wanted:\n            return Decision("none", "neither',
+        '        if False:\n            return Decision("none", "neither',
         "tests/observe/test_trackers.py",
     ),
     Bug(

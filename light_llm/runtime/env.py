@@ -48,25 +48,25 @@ def stop_after() -> int | None:
     return int(value)
 
 
-def with_stop_after(steps: int | None) -> dict[str, str]:
+def stop_after_env(steps: int | None) -> dict[str, str]:
     """The environment for a child process that is to end its training after so many steps, or not at all."""
     rest = {name: value for name, value in os.environ.items() if name != "LIGHT_LLM_STOP_AFTER"}
     return rest | ({"LIGHT_LLM_STOP_AFTER": str(steps)} if steps else {})
 
 
-def child_environment() -> dict[str, str]:
+def subprocess_env() -> dict[str, str]:
     """The environment for a child process that runs a module of this package, wherever it is started."""
     package = str(Path(__file__).parents[2])
     search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     return dict(os.environ) | {"PYTHONPATH": search}
 
 
-def keep_onnx_quiet() -> None:
+def disable_onnx_telemetry() -> None:
     """ORT_DISABLE_TELEMETRY, before ONNX Runtime is imported: some builds of it send how they are used."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def wandb_wanted() -> str:
+def wandb_reason() -> str:
     """Why rows may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" where neither is set.
 
     WANDB_MODE=disabled is W&B's own word for no, whatever the key.
@@ -77,11 +77,11 @@ def wandb_wanted() -> str:
     return "WANDB_API_KEY is set" if os.environ.get("WANDB_API_KEY") and mode != "disabled" else ""
 
 
-def wandb_environment(files: Path) -> dict[str, str]:
+def wandb_subprocess_env(files: Path) -> dict[str, str]:
     """The environment for the child process that speaks with W&B.
 
     It finds this package wherever it is started, sends no reports of its own errors, and keeps what it would put into
     the home folder in `files`, unless WANDB_CACHE_DIR or WANDB_DATA_DIR says otherwise.
     """
     folders = {"WANDB_CACHE_DIR": str(files / "cache"), "WANDB_DATA_DIR": str(files / "data")}
-    return folders | child_environment() | {"WANDB_ERROR_REPORTING": "false"}
+    return folders | subprocess_env() | {"WANDB_ERROR_REPORTING": "false"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from light_llm.runtime import memory_room, resident_memory
+from light_llm.runtime import memory_limit, resident_memory
 from light_llm.text_format import format_bytes
 from tests.support.tools import run_child
 
@@ -35,7 +35,7 @@ MINE = 1000 * resource.getpagesize()
 
 
 def test_a_machine_has_what_is_free_and_what_this_process_has(proc: Path, tmp_path: Path) -> None:
-    room = memory_room("cpu", proc=proc, cgroup=tmp_path)
+    room = memory_limit("cpu", proc=proc, cgroup=tmp_path)
     assert room is not None and room.bytes == pytest.approx(11 * GB + MINE, rel=1e-6)
     assert room.reason == "free of the 16.0 GB of this machine"
 
@@ -49,12 +49,12 @@ def test_a_container_is_smaller(proc: Path, tmp_path: Path, older: bool) -> None
     )
     (group / limit).write_text(f"{2 * GB}\n")
     (group / used).write_text(f"{GB}\n")
-    room = memory_room("cpu", proc=proc, cgroup=group)
+    room = memory_limit("cpu", proc=proc, cgroup=group)
     assert room is not None and room.bytes == GB + MINE and room.reason == "left of this container's 2.00 GB"
     (group / "memory.stat").write_text(f"anon 5\ninactive_file {GB // 2}\n")  # copies of files would be given up
-    assert older or memory_room("cpu", proc=proc, cgroup=group).bytes == GB + GB // 2 + MINE  # type: ignore[union-attr]
+    assert older or memory_limit("cpu", proc=proc, cgroup=group).bytes == GB + GB // 2 + MINE  # type: ignore[union-attr]
     (group / limit).write_text("max\n" if not older else f"{(1 << 63) - 4096}\n")
-    assert memory_room("cpu", proc=proc, cgroup=group).bytes > 10 * GB  # type: ignore[union-attr]
+    assert memory_limit("cpu", proc=proc, cgroup=group).bytes > 10 * GB  # type: ignore[union-attr]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: only Linux bounds addresses this way")
@@ -62,11 +62,11 @@ def test_a_limit_of_the_shell_is_found() -> None:
     # torch first: the libraries of a CUDA build take more addresses than a fixed limit would allow.
     code = """
 import resource
-from light_llm.runtime import memory_room
+from light_llm.runtime import memory_limit
 addresses = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = addresses + 2 * 10**9
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-room = memory_room("cpu")
+room = memory_limit("cpu")
 print(limit, room.bytes, room.reason)
 """
     child = run_child([sys.executable, "-c", code])
@@ -82,5 +82,5 @@ def test_a_process_knows_what_it_has() -> None:
 
 
 def test_nothing_is_known_of_a_system_that_says_nothing(tmp_path: Path) -> None:
-    room = memory_room("cpu", proc=tmp_path, cgroup=tmp_path)
+    room = memory_limit("cpu", proc=tmp_path, cgroup=tmp_path)
     assert room is not None and room.reason == "this machine's memory"

@@ -3,7 +3,7 @@
 import torch
 
 from ..config import ModelConfig, matrix_parameters
-from .measured import remembered, this_machine
+from .machine_cache import cached_measurement, machine_key
 from .timing import time_calls
 
 
@@ -20,11 +20,11 @@ def training_flops(config: ModelConfig, T: int) -> float:
     0.79
     """
     products = matrix_parameters(config) + config.vocab_size * config.n_embd
-    seen = sum(tokens_seen(T, config.window_of(layer)) for layer in range(config.n_layer))
+    seen = sum(attended_tokens(T, config.window_of(layer)) for layer in range(config.n_layer))
     return 6.0 * products + 12.0 * config.n_head * config.head_size * seen
 
 
-def tokens_seen(T: int, window: int = 0) -> float:
+def attended_tokens(T: int, window: int = 0) -> float:
     """How many tokens a query looks at, on average over windows of T: T / 2, or fewer where a window ends before.
 
     >>> tokens_seen(1024), tokens_seen(1024, 256), tokens_seen(100, 256)
@@ -34,13 +34,13 @@ def tokens_seen(T: int, window: int = 0) -> float:
     return w - w * w / (2 * T) if T else 0.0
 
 
-def product_rate(device: str, dtype: str) -> float:
+def matmul_rate(device: str, dtype: str) -> float:
     """Operations a second of a device's matrix products in a number format, measured once: what MFU is a share of."""
-    key = f"{dtype} products on {device}, FLOP/s: {this_machine()}"
-    return remembered(key, lambda: measure_product_rate(device, dtype))
+    key = f"{dtype} products on {device}, FLOP/s: {machine_key()}"
+    return cached_measurement(key, lambda: measure_matmul_rate(device, dtype))
 
 
-def measure_product_rate(device: str, dtype: str, seconds: float = 0.15) -> float:
+def measure_matmul_rate(device: str, dtype: str, seconds: float = 0.15) -> float:
     """The rate of products of a block's own shape on a CPU, (2048, 384) x (384, 1536); of 4,096 squares on a GPU."""
     on_cpu = torch.device(device).type == "cpu"
     n, k, m = (2048, 384, 1536) if on_cpu else (4096, 4096, 4096)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Choice:
+class Decision:
     """A decision and its reason.
 
     >>> print(Choice("cpu", "asked for"))

@@ -10,20 +10,20 @@ import torch
 
 from ..atomic_io import atomic_write
 from ..json_io import load_json
-from .settings import cache_dir
+from .env import cache_dir
 
 
-def this_machine() -> str:
+def machine_key() -> str:
     """What a measurement holds for."""
     return f"{platform.node()} {platform.machine()} torch {torch.__version__} threads {torch.get_num_threads()}"
 
 
-def remembered(key: str, measure: Callable[[], float]) -> float:
+def cached_measurement(key: str, measure: Callable[[], float]) -> float:
     """The number kept under a key, or else measured now and kept."""
-    return remembered_all(key, [""], lambda: [measure()])[0]
+    return cached_measurements(key, [""], lambda: [measure()])[0]
 
 
-def remembered_all(key: str, names: Sequence[str], measure: Callable[[], Sequence[float]]) -> list[float]:
+def cached_measurements(key: str, names: Sequence[str], measure: Callable[[], Sequence[float]]) -> list[float]:
     """The numbers kept under a key, one for each name, or else all of them measured now and kept."""
     path = cache_dir() / "measured.json"
     known = _read(path)
@@ -35,7 +35,7 @@ def remembered_all(key: str, names: Sequence[str], measure: Callable[[], Sequenc
     return [known[k] for k in keys]
 
 
-def is_remembered(key: str, names: Sequence[str]) -> bool:
+def has_cached_measurements(key: str, names: Sequence[str]) -> bool:
     """Whether all of them are known already."""
     known = _read(cache_dir() / "measured.json")
     return all((f"{key}, {name}" if name else key) in known for name in names)

@@ -16,7 +16,7 @@ THREADS = 256 << 20  # bytes of addresses that the stacks and heaps of threads t
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryLimit:
     """The most bytes this process may come to have, and what says so."""
 
     bytes: int
@@ -32,15 +32,15 @@ def resident_memory(proc: Path = PROC) -> int:
     return peak_memory() or 0
 
 
-def memory_room(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Room | None:
+def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit | None:
     """The tightest of the limits on the memory of a device; None where nothing says one."""
     kind = torch.device(device).type
     if kind == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Room(free + torch.cuda.memory_reserved(device), f"free of the {format_bytes(total)} of this GPU")
+        return MemoryLimit(free + torch.cuda.memory_reserved(device), f"free of the {format_bytes(total)} of this GPU")
     if kind == "mps":
         with suppress(RuntimeError):
-            return Room(torch.mps.recommended_max_memory(), "what macOS lets this GPU use")
+            return MemoryLimit(torch.mps.recommended_max_memory(), "what macOS lets this GPU use")
         return None
     mine = resident_memory(proc)
     rooms = [_of_the_machine(proc, mine), _of_the_container(cgroup, mine), _of_the_shell(proc, mine)]
@@ -72,25 +72,25 @@ def shell_limit(name: str = "RLIMIT_AS") -> int | None:
     return None if limit in (resource.RLIM_INFINITY, -1) or limit >= NO_LIMIT else limit
 
 
-def _of_the_machine(proc: Path, mine: int) -> Room | None:
+def _of_the_machine(proc: Path, mine: int) -> MemoryLimit | None:
     """What is free, swap included; elsewhere than on Linux all there is."""
     available, total = available_memory(proc), total_memory()
     if available is not None:
         whole = _of_meminfo("MemTotal", proc) or total or available
-        return Room(
+        return MemoryLimit(
             available + (_of_meminfo("SwapFree", proc) or 0) + mine,
             f"free of the {format_bytes(whole)} of this machine",
         )
-    return Room(total, "this machine's memory") if total else None
+    return MemoryLimit(total, "this machine's memory") if total else None
 
 
-def _of_the_container(cgroup: Path, mine: int) -> Room | None:
+def _of_the_container(cgroup: Path, mine: int) -> MemoryLimit | None:
     """What its limit leaves; copies of files that it keeps in memory would be given up first."""
     limit = container_limit(cgroup)
     used = _number(cgroup / "memory.current") or _number(cgroup / "memory/memory.usage_in_bytes")
     if limit is None or used is None:
         return None
-    return Room(
+    return MemoryLimit(
         min(limit, limit - used + mine + _file_pages(cgroup)), f"left of this container's {format_bytes(limit)}"
     )
 
@@ -102,7 +102,7 @@ def _file_pages(cgroup: Path) -> int:
     return 0
 
 
-def _of_the_shell(proc: Path, mine: int) -> Room | None:
+def _of_the_shell(proc: Path, mine: int) -> MemoryLimit | None:
     """`ulimit -v` bounds addresses; a process has more of them than memory, and its threads take some more."""
     limit = shell_limit()
     if limit is None:
@@ -111,10 +111,10 @@ def _of_the_shell(proc: Path, mine: int) -> Room | None:
         import resource
 
         addresses = int((proc / "self/statm").read_text().split()[0]) * resource.getpagesize()
-        return Room(
+        return MemoryLimit(
             max(0, limit - addresses - THREADS) + mine, f"left of the {format_bytes(limit)} that ulimit -v allows"
         )
-    return Room(limit, f"ulimit -v allows {format_bytes(limit)}")
+    return MemoryLimit(limit, f"ulimit -v allows {format_bytes(limit)}")
 
 
 def _of_meminfo(name: str, proc: Path) -> int | None:
