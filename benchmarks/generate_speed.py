@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from light_llm.checkpoint import Files, write_portable
 from light_llm.config import ModelConfig
 from light_llm.data.tokenizers import make_tokenizer
-from light_llm.generate import Sampling, change_format, decode
-from light_llm.generate.sampling import choose, choose_rows
+from light_llm.generate import Sampling, convert_for_inference, decode
+from light_llm.generate.sampling import sample, sample_batch
 from light_llm.model import LightLLM
 from light_llm.train.record import model_meta
 
@@ -74,7 +74,7 @@ def made(dtype: str = "auto", quantize: str = "none", *, change: bool = True) ->
     torch.manual_seed(0)
     model = LightLLM(CONFIG).eval()
     if change:
-        change_format(model, dtype, quantize)
+        convert_for_inference(model, dtype, quantize)
     return model
 
 
@@ -112,7 +112,7 @@ def contexts(model: LightLLM, bandwidth: float) -> list[Row]:
     seconds = steps_in_turn({str(n): steps(model, prompt=n) for n in lengths}, turns=3)
     whole = torch.zeros(1, lengths[-1], dtype=torch.long)
     with torch.inference_mode():
-        again = best_in_turn({"": lambda: model.unembed(model.features(whole)[:, -1])}, turns=3)[""]
+        again = best_in_turn({"": lambda: model.logits(model.hidden_states(whole)[:, -1])}, turns=3)[""]
     rows = []
     for n in lengths:
         kept = 2 * CONFIG.n_layer * (n - lengths[0]) * CONFIG.n_embd * 4  # float32
@@ -158,11 +158,11 @@ def choosing() -> list[Row]:
         seen: list[list[int]] = [[] for _ in range(B)]
 
         def fast(logits: Tensor = logits, seen: list[list[int]] = seen, g: list[torch.Generator] = generators) -> None:
-            choose_rows(logits, seen, USUAL, g)
+            sample_batch(logits, seen, USUAL, g)
 
         def plain(logits: Tensor = logits, g: list[torch.Generator] = generators) -> None:
             for z, generator in zip(logits, g, strict=True):
-                choose(z, (), USUAL, generator)
+                sample(z, (), USUAL, generator)
 
         best = best_in_turn({"fast": fast, "plain": plain})
         rows.append(Row(f"choosing {B}", "ms", best["fast"] * 1e3, best["plain"] * 1e3, None, "row by row"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .data import TokenArray, TokenDataset
 from .errors import DataError
 from .model import LightLLM, eval_mode
-from .objective import token_nats
+from .objective import token_cross_entropy
 from .runtime import autocast
 
 
@@ -86,7 +86,7 @@ def evaluate_loss(
                 n_bytes += int(byte_lengths[ids[:, 1:]].sum())
                 window = torch.from_numpy(ids).to(device)
                 with torch.no_grad(), autocast(device.type, dtype):
-                    nats = token_nats(model, window[:, :-1], window[:, 1:])
+                    nats = token_cross_entropy(model, window[:, :-1], window[:, 1:])
                 rows = nats.cpu().double()  # MPS has no float64
                 sums += rows.sum(dim=1).tolist()
                 by_place[: rows.size(1)] += rows.sum(dim=0).numpy()

@@ -1,8 +1,8 @@
 """The GPT in one file: arithmetic and parameters, nothing else.
 
-The architecture is GPT-2's (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied head. What a
-config may choose instead (rotary positions, RMSNorm, SwiGLU ...: Llama's) stands in `layers/`, a file a choice.
-How it is trained, stored, watched or sampled from is written elsewhere; nothing here knows of it.
+The architecture is GPT-2's (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied head. The parts
+that a config may choose instead (rotary positions, RMSNorm, SwiGLU ...: Llama's) are in `layers/`, one file per choice.
+Training, storage, probes and sampling are elsewhere, and this file does not know of them.
 
 Shapes, here and everywhere:
     B batch   T tokens of this call   S tokens that can be looked at (T, or more with a cache)
@@ -21,45 +21,50 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
 from .errors import ConfigError
-from .layers.again import same_draws
-from .layers.attention import attend
+from .layers.attention import (
+    additive_mask,
+    attend,
+    causal_mask,
+    key_positions,
+    masked_scores,
+    repeat_kv,
+    sliding_window_mask,
+)
 from .layers.dropout import Dropout
-from .layers.heads import shared, within
 from .layers.mlps import MLP, GatedMLP, make_mlp
 from .layers.norms import make_norm
-from .layers.positions import POSITIONS, Turn, rotate
+from .layers.positions import POSITIONS, RotaryAngles, ScoreBias, rotate
+from .layers.recompute_rng import preserve_rng
 
 
 class Cache(Protocol):
-    """Keys and values of earlier tokens, a value that belongs to one conversation."""
+    """Keys and values of earlier tokens; a value that belongs to one batch of texts, not to the model."""
 
-    def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this call's (B, H_kv, T, D) at positions `at`, return all (B, H_kv, S, D)."""
+    def extend(self, layer: int, k: Tensor, v: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Store this call's (B, H_kv, T, D) at their positions; return all keys and values (B, H_kv, S, D)."""
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(d_k)): (B, H, T, D), (B, H, S, D) -> (B, H, T, S). Vaswani et al. (2017), equation 1.
 
-    mask is True where a query may look, broadcastable to (B, H, T, S); None means causal: token T - 1 sees all S,
-    each one before it sees one fewer.
+    mask is broadcastable to (B, H, T, S): True where a query may look, or numbers that are added to the scores. None
+    means causal: token T - 1 sees all S, each one before it sees one fewer.
     """
-    T, S = q.size(-2), k.size(-2)
-    if mask is None:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    mask = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
-    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    return masked_scores(scores, mask).softmax(dim=-1)
 
 
 def attend_by_formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written.
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written: -> (B, H, T, D).
 
-    The twin of the quick `attend`, and twice differentiable.
+    The reference that the fast `attend` is tested against, and twice differentiable.
     """
     return F.dropout(attention_weights(q, k, mask), dropout) @ v
 
 
 def soft_cap(logits: Tensor, cap: float) -> Tensor:
-    """cap tanh(logits / cap): nearly the same near 0, never beyond the cap (Gemma Team, 2024); 0 means none."""
+    """cap tanh(logits / cap): nearly the same near 0, never beyond the cap (Gemma Team, 2024); 0 for no cap."""
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
@@ -77,19 +82,30 @@ class SelfAttention(nn.Module):
         self.q_norm = make_norm(config, D) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, D) if config.qk_norm else nn.Identity()
         self.c_proj = nn.Linear(config.n_head * D, config.n_embd, bias=config.bias)
-        self.attend = attend  # a probe may put the formula here, from outside
+        # An attribute, so that probes, curvature and exports can put `attend_by_formula` here from outside.
+        self.attend = attend
 
     def forward(
-        self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None
+        self,
+        x: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: Cache | None,
+        angles: RotaryAngles | None = None,
+        score_bias: ScoreBias | None = None,
     ) -> Tensor:
         B, T, _ = x.shape
         heads = self.c_attn(x).view(B, T, sum(self.heads), self.head_size).transpose(1, 2)  # (B, H + 2 H_kv, T, D)
         q, k, v = heads.split(self.heads, dim=1)
-        q, k = rotate(self.q_norm(q).to(v.dtype), turn), rotate(self.k_norm(k).to(v.dtype), turn)
+        # Under autocast a norm returns float32; q, k and v must have one format.
+        q, k = rotate(self.q_norm(q).to(v.dtype), angles), rotate(self.k_norm(k).to(v.dtype), angles)
         if cache is not None:
-            k, v = cache.extend(self.layer, k, v, at)  # (B, H_kv, S, D)
-        mask = within(mask, at, k.size(2), self.window, cached=cache is not None)
-        k, v = shared(k, q.size(1)), shared(v, q.size(1))  # (B, H, S, D)
+            k, v = cache.extend(self.layer, k, v, position_ids)  # (B, H_kv, S, D)
+        cached, S = cache is not None, k.size(2)
+        mask = sliding_window_mask(mask, position_ids, S, self.window, cached=cached)
+        if score_bias is not None:
+            mask = additive_mask(mask, score_bias(key_positions(position_ids, S, cached=cached)).to(q.dtype))
+        k, v = repeat_kv(k, q.size(1)), repeat_kv(v, q.size(1))  # (B, H, S, D)
         y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))
 
@@ -106,17 +122,22 @@ class Block(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, at: Tensor, mask: Tensor | None, cache: Cache | None, turn: Turn | None = None
+        self,
+        x: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: Cache | None,
+        angles: RotaryAngles | None = None,
+        score_bias: ScoreBias | None = None,
     ) -> Tensor:
-        h = x + self.drop(self.attn(self.ln_1(x), at, mask, cache, turn))
+        h = x + self.drop(self.attn(self.ln_1(x), position_ids, mask, cache, angles, score_bias))
         return h + self.drop(self.mlp(self.ln_2(h)))
 
 
 class LightLLM(nn.Module):
     """A GPT-2, or a relative, of any size: tokens (B, T) -> logits (B, T, V).
 
-    A tied head is the token table again, and there is no module for it; another is a table of its own. The loss and the
-    decoder need the two halves of `forward` apart: `features` (hidden states) and `unembed` (logits of some of them).
+    The loss and the decoder need the two halves of `forward` apart: `hidden_states`, and `logits` of some of them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -128,30 +149,39 @@ class LightLLM(nn.Module):
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = make_norm(config, config.n_embd)
+        # A tied head is the token table itself and has no module, so that each parameter has one name.
         self.lm_head = None if config.tied_head else nn.Embedding(config.vocab_size, config.n_embd)
         self.apply(self._initialise)
 
     @torch.no_grad()
     def _initialise(self, module: nn.Module) -> None:
-        """GPT-2's: N(0, 0.02), and 1/sqrt(2L) of that where a branch joins the residual stream (2L of them add up)."""
+        """Initialise as GPT-2: N(0, 0.02), and 1/sqrt(2L) of that where a branch joins the residual stream.
+
+        2L branches add up there.
+        """
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        if isinstance(module, (SelfAttention, MLP, GatedMLP)):  # `apply` comes to a module after its children
+        # `apply` visits a module after its children, so this overwrites what c_proj got above.
+        if isinstance(module, (SelfAttention, MLP, GatedMLP)):
             nn.init.normal_(module.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits for the token after each position: (B, T) -> (B, T, V)."""
-        return self.unembed(self.features(tokens))
+        """Return the logits for the token after each position: (B, T) -> (B, T, V)."""
+        return self.logits(self.hidden_states(tokens))
 
-    def features(
-        self, tokens: Tensor, at: Tensor | None = None, mask: Tensor | None = None, cache: Cache | None = None
+    def hidden_states(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm: (B, T) -> (B, T, C).
+        """Return the hidden states after the final norm: (B, T) -> (B, T, C).
 
         Args:
-            at: the position of each token, (T,) or (B, T); by default 0, 1, 2, ...
+            position_ids: the position of each token, (T,) or (B, T); by default 0, 1, 2, ...
             mask: True where a token may look, broadcastable to (B, H, T, S); by default causal.
             cache: earlier keys and values, extended by this call.
 
@@ -164,19 +194,21 @@ class LightLLM(nn.Module):
                 f"{T} tokens do not fit into n_positions={self.config.n_positions}; "
                 "shorten the input or build the model with a larger n_positions"
             )
-        if at is None:
-            at = torch.arange(T, device=tokens.device)
-        x = self.drop(self.wpe.add(self.wte(tokens), at))  # (B, T, C)
-        turn = self.wpe.turn(at)
+        if position_ids is None:
+            position_ids = torch.arange(T, device=tokens.device)
+        x = self.drop(self.wpe.embed(self.wte(tokens), position_ids))  # (B, T, C)
+        angles, score_bias = self.wpe.angles(position_ids), self.wpe.score_bias(position_ids)
         for block in self.h:
+            # A block that extends a cache cannot run twice.
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, at, mask, None, turn, use_reentrant=False, context_fn=same_draws(x))
+                inputs = x, position_ids, mask, None, angles, score_bias
+                x = checkpoint(block, *inputs, use_reentrant=False, context_fn=preserve_rng(x))
             else:
-                x = block(x, at, mask, cache, turn)
+                x = block(x, position_ids, mask, cache, angles, score_bias)
         return self.ln_f(x)
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits by the head: (..., C) -> (..., V)."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head, and the soft cap if there is one: (..., C) -> (..., V)."""
         return soft_cap(F.linear(hidden, self.head_weight), self.logit_cap)
 
     @property
@@ -186,7 +218,7 @@ class LightLLM(nn.Module):
 
     @property
     def logit_cap(self) -> float:
-        """What bounds the logits, 0 where nothing does."""
+        """The bound of the logits, 0 for none."""
         return self.config.logit_cap
 
 

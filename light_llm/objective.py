@@ -1,26 +1,27 @@
 """The loss: -log P(next token), summed with weights, by a pass that never holds the (B, T, V) logits.
 
 The head is most of a small model, and its logits are most of the memory: 4 x 1,024 x 50,257 floats are 0.8 GB, and
-as much again for their gradient. `layers/cross_entropy.py` goes through them in blocks; `plain_nats` is its twin.
+as much again for their gradient. `layers/cross_entropy.py` processes them in blocks;
+`token_cross_entropy_reference` is the plain form that it is tested against.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers.cross_entropy import nats, nats_sum
+from .layers.cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from .model import LightLLM
 
-IGNORED = -100  # a target that counts for nothing
+IGNORED = -100  # a target that is not counted, as F.cross_entropy's ignore_index
 
 
 class NextTokenLoss(nn.Module):
-    """What the loop calls, and what is compiled or wrapped: the model and its objective as one module.
+    """The model and its objective as one module: the training loop calls it, and it is compiled or wrapped as a whole.
 
     Args:
-        model: anything with `features`, `head_weight` and `logit_cap`.
-        chunk: rows of logits that exist at once; 0 takes the plain way through `model.forward`.
-        z_loss: weight of l^2 in the gradient, l the log-sum-exp of the logits; the value stays the nats alone.
+        model: anything with `hidden_states`, `head_weight` and `logit_cap`.
+        chunk: rows of logits that exist at once; 0 for all of them, by `model.forward`.
+        z_loss: weight of l^2 in the gradient, l the log-sum-exp of the logits; the value excludes it.
     """
 
     def __init__(self, model: LightLLM, chunk: int = 1024, z_loss: float = 0.0) -> None:
@@ -30,19 +31,20 @@ class NextTokenLoss(nn.Module):
         self.z_loss = z_loss
 
     def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Sum over all positions of weight * -log P(target), in nats: a float32 scalar.
+        """Sum weight * -log P(target) over all positions, in nats: a float32 scalar.
 
-        A sum, so that micro-batches add up to exactly one big batch: divide by `total_weight` of the whole batch.
+        Divide it by the `total_weight` of the whole batch.
 
         Args:
-            tokens, targets: (B, T); a target of -100 counts for nothing.
+            tokens, targets: (B, T); a target of -100 is not counted.
             weights: (B, T), by default 1 each.
         """
+        # A sum and not a mean, so that micro-batches add up to exactly one big batch whatever their weights.
         weights = token_weights(targets, weights)
         if not self.chunk:
-            return self._plain(tokens, targets, weights)
-        return nats_sum(
-            self.model.features(tokens).flatten(0, 1),  # (B T, C)
+            return self._reference(tokens, targets, weights)
+        return linear_cross_entropy_sum(
+            self.model.hidden_states(tokens).flatten(0, 1),  # (B T, C)
             self.model.head_weight,
             targets.flatten(),
             weights.flatten(),
@@ -51,47 +53,49 @@ class NextTokenLoss(nn.Module):
             cap=self.model.logit_cap,
         )
 
-    def _plain(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """The same through the full logits, as in any textbook."""
+    def _reference(self, tokens: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Compute the same from the full logits."""
         logits = self.model(tokens).float()  # (B, T, V)
-        loss = (nats_of_logits(logits, targets) * weights).sum()
+        loss = (token_cross_entropy_from_logits(logits, targets) * weights).sum()
         if self.z_loss:
             penalty = self.z_loss * (logits.logsumexp(-1).square() * weights).sum()
-            loss = loss + (penalty - penalty.detach())  # a gradient without a value
+            loss = loss + (penalty - penalty.detach())  # adds its gradient and leaves the value
         return loss
 
 
 def token_weights(targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The weight of each target, (B, T) float32: what was given, 0 where the target is ignored."""
+    """Return the weight of each target, (B, T) float32: by default 1, and 0 where the target is ignored."""
     counted = (targets != IGNORED).float()
     return counted if weights is None else counted * weights
 
 
 def total_weight(targets: Tensor, weights: Tensor | None = None) -> float:
-    """What to divide a `NextTokenLoss` by to get the mean nats per token."""
+    """Return the divisor that makes a `NextTokenLoss` the mean nats per token."""
     return float(token_weights(targets, weights).sum())
 
 
-def nats_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits)[target], 0 where it is ignored: (B, T, V), (B, T) -> (B, T)."""
+def token_cross_entropy_from_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -log softmax(logits)[target], 0 where the target is ignored: (B, T, V), (B, T) -> (B, T), nats."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none").view(
         targets.shape
     )
 
 
-def plain_nats(model: LightLLM, tokens: Tensor, targets: Tensor) -> Tensor:
-    """-log P(target) of each position through the full logits: (B, T) -> (B, T), nats. The twin of `token_nats`."""
-    return nats_of_logits(model(tokens).float(), targets)
+def token_cross_entropy_reference(model: LightLLM, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Compute `token_cross_entropy` from the full logits: (B, T) -> (B, T), nats."""
+    return token_cross_entropy_from_logits(model(tokens).float(), targets)
 
 
 @torch.no_grad()
-def token_nats(model: LightLLM, tokens: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
-    """-log P(target) of each position, without gradients and without the full logits: (B, T) -> (B, T), nats."""
-    return hidden_nats(model, model.features(tokens), targets, chunk)
+def token_cross_entropy(model: LightLLM, tokens: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
+    """Return -log P(target) of each position, without gradients and without the full logits: (B, T) -> (B, T), nats."""
+    return token_cross_entropy_from_hidden(model, model.hidden_states(tokens), targets, chunk)
 
 
 @torch.no_grad()
-def hidden_nats(model: LightLLM, hidden: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
-    """The same from hidden states after the final norm: (B, T, C), (B, T) -> (B, T), nats."""
-    found = nats(hidden.flatten(0, 1), model.head_weight, targets.flatten(), rows=chunk, cap=model.logit_cap)
-    return found.view(targets.shape).masked_fill(targets == IGNORED, 0.0)
+def token_cross_entropy_from_hidden(model: LightLLM, hidden: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
+    """Compute `token_cross_entropy` from hidden states after the final norm: (B, T, C), (B, T) -> (B, T), nats."""
+    nats = linear_cross_entropy(
+        hidden.flatten(0, 1), model.head_weight, targets.flatten(), rows=chunk, cap=model.logit_cap
+    )
+    return nats.view(targets.shape).masked_fill(targets == IGNORED, 0.0)

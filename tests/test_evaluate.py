@@ -12,7 +12,7 @@ from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import CharTokenizer, byte_lengths
 from light_llm.errors import DataError
 from light_llm.evaluate import evaluate_loss, summarise
-from light_llm.objective import plain_nats
+from light_llm.objective import token_cross_entropy_reference
 from tests.support.tools import some_tokens, tiny_model
 
 LENGTHS = np.arange(61) % 4  # bytes of each of 61 made-up tokens
@@ -97,7 +97,9 @@ def test_windows_start_cold() -> None:
     ids = some_tokens(1, 17)[0].tolist()
     model = tiny_model(scale=5)
     whole = evaluate_loss(model, TokensInMemory(ids), LENGTHS, context=8)
-    halves = plain_nats(model, torch.tensor([ids[:8], ids[8:16]]), torch.tensor([ids[1:9], ids[9:17]]))
+    halves = token_cross_entropy_reference(
+        model, torch.tensor([ids[:8], ids[8:16]]), torch.tensor([ids[1:9], ids[9:17]])
+    )
     assert whole.loss == pytest.approx(halves.mean().item(), rel=1e-5)
 
 

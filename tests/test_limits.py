@@ -31,8 +31,8 @@ LENGTHS = np.array(byte_lengths(ByteTokenizer()))
 class Knows:
     """A reader that knows every text of a grammar with its probability, and guesses each byte from what it has read.
 
-    It has the shape of a model: `features` gives log-probabilities, (B, T, 257), and the head, the unit matrix, passes
-    them on.
+    It has the shape of a model: `hidden_states` gives log-probabilities, (B, T, 257), and the head, the unit matrix,
+    passes them on.
     """
 
     logit_cap = 0.0  # log-probabilities are passed on as they are
@@ -47,7 +47,7 @@ class Knows:
                 self.after[data[:i]][byte] += probability
         self.start = self.after[b""]
 
-    def features(self, tokens: Tensor, **_: Any) -> Tensor:
+    def hidden_states(self, tokens: Tensor, **_: Any) -> Tensor:
         rows = []
         for row in tokens.tolist():
             read: bytes | None = None  # of the present text; None before its beginning has been seen

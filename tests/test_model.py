@@ -147,14 +147,14 @@ def test_positions_are_a_value() -> None:
     """(T,) and (B, T) positions mean the same, and other positions another thing."""
     model, x = tiny_model(scale=5), some_tokens(2, 6)
     at = torch.arange(6)
-    torch.testing.assert_close(model.features(x, at), model.features(x))
-    torch.testing.assert_close(model.features(x, at.expand(2, 6)), model.features(x))
-    assert not torch.allclose(model.features(x, at + 3), model.features(x), atol=1e-3)
+    torch.testing.assert_close(model.hidden_states(x, at), model.hidden_states(x))
+    torch.testing.assert_close(model.hidden_states(x, at.expand(2, 6)), model.hidden_states(x))
+    assert not torch.allclose(model.hidden_states(x, at + 3), model.hidden_states(x), atol=1e-3)
 
 
 def test_the_head_is_the_token_table() -> None:
     model, hidden = tiny_model(), torch.randn(2, 3, TINY.n_embd)
-    torch.testing.assert_close(model.unembed(hidden), hidden @ model.wte.weight.T)
+    torch.testing.assert_close(model.logits(hidden), hidden @ model.wte.weight.T)
     assert not any("lm_head" in name for name in model.state_dict())
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from light_llm.layers import cross_entropy
-from light_llm.layers.cross_entropy import nats_sum
-from light_llm.objective import NextTokenLoss, plain_nats, token_nats, total_weight
+from light_llm.layers.cross_entropy import linear_cross_entropy_sum
+from light_llm.objective import NextTokenLoss, token_cross_entropy, token_cross_entropy_reference, total_weight
 from light_llm.runtime import autocast
 from tests.support.live_bytes import allocations
 from tests.support.tools import gradients, some_tokens, tiny_model
@@ -16,8 +16,8 @@ from tests.support.tools import gradients, some_tokens, tiny_model
 def nats_in_blocks(
     hidden: torch.Tensor, head: torch.Tensor, y: torch.Tensor, w: torch.Tensor, rows: int, **options: float
 ) -> torch.Tensor:
-    """`nats_sum` of (B, T) positions."""
-    return nats_sum(hidden.flatten(0, 1), head, y.flatten(), w.flatten(), rows=rows, **options)
+    """`linear_cross_entropy_sum` of (B, T) positions."""
+    return linear_cross_entropy_sum(hidden.flatten(0, 1), head, y.flatten(), w.flatten(), rows=rows, **options)
 
 
 def by_definition(hidden: torch.Tensor, head: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_padding_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPat
     y, w = torch.randint(257, (2, 9)), torch.rand(2, 9)
     found = []
     for multiple in (1, 64):
-        monkeypatch.setattr(cross_entropy, "multiple_of_rows", lambda device, m=multiple: m)
+        monkeypatch.setattr(cross_entropy, "row_multiple", lambda device, m=multiple: m)
         inputs = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
         loss = nats_in_blocks(*inputs, y, w, 5, cap=cap, z_loss=0.01)
         found.append([loss, *torch.autograd.grad(loss, inputs)])
@@ -98,7 +98,7 @@ def test_padding_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_penalty_and_the_cap_are_those_of_the_plain_form(dtype: str) -> None:
-    """z-loss: its gradient without its value; cap: both, in the loss, in `token_nats` and in `forward`."""
+    """z-loss: its gradient without its value; cap: both, in the loss, in `token_cross_entropy` and in `forward`."""
     x, y = some_tokens(3, 20), some_tokens(3, 20, seed=6)
     found = []
     for chunk in (0, 7):
@@ -114,7 +114,7 @@ def test_the_penalty_and_the_cap_are_those_of_the_plain_form(dtype: str) -> None
         assert (quick[name] - exact).norm() <= allowed * exact.norm() + 1e-4, name
     model = tiny_model(scale=6, logit_cap=2.0)
     assert model(x).abs().max() < 2.0
-    torch.testing.assert_close(token_nats(model, x, y, chunk=5), plain_nats(model, x, y))
+    torch.testing.assert_close(token_cross_entropy(model, x, y, chunk=5), token_cross_entropy_reference(model, x, y))
     bare = NextTokenLoss(model)(x, y).item()
     assert NextTokenLoss(model, z_loss=0.1)(x, y).item() == bare, "the value is the nats alone"
 
@@ -170,8 +170,8 @@ def test_nats_of_each_token() -> None:
     model, x, y = tiny_model(scale=5), some_tokens(3, 9), some_tokens(3, 9, seed=8)
     y[1, 4] = -100
     with torch.no_grad():
-        plain = plain_nats(model, x, y)
-    torch.testing.assert_close(token_nats(model, x, y, chunk=5), plain)
+        plain = token_cross_entropy_reference(model, x, y)
+    torch.testing.assert_close(token_cross_entropy(model, x, y, chunk=5), plain)
     assert plain[1, 4] == 0 and total_weight(y) == 26
 
 
@@ -204,13 +204,13 @@ def test_the_fast_form_refuses_a_second_backward_pass() -> None:
 
 def test_the_blocks_ask_for_the_room_of_a_tile_once() -> None:
     """Asked for at each sum, it left holes that the next could not use: every second run took 0.4 GB more."""
-    rows, V = 512, 3 * cross_entropy.COLUMNS
+    rows, V = 512, 3 * cross_entropy.TILE_COLUMNS
     hidden, head = torch.randn(2 * rows, 16, requires_grad=True), torch.randn(V, 16, requires_grad=True)
     targets, weights = torch.zeros(2 * rows, dtype=torch.long), torch.ones(2 * rows)
 
     def loss() -> None:
         with autocast("cpu", "bfloat16"):
-            nats_sum(hidden, head, targets, weights, rows=rows)
+            linear_cross_entropy_sum(hidden, head, targets, weights, rows=rows)
 
-    tile = 4 * rows * cross_entropy.COLUMNS
+    tile = 4 * rows * cross_entropy.TILE_COLUMNS
     assert sum(n >= tile for n in allocations(loss)) == 1

@@ -8,8 +8,8 @@ import torch
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.generate.cache import KVCache, visible
 from light_llm.model import LightLLM
-from light_llm.objective import NextTokenLoss, plain_nats, total_weight
-from light_llm.optim import build_optimizer, by_role
+from light_llm.objective import NextTokenLoss, token_cross_entropy_reference, total_weight
+from light_llm.optim import build_optimizer, group_parameters
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
 
@@ -64,7 +64,7 @@ def test_a_cache_changes_nothing() -> None:
     start = 0
     for part in (tokens[:, :5], tokens[:, 5:9], *tokens[:, 9:].split(1, dim=1)):
         at = torch.arange(start, start + part.size(1)).expand(2, -1)
-        got = model.unembed(model.features(part, at, visible(at), cache))
+        got = model.logits(model.hidden_states(part, at, visible(at), cache))
         torch.testing.assert_close(got, whole[:, start : start + part.size(1)], atol=1e-5, rtol=1e-5)
         start += part.size(1)
 
@@ -98,7 +98,9 @@ def test_the_chunked_loss_is_the_plain_loss() -> None:
         found.append(gradients(model))
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(found[1], found[0])
-    assert losses[0] == pytest.approx((plain_nats(model, x, y) * weights * (y != -100)).sum().item(), rel=1e-6)
+    assert losses[0] == pytest.approx(
+        (token_cross_entropy_reference(model, x, y) * weights * (y != -100)).sum().item(), rel=1e-6
+    )
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
@@ -111,7 +113,7 @@ def test_the_same_seed_gives_the_same_model() -> None:
 
 def test_decay_groups_are_complete_and_disjoint() -> None:
     model = tiny_model()
-    roles = by_role(model)
+    roles = group_parameters(model)
     names = [name for role in roles.values() for name in role]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert sum(p.numel() for role in roles.values() for p in role.values()) == get_model_size(TINY)

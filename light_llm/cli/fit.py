@@ -9,10 +9,10 @@ from typing import Protocol
 from ..config import Run, TrainConfig
 from ..data import TokenDataset
 from ..errors import ConfigError
-from ..plan.budget import parse_budget, spend
+from ..plan.budget import fit_to_budget, parse_budget
 from ..plan.plan import Plan, make_plan
-from ..plan.ways import Changes, Way, ways_that_fit
-from ..plan.words import refusal
+from ..plan.render import refusal
+from ..plan.suggest import Overrides, Suggestion, suggest_settings
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
 from ..train.foresee import text_of
 
@@ -66,7 +66,7 @@ class Ahead:
     flags: FitFlags
     fixed: bool
 
-    def before_the_text(self, run: Run) -> Changes:
+    def before_the_text(self, run: Run) -> Overrides:
         """Settings to change so that the run fits, {} where it does.
 
         Raises:
@@ -87,7 +87,7 @@ class Ahead:
         train = replace(self.settled, max_steps=run.train.max_steps, micro_batch=run.train.micro_batch)
         train = replace(train, checkpointing=run.train.checkpointing)
         if self.flags.budget:
-            chosen = spend(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
+            chosen = fit_to_budget(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
             self._say(f"budget   {self.flags.budget}: {chosen.why}")
             return run.with_settings(**chosen.changes)
         framework = resident_memory()
@@ -97,7 +97,7 @@ class Ahead:
             raise ConfigError(f"only a smaller vocabulary fits: --tokenizer {changes['data__tokenizer']}")
         return run.with_settings(**changes)
 
-    def _made_to_fit(self, plan: Plan, *, untouched: str) -> Changes:
+    def _made_to_fit(self, plan: Plan, *, untouched: str) -> Overrides:
         if plan.fits or self.flags.force:
             return {}
         ways = self._ways(plan, timed=not self.flags.fit)
@@ -106,8 +106,8 @@ class Ahead:
         self._say(f"fit      {ways[0].flags}: {ways[0].effect}")
         return ways[0].changes
 
-    def _ways(self, plan: Plan, *, timed: bool) -> list[Way]:
-        ways = ways_that_fit(plan, timed=timed)
+    def _ways(self, plan: Plan, *, timed: bool) -> list[Suggestion]:
+        ways = suggest_settings(plan, timed=timed)
         return [way for way in ways if not any(name.startswith(OF_THE_MODEL) for name in way.changes) or not self.fixed]
 
     def _check_budget(self) -> None:

@@ -107,7 +107,7 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
     import io
     import sys
 
-    from ..generate.console import SETTINGS, TO_TYPE, Repl, Settings
+    from ..generate.repl import SETTINGS, TO_TYPE, Repl, Settings
     from ..generate.terminal import line_reader, screen_of
 
     settings = Settings(**{name: getattr(flags, name) for name in SETTINGS})

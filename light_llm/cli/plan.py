@@ -40,8 +40,8 @@ def command(argv: Sequence[str]) -> int:
     settings = settings_of(flags, given)
     run = start_of(settings, None)
     from ..plan.budget import parse_budget
-    from ..plan.ways import ways_that_fit
-    from ..plan.words import refusal, table
+    from ..plan.render import refusal, table
+    from ..plan.suggest import suggest_settings
     from ..runtime import configure_malloc, limit_threads
 
     if flags.budget:
@@ -49,7 +49,7 @@ def command(argv: Sequence[str]) -> int:
     configure_malloc()
     limit_threads()
     plan, notes = _planned(run, settings, flags)
-    ways = [] if plan.fits else ways_that_fit(plan)
+    ways = [] if plan.fits else suggest_settings(plan)
     if ways and flags.fit:
         notes.append(f"fit          {ways[0].flags}: {ways[0].effect}")
         plan, ways = ways[0].plan, []
@@ -65,7 +65,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan, list[str]]:
     """The plan, with or without a budget, and what is to be said of it."""
-    from ..plan.budget import parse_budget, spend
+    from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
     from .fit import settle
 
@@ -74,7 +74,7 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
     if not flags.budget:
         return make_plan(run.model, settled, run.data.max_length, text), notes
-    chosen = spend(parse_budget(flags.budget), run.model, settled, run.data.max_length, text)
+    chosen = fit_to_budget(parse_budget(flags.budget), run.model, settled, run.data.max_length, text)
     return chosen.plan, [*notes, f"budget       {flags.budget}: {chosen.why}"]
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..generate.cache import visible
-from ..layers.attention import attend, blocks_pay, causal_by_blocks
+from ..layers.attention import attend, blocked_causal_attention, should_use_blocks
 from ..model import attend_by_formula
 from .operations import Layout, as_it_is, compared
 from .subject import Attention, Subject, numbers
@@ -38,7 +38,7 @@ def fused_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def by_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Blocks of queries; in float64 the formula."""
-    return attend_by_formula(q, k, v) if q.dtype == torch.float64 else causal_by_blocks(q, k, v)
+    return attend_by_formula(q, k, v) if q.dtype == torch.float64 else blocked_causal_attention(q, k, v)
 
 
 def _causal(
@@ -58,7 +58,7 @@ def fused(subject: Subject, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Ite
 def blocks(subject: Subject, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Iterator[Measured]:
     """Blocks of queries, where they are used at all."""
     x = torch.empty(1, 1, 8, 8, device=subject.device, requires_grad=True)
-    if blocks_pay(x, x):
+    if should_use_blocks(x, x):
         yield from _causal(subject, by_blocks, shapes)
 
 

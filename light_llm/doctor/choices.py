@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..layers.norms import rms_norm
-from ..layers.positions import Turn, rotate
+from ..layers.positions import RotaryAngles, rotate
 from .operations import ELEMENTWISE, C, as_it_is, compared
 from .subject import Subject, numbers
 from .tolerance import allowed, worst_error
@@ -17,12 +17,12 @@ def rotation(subject: Subject) -> Iterator[Measured]:
     """Heads turned by the angles of 1,024 positions, and the angles' own cosines."""
     x = numbers(2, 3, 1024, C, seed=41)
     angles = torch.arange(1024.0)[:, None] * 10000.0 ** -torch.linspace(0, 1, C // 2)
-    turn = Turn(angles.double().cos(), angles.double().sin())
+    turn = RotaryAngles(angles.double().cos(), angles.double().sin())
     found = angles.to(subject.device).cos()
     yield Measured(worst_error(found, turn.cos), allowed([ELEMENTWISE]), "cosines up to 1,023 radians")
 
     def turned(x: torch.Tensor) -> torch.Tensor:
-        return rotate(x, Turn(*(part.to(x.device) for part in turn)))
+        return rotate(x, RotaryAngles(*(part.to(x.device) for part in turn)))
 
     yield from compared(turned, [(x, as_it_is)], subject.device, sums=[2], back=[2], where="1,024 positions")
 

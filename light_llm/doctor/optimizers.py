@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, TrainConfig
 from ..model import LightLLM
-from ..optim import build_optimizer, by_role
+from ..optim import build_optimizer, group_parameters
 from ..optim.groups import MATRIX, VECTOR
 from .remedies import use_plain_update
 from .subject import Subject, numbers, opinionated
@@ -29,7 +29,7 @@ def steps(subject: Subject, optimizer: str, *, plain: bool = False) -> Iterator[
     config = CONFIG.with_changes({"optimizer": optimizer})
     model = opinionated(SHAPE).to(subject.device)
     start = {name: p.detach().cpu().double() for name, p in model.named_parameters()}
-    roles = by_role(model)
+    roles = group_parameters(model)
     ours = build_optimizer(model, config)
     if plain or subject.plain_update:
         use_plain_update(ours)

@@ -94,7 +94,7 @@ class Reference:
             if rows >= B and length >= T:
                 return known[:B, :T]
         with torch.no_grad():
-            parts = [self.twin.features(tokens[None]) for tokens in self.tokens(B, T)]
+            parts = [self.twin.hidden_states(tokens[None]) for tokens in self.tokens(B, T)]
         self._hidden[B, T] = torch.cat(parts)
         return self._hidden[B, T]
 
@@ -116,7 +116,7 @@ class Reference:
         if (B, T) not in self._gradients:
             self.twin.zero_grad()
             targets, total = self.targets(B, T).flatten(), 0.0
-            hidden = self.twin.features(self.tokens(B, T)).flatten(0, 1)
+            hidden = self.twin.hidden_states(self.tokens(B, T)).flatten(0, 1)
             states = hidden.detach().requires_grad_()
             for h, y in zip(states.split(ROWS), targets.split(ROWS), strict=True):
                 part = F.cross_entropy(F.linear(h, self.twin.head_weight), y, reduction="sum")

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..objective import NextTokenLoss, token_nats
+from ..objective import NextTokenLoss, token_cross_entropy
 from ..runtime import autocast
 from .subject import SHAPE, Subject, numbers, taken
 from .tolerance import allowed, forward_sums, gradient_sums, loss_sums, worst_error
@@ -48,7 +48,7 @@ def hidden_states(subject: Subject, shapes: Sequence[Shape]) -> Iterator[Measure
     """Hidden states after the last norm, at every position of long sequences."""
     subject.reference.hidden(*max(shapes, key=lambda shape: shape[1]))
     for B, T in shapes:
-        found = subject.model.features(subject.tokens(B, T))
+        found = subject.model.hidden_states(subject.tokens(B, T))
         yield Measured(
             worst_error(found, subject.reference.hidden(B, T)), allowed(forward_sums(SHAPE, T)), where((B, T))
         )
@@ -60,7 +60,7 @@ def loss(subject: Subject, shapes: Sequence[Shape], summed: Sequence[Shape]) -> 
     nats = subject.reference.nats(max(B for B, _ in shapes), max(T for _, T in shapes))
     for B, T in shapes:
         exact, limit = nats[:B, :T], allowed(loss_sums(SHAPE, T))
-        found = token_nats(subject.model, subject.tokens(B, T), subject.targets(B, T))
+        found = token_cross_entropy(subject.model, subject.tokens(B, T), subject.targets(B, T))
         yield Measured(worst_error(found, exact), limit, where((B, T)))
         if (B, T) in summed:
             with torch.no_grad():
@@ -113,9 +113,9 @@ def body_gradients(subject: Subject, shapes: Sequence[Shape]) -> Iterator[Measur
         above = numbers(B, T, SHAPE.n_embd, seed=41)
         model.zero_grad(set_to_none=True)
         twin.zero_grad(set_to_none=True)
-        found = model.features(subject.tokens(B, T))
+        found = model.hidden_states(subject.tokens(B, T))
         found.backward(above.to(subject.device))
-        right = twin.features(subject.reference.tokens(B, T))
+        right = twin.hidden_states(subject.reference.tokens(B, T))
         right.backward(above.double())
         limit = allowed([*forward_sums(SHAPE, T) * 3, B * T])
         yield from _by_name(taken(model), taken(twin), {}, limit, where((B, T)))

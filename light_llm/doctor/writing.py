@@ -10,7 +10,7 @@ from ..config import ModelConfig
 from ..generate import sampling
 from ..generate.cache import KVCache, visible
 from ..generate.decode import decode, window_start
-from ..generate.products import PackedLinear, can_pack
+from ..generate.packed_linear import PackedLinear, can_pack
 from ..generate.sampling import Sampling
 from ..model import LightLLM
 from .remedies import use_attention
@@ -41,13 +41,13 @@ def cached(subject: Subject) -> Iterator[Measured]:
     cache = KVCache(SHAPE, 3, 24, torch.device(subject.device), torch.float32)
     for start, end in ((0, 7), (7, 8), (8, 9), (9, 16)):
         at = torch.arange(start, end, device=subject.device)
-        found = model.unembed(model.features(ids[:, start:end].to(subject.device), at, None, cache))
+        found = model.logits(model.hidden_states(ids[:, start:end].to(subject.device), at, None, cache))
         yield Measured(worst_error(found, exact[:, start:end]), LIMIT, f"tokens {start + 1} to {end}, all rows alike")
     at = torch.tensor([[16], [9], [12]])  # (B, 1): one row goes on, others read again from further back
     for step in range(3):
         here = (at + step).to(subject.device)
         tokens = ids.gather(1, at + step).to(subject.device)
-        found = model.unembed(model.features(tokens, here, visible(here), cache))
+        found = model.logits(model.hidden_states(tokens, here, visible(here), cache))
         right = exact[torch.arange(3), (at + step)[:, 0]][:, None]
         yield Measured(worst_error(found, right), LIMIT, "rows of different lengths")
 
@@ -78,7 +78,7 @@ def shortfall(twin: LightLLM, row: Sequence[int], token: int | None) -> float:
     if token is None or not 0 <= token < SHAPE.vocab_size:
         return float("inf")
     window = torch.tensor([row[window_start(len(row), SHAPE.n_positions) :]])
-    exact = twin.unembed(twin.features(window)[0, -1])
+    exact = twin.logits(twin.hidden_states(window)[0, -1])
     return float((exact.max() - exact[token]) / exact.abs().max())
 
 
@@ -94,7 +94,7 @@ def drawn(subject: Subject, draws: int, top_k: int) -> Iterator[Measured]:
     counts = torch.zeros(BINS, dtype=torch.long)
     batch = logits.expand(ROWS, BINS)
     for _ in range(draws // ROWS):
-        ids = torch.tensor(sampling.choose_rows(batch, [()] * ROWS, rules, [generator] * ROWS))
+        ids = torch.tensor(sampling.sample_batch(batch, [()] * ROWS, rules, [generator] * ROWS))
         bad = ids[(ids < 0) | (ids >= BINS)]
         if len(bad):
             yield Measured(float("inf"), 0.0, f"{int(bad[0]):,} is drawn, and there are {BINS} ids")

@@ -2,6 +2,6 @@
 
 from .cache import KVCache as KVCache
 from .decode import decode as decode
-from .formats import change_format as change_format
+from .generator import TextGenerator as TextGenerator
+from .inference_dtype import convert_for_inference as convert_for_inference
 from .sampling import Sampling as Sampling
-from .text import TextGenerator as TextGenerator

@@ -21,31 +21,34 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = [0] * batch_size  # known to the host, so that no step waits for the device to tell
-        self._at: Tensor | None = None
+        self._position_ids: Tensor | None = None
         self._first = self._used = 0
 
-    def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, k: Tensor, v: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Write this call's (B, H_kv, T, D) to its slots; return all slots in use, (B, H_kv, S, D), uncopied.
 
         Args:
-            at: the positions: (T,), one after the other and the same for all rows, or (B, T), any.
+            position_ids: the positions: (T,), one after the other and the same for all rows, or (B, T), any.
 
         Returns:
             Keys and values in the number format of those given.
         """
-        if at is not self._at:  # the same for all layers: looked at once a call
-            self._at, self._used = at, int(at.max()) + 1  # slots beyond the longest row are not worth reading
-            self._first = int(at[0]) if at.ndim == 1 else 0
+        if position_ids is not self._position_ids:  # the same for all layers: looked at once a call
+            self._position_ids, self._used = (
+                position_ids,
+                int(position_ids.max()) + 1,
+            )  # slots beyond the longest row are not worth reading
+            self._first = int(position_ids[0]) if position_ids.ndim == 1 else 0
         keys, values = self.keys[layer], self.values[layer]
-        if at.ndim == 1:
+        if position_ids.ndim == 1:
             keys[:, :, self._first : self._used] = k
             values[:, :, self._first : self._used] = v
             if self._first == 0:
                 return k, v
         else:
             rows = torch.arange(k.size(0), device=k.device)[:, None]
-            keys[rows, :, at] = k.transpose(1, 2).to(keys.dtype)
-            values[rows, :, at] = v.transpose(1, 2).to(values.dtype)
+            keys[rows, :, position_ids] = k.transpose(1, 2).to(keys.dtype)
+            values[rows, :, position_ids] = v.transpose(1, 2).to(values.dtype)
         return keys[:, :, : self._used].to(k.dtype), values[:, :, : self._used].to(v.dtype)
 
     def put_rows(self, rows: Tensor, other: "KVCache") -> None:
@@ -56,7 +59,7 @@ class KVCache:
             self.lengths[row] = length
 
 
-def visible(at: Tensor) -> Tensor:
+def visible(position_ids: Tensor) -> Tensor:
     """Which slots tokens at these positions may look at: those up to their own. (B, T) -> (B, 1, T, S)."""
-    slots = torch.arange(int(at.max()) + 1, device=at.device)
-    return (slots <= at[..., None])[:, None]
+    slots = torch.arange(int(position_ids.max()) + 1, device=position_ids.device)
+    return (slots <= position_ids[..., None])[:, None]

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from ..model import LightLLM
 from .cache import KVCache, visible
-from .sampling import Sampling, choose_rows
+from .sampling import Sampling, sample_batch
 
 
 def window_start(n: int, context: int) -> int:
@@ -57,7 +57,7 @@ def decode(
     for _ in range(max_new_tokens):
         logits = reader.next_logits(rows).float().cpu()[:, :n_ids]  # (B, V)
         step: list[int | None] = []
-        for b, (row, token) in enumerate(zip(rows, choose_rows(logits, rows, sampling, generators), strict=True)):
+        for b, (row, token) in enumerate(zip(rows, sample_batch(logits, rows, sampling, generators), strict=True)):
             alive[b] = alive[b] and token != end
             step.append(token if alive[b] else None)
             row.append(token)
@@ -79,7 +79,7 @@ class _PlainReader:
 
     def _last(self, window: Sequence[int]) -> Tensor:
         tokens = torch.tensor([window], device=self.model.head_weight.device)
-        return self.model.unembed(self.model.features(tokens)[:, -1])
+        return self.model.logits(self.model.hidden_states(tokens)[:, -1])
 
 
 class _CachedReader:
@@ -117,10 +117,10 @@ class _CachedReader:
         cache.lengths = [len(w) for w in windows]
         longest = max(cache.lengths)
         tokens = torch.tensor([[*w, *[0] * (longest - len(w))] for w in windows], device=self.device)
-        hidden = self.model.features(tokens, torch.arange(longest, device=self.device), None, cache)  # (B, T, C)
+        hidden = self.model.hidden_states(tokens, torch.arange(longest, device=self.device), None, cache)  # (B, T, C)
         rows = torch.arange(len(windows), device=self.device)
         last = torch.tensor(cache.lengths, device=self.device) - 1
-        return cache, self.model.unembed(hidden[rows, last])
+        return cache, self.model.logits(hidden[rows, last])
 
     def _step(self, windows: Sequence[Sequence[int]]) -> Tensor:
         """Read the last token of each window on top of the cache. A row whose window moved is read elsewhere."""
@@ -128,9 +128,9 @@ class _CachedReader:
         slots = [min(n, self.capacity - 1) for n in self.cache.lengths]
         tokens = torch.tensor([[w[-1]] for w in windows], device=self.device)
         if min(slots) == max(slots):  # rows of one length see all there is, and a mask would only cost time
-            hidden = self.model.features(tokens, torch.tensor(slots[:1], device=self.device), None, self.cache)
+            hidden = self.model.hidden_states(tokens, torch.tensor(slots[:1], device=self.device), None, self.cache)
         else:
-            at = torch.tensor(slots, device=self.device)[:, None]  # (B, 1)
-            hidden = self.model.features(tokens, at, visible(at), self.cache)
+            position_ids = torch.tensor(slots, device=self.device)[:, None]  # (B, 1)
+            hidden = self.model.hidden_states(tokens, position_ids, visible(position_ids), self.cache)
         self.cache.lengths = [n + 1 for n in self.cache.lengths]
-        return self.model.unembed(hidden[:, -1])
+        return self.model.logits(hidden[:, -1])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model import LightLLM
-from .products import replace_products
+from .packed_linear import replace_linear_layers
 
 LARGEST = 127  # symmetric: -128 is not used
 WIDTH = 32  # the kernel reads this many weights at a time, and past the end of a row that is no multiple of it
@@ -75,4 +75,4 @@ def has_int8_kernel(device: torch.device) -> bool:
 
 def quantize_int8(model: LightLLM) -> None:
     """Change a finished model's products to int8: every linear layer, and the head's. The tables stay as they are."""
-    replace_products(model, Int8Linear)
+    replace_linear_layers(model, Int8Linear)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ..config import check_range
 
-SPARE = 8  # ties with the k-th likeliest that `largest` looks for at first; more cost a second look
+SPARE = 8  # ties with the k-th likeliest that `topk_with_ties` looks for at first; more cost a second look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Sampling:
             object.__setattr__(self, name, float(getattr(self, name)))
 
 
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
+def apply_top_k(logits: Tensor, k: int) -> Tensor:
     """Only the k most likely tokens (Fan et al., 2018); ties with the k-th stay.
 
     >>> keep_top_k(torch.tensor([0.5, 0.3, 0.2]).log(), 2).softmax(-1)
@@ -46,7 +46,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(logits < kth, -math.inf)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
+def apply_top_p(logits: Tensor, p: float) -> Tensor:
     """Nucleus sampling (Holtzman et al., 2020): the smallest set of tokens whose probabilities reach p, never empty.
 
     >>> keep_top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7).softmax(-1)
@@ -58,7 +58,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(drop, -math.inf)
 
 
-def keep_min_p(logits: Tensor, p: float) -> Tensor:
+def apply_min_p(logits: Tensor, p: float) -> Tensor:
     """Only tokens at least p times as likely as the likeliest one.
 
     >>> keep_min_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.5).softmax(-1)
@@ -82,18 +82,18 @@ def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> 
     return logits.index_copy(-1, ids, changed)
 
 
-def filtered(logits: Tensor, seen: Sequence[int], sampling: Sampling) -> Tensor:
+def apply_filters(logits: Tensor, seen: Sequence[int], sampling: Sampling) -> Tensor:
     """All rules in turn; what is left out is at minus infinity: (V,) -> (V,).
 
-    In Hugging Face's order, but for top-k: a temperature changes no order, so it comes first, where `choose_rows` needs
-    it.
+    In Hugging Face's order, but for top-k: a temperature changes no order, so it comes first, where `sample_batch`
+    needs it.
     """
     if sampling.repetition_penalty != 1.0 and seen:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
         return logits
     if sampling.top_k:
-        logits = keep_top_k(logits, sampling.top_k)
+        logits = apply_top_k(logits, sampling.top_k)
     return _after_top_k(logits, sampling)
 
 
@@ -102,13 +102,13 @@ def _after_top_k(logits: Tensor, sampling: Sampling) -> Tensor:
     # The likeliest token is moved to 0 first, and in float64: no temperature, however small, can then overflow.
     logits = (logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature
     if sampling.top_p < 1.0:
-        logits = keep_top_p(logits, sampling.top_p)
+        logits = apply_top_p(logits, sampling.top_p)
     if sampling.min_p > 0.0:
-        logits = keep_min_p(logits, sampling.min_p)
+        logits = apply_min_p(logits, sampling.min_p)
     return logits
 
 
-def draw(logits: Tensor, generator: Generator) -> int:
+def inverse_cdf(logits: Tensor, generator: Generator) -> int:
     """One token by its probability: the inverse of the cumulative distribution at one uniform number, on the CPU.
 
     One number a token and one generator a row, whatever else is in the batch: that is what makes a seed repeat a text.
@@ -119,16 +119,16 @@ def draw(logits: Tensor, generator: Generator) -> int:
     return int(torch.searchsorted(cdf, u, right=True).clamp_max(int(cdf.argmax())))
 
 
-def choose(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: Generator) -> int:
+def sample(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: Generator) -> int:
     """The next token of one row: (V,) logits on the CPU -> id."""
-    logits = filtered(logits.float(), seen, sampling)
-    return int(logits.argmax()) if sampling.temperature == 0.0 else draw(logits, generator)
+    logits = apply_filters(logits.float(), seen, sampling)
+    return int(logits.argmax()) if sampling.temperature == 0.0 else inverse_cdf(logits, generator)
 
 
-def choose_rows(
+def sample_batch(
     logits: Tensor, seen: Sequence[Sequence[int]], sampling: Sampling, generators: Sequence[Generator]
 ) -> list[int]:
-    """The next token of each row, what `choose` gives for each alone: (B, V) logits on the CPU -> ids.
+    """The next token of each row, what `sample` gives for each alone: (B, V) logits on the CPU -> ids.
 
     With top-k only the few kept tokens are ever exponentiated, and the rows go through the rules together.
     """
@@ -140,15 +140,15 @@ def choose_rows(
         return logits.argmax(dim=-1).tolist()
     if not 0 < sampling.top_k < logits.size(-1):
         rest = replace(sampling, repetition_penalty=1.0)  # it has been applied
-        return [choose(z, (), rest, g) for z, g in zip(logits, generators, strict=True)]
-    ids, kept = largest(logits, sampling.top_k)
+        return [sample(z, (), rest, g) for z, g in zip(logits, generators, strict=True)]
+    ids, kept = topk_with_ties(logits, sampling.top_k)
     cdf = _after_top_k(kept, sampling).softmax(dim=-1).cumsum(dim=-1)  # (B, K)
     u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])[:, None] * cdf[:, -1:]
     found = torch.searchsorted(cdf, u, right=True).clamp_max(cdf.argmax(dim=-1, keepdim=True))
     return ids.gather(-1, found)[:, 0].tolist()
 
 
-def largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk_with_ties(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Ids and logits of each row's k likeliest tokens and of ties with the k-th, by id: (B, V) -> twice (B, K).
 
     Some others stand between them, at minus infinity.

@@ -75,7 +75,7 @@ def as_computed(loaded: Loaded, dtype: str) -> Loaded:
         elif isinstance(module, nn.GELU):
             module.register_forward_hook(_looked_up)
     head, kind = model.head_weight, format_of("", tuple(model.head_weight.shape), dtype)
-    model.unembed = lambda hidden: F.linear(_through(hidden, kind), head)  # type: ignore[method-assign]
+    model.logits = lambda hidden: F.linear(_through(hidden, kind), head)  # type: ignore[method-assign]
     return twin
 
 

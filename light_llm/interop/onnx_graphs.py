@@ -123,8 +123,8 @@ class _Continued(nn.Module):
         at = P + torch.arange(T)
         mask = torch.arange(P + T) <= at[:, None]  # (T, S)
         cache = _Joined(past)
-        hidden = self.model.features(input_ids, at, mask, cache)
-        return (self.model.unembed(hidden), *cache.present)
+        hidden = self.model.hidden_states(input_ids, at, mask, cache)
+        return (self.model.logits(hidden), *cache.present)
 
 
 class _Joined:

@@ -1,1 +1,1 @@
-"""Parts of the arithmetic: what a config can choose, a file each, and what has a quick form beside its formula."""
+"""Layers: the parts of a model that a config chooses by name, and those with a fast form beside their formula."""

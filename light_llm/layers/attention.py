@@ -1,10 +1,12 @@
-"""Causal attention with the device's fused kernel, or, to train on a CPU, by blocks of queries with its own gradient.
+"""Causal attention: the device's fused kernel, or, to train on a CPU, blocks of queries with a gradient of their own.
 
 The CPU's fused kernel makes its products at a quarter of the machine's rate; batched products of (queries, D) with
 (keys, D) run at nearly all of it. So a block of queries takes its softmax over the keys it can see, and the
 probabilities are kept for the backward pass (Vaswani et al., 2017, equation 1, differentiated):
 
     dV = P^T dY      dS = P (dY V^T - rowsum(dY Y))      dQ = dS K / sqrt(D)      dK = dS^T Q / sqrt(D)
+
+A mask is boolean, True where a query may look, or holds numbers that are added to the scores, -inf where it may not.
 """
 
 import math
@@ -16,57 +18,110 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .formats import as_given
+from .autocast import without_autocast
 
-QUERIES = 128  # of a block: half of the square on its diagonal is computed in vain, so fewer waste less
-KEPT = (
-    160 << 20
-)  # bytes of probabilities, T^2 / 2 a head, that a layer may keep; beyond it the kernel, which keeps none
+# Queries of a block. Half of the square on its diagonal is computed in vain, so large blocks waste more; 64 to 256 are
+# within 15% of each other (docs/log.md).
+QUERY_BLOCK = 128
+# Bytes of probabilities, T^2 / 2 per head, that a layer may keep. Beyond it the kernel is used, which keeps none.
+MAX_KEPT_BYTES = 160 << 20
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(Q K^T / sqrt(D)) V without holding the (T, S) weights where that pays: -> (B, H, T, D).
 
-    mask is True where a query may look, broadcastable to (B, H, T, S); None means causal: token T - 1 sees all S,
-    each one before it sees one fewer.
+    mask is broadcastable to (B, H, T, S); None means causal: token T - 1 sees all S, each one before it one fewer.
     """
-    if mask is None and not dropout and blocks_pay(q, k):
-        return causal_by_blocks(q, k, v)
+    if mask is None and not dropout and should_use_blocks(q, k):
+        return blocked_causal_attention(q, k, v)
     T, S = q.size(-2), k.size(-2)
-    if mask is None and 1 < T < S:  # the kernel's own causal mask is aligned to the first token, ours to the last
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    if not (q.is_cpu or q.is_cuda):  # MPS's kernel was wrong in several ways, and is not what trains there anyway
-        return written_out(q, k, v, mask, dropout)
+    # The kernel's own causal mask is aligned to the first token, ours to the last: they differ where T < S.
+    if mask is None and 1 < T < S:
+        mask = causal_mask(T, S, q.device)
+    # PyTorch's issues call MPS's attention kernels wrong for several versions; training never used them (docs/log.md).
+    if not (q.is_cpu or q.is_cuda):
+        return naive_attention(q, k, v, mask, dropout)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T == S)
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """The formula, (T, S) weights and all."""
-    T, S = q.size(-2), k.size(-2)
-    if mask is None:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+def naive_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Compute attention with the whole (T, S) matrix of weights in memory."""
+    mask = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
     scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)
-    return F.dropout(scores.masked_fill(~mask, -math.inf).softmax(dim=-1), dropout) @ v
+    return F.dropout(masked_scores(scores, mask).softmax(dim=-1), dropout) @ v
 
 
-def blocks_pay(q: Tensor, k: Tensor) -> bool:
-    """Whether the blocks were measured to be the faster way (docs/log.md): training on a CPU, with memory for them."""
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """True where the last T of S tokens may look: at themselves and at all before them, (T, S)."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+def masked_scores(scores: Tensor, mask: Tensor) -> Tensor:
+    """Apply a boolean or additive mask: (B, H, T, S) -> (B, H, T, S), -inf where a query may not look."""
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def additive_mask(mask: Tensor | None, bias: Tensor) -> Tensor:
+    """Combine a boolean mask, None for causal, and a score bias ([B,] H, T, S) to an additive mask of bias's shape."""
+    mask = causal_mask(bias.size(-2), bias.size(-1), bias.device) if mask is None else mask
+    return bias.masked_fill(~mask, -math.inf)
+
+
+def repeat_kv(x: Tensor, H: int) -> Tensor:
+    """Repeat each head of keys or values for every query head it serves: (B, H_kv, S, D) -> (B, H, S, D).
+
+    Query head h has the keys and values of head h H_kv / H (Ainslie et al., 2023).
+    """
+    return x if x.size(1) == H else x.repeat_interleave(H // x.size(1), dim=1)
+
+
+def key_positions(position_ids: Tensor, S: int, *, cached: bool) -> Tensor:
+    """Positions of S keys: 0 ... S - 1, the slots of a cache, or without one those of the queries, ([B,] S)."""
+    return torch.arange(S, device=position_ids.device) if cached else position_ids
+
+
+def sliding_window_mask(
+    mask: Tensor | None, position_ids: Tensor, S: int, window: int, *, cached: bool
+) -> Tensor | None:
+    """Restrict a mask to the last `window` tokens, the query's own included: query t sees keys t - window + 1 ... t.
+
+    Args:
+        mask: True where a query may look anyway, broadcastable to (B, H, T, S); None means causal.
+        position_ids: positions of the T queries, (T,) or (B, T).
+        S: number of keys.
+        window: tokens that the layer sees; 0 means all.
+        cached: whether the keys come from a cache (`key_positions`).
+
+    Returns:
+        The given mask where the window is no restriction for S keys.
+    """
+    if not window or S <= window:
+        return mask
+    keys = key_positions(position_ids, S, cached=cached)
+    distance = position_ids[..., :, None] - keys[..., None, :]  # ([B,] T, S) tokens from the query back to the key
+    near = distance < window if mask is not None else (distance < window) & (distance >= 0)
+    near = near[:, None] if near.ndim == 3 else near
+    return near if mask is None else near & mask
+
+
+def should_use_blocks(q: Tensor, k: Tensor) -> bool:
+    """Return whether blocks were measured to be faster (docs/log.md): in training on a CPU, with memory for them."""
     B, H, T, _ = q.shape
     trains = torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling()
-    fits = B * H * T * T // 2 * q.element_size() <= KEPT
+    fits = B * H * T * T // 2 * q.element_size() <= MAX_KEPT_BYTES
     return trains and q.device.type == "cpu" and k.size(-2) == T and fits
 
 
-def causal_by_blocks(q: Tensor, k: Tensor, v: Tensor, queries: int = QUERIES) -> Tensor:
-    """Causal attention over (B, H, T, D), `queries` rows of the weights at a time."""
-    return cast(Tensor, _CausalBlocks.apply(q, k, v, queries))
+def blocked_causal_attention(q: Tensor, k: Tensor, v: Tensor, queries: int = QUERY_BLOCK) -> Tensor:
+    """Compute causal attention over (B, H, T, D), `queries` rows of the weights at a time."""
+    return cast(Tensor, _BlockedCausalAttention.apply(q, k, v, queries))
 
 
-class _CausalBlocks(torch.autograd.Function):
-    """P of each block is kept: (B H, queries, keys seen) in the format of the inputs."""
+class _BlockedCausalAttention(torch.autograd.Function):
+    """Saves P of each block: (B H, queries, keys seen) in the format of the inputs."""
 
     @staticmethod
-    @as_given
+    @without_autocast
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: int) -> Tensor:
         B, H, T, D = q.shape
         q, k, v = (q / math.sqrt(D)).reshape(B * H, T, D), k.reshape(B * H, T, D), v.reshape(B * H, T, D)
@@ -88,13 +143,14 @@ class _CausalBlocks(torch.autograd.Function):
         q, k, v, y, *weights = ctx.saved_tensors
         B, H, T, D = d_y.shape
         d_y = d_y.reshape(B * H, T, D)
-        shared = (d_y.float() * y.float()).sum(dim=-1, keepdim=True).to(q.dtype)  # sum over keys of P dP
+        row_sums = (d_y.float() * y.float()).sum(dim=-1, keepdim=True).to(q.dtype)  # sum over keys of P dP
         d_q = torch.empty_like(q)
+        # Summed over the blocks, and there may be many: bfloat16 would lose the small ones.
         d_k, d_v = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
         for rows, P in zip(_blocks(T, ctx.queries), weights, strict=True):
             seen = rows.stop
             d_v[:, :seen] += torch.bmm(P.transpose(1, 2), d_y[:, rows])
-            d_scores = torch.bmm(d_y[:, rows], v[:, :seen].transpose(1, 2)).sub_(shared[:, rows]).mul_(P)
+            d_scores = torch.bmm(d_y[:, rows], v[:, :seen].transpose(1, 2)).sub_(row_sums[:, rows]).mul_(P)
             d_q[:, rows] = torch.bmm(d_scores, k[:, :seen])
             d_k[:, :seen] += torch.bmm(d_scores.transpose(1, 2), q[:, rows])
         d_q /= math.sqrt(D)

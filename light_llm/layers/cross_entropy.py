@@ -1,12 +1,12 @@
-"""The cross-entropy of a large vocabulary without its logits, and its gradient in the same pass.
+"""Cross-entropy of a linear head over a large vocabulary, without its logits; the gradient is made in the same pass.
 
 With logits z = h W^T, their log-sum-exp l and nats n = l - z[y], the gradient is dn/dz = softmax(z) - onehot(y). The
-vocabulary is gone through in blocks that fit a cache. A block keeps e = exp(z - m) with m its own maximum in each row;
-once l is known, softmax(z) = e exp(m - l), so that both gradients are products with e and a factor a row:
+vocabulary is processed in blocks that fit a cache. A block keeps e = exp(z - m) with m its own maximum in each row;
+once l is known, softmax(z) = e exp(m - l), so that both gradients are products with e and a factor per row:
 
     dh = w (sum over blocks of exp(m - l) (e W) - W[y])        dW = e^T (w exp(m - l) h) - (w h at the rows y)
 
-No pass goes over (N, V) but the one that makes e, and z itself never leaves the cache.
+Only one pass, which makes e, reads and writes (N, V) numbers, and z itself never leaves the cache.
 """
 
 import math
@@ -20,79 +20,85 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .formats import as_given, product_format
+from .autocast import autocast_dtype, without_autocast
 
-ROWS, COLUMNS = 1024, 2048  # of a tile of logits: 4 MB in bfloat16, which a CPU's cache holds
+# The size of a tile of logits: 4 MB in bfloat16, which a CPU's cache holds.
+TILE_ROWS, TILE_COLUMNS = 1024, 2048
 
 
-def nats_sum(
+def linear_cross_entropy_sum(
     hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, *, rows: int, z_loss: float = 0.0, cap: float = 0.0
 ) -> Tensor:
-    """sum_i weights_i * -log softmax(z_i)[targets_i] with z = hidden head^T: (N, C), (V, C), (N,), (N,) -> ().
+    """Sum weights_i * -log softmax(z_i)[targets_i] over i, with z = hidden head^T: (N, C), (V, C), (N,), (N,) -> ().
 
     Args:
         targets: ids; where the weight is 0, any number.
         rows: rows whose exponentials are held at once, (rows, V) in the format of the products.
         z_loss: the gradient, and not the value, is that of nats + z_loss l^2 (Chowdhery et al., 2022, section 5).
-        cap: logits are cap tanh(z / cap) (Gemma Team, 2024); 0: as they are.
+        cap: logits are cap tanh(z / cap) (Gemma Team, 2024); 0 for no cap.
     """
-    dtype = product_format(hidden)
-    return cast(Tensor, _Nats.apply(hidden, head, targets.clamp(0, len(head) - 1), weights, dtype, rows, z_loss, cap))
+    dtype = autocast_dtype(hidden)
+    return cast(
+        Tensor,
+        _LinearCrossEntropy.apply(hidden, head, targets.clamp(0, len(head) - 1), weights, dtype, rows, z_loss, cap),
+    )
 
 
 @torch.no_grad()
-def nats(hidden: Tensor, head: Tensor, targets: Tensor, *, rows: int, cap: float = 0.0) -> Tensor:
-    """-log softmax(z_i)[targets_i], without gradients: (N, C), (V, C), (N,) -> (N,) float32."""
-    dtype = product_format(hidden)
-    return _nats(hidden.to(dtype), head.to(dtype), targets.clamp(0, len(head) - 1), rows, cap)
+def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, *, rows: int, cap: float = 0.0) -> Tensor:
+    """Return -log softmax(z_i)[targets_i], without gradients: (N, C), (V, C), (N,) -> (N,) float32."""
+    dtype = autocast_dtype(hidden)
+    return _per_row(hidden.to(dtype), head.to(dtype), targets.clamp(0, len(head) - 1), rows, cap)
 
 
-@as_given
-def _nats(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: float) -> Tensor:
-    vocabulary = blocks(table)
-    memory = states.new_empty(min(rows, len(states)) * len(vocabulary[0].table))  # one block's: only the sums are kept
-    adding = memory_of_sums(states, rows, len(vocabulary[0].table))
+@without_autocast
+def _per_row(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: float) -> Tensor:
+    vocabulary = vocab_blocks(table)
+    # One buffer for all blocks, each overwrites the last: without gradients only the sums are needed.
+    buffer = states.new_empty(min(rows, len(states)) * len(vocabulary[0].table))
+    scratch = fp32_scratch(states, rows, len(vocabulary[0].table))
     parts = []
     for h, y in zip(states.split(rows), targets.split(rows), strict=True):
-        pieces = [softmax_piece(h, block, cap, memory, adding) for block in vocabulary]
-        parts.append(log_sum_exp(pieces) - target_logits(h, table, y, cap))
+        softmaxes = [block_softmax(h, block, cap, buffer, scratch) for block in vocabulary]
+        parts.append(log_sum_exp(softmaxes) - target_logits(h, table, y, cap))
     return torch.cat(parts)
 
 
 @dataclass(frozen=True)
-class Block:
-    """A part of the vocabulary."""
+class VocabBlock:
+    """Consecutive rows of the head."""
 
-    table: Tensor  # (S, C), rows of zeros at its end included
-    start: int  # its first id
-    n_ids: int  # how many of its rows are ids
+    table: Tensor  # (S, C), padding rows of zeros included
+    start: int  # the first id
+    n_ids: int  # rows that are ids, the others are padding
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What n rows have in one block of S ids."""
+class BlockSoftmax:
+    """The part of the softmax of n rows that falls into one block of S ids."""
 
     exps: Tensor  # (n, S) exp(z - top), in the format of the products; with a cap, times dz / d(h W^T)
     top: Tensor  # (n,) largest logit
     total: Tensor  # (n,) sum of exp(z - top)
 
 
-def memory_of_sums(states: Tensor, rows: int, S: int) -> Tensor | None:
-    """Room for a tile in float32, in which one in a shorter format is summed on a CPU.
-
-    torch would ask for such room at each sum; the small tensors made in between then cut up what was freed, and the
-    heap of every second run grew by 0.4 GB (docs/log.md).
-    """
+def fp32_scratch(states: Tensor, rows: int, S: int) -> Tensor | None:
+    """Allocate a float32 tile, in which tiles of a 16-bit format are summed on a CPU; None where it is not needed."""
+    # torch would allocate such a tile at each sum. The small tensors made in between then fragment the freed memory,
+    # and the heap of every second run grew by 0.4 GB (docs/log.md).
     if states.element_size() >= 4 or states.device.type != "cpu":
         return None
-    return states.new_empty(min(rows, len(states), ROWS) * S, dtype=torch.float32)
+    return states.new_empty(min(rows, len(states), TILE_ROWS) * S, dtype=torch.float32)
 
 
-def softmax_piece(hidden: Tensor, block: Block, cap: float, memory: Tensor, adding: Tensor | None) -> Piece:
-    """(n, C), (S, C) -> the block's part of the softmax of n rows, made in the memory given: fresh pages cost time."""
+def block_softmax(
+    hidden: Tensor, block: VocabBlock, cap: float, buffer: Tensor, scratch: Tensor | None
+) -> BlockSoftmax:
+    """Compute a block's part of the softmax of n rows, (n, C), (S, C) -> (n, S), in the memory of `buffer`."""
+    # A buffer that is used again, because the first touch of fresh pages costs more than the arithmetic.
     n, S = len(hidden), len(block.table)
-    exps, top, total = memory[: n * S].view(n, S), hidden.new_empty(n, 1), hidden.new_empty(n, dtype=torch.float32)
-    for rows in _chunks(n, ROWS if hidden.device.type == "cpu" else n):
+    exps, top, total = buffer[: n * S].view(n, S), hidden.new_empty(n, 1), hidden.new_empty(n, dtype=torch.float32)
+    for rows in _chunks(n, TILE_ROWS if hidden.device.type == "cpu" else n):
         z = torch.mm(hidden[rows], block.table.T, out=exps[rows])
         if cap:
             z.div_(cap).tanh_()
@@ -101,43 +107,45 @@ def softmax_piece(hidden: Tensor, block: Block, cap: float, memory: Tensor, addi
         z[:, block.n_ids :] = -math.inf
         torch.amax(z, dim=-1, keepdim=True, out=top[rows])
         z.sub_(top[rows]).exp_()
-        terms = z if adding is None else adding[: z.numel()].view(z.shape).copy_(z)
+        terms = z if scratch is None else scratch[: z.numel()].view(z.shape).copy_(z)
         torch.sum(terms, dim=-1, dtype=torch.float32, out=total[rows])
         if cap:
             z.mul_(slope)
-    return Piece(exps, top.squeeze(-1).float(), total)
+    return BlockSoftmax(exps, top.squeeze(-1).float(), total)
 
 
-def log_sum_exp(pieces: list[Piece]) -> Tensor:
-    """log sum exp over the whole vocabulary: (n,) float32."""
-    return torch.stack([piece.total.log() + piece.top for piece in pieces]).logsumexp(dim=0)
+def log_sum_exp(softmaxes: list[BlockSoftmax]) -> Tensor:
+    """Return log sum exp over the whole vocabulary: (n,) float32."""
+    return torch.stack([part.total.log() + part.top for part in softmaxes]).logsumexp(dim=0)
 
 
 def target_logits(hidden: Tensor, table: Tensor, targets: Tensor, cap: float) -> Tensor:
-    """The logit of each row's target, rounded as the products are, so that no probability comes out above 1: (n,)."""
+    """Return the logit of each row's target: (n,) float32."""
+    # Rounded to the format of the products, as the log-sum-exp is: otherwise a probability could exceed 1.
     z = (hidden.float() * table[targets].float()).sum(dim=-1).to(table.dtype).float()
     return cap * torch.tanh(z / cap) if cap else z
 
 
-def blocks(table: Tensor) -> list[Block]:
-    """The vocabulary in blocks of rows: of a cache's size on a CPU; elsewhere whole, and padded to suit products."""
+def vocab_blocks(table: Tensor) -> list[VocabBlock]:
+    """Split the head's rows into blocks that fit a CPU's cache; elsewhere one block, padded to suit the products."""
     V = len(table)
-    missing = -V % multiple_of_rows(table.device)
-    padded = F.pad(table, (0, 0, 0, missing)) if missing else table  # padding by nothing would copy it
-    size = COLUMNS if table.device.type == "cpu" else len(padded)
-    return [Block(part, i * size, min(size, V - i * size)) for i, part in enumerate(padded.split(size))]
+    missing = -V % row_multiple(table.device)
+    padded = F.pad(table, (0, 0, 0, missing)) if missing else table  # F.pad copies, even by 0 rows
+    size = TILE_COLUMNS if table.device.type == "cpu" else len(padded)
+    return [VocabBlock(part, i * size, min(size, V - i * size)) for i, part in enumerate(padded.split(size))]
 
 
-def multiple_of_rows(device: torch.device) -> int:
-    """A GPU's quick kernels want sizes that 64 divides, and 50,257 is odd. The padding never leaves this file."""
+def row_multiple(device: torch.device) -> int:
+    """Return the number that the rows of a head are padded to a multiple of."""
+    # A GPU's fast kernels need sizes that 64 divides, and 50,257 is odd.
     return 1 if device.type == "cpu" else 64
 
 
-class _Nats(torch.autograd.Function):
-    """Value and gradients together; the backward pass only multiplies by what comes from above."""
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Computes both gradients in the forward pass; the backward pass only multiplies them by the incoming gradient."""
 
     @staticmethod
-    @as_given
+    @without_autocast
     def forward(
         ctx: Any,
         hidden: Tensor,
@@ -150,26 +158,27 @@ class _Nats(torch.autograd.Function):
         cap: float,
     ) -> Tensor:
         table, states = head.to(dtype), hidden.to(dtype)
-        wanted = any(ctx.needs_input_grad[:2])
-        d_hidden = torch.empty_like(states, dtype=torch.float32) if wanted else None
-        d_head = torch.empty_like(head, dtype=torch.float32) if wanted else None
-        most = min(rows, len(states))
-        vocabulary = blocks(table)
-        memory = [states.new_empty(most * len(block.table)) for block in vocabulary[: None if wanted else 1]]
-        adding = memory_of_sums(states, rows, len(vocabulary[0].table))
+        needs_grad = any(ctx.needs_input_grad[:2])
+        d_hidden = torch.empty_like(states, dtype=torch.float32) if needs_grad else None
+        d_head = torch.empty_like(head, dtype=torch.float32) if needs_grad else None
+        max_rows = min(rows, len(states))
+        vocabulary = vocab_blocks(table)
+        # The gradients need the exponentials of all blocks; the value alone can reuse one buffer.
+        buffers = [states.new_empty(max_rows * len(block.table)) for block in vocabulary[: None if needs_grad else 1]]
+        scratch = fp32_scratch(states, rows, len(vocabulary[0].table))
         value = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for chunk in _chunks(len(states), rows):
             h, y, w = states[chunk], targets[chunk], weights[chunk].float()
-            of_blocks = zip(vocabulary, cycle(memory), strict=False)
-            pieces = [softmax_piece(h, block, cap, m, adding) for block, m in of_blocks]
-            lse, chosen = log_sum_exp(pieces), target_logits(h, table, y, cap)
-            value += (lse - chosen) @ w
+            blocks = zip(vocabulary, cycle(buffers), strict=False)
+            softmaxes = [block_softmax(h, block, cap, buffer, scratch) for block, buffer in blocks]
+            lse, of_target = log_sum_exp(softmaxes), target_logits(h, table, y, cap)
+            value += (lse - of_target) @ w
             if d_hidden is None or d_head is None:
                 continue
-            slope = w * (1 - (chosen / cap).square()) if cap else w
+            slope = w * (1 - (of_target / cap).square()) if cap else w
             d_hidden[chunk] = -slope[:, None] * table[y].float()
             factor = w * (1 + 2 * z_loss * lse)
-            _add_products(pieces, vocabulary, factor, lse, h, d_hidden[chunk], d_head, first=chunk.start == 0)
+            _add_gradients(softmaxes, vocabulary, factor, lse, h, d_hidden[chunk], d_head, first=chunk.start == 0)
             d_head.index_add_(0, y, h.float() * -slope[:, None])
         ctx.save_for_backward(d_hidden, d_head)
         ctx.dtypes = hidden.dtype, head.dtype
@@ -178,14 +187,15 @@ class _Nats(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_value: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_head = ctx.saved_tensors  # overwritten: a second backward pass is refused by autograd itself
-        for_hidden, for_head = ctx.dtypes
-        return (d_hidden.mul_(d_value).to(for_hidden), d_head.mul_(d_value).to(for_head), *[None] * 6)
+        # Overwritten in place: autograd itself refuses a second backward pass.
+        d_hidden, d_head = ctx.saved_tensors
+        hidden_dtype, head_dtype = ctx.dtypes
+        return (d_hidden.mul_(d_value).to(hidden_dtype), d_head.mul_(d_value).to(head_dtype), *[None] * 6)
 
 
-def _add_products(
-    pieces: list[Piece],
-    vocabulary: list[Block],
+def _add_gradients(
+    softmaxes: list[BlockSoftmax],
+    vocabulary: list[VocabBlock],
     factor: Tensor,
     lse: Tensor,
     hidden: Tensor,
@@ -194,13 +204,13 @@ def _add_products(
     *,
     first: bool,
 ) -> None:
-    """The softmax's part of both gradients of n rows; d_head is begun by the first rows and added to by the others."""
-    for piece, block in zip(pieces, vocabulary, strict=True):
-        scale = (factor * (piece.top - lse).exp())[:, None]  # (n, 1)
-        d_hidden.addcmul_(piece.exps @ block.table, scale)
-        of_block = (piece.exps.T @ (hidden * scale).to(hidden.dtype))[: block.n_ids]
-        place = d_head[block.start : block.start + block.n_ids]
-        place.copy_(of_block) if first else place.add_(of_block)
+    """Add the softmax's part of the gradients of n rows, in place; the first rows of a call overwrite d_head."""
+    for part, block in zip(softmaxes, vocabulary, strict=True):
+        scale = (factor * (part.top - lse).exp())[:, None]  # (n, 1)
+        d_hidden.addcmul_(part.exps @ block.table, scale)
+        d_block = (part.exps.T @ (hidden * scale).to(hidden.dtype))[: block.n_ids]
+        total = d_head[block.start : block.start + block.n_ids]
+        total.copy_(d_block) if first else total.add_(d_block)
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:

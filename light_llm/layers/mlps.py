@@ -1,6 +1,7 @@
-"""What a block does to each token by itself, by name: (B, T, C) -> (B, T, C), n_inner numbers wide inside.
+"""MLPs, by name: applied to each token separately, (B, T, C) -> (B, T, C), with n_inner units inside.
 
-Each has `c_fc`, an `act` whose output is the units inside, and `c_proj`, which joins the residual stream.
+Each has `c_fc`, an `act` whose output is the hidden units (probes hook it), and `c_proj`, which writes to the residual
+stream.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,12 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(config.inner_size, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Apply the MLP: (B, T, C) -> (B, T, C)."""
         return self.c_proj(self.act(self.c_fc(x)))
 
 
 class GatedMLP(nn.Module):
-    """(SiLU(x Wg) * (x W1)) W2: one product decides how much of the other goes through (Shazeer, 2020)."""
+    """(SiLU(x Wg) * (x W1)) W2: one product gates the other (Shazeer, 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class GatedMLP(nn.Module):
         self.c_proj = nn.Linear(config.inner_size, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Apply the MLP: (B, T, C) -> (B, T, C)."""
         return self.c_proj(self.act(self.c_gate(x), self.c_fc(x)))
 
 
@@ -45,7 +46,7 @@ class SwiGLU(nn.Module):
     """g sigmoid(g) u: gate and value, (..., n) each -> (..., n)."""
 
     def forward(self, gate: Tensor, value: Tensor) -> Tensor:
-        """As written."""
+        """Gate the value: (..., n), (..., n) -> (..., n)."""
         return F.silu(gate) * value
 
 
@@ -53,7 +54,7 @@ class SquaredReLU(nn.Module):
     """max(0, x)^2 (So et al., 2021)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As written."""
+        """Square the positive part: any shape."""
         return torch.relu(x).square()
 
 
@@ -65,5 +66,5 @@ MLPS: dict[str, Callable[[ModelConfig], "MLP | GatedMLP"]] = {
 
 
 def make_mlp(config: ModelConfig) -> MLP | GatedMLP:
-    """The MLP that a config names."""
+    """Build the MLP that a config names."""
     return MLPS[config.mlp](config)

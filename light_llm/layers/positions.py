@@ -1,4 +1,4 @@
-"""How a token's place enters, by name: a learned table is added, or queries and keys are turned.
+"""Position encodings, by name: a learned table is added to the embeddings, or queries and keys are rotated.
 
 A rotation (Su et al., 2021, section 3.2.2) turns pair i of a head's D numbers by the angle t theta_i at position t:
 
@@ -17,61 +17,77 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 
-LOW, HIGH = 1.0, 4.0  # turns within the trained context: of waves to slow down whole, and to leave alone (Llama 3.1)
+# Turns within the trained context: waves with fewer than LOW are slowed down whole, with more than HIGH left alone.
+# The values are Llama 3.1's.
+LOW, HIGH = 1.0, 4.0
+
+# A function of the keys' positions ([B,] S), for the queries of one call: numbers added to the scores, ([B,] H, T, S).
+ScoreBias = Callable[[Tensor], Tensor]
 
 
-class Turn(NamedTuple):
-    """cos and sin of the angles of some positions, float32 ([B, 1,] T, D / 2)."""
+class RotaryAngles(NamedTuple):
+    """cos and sin of the angles at some positions, float32 ([B, 1,] T, D / 2)."""
 
     cos: Tensor
     sin: Tensor
 
 
-class LearnedPositions(nn.Embedding):
-    """A table with a row for each position, added to the token's."""
+class PositionEncoding(nn.Module):
+    """The three places where positions may enter; an encoding overrides one, or several."""
+
+    def embed(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        """Add positions to the token embeddings: (B, T, C) at positions (T,) or (B, T) -> (B, T, C)."""
+        return x
+
+    def angles(self, position_ids: Tensor) -> RotaryAngles | None:
+        """Return the angles by which queries and keys at these positions are rotated; None for no rotation."""
+        return None
+
+    def score_bias(self, position_ids: Tensor) -> ScoreBias | None:
+        """Return the bias that is added to the scores of queries at these positions, (T,) or (B, T); None for none.
+
+        It is a function of the keys' positions because their number is known only in a layer, behind its cache.
+        """
+        return None
+
+
+class LearnedPositions(PositionEncoding, nn.Embedding):
+    """A table with a row for each position, added to the token's embedding."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.n_positions, config.n_embd)
 
-    def add(self, x: Tensor, at: Tensor) -> Tensor:
-        """(B, T, C) at positions (T,) or (B, T) -> (B, T, C)."""
-        return x + self(at)
-
-    def turn(self, at: Tensor) -> Turn | None:
-        """Nothing turns."""
-        return None
+    def embed(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        """Add each position's row: (B, T, C) -> (B, T, C)."""
+        return x + self(position_ids)
 
 
-class RotaryPositions(nn.Module):
-    """Nothing is added; queries and keys turn. No parameters."""
+class RotaryPositions(PositionEncoding):
+    """Rotated queries and keys. No parameters."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
 
-    def add(self, x: Tensor, at: Tensor) -> Tensor:
-        """x as it is."""
-        return x
-
-    def turn(self, at: Tensor) -> Turn | None:
-        """cos and sin for positions (T,) or (B, T)."""
-        angles = at[..., None] * frequencies(self.config, at.device)  # (..., T, D / 2)
-        if at.ndim == 2:
+    def angles(self, position_ids: Tensor) -> RotaryAngles:
+        """Return cos and sin for positions (T,) or (B, T)."""
+        angles = position_ids[..., None] * frequencies(self.config, position_ids.device)  # (..., T, D / 2)
+        if position_ids.ndim == 2:
             angles = angles[:, None]  # the same for all heads
-        return Turn(angles.cos(), angles.sin())
+        return RotaryAngles(angles.cos(), angles.sin())
 
 
-POSITIONS: dict[str, Callable[[ModelConfig], LearnedPositions | RotaryPositions]] = {
+POSITIONS: dict[str, Callable[[ModelConfig], PositionEncoding]] = {
     "learned": LearnedPositions,
     "rope": RotaryPositions,
 }
 
 
 def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
-    """theta_i = base^(-2i/D), slowed down for a longer context: (D / 2,) float32, radians a token.
+    """theta_i = base^(-2i/D), slowed down for a longer context: (D / 2,) float32, radians per token.
 
     `linear` divides all by the factor (Chen et al., 2023). `llama3` divides those that turn less than once in the
-    trained context, leaves alone those that turn more than four times, and goes from one to the other in between.
+    trained context, leaves alone those that turn more than four times, and interpolates in between.
     """
     D = config.head_size
     theta = config.rope_base ** -(torch.arange(0, D, 2, dtype=torch.float32, device=device) / D)
@@ -79,15 +95,15 @@ def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
         return theta / config.rope_factor
     if config.rope_scaling == "llama3":
         turns = theta * config.rope_trained_on / (2 * math.pi)
-        kept = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0)  # 1: as it is, 0: slowed down
-        return kept * theta + (1 - kept) * theta / config.rope_factor
+        unscaled = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0)  # 1: theta itself, 0: slowed down
+        return unscaled * theta + (1 - unscaled) * theta / config.rope_factor
     return theta
 
 
-def rotate(x: Tensor, turn: Turn | None) -> Tensor:
-    """Queries or keys at their places: (B, H, T, D) -> (B, H, T, D) in the same format."""
-    if turn is None:
+def rotate(x: Tensor, angles: RotaryAngles | None) -> Tensor:
+    """Rotate queries or keys: (B, H, T, D) -> (B, H, T, D) in the same format; x itself where angles is None."""
+    if angles is None:
         return x
     first, second = x.chunk(2, dim=-1)
-    cos, sin = turn.cos.to(x.dtype), turn.sin.to(x.dtype)
+    cos, sin = angles.cos.to(x.dtype), angles.sin.to(x.dtype)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..model import LightLLM
-from ..objective import IGNORED, hidden_nats
+from ..objective import IGNORED, token_cross_entropy_from_hidden
 from ..runtime import autocast
 from .windows import Window, by_length
 
@@ -47,8 +47,8 @@ def score(
         tokens, targets = padded([windows[i] for i in batch], device)
         chosen = targets != IGNORED  # (B, T)
         with torch.no_grad(), autocast(device.type, dtype):
-            hidden, wanted = model.features(tokens)[chosen], targets[chosen]  # (N, C), (N,)
-            nats = hidden_nats(model, hidden[None], wanted[None], ROWS)[0].cpu().double().tolist()
+            hidden, wanted = model.hidden_states(tokens)[chosen], targets[chosen]  # (N, C), (N,)
+            nats = token_cross_entropy_from_hidden(model, hidden[None], wanted[None], ROWS)[0].cpu().double().tolist()
             right = (likeliest(model, hidden, n_ids) == wanted).tolist() if greedy else []
         end = 0
         for i in batch:
@@ -73,5 +73,5 @@ def padded(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Ten
 
 def likeliest(model: LightLLM, hidden: Tensor, n_ids: int | None = None) -> Tensor:
     """The likeliest token after each hidden state, a block of rows at a time: (N, C) -> (N,)."""
-    parts = [model.unembed(rows)[:, :n_ids].argmax(dim=-1) for rows in hidden.split(ROWS)]
+    parts = [model.logits(rows)[:, :n_ids].argmax(dim=-1) for rows in hidden.split(ROWS)]
     return torch.cat(parts) if parts else hidden.new_empty(0, dtype=torch.long)

@@ -69,7 +69,7 @@ def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -
     tokens, targets, twice = (x.to(device) for x in (batch.tokens, batch.targets, batch.twice))
     with eval_mode(model), autocast(device.type, dtype):
         with attention.recorded_weights(model) as weights, activations.recorded_activations(model) as seen:
-            hidden = model.features(tokens)
+            hidden = model.hidden_states(tokens)
         guesses = predictions.guesses(model, hidden.flatten(0, 1), targets.flatten())
         lens = predictions.lens(model, seen.stream, targets)
         copies = _copying(model, twice)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..model import LightLLM
-from ..objective import hidden_nats, token_nats
+from ..objective import token_cross_entropy, token_cross_entropy_from_hidden
 
 BINS = 10  # of confidence
 ROWS = 128  # of logits that exist at once
@@ -27,7 +27,7 @@ def guesses(model: LightLLM, hidden: Tensor, targets: Tensor, rows: int = ROWS) 
     """From hidden states after the final norm, (N, C), and targets, (N,); never more than `rows` rows of logits."""
     parts = []
     for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
-        log_p = model.unembed(h).float().log_softmax(dim=-1)
+        log_p = model.logits(h).float().log_softmax(dim=-1)
         top = log_p.max(dim=-1)
         parts.append((-(log_p.exp() * log_p).sum(dim=-1), top.values.exp(), (top.indices == y).float()))
     return Guesses(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -68,7 +68,7 @@ def lens(model: LightLLM, stream: Sequence[Tensor], targets: Tensor) -> list[flo
         stream: L + 1 of (B, T, C), after the embeddings and after each block; each goes through the last norm and head.
         targets: (B, T).
     """
-    return torch.stack([hidden_nats(model, model.ln_f(x), targets).mean() for x in stream]).tolist()
+    return torch.stack([token_cross_entropy_from_hidden(model, model.ln_f(x), targets).mean() for x in stream]).tolist()
 
 
 def repeated(n_ids: int, B: int, half: int, seed: int = 1) -> Tensor:
@@ -79,6 +79,6 @@ def repeated(n_ids: int, B: int, half: int, seed: int = 1) -> Tensor:
 
 def copying_gain(model: LightLLM, twice: Tensor) -> float:
     """Mean nats by which the second half of a sequence said twice is cheaper than the first: (B, 2 half) -> nats."""
-    found = token_nats(model, twice[:, :-1], twice[:, 1:])
+    found = token_cross_entropy(model, twice[:, :-1], twice[:, 1:])
     half = twice.size(1) // 2
     return float(found[:, : half - 1].mean() - found[:, half:].mean())

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from ..data import Batch
 from ..model import LightLLM, SelfAttention, attend_by_formula, eval_mode
-from ..objective import NextTokenLoss, nats_of_logits, total_weight
+from ..objective import NextTokenLoss, token_cross_entropy_from_logits, total_weight
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -47,7 +47,7 @@ def mean_loss_by_formula(model: LightLLM, vector: Tensor, batch: Batch) -> Tenso
     weights = unflatten(vector, trainable(model))
     with written_attention(model):
         logits: Tensor = functional_call(model, frozen | weights, (batch.tokens,))  # (B, T, V)
-    return nats_of_logits(logits, batch.targets).sum() / total_weight(batch.targets)
+    return token_cross_entropy_from_logits(logits, batch.targets).sum() / total_weight(batch.targets)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from torch import nn
 MATRIX, TABLE, VECTOR = "matrix", "table", "vector"
 
 
-def by_role(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+def group_parameters(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Each trainable parameter exactly once, by name: weights of Linear layers, lookup tables, and vectors.
 
     Vectors are biases and gains. A head tied to a table is that table.

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..config import TrainConfig
 from .adamw import adamw
-from .groups import MATRIX, TABLE, VECTOR, by_role
+from .groups import MATRIX, TABLE, VECTOR, group_parameters
 
 
 def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -17,17 +17,17 @@ def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     A step is scaled by 0.2 sqrt(larger side), which gives it the size of an AdamW step (Liu et al., 2025, equation 4):
     so one learning rate and one weight decay serve both.
     """
-    roles = by_role(model)
+    roles = group_parameters(model)
     parts: list[torch.optim.Optimizer] = []
     if matrices := list(roles[MATRIX].values()):
         decay, how = config.weight_decay, "match_rms_adamw"
         parts.append(torch.optim.Muon(matrices, config.lr, decay, momentum=0.95, adjust_lr_fn=how))
     if roles[TABLE] or roles[VECTOR]:
         parts.append(adamw({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config))
-    return parts[0] if len(parts) == 1 else Together(*parts)
+    return parts[0] if len(parts) == 1 else CombinedOptimizer(*parts)
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimizers as one: a step is a step of each; groups and state are those of all."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:

@@ -16,9 +16,9 @@ from ..config import ModelConfig, TrainConfig, matrix_parameters
 from ..errors import ConfigError
 from ..runtime import MemoryLimit
 from ..text_format import format_duration
-from .parameters import of_the_kind, sized_as
+from .parameters import presets_of_kind, resize_to_preset
 from .plan import Plan, Text, make_plan
-from .ways import Changes, apply, micro_batches
+from .suggest import Overrides, apply, micro_batches
 
 TOKENS_PER_PARAMETER = 20.0
 PASSES = 4.0
@@ -64,17 +64,17 @@ def parse_budget(text: str) -> Budget:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class BudgetChoice:
     """What a budget is spent on."""
 
-    changes: Changes
+    changes: Overrides
     why: str
     plan: Plan
 
 
-def spend(
+def fit_to_budget(
     budget: Budget, model: ModelConfig, train: TrainConfig, T: int, text: Text, *, framework: int | None = None
-) -> Chosen:
+) -> BudgetChoice:
     """Choose preset, batch and steps.
 
     Args:
@@ -85,15 +85,15 @@ def spend(
     """
     room = MemoryLimit(budget.bytes, "the budget") if budget.bytes else None
     tried = []
-    for name in reversed(of_the_kind(model)):
-        shape = sized_as(name, model)
+    for name in reversed(presets_of_kind(model)):
+        shape = resize_to_preset(name, model)
         fits = _that_fits(shape, make_plan(model, train, T, text, framework=framework, room=room, timed=False))
         if fits is None:
             continue
         changes, plan = _steps(budget, fits, text)
         of_each = plan.tokens / matrix_parameters(plan.model)
         about = f"{name}: {plan.tokens:,} tokens, {of_each:.2g} for each parameter of its blocks"
-        tried.append(Chosen(shape | changes, about, plan))
+        tried.append(BudgetChoice(shape | changes, about, plan))
         if budget.seconds is None or of_each >= TOKENS_PER_PARAMETER:
             return tried[-1]
     if not tried:
@@ -110,7 +110,7 @@ def spend(
     return chosen
 
 
-def _that_fits(shape: Changes, start: Plan) -> tuple[Changes, Plan] | None:
+def _that_fits(shape: Overrides, start: Plan) -> tuple[Overrides, Plan] | None:
     """A preset with as many sequences at a time as fit."""
     train = start.train
     for n in [train.micro_batch or train.batch_size, *micro_batches(train)]:
@@ -122,7 +122,7 @@ def _that_fits(shape: Changes, start: Plan) -> tuple[Changes, Plan] | None:
     return None
 
 
-def _steps(budget: Budget, fits: tuple[Changes, Plan], text: Text) -> tuple[Changes, Plan]:
+def _steps(budget: Budget, fits: tuple[Overrides, Plan], text: Text) -> tuple[Overrides, Plan]:
     """As many steps as the time and the text allow, of a batch that makes them neither very many nor very few."""
     changes, plan = fits
     at_a_time = plan.train.micro_batch or plan.train.batch_size
@@ -146,7 +146,7 @@ def _steps(budget: Budget, fits: tuple[Changes, Plan], text: Text) -> tuple[Chan
     return changes, make_plan(model, train, T, text, framework=plan.memory.framework, room=plan.room)
 
 
-def _steps_of(budget: Budget, plan: Plan, changes: Changes, text: Text) -> int:
+def _steps_of(budget: Budget, plan: Plan, changes: Overrides, text: Text) -> int:
     """The most steps that stay within time and passes; at least one."""
     model, train, T = apply(plan.model, plan.train, plan.T, changes)
     most = train.max_steps

@@ -28,7 +28,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     return {name: n for name, n in parts.items() if n}
 
 
-def of_the_kind(model: ModelConfig) -> list[str]:
+def presets_of_kind(model: ModelConfig) -> list[str]:
     """The presets of a model's kind, the smallest first: GPT-2's, or the modern ones.
 
     >>> of_the_kind(ModelConfig.micro()), of_the_kind(ModelConfig.preset("llama-nano"))
@@ -42,18 +42,18 @@ def of_the_kind(model: ModelConfig) -> list[str]:
 SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
 
 
-def own_sizes(model: ModelConfig) -> list[str]:
+def overridden_sizes(model: ModelConfig) -> list[str]:
     """The sizes that were set by hand: where the model differs from the preset that it is most like.
 
     >>> own_sizes(ModelConfig.micro()), own_sizes(ModelConfig.micro(n_layer=20))
     ([], ['n_layer'])
     """
-    presets = [preset_settings(name) for name in of_the_kind(model)]
+    presets = [preset_settings(name) for name in presets_of_kind(model)]
     differ = [[size for size in SIZES if getattr(model, size) != preset[size]] for preset in presets]
     return min(differ, key=len)
 
 
-def sized_as(name: str, model: ModelConfig) -> dict[str, Any]:
+def resize_to_preset(name: str, model: ModelConfig) -> dict[str, Any]:
     """The settings that give a model the size of a preset, by `part__name`; what was chosen besides stays.
 
     Windows in layers that the preset has not go with those layers.

@@ -5,9 +5,9 @@ from typing import Any
 
 from ..config import ModelConfig, TrainConfig, get_model_size
 from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
-from .memory import Memory, Shapes, optimizer_bytes, step_memory
+from .memory_model import Memory, StepShape, optimizer_bytes, step_memory
 from .profile import profile
-from .seconds import SAMPLED, SAVED, Seconds, evaluation_seconds, look_seconds, step_seconds
+from .time_model import SAMPLED, SAVED, Seconds, evaluation_seconds, look_seconds, step_seconds
 
 KEPT = 2  # step folders that stay
 # What a process takes beyond what is alive at once, on a CPU: libraries that the first step loads, holes in the heap.
@@ -124,7 +124,7 @@ def make_plan(
         done: steps that were made earlier.
     """
     text = text or Text()
-    shapes = Shapes.of(model, train, T)
+    shapes = StepShape.of(model, train, T)
     plan = Plan(
         model=model,
         train=train,
@@ -138,14 +138,14 @@ def make_plan(
     return _timed(plan, shapes, train.max_steps - done) if timed else plan
 
 
-def _of_the_process(shapes: Shapes, framework: int) -> Memory:
+def _of_the_process(shapes: StepShape, framework: int) -> Memory:
     """With what the process holds besides: on a GPU its own memory counts, and Python is elsewhere."""
     memory = step_memory(shapes)
     beyond = int(HOLES * memory.total) + LOADED + (COMPILER if shapes.compiled else 0)
     return replace(memory, cache=beyond, framework=framework if shapes.on_cpu else 0)
 
 
-def _timed(plan: Plan, shapes: Shapes, steps: int) -> Plan:
+def _timed(plan: Plan, shapes: StepShape, steps: int) -> Plan:
     """With its time."""
     train = plan.train
     known = profile(train.device, train.dtype, plan.model)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, TrainConfig, block_shapes
 from ..layers.attention import attend
-from ..layers.cross_entropy import nats, nats_sum
+from ..layers.cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from ..layers.dropout import Dropout
 from ..layers.positions import POSITIONS
 from ..model import Block
@@ -161,11 +161,11 @@ class _Parts:
         return blocks
 
     def _through(self, blocks: Sequence[Block], x: Tensor) -> Tensor:
-        at = torch.arange(x.size(1), device=self.device)
-        turn = POSITIONS[self.model.positions](replace(self.model, head_dim=D)).turn(at)
+        position_ids = torch.arange(x.size(1), device=self.device)
+        angles = POSITIONS[self.model.positions](replace(self.model, head_dim=D)).angles(position_ids)
         with autocast(self.device, self.dtype):
             for block in blocks:
-                x = block(x, at, None, None, turn)
+                x = block(x, position_ids, None, None, angles)
         return x
 
     def attention(self, T: int, *, kernel: bool, H: int = 4) -> float:
@@ -191,7 +191,7 @@ class _Parts:
 
         def work() -> None:
             with autocast(self.device, self.dtype):
-                nats_sum(hidden, head, targets, weights, rows=MANY).backward()
+                linear_cross_entropy_sum(hidden, head, targets, weights, rows=MANY).backward()
             hidden.grad = head.grad = None
 
         return self.seconds(work)
@@ -202,7 +202,7 @@ class _Parts:
 
         def work() -> None:
             with autocast(self.device, self.dtype):
-                nats(hidden, head, targets, rows=MANY)
+                linear_cross_entropy(hidden, head, targets, rows=MANY)
 
         return self.seconds(work)
 

@@ -50,7 +50,7 @@ def can_gate_updates(device: str) -> bool:
 
 
 def has_attention_kernel(device: str) -> bool:
-    """Whether attention goes through a kernel that keeps no weights: not on MPS (`layers.attention.written_out`)."""
+    """Return whether attention has a kernel that keeps no weights. MPS has none (`layers.attention.attend`)."""
     return torch.device(device).type in ("cpu", "cuda")
 
 

@@ -12,8 +12,8 @@ from ..doctor.remedies import NO_MUON, PLAIN_UPDATE, USE_FORMULA
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..plan.plan import Plan, Text, make_plan
-from ..plan.ways import ways_that_fit
-from ..plan.words import refusal, warning_lines
+from ..plan.render import refusal, warning_lines
+from ..plan.suggest import suggest_settings
 from ..runtime import resident_memory
 from .first_look import first_look
 from .resume import Resumed
@@ -104,7 +104,7 @@ def refuse_what_does_not_fit(plan: Plan | None, *, force: bool) -> list[str]:
     if plan is None or plan.fits:
         return []
     if not force:
-        raise ConfigError(refusal(plan, ways_that_fit(plan), untouched="no run was started"))
+        raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
     return warning_lines(plan)
 
 

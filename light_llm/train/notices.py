@@ -8,7 +8,7 @@ from .. import __version__
 from ..config import TrainConfig, get_model_size
 from ..data import DataLoader
 from ..model import LightLLM
-from ..plan.words import MANY_PASSES, header_lines
+from ..plan.render import MANY_PASSES, header_lines
 from ..runtime import device_name
 from ..text_format import format_bytes, format_duration
 from .foresee import Outlook

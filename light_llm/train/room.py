@@ -7,7 +7,7 @@ from ..checkpoint.run_folder import KEPT_STEPS
 from ..config import TrainConfig
 from ..errors import CheckpointError
 from ..model import LightLLM
-from ..optim import by_role
+from ..optim import group_parameters
 from ..optim.groups import MATRIX
 from ..text_format import format_bytes
 
@@ -16,7 +16,7 @@ OTHER = 4 << 20  # bytes: tokenizer, generators, records, what a file system add
 
 def step_bytes(model: LightLLM, config: TrainConfig) -> int:
     """About what a step folder takes: each weight and its moments in float32. Muon keeps one for a matrix, Adam two."""
-    roles = by_role(model)
+    roles = group_parameters(model)
     numbers = sum(p.numel() for p in model.parameters())
     for role, parameters in roles.items():
         moments = 1 if config.optimizer == "muon" and role == MATRIX else 2

@@ -19,7 +19,7 @@ from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode, make_tokenizer
 from light_llm.errors import ConfigError, DataError
 from light_llm.generate import TextGenerator
-from light_llm.generate.sampling import Sampling, choose, choose_rows, filtered
+from light_llm.generate.sampling import Sampling, apply_filters, sample, sample_batch
 from tests.support.tools import model_path
 
 TOKENIZERS = ("byte", "char", "bpe")
@@ -235,8 +235,8 @@ samplings = st.builds(
 def test_any_logits_give_a_token(row: list[float], sampling: Sampling, seen: list[int]) -> None:
     """A model can be broken; what is left of its opinion decides, and the writing goes on."""
     z = torch.tensor(row)
-    one = choose(z, seen, sampling, torch.Generator().manual_seed(1))
-    [same] = choose_rows(z[None], [seen], sampling, [torch.Generator().manual_seed(1)])
+    one = sample(z, seen, sampling, torch.Generator().manual_seed(1))
+    [same] = sample_batch(z[None], [seen], sampling, [torch.Generator().manual_seed(1)])
     assert 0 <= one < len(row) and 0 <= same < len(row)
     if not np.isnan(row).any() and max(row) < math.inf and sampling.repetition_penalty == 1.0:
         assert one == same
@@ -246,5 +246,5 @@ def test_where_everything_is_masked_the_likeliest_is_taken() -> None:
     generator: Callable[[], torch.Generator] = lambda: torch.Generator().manual_seed(3)  # noqa: E731
     masked = torch.full((5,), -math.inf)
     for sampling in (Sampling(), Sampling(top_k=2), Sampling(temperature=0.0), Sampling(top_p=0.5, min_p=0.1)):
-        assert choose(masked, [], sampling, generator()) == int(filtered(masked, [], sampling).argmax())
-        assert choose_rows(masked[None], [[]], sampling, [generator()]) == [0]
+        assert sample(masked, [], sampling, generator()) == int(apply_filters(masked, [], sampling).argmax())
+        assert sample_batch(masked[None], [[]], sampling, [generator()]) == [0]

@@ -179,7 +179,7 @@ def test_no_memory_is_neither_right_nor_wrong(reference: Reference) -> None:
 
 def test_attention_that_is_wrong_everywhere_has_no_way_round(reference: Reference) -> None:
     def both() -> AbstractContextManager[object]:
-        return broken.Together(broken.ignored_mask(), broken.softmax_along_the_wrong_axis())
+        return broken.CombinedOptimizer(broken.ignored_mask(), broken.softmax_along_the_wrong_axis())
 
     diagnosis = found_by(reference, both, "fused attention")
     assert wrong_ones(diagnosis) == {"fused attention", "attention as written"} and diagnosis.refused
@@ -187,7 +187,7 @@ def test_attention_that_is_wrong_everywhere_has_no_way_round(reference: Referenc
 
 def test_a_twin_that_could_not_be_tried_is_no_way_round(reference: Reference) -> None:
     def both() -> AbstractContextManager[object]:
-        return broken.Together(broken.ignored_mask(), broken.raising(MemoryError("full"), "masked_fill"))
+        return broken.CombinedOptimizer(broken.ignored_mask(), broken.raising(MemoryError("full"), "masked_fill"))
 
     diagnosis = found_by(reference, both, "fused attention")
     assert [f.verdict for f in diagnosis.findings] == ["WRONG", "not checked"] and diagnosis.refused

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from light_llm.generate.cache import KVCache, visible
-from light_llm.layers.attention import attend, causal_by_blocks
+from light_llm.layers.attention import attend, blocked_causal_attention
 from light_llm.model import attend_by_formula, attention_weights
 from tests.support.tools import tiny_model
 
@@ -103,7 +103,7 @@ def A10_a_block_of_queries_needs_only_the_keys_before_its_end() -> None:
     for start in range(0, 6, 4):
         rows, seen = slice(start, min(start + 4, 6)), min(start + 4, 6)
         Y[:, :, rows] = tools.attention_weights(Q[:, :, rows], K[:, :, :seen]) @ V[:, :, :seen]
-    agree(causal_by_blocks(tensor(Q), tensor(K), tensor(V), 4), Y)
+    agree(blocked_causal_attention(tensor(Q), tensor(K), tensor(V), 4), Y)
     agree(Y, tools.attention_weights(Q, K) @ V)
 
 

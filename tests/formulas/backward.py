@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from light_llm.config import TrainConfig
-from light_llm.layers.attention import causal_by_blocks
-from light_llm.layers.cross_entropy import nats_sum
+from light_llm.layers.attention import blocked_causal_attention
+from light_llm.layers.cross_entropy import linear_cross_entropy_sum
 from light_llm.layers.dropout import LEVELS, Dropout, drop
 from light_llm.model import Block, LightLLM, attend_by_formula, attention_weights, soft_cap
-from light_llm.objective import NextTokenLoss, nats_of_logits, total_weight
+from light_llm.objective import NextTokenLoss, token_cross_entropy_from_logits, total_weight
 from light_llm.train import Trainer
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
@@ -40,14 +40,14 @@ def B2_a_softmax() -> None:
 
 def B3_softmax_and_cross_entropy() -> None:
     z, y, w = tensor(normal(6, 61), grad=True), torch.arange(6) * 9, normal(6) ** 2
-    (nats_of_logits(z[None], y[None])[0] * tensor(w)).sum().backward()
+    (token_cross_entropy_from_logits(z[None], y[None])[0] * tensor(w)).sum().backward()
     agree(z.grad, w[:, None] * (softmax(array(z)) - np.eye(61)[y]))
 
 
 def B4_the_head_with_its_loss() -> None:
     h, W = tensor(normal(6, 8), grad=True), tensor(normal(61, 8, seed=1), grad=True)
     y, w = torch.arange(6) * 9, normal(6) ** 2
-    nats_sum(h, W, y, tensor(w), rows=4).backward()
+    linear_cross_entropy_sum(h, W, y, tensor(w), rows=4).backward()
     dz = w[:, None] * (softmax(array(h) @ array(W).T) - np.eye(61)[y])
     agree(h.grad, dz @ array(W), rtol=1e-5, atol=1e-6)
     agree(W.grad, dz.T @ array(h), rtol=1e-5, atol=1e-6)
@@ -71,7 +71,7 @@ def B5_the_z_loss() -> None:
     p, lse = softmax(z), tools.log_sum_exp(z)
     dz = w[:, None] * (p * (1 + 2 * zeta * lse[:, None]) - np.eye(61)[y])
     h = tensor(z, grad=True)
-    nats_sum(h, eye, y, tensor(w), rows=4, z_loss=zeta).backward()
+    linear_cross_entropy_sum(h, eye, y, tensor(w), rows=4, z_loss=zeta).backward()
     agree(h.grad, dz, rtol=1e-5, atol=1e-6)
     logits = tensor(z, grad=True)
     NextTokenLoss(Given(logits[None]), 0, zeta)(y[None], y[None], tensor(w)[None]).backward()  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def _attention() -> tuple[list[Array], Array, dict[str, Array]]:
 def _agrees_with_both(which: int, found: Array) -> None:
     """With autograd through the formula, and with our own backward pass, whose sums over blocks are float32."""
     inputs, dY, _ = _attention()
-    for attention, rtol in ((attend_by_formula, 1e-9), (lambda *a: causal_by_blocks(*a, 4), 1e-5)):
+    for attention, rtol in ((attend_by_formula, 1e-9), (lambda *a: blocked_causal_attention(*a, 4), 1e-5)):
         tensors = [tensor(x, grad=True) for x in inputs]
         attention(*tensors).backward(tensor(dY))
         agree(tensors[which].grad, found, rtol=rtol, atol=rtol)
@@ -190,7 +190,7 @@ def B16_attention_its_keys() -> None:
 
 
 def B17_what_all_keys_of_a_query_share() -> None:
-    """rowsum(P dP) = rowsum(dY Y): the short way that `causal_by_blocks` goes."""
+    """rowsum(P dP) = rowsum(dY Y): the short way that `blocked_causal_attention` goes."""
     (q, k, v), dY, found = _attention()
     Y = found["P"] @ v
     agree((found["P"] * found["dP"]).sum(axis=-1), (dY * Y).sum(axis=-1))

@@ -7,9 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.generate.cache import KVCache, visible
 from light_llm.generate.quantize import dequantize, quantize
-from light_llm.layers.attention import blocks_pay
+from light_llm.layers.attention import should_use_blocks
 from light_llm.model import LightLLM, attend_by_formula
-from light_llm.plan.memory import Shapes, moments
+from light_llm.plan.memory_model import StepShape, moments
 from light_llm.runtime.flops import training_flops
 from light_llm.train.room import OTHER, step_bytes
 from light_llm.train.update import Yardstick
@@ -114,7 +114,7 @@ def C8_where_attention_costs_as_much_as_the_rest() -> None:
 def C9_bytes_of_training() -> None:
     """Weight, gradient and two moments in float32: what the optimizer's step holds, whatever the batch."""
     config = TrainConfig(batch_size=1, device="cpu", dtype="float32", compile="off")
-    *_, update = moments(Shapes.of(TINY, config, 16))
+    *_, update = moments(StepShape.of(TINY, config, 16))
     assert update.weights + update.gradients + update.optimizer == 16 * get_model_size(TINY)
 
 
@@ -136,7 +136,7 @@ def C11_bytes_of_attention_weights() -> None:
         (161, 1, 1024, torch.bfloat16),
     ):
         q = torch.empty(B, H, T, 1, dtype=dtype, requires_grad=True)
-        assert blocks_pay(q, q) == (dtype.itemsize * B * H * T**2 / 2 <= 160 * 2**20)
+        assert should_use_blocks(q, q) == (dtype.itemsize * B * H * T**2 / 2 <= 160 * 2**20)
 
 
 def C12_bytes_of_a_cache() -> None:
@@ -162,7 +162,7 @@ def C13_operations_of_a_new_token() -> None:
                 at = torch.arange(start, stop)[None]
                 if at.numel():
                     with FlopCounterMode(display=False) as counter:
-                        model.unembed(model.features(at, at, visible(at), cache))
+                        model.logits(model.hidden_states(at, at, visible(at), cache))
         agree(counter.get_total_flops(), decoding_flops(TINY, S))
         agree(forward_products(TINY, S) - forward_products(TINY, S - 1), decoding_flops(TINY, S))
 

@@ -10,8 +10,21 @@ from light_llm.data.shards import TokensInMemory
 from light_llm.data.tales.grammar import Grammar, Words
 from light_llm.data.tales.telling import stories, tell
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss, summarise
-from light_llm.layers.cross_entropy import blocks, log_sum_exp, nats, nats_sum, softmax_piece
-from light_llm.objective import NextTokenLoss, nats_of_logits, plain_nats, token_nats, token_weights, total_weight
+from light_llm.layers.cross_entropy import (
+    block_softmax,
+    linear_cross_entropy,
+    linear_cross_entropy_sum,
+    log_sum_exp,
+    vocab_blocks,
+)
+from light_llm.objective import (
+    NextTokenLoss,
+    token_cross_entropy,
+    token_cross_entropy_from_logits,
+    token_cross_entropy_reference,
+    token_weights,
+    total_weight,
+)
 from tests.support.tools import TINY, some_tokens, tiny_model
 
 from . import tools
@@ -34,7 +47,7 @@ def L1_log_sum_exp_from_the_largest() -> None:
     z = h @ table.T
     m = z.max(axis=-1)
     lse = m + np.log(np.exp(z - m[:, None]).sum(axis=-1))
-    pieces = [softmax_piece(tensor(h), b, 0.0, tensor(np.empty(5 * 2048)), None) for b in blocks(tensor(table))]
+    pieces = [block_softmax(tensor(h), b, 0.0, tensor(np.empty(5 * 2048)), None) for b in vocab_blocks(tensor(table))]
     agree(log_sum_exp(pieces), lse, rtol=1e-6)
     with np.errstate(over="ignore"):
         assert np.isinf(np.exp(z)).any()
@@ -43,7 +56,7 @@ def L1_log_sum_exp_from_the_largest() -> None:
 def L2_log_sum_exp_of_parts() -> None:
     h, table = tensor(normal(5, 8)), tensor(normal(5000, 8, seed=1))
     parts = [tools.log_sum_exp(array(h) @ array(table[i : i + 2048]).T) for i in range(0, 5000, 2048)]
-    pieces = [softmax_piece(h, b, 0.0, torch.empty(5 * 2048, dtype=torch.float64), None) for b in blocks(table)]
+    pieces = [block_softmax(h, b, 0.0, torch.empty(5 * 2048, dtype=torch.float64), None) for b in vocab_blocks(table)]
     assert len(pieces) == len(parts) == 3
     agree(log_sum_exp(pieces), np.log(sum(np.exp(part) for part in parts)), rtol=1e-6)
 
@@ -52,8 +65,8 @@ def L3_nats_of_a_token() -> None:
     z = _logits()
     p = np.take_along_axis(softmax(z), Y.numpy()[..., None], axis=-1)[..., 0]
     agree(-np.log(p), tools.log_sum_exp(z) - _chosen(z))
-    agree(nats_of_logits(tensor(z), Y), -np.log(p))
-    agree(token_nats(tiny_model(scale=5).double(), X, Y), -np.log(p), rtol=1e-5)
+    agree(token_cross_entropy_from_logits(tensor(z), Y), -np.log(p))
+    agree(token_cross_entropy(tiny_model(scale=5).double(), X, Y), -np.log(p), rtol=1e-5)
 
 
 def L4_the_loss_is_a_weighted_mean() -> None:
@@ -98,7 +111,7 @@ def _gradient_of_logits(**options: float) -> tools.Array:
     """d loss / d logits, as the fast loss has it: with an identity for a head, the hidden states are the logits."""
     z = tensor(_logits().reshape(24, -1), grad=True)
     eye = torch.eye(TINY.vocab_size, dtype=torch.float64)
-    nats_sum(z, eye, Y.flatten(), torch.ones(24), rows=5, **options).backward()
+    linear_cross_entropy_sum(z, eye, Y.flatten(), torch.ones(24), rows=5, **options).backward()
     return array(z.grad)
 
 
@@ -122,17 +135,17 @@ def L9_a_cap_in_the_loss() -> None:
     z = _logits()
     capped = 3 * np.tanh(z / 3)
     n = tools.log_sum_exp(capped) - _chosen(capped)
-    agree(plain_nats(tiny_model(scale=5, logit_cap=3.0), X, Y), n, rtol=1e-4)
+    agree(token_cross_entropy_reference(tiny_model(scale=5, logit_cap=3.0), X, Y), n, rtol=1e-4)
     model = tiny_model(scale=5, logit_cap=3.0).double()
-    hidden = model.features(X).flatten(0, 1)
-    agree(nats(hidden, model.head_weight, Y.flatten(), rows=7, cap=3.0), n.ravel(), rtol=1e-5)
+    hidden = model.hidden_states(X).flatten(0, 1)
+    agree(linear_cross_entropy(hidden, model.head_weight, Y.flatten(), rows=7, cap=3.0), n.ravel(), rtol=1e-5)
 
 
 def L10_a_wrong_model_pays_the_divergence() -> None:
     """Expected bits of drawing from P and guessing with Q, over all outcomes: H(P) + KL(P || Q)."""
     P, Q = softmax(normal(6)), softmax(normal(6, seed=1))
     everything = torch.arange(6)[None]
-    paid = array(nats_of_logits(tensor(np.log(Q)).expand(1, 6, 6), everything))[0]
+    paid = array(token_cross_entropy_from_logits(tensor(np.log(Q)).expand(1, 6, 6), everything))[0]
     H, KL = -(P * np.log(P)).sum(), (P * np.log(P / Q)).sum()
     agree((P * paid).sum(), H + KL)
     assert KL > 0
@@ -163,7 +176,7 @@ def L12_the_limit_and_the_distance_to_it() -> None:
     model = tiny_model(scale=5)
     known = [(3.0, "a"), (2.5, "b")]
     _, found = evaluate_against_limits(model, TokensInMemory(ids), lengths, known, 0, context=16)
-    n = array(plain_nats(model, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])))
+    n = array(token_cross_entropy_reference(model, torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])))
     n_bytes = sum(lengths[i] for i in ids[1:])
     agree(found.limit, (3.0 + 2.5) / n_bytes)
     agree(found.distance, n.sum() / math.log(2) / n_bytes - (3.0 + 2.5) / n_bytes, rtol=1e-5)
@@ -177,7 +190,9 @@ def L13_the_loss_by_position() -> None:
     at: list[list[float]] = [[] for _ in range(9)]  # nats of the targets that see n tokens
     for start in range(0, 44, 8):
         window = torch.tensor([ids[start : start + 9]])
-        for n, nats_of_target in enumerate(array(plain_nats(model, window[:, :-1], window[:, 1:]))[0], start=1):
+        for n, nats_of_target in enumerate(
+            array(token_cross_entropy_reference(model, window[:, :-1], window[:, 1:]))[0], start=1
+        ):
             at[n].append(nats_of_target)
     buckets = [at[1], at[2], at[3] + at[4], at[5] + at[6] + at[7] + at[8]]
     assert [b.upto for b in found.by_position] == [1, 2, 4, 8]

@@ -11,10 +11,10 @@ from torch import Tensor
 from light_llm.config import ModelConfig, block_shapes, get_model_size
 from light_llm.config.param_shapes import count
 from light_llm.generate.cache import KVCache
-from light_llm.layers.heads import shared, within
+from light_llm.layers.attention import repeat_kv, sliding_window_mask
 from light_llm.layers.mlps import GatedMLP, SquaredReLU, SwiGLU
 from light_llm.layers.norms import RMSNorm, rms_norm
-from light_llm.layers.positions import RotaryPositions, Turn, frequencies, rotate
+from light_llm.layers.positions import RotaryAngles, RotaryPositions, frequencies, rotate
 from light_llm.model import SelfAttention, attend_by_formula
 from light_llm.objective import NextTokenLoss
 from light_llm.runtime.flops import attended_tokens, training_flops
@@ -43,7 +43,7 @@ def as_pairs(x: Array) -> Any:
 
 def M1_angles_of_the_pairs() -> None:
     places = np.array([0, 1, 2, 31])
-    turn = RotaryPositions(ROPE).turn(torch.tensor(places))
+    turn = RotaryPositions(ROPE).angles(torch.tensor(places))
     assert turn is not None
     angles = places[:, None] * theta()
     agree(frequencies(ROPE, torch.device("cpu")), theta(), rtol=1e-6)
@@ -54,7 +54,7 @@ def M1_angles_of_the_pairs() -> None:
 def turned(x: Array, places: Array, **turn: Any) -> tuple[Tensor, Any]:
     """What the code and what the formula makes of (..., T, D) at T places, both in float64; the formula's in pairs."""
     angles = places[:, None] * theta(x.shape[-1])
-    code = rotate(tensor(x, **turn), Turn(tensor(np.cos(angles)), tensor(np.sin(angles))))
+    code = rotate(tensor(x, **turn), RotaryAngles(tensor(np.cos(angles)), tensor(np.sin(angles))))
     return code, as_pairs(x) * np.exp(1j * angles)
 
 
@@ -72,7 +72,7 @@ def M3_scores_depend_on_the_difference_alone() -> None:
     for shift in (0, 5, FAR):
         one, other = (turned(x, at + shift + 0.0)[0] for x, at in ((q, t), (k, s)))
         agree((one * other).sum(dim=-1), formula)
-        at_t, at_s = (RotaryPositions(ROPE).turn(torch.tensor(at + shift)) for at in (t, s))
+        at_t, at_s = (RotaryPositions(ROPE).angles(torch.tensor(at + shift)) for at in (t, s))
         agree(
             (rotate(tensor(q), at_t) * rotate(tensor(k), at_s)).sum(dim=-1), formula, rtol=0, atol=1e-5 + 1e-6 * shift
         )
@@ -82,7 +82,7 @@ def M4_a_rotation_goes_back_by_its_inverse() -> None:
     places, dy = np.arange(5) * 3.0, normal(5, 8, seed=1)
     angles = places[:, None] * theta()
     x = tensor(normal(5, 8), grad=True)
-    rotate(x, Turn(tensor(np.cos(angles)), tensor(np.sin(angles)))).backward(tensor(dy))
+    rotate(x, RotaryAngles(tensor(np.cos(angles)), tensor(np.sin(angles)))).backward(tensor(dy))
     back = as_pairs(dy) * np.exp(-1j * angles)
     agree(x.grad, np.concatenate([back.real, back.imag], axis=-1))
 
@@ -185,7 +185,7 @@ def M15_heads_share_keys_and_values() -> None:
     qkv = x @ p["c_attn.weight"].T + p["c_attn.bias"]
     kv = [h * 2 // 6 for h in range(6)]
     assert kv == [0, 0, 0, 1, 1, 1]
-    agree(shared(tensor(np.arange(2.0)).view(1, 2, 1, 1), 6).flatten(), kv)
+    agree(repeat_kv(tensor(np.arange(2.0)).view(1, 2, 1, 1), 6).flatten(), kv)
     heads = []
     for h in range(6):
         q, k, v = (qkv[:, D * i : D * i + D] for i in (h, 6 + kv[h], 8 + kv[h]))
@@ -197,7 +197,7 @@ def M15_heads_share_keys_and_values() -> None:
 
 def M16_shared_keys_collect_from_all_their_queries() -> None:
     k, d = tensor(normal(2, 2, 5, 4), grad=True), normal(2, 6, 5, 4, seed=1)
-    shared(k, 6).backward(tensor(d))
+    repeat_kv(k, 6).backward(tensor(d))
     agree(k.grad, np.stack([d[:, 3 * j : 3 * j + 3].sum(axis=1) for j in range(2)], axis=1))
 
 
@@ -222,7 +222,7 @@ def M18_queries_and_keys_of_one_size() -> None:
 
     attn.attend = watching
     places = np.arange(5) * 3.0
-    turn = Turn(*(tensor(f(places[:, None] * theta())) for f in (np.cos, np.sin)))
+    turn = RotaryAngles(*(tensor(f(places[:, None] * theta())) for f in (np.cos, np.sin)))
     attn(tensor(x)[None], torch.arange(5), None, None, turn)
     p = parameters(attn)
     qkv = x @ p["c_attn.weight"].T
@@ -238,7 +238,7 @@ def M18_queries_and_keys_of_one_size() -> None:
 
 def M19_a_window() -> None:
     for T, w in ((6, 3), (6, 1), (4, 9)):
-        mask = within(None, torch.arange(T), T, w, cached=False)
+        mask = sliding_window_mask(None, torch.arange(T), T, w, cached=False)
         formula = np.array([[0 <= t - s < w for s in range(T)] for t in range(T)])
         agree(formula.sum(axis=1), [min(t + 1, w) for t in range(T)])
         assert (mask is None) if w >= T else (mask.numpy() == formula).all()  # type: ignore[union-attr]
@@ -250,7 +250,7 @@ def M20_how_far_a_token_is_carried() -> None:
         model = tiny_model(scale=5, window=w, n_layer=L).double()
         held: list[Tensor] = []
         model.wte.register_forward_hook(lambda _m, _a, y, held=held: (y.retain_grad(), held.append(y))[0])
-        model.features(some_tokens(1, 14))[0, -1].sum().backward()
+        model.hidden_states(some_tokens(1, 14))[0, -1].sum().backward()
         assert held[0].grad is not None
         moved = array(held[0].grad[0]).any(axis=-1)
         assert np.flatnonzero(moved).tolist() == list(range(13 - L * (w - 1), 14))

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from light_llm.objective import plain_nats
+from light_llm.objective import token_cross_entropy_reference
 from light_llm.observe.activations import (
     dead_share,
     effective_rank,
@@ -102,7 +102,7 @@ def P9_dead_units() -> None:
 def P10_entropy_of_a_guess() -> None:
     model, x, y = tiny_model(scale=5), some_tokens(2, 9), some_tokens(2, 9, seed=6)
     p = softmax(array(model(x))).reshape(18, -1)
-    found = guesses(model, model.features(x).flatten(0, 1), y.flatten(), rows=7)
+    found = guesses(model, model.hidden_states(x).flatten(0, 1), y.flatten(), rows=7)
     agree(found.entropy, [_entropy(row) for row in p], rtol=1e-4)
     agree(found.confidence, p.max(axis=-1), rtol=1e-4)
     agree(found.right, p.argmax(axis=-1) == y.flatten().numpy())
@@ -129,7 +129,7 @@ def P12_the_logit_lens() -> None:
         z = layer_norm(array(stream), array(model.ln_f.weight), array(model.ln_f.bias)) @ array(model.wte.weight).T
         losses.append((tools.log_sum_exp(z) - np.take_along_axis(z, y.numpy()[..., None], -1)[..., 0]).mean())
     agree(lens(model, seen.stream, y), losses, rtol=1e-4)
-    agree(losses[-1], plain_nats(model, x, y).mean(), rtol=1e-4)
+    agree(losses[-1], token_cross_entropy_reference(model, x, y).mean(), rtol=1e-4)
 
 
 def P13_induction_score() -> None:
@@ -142,7 +142,7 @@ def P13_induction_score() -> None:
 def P14_what_copying_gains() -> None:
     model, ids = tiny_model(scale=5), repeated(61, B=3, half=8)
     assert torch.equal(ids[:, :8], ids[:, 8:])
-    n = array(plain_nats(model, ids[:, :-1], ids[:, 1:]))  # of the targets at 1 ... 15
+    n = array(token_cross_entropy_reference(model, ids[:, :-1], ids[:, 1:]))  # of the targets at 1 ... 15
     agree(copying_gain(model, ids), n[:, :7].mean() - n[:, 8:].mean(), rtol=1e-4)
 
 

@@ -11,7 +11,7 @@ from light_llm.data.loader import DataLoader
 from light_llm.data.order import WindowOrder, permuted
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
-from light_llm.objective import token_nats
+from light_llm.objective import token_cross_entropy
 from tests.support.tools import some_tokens, tiny_model
 
 from .tools import agree, array, softmax
@@ -78,7 +78,7 @@ def T6_the_probability_of_a_text_is_a_product() -> None:
     for t in range(1, 9):  # each factor from the text before it alone
         p = softmax(array(model(ids[:, :t])[0, -1]))
         nats -= math.log(p[ids[0, t]])
-    agree(token_nats(model, ids[:, :-1], ids[:, 1:]).sum(), nats, rtol=1e-5)
+    agree(token_cross_entropy(model, ids[:, :-1], ids[:, 1:]).sum(), nats, rtol=1e-5)
 
 
 def T7_an_embedding_is_a_row_of_the_table_and_one_of_the_positions() -> None:

@@ -23,14 +23,14 @@ from light_llm.data import Batch
 from light_llm.errors import ConfigError
 from light_llm.generate.cache import KVCache
 from light_llm.generate.decode import decode
-from light_llm.generate.products import can_pack, pack_weights
+from light_llm.generate.packed_linear import can_pack, pack_weights
 from light_llm.generate.quantize import quantize_int8
 from light_llm.generate.sampling import Sampling
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.observe.curvature import hessian_of
 from light_llm.observe.vectors import flatten, mean_loss_by_formula, trainable
-from light_llm.optim.groups import by_role
+from light_llm.optim.groups import group_parameters
 from light_llm.runtime import autocast
 from tests.layers.test_layers import CHOICES, CPU, EVERY, LLAMA, model_of
 from tests.support.tools import TINY, gradients, model_path, some_tokens, tiny_model
@@ -67,7 +67,7 @@ def test_names_shapes_and_sizes_are_known_without_a_model(config: ModelConfig) -
     blocks = {f"h.{i}.{name}": s for i in range(config.n_layer) for name, s in block_shapes(config).items()}
     assert outer_shapes(config) | blocks == {name: tuple(t.shape) for name, t in model.state_dict().items()}
     assert get_model_size(config) == sum(p.numel() for p in model.parameters())
-    assert matrix_parameters(config) == sum(p.numel() for p in by_role(model)["matrix"].values())
+    assert matrix_parameters(config) == sum(p.numel() for p in group_parameters(model)["matrix"].values())
 
 
 def test_the_presets_of_both_families_are_of_a_size() -> None:
@@ -179,10 +179,10 @@ def test_read_in_parts_on_a_cache_is_read_at_once(changes: dict[str, Any]) -> No
     model, x = model_of(**changes).requires_grad_(False), some_tokens(2, 20)
     cache = KVCache(model.config, 2, 24, CPU, torch.float32)
     parts = [
-        model.features(x[:, part], torch.arange(20)[part], None, cache)
+        model.hidden_states(x[:, part], torch.arange(20)[part], None, cache)
         for part in (slice(7), slice(7, 8), slice(8, 20))
     ]
-    torch.testing.assert_close(torch.cat(parts, dim=1), model.features(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat(parts, dim=1), model.hidden_states(x), rtol=1e-4, atol=1e-4)
 
 
 @EVERY

@@ -15,7 +15,7 @@ import pytest
 from light_llm.data.tokenizers import ByteTokenizer, TextStream
 from light_llm.errors import ConfigError
 from light_llm.generate import TextGenerator
-from light_llm.generate.console import COMMANDS, HELP, Repl, Settings, tail
+from light_llm.generate.repl import COMMANDS, HELP, Repl, Settings, tail
 from light_llm.generate.terminal import (
     Screen,
     between_tokens,

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from light_llm.config import ModelConfig
 from light_llm.errors import ConfigError
-from light_llm.generate import KVCache, Sampling, TextGenerator, change_format, decode
-from light_llm.generate.products import PackedLinear, can_pack
+from light_llm.generate import KVCache, Sampling, TextGenerator, convert_for_inference, decode
+from light_llm.generate.packed_linear import PackedLinear, can_pack
 from light_llm.generate.quantize import MANY_ROWS, Int8Linear, dequantize, has_int8_kernel, quantize
-from light_llm.generate.sampling import choose, choose_rows, largest
+from light_llm.generate.sampling import sample, sample_batch, topk_with_ties
 from light_llm.model import LightLLM
 from tests.support.tools import byte_loader, model_path, run_child, some_tokens, tiny_model
 
@@ -84,7 +84,7 @@ def test_an_int8_product_is_that_of_its_dequantised_weights(rows: tuple[int, ...
 
 def changed(dtype: str = "auto", quantize: str = "none") -> LightLLM:
     model = tiny_model(scale=6)
-    change_format(model, dtype, quantize)
+    convert_for_inference(model, dtype, quantize)
     return model
 
 
@@ -109,8 +109,8 @@ def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
         needs_packed_products(torch.bfloat16)
     model, right = changed(dtype, quantize), tiny_model(scale=6)(tokens)
     with torch.inference_mode():
-        found, hidden = model(tokens), model.features(tokens)
-        assert not torch.equal(model.unembed(hidden), F.linear(hidden, model.head_weight))  # the head's product too
+        found, hidden = model(tokens), model.hidden_states(tokens)
+        assert not torch.equal(model.logits(hidden), F.linear(hidden, model.head_weight))  # the head's product too
     assert 0 < (found - right).pow(2).mean() < 1e-3 * right.var()
     assert torch.equal(model.head_weight, tiny_model(scale=6).head_weight)  # looked up as before
 
@@ -118,7 +118,7 @@ def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
 @pytest.mark.parametrize(("dtype", "quantize"), [("auto", "none"), ("bfloat16", "none"), ("auto", "int8")])
 def test_a_changed_model_keeps_its_soft_cap(dtype: str, quantize: str) -> None:
     model = tiny_model(scale=20, logit_cap=1.5)
-    change_format(model, dtype, quantize)
+    convert_for_inference(model, dtype, quantize)
     logits = model(some_tokens(2, 20))
     assert 1.4 < logits.abs().max() <= 1.5
 
@@ -141,19 +141,19 @@ def test_int8_costs_less_than_half_a_percent_of_bits_per_byte(poem: Path) -> Non
         return sum(nats) / len(nats) / math.log(2)
 
     before = bits()
-    change_format(model, quantize="int8")
+    convert_for_inference(model, quantize="int8")
     assert before < 2.5 and abs(bits() / before - 1) < 0.005
 
 
 def test_where_nothing_can_be_packed_the_plain_model_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     model = tiny_model(scale=6)
-    assert str(change_format(model)) == (
+    assert str(convert_for_inference(model)) == (
         "float32 (the same text from a seed, alone or in a batch; this machine has no packed products)"
     )
     assert written(model) == written(tiny_model(scale=6))
     half = tiny_model(scale=6)
-    change_format(half, "bfloat16")
+    convert_for_inference(half, "bfloat16")
     assert half.head_weight.dtype == torch.bfloat16 and len(written(half)) == 60
 
 
@@ -208,13 +208,13 @@ def test_rows_chosen_together_are_rows_chosen_alone(sampling: Sampling, ties: bo
     seen = [list(range(b)) for b in range(B)]
     alone, together = ([torch.Generator().manual_seed(b) for b in range(B)] for _ in range(2))
     for _ in range(5):
-        expected = [choose(z, ids, sampling, g) for z, ids, g in zip(logits, seen, alone, strict=True)]
-        assert choose_rows(logits, seen, sampling, together) == expected
+        expected = [sample(z, ids, sampling, g) for z, ids, g in zip(logits, seen, alone, strict=True)]
+        assert sample_batch(logits, seen, sampling, together) == expected
 
 
 def test_the_largest_are_those_of_a_full_sort() -> None:
     logits = torch.randint(30, (20, 300), generator=torch.Generator().manual_seed(2)).float()
-    ids, kept = largest(logits, 7)
+    ids, kept = topk_with_ties(logits, 7)
     for z, row, values in zip(logits, ids, kept, strict=True):
         right = (z >= z.sort(descending=True).values[6]).nonzero()[:, 0]
         assert torch.equal(row[values > -math.inf], right)

@@ -17,13 +17,13 @@ from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.generate import Sampling, TextGenerator, decode
 from light_llm.generate.decode import window_start
 from light_llm.generate.sampling import (
-    choose,
-    draw,
-    filtered,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
+    apply_filters,
+    apply_min_p,
+    apply_top_k,
+    apply_top_p,
+    inverse_cdf,
     penalise_repetition,
+    sample,
 )
 from light_llm.train.record import model_meta
 from tests.support.tools import model_path, some_tokens, tiny_model
@@ -47,10 +47,10 @@ def test_rules_are_those_of_transformers(seed: int) -> None:
 
     z, ids = some_logits(seed), torch.tensor([[3, 7, 7, 11]])
     pairs: list[tuple[torch.Tensor, Any]] = [
-        (keep_top_k(z, 7), TopKLogitsWarper(7)),
-        (keep_top_p(z, 0.8), TopPLogitsWarper(0.8)),
-        (keep_top_p(z, 0.05), TopPLogitsWarper(0.05)),
-        (keep_min_p(z, 0.1), MinPLogitsWarper(0.1)),
+        (apply_top_k(z, 7), TopKLogitsWarper(7)),
+        (apply_top_p(z, 0.8), TopPLogitsWarper(0.8)),
+        (apply_top_p(z, 0.05), TopPLogitsWarper(0.05)),
+        (apply_min_p(z, 0.1), MinPLogitsWarper(0.1)),
         (penalise_repetition(z, [3, 7, 7, 11], 1.3), RepetitionPenaltyLogitsProcessor(1.3)),
     ]
     for ours, theirs in pairs:
@@ -65,14 +65,14 @@ def test_rules_are_those_of_transformers(seed: int) -> None:
         MinPLogitsWarper(0.02),
     ):
         expected = rule(ids, expected)
-    found = filtered(z, [3, 7, 7, 11], sampling).softmax(-1)
+    found = apply_filters(z, [3, 7, 7, 11], sampling).softmax(-1)
     torch.testing.assert_close(found.float(), expected[0].softmax(-1))
 
 
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=20), st.floats(0.001, 1.0), st.integers(1, 25))
 def test_no_rule_ever_drops_the_likeliest(values: list[float], p: float, k: int) -> None:
     z = torch.tensor(values)
-    for kept in (keep_top_k(z, k), keep_top_p(z, p), keep_min_p(z, p)):
+    for kept in (apply_top_k(z, k), apply_top_p(z, p), apply_min_p(z, p)):
         assert kept[z.argmax()] == z.max()
         unchanged = kept == z
         assert (unchanged | (kept == -math.inf)).all()  # a rule removes; it changes nothing else
@@ -81,7 +81,7 @@ def test_no_rule_ever_drops_the_likeliest(values: list[float], p: float, k: int)
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=12, unique=True), st.floats(0.05, 0.99))
 def test_a_nucleus_is_the_smallest_set_that_reaches_p(values: list[float], p: float) -> None:
     probabilities = torch.tensor(values, dtype=torch.float64).softmax(-1)
-    kept = keep_top_p(probabilities.log(), p) > -math.inf
+    kept = apply_top_p(probabilities.log(), p) > -math.inf
     mass = probabilities[kept].sum().item()
     assert mass >= p - 1e-9
     assert mass - probabilities[kept].min().item() < p + 1e-9
@@ -91,27 +91,27 @@ def test_draws_follow_the_probabilities() -> None:
     """20,000 draws of four tokens: chi-squared with 3 degrees of freedom stays under 16.3 (1 in 1,000)."""
     p = torch.tensor([0.5, 0.25, 0.2, 0.05])
     generator = torch.Generator().manual_seed(0)
-    counts = Counter(draw(p.log(), generator) for _ in range(20_000))
+    counts = Counter(inverse_cdf(p.log(), generator) for _ in range(20_000))
     assert sum((counts[i] - 20_000 * q) ** 2 / (20_000 * q) for i, q in enumerate(p.tolist())) < 16.3
 
 
 def test_a_token_without_mass_is_never_drawn() -> None:
     z = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
     generator = torch.Generator().manual_seed(0)
-    assert {draw(z, generator) for _ in range(200)} == {1, 3}
+    assert {inverse_cdf(z, generator) for _ in range(200)} == {1, 3}
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-9, 1e9])
 def test_extreme_temperatures_are_harmless(temperature: float) -> None:
     z = torch.tensor([1.0, 5.0, 3.0])
-    tokens = {choose(z, [], Sampling(temperature=temperature), torch.Generator().manual_seed(s)) for s in range(60)}
+    tokens = {sample(z, [], Sampling(temperature=temperature), torch.Generator().manual_seed(s)) for s in range(60)}
     assert tokens == ({1} if temperature < 1 else {0, 1, 2})
 
 
 def test_temperature_zero_is_the_likeliest_and_asks_no_generator() -> None:
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    assert choose(some_logits(1), [], Sampling(temperature=0.0), generator) == int(some_logits(1).argmax())
+    assert sample(some_logits(1), [], Sampling(temperature=0.0), generator) == int(some_logits(1).argmax())
     assert torch.equal(generator.get_state(), before)
 
 

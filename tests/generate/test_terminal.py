@@ -18,7 +18,7 @@ import pytest
 
 from light_llm.cli import main
 from light_llm.generate import TextGenerator
-from light_llm.generate.console import TO_TYPE
+from light_llm.generate.repl import TO_TYPE
 from light_llm.generate.terminal import (
     HISTORY_LINES,
     Screen,

@@ -32,7 +32,7 @@ from light_llm.interop.gguf_tensors import (
 from light_llm.interop.gguf_tokens import vocabulary
 from light_llm.interop.gguf_verify import joined, largest_error
 from light_llm.interop.optional_deps import need
-from light_llm.layers.positions import Turn, frequencies, rotate
+from light_llm.layers.positions import RotaryAngles, frequencies, rotate
 from tests.support.export_tools import a_tokenizer, tiny_loaded
 
 # Rows of 64 and 96 numbers, so that q8_0 has its blocks of 32.
@@ -156,7 +156,7 @@ def test_the_file_says_how_the_model_was_made_and_not_by_whom(tmp_path: Path) ->
 # Laws of its parts
 
 
-def neighbours(x: Tensor, turn: Turn) -> Tensor:
+def neighbours(x: Tensor, turn: RotaryAngles) -> Tensor:
     """Rotation as llama.cpp's Llama has it: number 2i with 2i + 1."""
     first, second = x[..., ::2], x[..., 1::2]
     pairs = (first * turn.cos - second * turn.sin, first * turn.sin + second * turn.cos)
@@ -168,9 +168,9 @@ def test_interleaved_rows_turn_by_neighbours_as_ours_turn_by_halves() -> None:
     H, D, T = 3, 16, 7
     weight, x = torch.randn(2, H * D, 48), torch.randn(T, 48)
     angles = torch.arange(T)[:, None] * frequencies(config, torch.device("cpu"))
-    turn = Turn(angles.cos(), angles.sin())
+    turn = RotaryAngles(angles.cos(), angles.sin())
 
-    def products(turned: Callable[[Tensor, Turn], Tensor], matrices: list[Tensor]) -> Tensor:
+    def products(turned: Callable[[Tensor, RotaryAngles], Tensor], matrices: list[Tensor]) -> Tensor:
         q, k = (turned((x @ m.T).view(T, H, D).transpose(0, 1), turn) for m in matrices)  # (H, T, D)
         return q @ k.transpose(1, 2)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from light_llm.layers.attention import KEPT, QUERIES, attend, blocks_pay, causal_by_blocks
+from light_llm.layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK, attend, blocked_causal_attention, should_use_blocks
 from light_llm.model import attend_by_formula
 from light_llm.objective import NextTokenLoss
 from light_llm.runtime import autocast
@@ -23,9 +23,9 @@ def value_and_gradients(attention: object, qkv: list[torch.Tensor]) -> list[torc
     return [y, *torch.autograd.grad(y, qkv, torch.randn(y.shape).to(y.dtype))]
 
 
-@pytest.mark.parametrize("T", [1, 7, QUERIES - 1, QUERIES, QUERIES + 1, 1023])
+@pytest.mark.parametrize("T", [1, 7, QUERY_BLOCK - 1, QUERY_BLOCK, QUERY_BLOCK + 1, 1023])
 def test_blocks_are_the_formula(T: int) -> None:
-    fast = value_and_gradients(causal_by_blocks, some_qkv(T))
+    fast = value_and_gradients(blocked_causal_attention, some_qkv(T))
     slow = value_and_gradients(attend_by_formula, [x.detach().double().requires_grad_() for x in some_qkv(T)])
     for quick, exact in zip(fast, slow, strict=True):
         torch.testing.assert_close(quick.double(), exact, rtol=1e-4, atol=2e-5)
@@ -33,8 +33,8 @@ def test_blocks_are_the_formula(T: int) -> None:
 
 @pytest.mark.parametrize("queries", [1, 3, 10, 64])
 def test_the_size_of_a_block_changes_nothing(queries: int) -> None:
-    one = value_and_gradients(lambda *qkv: causal_by_blocks(*qkv, queries), some_qkv(10))
-    other = value_and_gradients(causal_by_blocks, some_qkv(10))
+    one = value_and_gradients(lambda *qkv: blocked_causal_attention(*qkv, queries), some_qkv(10))
+    other = value_and_gradients(blocked_causal_attention, some_qkv(10))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -47,20 +47,20 @@ def test_in_bfloat16_blocks_are_as_right_as_the_formula(T: int) -> None:
         found = value_and_gradients(attention, some_qkv(T, dtype=torch.bfloat16))
         return [((f.double() - e).norm() / (e.norm() + 1e-3)).item() for f, e in zip(found, exact, strict=True)]
 
-    for fast, plain in zip(errors(causal_by_blocks), errors(attend_by_formula), strict=True):
+    for fast, plain in zip(errors(blocked_causal_attention), errors(attend_by_formula), strict=True):
         assert fast < 0.02 and fast <= 1.5 * plain + 1e-3
 
 
 def test_training_goes_by_blocks_and_reading_by_the_kernel() -> None:
     q, k, v = some_qkv(5)
-    assert blocks_pay(q, k)
-    assert not blocks_pay(q[:, :, -1:], k), "a new token on a cache"
+    assert should_use_blocks(q, k)
+    assert not should_use_blocks(q[:, :, -1:], k), "a new token on a cache"
     with torch.no_grad():
-        assert not blocks_pay(q, k), "nothing to keep for a backward pass"
-    longest = int((2 * KEPT / 4) ** 0.5)
+        assert not should_use_blocks(q, k), "nothing to keep for a backward pass"
+    longest = int((2 * MAX_KEPT_BYTES / 4) ** 0.5)
     for T, pays in ((longest, True), (longest + 1, False)):
         long = torch.empty(1, 1, T, 1, requires_grad=True)
-        assert blocks_pay(long, long) == pays, "memory of T^2 / 2"
+        assert should_use_blocks(long, long) == pays, "memory of T^2 / 2"
     torch.testing.assert_close(attend(q, k, v), attend(q, k, v, torch.ones(5, 5, dtype=torch.bool).tril()))
 
 
@@ -86,6 +86,6 @@ def test_a_model_learns_the_same_by_both(dtype: str) -> None:
 def test_blocks_refuse_a_second_derivative() -> None:
     """It would be silently wrong; curvature goes through the formula."""
     q, k, v = some_qkv(4)
-    (gradient,) = torch.autograd.grad(causal_by_blocks(q, k, v).square().sum(), q, create_graph=True)
+    (gradient,) = torch.autograd.grad(blocked_causal_attention(q, k, v).square().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad|once_differentiable"):
         gradient.sum().backward()

@@ -13,13 +13,13 @@ from torch import Tensor
 from light_llm.config import (
     ModelConfig,
 )
-from light_llm.layers.heads import within
+from light_llm.layers.attention import sliding_window_mask
 from light_llm.layers.mlps import SquaredReLU, SwiGLU
 from light_llm.layers.norms import RMSNorm, rms_norm
-from light_llm.layers.positions import Turn, frequencies, rotate
+from light_llm.layers.positions import RotaryAngles, frequencies, rotate
 from light_llm.model import LightLLM, attend_by_formula
 from light_llm.objective import NextTokenLoss
-from light_llm.optim.groups import by_role
+from light_llm.optim.groups import group_parameters
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_a_rotation_keeps_lengths_and_scores_know_only_differences(scaling: str)
     q, k, at = torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8), torch.arange(9)
     scores = []
     for shift in (0, 5, 1000):
-        turn = model.wpe.turn(at + shift)  # type: ignore[operator]
+        turn = model.wpe.angles(at + shift)  # type: ignore[operator]
         turned_q, turned_k = rotate(q, turn), rotate(k, turn)
         torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
         assert not torch.allclose(turned_q[:, :, 1:], q[:, :, 1:])
@@ -75,25 +75,25 @@ def test_a_rotation_keeps_lengths_and_scores_know_only_differences(scaling: str)
 
 def test_the_place_0_turns_nothing() -> None:
     q = torch.randn(1, 3, 1, 8)
-    assert torch.equal(rotate(q, tiny_model(positions="rope").wpe.turn(torch.tensor([0]))), q)  # type: ignore[operator]
+    assert torch.equal(rotate(q, tiny_model(positions="rope").wpe.angles(torch.tensor([0]))), q)  # type: ignore[operator]
     assert rotate(q, None) is q
 
 
 def test_a_rotation_by_its_inverse_is_nothing_and_two_add_up() -> None:
-    turn_at = tiny_model(positions="rope").wpe.turn
+    turn_at = tiny_model(positions="rope").wpe.angles
     x = torch.randn(1, 3, 4, 8)
     a, b, both = (turn_at(torch.full((4,), n)) for n in (3, 8, 11))  # type: ignore[operator]
     torch.testing.assert_close(rotate(rotate(x, a), b), rotate(x, both))
-    torch.testing.assert_close(rotate(rotate(x, a), Turn(a.cos, -a.sin)), x)
+    torch.testing.assert_close(rotate(rotate(x, a), RotaryAngles(a.cos, -a.sin)), x)
 
 
 @pytest.mark.parametrize("changes", [LLAMA, LLAMA | {"window": 4}, {"positions": "rope"}])
 def test_a_text_further_on_is_the_same_text(changes: dict[str, Any]) -> None:
     """The learned table says another thing there: tests/test_model.py."""
     model, x, at = model_of(**changes), some_tokens(2, 12), torch.arange(12)
-    torch.testing.assert_close(model.features(x, at + 5), model.features(x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model.hidden_states(x, at + 5), model.hidden_states(x), rtol=1e-3, atol=1e-4)
     rows = torch.stack([at, at + 7])  # places of each row
-    torch.testing.assert_close(model.features(x, rows), model.features(x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model.hidden_states(x, rows), model.hidden_states(x), rtol=1e-3, atol=1e-4)
 
 
 def test_a_rope_of_longer_contexts_leaves_the_quick_waves_alone() -> None:
@@ -259,7 +259,7 @@ def test_the_mask_of_a_window_is_its_definition(
         at = torch.arange(T) + torch.randint(0, 9, (B, 1), generator=generator)
         S, places = T, at
     mask = torch.rand(B, 1, T, S, generator=generator) < 0.7 if masked else None
-    found = within(mask, at, S, window, cached=cached)
+    found = sliding_window_mask(mask, at, S, window, cached=cached)
     allowed = mask[:, 0] if mask is not None else (places[:, None] <= at[:, :, None])
     expected = allowed & (at[:, :, None] - places[:, None] < window)
     if S <= window:  # no window ends: attention may go its quickest way
@@ -296,13 +296,13 @@ def test_a_head_of_its_own_has_its_own_gradient() -> None:
     read = sorted(set(x.flatten().tolist()))
     assert found["wte.weight"].abs().sum(dim=1).nonzero().flatten().tolist() == read, "only the tokens that were read"
     assert (found["lm_head.weight"].abs().sum(dim=1) > 0).all(), "and every token that might have come"
-    roles = by_role(model)
+    roles = group_parameters(model)
     assert {"wte.weight", "wpe.weight", "lm_head.weight"} == roles["table"].keys()
     assert roles["matrix"].keys() == {
         n for n in found if n.endswith("weight") and n.startswith("h.") and "ln_" not in n
     }
     tied = tiny_model()
-    assert tied.lm_head is None and by_role(tied)["table"].keys() == {"wte.weight", "wpe.weight"}
+    assert tied.lm_head is None and group_parameters(tied)["table"].keys() == {"wte.weight", "wpe.weight"}
 
 
 @pytest.mark.parametrize("changes", [{}, LLAMA, {"qk_norm": True}])

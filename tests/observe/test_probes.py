@@ -11,7 +11,7 @@ from torch import Tensor
 
 from light_llm.evaluate import edges, evaluate_loss
 from light_llm.model import LightLLM, attention_weights
-from light_llm.objective import plain_nats
+from light_llm.objective import token_cross_entropy_reference
 from light_llm.observe import activations, attention, predictions
 from light_llm.observe.look import FixedBatch, chosen_maps, fixed_batch, look_inside
 from light_llm.train.probing import in_words
@@ -174,11 +174,11 @@ def test_effective_rank_counts_directions() -> None:
 def test_the_stream_is_recorded_after_the_embeddings_and_each_block(opinionated: LightLLM) -> None:
     x = some_tokens()
     with activations.recorded_activations(opinionated) as seen:
-        hidden = opinionated.features(x)
+        hidden = opinionated.hidden_states(x)
     assert len(seen.stream) == 3 and len(seen.units) == 2 and seen.units[0].shape == (3, 16, 96)
     torch.testing.assert_close(seen.stream[0], opinionated.wte(x) + opinionated.wpe(torch.arange(16)))
     torch.testing.assert_close(opinionated.ln_f(seen.stream[-1]), hidden)
-    opinionated.features(x)
+    opinionated.hidden_states(x)
     assert len(seen.stream) == 3, "a hook stayed behind"
 
 
@@ -187,7 +187,7 @@ def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> N
         opinionated.h[1].mlp.c_fc.weight[:24] = 0
         opinionated.h[1].mlp.c_fc.bias[:24] = -3
     with activations.recorded_activations(opinionated) as seen:
-        opinionated.features(some_tokens(8, 32))
+        opinionated.hidden_states(some_tokens(8, 32))
     assert float(activations.dead_share(seen.units[0])) == 0
     assert float(activations.dead_share(seen.units[1])) == 0.25
 
@@ -197,7 +197,7 @@ def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> N
 
 def test_guesses_are_those_of_the_full_logits(opinionated: LightLLM) -> None:
     x, y = some_tokens(), some_tokens(seed=6)
-    found = predictions.guesses(opinionated, opinionated.features(x).flatten(0, 1), y.flatten(), rows=7)
+    found = predictions.guesses(opinionated, opinionated.hidden_states(x).flatten(0, 1), y.flatten(), rows=7)
     p = torch.softmax(opinionated(x).double(), dim=-1).flatten(0, 1).detach().numpy()
     assert found.entropy.tolist() == pytest.approx((-(p * np.log(p)).sum(-1)).tolist(), rel=1e-4)
     assert found.confidence.tolist() == pytest.approx(p.max(-1).tolist(), rel=1e-4)
@@ -252,11 +252,11 @@ def test_who_is_right_as_often_as_they_say_is_calibrated() -> None:
 def test_the_lens_ends_with_the_loss(opinionated: LightLLM) -> None:
     x, y = some_tokens(), some_tokens(seed=6)
     with activations.recorded_activations(opinionated) as seen:
-        opinionated.features(x)
+        opinionated.hidden_states(x)
     found = predictions.lens(opinionated, seen.stream, y)
     assert len(found) == 3
-    assert found[-1] == pytest.approx(plain_nats(opinionated, x, y).mean().item(), rel=1e-5)
-    after_one = opinionated.unembed(opinionated.ln_f(seen.stream[1]))
+    assert found[-1] == pytest.approx(token_cross_entropy_reference(opinionated, x, y).mean().item(), rel=1e-5)
+    after_one = opinionated.logits(opinionated.ln_f(seen.stream[1]))
     wanted = torch.nn.functional.cross_entropy(after_one.flatten(0, 1), y.flatten())
     assert found[1] == pytest.approx(wanted.item(), rel=1e-5)
 
@@ -276,7 +276,7 @@ def test_a_model_that_copies_gains_by_copying() -> None:
         head_weight = 9 * torch.eye(61)
         logit_cap = 0.0
 
-        def features(self, tokens: Tensor) -> Tensor:
+        def hidden_states(self, tokens: Tensor) -> Tensor:
             ahead = tokens.roll(half - 1, dims=1)
             known = torch.arange(tokens.size(1)) >= half - 1
             return torch.nn.functional.one_hot(ahead, 61).float() * known[None, :, None]
@@ -294,7 +294,10 @@ def test_the_loss_by_position_adds_up_to_the_loss() -> None:
     assert [b.upto for b in found.by_position] == [1, 2, 4, 8, 16] and sum(b.tokens for b in found.by_position) == 74
     assert sum(b.loss * b.tokens for b in found.by_position) / 74 == pytest.approx(found.loss, rel=1e-9)
     windows = [ids[s : s + 17] for s in range(0, 74, 16)]
-    firsts = [plain_nats(model, *(torch.tensor(w)[None, a : len(w) - 1 + a] for a in (0, 1)))[0] for w in windows]
+    firsts = [
+        token_cross_entropy_reference(model, *(torch.tensor(w)[None, a : len(w) - 1 + a] for a in (0, 1)))[0]
+        for w in windows
+    ]
     assert found.by_position[0].loss == pytest.approx(torch.stack([f[0] for f in firsts]).mean().item(), rel=1e-5)
     assert found.by_position[2].loss == pytest.approx(torch.cat([f[2:4] for f in firsts]).mean().item(), rel=1e-5)
 

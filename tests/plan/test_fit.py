@@ -6,12 +6,12 @@ import pytest
 
 from light_llm.config import ModelConfig, TrainConfig, matrix_parameters
 from light_llm.errors import ConfigError
-from light_llm.plan.budget import FEWEST_STEPS, PASSES, TOKENS_PER_PARAMETER, Budget, parse_budget, spend
-from light_llm.plan.parameters import of_the_kind
+from light_llm.plan.budget import FEWEST_STEPS, PASSES, TOKENS_PER_PARAMETER, Budget, fit_to_budget, parse_budget
+from light_llm.plan.parameters import presets_of_kind
 from light_llm.plan.plan import Plan, Text, make_plan
 from light_llm.plan.profile import key, names
-from light_llm.plan.ways import apply, micro_batches, ways_that_fit
-from light_llm.plan.words import header_lines, refusal, table, warning_lines
+from light_llm.plan.render import header_lines, refusal, table, warning_lines
+from light_llm.plan.suggest import apply, micro_batches, suggest_settings
 from light_llm.runtime import MemoryLimit
 from light_llm.runtime.machine_cache import cached_measurements
 
@@ -28,7 +28,7 @@ def planned(gigabytes: float, preset: str = "micro", train: TrainConfig = CPU) -
 @pytest.mark.parametrize("gigabytes", [1.0, 1.3, 1.6, 1.9])
 def test_each_way_fits_and_says_how(gigabytes: float) -> None:
     plan = planned(gigabytes)
-    ways = ways_that_fit(plan, timed=False)
+    ways = suggest_settings(plan, timed=False)
     assert not plan.fits and ways
     for way in ways:
         assert way.plan.fits and way.flags.startswith("--") and way.effect
@@ -39,7 +39,7 @@ def test_each_way_fits_and_says_how(gigabytes: float) -> None:
 
 def test_the_first_way_changes_nothing_but_the_pieces() -> None:
     plan = planned(1.9)
-    first = ways_that_fit(plan, timed=False)[0]
+    first = suggest_settings(plan, timed=False)[0]
     n = first.changes["train__micro_batch"]
     assert first.changes.keys() == {"train__micro_batch"} and plan.train.batch_size % n == 0
     larger = [m for m in micro_batches(plan.train) if m > n]
@@ -54,20 +54,20 @@ def test_the_first_way_changes_nothing_but_the_pieces() -> None:
 
 def test_where_nothing_fits_it_is_said() -> None:
     plan = planned(0.3)
-    assert ways_that_fit(plan, timed=False) == []
+    assert suggest_settings(plan, timed=False) == []
     words = refusal(plan, [])
     assert "nothing offered here fits" in words and "0.30" not in words and "300 MB" in words and "--force" in words
 
 
 def test_everything_together_is_the_last_that_is_tried() -> None:
     plan = planned(0.62, "small")
-    (way,) = ways_that_fit(plan, timed=False)
+    (way,) = suggest_settings(plan, timed=False)
     assert way.plan.fits and "--micro-batch" in way.flags and "bpe" in way.flags
 
 
 def test_a_refusal_names_both_numbers_and_the_ways_out() -> None:
     plan = planned(1.3)
-    words = refusal(plan, ways_that_fit(plan))
+    words = refusal(plan, suggest_settings(plan))
     assert "1.30 GB" in words and "a test's limit" in words and "--fit" in words and "--force" in words
     assert "nothing was downloaded or written" in words and " a step: " in words
     assert all(len(line) <= 80 for line in words.splitlines())
@@ -93,7 +93,7 @@ def test_a_budget_that_cannot_be_read(text: str) -> None:
 
 def test_a_time_is_kept_and_so_are_four_passes() -> None:
     for seconds in (20.0, 60.0, 36_000.0):
-        chosen = spend(Budget(seconds=seconds), ModelConfig(), CPU, 512, TEXT)
+        chosen = fit_to_budget(Budget(seconds=seconds), ModelConfig(), CPU, 512, TEXT)
         assert chosen.plan.seconds is not None and chosen.plan.passes is not None
         assert chosen.plan.seconds.total <= seconds or chosen.plan.train.max_steps == 1
         assert chosen.plan.passes <= PASSES
@@ -101,20 +101,22 @@ def test_a_time_is_kept_and_so_are_four_passes() -> None:
 
 def test_the_largest_model_that_sees_enough_is_taken() -> None:
     """Of a text and a time without end; and the smallest where none does."""
-    endless = spend(Budget(seconds=1e9), ModelConfig(), CPU, 512, Text(10**12, 10**4))
+    endless = fit_to_budget(Budget(seconds=1e9), ModelConfig(), CPU, 512, Text(10**12, 10**4))
     assert endless.plan.model.n_embd == ModelConfig.small().n_embd and endless.why.startswith("small")
     assert endless.plan.tokens >= TOKENS_PER_PARAMETER * matrix_parameters(endless.plan.model)
-    assert spend(Budget(seconds=60), ModelConfig(), CPU, 512, TEXT).plan.model.n_embd == ModelConfig.nano().n_embd
+    assert (
+        fit_to_budget(Budget(seconds=60), ModelConfig(), CPU, 512, TEXT).plan.model.n_embd == ModelConfig.nano().n_embd
+    )
 
 
 def test_a_short_text_gets_smaller_batches() -> None:
-    chosen = spend(Budget(seconds=1e6), ModelConfig(), replace(CPU, batch_size=64), 128, Text(100_000, 10_000))
+    chosen = fit_to_budget(Budget(seconds=1e6), ModelConfig(), replace(CPU, batch_size=64), 128, Text(100_000, 10_000))
     assert chosen.plan.train.batch_size < 64 and chosen.plan.train.max_steps >= FEWEST_STEPS
 
 
 def test_a_memory_is_kept() -> None:
     for size in (1.2e9, 2.0e9, 4.0e9):
-        chosen = spend(Budget(bytes=int(size)), ModelConfig(), CPU, 512, TEXT, framework=FRAMEWORK)
+        chosen = fit_to_budget(Budget(bytes=int(size)), ModelConfig(), CPU, 512, TEXT, framework=FRAMEWORK)
         assert chosen.plan.memory.total <= size
     assert chosen.plan.model.n_embd == ModelConfig.small().n_embd
 
@@ -128,7 +130,7 @@ def test_a_memory_is_kept() -> None:
 )
 def test_a_budget_that_buys_nothing(budget: Budget, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        spend(budget, ModelConfig(), CPU, 512, TEXT)
+        fit_to_budget(budget, ModelConfig(), CPU, 512, TEXT)
 
 
 @pytest.mark.parametrize(("layers", "left"), [("0,7", [64, 0, 0]), ("7", [0, 0, 0]), ("all", [64, 64, 64])])
@@ -138,12 +140,12 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
     model, bound = ModelConfig.preset("llama-small", vocab_size=4096, **chosen), 600_000_000
     room = MemoryLimit(bound, "a test's limit")
     known = [1e-9] * len(names())  # seconds are no matter here
-    for size in of_the_kind(model):
+    for size in presets_of_kind(model):
         kind = ModelConfig.preset(size, **(chosen | {"window_layers": "all"}))
         cached_measurements(key("cpu", "float32", kind), names(), lambda: known)
     plan = make_plan(model, CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
-    smaller = [way.plan.model for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]
-    spent = spend(Budget(bytes=bound), model, CPU, 64, TEXT, framework=FRAMEWORK)
+    smaller = [way.plan.model for way in suggest_settings(plan, timed=False) if "--preset" in way.flags]
+    spent = fit_to_budget(Budget(bytes=bound), model, CPU, 64, TEXT, framework=FRAMEWORK)
     assert smaller and spent.plan.model.n_layer == 6
     for found in [*smaller, spent.plan.model]:
         assert (found.positions, found.mlp, found.qk_norm, found.tied_head) == ("rope", "relu2", True, False)
@@ -155,5 +157,5 @@ def test_a_size_of_ones_own_is_to_be_left_out_with_a_preset() -> None:
     room = MemoryLimit(600_000_000, "a test's limit")
     for own, said in (({}, ""), ({"n_layer": 20}, "; leave out --set model.n_layer")):
         plan = make_plan(ModelConfig.small(**own), CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
-        ways = [way for way in ways_that_fit(plan, timed=False) if "--preset" in way.flags]
+        ways = [way for way in suggest_settings(plan, timed=False) if "--preset" in way.flags]
         assert ways and {way.effect.partition(";")[1] + way.effect.partition(";")[2] for way in ways} == {said}

@@ -7,15 +7,22 @@ from typing import Any
 import pytest
 
 from light_llm.config import PRESETS, ModelConfig, TrainConfig, get_model_size, matrix_parameters
-from light_llm.layers.attention import QUERIES
+from light_llm.layers.attention import QUERY_BLOCK
 from light_llm.observe import meter
 from light_llm.optim import build_optimizer
-from light_llm.plan import memory as formulas
-from light_llm.plan.memory import Shapes, kept_of_a_layer, moments, optimizer_bytes, seen_by_blocks, step_memory
+from light_llm.plan import memory_model as formulas
+from light_llm.plan.memory_model import (
+    StepShape,
+    kept_of_a_layer,
+    moments,
+    optimizer_bytes,
+    seen_by_blocks,
+    step_memory,
+)
 from light_llm.plan.parameters import parameters_by_part
 from light_llm.plan.plan import KEPT, Text, make_plan
 from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
-from light_llm.plan.seconds import between, evaluation_seconds, step_seconds
+from light_llm.plan.time_model import between, evaluation_seconds, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer
 from tests.support.live_bytes import peak_of_a_step
@@ -85,7 +92,7 @@ CASES = [
 @pytest.mark.parametrize(("model", "changes", "T"), CASES)
 def test_the_peak_of_a_step_is_what_torch_allocates(model: ModelConfig, changes: dict[str, object], T: int) -> None:
     train = replace(CPU, **changes)  # type: ignore[arg-type]
-    foretold = step_memory(Shapes.of(model, train, T))
+    foretold = step_memory(StepShape.of(model, train, T))
     happened = peak_of_a_step(model, train, T)
     assert foretold.total - foretold.weights - foretold.optimizer == pytest.approx(happened, rel=0.05, abs=1 << 20)
 
@@ -95,20 +102,22 @@ def test_constants_that_are_written_twice_are_the_same() -> None:
 
 
 def test_the_blocks_of_attention_keep_what_they_see() -> None:
-    T = 2 * QUERIES + 7
-    weights = sum(min(T, (i // QUERIES + 1) * QUERIES) for i in range(T))  # each query's keys, to the end of its block
+    T = 2 * QUERY_BLOCK + 7
+    weights = sum(
+        min(T, (i // QUERY_BLOCK + 1) * QUERY_BLOCK) for i in range(T)
+    )  # each query's keys, to the end of its block
     assert seen_by_blocks(T) == weights
 
 
 @pytest.mark.parametrize("change", [{"micro_batch": 2}, {"checkpointing": True}])
 def test_what_saves_memory_saves_it(change: dict[str, object]) -> None:
-    large, small = (Shapes.of(shaped(L=6), replace(CPU, **c), 128) for c in ({}, change))  # type: ignore[arg-type]
+    large, small = (StepShape.of(shaped(L=6), replace(CPU, **c), 128) for c in ({}, change))  # type: ignore[arg-type]
     assert step_memory(small).total < step_memory(large).total
 
 
 def test_half_a_format_keeps_38_bytes_an_element_and_a_whole_one_68() -> None:
     """Beside attention, norms and copies of the matrices."""
-    whole, half = (Shapes.of(shaped(), replace(CPU, dtype=dtype), 128) for dtype in ("float32", "bfloat16"))
+    whole, half = (StepShape.of(shaped(), replace(CPU, dtype=dtype), 128) for dtype in ("float32", "bfloat16"))
     C, N = 128, 4 * 128
     rest = [formulas.attention_kept(s) + 16 * N for s in (whole, half)]
     assert kept_of_a_layer(whole) - rest[0] == 68 * N * C
@@ -128,7 +137,7 @@ def test_the_moments_are_those_of_the_optimizer() -> None:
 
 
 def test_each_moment_holds_the_weights() -> None:
-    shapes = Shapes.of(shaped(), CPU, 128)
+    shapes = StepShape.of(shaped(), CPU, 128)
     assert all(moment.weights == 4 * get_model_size(shaped()) for moment in moments(shapes))
 
 
@@ -136,7 +145,7 @@ def test_each_moment_holds_the_weights() -> None:
 
 
 def test_a_step_takes_its_parts() -> None:
-    shapes = Shapes.of(shaped(C=256, H=4), CPU, 256)
+    shapes = StepShape.of(shaped(C=256, H=4), CPU, 256)
     block = PROFILE.block_batch[1] + shapes.N * (PROFILE.block_token[1] + 4 * PROFILE.attention[1])
     head = 4096 * (PROFILE.head_batch[1] + shapes.N * PROFILE.head_token[1])
     rest = 4096 * 256 * PROFILE.table + get_model_size(shapes.model) * PROFILE.adamw
@@ -148,13 +157,13 @@ def test_a_step_takes_its_parts() -> None:
     [({"micro_batch": 1}, {}), ({"checkpointing": True}, {}), ({}, {"dropout": 0.1}), ({}, {"n_layer": 4})],
 )
 def test_what_costs_time_costs_it(change: dict[str, object], model: dict[str, float]) -> None:
-    plain = step_seconds(Shapes.of(shaped(), CPU, 128), PROFILE)
-    more = Shapes.of(replace(shaped(), **model), replace(CPU, **change), 128)  # type: ignore[arg-type]
+    plain = step_seconds(StepShape.of(shaped(), CPU, 128), PROFILE)
+    more = StepShape.of(replace(shaped(), **model), replace(CPU, **change), 128)  # type: ignore[arg-type]
     assert step_seconds(more, PROFILE) > plain
 
 
 def test_an_evaluation_takes_time_by_its_tokens() -> None:
-    shapes = Shapes.of(shaped(), CPU, 128)
+    shapes = StepShape.of(shaped(), CPU, 128)
     assert evaluation_seconds(shapes, PROFILE, 2000) == pytest.approx(2 * evaluation_seconds(shapes, PROFILE, 1000))
     assert evaluation_seconds(shapes, PROFILE, shapes.N) < step_seconds(shapes, PROFILE)  # no backward pass
 

@@ -20,7 +20,7 @@ from light_llm.data.tokenizers import byte_lengths
 from light_llm.evaluate import evaluate_loss
 from light_llm.generate import Sampling, TextGenerator
 from light_llm.generate.decode import decode
-from light_llm.layers.attention import blocks_pay
+from light_llm.layers.attention import should_use_blocks
 from light_llm.layers.cross_entropy import blocks
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
@@ -164,7 +164,7 @@ def test_each_choice_by_device_is_the_one_for_mps() -> None:
         assert choose_device().value == choose_device("mps").value == "mps"
         model = tiny_model(dropout=0.5).to("mps").train()
         q = torch.ones(1, 1, 4, 8, device="mps", requires_grad=True)
-        assert not blocks_pay(q, q)
+        assert not should_use_blocks(q, q)
         (block,) = blocks(model.head_weight)
         assert block.table.size(0) == 64 and block.n_ids == 61, "whole, and padded"
         assert type(model.drop(torch.ones(8, device="mps")).grad_fn).__name__ != "_DropBackward"

@@ -125,7 +125,7 @@ def skipped_parameter(*names: str) -> AbstractContextManager[object]:
 def no_division_in_the_update() -> AbstractContextManager[object]:
     """The fused update and the one operation by operation are both wrong."""
     stack = skipped_parameter("_fused_adamw_")
-    return Together(stack, Calls(lambda func, x, *rest, **kw: x, "addcdiv_"))
+    return CombinedOptimizer(stack, Calls(lambda func, x, *rest, **kw: x, "addcdiv_"))
 
 
 def biased_draws() -> AbstractContextManager[object]:
@@ -341,7 +341,7 @@ def raising_below(error: Exception, *names: str) -> AbstractContextManager[objec
     return Kernels(fault, *names)
 
 
-class Together(AbstractContextManager[object]):
+class CombinedOptimizer(AbstractContextManager[object]):
     """Two faults at once."""
 
     def __init__(self, *faults: AbstractContextManager[object]) -> None:

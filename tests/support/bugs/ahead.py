@@ -96,8 +96,8 @@ BUGS = [
     ),
     Bug(
         "a tile whose sum asks for memory each time",
-        "layers: softmax_piece",
-        "terms = z if adding is None else adding[: z.numel()].view(z.shape).copy_(z)",
+        "layers: block_softmax",
+        "terms = z if scratch is None else scratch[: z.numel()].view(z.shape).copy_(z)",
         "terms = z",
         "tests/test_objective.py",
     ),
@@ -110,8 +110,8 @@ BUGS = [
     ),
     Bug(
         "dropout drawn anew where a block is computed again",
-        "model: LightLLM.features",
-        ", context_fn=same_draws(x))",
+        "model: LightLLM.hidden_states",
+        ", context_fn=preserve_rng(x))",
         ")",
         "tests/runtime/test_mps.py",
     ),

@@ -90,8 +90,8 @@ BUGS = [
     Bug(
         "a lens without the last norm",
         "observe: lens",
-        "hidden_nats(model, model.ln_f(x), targets)",
-        "hidden_nats(model, x, targets)",
+        "token_cross_entropy_from_hidden(model, model.ln_f(x), targets)",
+        "token_cross_entropy_from_hidden(model, x, targets)",
         "tests/observe/test_probes.py",
     ),
     Bug(

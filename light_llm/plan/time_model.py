@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..config import get_model_size, matrix_parameters
-from .memory import Shapes, by_blocks
+from .memory_model import StepShape, by_blocks
 from .profile import LENGTHS, WIDTHS, D, Profile
 
 SAVED = 400e6  # bytes a second that a save makes: written, hashed, synced. Disks differ; a run saves seldom
@@ -30,7 +30,7 @@ class Seconds:
         return float(sum(getattr(self, f.name) for f in fields(self)))
 
 
-def step_seconds(shapes: Shapes, p: Profile) -> float:
+def step_seconds(shapes: StepShape, p: Profile) -> float:
     """One optimizer step: its micro-batches, and the update."""
     m = shapes.model
     P, matrices = get_model_size(m), matrix_parameters(m)
@@ -46,27 +46,27 @@ def step_seconds(shapes: Shapes, p: Profile) -> float:
     return shapes.micro_batches * (COMPILED if shapes.compiled else 1.0) * (batch + adding) + update
 
 
-def block_seconds(s: Shapes, p: Profile) -> float:
+def block_seconds(s: StepShape, p: Profile) -> float:
     """A micro-batch through one block, forward and backward; twice forward where it is computed again."""
     C = s.model.n_embd
     seconds = between(C, WIDTHS, p.block_batch) + s.N * between(C, WIDTHS, p.block_token) + attention_seconds(s, p)
     return seconds * (1 + p.forward) if s.checkpointing else seconds
 
 
-def attention_seconds(s: Shapes, p: Profile) -> float:
+def attention_seconds(s: StepShape, p: Profile) -> float:
     """Attention of one block. What it costs grows with d_k only in the products, about half of it."""
     m = s.model
     of_a_token = between(s.T, LENGTHS, p.attention if by_blocks(s) else p.attention_kernel)
     return s.N * m.n_head * of_a_token * (1 + m.head_size / D) / 2
 
 
-def head_seconds(s: Shapes, p: Profile) -> float:
+def head_seconds(s: StepShape, p: Profile) -> float:
     """The loss of a micro-batch, and its gradients; what is done once for the table is done once."""
     C, V = s.model.n_embd, s.model.vocab_size
     return V * (between(C, WIDTHS, p.head_batch) + s.N * between(C, WIDTHS, p.head_token))
 
 
-def evaluation_seconds(s: Shapes, p: Profile, tokens: int) -> float:
+def evaluation_seconds(s: StepShape, p: Profile, tokens: int) -> float:
     """One pass over a held-out text."""
     C, m = s.model.n_embd, s.model
     of_blocks = p.forward * (between(C, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
@@ -74,7 +74,7 @@ def evaluation_seconds(s: Shapes, p: Profile, tokens: int) -> float:
     return tokens * (m.n_layer * of_blocks + of_head)
 
 
-def look_seconds(s: Shapes, p: Profile) -> float:
+def look_seconds(s: StepShape, p: Profile) -> float:
     """One look inside: about two passes of some tokens, and the head once more for each layer of the lens."""
     C, m = s.model.n_embd, s.model
     of_head = p.evaluated * m.vocab_size * between(C, WIDTHS, p.head_token)

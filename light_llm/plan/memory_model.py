@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 
 from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
 from ..config.param_shapes import count
-from ..layers.attention import KEPT, QUERIES
-from ..layers.cross_entropy import COLUMNS, ROWS
+from ..layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK
+from ..layers.cross_entropy import TILE_COLUMNS, TILE_ROWS
 from ..runtime import has_attention_kernel
 
 LOOKED_AT = 1 << 14  # elements of a tensor that `observe.meter` looks at
@@ -38,7 +38,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class StepShape:
     """What a step works on, and how: everything that its memory depends on."""
 
     model: ModelConfig
@@ -54,7 +54,7 @@ class Shapes:
     compiled: bool
 
     @classmethod
-    def of(cls, model: ModelConfig, train: TrainConfig, T: int) -> "Shapes":
+    def of(cls, model: ModelConfig, train: TrainConfig, T: int) -> "StepShape":
         """Of a run whose device, format and compilation are settled."""
         B = train.micro_batch or train.batch_size
         return cls(
@@ -82,12 +82,12 @@ class Shapes:
         return 2 if self.half else 4
 
 
-def step_memory(shapes: Shapes) -> Memory:
+def step_memory(shapes: StepShape) -> Memory:
     """The largest of the moments of a step, without framework and cache."""
     return max(moments(shapes), key=lambda memory: memory.total)
 
 
-def moments(s: Shapes) -> Iterator[Memory]:
+def moments(s: StepShape) -> Iterator[Memory]:
     """What is alive at each moment of a step, from the second one on, when the optimizer has its moments."""
     m = s.model
     P, table = get_model_size(m), 4 * m.vocab_size * m.n_embd
@@ -131,7 +131,7 @@ def orthogonalising(model: ModelConfig) -> int:
     return max(2 * (2 * large * small + 2 * small**2) for small, large in matrices)
 
 
-def kept_of_all_layers(s: Shapes) -> int:
+def kept_of_all_layers(s: StepShape) -> int:
     """Bytes that the forward pass leaves for the backward pass; with checkpointing a layer's input alone."""
     dropped = s.N * s.model.n_embd if s.model.dropout else 0  # the mask of the embeddings
     if s.checkpointing:
@@ -139,7 +139,7 @@ def kept_of_all_layers(s: Shapes) -> int:
     return sum(kept_of_a_layer(s, layer) for layer in range(s.model.n_layer)) + dropped
 
 
-def kept_of_a_layer(s: Shapes, layer: int = 0) -> int:
+def kept_of_a_layer(s: StepShape, layer: int = 0) -> int:
     """Bytes of one block. A token keeps the residual stream before each half-step, in float32: 2 C elements; and in the
     format of the products: the inputs of the first products, 2 C; q, k, v, and the output twice, 5 H D; what the MLP
     has inside before and after its activation, 2 n_inner, or 4 where there is a gate. In float32 the outputs of the
@@ -161,7 +161,7 @@ def kept_of_a_layer(s: Shapes, layer: int = 0) -> int:
     return stream + copies + norms + masks + attention_kept(s, layer)
 
 
-def attention_kept(s: Shapes, layer: int = 0) -> int:
+def attention_kept(s: StepShape, layer: int = 0) -> int:
     """Bytes that attention keeps beyond q, k, v and its output twice."""
     H, N, T = s.model.n_head, s.N, s.T
     C = H * s.model.head_size
@@ -172,27 +172,27 @@ def attention_kept(s: Shapes, layer: int = 0) -> int:
     return 4 * N * H - s.width * N * C  # a kernel: its output once, and the log of each row's sum
 
 
-def by_blocks(s: Shapes) -> bool:
-    """Whether `layers.attention.blocks_pay` says so."""
-    fits = s.N * s.model.n_head * s.T // 2 * s.width <= KEPT
+def by_blocks(s: StepShape) -> bool:
+    """Whether `layers.attention.should_use_blocks` says so."""
+    fits = s.N * s.model.n_head * s.T // 2 * s.width <= MAX_KEPT_BYTES
     return s.on_cpu and not s.compiled and fits
 
 
 def seen_by_blocks(T: int) -> int:
     """Weights that are kept of a window: each block of queries has those of all the keys it sees."""
-    ends = [min(start + QUERIES, T) for start in range(0, T, QUERIES)]
+    ends = [min(start + QUERY_BLOCK, T) for start in range(0, T, QUERY_BLOCK)]
     return sum((end - start) * end for start, end in zip([0, *ends[:-1]], ends, strict=True))
 
 
-def loss_work(s: Shapes) -> int:
+def loss_work(s: StepShape) -> int:
     """Bytes of the loss while it is computed: hidden states, the table, and the exponentials of some rows."""
     V, C, N = s.model.vocab_size, s.model.n_embd, s.N
     rows = min(s.rows, N)
-    columns = min(COLUMNS, V) if s.on_cpu else V
+    columns = min(TILE_COLUMNS, V) if s.on_cpu else V
     copies = 2 * V * C + 2 * N * C if s.half else 0  # table and states in 16 bits
     exponentials = s.width * rows * V
-    tile = 4 * min(rows, ROWS) * columns if s.half and s.on_cpu else 0  # the room for its sum
+    tile = 4 * min(rows, TILE_ROWS) * columns if s.half and s.on_cpu else 0  # the room for its sum
     products = s.width * C * (columns + rows)
-    capped = s.width * min(rows, ROWS) * columns if s.model.logit_cap else 0
+    capped = s.width * min(rows, TILE_ROWS) * columns if s.model.logit_cap else 0
     rescaled = 12 * rows * C  # hidden states in float32, times their weights
     return 4 * N * C + copies + exponentials + tile + capped + products + rescaled

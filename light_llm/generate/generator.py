@@ -11,7 +11,7 @@ from ..data.tokenizers import TextStream, start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
 from .decode import decode
-from .formats import change_format, check_format
+from .inference_dtype import check_inference_dtype, convert_for_inference
 from .sampling import Sampling
 
 
@@ -38,11 +38,11 @@ class TextGenerator:
         dtype: str = "auto",
         quantize: str = "none",
     ) -> None:
-        check_format(dtype, quantize)
+        check_inference_dtype(dtype, quantize)
         self.device = choose_device(device)
         loaded = load_model(checkpoint, self.device.value)
         self.model = loaded.model
-        self.format = change_format(self.model, dtype, quantize)
+        self.format = convert_for_inference(self.model, dtype, quantize)
         self.file = replace(loaded.file, weights={})  # the model holds them now, possibly in other numbers
         if self.file.tokenizer is None:
             raise CheckpointError(

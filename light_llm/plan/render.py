@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from ..text_format import format_bytes, format_duration
-from .memory import Memory
+from .memory_model import Memory
 from .parameters import parameters_by_part
 from .plan import Plan
-from .ways import Way
+from .suggest import Suggestion
 
 NAMES = {
     "optimizer": "moments of the optimizer",
@@ -33,7 +33,7 @@ def warning_lines(plan: Plan) -> list[str]:
     return [f"notice   {line}" if i == 0 else f"         {line}" for i, line in enumerate(_too_large(plan))]
 
 
-def refusal(plan: Plan, ways: Sequence[Way], *, untouched: str = "nothing was downloaded or written") -> str:
+def refusal(plan: Plan, ways: Sequence[Suggestion], *, untouched: str = "nothing was downloaded or written") -> str:
     """Why a run is not started, and what fits.
 
     Args:

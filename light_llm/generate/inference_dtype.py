@@ -6,14 +6,14 @@ from ..config import check_choice
 from ..errors import ConfigError
 from ..model import LightLLM
 from ..runtime import Decision
-from .products import pack_weights
+from .packed_linear import pack_weights
 from .quantize import quantize_int8
 
 DTYPES = ("auto", "float32", "bfloat16")
 QUANTIZE = ("none", "int8")
 
 
-def check_format(dtype: str, quantize: str) -> None:
+def check_inference_dtype(dtype: str, quantize: str) -> None:
     """Raise ConfigError for a name that is not known, or for two formats at once."""
     check_choice("dtype", dtype, DTYPES)
     check_choice("quantize", quantize, QUANTIZE)
@@ -21,13 +21,13 @@ def check_format(dtype: str, quantize: str) -> None:
         raise ConfigError(f"quantize={quantize!r} is a number format, and so is dtype={dtype!r}; leave one out")
 
 
-def change_format(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Decision:
+def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Decision:
     """Change a finished float32 model, once, to the numbers that were asked for, by this machine's fastest kernels.
 
     Raises:
-        ConfigError: see `check_format`.
+        ConfigError: see `check_inference_dtype`.
     """
-    check_format(dtype, quantize)
+    check_inference_dtype(dtype, quantize)
     if quantize == "int8":
         quantize_int8(model)
         return Decision("int8", "asked for")

@@ -17,7 +17,7 @@ FEW_ROWS = 3  # up to here the kernel of 16-bit weights and float32 rows is the 
 LARGEST_FLOAT16 = 65504.0
 
 
-def replace_products(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+def replace_linear_layers(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
     """Put `make(weight, bias)` in the place of every linear layer and of the head's product, for writing only.
 
     The token table stays as it is: it is looked up by rows, and `head_weight` is still the same tensor.
@@ -30,7 +30,7 @@ def replace_products(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn
                 setattr(module, name, nn.Identity())
     # Not a module of the model: the table it was made from is already in there.
     product, cap = make(model.head_weight.detach(), None), model.logit_cap
-    model.unembed = lambda hidden: soft_cap(product(hidden), cap)  # type: ignore[method-assign]
+    model.logits = lambda hidden: soft_cap(product(hidden), cap)  # type: ignore[method-assign]
 
 
 class PackedLinear(nn.Module):
@@ -99,5 +99,5 @@ def pack_weights(model: LightLLM, dtype: torch.dtype = torch.float32) -> bool:
     """
     if not can_pack(model.head_weight.device, dtype):
         return False
-    replace_products(model, lambda weight, bias: PackedLinear(weight, bias, dtype))
+    replace_linear_layers(model, lambda weight, bias: PackedLinear(weight, bias, dtype))
     return True

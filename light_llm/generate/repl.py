@@ -10,9 +10,9 @@ from ..config.validation import parse_as
 from ..data.tokenizers import decode as decode_ids
 from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .decode import window_start
+from .generator import TextGenerator, check_request
 from .sampling import Sampling
 from .terminal import BOLD, DIM, Screen, between_tokens
-from .text import TextGenerator, check_request
 
 
 @dataclass(frozen=True, kw_only=True)
