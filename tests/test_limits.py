@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from light_llm.cli import main
 from light_llm.data import prepare_dataset
@@ -28,7 +28,7 @@ END = ByteTokenizer.separator
 LENGTHS = np.array(byte_lengths(ByteTokenizer()))
 
 
-class Knows:
+class Knows(nn.Module):
     """A reader that knows every text of a grammar with its probability, and guesses each byte from what it has read.
 
     It has the shape of a model: `hidden_states` gives log-probabilities, (B, T, 257), and the head, the unit matrix,
@@ -37,9 +37,10 @@ class Knows:
 
     logit_cap = 0.0  # log-probabilities are passed on as they are
 
-    training, head_weight = False, torch.eye(257)
+    head_weight = torch.eye(257)
 
     def __init__(self, texts: dict[str, float]) -> None:
+        super().__init__()
         self.after: dict[bytes, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         for text, probability in texts.items():
             data = text.encode()
@@ -57,10 +58,6 @@ class Knows:
                 total = math.fsum(ways.values())
                 rows.append([math.log(ways[b] / total) if b in ways else -1e4 for b in range(257)])
         return torch.tensor(rows).view(*tokens.shape, 257)
-
-    def eval(self) -> None: ...
-
-    def train(self, mode: bool) -> None: ...
 
 
 @pytest.fixture(scope="module")
