@@ -39,7 +39,7 @@ class Sampling:
 def apply_top_k(logits: Tensor, k: int) -> Tensor:
     """Only the k most likely tokens (Fan et al., 2018); ties with the k-th stay.
 
-    >>> keep_top_k(torch.tensor([0.5, 0.3, 0.2]).log(), 2).softmax(-1)
+    >>> apply_top_k(torch.tensor([0.5, 0.3, 0.2]).log(), 2).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
     """
     kth = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]
@@ -49,7 +49,7 @@ def apply_top_k(logits: Tensor, k: int) -> Tensor:
 def apply_top_p(logits: Tensor, p: float) -> Tensor:
     """Nucleus sampling (Holtzman et al., 2020): the smallest set of tokens whose probabilities reach p, never empty.
 
-    >>> keep_top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7).softmax(-1)
+    >>> apply_top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
     """
     probabilities, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
@@ -61,7 +61,7 @@ def apply_top_p(logits: Tensor, p: float) -> Tensor:
 def apply_min_p(logits: Tensor, p: float) -> Tensor:
     """Only tokens at least p times as likely as the likeliest one.
 
-    >>> keep_min_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.5).softmax(-1)
+    >>> apply_min_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.5).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
     """
     top = logits.amax(dim=-1, keepdim=True)
@@ -153,7 +153,7 @@ def topk_with_ties(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Some others stand between them, at minus infinity.
 
-    >>> ids, kept = largest(torch.tensor([[4.0, 0.0, 5.0, 4.0, 3.0]]), 2)
+    >>> ids, kept = topk_with_ties(torch.tensor([[4.0, 0.0, 5.0, 4.0, 3.0]]), 2)
     >>> ids[kept > -math.inf], kept[kept > -math.inf]
     (tensor([0, 2, 3]), tensor([4., 5., 4.]))
     """

@@ -31,7 +31,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
 def presets_of_kind(model: ModelConfig) -> list[str]:
     """The presets of a model's kind, the smallest first: GPT-2's, or the modern ones.
 
-    >>> of_the_kind(ModelConfig.micro()), of_the_kind(ModelConfig.preset("llama-nano"))
+    >>> presets_of_kind(ModelConfig.micro()), presets_of_kind(ModelConfig.preset("llama-nano"))
     (['nano', 'micro', 'small'], ['llama-nano', 'llama-micro', 'llama-small'])
     """
     modern = model.positions == "rope"
@@ -45,7 +45,7 @@ SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
 def overridden_sizes(model: ModelConfig) -> list[str]:
     """The sizes that were set by hand: where the model differs from the preset that it is most like.
 
-    >>> own_sizes(ModelConfig.micro()), own_sizes(ModelConfig.micro(n_layer=20))
+    >>> overridden_sizes(ModelConfig.micro()), overridden_sizes(ModelConfig.micro(n_layer=20))
     ([], ['n_layer'])
     """
     presets = [preset_settings(name) for name in presets_of_kind(model)]
@@ -58,7 +58,7 @@ def resize_to_preset(name: str, model: ModelConfig) -> dict[str, Any]:
 
     Windows in layers that the preset has not go with those layers.
 
-    >>> sized_as("nano", ModelConfig.small(window=64, window_layers="0,7"))["model__window_layers"]
+    >>> resize_to_preset("nano", ModelConfig.small(window=64, window_layers="0,7"))["model__window_layers"]
     '0'
     """
     preset = preset_settings(name)
