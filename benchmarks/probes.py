@@ -59,7 +59,7 @@ def train_one(preset: str, *, watched: bool) -> dict[str, float]:
 
     configure_malloc()
     if not watched:
-        trainer.Meter = PlainClip  # type: ignore[assignment,misc]
+        trainer.StepMetrics = PlainClip  # type: ignore[assignment,misc]
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=512)
     model = LightLLM(ModelConfig.preset(preset, vocab_size=tokenizer.vocab_size))
     never = {"eval_interval": 10_000, "save_interval": 10_000, "sample_interval": 0}

@@ -100,7 +100,7 @@ BY_WAY_OF = {
     "LightLLM": "tiny_model",
     "Evaluation": "summarise",
     "buckets": "evaluate_loss",
-    "Measures": "Meter",
+    "StepNorms": "StepMetrics",
     "Ritz": "lanczos",
     "adamw": "build_optimizer",
     "muon": "build_optimizer",

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, DataError
-from ..observe.stream import Fading
+from ..observe.resilient_io import SafeStream
 from ..text_format import format_duration
 from .analysis_table import findings_table
 from .args import Words, parse
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..config import TrainConfig
     from ..data import Batch
     from ..model import LightLLM
-    from ..observe.analysis import AdamState, Effort, Point
+    from ..observe.analysis import AdamState, AnalysisConfig, CheckpointWeights
 
 ANALYSIS = "analysis.json"
 CONTEXT = 64  # tokens of a window, or fewer where the model was trained on shorter ones
@@ -92,7 +92,7 @@ def command(argv: Sequence[str]) -> int:
             step=step,
             optimizer=_optimizer(path, config, step),
             run=run,
-            effort=effort,
+            config=effort,
             seed=flags.seed,
             progress=progress,
         )
@@ -153,19 +153,21 @@ def _optimizer(path: Path, config: TrainConfig | None, step: int) -> AdamState:
     return replace(known, moments=read_tensors(path / "optimizer.safetensors"))
 
 
-def _effort(flags: AnalyzeFlags, model: LightLLM) -> Effort:
+def _effort(flags: AnalyzeFlags, model: LightLLM) -> AnalysisConfig:
     """As asked for, with fewer Lanczos steps where their vectors would not fit into memory."""
     from ..config import get_model_size
-    from ..observe.analysis import Effort
+    from ..observe.analysis import AnalysisConfig
     from ..runtime import total_memory
 
-    effort = Effort(batch_size=flags.batch_size, k=flags.k, steps=flags.steps)
+    effort = AnalysisConfig(batch_size=flags.batch_size, k=flags.k, steps=flags.steps)
     memory, vector = total_memory(), 4 * get_model_size(model.config)
     most = memory // SHARE // vector if memory else flags.steps
-    return Effort(batch_size=flags.batch_size, k=flags.k, steps=min(effort.steps, max(flags.k, most)))
+    return AnalysisConfig(batch_size=flags.batch_size, k=flags.k, steps=min(effort.steps, max(flags.k, most)))
 
 
-def _windows(flags: AnalyzeFlags, file: ModelFile, effort: Effort, device: str) -> tuple[Batch, str, Effort]:
+def _windows(
+    flags: AnalyzeFlags, file: ModelFile, effort: AnalysisConfig, device: str
+) -> tuple[Batch, str, AnalysisConfig]:
     """Windows of the training text, what it is called, and the effort with no more sequences than there are."""
     from ..config import MAX_SEED, check_range
     from ..data import Batch, create_dataloader
@@ -185,14 +187,14 @@ def _windows(flags: AnalyzeFlags, file: ModelFile, effort: Effort, device: str) 
     return windows, dataset.source.title, replace(effort, sequences=n)
 
 
-def _run_points(path: Path, model: LightLLM) -> tuple[list[Point], list[str]]:
+def _run_points(path: Path, model: LightLLM) -> tuple[list[CheckpointWeights], list[str]]:
     """The weights of the run's checkpoints, at most MOST_POINTS evenly chosen; and which could not be read."""
     from ..checkpoint import RunFolder, read_model
-    from ..observe.analysis import Point
-    from ..observe.vectors import flatten, trainable
+    from ..observe.analysis import CheckpointWeights
+    from ..observe.flat_params import flatten, trainable_parameters
 
     folder, points, left_out = RunFolder(path.parent), {}, []
-    steps, names = folder.steps(), list(trainable(model))
+    steps, names = folder.steps(), list(trainable_parameters(model))
     if len(steps) > MOST_POINTS:
         steps = [steps[round(i * (len(steps) - 1) / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
     for one in [*steps, *([folder.best_model] if folder.best_model.is_file() else [])]:
@@ -205,14 +207,14 @@ def _run_points(path: Path, model: LightLLM) -> tuple[list[Point], list[str]]:
             continue
         step = int(file.meta.get("step") or 0)
         if file.config == model.config and step not in points:
-            points[step] = Point(step, flatten(file.weights[name].float() for name in names))
+            points[step] = CheckpointWeights(step, flatten(file.weights[name].float() for name in names))
     return list(points.values()), left_out
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Inside the block the function shows how far each stage is: a bar in a terminal, elsewhere a line as it begins."""
-    stream: Any = Fading(sys.stderr) if sys.stderr is not None else None
+    stream: Any = SafeStream(sys.stderr) if sys.stderr is not None else None
     screen = Console(file=stream, stderr=True, highlight=False)
     if not screen.is_terminal:
         yield lambda what, done, total: screen.print(f"{what}: {STAGES[what]}", soft_wrap=True) if done == 1 else None

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import Interrupted
-from ..observe.stream import Fading
+from ..observe.resilient_io import SafeStream
 
 LONG = 4_000_000  # bytes
 GO_ON = "what is finished of the preparation is kept: the same command goes on from there"
@@ -57,5 +57,5 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def _screen() -> Console:
     """Standard error, which a closed terminal turns into nothing and not into an error."""
-    stream: Any = Fading(sys.stderr) if sys.stderr is not None else None
+    stream: Any = SafeStream(sys.stderr) if sys.stderr is not None else None
     return Console(file=stream, stderr=True)

@@ -17,7 +17,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import parse_settings
 from ..errors import ConfigError
-from ..observe.metrics import MEASURED
+from ..observe.metrics import TIMING_KEYS
 from ..runtime.env import stop_after_env
 from .args import parse
 
@@ -128,7 +128,9 @@ def _which(a: Path, b: Path) -> str:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows if row["kind"] != "end"]
+    return [
+        {key: value for key, value in row.items() if key not in TIMING_KEYS} for row in rows if row["kind"] != "end"
+    ]
 
 
 def _hash(path: Path) -> str:

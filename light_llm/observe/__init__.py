@@ -1,8 +1,8 @@
 """What a run says of itself: rows of numbers to any number of sinks, on the screen and in a file."""
 
+from .background_sink import BackgroundSink as BackgroundSink
 from .console import Console as Console
 from .metrics import JsonLines as JsonLines
 from .metrics import Row as Row
 from .metrics import Sink as Sink
 from .metrics import read_rows as read_rows
-from .tracker import Tracker as Tracker

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import LightLLM
-from .metrics import short
+from .metrics import round_significant
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Activations:
 
 
 @contextmanager
-def recorded_activations(model: LightLLM) -> Iterator[Activations]:
+def record_activations(model: LightLLM) -> Iterator[Activations]:
     """Inside the block, a forward pass leaves its activations; afterwards no hook is left."""
     seen = Activations()
 
@@ -69,7 +69,7 @@ def dead_share(units: Tensor) -> Tensor:
     return (units.flatten(0, -2).amax(dim=0) <= 0).float().mean()
 
 
-def stream_facts(stream: list[Tensor]) -> dict[str, list[float]]:
+def stream_metrics(stream: list[Tensor]) -> dict[str, list[float]]:
     """Size, peaks and many-sidedness of the residual stream, L + 1 numbers each."""
     measures = {
         "rms": root_mean_square,
@@ -77,9 +77,9 @@ def stream_facts(stream: list[Tensor]) -> dict[str, list[float]]:
         "largest": lambda x: x.abs().amax(),
         "effective_rank": effective_rank,
     }
-    return {name: as_numbers([f(x) for x in stream]) for name, f in measures.items()}
+    return {name: to_floats([f(x) for x in stream]) for name, f in measures.items()}
 
 
-def as_numbers(values: list[Tensor]) -> list[float]:
+def to_floats(values: list[Tensor]) -> list[float]:
     """One number each, to four significant digits."""
-    return [short(value) for value in torch.stack(values).tolist()]
+    return [round_significant(value) for value in torch.stack(values).tolist()]

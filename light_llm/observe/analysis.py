@@ -18,17 +18,17 @@ from .curvature import (
     adam_threshold,
     gradient_descent_threshold,
     hessian_of,
-    in_metric,
     lanczos,
     mean_and_error,
+    precondition,
     quadratic_form,
     rademacher,
     spectral_density,
 )
+from .flat_params import flatten, mean_loss, trainable_parameters
+from .gradient_noise import noise_scale, sequence_gradient
 from .landscape import around, filter_normalised, loss_along, loss_over, plane_through
-from .metrics import finite
-from .noise import noise_scale, sequence_gradient
-from .vectors import flatten, mean_loss, trainable
+from .metrics import replace_nonfinite
 
 Progress = Callable[[str, int, int], object]  # what is being computed, how much of it is done, of how much
 FORMAT = 1
@@ -37,7 +37,7 @@ Y = TypeVar("Y")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class AnalysisConfig:
     """How much is computed; each product with the Hessian takes about as long as two passes forward and back."""
 
     batch_size: int = 4  # sequences of the batch that curvature and landscape are of
@@ -72,7 +72,7 @@ class AdamState:
 
 
 @dataclass(frozen=True)
-class Point:
+class CheckpointWeights:
     """The weights of one of the run's checkpoints."""
 
     step: int
@@ -85,8 +85,8 @@ def analyze(
     *,
     step: int,
     optimizer: AdamState,
-    run: Sequence[Point] = (),
-    effort: Effort | None = None,
+    run: Sequence[CheckpointWeights] = (),
+    config: AnalysisConfig | None = None,
     seed: int = 1337,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def analyze(
     Raises:
         ConfigError: nothing is trainable, or there are too few windows.
     """
-    effort = effort or Effort()
-    _check_windows(windows, effort)
-    batch = Batch(windows.tokens[: effort.batch_size], windows.targets[: effort.batch_size])
+    config = config or AnalysisConfig()
+    _check_windows(windows, config)
+    batch = Batch(windows.tokens[: config.batch_size], windows.targets[: config.batch_size])
     generator = torch.Generator().manual_seed(seed)
     hessian = hessian_of(model, batch)
     B, T = batch.tokens.shape
@@ -115,38 +115,42 @@ def analyze(
         "batch": {"sequences": B, "context": T, "tokens": B * T},
         "loss": hessian.loss,
         "gradient_norm": float(hessian.gradient.norm()),
-        "hessian": spectrum(hessian, effort, generator, progress),
+        "hessian": spectrum(hessian, config, generator, progress),
     }
     found["sharpness"] = sharpness(
-        hessian, found["hessian"]["eigenvalues"][0], model, optimizer, effort, generator, progress
+        hessian, found["hessian"]["eigenvalues"][0], model, optimizer, config, generator, progress
     )
     del hessian  # its graph is many times the batch
-    found["noise"] = noise(model, windows, effort.sequences, progress)
-    found["landscape"] = landscape(model, batch, effort, generator, progress)
-    found["path"] = path(model, batch, Point(step, flatten(trainable(model).values())), run, effort.side, progress)
-    result: dict[str, Any] = finite(found)
+    found["noise"] = noise(model, windows, config.sequences, progress)
+    found["landscape"] = landscape(model, batch, config, generator, progress)
+    found["path"] = path(
+        model, batch, CheckpointWeights(step, flatten(trainable_parameters(model).values())), run, config.side, progress
+    )
+    result: dict[str, Any] = replace_nonfinite(found)
     return result
 
 
-def spectrum(hessian: Hessian, effort: Effort, generator: torch.Generator, progress: Progress) -> dict[str, Any]:
+def spectrum(
+    hessian: Hessian, config: AnalysisConfig, generator: torch.Generator, progress: Progress
+) -> dict[str, Any]:
     """Largest eigenvalues, the smallest, the trace and the density: from iterations that start at random signs."""
-    n, more = len(hessian.gradient), max(0, effort.signs - effort.spectra)
-    product = _counted(hessian.product, "curvature", effort.spectra * effort.steps + more, progress)
+    n, more = len(hessian.gradient), max(0, config.signs - config.spectra)
+    product = _counted(hessian.product, "curvature", config.spectra * config.steps + more, progress)
 
     def signs() -> Tensor:
         return rademacher(n, generator, hessian.gradient)
 
-    found = [lanczos(product, signs(), effort.steps) for _ in range(effort.spectra)]
+    found = [lanczos(product, signs(), config.steps) for _ in range(config.spectra)]
     forms = [n * quadratic_form(ritz) for ritz in found]
     for _ in range(more):
         v = signs()
         forms.append(float(v @ product(v)))
-    best = min(found, key=lambda ritz: float(ritz.residuals[: effort.k].max()))
+    best = min(found, key=lambda ritz: float(ritz.residuals[: config.k].max()))
     trace, error = mean_and_error(forms)
     density = spectral_density(found)
     return {
-        "eigenvalues": best.values[: effort.k].tolist(),
-        "residuals": best.residuals[: effort.k].tolist(),
+        "eigenvalues": best.values[: config.k].tolist(),
+        "residuals": best.residuals[: config.k].tolist(),
         "smallest": min(float(ritz.values[-1]) for ritz in found),
         "parameters": n,
         "trace": {"value": trace, "stderr": error, "probes": len(forms)},
@@ -165,12 +169,12 @@ def sharpness(
     largest: float,
     model: LightLLM,
     optimizer: AdamState,
-    effort: Effort,
+    config: AnalysisConfig,
     generator: torch.Generator,
     progress: Progress,
 ) -> dict[str, Any]:
     """The largest eigenvalue, as it is and in Adam's metric, each beside the value from which its steps overshoot."""
-    lr, weights = optimizer.lr, trainable(model)
+    lr, weights = optimizer.lr, trainable_parameters(model)
     in_adams, why_not = None, optimizer.why_not
     if optimizer.moments is not None:
         try:
@@ -178,9 +182,9 @@ def sharpness(
         except KeyError as missing:
             why_not = f"the optimizer keeps no {missing.args[0]}: Adam's metric is not that of all weights"
         else:
-            product = _counted(hessian.product, "sharpness", effort.sharpness_steps, progress)
+            product = _counted(hessian.product, "sharpness", config.sharpness_steps, progress)
             start = rademacher(len(metric), generator, hessian.gradient)
-            in_adams = lanczos(in_metric(product, metric.to(start)), start, effort.sharpness_steps)
+            in_adams = lanczos(precondition(product, metric.to(start)), start, config.sharpness_steps)
     return {
         "plain": largest,
         "plain_threshold": gradient_descent_threshold(lr) if lr else None,
@@ -207,14 +211,14 @@ def noise(model: LightLLM, windows: Batch, n: int, progress: Progress) -> dict[s
 
 
 def landscape(
-    model: LightLLM, batch: Batch, effort: Effort, generator: torch.Generator, progress: Progress
+    model: LightLLM, batch: Batch, config: AnalysisConfig, generator: torch.Generator, progress: Progress
 ) -> dict[str, Any]:
     """The loss along one filter-normalised random direction, and over the plane of two. loss[i][j] is at a[j], b[i]."""
-    weights = trainable(model)
+    weights = trainable_parameters(model)
     origin = flatten(weights.values())
     first, second = (filter_normalised(weights, generator) for _ in range(2))
-    loss = _counted(_loss_at(model, batch), "landscape", effort.line + effort.side**2, progress)
-    line, side = around((-1.0, 1.0), effort.line, 0), around((-1.0, 1.0), effort.side, 0)
+    loss = _counted(_loss_at(model, batch), "landscape", config.line + config.side**2, progress)
+    line, side = around((-1.0, 1.0), config.line, 0), around((-1.0, 1.0), config.side, 0)
     return {
         "line": {"at": line, "loss": loss_along(loss, origin, first, line)},
         "plane": {"a": side, "b": side, "loss": loss_over(loss, origin, first, second, side, side)},
@@ -222,13 +226,18 @@ def landscape(
 
 
 def path(
-    model: LightLLM, batch: Batch, here: Point, run: Sequence[Point], side: int, progress: Progress
+    model: LightLLM,
+    batch: Batch,
+    here: CheckpointWeights,
+    run: Sequence[CheckpointWeights],
+    side: int,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """The plane through the run's checkpoints, their places, and the loss on it. loss[i][j] is at a[j], b[i].
 
     The loss of a point is that of its own weights, which lie off the plane by what the plane does not explain.
     """
-    others = [Point(p.step, p.weights.to(here.weights)) for p in run if p.step != here.step]
+    others = [CheckpointWeights(p.step, p.weights.to(here.weights)) for p in run if p.step != here.step]
     plane = plane_through(here.weights, [p.weights for p in others])
     if plane is None:
         return None
@@ -248,8 +257,8 @@ def path(
     }
 
 
-def _check_windows(windows: Batch, effort: Effort) -> None:
-    needed = max(effort.batch_size, effort.sequences)
+def _check_windows(windows: Batch, config: AnalysisConfig) -> None:
+    needed = max(config.batch_size, config.sequences)
     if len(windows.tokens) < needed:
         raise ConfigError(f"{len(windows.tokens)} windows of text were given and {needed} are needed; give more")
 

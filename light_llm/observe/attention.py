@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ..model import LightLLM, attention_weights
-from .metrics import short
+from .metrics import round_significant
 
 EVEN, SHARP, ALIKE = 0.98, 0.02, 0.98  # beyond these a head, or a layer's heads, may say nothing about the text
 NEXT_DOOR = 0.9  # weight on the previous token: such a head is sharp because it is useful
 
 
 @contextmanager
-def recorded_weights(model: LightLLM) -> Iterator[list[Tensor]]:
+def record_attention(model: LightLLM) -> Iterator[list[Tensor]]:
     """Inside the block, each forward pass leaves the (B, H, T, S) weights of every layer in the list, in order."""
     seen: list[Tensor] = []
     layers: list[Any] = [block.attn for block in model.h]
@@ -79,7 +79,7 @@ def overlap(weights: Tensor) -> Tensor:
     return torch.stack(shared).mean()
 
 
-def head_facts(weights: Tensor, window: int = 0) -> dict[str, list[float]]:
+def head_metrics(weights: Tensor, window: int = 0) -> dict[str, list[float]]:
     """What each head of a layer does, means over the batch and the queries: (B, H, T, T) -> lists of H numbers."""
     per_head = {
         "entropy": entropy(weights)[..., 1:],  # nats
@@ -88,7 +88,7 @@ def head_facts(weights: Tensor, window: int = 0) -> dict[str, list[float]]:
         "previous": weights.diagonal(offset=-1, dim1=-2, dim2=-1),
         "distance": distance(weights)[..., 1:],  # tokens
     }
-    return {name: rounded(values.mean(dim=(0, 2))) for name, values in per_head.items()}
+    return {name: to_floats(values.mean(dim=(0, 2))) for name, values in per_head.items()}
 
 
 def induction_score(weights: Tensor) -> Tensor:
@@ -136,6 +136,6 @@ def alarms(
     return found
 
 
-def rounded(values: Tensor) -> list[float]:
+def to_floats(values: Tensor) -> list[float]:
     """Numbers for a row, to four significant digits."""
-    return [short(value) for value in values.tolist()]
+    return [round_significant(value) for value in values.tolist()]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..text_format import format_duration
 from .metrics import Row
-from .stream import Fading, LogFile
+from .resilient_io import LogFile, SafeStream
 
 PLAIN_EVERY = 10  # steps between two plain lines
 
@@ -29,7 +29,9 @@ class Console:
     def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
         self.total = total
         stream = file or sys.stdout
-        fading: Any = Fading(stream) if stream is not None else None  # a screen that goes away takes nothing with it
+        fading: Any = (
+            SafeStream(stream) if stream is not None else None
+        )  # a screen that goes away takes nothing with it
         self.screen = RichConsole(file=fading, quiet=quiet, highlight=False)
         self.live = self.screen.is_terminal and not quiet
         self.screen.soft_wrap = not self.screen.is_terminal  # a terminal gets whole words, a log whole lines

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data import Batch
 from ..errors import ConfigError
 from ..model import LightLLM
-from .vectors import flatten, mean_loss_by_formula, trainable
+from .flat_params import flatten, mean_loss_by_formula, trainable_parameters
 
 Product = Callable[[Tensor], Tensor]  # (n,) -> (n,), linear and symmetric
 
@@ -60,7 +60,7 @@ def hessian_of(model: LightLLM, batch: Batch, dtype: torch.dtype = torch.float32
     Raises:
         ConfigError: nothing in the model is trainable, or its loss or gradient is not finite.
     """
-    weights = trainable(model)
+    weights = trainable_parameters(model)
     if not weights:
         raise ConfigError("no parameter of this model is trainable, so its loss has no curvature")
     at = flatten(weights.values()).to(dtype).requires_grad_(True)
@@ -177,7 +177,7 @@ def adam_metric(moments: Mapping[str, Tensor], like: Mapping[str, Tensor], *, be
     return flatten(parts)
 
 
-def in_metric(product: Product, metric: Tensor) -> Product:
+def precondition(product: Product, metric: Tensor) -> Product:
     """P^-1/2 H P^-1/2 for P of diagonal `metric`, (n,): it has the eigenvalues of P^-1 H and is symmetric."""
     scale = metric.rsqrt()
     return lambda v: scale * product(scale * v)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .vectors import flatten
+from .flat_params import flatten
 
 Loss = Callable[[Tensor], float]  # weights (n,) -> mean nats per token
 DEGENERATE = 1e-6  # share of the squared distances below which a second direction is rounding

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_io import Files, atomic_write
-from .stream import LogFile
+from .resilient_io import LogFile
 
 Row = Mapping[str, Any]
-KEPT = ("step", "eval", "rollback", "probe", "attention", "sample", "end")  # kinds of rows in the file
-MEASURED = ("seconds", "tok_per_sec", "mfu", "memory", "phases")  # what may differ between two equal runs
+WRITTEN_KINDS = ("step", "eval", "rollback", "probe", "attention", "sample", "end")  # kinds of rows in the file
+TIMING_KEYS = ("seconds", "tok_per_sec", "mfu", "memory", "phases")  # what may differ between two equal runs
 Sink = Callable[[Row], object]
 
 
@@ -37,7 +37,7 @@ class JsonLines:
         self.file = LogFile(path, fresh=keep is None, warn=warn)
 
     def __call__(self, row: Row) -> None:
-        if row["kind"] in KEPT:
+        if row["kind"] in WRITTEN_KINDS:
             self.file.add(_line(row))
 
     def close(self) -> None:
@@ -58,10 +58,10 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _line(row: Row) -> str:
-    return json.dumps(finite(row)) + "\n"
+    return json.dumps(replace_nonfinite(row)) + "\n"
 
 
-def short(value: float) -> float:
+def round_significant(value: float) -> float:
     """Four significant digits: as many as a number that is looked at needs in a row.
 
     >>> short(0.123456), short(12345.6)
@@ -70,14 +70,14 @@ def short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """The same values; JSON has no NaN and no infinity: they become null.
 
     >>> finite({"loss": math.nan, "norms": [1.0, math.inf]})
     {'loss': None, 'norms': [1.0, None]}
     """
     if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: replace_nonfinite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
+        return [replace_nonfinite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,7 +15,7 @@ ROWS = 128  # of logits that exist at once
 
 
 @dataclass(frozen=True)
-class Guesses:
+class Predictions:
     """Of each of N targets: how uncertain the guess was, how sure its first choice, and whether that was right."""
 
     entropy: Tensor  # (N,) nats
@@ -23,18 +23,18 @@ class Guesses:
     right: Tensor  # (N,) 1 where the likeliest token is the target
 
 
-def guesses(model: LightLLM, hidden: Tensor, targets: Tensor, rows: int = ROWS) -> Guesses:
+def predict(model: LightLLM, hidden: Tensor, targets: Tensor, rows: int = ROWS) -> Predictions:
     """From hidden states after the final norm, (N, C), and targets, (N,); never more than `rows` rows of logits."""
     parts = []
     for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
         log_p = model.logits(h).float().log_softmax(dim=-1)
         top = log_p.max(dim=-1)
         parts.append((-(log_p.exp() * log_p).sum(dim=-1), top.values.exp(), (top.indices == y).float()))
-    return Guesses(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """Guesses of a like confidence."""
 
     confidence: float  # mean
@@ -42,7 +42,7 @@ class Bin:
     count: int
 
 
-def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[float, list[Bin]]:
+def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[float, list[CalibrationBin]]:
     """Expected against observed accuracy: the expected calibration error (Guo et al., 2017, equation 3) and its bins.
 
     Bins are of equal width in confidence; one without a guess is left out. The error is the mean over guesses of
@@ -54,14 +54,14 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[fl
     for i in range(bins):
         mine = place == i
         if n := int(mine.sum()):
-            found.append(Bin(float(confidence[mine].mean()), float(right[mine].mean()), n))
+            found.append(CalibrationBin(float(confidence[mine].mean()), float(right[mine].mean()), n))
     total = sum(b.count for b in found)
     if not total:
         return math.nan, []
     return sum(b.count * abs(b.confidence - b.accuracy) for b in found) / total, found
 
 
-def lens(model: LightLLM, stream: Sequence[Tensor], targets: Tensor) -> list[float]:
+def logit_lens(model: LightLLM, stream: Sequence[Tensor], targets: Tensor) -> list[float]:
     """The logit lens (nostalgebraist, 2020): mean nats if the model stopped after each layer.
 
     Args:
@@ -71,7 +71,7 @@ def lens(model: LightLLM, stream: Sequence[Tensor], targets: Tensor) -> list[flo
     return torch.stack([token_cross_entropy_from_hidden(model, model.ln_f(x), targets).mean() for x in stream]).tolist()
 
 
-def repeated(n_ids: int, B: int, half: int, seed: int = 1) -> Tensor:
+def repeated_sequence(n_ids: int, B: int, half: int, seed: int = 1) -> Tensor:
     """Random sequences said twice: (B, 2 half). Only a model that copies can guess the second half."""
     once = torch.randint(n_ids, (B, half), generator=torch.Generator().manual_seed(seed))
     return torch.cat([once, once], dim=1)

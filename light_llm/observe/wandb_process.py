@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .heatmap import row_images
+from .metric_names import BEST_LOW, tracked_values
 from .metrics import Row
-from .names import BEST_LOW, scalars
-from .pictures import pictures
 
 LONGEST_UPLOAD = 600.0  # seconds that an upload may go on after the run has ended
 
@@ -100,12 +100,12 @@ def log(run: Any, row: Row) -> None:
     """One row: its numbers, pictures and text as one entry of the run's history; the end as a summary."""
     import wandb
 
-    values: dict[str, Any] = dict(scalars(row))
+    values: dict[str, Any] = dict(tracked_values(row))
     if row.get("kind") == "end":
         run.summary.update(values | {"run/status": str(row.get("status"))})
         return
     if importlib.util.find_spec("PIL"):  # W&B draws with Pillow, and can do without
-        values |= {name: wandb.Image(p.pixels, caption=p.caption) for name, p in pictures(row).items()}
+        values |= {name: wandb.Image(p.pixels, caption=p.caption) for name, p in row_images(row).items()}
     if row.get("kind") == "sample":
         values["sample"] = wandb.Html(f"<pre>{html.escape(str(row['text']))}</pre>", inject=False)
     if values:

@@ -16,7 +16,7 @@ from ..layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK
 from ..layers.cross_entropy import TILE_COLUMNS, TILE_ROWS
 from ..runtime import has_attention_kernel
 
-LOOKED_AT = 1 << 14  # elements of a tensor that `observe.meter` looks at
+LOOKED_AT = 1 << 14  # elements of a tensor that `observe.step_metrics` looks at
 
 
 @dataclass(frozen=True)

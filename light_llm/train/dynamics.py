@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ..data import Batch, DataLoader
 from ..model import LightLLM, eval_mode
 from ..objective import NextTokenLoss, total_weight
-from ..observe.analysis import AdamState, Effort, analyze
-from ..observe.look import TOKENS, FixedBatch, look_inside, said_twice
-from ..observe.meter import group_of
+from ..observe.analysis import AdamState, AnalysisConfig, analyze
+from ..observe.probe import BATCH_TOKENS, ProbeBatch, copying_tokens, probe_model
+from ..observe.step_metrics import group_of
 from .batches import Batches, InTurn, Numbered
 
 CONTEXT = 64  # tokens of a sequence that curvature is computed on
@@ -44,12 +44,12 @@ def analyze_training_dynamics(
     first = source.batch(0)
     found = {**_gradients(model, first), **_look(model, first)}
     if curvature:
-        effort = Effort()
-        windows = _windows(source, first, max(effort.sequences, effort.batch_size))
+        config = AnalysisConfig()
+        windows = _windows(source, first, max(config.sequences, config.batch_size))
         why_not = "the optimizer is not at hand; light-llm analyze reads it from a checkpoint"
         device = model.head_weight.device
         windows = Batch(windows.tokens.to(device), windows.targets.to(device))
-        more = analyze(model, windows, step=0, optimizer=AdamState(why_not=why_not), effort=effort, progress=progress)
+        more = analyze(model, windows, step=0, optimizer=AdamState(why_not=why_not), config=config, progress=progress)
         found |= {name: more[name] for name in ("hessian", "sharpness", "noise", "landscape")}
     return found
 
@@ -75,8 +75,8 @@ def _gradients(model: LightLLM, batch: Batch) -> dict[str, Any]:
 
 def _look(model: LightLLM, batch: Batch) -> dict[str, Any]:
     T = batch.tokens.size(1)
-    B, twice = max(1, TOKENS // T), said_twice(model.config.vocab_size, T)
-    row = look_inside(model, FixedBatch(batch.tokens[:B], batch.targets[:B], twice)).row
+    B, twice = max(1, BATCH_TOKENS // T), copying_tokens(model.config.vocab_size, T)
+    row = probe_model(model, ProbeBatch(batch.tokens[:B], batch.targets[:B], twice)).row
     return {name: value for name, value in row.items() if name != "loss"}  # that is the whole batch's
 
 

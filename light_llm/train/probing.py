@@ -9,14 +9,14 @@ from ..data import TokenDataset
 from ..data.tokenizers import decode
 from ..model import LightLLM
 from ..observe import Sink
-from ..observe.look import SHOWN, chosen_maps, fixed_batch, look_inside
+from ..observe.probe import MAP_TOKENS, make_probe_batch, probe_model, select_attention_maps
 from .listeners import Step
 
-PERSISTS = 3  # looks in a row before an alarm is said: at the start every head is even, and has to be
-NAMED = 4  # alarms that a notice names
+MIN_ALARM_STREAK = 3  # looks in a row before an alarm is said: at the start every head is even, and has to be
+MAX_NAMED_ALARMS = 4  # alarms that a notice names
 
 
-class LookInside:
+class ProbeModel:
     """Every so many steps the attention, the activations and the guesses on a few held-out windows, as a `probe` row.
 
     Args:
@@ -35,8 +35,8 @@ class LookInside:
     ) -> None:
         self.model, self.dataset, self.sinks, self.config, self.say = model, dataset, sinks, config, say
         n_ids = dataset.tokenizer.vocab_size
-        self.batch = fixed_batch(dataset.held_out, context=dataset.max_length, n_ids=n_ids)
-        self.shown = [decode(dataset.tokenizer, [i]) for i in self.batch.tokens[0, :SHOWN].tolist()]
+        self.batch = make_probe_batch(dataset.held_out, context=dataset.max_length, n_ids=n_ids)
+        self.shown = [decode(dataset.tokenizer, [i]) for i in self.batch.tokens[0, :MAP_TOKENS].tolist()]
         self.streaks: Counter[tuple[int, int | None, str]] = Counter()
         self.said: set[tuple[int, int | None, str]] = set()
         self.failed = False
@@ -53,10 +53,12 @@ class LookInside:
             self.say("         the run goes on without; its numbers are as they would have been")
 
     def _look(self, step: Step) -> None:
-        seen = look_inside(self.model, self.batch, dtype=self.config.dtype)
+        seen = probe_model(self.model, self.batch, dtype=self.config.dtype)
         self._tell({"kind": "probe", "step": step.number, **seen.row})
         if step.number % self.config.eval_interval == 0 or step.number == self.config.max_steps:
-            self._tell({"kind": "attention", "step": step.number, "tokens": self.shown, "maps": chosen_maps(seen)})
+            self._tell(
+                {"kind": "attention", "step": step.number, "tokens": self.shown, "maps": select_attention_maps(seen)}
+            )
         if step.number >= 2 * self.config.warmup_steps:
             self._warn(step.number, seen.row["alarms"])
 
@@ -68,11 +70,11 @@ class LookInside:
         """Say once of each head that it has said nothing for a while."""
         now = {(a["layer"], a["head"], a["what"]) for a in alarms}
         self.streaks = Counter({alarm: self.streaks[alarm] + 1 for alarm in now})
-        new = sorted((a for a in now - self.said if self.streaks[a] >= PERSISTS), key=str)
+        new = sorted((a for a in now - self.said if self.streaks[a] >= MIN_ALARM_STREAK), key=str)
         if new:
             self.said.update(new)
-            listed = "; ".join(in_words(*alarm) for alarm in new[:NAMED])
-            more = f"; and {len(new) - NAMED} more" if len(new) > NAMED else ""
+            listed = "; ".join(in_words(*alarm) for alarm in new[:MAX_NAMED_ALARMS])
+            more = f"; and {len(new) - MAX_NAMED_ALARMS} more" if len(new) > MAX_NAMED_ALARMS else ""
             self.say(f"notice   attention at step {step}: {listed}{more}")
 
 

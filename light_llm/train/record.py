@@ -10,7 +10,7 @@ from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
-from ..observe.trackers import choose_tracker
+from ..observe.tracking import choose_tracker
 from ..runtime import (
     Decision,
     choose_compile,

@@ -15,8 +15,8 @@ from ..data import TokenDataset
 from ..errors import LightLLMError
 from ..model import LightLLM
 from ..objective import NextTokenLoss
-from ..observe import Console, JsonLines, Sink, Tracker
-from ..observe.trackers import start_tracker
+from ..observe import BackgroundSink, Console, JsonLines, Sink
+from ..observe.tracking import start_tracker
 from ..runtime import peak_memory, rng_state
 from .batches import Batches
 from .closing import report_line
@@ -24,7 +24,7 @@ from .diagnose import NOTHING, first_nonfinite
 from .guards import Proposal
 from .listeners import Best, EvaluateHeldOut, Listener, Log, MeanTrainingLoss, Step, WriteSample
 from .notices import nonfinite, summary
-from .probing import LookInside
+from .probing import ProbeModel
 from .progress import Progress
 from .record import Decisions, model_meta, step_record
 from .requests import Requests
@@ -69,7 +69,7 @@ class Session:
         self.console = Console(total=self.config.max_steps, log=folder.log, quiet=quiet)
         keep = resumed.state.step if resumed else None
         self.metrics = JsonLines(folder.metrics, keep=keep, warn=self.say, files=folder.files)
-        self.trackers = [Tracker.of(sink, self.say) for sink in sinks]
+        self.trackers = [BackgroundSink.of(sink, self.say) for sink in sinks]
         self.trackers += start_tracker(decisions.tracker.value, folder.path, record, keep or 0, self.say)
         self.sinks: list[Sink] = [self.console, self.metrics, *self.trackers]
         self.evaluate = self._evaluation()
@@ -90,7 +90,7 @@ class Session:
             return [*listeners, (1, self.evaluate)]
         listeners.append((config.eval_interval, self.evaluate))
         if config.probe_interval:
-            look = LookInside(self.model, self.dataset, self.sinks, config, self.say)
+            look = ProbeModel(self.model, self.dataset, self.sinks, config, self.say)
             listeners.insert(1, (config.probe_interval, look))  # its row is there when the step is saved
         if config.sample_interval:
             sample = WriteSample(self.model, self.dataset, self.sinks, requests=self.requests)

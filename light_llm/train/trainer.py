@@ -17,7 +17,7 @@ from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
-from ..observe.meter import Meter
+from ..observe.step_metrics import StepMetrics
 from ..optim import build_optimizer, learning_rate
 from ..runtime import autocast, is_out_of_memory, rng_state, seed_everything, set_rng_state, stop_after
 from .batches import batches_of
@@ -291,7 +291,7 @@ class Trainer:
         self.model.checkpointing = self.config.checkpointing
         self.optimizer = build_optimizer(self.model, self.config)
         self.outlook.treat(self.model, self.optimizer)
-        self.meter = Meter(self.model, self.optimizer)
+        self.meter = StepMetrics(self.model, self.optimizer)
         self.yardstick = Yardstick.of(self.model.config, self.config)
         if self.resumed:
             self.at, self.resumed = start_from(self.resumed, self.model, self.optimizer, self.config.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import ModelConfig, TrainConfig
 from ..data import Batch
-from ..observe.meter import Measures
+from ..observe.step_metrics import StepNorms
 from ..runtime import can_gate_updates, matmul_rate, training_flops
 from .guards import Proposal, Verdict
 from .listeners import Step
@@ -27,7 +27,7 @@ class Attempt:
     weight: float  # targets
     before: Progress  # where the run stood without it
     times: tuple[float, float, float]  # time.perf_counter() when it began, had its batch, had its gradients
-    measures: Measures | None = None  # norms by group, on the device; those of the update come with it
+    measures: StepNorms | None = None  # norms by group, on the device; those of the update come with it
 
     def proposal(self, recent: tuple[float, ...]) -> Proposal:
         """Its numbers, read: on a GPU this waits until they are there."""

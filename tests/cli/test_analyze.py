@@ -17,10 +17,10 @@ from light_llm.config import Run
 from light_llm.data import Batch, create_dataloader, prepare_dataset
 from light_llm.errors import ConfigError
 from light_llm.observe import analysis
-from light_llm.observe.analysis import AdamState, Effort, Point, analyze, spectrum
+from light_llm.observe.analysis import AdamState, AnalysisConfig, CheckpointWeights, analyze, spectrum
 from light_llm.observe.curvature import Hessian
-from light_llm.observe.metrics import finite
-from light_llm.observe.vectors import flatten, trainable
+from light_llm.observe.flat_params import flatten, trainable_parameters
+from light_llm.observe.metrics import replace_nonfinite
 from light_llm.optim import learning_rate
 from tests.support.tools import NANO_RUN, flip, light_llm, some_tokens, tiny_model
 
@@ -310,7 +310,7 @@ def test_a_model_that_does_not_say_what_it_read(model: Path, capsys: pytest.Capt
 
 # ---- from Python
 
-QUICK = Effort(batch_size=2, k=2, steps=4, sharpness_steps=2, signs=3, sequences=4, line=3, side=3)
+QUICK = AnalysisConfig(batch_size=2, k=2, steps=4, sharpness_steps=2, signs=3, sequences=4, line=3, side=3)
 
 
 def windows(B: int = 4) -> Batch:
@@ -326,11 +326,15 @@ def test_the_model_is_left_exactly_as_it_was() -> None:
     before = {name: t.clone() for name, t in model.state_dict().items()}
     state = torch.get_rng_state()
     run = [
-        Point(s, flatten(trainable(model).values()) + s * torch.randn(sum(map(Tensor.numel, before.values()))) / 100)
+        CheckpointWeights(
+            s,
+            flatten(trainable_parameters(model).values())
+            + s * torch.randn(sum(map(Tensor.numel, before.values()))) / 100,
+        )
         for s in (1, 2)
     ]
     torch.set_rng_state(state)
-    found = analyze(model, windows(), step=9, optimizer=AdamState(lr=0.1), run=run, effort=QUICK)
+    found = analyze(model, windows(), step=9, optimizer=AdamState(lr=0.1), run=run, config=QUICK)
     assert found["path"] and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert [b.attn.attend for b in model.h] == attend and [m.training for m in model.modules()] == modes
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["wpe.weight"]
@@ -351,10 +355,10 @@ def test_numbers_that_are_none_are_plain_json(monkeypatch: pytest.MonkeyPatch) -
     model = tiny_model(scale=4)
     away = {"line": {"at": [0.0, 1.0], "loss": [2.0, math.inf]}}
     monkeypatch.setattr(analysis, "landscape", lambda *anything: away)
-    found = analyze(model, windows(), step=1, optimizer=AdamState(), effort=QUICK)
+    found = analyze(model, windows(), step=1, optimizer=AdamState(), config=QUICK)
     assert found["landscape"]["line"]["loss"] == [2.0, None]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    odd = finite({"a": [1.0, math.nan, {"b": math.inf}], "c": "text", "d": 3})
+    odd = replace_nonfinite({"a": [1.0, math.nan, {"b": math.inf}], "c": "text", "d": 3})
     assert odd == {"a": [1.0, None, {"b": None}], "c": "text", "d": 3}
 
 
@@ -366,7 +370,7 @@ def test_a_missing_moment_is_said() -> None:
         for w in ("exp_avg_sq", "step")
         if n != "ln_f.bias"
     }
-    found = analyze(model, windows(), step=1, optimizer=AdamState(lr=0.1, moments=moments), effort=QUICK)
+    found = analyze(model, windows(), step=1, optimizer=AdamState(lr=0.1, moments=moments), config=QUICK)
     assert found["sharpness"]["preconditioned"] is None
     assert found["sharpness"]["why_not"] == (
         "the optimizer keeps no ln_f.bias/exp_avg_sq: Adam's metric is not that of all weights"
@@ -382,8 +386,8 @@ def test_progress_counts_to_the_end_of_each_stage() -> None:
         windows(),
         step=9,
         optimizer=AdamState(),
-        run=[Point(step, weights + torch.randn(len(weights))) for step in (1, 2)],
-        effort=QUICK,
+        run=[CheckpointWeights(step, weights + torch.randn(len(weights))) for step in (1, 2)],
+        config=QUICK,
         progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)),
     )
     assert list(seen) == ["curvature", "noise", "landscape", "path"]
@@ -393,4 +397,4 @@ def test_progress_counts_to_the_end_of_each_stage() -> None:
 
 def test_too_few_windows() -> None:
     with pytest.raises(ConfigError, match="3 windows of text were given and 4 are needed; give more"):
-        analyze(tiny_model(), windows(3), step=1, optimizer=AdamState(), effort=QUICK)
+        analyze(tiny_model(), windows(3), step=1, optimizer=AdamState(), config=QUICK)

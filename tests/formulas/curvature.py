@@ -14,16 +14,16 @@ from light_llm.observe.curvature import (
     adam_threshold,
     gradient_descent_threshold,
     hessian_of,
-    in_metric,
     lanczos,
     mean_and_error,
+    precondition,
     quadratic_form,
     rademacher,
     spectral_density,
 )
+from light_llm.observe.flat_params import flatten, mean_loss, mean_loss_by_formula, trainable_parameters
+from light_llm.observe.gradient_noise import noise_scale, sequence_gradient
 from light_llm.observe.landscape import filter_normalised, loss_along, loss_over, plane_through
-from light_llm.observe.noise import noise_scale, sequence_gradient
-from light_llm.observe.vectors import flatten, mean_loss, mean_loss_by_formula, trainable
 from light_llm.optim import build_optimizer
 from tests.support.tools import gradients, some_tokens, tiny_model
 
@@ -54,7 +54,7 @@ SMALL = {"vocab_size": 11, "n_positions": 6, "n_embd": 4, "n_layer": 1, "n_head"
 def H1_a_product_with_the_hessian_is_a_slope_of_the_gradient() -> None:
     model, batch = tiny_model(**SMALL), _batch()
     hessian = hessian_of(model, batch, torch.float64)
-    at = flatten(trainable(model).values()).double()
+    at = flatten(trainable_parameters(model).values()).double()
     v = tensor(normal(len(at)))
     v /= v.norm()
 
@@ -182,13 +182,13 @@ def H10_the_metric_of_adam() -> None:
         optimizer.zero_grad()
     moments = {
         f"{name}/{key}": optimizer.state[p][key]
-        for name, p in trainable(model).items()
+        for name, p in trainable_parameters(model).items()
         for key in ("exp_avg_sq", "step")
     }
-    P = np.concatenate([(np.sqrt(squares[n] / (1 - 0.95**3)) + 1e-6).ravel() for n in trainable(model)])
-    agree(adam_metric(moments, trainable(model), beta2=0.95, eps=1e-6), P, rtol=1e-3)
+    P = np.concatenate([(np.sqrt(squares[n] / (1 - 0.95**3)) + 1e-6).ravel() for n in trainable_parameters(model)])
+    agree(adam_metric(moments, trainable_parameters(model), beta2=0.95, eps=1e-6), P, rtol=1e-3)
     scale = np.exp(normal(N))
-    product = in_metric(_product, tensor(scale))
+    product = precondition(_product, tensor(scale))
     symmetric = np.stack([array(product(tensor(unit))) for unit in np.eye(N)])
     agree(symmetric, symmetric.T, atol=1e-12)
     values = np.linalg.eigvals(_matrix() / scale[:, None])
@@ -197,9 +197,9 @@ def H10_the_metric_of_adam() -> None:
 
 def H11_a_direction_as_long_as_the_weights_row_by_row() -> None:
     model = tiny_model()
-    direction = filter_normalised(trainable(model), torch.Generator().manual_seed(0))
-    parts = direction.split([p.numel() for p in trainable(model).values()])
-    for (_, p), part in zip(trainable(model).items(), parts, strict=True):
+    direction = filter_normalised(trainable_parameters(model), torch.Generator().manual_seed(0))
+    parts = direction.split([p.numel() for p in trainable_parameters(model).values()])
+    for (_, p), part in zip(trainable_parameters(model).items(), parts, strict=True):
         if p.ndim == 1:
             assert not part.any()
             continue
@@ -263,7 +263,7 @@ def H16_the_noise_scale() -> None:
 
 def H17_the_gradient_of_a_batch_is_the_mean_of_its_sequences() -> None:
     model, batch = tiny_model(scale=3), Batch(some_tokens(4, 8), some_tokens(4, 8, seed=6))
-    at = flatten(trainable(model).values()).requires_grad_()
+    at = flatten(trainable_parameters(model).values()).requires_grad_()
     (whole,) = torch.autograd.grad(mean_loss(model, at, batch), at)
     parts = np.mean([array(sequence_gradient(model, batch, i)) for i in range(4)], axis=0)
     agree(whole, parts, rtol=1e-4, atol=1e-6)

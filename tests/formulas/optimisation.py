@@ -9,7 +9,7 @@ from torch import nn
 
 from light_llm.config import TrainConfig
 from light_llm.objective import NextTokenLoss
-from light_llm.observe.meter import Meter, group_of
+from light_llm.observe.step_metrics import StepMetrics, group_of
 from light_llm.optim import build_optimizer, warmup_cosine, warmup_stable_decay
 from tests.support.tools import gradients, some_tokens, tiny_model
 
@@ -167,12 +167,12 @@ def O11_the_update_of_muon() -> None:
         w = array(layer.weight).copy()
 
 
-def _meter() -> tuple[Meter, torch.optim.Optimizer, dict[str, Array]]:
+def _meter() -> tuple[StepMetrics, torch.optim.Optimizer, dict[str, Array]]:
     """A model with gradients of a norm far above 1, its optimizer, and the gradients."""
     model = tiny_model(scale=5)
     optimizer = build_optimizer(model, TrainConfig(lr=LR))
     NextTokenLoss(model)(some_tokens(), some_tokens(seed=6)).backward()
-    return Meter(model, optimizer), optimizer, {n: array(g) for n, g in gradients(model).items()}
+    return StepMetrics(model, optimizer), optimizer, {n: array(g) for n, g in gradients(model).items()}
 
 
 def O12_clipping() -> None:

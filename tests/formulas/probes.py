@@ -8,19 +8,19 @@ from light_llm.observe.activations import (
     dead_share,
     effective_rank,
     kurtosis,
-    recorded_activations,
+    record_activations,
     root_mean_square,
 )
 from light_llm.observe.attention import (
     distance,
     entropy,
-    head_facts,
+    head_metrics,
     induction_score,
     overlap,
-    recorded_weights,
+    record_attention,
     relative_entropy,
 )
-from light_llm.observe.predictions import calibration, copying_gain, guesses, lens, repeated
+from light_llm.observe.predictions import calibration, copying_gain, logit_lens, predict, repeated_sequence
 from tests.support.tools import some_tokens, tiny_model
 
 from . import tools
@@ -43,11 +43,11 @@ def P2_relative_entropy() -> None:
     H = np.apply_along_axis(_entropy, -1, A)
     share = np.stack([H[..., i] / np.log(i + 1) for i in range(1, 9)], axis=-1)
     agree(relative_entropy(tensor(A)), share, rtol=1e-6)
-    agree(head_facts(tensor(A))["relative"], share.mean(axis=(0, 2)), rtol=1e-3)
+    agree(head_metrics(tensor(A))["relative"], share.mean(axis=(0, 2)), rtol=1e-3)
 
 
 def P3_weight_on_the_first_and_on_the_previous_token() -> None:
-    facts = head_facts(tensor(A))
+    facts = head_metrics(tensor(A))
     agree(facts["first"], np.mean([A[:, :, i, 0] for i in range(1, 9)], axis=(0, 1)), rtol=1e-3)
     agree(facts["previous"], np.mean([A[:, :, i, i - 1] for i in range(1, 9)], axis=(0, 1)), rtol=1e-3)
 
@@ -91,7 +91,7 @@ def P8_effective_rank() -> None:
 
 def P9_dead_units() -> None:
     model, ids = tiny_model(scale=3), some_tokens(1, 3)
-    with recorded_activations(model) as seen:
+    with record_activations(model) as seen:
         model(ids)
     for units in seen.units:
         share = np.mean([(array(units)[..., i] <= 0).all() for i in range(96)])
@@ -102,7 +102,7 @@ def P9_dead_units() -> None:
 def P10_entropy_of_a_guess() -> None:
     model, x, y = tiny_model(scale=5), some_tokens(2, 9), some_tokens(2, 9, seed=6)
     p = softmax(array(model(x))).reshape(18, -1)
-    found = guesses(model, model.hidden_states(x).flatten(0, 1), y.flatten(), rows=7)
+    found = predict(model, model.hidden_states(x).flatten(0, 1), y.flatten(), rows=7)
     agree(found.entropy, [_entropy(row) for row in p], rtol=1e-4)
     agree(found.confidence, p.max(axis=-1), rtol=1e-4)
     agree(found.right, p.argmax(axis=-1) == y.flatten().numpy())
@@ -122,13 +122,13 @@ def P11_calibration_error() -> None:
 
 def P12_the_logit_lens() -> None:
     model, x, y = tiny_model(scale=3), some_tokens(2, 9), some_tokens(2, 9, seed=6)
-    with recorded_activations(model) as seen:
+    with record_activations(model) as seen:
         model(x)
     losses = []
     for stream in seen.stream:
         z = layer_norm(array(stream), array(model.ln_f.weight), array(model.ln_f.bias)) @ array(model.wte.weight).T
         losses.append((tools.log_sum_exp(z) - np.take_along_axis(z, y.numpy()[..., None], -1)[..., 0]).mean())
-    agree(lens(model, seen.stream, y), losses, rtol=1e-4)
+    agree(logit_lens(model, seen.stream, y), losses, rtol=1e-4)
     agree(losses[-1], token_cross_entropy_reference(model, x, y).mean(), rtol=1e-4)
 
 
@@ -140,7 +140,7 @@ def P13_induction_score() -> None:
 
 
 def P14_what_copying_gains() -> None:
-    model, ids = tiny_model(scale=5), repeated(61, B=3, half=8)
+    model, ids = tiny_model(scale=5), repeated_sequence(61, B=3, half=8)
     assert torch.equal(ids[:, :8], ids[:, 8:])
     n = array(token_cross_entropy_reference(model, ids[:, :-1], ids[:, 1:]))  # of the targets at 1 ... 15
     agree(copying_gain(model, ids), n[:, :7].mean() - n[:, 8:].mean(), rtol=1e-4)
@@ -149,7 +149,7 @@ def P14_what_copying_gains() -> None:
 def P15_the_weights_that_are_recorded_are_the_models() -> None:
     """The first layer's, from its own queries and keys."""
     model, x = tiny_model(scale=3).double(), some_tokens(1, 9)
-    with recorded_weights(model) as seen:
+    with record_attention(model) as seen:
         model(x)
     p = tools.parameters(model)
     stream = p["wte.weight"][x[0]] + p["wpe.weight"][:9]

@@ -29,7 +29,7 @@ from light_llm.generate.sampling import Sampling
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.observe.curvature import hessian_of
-from light_llm.observe.vectors import flatten, mean_loss_by_formula, trainable
+from light_llm.observe.flat_params import flatten, mean_loss_by_formula, trainable_parameters
 from light_llm.optim.groups import group_parameters
 from light_llm.runtime import autocast
 from tests.layers.test_layers import CHOICES, CPU, EVERY, LLAMA, model_of
@@ -220,7 +220,7 @@ def test_curvature_is_the_change_of_the_gradient(frozen: str) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(frozen not in name)
     batch = Batch(some_tokens(2, 9), some_tokens(2, 9, seed=6))
-    at = flatten(trainable(model).values()).double()
+    at = flatten(trainable_parameters(model).values()).double()
     v = torch.randn(len(at), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sides = []
     for h in (1e-5, -1e-5):

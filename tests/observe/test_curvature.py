@@ -17,14 +17,21 @@ from light_llm.observe.curvature import (
     adam_threshold,
     gradient_descent_threshold,
     hessian_of,
-    in_metric,
     lanczos,
     mean_and_error,
+    precondition,
     quadratic_form,
     rademacher,
     spectral_density,
 )
-from light_llm.observe.vectors import flatten, mean_loss, mean_loss_by_formula, trainable, unflatten, written_attention
+from light_llm.observe.flat_params import (
+    flatten,
+    mean_loss,
+    mean_loss_by_formula,
+    trainable_parameters,
+    unflatten,
+    written_attention,
+)
 from tests.support.tools import some_tokens, tiny_model
 
 F64 = torch.float64
@@ -90,7 +97,7 @@ def test_loss_and_gradient_are_those_of_training() -> None:
     """Value and gradient of the twins against the chunked loss and the fused attention."""
     model, batch = small()
     hessian = hessian_of(model, batch)
-    at = flatten(trainable(model).values()).requires_grad_(True)
+    at = flatten(trainable_parameters(model).values()).requires_grad_(True)
     loss = mean_loss(model, at, batch)
     (gradient,) = torch.autograd.grad(loss, at)
     assert hessian.loss == pytest.approx(float(loss.detach()), rel=1e-6)
@@ -174,7 +181,7 @@ def test_everything_is_put_back_after_an_error() -> None:
 def test_vectors_and_tensors_are_the_same_numbers() -> None:
     model, _ = small()
     vector = flatten(model.parameters())
-    back = unflatten(vector, trainable(model))
+    back = unflatten(vector, trainable_parameters(model))
     assert back.keys() == dict(model.named_parameters()).keys()
     assert all(torch.equal(t, model.get_parameter(name)) for name, t in back.items())
     vector.zero_()
@@ -305,7 +312,7 @@ def test_preconditioned_eigenvalues_solve_the_generalised_problem(exact: Tensor)
     """H x = lambda P x, densely."""
     model, batch = small()
     metric = torch.rand(len(exact), generator=torch.Generator().manual_seed(0), dtype=F64) + 0.05
-    found = lanczos(in_metric(hessian_of(model, batch, F64).product, metric), signs(len(exact)), 80)
+    found = lanczos(precondition(hessian_of(model, batch, F64).product, metric), signs(len(exact)), 80)
     true = torch.linalg.eigvals(exact / metric[:, None]).real.sort(descending=True).values
     assert found.values[:3].tolist() == pytest.approx(true[:3].tolist(), rel=1e-3)
 

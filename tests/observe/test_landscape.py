@@ -7,8 +7,8 @@ from torch import Tensor
 
 from light_llm.data import Batch
 from light_llm.objective import NextTokenLoss, total_weight
+from light_llm.observe.flat_params import flatten, mean_loss, trainable_parameters, unflatten
 from light_llm.observe.landscape import around, filter_normalised, loss_along, loss_over, plane_through
-from light_llm.observe.vectors import flatten, mean_loss, trainable, unflatten
 from tests.support.tools import some_tokens, tiny_model
 
 
@@ -25,7 +25,7 @@ def batch_of(B: int = 3) -> Batch:
 
 
 def test_each_row_is_as_long_as_the_row_of_the_weights() -> None:
-    weights = trainable(tiny_model(scale=3))
+    weights = trainable_parameters(tiny_model(scale=3))
     direction = unflatten(filter_normalised(weights, generator()), weights)
     for name, w in weights.items():
         if w.ndim == 1:
@@ -36,13 +36,13 @@ def test_each_row_is_as_long_as_the_row_of_the_weights() -> None:
 
 def test_a_direction_grows_with_the_weights_and_is_random() -> None:
     model = tiny_model()
-    first, other = (filter_normalised(trainable(model), generator(seed)) for seed in (0, 1))
+    first, other = (filter_normalised(trainable_parameters(model), generator(seed)) for seed in (0, 1))
     cosine = torch.cosine_similarity(first, other, dim=0)
     assert abs(cosine) < 0.05
     with torch.no_grad():
         model.h[0].mlp.c_fc.weight[3] *= 10
-    grown = unflatten(filter_normalised(trainable(model), generator()), trainable(model))
-    before = unflatten(first, trainable(model))
+    grown = unflatten(filter_normalised(trainable_parameters(model), generator()), trainable_parameters(model))
+    before = unflatten(first, trainable_parameters(model))
     for name, part in grown.items():
         factor = torch.ones(part.shape)
         if name == "h.0.mlp.c_fc.weight":
@@ -54,7 +54,7 @@ def test_a_row_of_zeros_has_no_direction() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.wte.weight[5] = 0
-    direction = unflatten(filter_normalised(trainable(model), generator()), trainable(model))
+    direction = unflatten(filter_normalised(trainable_parameters(model), generator()), trainable_parameters(model))
     assert not direction["wte.weight"][5].any() and torch.isfinite(direction["wte.weight"]).all()
 
 
@@ -63,8 +63,8 @@ def test_a_row_of_zeros_has_no_direction() -> None:
 
 def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> None:
     model, batch = tiny_model(scale=4), batch_of()
-    origin = flatten(trainable(model).values())
-    direction = filter_normalised(trainable(model), generator())
+    origin = flatten(trainable_parameters(model).values())
+    direction = filter_normalised(trainable_parameters(model), generator())
 
     def loss(at: Tensor) -> float:
         with torch.no_grad():
@@ -76,7 +76,7 @@ def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> 
 
     line = loss_along(loss, origin, direction, [-0.5, 0.0, 0.5])
     assert line[1] == own()
-    for p, part in zip(model.parameters(), unflatten(direction, trainable(model)).values(), strict=True):
+    for p, part in zip(model.parameters(), unflatten(direction, trainable_parameters(model)).values(), strict=True):
         p.data.add_(0.5 * part)
     assert line[2] == pytest.approx(own(), rel=1e-6) and abs(line[2] - line[1]) > 0.01
 

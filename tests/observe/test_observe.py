@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from light_llm.atomic_io import Files
-from light_llm.observe import Console, JsonLines, Tracker, read_rows
+from light_llm.observe import BackgroundSink, Console, JsonLines, read_rows
 from light_llm.report import read_past_run
 from tests.support.tools import files_of, rows_of, run_child, train_small
 
@@ -264,7 +264,7 @@ def test_a_tracker_that_cannot_begin_is_said(tmp_path: Path) -> None:
         raise ConnectionError("no network")
 
     said: list[str] = []
-    tracker = Tracker("W&B", login, said.append)
+    tracker = BackgroundSink("W&B", login, said.append)
     assert tracker.over.wait(10)
     tracker(step_row(1))
     tracker(step_row(2))
@@ -277,7 +277,7 @@ def test_a_tracker_that_cannot_begin_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_sink_that_sleeps_for_ever_holds_nothing_up(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tracker.__init__, "__kwdefaults__", {"room": 5, "patience": 0.2})
+    monkeypatch.setattr(BackgroundSink.__init__, "__kwdefaults__", {"room": 5, "patience": 0.2})
     asleep = threading.Event()
     _, result = train_small(poem, max_steps=12, sinks=[lambda row: asleep.wait(3600)])
     assert result.status == "done" and len(rows_of("run", "step")) == 12

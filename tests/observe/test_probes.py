@@ -13,7 +13,7 @@ from light_llm.evaluate import edges, evaluate_loss
 from light_llm.model import LightLLM, attention_weights
 from light_llm.objective import token_cross_entropy_reference
 from light_llm.observe import activations, attention, predictions
-from light_llm.observe.look import FixedBatch, chosen_maps, fixed_batch, look_inside
+from light_llm.observe.probe import ProbeBatch, make_probe_batch, probe_model, select_attention_maps
 from light_llm.train.probing import in_words
 from tests.support.tools import byte_loader, byte_model, rows_of, some_tokens, tensors_of, tiny_model, train_small
 
@@ -37,9 +37,9 @@ def opinionated() -> LightLLM:
 
 
 @pytest.fixture
-def batch() -> FixedBatch:
+def batch() -> ProbeBatch:
     ids = some_tokens(1, 200)[0].numpy()
-    return fixed_batch(Ids(ids), context=16, n_ids=61)
+    return make_probe_batch(Ids(ids), context=16, n_ids=61)
 
 
 def causal(seed: int = 0, B: int = 2, H: int = 3, T: int = 9, sharp: float = 2.0) -> Tensor:
@@ -55,7 +55,7 @@ def causal(seed: int = 0, B: int = 2, H: int = 3, T: int = 9, sharp: float = 2.0
 def test_heads_are_as_numpy_computes_them() -> None:
     weights = causal()
     B, H, T, _ = weights.shape
-    found, a = attention.head_facts(weights), weights.double().numpy()
+    found, a = attention.head_metrics(weights), weights.double().numpy()
     for h in range(H):
         entropies, relative, distances = [], [], []
         for b in range(B):
@@ -83,7 +83,7 @@ def test_attention_to_one_position_has_none() -> None:
     one = torch.zeros(1, 1, 6, 6)
     one[..., 0] = 1
     assert attention.entropy(one).abs().max() == 0
-    assert attention.head_facts(one)["first"] == [1.0]
+    assert attention.head_metrics(one)["first"] == [1.0]
     torch.testing.assert_close(attention.distance(one)[0, 0], torch.arange(6.0))
 
 
@@ -130,7 +130,7 @@ def test_a_head_that_always_looks_next_door_is_no_alarm() -> None:
 def test_recorded_weights_are_those_of_the_formula_and_the_pass_is_the_same(opinionated: LightLLM) -> None:
     x = some_tokens()
     plain = opinionated(x)
-    with attention.recorded_weights(opinionated) as seen:
+    with attention.record_attention(opinionated) as seen:
         assert torch.equal(opinionated(x), plain)
     assert len(seen) == 2 and seen[0].shape == (3, 3, 16, 16)
     normed = opinionated.h[0].ln_1(opinionated.wte(x) + opinionated.wpe(torch.arange(16)))
@@ -173,7 +173,7 @@ def test_effective_rank_counts_directions() -> None:
 
 def test_the_stream_is_recorded_after_the_embeddings_and_each_block(opinionated: LightLLM) -> None:
     x = some_tokens()
-    with activations.recorded_activations(opinionated) as seen:
+    with activations.record_activations(opinionated) as seen:
         hidden = opinionated.hidden_states(x)
     assert len(seen.stream) == 3 and len(seen.units) == 2 and seen.units[0].shape == (3, 16, 96)
     torch.testing.assert_close(seen.stream[0], opinionated.wte(x) + opinionated.wpe(torch.arange(16)))
@@ -186,7 +186,7 @@ def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> N
     with torch.no_grad():
         opinionated.h[1].mlp.c_fc.weight[:24] = 0
         opinionated.h[1].mlp.c_fc.bias[:24] = -3
-    with activations.recorded_activations(opinionated) as seen:
+    with activations.record_activations(opinionated) as seen:
         opinionated.hidden_states(some_tokens(8, 32))
     assert float(activations.dead_share(seen.units[0])) == 0
     assert float(activations.dead_share(seen.units[1])) == 0.25
@@ -197,7 +197,7 @@ def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> N
 
 def test_guesses_are_those_of_the_full_logits(opinionated: LightLLM) -> None:
     x, y = some_tokens(), some_tokens(seed=6)
-    found = predictions.guesses(opinionated, opinionated.hidden_states(x).flatten(0, 1), y.flatten(), rows=7)
+    found = predictions.predict(opinionated, opinionated.hidden_states(x).flatten(0, 1), y.flatten(), rows=7)
     p = torch.softmax(opinionated(x).double(), dim=-1).flatten(0, 1).detach().numpy()
     assert found.entropy.tolist() == pytest.approx((-(p * np.log(p)).sum(-1)).tolist(), rel=1e-4)
     assert found.confidence.tolist() == pytest.approx(p.max(-1).tolist(), rel=1e-4)
@@ -234,7 +234,7 @@ def test_a_look_that_fails_is_said_and_ends_no_run(
         raise ZeroDivisionError("nothing to look at")
 
     train_small(poem, "whole", max_steps=6, probe_interval=2)
-    monkeypatch.setattr("light_llm.train.probing.look_inside", broken)
+    monkeypatch.setattr("light_llm.train.probing.probe_model", broken)
     _, result = train_small(poem, max_steps=6, probe_interval=2, quiet=False)
     said = capsys.readouterr().out
     assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1
@@ -251,9 +251,9 @@ def test_who_is_right_as_often_as_they_say_is_calibrated() -> None:
 
 def test_the_lens_ends_with_the_loss(opinionated: LightLLM) -> None:
     x, y = some_tokens(), some_tokens(seed=6)
-    with activations.recorded_activations(opinionated) as seen:
+    with activations.record_activations(opinionated) as seen:
         opinionated.hidden_states(x)
-    found = predictions.lens(opinionated, seen.stream, y)
+    found = predictions.logit_lens(opinionated, seen.stream, y)
     assert len(found) == 3
     assert found[-1] == pytest.approx(token_cross_entropy_reference(opinionated, x, y).mean().item(), rel=1e-5)
     after_one = opinionated.logits(opinionated.ln_f(seen.stream[1]))
@@ -262,14 +262,14 @@ def test_the_lens_ends_with_the_loss(opinionated: LightLLM) -> None:
 
 
 def test_a_sequence_said_twice_is_said_twice_and_always_the_same() -> None:
-    twice = predictions.repeated(50, 3, 11)
-    assert torch.equal(twice[:, :11], twice[:, 11:]) and torch.equal(twice, predictions.repeated(50, 3, 11))
+    twice = predictions.repeated_sequence(50, 3, 11)
+    assert torch.equal(twice[:, :11], twice[:, 11:]) and torch.equal(twice, predictions.repeated_sequence(50, 3, 11))
 
 
 def test_a_model_that_copies_gains_by_copying() -> None:
     """Weights that look `half` tokens back and say what came next there, made by hand in place of a model."""
     half = 6
-    twice = predictions.repeated(61, 4, half)
+    twice = predictions.repeated_sequence(61, 4, half)
 
     class Copier:
         config = tiny_model().config
@@ -315,11 +315,11 @@ def test_buckets_double_and_end_at_the_context(T: int) -> None:
 # ---- the look as a whole
 
 
-def test_a_look_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch: FixedBatch) -> None:
+def test_a_look_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch: ProbeBatch) -> None:
     opinionated.train()
     before = {name: t.clone() for name, t in opinionated.state_dict().items()}
     quick, generator = opinionated.h[0].attn.attend, torch.get_rng_state()
-    first, second = look_inside(opinionated, batch), look_inside(opinionated, batch)
+    first, second = probe_model(opinionated, batch), probe_model(opinionated, batch)
     assert first.row == second.row and opinionated.training
     assert all(torch.equal(t, before[name]) for name, t in opinionated.state_dict().items())
     assert torch.equal(generator, torch.get_rng_state()) and opinionated.h[0].attn.attend is quick
@@ -327,36 +327,36 @@ def test_a_look_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch:
     assert not any(m._forward_hooks for m in opinionated.modules())
 
 
-def test_a_look_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: FixedBatch) -> None:
+def test_a_look_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: ProbeBatch) -> None:
     quick = opinionated.h[0].attn.attend
     opinionated.train()
     with pytest.raises(IndexError):
-        look_inside(opinionated, FixedBatch(batch.tokens + 1000, batch.targets, batch.twice))
+        probe_model(opinionated, ProbeBatch(batch.tokens + 1000, batch.targets, batch.twice))
     assert opinionated.training and opinionated.h[0].attn.attend is quick
     assert not any(m._forward_hooks for m in opinionated.modules())
 
 
 def test_the_fixed_batch_is_spread_over_the_text() -> None:
     ids = np.arange(10_000)
-    found = fixed_batch(Ids(ids), context=128, n_ids=61)
+    found = make_probe_batch(Ids(ids), context=128, n_ids=61)
     assert found.tokens.shape == (4, 128) and torch.equal(found.targets, found.tokens + 1)
     assert found.tokens[0, 0] == 0 and found.targets[-1, -1] == 9_999
-    assert fixed_batch(Ids(ids[:5]), context=128, n_ids=61).tokens.shape == (1, 4)
-    assert fixed_batch(Ids(ids), context=1, n_ids=61).tokens.shape == (512, 1)
+    assert make_probe_batch(Ids(ids[:5]), context=128, n_ids=61).tokens.shape == (1, 4)
+    assert make_probe_batch(Ids(ids), context=1, n_ids=61).tokens.shape == (512, 1)
 
 
 @pytest.mark.parametrize("context", [1, 2, 3, 4])
 def test_the_shortest_windows_can_be_looked_at(context: int) -> None:
     model = tiny_model(n_positions=context, scale=6)
-    batch = fixed_batch(Ids(some_tokens(1, 40)[0].numpy()), context=context, n_ids=61)
-    row = look_inside(model, batch).row
+    batch = make_probe_batch(Ids(some_tokens(1, 40)[0].numpy()), context=context, n_ids=61)
+    row = probe_model(model, batch).row
     assert (row["induction"]["gain"] is None) == (context < 3)
-    assert batch.twice.size(1) - 1 <= context and chosen_maps(look_inside(model, batch))
+    assert batch.twice.size(1) - 1 <= context and select_attention_maps(probe_model(model, batch))
 
 
-def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: FixedBatch) -> None:
-    seen = look_inside(opinionated, batch)
-    maps = chosen_maps(seen)
+def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: ProbeBatch) -> None:
+    seen = probe_model(opinionated, batch)
+    maps = select_attention_maps(seen)
     assert len({(m["layer"], m["head"]) for m in maps}) == len(maps) == 6
     facts = seen.row["attention"]
     by_why = {m["why"]: m for m in maps}

@@ -8,7 +8,7 @@ import pytest
 
 from light_llm.config import PRESETS, ModelConfig, TrainConfig, get_model_size, matrix_parameters
 from light_llm.layers.attention import QUERY_BLOCK
-from light_llm.observe import meter
+from light_llm.observe import step_metrics
 from light_llm.optim import build_optimizer
 from light_llm.plan import memory_model as formulas
 from light_llm.plan.memory_model import (
@@ -98,7 +98,7 @@ def test_the_peak_of_a_step_is_what_torch_allocates(model: ModelConfig, changes:
 
 
 def test_constants_that_are_written_twice_are_the_same() -> None:
-    assert meter.MOST == formulas.LOOKED_AT
+    assert step_metrics.MOST == formulas.LOOKED_AT
 
 
 def test_the_blocks_of_attention_keep_what_they_see() -> None:

@@ -24,8 +24,8 @@ from light_llm.layers.attention import should_use_blocks
 from light_llm.layers.cross_entropy import blocks
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
-from light_llm.observe.analysis import AdamState, Effort, analyze
-from light_llm.observe.look import fixed_batch, look_inside
+from light_llm.observe.analysis import AdamState, AnalysisConfig, analyze
+from light_llm.observe.probe import make_probe_batch, probe_model
 from light_llm.plan import profile
 from light_llm.runtime import autocast, can_gate_updates, choose_compile, choose_device, choose_dtype
 from light_llm.runtime.machine_cache import cached_measurement, cached_measurements, machine_key
@@ -245,7 +245,7 @@ def test_a_run_asks_for_nothing_that_mps_has_not(name: str, poem: Path) -> None:
     assert "Attempt.proposal" in places(seen.of("wait")), "where it may, and does: once before each update"
     brought = {place.rpartition(" in ")[2]: n for place, n in seen.uploads.items()}
     assert brought["Trainer.accumulate"] == 2 * pieces * steps, "tokens and targets, and nothing else"
-    assert not {"Meter.clip", "Update.__call__", "NextTokenLoss.forward"} & set(brought)
+    assert not {"StepMetrics.clip", "Update.__call__", "NextTokenLoss.forward"} & set(brought)
     used = {"_fused_adamw_", "linear_backward", "bmm", "embedding_dense_backward"}
     assert used <= set(seen.operations) and "_scaled_dot_product_flash_attention_for_cpu" not in seen.operations
 
@@ -295,9 +295,9 @@ def test_an_evaluation(poem: Path) -> None:
 
 
 def test_a_look_inside(poem: Path) -> None:
-    batch = fixed_batch(byte_loader(poem).dataset.held_out, context=16, n_ids=257)
+    batch = make_probe_batch(byte_loader(poem).dataset.held_out, context=16, n_ids=257)
     with pretence() as seen:
-        look_inside(byte_model().to("mps"), batch)
+        probe_model(byte_model().to("mps"), batch)
     assert not wrong(seen)
 
 
@@ -308,11 +308,13 @@ def test_training_dynamics(poem: Path) -> None:
 
 
 def test_curvature() -> None:
-    effort = Effort(**{name: 3 for name in Effort.__dataclass_fields__ if Effort.__annotations__[name] is int})
+    effort = AnalysisConfig(
+        **{name: 3 for name in AnalysisConfig.__dataclass_fields__ if AnalysisConfig.__annotations__[name] is int}
+    )
     with pretence() as seen:
         model = byte_model().to("mps")
         batch = light_llm.data.Batch(some_tokens(4, 8).to("mps"), some_tokens(4, 8, seed=6).to("mps"))
-        analyze(model, batch, step=0, optimizer=AdamState(why_not="none"), effort=effort)
+        analyze(model, batch, step=0, optimizer=AdamState(why_not="none"), config=effort)
     assert not wrong(seen)
 
 

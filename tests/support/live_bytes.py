@@ -28,7 +28,7 @@ def peak_of_a_step(model: ModelConfig, train: TrainConfig, T: int) -> int:
 
     from light_llm.model import LightLLM
     from light_llm.objective import NextTokenLoss
-    from light_llm.observe.meter import Meter
+    from light_llm.observe.step_metrics import StepMetrics
     from light_llm.optim import build_optimizer
     from light_llm.runtime import autocast
 
@@ -38,7 +38,7 @@ def peak_of_a_step(model: ModelConfig, train: TrainConfig, T: int) -> int:
     tokens, targets = torch.randint(model.vocab_size, (2, train.batch_size, T))
     size = train.micro_batch or train.batch_size
 
-    with Meter(lm, optimizer) as meter:
+    with StepMetrics(lm, optimizer) as meter:
 
         def step() -> None:
             for x, y in zip(tokens.split(size), targets.split(size), strict=True):

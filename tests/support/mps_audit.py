@@ -82,7 +82,7 @@ WRONG = {
 WAITS = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
 WAITS |= {"repeat_interleave.Tensor", "allclose", "is_nonzero", "bincount"}
 # The functions in which a step is computed; `Attempt.proposal` reads its loss and its norm, and is the place to wait.
-HOT, MAY_WAIT = {"Trainer.accumulate", "Meter.clip", "Update.__call__"}, {"Attempt.proposal"}
+HOT, MAY_WAIT = {"Trainer.accumulate", "StepMetrics.clip", "Update.__call__"}, {"Attempt.proposal"}
 
 
 @dataclass(frozen=True)

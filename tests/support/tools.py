@@ -18,7 +18,7 @@ from light_llm.data.shards import ShardWriter
 from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.model import LightLLM
 from light_llm.observe import read_rows
-from light_llm.observe.metrics import MEASURED
+from light_llm.observe.metrics import TIMING_KEYS
 from light_llm.train import Result, Trainer
 from light_llm.train.record import model_meta
 
@@ -124,7 +124,7 @@ def train_small(
 
 def rows_of(folder: str | Path, kind: str) -> list[dict[str, Any]]:
     rows = read_rows(Path(folder, "metrics.jsonl"))
-    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows if row["kind"] == kind]
+    return [{k: v for k, v in row.items() if k not in TIMING_KEYS} for row in rows if row["kind"] == kind]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -272,7 +272,7 @@ BUGS = [
     Bug(
         "a terminal that is gone ends the run",
         "observe: Console.__init__",
-        "Fading(stream) if stream is not None else None",
+        "SafeStream(stream) if stream is not None else None",
         "stream",
         "tests/observe/test_observe.py -k falls_silent",
     ),
@@ -306,21 +306,21 @@ BUGS = [
     ),
     Bug(
         "a sink in the run's own thread",
-        "observe: Tracker.__call__",
+        "observe: BackgroundSink.__call__",
         "        if not self.over.is_set():\n            try:\n                self.waiting.put_nowait(dict(row))",
         "        if not self.over.is_set():\n            try:\n                self.make()(row)",
         "tests/observe/test_observe.py -k sink_that_raises",
     ),
     Bug(
         "a sink that waits for room",
-        "observe: Tracker.__call__",
+        "observe: BackgroundSink.__call__",
         "self.waiting.put_nowait(dict(row))",
         "self.waiting.put(dict(row))",
         "tests/observe/test_observe.py -k sleeps_for_ever",
     ),
     Bug(
         "a sink that exits",
-        "observe: Tracker._work",
+        "observe: BackgroundSink._work",
         "except BaseException as error:",
         "except Exception as error:",
         "tests/observe/test_observe.py -k sink_that_raises",
@@ -397,9 +397,9 @@ BUGS = [
     ),
     Bug(
         "a stream that falls silent only in the main thread",
-        "observe: Fading.write",
-        "        except (OSError, ValueError):\n            self.fall_silent()\n        return len(text)",
-        "        except ValueError:\n            self.fall_silent()\n        return len(text)",
+        "observe: SafeStream.write",
+        "        except (OSError, ValueError):\n            self.redirect_to_null()\n        return len(text)",
+        "        except ValueError:\n            self.redirect_to_null()\n        return len(text)",
         "tests/observe/test_observe.py -k falls_silent",
     ),
     Bug(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import Batch
 from ..errors import ConfigError
 from ..model import LightLLM
-from .vectors import flatten, mean_loss, trainable
+from .flat_params import flatten, mean_loss, trainable_parameters
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class NoiseScale:
 
 def sequence_gradient(model: LightLLM, batch: Batch, i: int) -> Tensor:
     """The gradient of the mean loss of sequence i alone, (n,), dropout off. The model's own `.grad` is not touched."""
-    at = flatten(trainable(model).values()).requires_grad_(True)
+    at = flatten(trainable_parameters(model).values()).requires_grad_(True)
     with torch.enable_grad():
         loss = mean_loss(model, at, Batch(batch.tokens[i : i + 1], batch.targets[i : i + 1]))
         (gradient,) = torch.autograd.grad(loss, at)

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .heatmap import row_images
+from .metric_names import tracked_values
 from .metrics import Row
-from .names import scalars
-from .pictures import pictures
 
 FLUSH_SECONDS = 10  # how far TensorBoard may lag behind a run
 
 
-class ToTensorBoard:
+class TensorBoardSink:
     """A sink that writes numbers, pictures, samples and settings into `tensorboard/` in the run folder.
 
     What an earlier process, or this one before it went back, wrote of steps that are made again is hidden: a new event
@@ -38,9 +38,9 @@ class ToTensorBoard:
         if row["kind"] == "rollback":
             self.writer.close()
             self._open(step + 1)
-        for name, number in scalars(row).items():
+        for name, number in tracked_values(row).items():
             self.writer.add_scalar(name, number, step)
-        for name, picture in pictures(row).items():
+        for name, picture in row_images(row).items():
             self.writer.add_image(name, picture.pixels, step, dataformats="HWC")
         if row["kind"] == "sample":
             self.writer.add_text("sample", _verbatim(row["text"]), step)

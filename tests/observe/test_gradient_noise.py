@@ -10,8 +10,8 @@ from torch import Tensor
 from light_llm.data import Batch
 from light_llm.errors import ConfigError
 from light_llm.objective import NextTokenLoss
-from light_llm.observe.noise import NoiseScale, noise_scale, sequence_gradient
-from light_llm.observe.vectors import flatten
+from light_llm.observe.flat_params import flatten
+from light_llm.observe.gradient_noise import NoiseScale, noise_scale, sequence_gradient
 from tests.support.tools import some_tokens, tiny_model
 
 D = 40

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
-class Fading:
+class SafeStream:
     """A text stream for people: once it cannot be written it falls silent, whichever thread wrote.
 
     A progress line is drawn by a thread of its own, where an error could not be caught.
@@ -23,7 +23,7 @@ class Fading:
         except UnicodeError:  # a letter that the stream lacks is another matter
             raise
         except (OSError, ValueError):
-            self.fall_silent()
+            self.redirect_to_null()
         return len(text)
 
     def flush(self) -> None:
@@ -31,9 +31,9 @@ class Fading:
         try:
             self.stream.flush()
         except (OSError, ValueError):
-            self.fall_silent()
+            self.redirect_to_null()
 
-    def fall_silent(self) -> None:
+    def redirect_to_null(self) -> None:
         """Lead the stream to nowhere, so that nothing that is still buffered fails later."""
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())

@@ -17,12 +17,12 @@ import pytest
 
 from light_llm.config import TrainConfig
 from light_llm.errors import ConfigError
-from light_llm.observe import Tracker, read_rows
-from light_llm.observe.names import scalars
-from light_llm.observe.pictures import LIGHT_TO_DARK, NOTHING, heat_map, pictures
-from light_llm.observe.to_tensorboard import ToTensorBoard
-from light_llm.observe.to_wandb import ToWandb
-from light_llm.observe.trackers import choose_tracker, identity_of, is_installed
+from light_llm.observe import BackgroundSink, read_rows
+from light_llm.observe.heatmap import LIGHT_TO_DARK, NOTHING, heatmap, row_images
+from light_llm.observe.metric_names import tracked_values
+from light_llm.observe.tensorboard_sink import TensorBoardSink
+from light_llm.observe.tracking import choose_tracker, is_installed, tracking_id
+from light_llm.observe.wandb_sink import WandbSink
 from light_llm.runtime import wandb_reason
 from tests.support.tools import rows_of, run_child, tensors_of, train_small
 
@@ -96,7 +96,7 @@ def leaves(value: Any) -> list[float]:
 
 
 def test_a_step_under_its_names() -> None:
-    assert scalars(STEP) == {
+    assert tracked_values(STEP) == {
         "train/loss": 5.5,
         "train/bpb": 2.25,
         "train/clipped": 1,
@@ -122,7 +122,7 @@ def test_an_evaluation_under_its_names() -> None:
     numbers = {"loss": 4.5, "stderr": 0.05, "bits_per_byte": 2.1, "perplexity": 90.0, "limit": 1.25, "distance": 0.85}
     row = {"kind": "eval", "step": 9, "split": "held_out", "best": True, "tokens": 100, "bytes": 200, **numbers}
     row["by_position"] = {"upto": [1, 2, 4], "loss": [6.0, 5.0, 4.0], "tokens": [10, 10, 20]}
-    assert scalars(row) == {
+    assert tracked_values(row) == {
         "val/loss": 4.5,
         "val/stderr": 0.05,
         "val/bpb": 2.1,
@@ -133,11 +133,11 @@ def test_an_evaluation_under_its_names() -> None:
         "val/by_position/2": 5.0,
         "val/by_position/4": 4.0,
     }
-    assert scalars({"kind": "eval", "step": 9, "split": "training", "loss": 4.5}) == {"train/mean_loss": 4.5}
+    assert tracked_values({"kind": "eval", "step": 9, "split": "training", "loss": 4.5}) == {"train/mean_loss": 4.5}
 
 
 def test_a_probe_loses_no_number() -> None:
-    named = scalars(PROBE)
+    named = tracked_values(PROBE)
     means = {name for name in named if name.endswith("/mean")}
     own = [number for name, number in named.items() if name not in means and name != "attention/alarms"]
     assert sorted(own) == sorted(leaves({**PROBE, "step": None, "alarms": None}))
@@ -148,11 +148,11 @@ def test_a_probe_loses_no_number() -> None:
 
 
 def test_what_is_missing_null_or_unknown_has_no_name() -> None:
-    assert scalars({"kind": "step", "step": 1, "loss": None, "mfu": None, "grad_norms": None}) == {}
-    assert scalars({"kind": "probe", "step": 1, "attention": None, "lens": [None, 2.0]}) == {"lens/l1": 2.0}
-    assert scalars({"kind": "something new", "step": 1, "loss": 1.0}) == {} and scalars({}) == {}
-    assert scalars(SAMPLE) == {} and scalars(END) == {"run/seconds": 9.5, "run/tok_per_sec": 99.0}
-    assert scalars({"kind": "rollback", "step": 2, "from_step": 5, "batches": 6}) == {
+    assert tracked_values({"kind": "step", "step": 1, "loss": None, "mfu": None, "grad_norms": None}) == {}
+    assert tracked_values({"kind": "probe", "step": 1, "attention": None, "lens": [None, 2.0]}) == {"lens/l1": 2.0}
+    assert tracked_values({"kind": "something new", "step": 1, "loss": 1.0}) == {} and tracked_values({}) == {}
+    assert tracked_values(SAMPLE) == {} and tracked_values(END) == {"run/seconds": 9.5, "run/tok_per_sec": 99.0}
+    assert tracked_values({"kind": "rollback", "step": 2, "from_step": 5, "batches": 6}) == {
         "rollback/from_step": 5,
         "rollback/batches": 6,
     }
@@ -162,31 +162,31 @@ def test_what_is_missing_null_or_unknown_has_no_name() -> None:
 
 
 def test_a_heat_map_goes_from_light_to_dark_in_squares() -> None:
-    pixels = heat_map([[0.0], [0.25, 1.0, float("nan")], [None, 7.0]], side=30)
+    pixels = heatmap([[0.0], [0.25, 1.0, float("nan")], [None, 7.0]], side=30)
     assert pixels.shape == (30, 30, 3) and pixels.dtype == np.uint8
     cells = pixels.reshape(3, 10, 3, 10, 3)
     assert (cells == cells[:, :1, :, :1]).all()  # each number one square
     light, middle, dark = LIGHT_TO_DARK
     wanted = [[light, NOTHING, NOTHING], [middle, dark, NOTHING], [NOTHING, dark, NOTHING]]
     assert cells[:, 0, :, 0].tolist() == np.array(wanted).tolist()
-    brightness = heat_map([list(np.linspace(0, 1, 50))], side=1).sum(axis=-1, dtype=int)[0]
+    brightness = heatmap([list(np.linspace(0, 1, 50))], side=1).sum(axis=-1, dtype=int)[0]
     assert (np.diff(brightness) < 0).all()
 
 
 def test_large_maps_and_none_at_all() -> None:
-    assert heat_map([[0.5] * 400] * 400).shape == (400, 400, 3)
-    assert heat_map([]).shape == (0, 0, 3) and pictures(STEP) == {} and pictures({"kind": "probe", "step": 1}) == {}
+    assert heatmap([[0.5] * 400] * 400).shape == (400, 400, 3)
+    assert heatmap([]).shape == (0, 0, 3) and row_images(STEP) == {} and row_images({"kind": "probe", "step": 1}) == {}
 
 
 def test_a_map_is_named_by_what_its_head_does() -> None:
     twice = {**ATTENTION, "maps": [ATTENTION["maps"][0], {**ATTENTION["maps"][0], "layer": 1}]}
-    found = pictures(twice)
+    found = row_images(twice)
     name = "attention_maps/looks_at_the_previous_token"
     assert list(found) == [name, f"{name}_l1.h1"]
     assert found[name].caption.startswith("step 3, l0.h1: looks at the previous token.")
-    assert (found[name].pixels == heat_map([[1.0], [0.25, 0.75]])).all()
-    (entropies,) = pictures(PROBE).values()
-    assert (entropies.pixels == heat_map(PROBE["attention"]["relative"])).all()
+    assert (found[name].pixels == heatmap([[1.0], [0.25, 0.75]])).all()
+    (entropies,) = row_images(PROBE).values()
+    assert (entropies.pixels == heatmap(PROBE["attention"]["relative"])).all()
 
 
 # ---- which tracker
@@ -258,12 +258,12 @@ def test_a_tracker_that_does_not_exist() -> None:
 
 
 def test_a_run_keeps_its_identity_and_shares_it_with_no_other(tmp_path: Path) -> None:
-    one = identity_of(RECORD, tmp_path / "a")
-    assert one == identity_of(json.loads(json.dumps(RECORD)), tmp_path / "b" / ".." / "a") and len(one) == 16
+    one = tracking_id(RECORD, tmp_path / "a")
+    assert one == tracking_id(json.loads(json.dumps(RECORD)), tmp_path / "b" / ".." / "a") and len(one) == 16
     later = {**RECORD, "started": "2026-11-24T10:00:01+00:00"}
     other_seed = {**RECORD, "run": {**RECORD["run"], "train": {"seed": 1, "lr": 0.01}}}
-    assert len({one, identity_of(later, tmp_path / "a"), identity_of(RECORD, tmp_path / "c")}) == 3
-    assert identity_of(other_seed, tmp_path / "a") != one
+    assert len({one, tracking_id(later, tmp_path / "a"), tracking_id(RECORD, tmp_path / "c")}) == 3
+    assert tracking_id(other_seed, tmp_path / "a") != one
 
 
 # ---- TensorBoard
@@ -286,7 +286,7 @@ def expected(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     """The curves that rows make, in TensorBoard's 32-bit numbers."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        for name, number in scalars(row).items():
+        for name, number in tracked_values(row).items():
             found.setdefault(name, []).append((row["step"], float(np.float32(number))))
     return found
 
@@ -312,13 +312,13 @@ def test_a_run_in_tensorboard_is_the_run_in_metrics(poem: Path) -> None:
 def test_pictures_and_texts_in_tensorboard(tmp_path: Path) -> None:
     from PIL import Image
 
-    sink = ToTensorBoard(tmp_path, RECORD)
+    sink = TensorBoardSink(tmp_path, RECORD)
     rows = [{**STEP, "loss": float("nan")}, PROBE, ATTENTION, SAMPLE, END]
     for row in rows:
         sink(row)
     sink.close()
     found = events(tmp_path)
-    drawn = pictures(PROBE) | pictures(ATTENTION)
+    drawn = row_images(PROBE) | row_images(ATTENTION)
     assert set(found.Tags()["images"]) == drawn.keys()
     for name, picture in drawn.items():
         (image,) = found.Images(name)
@@ -332,22 +332,22 @@ def test_pictures_and_texts_in_tensorboard(tmp_path: Path) -> None:
 def test_steps_that_are_made_again_count_once(tmp_path: Path) -> None:
     """After a rollback, a resume from an earlier step, and a new run in the same folder."""
 
-    def steps(sink: ToTensorBoard, numbers: range, loss: float) -> None:
+    def steps(sink: TensorBoardSink, numbers: range, loss: float) -> None:
         for step in numbers:
             sink({"kind": "step", "step": step, "loss": loss})
 
-    sink = ToTensorBoard(tmp_path, RECORD)
+    sink = TensorBoardSink(tmp_path, RECORD)
     steps(sink, range(1, 8), 1.0)
     sink({"kind": "rollback", "step": 4, "from_step": 7, "batches": 8})
     steps(sink, range(5, 9), 2.0)
     sink.close()
     at = [(step, 1.0 if step < 5 else 2.0) for step in range(1, 9)]
     assert curves(tmp_path)["train/loss"] == at
-    sink = ToTensorBoard(tmp_path, RECORD, resumed_at=6)
+    sink = TensorBoardSink(tmp_path, RECORD, resumed_at=6)
     steps(sink, range(7, 10), 3.0)
     sink.close()
     assert curves(tmp_path)["train/loss"] == [*at[:6], (7, 3.0), (8, 3.0), (9, 3.0)]
-    sink = ToTensorBoard(tmp_path, RECORD)
+    sink = TensorBoardSink(tmp_path, RECORD)
     steps(sink, range(1, 3), 4.0)
     sink.close()
     assert curves(tmp_path)["train/loss"] == [(1, 4.0), (2, 4.0)]
@@ -457,7 +457,9 @@ def test_a_run_at_wandb_is_the_run_in_metrics(poem: Path, offline: Service) -> N
     train_small(poem, max_steps=10)
     train_small(poem, max_steps=12, resume=True)
     rows = [
-        scalars(row) | {"step": row["step"]} for row in read_rows(Path("run/metrics.jsonl")) if row["kind"] != "end"
+        tracked_values(row) | {"step": row["step"]}
+        for row in read_rows(Path("run/metrics.jsonl"))
+        if row["kind"] != "end"
     ]
     numbers = [{k: v for k, v in entry.items() if not isinstance(v, str)} for entry in history(Path("run"))]
     assert len(rows) >= 14 and [entry for entry in numbers if len(entry) > 1] == [row for row in rows if len(row) > 1]
@@ -495,15 +497,17 @@ def test_a_run_at_wandb_is_the_run_in_metrics(poem: Path, offline: Service) -> N
 def test_pictures_texts_and_the_end_at_wandb(tmp_path: Path, offline: Service) -> None:
     from PIL import Image
 
-    sink = ToWandb(tmp_path, RECORD, identity="abcd")
+    sink = WandbSink(tmp_path, RECORD, identity="abcd")
     for row in ({**STEP, "loss": float("nan")}, PROBE, ATTENTION, SAMPLE, END):
         sink(row)
     sink.close()
     (folder,) = tmp_path.glob("wandb/offline-run-*/files")
     step, probe, attention, sample = history(tmp_path)
-    assert np.isnan(step.pop("train/loss")) and step == scalars({**STEP, "loss": None}) | {"step": 3}
-    assert {k: v for k, v in probe.items() if k != "attention_maps/relative_entropy"} == scalars(PROBE) | {"step": 3}
-    for entry, drawn in ((probe, pictures(PROBE)), (attention, pictures(ATTENTION))):
+    assert np.isnan(step.pop("train/loss")) and step == tracked_values({**STEP, "loss": None}) | {"step": 3}
+    assert {k: v for k, v in probe.items() if k != "attention_maps/relative_entropy"} == tracked_values(PROBE) | {
+        "step": 3
+    }
+    for entry, drawn in ((probe, row_images(PROBE)), (attention, row_images(ATTENTION))):
         for name, picture in drawn.items():
             assert (np.array(Image.open(folder / entry[name])) == picture.pixels).all()
     assert (folder / sample["sample"]).read_text() == "<pre>a &lt;b&gt;\n&amp; c</pre>"
@@ -514,7 +518,7 @@ def test_pictures_texts_and_the_end_at_wandb(tmp_path: Path, offline: Service) -
 
 def test_a_run_that_goes_back_and_is_killed_at_wandb(tmp_path: Path, offline: Service) -> None:
     """The step axis is ours, which may go back; a pipe that closes in the middle of a row is a run that failed."""
-    sink = ToWandb(tmp_path, RECORD, identity="abcd")
+    sink = WandbSink(tmp_path, RECORD, identity="abcd")
     for step in (1, 2, 3, 2, 3):
         sink({"kind": "step", "step": step, "loss": 1.0 / step})
     assert sink.process.stdin is not None
@@ -539,7 +543,7 @@ def test_a_refused_key_is_said_and_the_run_is_whole(poem: Path, service: Service
 
 
 def test_a_run_that_is_refused_while_it_goes_on_hears_why(tmp_path: Path, service: Service) -> None:
-    sink = ToWandb(tmp_path, RECORD, identity="abcd")
+    sink = WandbSink(tmp_path, RECORD, identity="abcd")
     assert sink.process.wait(60) == 1
     for last in (lambda: sink(STEP), sink.close):
         with pytest.raises(
@@ -549,7 +553,7 @@ def test_a_run_that_is_refused_while_it_goes_on_hears_why(tmp_path: Path, servic
 
 
 def test_a_process_that_is_killed_is_said(tmp_path: Path, offline: Service) -> None:
-    sink = ToWandb(tmp_path, RECORD, identity="abcd")
+    sink = WandbSink(tmp_path, RECORD, identity="abcd")
     sink.process.kill()
     sink.process.wait()
     with pytest.raises(RuntimeError, match="W&B's process was ended by signal 9"):
@@ -560,14 +564,14 @@ def test_a_process_that_is_killed_is_said(tmp_path: Path, offline: Service) -> N
 
 def test_a_network_that_never_answers_holds_nobody_up(tmp_path: Path, service: Service) -> None:
     service.answers.clear()
-    sink = ToWandb(tmp_path, RECORD, identity="abcd")
+    sink = WandbSink(tmp_path, RECORD, identity="abcd")
     try:
         began = time.perf_counter()
         while not service.asked:
             assert time.perf_counter() - began < 60, "W&B has not called"
             time.sleep(0.02)
         said: list[str] = []
-        tracker = Tracker("wandb", lambda: sink, said.append, patience=0.5)
+        tracker = BackgroundSink("wandb", lambda: sink, said.append, patience=0.5)
         start = time.perf_counter()
         for step in range(2000):  # more than a pipe holds
             tracker({**STEP, "step": step})
@@ -584,11 +588,11 @@ def test_the_training_process_stays_as_it_was(tmp_path: Path, offline: Service) 
     """Nothing is imported by a decision, nor W&B by the process that trains; what it would replace stays in place."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from light_llm.observe.trackers import choose_tracker, identity_of, make_tracker\n"
+        "from light_llm.observe.tracking import choose_tracker, tracking_id, make_tracker\n"
         f"record, folder, before = {RECORD!r}, Path({str(tmp_path)!r}), (sys.exit, sys.excepthook)\n"
         "names = ('wandb', 'tensorboard', 'torch.utils.tensorboard')\n"
         "choice = choose_tracker('auto', wanted='WANDB_MODE=offline')\n"
-        "how = dict(folder=folder, record=record, identity=identity_of(record, folder))\n"
+        "how = dict(folder=folder, record=record, identity=tracking_id(record, folder))\n"
         "make, other = make_tracker(choice.value, **how), make_tracker('tensorboard', **how)\n"
         "assert not any(name in sys.modules for name in names), 'a decision'\n"
         "sink = make(); sink({'kind': 'step', 'step': 1, 'loss': 1.0}); sink.close()\n"

@@ -17,8 +17,8 @@ from ..model import LightLLM, eval_mode
 from ..runtime import autocast
 from . import activations, attention, predictions
 
-TOKENS, LONGEST = 512, 256  # of the batch, and of a window in it
-SHOWN = 24  # tokens of an attention map
+BATCH_TOKENS, MAX_WINDOW = 512, 256  # of the batch, and of a window in it
+MAP_TOKENS = 24  # tokens of an attention map
 HALF = 48  # tokens of a random sequence, which is then said again
 MAPS = {  # why a head is shown, the fact that decides, and whether the largest is wanted
     "looks at the previous token": ("previous", True),
@@ -30,7 +30,7 @@ MAPS = {  # why a head is shown, the fact that decides, and whether the largest 
 
 
 @dataclass(frozen=True)
-class FixedBatch:
+class ProbeBatch:
     """What every look of a run is at."""
 
     tokens: Tensor  # (B, T)
@@ -38,24 +38,24 @@ class FixedBatch:
     twice: Tensor  # (B', 2 half) random tokens, said twice
 
 
-def fixed_batch(held_out: TokenArray, *, context: int, n_ids: int) -> FixedBatch:
+def make_probe_batch(held_out: TokenArray, *, context: int, n_ids: int) -> ProbeBatch:
     """Windows evenly spread over a text of at least two tokens, at most 512 tokens in all; the same at every start."""
     n = len(held_out)
-    T = min(context, LONGEST, n - 1)
-    B = max(1, min(TOKENS // T, (n - 1) // T))
+    T = min(context, MAX_WINDOW, n - 1)
+    B = max(1, min(BATCH_TOKENS // T, (n - 1) // T))
     starts = np.linspace(0, n - 1 - T, B).astype(int)
     ids = torch.from_numpy(np.stack([held_out.read(int(s), int(s) + T + 1) for s in starts]))
-    return FixedBatch(ids[:, :-1], ids[:, 1:], said_twice(n_ids, context))
+    return ProbeBatch(ids[:, :-1], ids[:, 1:], copying_tokens(n_ids, context))
 
 
-def said_twice(n_ids: int, context: int) -> Tensor:
+def copying_tokens(n_ids: int, context: int) -> Tensor:
     """Random tokens for the look at copying, (B', 2 half), of which all but the last fit into the context."""
     half = max(1, min(HALF, (context + 1) // 2))
-    return predictions.repeated(n_ids, max(1, TOKENS // 4 // half), half)
+    return predictions.repeated_sequence(n_ids, max(1, BATCH_TOKENS // 4 // half), half)
 
 
 @dataclass(frozen=True)
-class Seen:
+class ProbeResult:
     """A look: the row of numbers, and the maps of the first window for those who want pictures."""
 
     row: dict[str, Any]
@@ -63,28 +63,28 @@ class Seen:
 
 
 @torch.no_grad()
-def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -> Seen:
+def probe_model(model: LightLLM, batch: ProbeBatch, *, dtype: str = "float32") -> ProbeResult:
     """All facts of a `probe` row but its kind and step. The model is in its mode again afterwards."""
     device = model.head_weight.device
     tokens, targets, twice = (x.to(device) for x in (batch.tokens, batch.targets, batch.twice))
     with eval_mode(model), autocast(device.type, dtype):
-        with attention.recorded_weights(model) as weights, activations.recorded_activations(model) as seen:
+        with attention.record_attention(model) as weights, activations.record_activations(model) as seen:
             hidden = model.hidden_states(tokens)
-        guesses = predictions.guesses(model, hidden.flatten(0, 1), targets.flatten())
-        lens = predictions.lens(model, seen.stream, targets)
+        predict = predictions.predict(model, hidden.flatten(0, 1), targets.flatten())
+        lens = predictions.logit_lens(model, seen.stream, targets)
         copies = _copying(model, twice)
-    error, bins = predictions.calibration(guesses.confidence, guesses.right)
-    heads = _columns([attention.head_facts(w, model.config.window_of(layer)) for layer, w in enumerate(weights)])
-    alike = activations.as_numbers([attention.overlap(w) for w in weights])
+    error, bins = predictions.calibration(predict.confidence, predict.right)
+    heads = _columns([attention.head_metrics(w, model.config.window_of(layer)) for layer, w in enumerate(weights)])
+    alike = activations.to_floats([attention.overlap(w) for w in weights])
     row = {
         "loss": lens[-1],
         "attention": {**heads, "similarity": alike},
-        "stream": activations.stream_facts(seen.stream),
-        "dead_units": activations.as_numbers([activations.dead_share(u) for u in seen.units]),
+        "stream": activations.stream_metrics(seen.stream),
+        "dead_units": activations.to_floats([activations.dead_share(u) for u in seen.units]),
         "predictions": {
-            "entropy": float(guesses.entropy.mean()),
-            "accuracy": float(guesses.right.mean()),
-            "confidence": float(guesses.confidence.mean()),
+            "entropy": float(predict.entropy.mean()),
+            "accuracy": float(predict.right.mean()),
+            "confidence": float(predict.confidence.mean()),
             "calibration_error": error,
             "bins": [asdict(b) for b in bins],
         },
@@ -92,10 +92,10 @@ def look_inside(model: LightLLM, batch: FixedBatch, *, dtype: str = "float32") -
         "lens": lens,
         "alarms": [asdict(alarm) for alarm in attention.alarms(heads["relative"], alike, heads["previous"])],
     }
-    return Seen(row, [w[0, :, :SHOWN, :SHOWN] for w in weights])
+    return ProbeResult(row, [w[0, :, :MAP_TOKENS, :MAP_TOKENS] for w in weights])
 
 
-def chosen_maps(seen: Seen) -> list[dict[str, Any]]:
+def select_attention_maps(seen: ProbeResult) -> list[dict[str, Any]]:
     """The maps of the heads that stand out, each head once: of query i the weights on the positions 0 ... i."""
     facts, induction = seen.row["attention"], seen.row["induction"]
     places = [(layer, head) for layer, heads in enumerate(facts["entropy"]) for head in range(len(heads))]
@@ -121,7 +121,7 @@ def _copying(model: LightLLM, twice: Tensor) -> dict[str, Any]:
     """The best copying head, and what copying gains. Windows of one or two tokens have nothing to copy from."""
     if twice.size(1) < 4:
         return {"score": None, "layer": 0, "head": 0, "gain": None}
-    with attention.recorded_weights(model) as weights:
+    with attention.record_attention(model) as weights:
         gain = predictions.copying_gain(model, twice)
     scores = torch.stack([attention.induction_score(w) for w in weights])  # (L, H)
     layer, head = divmod(int(scores.argmax()), scores.size(1))

@@ -19,14 +19,14 @@ SIDE = 320  # pixels that the longer side gets at least, if a cell is one pixel 
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """Pixels (rows, columns, 3) of red, green and blue, 0 to 255, and what they show."""
 
     pixels: NDArray[np.uint8]
     caption: str
 
 
-def heat_map(rows: Sequence[Sequence[float | None]], *, side: int = SIDE) -> NDArray[np.uint8]:
+def heatmap(rows: Sequence[Sequence[float | None]], *, side: int = SIDE) -> NDArray[np.uint8]:
     """Numbers from 0 to 1 as squares from light to dark; short rows, None and NaN leave grey.
 
     The colour goes with the square root of the number: a weight of 1/100, even attention over a hundred tokens, is
@@ -48,22 +48,22 @@ def heat_map(rows: Sequence[Sequence[float | None]], *, side: int = SIDE) -> NDA
     return pixels.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
-def pictures(row: Row) -> dict[str, Picture]:
+def row_images(row: Row) -> dict[str, Image]:
     """What can be seen in a row: the maps of an `attention` row, the relative entropies of a `probe` row.
 
     A map is named by why its head was chosen, so that a name shows the same thing throughout a run.
     """
     if row.get("kind") == "attention":
         words = " ".join(str(token) for token in row.get("tokens", ()))
-        found: dict[str, Picture] = {}
+        found: dict[str, Image] = {}
         for chosen in row.get("maps", ()):
             head, why = f"l{chosen['layer']}.h{chosen['head']}", str(chosen.get("why", ""))
             name = f"attention_maps/{re.sub(r'[^a-z0-9]+', '_', why.lower()).strip('_') or head}"
             caption = f"step {row['step']}, {head}: {why}. Rows look back at columns: {words}"
-            found[name if name not in found else f"{name}_{head}"] = Picture(heat_map(chosen["weights"]), caption)
+            found[name if name not in found else f"{name}_{head}"] = Image(heatmap(chosen["weights"]), caption)
         return found
     relative = (row.get("attention") or {}).get("relative") if row.get("kind") == "probe" else None
     if not relative:
         return {}
     caption = f"step {row['step']}: entropy of attention over its maximum, layers down, heads across, 0 light to 1 dark"
-    return {"attention_maps/relative_entropy": Picture(heat_map(relative), caption)}
+    return {"attention_maps/relative_entropy": Image(heatmap(relative), caption)}

@@ -14,7 +14,7 @@ from .metrics import Row
 LONGEST_REASON = 300  # characters
 
 
-class ToWandb:
+class WandbSink:
     """A sink that hands rows to `light_llm.observe.wandb_process`.
 
     W&B's library replaces `sys.exit`, prints, holds up the end of its process until all is uploaded and costs a second

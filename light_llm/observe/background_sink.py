@@ -11,7 +11,7 @@ ROOM = 10_000  # rows that may wait
 PATIENCE = 5.0  # seconds that the end of a run waits for the last rows
 
 
-class Tracker:
+class BackgroundSink:
     """Hands rows to a sink in a thread of its own: however slow or broken it is, the run neither waits nor ends.
 
     A sink that raises is dropped, one that does not keep up loses rows; either is said once. `metrics.jsonl` has all.
@@ -42,7 +42,7 @@ class Tracker:
         threading.Thread(target=self._work, name=f"tracker {name}", daemon=True).start()
 
     @classmethod
-    def of(cls, sink: Sink, say: Callable[[str], object], **how: Any) -> "Tracker":
+    def of(cls, sink: Sink, say: Callable[[str], object], **how: Any) -> "BackgroundSink":
         """Around a sink that is there already, by the name it has."""
         return cls(getattr(sink, "__name__", type(sink).__name__), lambda: sink, say, **how)
 

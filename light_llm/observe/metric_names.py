@@ -63,7 +63,7 @@ NAMES: dict[str, dict[str, str]] = {
 BEST_LOW = ("val/loss", "val/bpb", "val/perplexity")  # of these the lowest is what counts
 
 
-def scalars(row: Row) -> dict[str, float]:
+def tracked_values(row: Row) -> dict[str, float]:
     """The numbers of a row under the names that trackers know them by. What is missing or null is left out.
 
     >>> scalars({"kind": "step", "step": 1, "loss": 5.0, "mfu": None, "grad_norms": {"h.0.attn": 0.5}})

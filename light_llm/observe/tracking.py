@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..runtime import Decision
+from .background_sink import BackgroundSink
 from .metrics import Sink
-from .tracker import Tracker
 
 
 def is_installed(package: str) -> bool:
@@ -53,40 +53,40 @@ def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] 
 def make_tracker(
     name: str, *, folder: Path, record: Mapping[str, Any], identity: str, resumed_at: int = 0
 ) -> Callable[[], Sink]:
-    """What a `Tracker` calls, in its own thread, to get its sink. Nothing is imported before.
+    """What a `BackgroundSink` calls, in its own thread, to get its sink. Nothing is imported before.
 
     Args:
         name: "wandb" or "tensorboard".
         folder: the run folder.
         record: run.json.
-        identity: of `identity_of`.
+        identity: of `tracking_id`.
         resumed_at: the step a resumed run goes on from; 0 for a new run.
     """
 
     def make() -> Sink:
         if name == "wandb":
-            from .to_wandb import ToWandb
+            from .wandb_sink import WandbSink
 
-            return ToWandb(folder, record, identity=identity)
-        from .to_tensorboard import ToTensorBoard
+            return WandbSink(folder, record, identity=identity)
+        from .tensorboard_sink import TensorBoardSink
 
-        return ToTensorBoard(folder, record, resumed_at=resumed_at)
+        return TensorBoardSink(folder, record, resumed_at=resumed_at)
 
     return make
 
 
 def start_tracker(
     name: str, folder: Path, record: Mapping[str, Any], resumed_at: int, say: Callable[[str], object]
-) -> list[Tracker]:
+) -> list[BackgroundSink]:
     """The tracker that was chosen, in its thread; none for "none". The arguments are those of `make_tracker`."""
     if name == "none":
         return []
-    identity = identity_of(record, folder)
+    identity = tracking_id(record, folder)
     make = make_tracker(name, folder=folder, record=record, identity=identity, resumed_at=resumed_at)
-    return [Tracker(name, make, say)]
+    return [BackgroundSink(name, make, say)]
 
 
-def identity_of(record: Mapping[str, Any], folder: Path) -> str:
+def tracking_id(record: Mapping[str, Any], folder: Path) -> str:
     """A run's id, 16 hexadecimal digits: the same however often the run is resumed, another for every other run.
 
     It is made of when the run began, the name of its folder and settings that no resumed run may change.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .metrics import short
+from .metrics import round_significant
 
 MOST = 1 << 14  # elements of one tensor that are looked at; smaller tensors are looked at whole
 
@@ -28,7 +28,7 @@ def group_of(name: str) -> str:
 
 
 @dataclass
-class Measures:
+class StepNorms:
     """The norms of one step, on the device; those of the update are filled in when it is made."""
 
     groups: tuple[str, ...]
@@ -52,7 +52,7 @@ class Measures:
 
 
 @dataclass
-class Meter:
+class StepMetrics:
     """Measures the steps of an optimizer over a model.
 
     Args:
@@ -62,7 +62,7 @@ class Meter:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    current: Measures | None = field(default=None, init=False)
+    current: StepNorms | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -71,7 +71,7 @@ class Meter:
         self.groups = tuple(dict.fromkeys(names))
         device = self.parameters[0].device
         self.home = torch.tensor([self.groups.index(name) for name in names], device=device)
-        counts = [(p.numel(), sample(p).numel()) for p in self.parameters]
+        counts = [(p.numel(), sample_elements(p).numel()) for p in self.parameters]
         self.scale = torch.tensor([math.sqrt(n / seen) for n, seen in counts], device=device)
         self.sizes = [seen for _, seen in counts]
         self.before: Tensor | None = None
@@ -88,10 +88,10 @@ class Meter:
         total = torch.linalg.vector_norm(norms)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, max_norm, total)
         home = self.home if len(there) == len(self.parameters) else self.home[there]  # an index would be waited for
-        self.current = Measures(self.groups, self._by_group(norms, home))
+        self.current = StepNorms(self.groups, self._by_group(norms, home))
         return total
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> "StepMetrics":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -113,14 +113,14 @@ class Meter:
         self.before = None
 
     def _sample(self) -> Tensor:
-        return torch.cat([sample(p.detach()) for p in self.parameters])
+        return torch.cat([sample_elements(p.detach()) for p in self.parameters])
 
     def _by_group(self, norms: Tensor, home: Tensor) -> Tensor:
         """Norms of tensors (P,) -> norms of groups (G,): squares add up."""
         return norms.new_zeros(len(self.groups)).index_add_(0, home, norms.square()).sqrt()
 
 
-def sample(tensor: Tensor, most: int = MOST) -> Tensor:
+def sample_elements(tensor: Tensor, most: int = MOST) -> Tensor:
     """Every k-th element of a large tensor, evenly over its rows and columns; a small one whole: -> (n,).
 
     k has no divisor in common with the length of a row, so that no column is passed over.
@@ -133,4 +133,4 @@ def sample(tensor: Tensor, most: int = MOST) -> Tensor:
 
 
 def _named(groups: tuple[str, ...], values: Tensor) -> dict[str, float]:
-    return {name: short(value) for name, value in zip(groups, values.tolist(), strict=True)}
+    return {name: round_significant(value) for name, value in zip(groups, values.tolist(), strict=True)}

@@ -16,7 +16,7 @@ from ..model import LightLLM, SelfAttention, attend_by_formula, eval_mode
 from ..objective import NextTokenLoss, token_cross_entropy_from_logits, total_weight
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name, each once: the order of every vector."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -35,7 +35,7 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def mean_loss(model: LightLLM, vector: Tensor, batch: Batch) -> Tensor:
     """Mean nats per token of a batch with the weights of a vector (n,) in place of the model's own: the fast way."""
     module = NextTokenLoss(model)
-    weights = {f"model.{name}": t for name, t in unflatten(vector, trainable(model)).items()}
+    weights = {f"model.{name}": t for name, t in unflatten(vector, trainable_parameters(model)).items()}
     with eval_mode(model):
         total: Tensor = functional_call(module, weights, (batch.tokens, batch.targets))
     return total / total_weight(batch.targets)
@@ -44,7 +44,7 @@ def mean_loss(model: LightLLM, vector: Tensor, batch: Batch) -> Tensor:
 def mean_loss_by_formula(model: LightLLM, vector: Tensor, batch: Batch) -> Tensor:
     """The same through attention and logits as written, in the vector's number format: twice differentiable."""
     frozen = {name: p.to(vector.dtype) for name, p in model.named_parameters() if not p.requires_grad}
-    weights = unflatten(vector, trainable(model))
+    weights = unflatten(vector, trainable_parameters(model))
     with written_attention(model):
         logits: Tensor = functional_call(model, frozen | weights, (batch.tokens,))  # (B, T, V)
     return token_cross_entropy_from_logits(logits, batch.targets).sum() / total_weight(batch.targets)

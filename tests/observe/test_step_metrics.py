@@ -9,12 +9,14 @@ from torch import Tensor
 
 from light_llm.config import TrainConfig
 from light_llm.model import LightLLM
-from light_llm.observe.meter import MOST, Meter, group_of, sample
+from light_llm.observe.step_metrics import MOST, StepMetrics, group_of, sample_elements
 from light_llm.optim import build_optimizer
 from tests.support.tools import gradients, rows_of, some_tokens, tiny_model, train_small
 
 
-def stepped(model: LightLLM, optimizer: torch.optim.Optimizer, meter: Meter | None, max_norm: float = 0.5) -> Tensor:
+def stepped(
+    model: LightLLM, optimizer: torch.optim.Optimizer, meter: StepMetrics | None, max_norm: float = 0.5
+) -> Tensor:
     """One step of training on some tokens. Returns the norm before clipping."""
     optimizer.zero_grad()
     x = some_tokens()
@@ -32,7 +34,7 @@ def test_the_norms_are_those_of_a_loop_over_the_tensors(name: str, n_embd: int, 
     model = tiny_model(n_embd=n_embd, vocab_size=601)
     optimizer = build_optimizer(model, TrainConfig(optimizer=name))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    with Meter(model, optimizer) as meter:
+    with StepMetrics(model, optimizer) as meter:
         total = stepped(model, optimizer, meter, max_norm=1e9)  # not clipped: the gradients are still there
     squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for n, p in model.named_parameters():
@@ -59,7 +61,7 @@ def test_every_parameter_is_in_one_group() -> None:
 def test_a_measured_step_is_the_step_to_the_last_bit(name: str) -> None:
     models = [tiny_model(), tiny_model()]
     optimizers = [build_optimizer(m, TrainConfig(optimizer=name)) for m in models]
-    with Meter(models[0], optimizers[0]) as meter:
+    with StepMetrics(models[0], optimizers[0]) as meter:
         for _ in range(3):
             norms = [stepped(m, o, meter if m is models[0] else None) for m, o in zip(models, optimizers, strict=True)]
             assert torch.equal(*norms)
@@ -71,7 +73,7 @@ def test_a_measured_step_is_the_step_to_the_last_bit(name: str) -> None:
 def test_the_hooks_are_gone_afterwards() -> None:
     model = tiny_model()
     optimizer = build_optimizer(model, TrainConfig())
-    with Meter(model, optimizer) as meter:
+    with StepMetrics(model, optimizer) as meter:
         stepped(model, optimizer, meter)
     last = meter.current
     assert last is not None
@@ -85,7 +87,7 @@ def test_frozen_parameters_and_parameters_without_a_gradient_are_no_trouble() ->
     model = tiny_model()
     model.wpe.weight.requires_grad_(False)
     optimizer = build_optimizer(model, TrainConfig())
-    with Meter(model, optimizer) as meter:
+    with StepMetrics(model, optimizer) as meter:
         model.ln_f(torch.randn(2, model.config.n_embd)).sum().backward()
         meter.clip(1.0)
         optimizer.step()
@@ -97,7 +99,7 @@ def test_frozen_parameters_and_parameters_without_a_gradient_are_no_trouble() ->
 @pytest.mark.parametrize("shape", [(1000, 384), (384, 1000), (50257, 192), (3 * MOST + 1,), (16, 16, 1024)])
 def test_a_sample_goes_over_all_rows_and_columns(shape: tuple[int, ...]) -> None:
     t = torch.arange(torch.Size(shape).numel()).view(shape)
-    seen = sample(t)
+    seen = sample_elements(t)
     assert MOST / 2 < len(seen) <= MOST
     if len(shape) == 2:
         columns = torch.bincount(seen % shape[1], minlength=shape[1])
@@ -108,7 +110,7 @@ def test_a_sample_goes_over_all_rows_and_columns(shape: tuple[int, ...]) -> None
 
 def test_a_small_tensor_is_looked_at_whole() -> None:
     t = torch.randn(128, 128)
-    assert torch.equal(sample(t), t.flatten())
+    assert torch.equal(sample_elements(t), t.flatten())
 
 
 def test_the_norm_of_a_sample_is_near_that_of_the_whole() -> None:
@@ -116,7 +118,7 @@ def test_the_norm_of_a_sample_is_near_that_of_the_whole() -> None:
     g = torch.Generator().manual_seed(1)
     t = torch.randn(50257, 96, generator=g) * (torch.arange(50257.0) + 10).rsqrt()[:, None]
     t *= torch.rand(t.shape, generator=g).rsqrt().clamp(max=30)
-    estimate = sample(t).norm() * (t.numel() / len(sample(t))) ** 0.5
+    estimate = sample_elements(t).norm() * (t.numel() / len(sample_elements(t))) ** 0.5
     assert float(estimate) == pytest.approx(float(t.norm()), rel=0.05)
 
 
