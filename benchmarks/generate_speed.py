@@ -27,7 +27,7 @@ from measure import (
 )
 from torch import Tensor, nn
 
-from light_llm.checkpoint import Files, write_portable
+from light_llm.checkpoint import Files, write_model_file
 from light_llm.config import ModelConfig
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.generate import Sampling, convert_for_inference, decode
@@ -175,7 +175,7 @@ def from_the_shell() -> list[Row]:
         path = Path(folder, "best_model.pt")
         model, tokenizer = made(change=False), make_tokenizer("gpt2")
         meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
-        write_portable(path, model.state_dict(), meta | {"tokenizer": tokenizer.to_dict(), "data": {}}, Files())
+        write_model_file(path, model.state_dict(), meta | {"tokenizer": tokenizer.to_dict(), "data": {}}, Files())
         demo = [str(CHECKOUT / "generate.py"), "demo", "--checkpoint", str(path), "--max-new-tokens", "1"]
         first = seconds_of(demo, until=b"\nTo be or not to be")
     torch_alone = seconds_of(["-c", "import torch"])

@@ -13,8 +13,8 @@ from ..config import ModelConfig, block_shapes, check_range, from_dict, get_mode
 from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
-from .files import check_format, is_complete, read_json, verify_folder
-from .portable import NUMBERS, PortableFile
+from .commit import check_format, is_complete, read_json, verify_folder
+from .model_file import NUMBERS, ModelFileReader
 from .run_folder import RunFolder
 from .tensors import read_tensors
 
@@ -32,18 +32,18 @@ class ModelFile:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model ready to use, in evaluation mode, and where it came from."""
 
     model: LightLLM
     file: ModelFile
 
 
-def load_model(path: str | Path, device: str = "cpu") -> Loaded:
+def load_model(path: str | Path, device: str = "cpu") -> LoadedModel:
     """Build the model stored at path and load its weights. Raises CheckpointError; see `read_model`."""
     file = read_model(path)
     model = build(file)
-    return Loaded(model.to(device).eval(), file)
+    return LoadedModel(model.to(device).eval(), file)
 
 
 def build(file: ModelFile) -> LightLLM:
@@ -98,7 +98,7 @@ def _read(path: Path) -> ModelFile:
         check_format(meta, path)
         weights = read_tensors(path / "model.safetensors")
         return _interpret(path, weights, meta)
-    with PortableFile(path) as file:
+    with ModelFileReader(path) as file:
         described = _interpret(path, file.outline, file.meta)  # before a number is read: they may be far too many
         return replace(described, weights=file.weights())
 

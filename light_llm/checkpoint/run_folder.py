@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from ..atomic_io import Files, atomic_write
 from ..errors import CheckpointError
-from .files import as_json_with_digest, is_complete, read_verified_json, verify_folder
+from .commit import as_json_with_digest, is_complete, read_verified_json, verify_folder
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
-KEPT_STEPS = 2
+RECENT_STEPS = 2
 PREVIOUS = ".previous-run"  # where --overwrite puts the old run until the new one has a checkpoint
 _KNOWN = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
 _OF_TRACKERS = ("wandb", "tensorboard")  # folders
@@ -20,7 +20,7 @@ _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
 
 
-class Damaged(NamedTuple):
+class CorruptCheckpoint(NamedTuple):
     """A step folder that cannot be used, and why."""
 
     path: Path
@@ -58,13 +58,13 @@ class RunFolder:
         if not self.path.is_dir():
             return []
         found = [p for p in self.path.iterdir() if _STEP.fullmatch(p.name) and is_complete(p)]
-        return sorted(found, key=number_of)
+        return sorted(found, key=step_number)
 
-    def newest_step(self) -> Path:
+    def latest_step(self) -> Path:
         """The newest complete step folder. Raises CheckpointError when there is none."""
         if (self.path / PREVIOUS).is_dir():
             with self.lock():
-                self.recover_previous()
+                self.restore_previous_run()
         steps = self.steps()
         if not steps:
             raise CheckpointError(
@@ -73,7 +73,7 @@ class RunFolder:
             )
         return steps[-1]
 
-    def newest_good_step(self, every: int = 1) -> tuple[Path, list[Damaged]]:
+    def latest_valid_step(self, every: int = 1) -> tuple[Path, list[CorruptCheckpoint]]:
         """The newest step folder whose every byte is as it was written, and the newer ones, of which that is not so.
 
         Args:
@@ -82,20 +82,20 @@ class RunFolder:
         Raises:
             CheckpointError: there is none; it says what is damaged.
         """
-        self.newest_step()
-        damaged: list[Damaged] = []
-        for path in sorted(self.steps(), key=lambda p: (number_of(p) % every == 0, number_of(p)), reverse=True):
+        self.latest_step()
+        damaged: list[CorruptCheckpoint] = []
+        for path in sorted(self.steps(), key=lambda p: (step_number(p) % every == 0, step_number(p)), reverse=True):
             try:
                 verify_folder(path)
                 return path, damaged
             except CheckpointError as error:
-                damaged.append(Damaged(path, str(error).partition(";")[0]))
+                damaged.append(CorruptCheckpoint(path, str(error).partition(";")[0]))
         raise CheckpointError(
             f"{'; '.join(d.what for d in damaged)}; no step in {self.path} can be resumed from"
             + (f"; start anew from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
         )
 
-    def put_aside(self, damaged: Sequence[Damaged]) -> None:
+    def quarantine(self, damaged: Sequence[CorruptCheckpoint]) -> None:
         """Rename damaged steps to `step-N.damaged`, so that none is taken for a checkpoint, or kept as one."""
         for path, _ in damaged:
             aside = path.with_name(f"{path.name}.damaged")
@@ -119,11 +119,11 @@ class RunFolder:
         nothing is removed.
         """
         steps = self.steps()
-        regular = [path for path in steps if number_of(path) % every == 0][-1:]
+        regular = [path for path in steps if step_number(path) % every == 0][-1:]
         old = [
             path
-            for path in steps[:-KEPT_STEPS]
-            if path not in regular and not (keep_every and number_of(path) % keep_every == 0)
+            for path in steps[:-RECENT_STEPS]
+            if path not in regular and not (keep_every and step_number(path) % keep_every == 0)
         ]
         if old:
             verify_folder(steps[-1])
@@ -147,7 +147,7 @@ class RunFolder:
                 f"the run folder {self.path} cannot be made ({error.strerror}); name another with --out"
             ) from None
 
-    def sweep(self) -> None:
+    def remove_stale(self) -> None:
         """Remove what a run that died left half written; put back what it was about to replace."""
         for path in sorted(self.path.iterdir()) if self.path.is_dir() else []:
             if _PARTIAL.fullmatch(path.name):
@@ -157,7 +157,7 @@ class RunFolder:
                 else:
                     self.files.remove(path)
 
-    def make_room(self, *, explicit: bool, overwrite: bool) -> str | None:
+    def archive_existing_run(self, *, explicit: bool, overwrite: bool) -> str | None:
         """See to a run that is already in the folder; nothing of it is lost in silence.
 
         Returns:
@@ -166,12 +166,12 @@ class RunFolder:
         Raises:
             CheckpointError: the folder was named explicitly, holds a run, and may not be overwritten.
         """
-        self.check_free(explicit=explicit, overwrite=overwrite)
-        self.recover_previous()
-        if not holds_run(self.path):
+        self.ensure_folder_available(explicit=explicit, overwrite=overwrite)
+        self.restore_previous_run()
+        if not contains_run(self.path):
             return None
         if overwrite:
-            self._put_previous_aside()
+            self._set_previous_run_aside()
             return f"overwriting the run in {self.path}; it is removed once the new one has a checkpoint"
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
@@ -179,19 +179,19 @@ class RunFolder:
         self.files.rename(self.path, aside)
         return f"the earlier run in {self.path} is now in {aside}"
 
-    def check_free(self, *, explicit: bool, overwrite: bool) -> None:
+    def ensure_folder_available(self, *, explicit: bool, overwrite: bool) -> None:
         """Raise CheckpointError if the path is no folder, is in use, or was named and holds a run that is to stay."""
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path} is a file; name a folder with --out")
         if self.path.is_dir():
             self.lock().release()
-        if explicit and not overwrite and holds_run(self.path):
+        if explicit and not overwrite and contains_run(self.path):
             raise CheckpointError(
                 f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite), "
                 "or name another folder (--out)"
             )
 
-    def recover_previous(self) -> bool:
+    def restore_previous_run(self) -> bool:
         """Put the run back that `--overwrite` was replacing, if the new one ended without a checkpoint. Was it so?"""
         aside = self.path / PREVIOUS
         if not aside.is_dir() or self.steps() or self.best_model.exists():
@@ -203,12 +203,12 @@ class RunFolder:
         self.files.remove(aside)
         return True
 
-    def drop_previous(self) -> None:
+    def remove_previous_run(self) -> None:
         """Remove the run that `--overwrite` replaced: called when the new one has its first checkpoint."""
         if (self.path / PREVIOUS).is_dir():
             self.files.remove(self.path / PREVIOUS)
 
-    def _put_previous_aside(self) -> None:
+    def _set_previous_run_aside(self) -> None:
         aside = self.path / PREVIOUS
         if aside.exists():  # of an overwriting run that had its first checkpoint and died before it could tidy up
             self.files.remove(aside)
@@ -222,7 +222,7 @@ class RunFolder:
         return [p for p in self.path.iterdir() if p.name in known or _STEP.fullmatch(p.name)]
 
 
-def number_of(step: Path) -> int:
+def step_number(step: Path) -> int:
     """The step a folder is of.
 
     >>> number_of(Path("step-000500"))
@@ -231,7 +231,7 @@ def number_of(step: Path) -> int:
     return int(step.name.split("-")[1])
 
 
-def holds_run(path: Path) -> bool:
+def contains_run(path: Path) -> bool:
     """Whether a folder has anything of a run in it."""
     return path.is_dir() and any(
         p.name in ("run.json", "best_model.pt", PREVIOUS) or _STEP.fullmatch(p.name) for p in path.iterdir()

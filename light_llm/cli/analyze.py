@@ -114,19 +114,19 @@ def command(argv: Sequence[str]) -> int:
 def _chosen(given: Path) -> Path:
     """The checkpoint a path means: of a run folder the newest good step, which has moments, else the best model."""
     from ..checkpoint import RunFolder
-    from ..checkpoint.files import is_complete
+    from ..checkpoint.commit import is_complete
     from ..checkpoint.load import find_model
 
     if given.is_dir() and not is_complete(given) and RunFolder(given).steps():
-        return RunFolder(given).newest_good_step()[0]
+        return RunFolder(given).latest_valid_step()[0]
     return find_model(given)
 
 
 def _recipe(path: Path) -> TrainConfig | None:
     """How the model was trained, from its step folder or the run folder around it; None where nobody says."""
     from ..checkpoint import RunFolder
-    from ..checkpoint.files import read_json
-    from ..checkpoint.steps import SETTINGS
+    from ..checkpoint.commit import read_json
+    from ..checkpoint.step_folder import SETTINGS
     from ..config import Run
 
     if path.is_dir():

@@ -15,7 +15,7 @@ from .args import Words, parse
 from .output import show
 
 if TYPE_CHECKING:
-    from ..checkpoint import Loaded
+    from ..checkpoint import LoadedModel
 
 _WORDS = Words("folder or file", "light-llm import FOLDER --out FOLDER, or light-llm import ckpt.pt", least=1)
 OUT = "imported"
@@ -75,7 +75,7 @@ def _model(path: Path, flags: ImportFlags, given: set[str]) -> None:
     show(*_lines(loaded, out))
 
 
-def _read(path: Path, flags: ImportFlags, given: set[str]) -> Loaded:
+def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
     """The model at a path, by what stands there."""
     from ..interop.import_model import read_folder
     from ..interop.nanogpt import read_checkpoint
@@ -99,7 +99,7 @@ def _read(path: Path, flags: ImportFlags, given: set[str]) -> Loaded:
     )
 
 
-def _lines(loaded: Loaded, written: Path) -> list[str]:
+def _lines(loaded: LoadedModel, written: Path) -> list[str]:
     """What was imported, and what to do with it."""
     from ..config import get_model_size
 

@@ -132,7 +132,7 @@ def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
         run = earlier.with_settings(**(again | settings))
         refuse_changes(earlier, run)
     else:
-        folder.check_free(explicit=named, overwrite=flags.overwrite)
+        folder.ensure_folder_available(explicit=named, overwrite=flags.overwrite)
         if flags.init_from:
             origin = read_model(flags.init_from)
         run = start_of(settings, origin)

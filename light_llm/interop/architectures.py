@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..config import ModelConfig, show
 from ..errors import ConfigError
 
@@ -67,7 +67,7 @@ def has_windows(config: ModelConfig) -> bool:
     return any(config.window_of(layer) for layer in range(config.n_layer))
 
 
-def cut_config(loaded: Loaded) -> ModelConfig:
+def cut_config(loaded: LoadedModel) -> ModelConfig:
     """The config with as many ids as the tokenizer has.
 
     A table may have been padded to a round number of rows. No text gives those ids, and nothing was learnt for them.
@@ -76,7 +76,7 @@ def cut_config(loaded: Loaded) -> ModelConfig:
     return replace(config, vocab_size=tokenizer.vocab_size) if tokenizer else config
 
 
-def cut_to_tokenizer(loaded: Loaded) -> tuple[ModelConfig, dict[str, Tensor]]:
+def cut_to_tokenizer(loaded: LoadedModel) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Config and state of a model without the ids that its tokenizer lacks: what other programs call one vocabulary.
 
     Returns:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..atomic_io import Files, move_into_place, remove_stale
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..config import check_choice
 from ..errors import CheckpointError
 from .optional_deps import NotHere
@@ -60,7 +60,13 @@ class Exported:
 
 
 def export(
-    loaded: Loaded, target: Target, out: Path, *, dtype: str = "", overwrite: bool = False, say: Say = lambda line: None
+    loaded: LoadedModel,
+    target: Target,
+    out: Path,
+    *,
+    dtype: str = "",
+    overwrite: bool = False,
+    say: Say = lambda line: None,
 ) -> Exported:
     """Write a model for another program, and see that it is the same model there.
 
@@ -103,7 +109,7 @@ def export(
     return Exported(out, sum(f.stat().st_size for f in files), verdict, words)
 
 
-def _verified(loaded: Loaded, module: Any, path: Path, dtype: str) -> tuple[Verdict | None, str]:
+def _verified(loaded: LoadedModel, module: Any, path: Path, dtype: str) -> tuple[Verdict | None, str]:
     """What the other program says; in words why it says nothing, where it is not here.
 
     A module may have more to say of its format: `read_back`; `as_computed`, our model with the program's own roundings;
@@ -124,7 +130,7 @@ def _verified(loaded: Loaded, module: Any, path: Path, dtype: str) -> tuple[Verd
     return verdict, verdict.words
 
 
-def rounded(loaded: Loaded, dtype: str) -> Loaded:
+def rounded(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """The model as the export's weights say it, computed in float32."""
     if dtype == "float32":
         return loaded

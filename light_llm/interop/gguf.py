@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..atomic_io import atomic_path
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..config.validation import check_choice
 from ..errors import ConfigError
 from .architectures import cut_to_tokenizer
@@ -25,7 +25,7 @@ from .llama_cpp import open_export as open_export
 from .optional_deps import need
 
 
-def write(loaded: Loaded, path: Path, *, dtype: str = "f32") -> None:
+def write(loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> None:
     """Write a model as one GGUF file, whole or not at all.
 
     Args:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..checkpoint.load import build
 from ..config.validation import check_choice
 from ..errors import ConfigError
@@ -51,7 +51,7 @@ def unpacked(gguf: ModuleType, numbers: NDArray[Any], kind: str) -> Tensor:
     return torch.from_numpy(np.array(found, np.float32))
 
 
-def rounded(loaded: Loaded, dtype: str) -> Loaded:
+def rounded(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """The same model with the weights that a file in this dtype holds: what llama.cpp is compared with."""
     check_choice("dtype", dtype, DTYPES)
     gguf = need("gguf", "gguf")
@@ -61,10 +61,10 @@ def rounded(loaded: Loaded, dtype: str) -> Loaded:
         kind = format_of(there, tuple(tensor.shape), dtype)
         weights[name] = unpacked(gguf, packed(gguf, name, tensor.cpu(), kind), kind)
     file = replace(loaded.file, weights=weights)
-    return Loaded(build(file).eval(), file)
+    return LoadedModel(build(file).eval(), file)
 
 
-def as_computed(loaded: Loaded, dtype: str) -> Loaded:
+def as_computed(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """`rounded`, and what its matrices multiply is rounded too, as llama.cpp's kernels for CPUs do it."""
     twin = rounded(loaded, dtype)
     model = twin.model
@@ -99,7 +99,7 @@ def _looked_up(module: nn.GELU, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor
 
 
 @torch.inference_mode()
-def allowed(loaded: Loaded, dtype: str) -> float:
+def allowed(loaded: LoadedModel, dtype: str) -> float:
     """How far llama.cpp's logits may be from those of `rounded(loaded, dtype)`, as `verify` compares them.
 
     Three times as far as they move in the same places when what the matrices multiply is rounded, and at least 1e-4.

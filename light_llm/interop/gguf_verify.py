@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..config import ModelConfig
 from ..data import Tokenizer
 from ..data.bpe import from_visible
@@ -50,7 +50,7 @@ class ReadBack:
         return f"read back with {self.program}: {self.tensors} tensors ({formats}) are the model's{ids}"
 
 
-def read_back(loaded: Loaded, path: Path, *, dtype: str = "f32") -> ReadBack:
+def read_back(loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> ReadBack:
     """Compare a GGUF file with the model and dtype it should hold.
 
     Raises:

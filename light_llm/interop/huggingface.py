@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..atomic_io import atomic_write
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 WEIGHTS = "model.safetensors"
 
 
-def write(loaded: Loaded, folder: Path, *, dtype: str = "float32") -> None:
+def write(loaded: LoadedModel, folder: Path, *, dtype: str = "float32") -> None:
     """Write config, weights, tokenizer and defaults for generating into a folder that is there and empty.
 
     Rows of the token table beyond the tokenizer's ids are cut. The card is written by `card.write_card`.
@@ -58,13 +58,13 @@ def write(loaded: Loaded, folder: Path, *, dtype: str = "float32") -> None:
     atomic_write(folder / WEIGHTS, lambda file: write_tensors(file, weights))
 
 
-def _of_the_text(loaded: Loaded) -> dict[str, Any]:
+def _of_the_text(loaded: LoadedModel) -> dict[str, Any]:
     """What only light-llm asks a config for, when the model comes back: how an empty prompt begins."""
     documents = loaded.file.data.get("documents")
     return {"light_llm": {"documents": documents}} if documents else {}
 
 
-def trained_window(loaded: Loaded) -> int:
+def trained_window(loaded: LoadedModel) -> int:
     """Tokens of the windows that a model was trained on: beyond them nothing was learnt, though a position is there."""
     n_positions = loaded.model.config.n_positions
     return min(int(loaded.file.data.get("max_length") or n_positions), n_positions)

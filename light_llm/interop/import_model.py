@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..atomic_io import remove_stale
-from ..checkpoint import Files, Loaded, ModelFile, holds_run, write_portable
+from ..checkpoint import Files, LoadedModel, ModelFile, contains_run, write_model_file
 from ..checkpoint.load import build
 from ..checkpoint.tensors import read_tensors
 from ..config import ModelConfig, show
@@ -36,7 +36,7 @@ _OTHERS = {  # what a folder without safetensors has instead, and what to do the
 }
 
 
-def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> Loaded:
+def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> LoadedModel:
     """The model in a folder: config.json, safetensors in one file or several, and its tokenizer.
 
     Args:
@@ -112,7 +112,7 @@ def as_loaded(
     data: dict[str, Any],
     origin: dict[str, Any],
     step: int = 0,
-) -> Loaded:
+) -> LoadedModel:
     """A model that was read elsewhere, with the description that a model file of ours has.
 
     Args:
@@ -137,7 +137,7 @@ def as_loaded(
         "imported": origin,
     }
     file = ModelFile(path, weights, config, tokenizer, data, meta)
-    return Loaded(build(file).eval(), file)
+    return LoadedModel(build(file).eval(), file)
 
 
 def place_for(out: Path, *, overwrite: bool = False) -> Path:
@@ -148,20 +148,20 @@ def place_for(out: Path, *, overwrite: bool = False) -> Path:
     """
     path = out if out.suffix == ".pt" else out / BEST
     alone = path.parent.is_dir() and [p.name for p in path.parent.iterdir() if p.name[0] != "."] == [BEST]
-    if path.name == BEST and holds_run(path.parent) and not alone:  # a model alone is an import from before
+    if path.name == BEST and contains_run(path.parent) and not alone:  # a model alone is an import from before
         raise CheckpointError(f"{path.parent} is the folder of a run, whose model {BEST} is; name another with --out")
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} is there already; name another place with --out, or replace it with --overwrite")
     return path
 
 
-def write_model(loaded: Loaded, path: Path) -> None:
+def write_model(loaded: LoadedModel, path: Path) -> None:
     """Write a model where `place_for` said. Raises CheckpointError when it cannot be written."""
     new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path)
-        write_portable(path, loaded.file.weights, loaded.file.meta, Files())
+        write_model_file(path, loaded.file.weights, loaded.file.meta, Files())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; name another with --out") from None
     finally:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checkpoint.portable import NUMBERS
+from ..checkpoint.model_file import NUMBERS
 from ..config import ModelConfig, block_shapes, outer_shapes, show
 from ..errors import CheckpointError
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..atomic_io import atomic_write
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..config import ModelConfig, get_model_size
 from ..data import SOURCES
 from ..data.hub import HubFile
@@ -26,7 +26,7 @@ CARD = "README.md"
 PROMPT = "To be"  # of an example
 
 
-def write_card(loaded: Loaded, folder: Path, lines: Sequence[str], *, license: str = "unknown") -> None:
+def write_card(loaded: LoadedModel, folder: Path, lines: Sequence[str], *, license: str = "unknown") -> None:
     """Write README.md into a folder that holds everything else already: its list of hashes is made of what is there.
 
     Args:
@@ -60,7 +60,7 @@ def known_hash(folder: Path, name: str) -> str:
     return found[1] if found else ""
 
 
-def card_text(loaded: Loaded, lines: Sequence[str], files: dict[str, str], *, license: str) -> str:
+def card_text(loaded: LoadedModel, lines: Sequence[str], files: dict[str, str], *, license: str) -> str:
     """The whole card, front matter first."""
     config = cut_config(loaded)
     family = _family(config)
@@ -89,7 +89,9 @@ def _family(config: ModelConfig) -> str:
         return ""
 
 
-def _front_matter(loaded: Loaded, name: str, files: dict[str, str], *, license: str, tags: list[str]) -> Iterator[str]:
+def _front_matter(
+    loaded: LoadedModel, name: str, files: dict[str, str], *, license: str, tags: list[str]
+) -> Iterator[str]:
     """What the hub reads, as YAML. Each value is written as JSON, which is YAML too and needs no rules for quotes."""
     data, evaluation = loaded.file.data, loaded.file.meta.get("evaluation") or {}
     source = str(data.get("source") or "")
@@ -113,7 +115,7 @@ def _front_matter(loaded: Loaded, name: str, files: dict[str, str], *, license: 
     return (f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
-def _first_words(loaded: Loaded) -> str:
+def _first_words(loaded: LoadedModel) -> str:
     if (origin := loaded.file.meta.get("imported")) and origin.get("ours"):
         return (
             f"A language model that light-llm wrote before: it was imported from {origin.get('name') or 'elsewhere'}, "
@@ -138,12 +140,12 @@ def _first_words(loaded: Loaded) -> str:
     )
 
 
-def _began(loaded: Loaded) -> str:
+def _began(loaded: LoadedModel) -> str:
     """The name of the model that the weights were before, without where it lay."""
     return PurePath(str(loaded.file.meta.get("init_from") or "")).name
 
 
-def _title(loaded: Loaded) -> str:
+def _title(loaded: LoadedModel) -> str:
     """What the text was called: the name of a file, without where it lay, in one line."""
     return " ".join(str(loaded.file.data.get("title") or "").split())
 
@@ -168,7 +170,7 @@ def _use(files: dict[str, str], n_positions: int) -> Iterator[str]:
         )
 
 
-def _shape(loaded: Loaded, config: ModelConfig) -> Iterator[tuple[str, str]]:
+def _shape(loaded: LoadedModel, config: ModelConfig) -> Iterator[tuple[str, str]]:
     tokenizer, n_positions = loaded.file.tokenizer, config.n_positions
     window = min(int(loaded.file.data.get("max_length") or n_positions), n_positions)
     yield "parameters", f"{get_model_size(config):,}"
@@ -186,7 +188,7 @@ def _window(window: int, n_positions: int) -> str:
     return f"{window:,}{beyond if n_positions > window else ''}"
 
 
-def _training(loaded: Loaded) -> Iterator[tuple[str, str]]:
+def _training(loaded: LoadedModel) -> Iterator[tuple[str, str]]:
     meta, data = loaded.file.meta, loaded.file.data
     if meta.get("imported"):
         yield "training", "elsewhere: not known"
@@ -215,7 +217,7 @@ def _training(loaded: Loaded) -> Iterator[tuple[str, str]]:
         yield "measured on", f"{found['tokens']:,} tokens{context}"
 
 
-def _reading(loaded: Loaded) -> Iterator[str]:
+def _reading(loaded: LoadedModel) -> Iterator[str]:
     """Where a text has other ids there than in light-llm."""
     tokenizer = loaded.file.tokenizer
     if tokenizer is None:

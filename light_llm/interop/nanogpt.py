@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Loaded
-from ..checkpoint.portable import KIND
+from ..checkpoint import LoadedModel
+from ..checkpoint.model_file import KIND
 from ..config import ModelConfig, check_choice, show
 from ..config.model import ACTIVATIONS
 from ..data import Tokenizer
@@ -35,7 +35,7 @@ _PICKLE = "a pickle, which can run code when it is read"
 
 def read_checkpoint(
     path: Path, *, tokenizer: str = "", text: Path | None = None, activation: str = "gelu", offline: bool = False
-) -> Loaded:
+) -> LoadedModel:
     """The model in a checkpoint of nanoGPT. No code in it is run.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..atomic_io import atomic_write
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
@@ -33,7 +33,7 @@ APART = 1e-4  # that a logit of the one graph may be from that of the other
 Past = dict[str, Any]  # of each layer, by the name of the input
 
 
-def write(loaded: Loaded, folder: Path) -> None:
+def write(loaded: LoadedModel, folder: Path) -> None:
     """Write both graphs, in float32, and the tokenizer's files into a folder that is there and empty.
 
     Rows of the token table beyond the tokenizer's ids are cut. In the graphs' metadata stand `context`, the tokens of a
@@ -65,7 +65,7 @@ def write(loaded: Loaded, folder: Path) -> None:
             atomic_write(folder / name, text.encode("utf-8"))
 
 
-def _about(loaded: Loaded) -> dict[str, str]:
+def _about(loaded: LoadedModel) -> dict[str, str]:
     """What a program has to know of a model to write with it, beside its graphs."""
     about = {"light_llm": __version__, "context": str(trained_window(loaded))}
     tokenizer = loaded.file.tokenizer

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..data import Tokenizer
 from ..data.tokenizers import decode as decode_ids
 from ..errors import CheckpointError
@@ -72,7 +72,7 @@ class Verdict:
 
 
 @torch.inference_mode()
-def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
+def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
     """Compare a model with its export: logits of two short windows and a long one, a greedy text, the tokenizer.
 
     The long one is the whole context, where that is at most MOST logits; what a model does further on is not seen.
@@ -100,7 +100,7 @@ def verify(loaded: Loaded, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
     return Verdict(runtime.name, largest, limit, len(long[0]), compared, equal, fits)
 
 
-def _apart(loaded: Loaded, runtime: Runtime, rows: list[list[int]], n_ids: int, limit: float) -> float:
+def _apart(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int, limit: float) -> float:
     """The largest difference of two logits of some windows. Raises CheckpointError where it is too large."""
     ours, theirs = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()
     if theirs.shape != ours.shape:
@@ -123,7 +123,7 @@ def windows(n_ids: int, T: int) -> list[list[int]]:
     return [[int(i) for i in row] for row in drawn.tolist()]
 
 
-def _greedy(loaded: Loaded, runtime: Runtime, prompt: list[int], n_ids: int, limit: float) -> tuple[int, int]:
+def _greedy(loaded: LoadedModel, runtime: Runtime, prompt: list[int], n_ids: int, limit: float) -> tuple[int, int]:
     """How many tokens were compared, and how many of them are equal.
 
     Where two tokens tie, ours is taken, and the text goes on from there.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..checkpoint import Loaded
+from ..checkpoint import LoadedModel
 from ..config import MAX_SEED, check_range
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError, ConfigError
@@ -35,7 +35,7 @@ class Answers:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         *,
         batch_size: int = 16,
         dtype: str | None = None,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
-from ..checkpoint.files import read_json
-from ..checkpoint.run_folder import Damaged
-from ..checkpoint.steps import SETTINGS
+from ..checkpoint.commit import read_json
+from ..checkpoint.run_folder import CorruptCheckpoint
+from ..checkpoint.step_folder import SETTINGS
 from ..config import ModelConfig, Run, TrainConfig, changes
 from ..data import DataLoader
 from ..errors import CheckpointError, ConfigError
@@ -78,7 +78,7 @@ class Earlier:
     data: dict[str, Any] | None  # what the dataset recorded of itself
     started: str | None  # when it began
     step: Path  # the newest good step
-    damaged: tuple[Damaged, ...]  # newer ones
+    damaged: tuple[CorruptCheckpoint, ...]  # newer ones
     problems: tuple[str, ...]  # other files that are damaged, and not used
 
 
@@ -96,7 +96,7 @@ class Resumed:
     max_steps: int  # of the last process
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
-    damaged: tuple[Damaged, ...]  # newer steps
+    damaged: tuple[CorruptCheckpoint, ...]  # newer steps
     problems: tuple[str, ...]  # other damaged files, which are not used either
 
     def without_tensors(self) -> "Resumed":
@@ -110,7 +110,7 @@ def read_run(folder: RunFolder) -> Earlier:
     Raises:
         CheckpointError: there is nothing to go on with, or it is of another version.
     """
-    step, damaged = folder.newest_good_step()  # first of all there has to be something to go on with
+    step, damaged = folder.latest_valid_step()  # first of all there has to be something to go on with
     problems: list[str] = []
     try:
         record, path = folder.read_run(), folder.path / "run.json"
@@ -208,8 +208,8 @@ def go_back(
     Args:
         before: where the run stood before that attempt.
     """
-    path, damaged = folder.newest_good_step(config.save_interval)  # not one of an interruption
-    folder.put_aside(damaged)
+    path, damaged = folder.latest_valid_step(config.save_interval)  # not one of an interruption
+    folder.quarantine(damaged)
     weights, moments, rng, state, _ = read_step(path)
     put_back(weights, moments, rng, model, optimizer, config.device)
     return replace(Progress.of(state), batches=before.batches + 1, rollbacks=before.rollbacks + 1)

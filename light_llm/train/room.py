@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..checkpoint import RunFolder
-from ..checkpoint.run_folder import KEPT_STEPS
+from ..checkpoint.run_folder import RECENT_STEPS
 from ..config import TrainConfig
 from ..errors import CheckpointError
 from ..model import LightLLM
@@ -33,7 +33,7 @@ def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resum
     step, best = step_bytes(model, config), 4 * sum(p.numel() for p in model.parameters()) + OTHER
     old = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if resumes else []
     there = sum(size_of(path) for path in old)
-    needed = (KEPT_STEPS + 1) * step + 2 * best - there
+    needed = (RECENT_STEPS + 1) * step + 2 * best - there
     free = folder.files.free(folder.path)
     if free is not None and free < needed:
         raise CheckpointError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import RunFolder, StepState, write_portable, write_step
+from ..checkpoint import RunFolder, StepState, write_model_file, write_step
 from ..data import TokenDataset
 from ..errors import LightLLMError
 from ..model import LightLLM
@@ -152,7 +152,7 @@ class Session:
         except OSError as error:
             raise no_room(self.folder, path, needed, error.strerror or str(error)) from error
         self.saved_step, self.last_save = at.step, time.perf_counter()
-        self.folder.drop_previous()
+        self.folder.remove_previous_run()
         self.folder.prune(every=self.config.save_interval, keep_every=self.config.keep_every)
 
     def is_due(self, step: int) -> bool:
@@ -187,11 +187,11 @@ class Session:
         """Write the model as it is to `best_model.pt`. Raises CheckpointError; the older one is as it was."""
         meta, path = self._meta(step, evaluation), self.folder.best_model
         try:
-            write_portable(path, self.model.state_dict(), meta, self.folder.files)
+            write_model_file(path, self.model.state_dict(), meta, self.folder.files)
         except OSError as error:
             needed = 4 * sum(p.numel() for p in self.model.parameters())
             raise no_room(self.folder, path, needed, error.strerror or str(error)) from error
-        self.folder.drop_previous()
+        self.folder.remove_previous_run()
 
     def use_micro_batches(self, size: int) -> None:
         """A step did not fit into memory: go on with fewer sequences at a time."""
@@ -250,7 +250,7 @@ class Session:
         report = [report_line(self.folder)] if self.report and at.step else []
         for line in summary(result, self.config, report):
             self.console.say(line)
-        if self.folder.recover_previous():
+        if self.folder.restore_previous_run():
             self.console.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
         return result
 
@@ -263,7 +263,7 @@ class Session:
             tracker.close()
         self.metrics.close()
         self.console.close()
-        self.folder.recover_previous()
+        self.folder.restore_previous_run()
 
     def _evaluation(self) -> EvaluateHeldOut | MeanTrainingLoss:
         if self.dataset is None:

@@ -89,7 +89,7 @@ class Trainer:
             config = replace(config, batch_size=loader.batch_size)
         self.named_folder, self.overwrite, self.quiet = out is not None, overwrite, quiet
         if not resume:
-            self.folder.check_free(explicit=self.named_folder, overwrite=overwrite)
+            self.folder.ensure_folder_available(explicit=self.named_folder, overwrite=overwrite)
         self.resumed = read_resume(self.folder, model, loader, config) if resume else None
         if self.resumed and config.max_steps < self.resumed.state.step:
             raise ConfigError(
@@ -254,7 +254,11 @@ class Trainer:
         self.begun = True
         self.outlook = look_ahead(self.model, self.loader, self.config, self.resumed, self.asked)
         check_room(self.folder, self.model, self.config, resumes=self.resumed is not None)
-        note = None if self.resumed else self.folder.make_room(explicit=self.named_folder, overwrite=self.overwrite)
+        note = (
+            None
+            if self.resumed
+            else self.folder.archive_existing_run(explicit=self.named_folder, overwrite=self.overwrite)
+        )
         self.folder.create()
         return note
 
@@ -262,9 +266,9 @@ class Trainer:
         """Everything between a folder and the first step: the first moment anything is written."""
         self.stop_after = stop_after()
         self.source = batches_of(self.loader, self.model.config.vocab_size)
-        self.folder.sweep()
+        self.folder.remove_stale()
         if self.resumed:
-            self.folder.put_aside(self.resumed.damaged)
+            self.folder.quarantine(self.resumed.damaged)
         self.started = self.resumed.started if self.resumed else None
         record = run_record(self)
         self.started = record["started"]

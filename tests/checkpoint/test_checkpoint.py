@@ -20,12 +20,12 @@ from light_llm.checkpoint import (
     load_model,
     read_model,
     read_step,
-    write_portable,
+    write_model_file,
     write_step,
 )
-from light_llm.checkpoint.files import commit_folder, verify_folder
-from light_llm.checkpoint.portable import read_portable
-from light_llm.checkpoint.steps import plain_name, restore_optimizer
+from light_llm.checkpoint.commit import commit_folder, verify_folder
+from light_llm.checkpoint.model_file import read_model_file
+from light_llm.checkpoint.step_folder import plain_name, restore_optimizer
 from light_llm.checkpoint.tensors import TYPES, read_tensors, write_tensors
 from light_llm.config import TrainConfig
 from light_llm.data.tokenizers import CharTokenizer
@@ -135,7 +135,7 @@ def test_a_cut_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path) -> Non
         if finished:
             assert len(steps) == 2 and n > 8
             return
-        RunFolder(folder.path).sweep()
+        RunFolder(folder.path).remove_stale()
         assert not list(folder.path.glob("*tmp*"))
         save(folder.step_path(6), other, other_optimizer, step=6)  # the same step can be written afterwards
         assert len(folder.steps()) == 2
@@ -151,7 +151,7 @@ def test_a_step_written_twice_is_never_absent(tmp_path: Path) -> None:
         try:
             save(path, other, other_optimizer, FailingFiles(n))
         except PowerCut:
-            RunFolder(path.parent).sweep()
+            RunFolder(path.parent).remove_stale()
             assert [p.name for p in path.parent.iterdir()] == ["step-000003"], f"after operation {n}"
             verify_folder(path)
             continue
@@ -162,12 +162,12 @@ def test_a_step_written_twice_is_never_absent(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "best_model.pt"
     model, other = tiny_model(), tiny_model(seed=1)
-    write_portable(path, model.state_dict(), meta_of(model), Files())
+    write_model_file(path, model.state_dict(), meta_of(model), Files())
     before = path.read_bytes()
     for n in (1, 2, 3):
         with pytest.raises(OSError, match="No space left"):
             files = FailingFiles(n, lambda: OSError(28, "No space left on device"))
-            write_portable(path, other.state_dict(), meta_of(other), files)
+            write_model_file(path, other.state_dict(), meta_of(other), files)
         assert path.read_bytes() == before and os.listdir(tmp_path) == ["best_model.pt"]
 
 
@@ -192,9 +192,9 @@ def test_a_write_that_breaks_off_never_touches_the_final_name(tmp_path: Path) ->
 def test_save_load_save_is_the_same_bytes(tmp_path: Path) -> None:
     model, _ = trained()
     first, second = tmp_path / "first.pt", tmp_path / "other name.pt"
-    write_portable(first, model.state_dict(), meta_of(model), Files())
-    weights, meta = read_portable(first)
-    write_portable(second, weights, meta, Files())
+    write_model_file(first, model.state_dict(), meta_of(model), Files())
+    weights, meta = read_model_file(first)
+    write_model_file(second, weights, meta, Files())
     assert first.read_bytes() == second.read_bytes()
 
     model, optimizer = trained()
@@ -212,7 +212,7 @@ def test_save_load_save_is_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_model_file_is_readable_by_plain_torch(tmp_path: Path) -> None:
     model = tiny_model()
-    write_portable(tmp_path / "m.pt", model.state_dict(), meta_of(model), Files())
+    write_model_file(tmp_path / "m.pt", model.state_dict(), meta_of(model), Files())
     payload = torch.load(tmp_path / "m.pt", weights_only=True)
     assert torch.equal(payload["model"]["wte.weight"], model.wte.weight) and payload["format"] == 1
 
@@ -251,7 +251,7 @@ def test_all_three_kinds_of_path_give_the_model(tmp_path: Path) -> None:
     x = some_tokens()
     for path in (run.step_path(3), run.path):
         assert torch.equal(load_model(path).model(x), model(x))
-    write_portable(run.best_model, tiny_model(seed=5).state_dict(), meta_of(model), Files())
+    write_model_file(run.best_model, tiny_model(seed=5).state_dict(), meta_of(model), Files())
     assert torch.equal(load_model(run.path).model(x), tiny_model(seed=5)(x))
     file = read_model(run.best_model)
     assert file.tokenizer is not None and file.tokenizer.vocab_size == 61 and file.meta["step"] == 3
@@ -260,14 +260,14 @@ def test_all_three_kinds_of_path_give_the_model(tmp_path: Path) -> None:
 @pytest.fixture
 def model_file(tmp_path: Path) -> Path:
     model = tiny_model()
-    write_portable(tmp_path / "best_model.pt", model.state_dict(), meta_of(model), Files())
+    write_model_file(tmp_path / "best_model.pt", model.state_dict(), meta_of(model), Files())
     return tmp_path / "best_model.pt"
 
 
 def test_every_flip_that_could_matter_is_refused(model_file: Path) -> None:
     """Flips all over the file: what loads without an error is the very model that was saved."""
     good = model_file.read_bytes()
-    truth, _ = read_portable(model_file)
+    truth, _ = read_model_file(model_file)
     refused = 0
     for i in range(300):
         at = (i * 7919 + 13) % len(good)
@@ -275,7 +275,7 @@ def test_every_flip_that_could_matter_is_refused(model_file: Path) -> None:
         bad[at] ^= 1 << (i % 8)
         model_file.write_bytes(bad)
         try:
-            weights, _ = read_portable(model_file)
+            weights, _ = read_model_file(model_file)
         except CheckpointError as error:
             assert "best_model.pt" in str(error)
             refused += 1
@@ -390,7 +390,7 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
     model = tiny_model()
     meta = meta_of(model)
     meta["config"]["n_embd"] = 48
-    write_portable(tmp_path / "m.pt", model.state_dict(), meta, Files())
+    write_model_file(tmp_path / "m.pt", model.state_dict(), meta, Files())
     with pytest.raises(
         CheckpointError,
         match=r"m.pt does not fit its own config: it has [\d,]+ parameters in 28 tensors and should have",
@@ -408,7 +408,7 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
 )
 def test_a_description_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     model = tiny_model()
-    write_portable(tmp_path / "m.pt", model.state_dict(), meta_of(model) | change, Files())
+    write_model_file(tmp_path / "m.pt", model.state_dict(), meta_of(model) | change, Files())
     with pytest.raises(CheckpointError, match=message):
         read_model(tmp_path / "m.pt")
 

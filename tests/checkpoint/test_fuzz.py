@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from light_llm.checkpoint import Files, read_model, read_step, write_portable
-from light_llm.checkpoint.portable import read_portable
+from light_llm.checkpoint import Files, read_model, read_step, write_model_file
+from light_llm.checkpoint.model_file import read_model_file
 from light_llm.config import TrainConfig
 from light_llm.data import prepare_dataset
 from light_llm.data.fetch import KnownFile, find_or_fetch, sha256_of
@@ -61,10 +61,10 @@ def test_a_model_file(tmp_path: Path, tries: int) -> None:
     """Padding between records, and fields of the archive that nobody reads, may change; what is loaded may not."""
     model = tiny_model(n_embd=12, n_layer=1)
     path = tmp_path / "best_model.pt"
-    write_portable(path, model.state_dict(), meta_of(model), Files())
+    write_model_file(path, model.state_dict(), meta_of(model), Files())
 
     def content() -> object:
-        weights, meta = read_portable(path)
+        weights, meta = read_model_file(path)
         return meta, {name: t.numpy().tobytes() for name, t in weights.items()}
 
     assert refused(path, content, CheckpointError, tries) > tries * 0.7

@@ -15,8 +15,8 @@ import pytest
 
 from light_llm.atomic_io import Files
 from light_llm.checkpoint import RunFolder, read_model
-from light_llm.checkpoint.files import verify_folder
-from light_llm.checkpoint.run_folder import holds_run
+from light_llm.checkpoint.commit import verify_folder
+from light_llm.checkpoint.run_folder import contains_run
 from light_llm.errors import CheckpointError
 from light_llm.generate import TextGenerator
 from light_llm.report import find_runs, read_all, read_past_run
@@ -35,7 +35,7 @@ def test_only_the_last_two_steps_are_kept(tmp_path: Path) -> None:
     (run.path / "step-000200").mkdir()  # never finished: not a step
     run.prune()
     assert [p.name for p in run.steps()] == ["step-000020", "step-000100"] and run.best_model.exists()
-    assert run.newest_step().name == "step-000100"
+    assert run.latest_step().name == "step-000100"
 
 
 class DyingAmidADeletion(Files):
@@ -59,19 +59,19 @@ def test_a_step_that_is_half_deleted_is_no_step(tmp_path: Path) -> None:
     for path in run.steps():
         verify_folder(path)
     again = RunFolder(run.path)
-    again.sweep()
+    again.remove_stale()
     assert sorted(path.name for path in run.path.iterdir()) == ["step-000002", "step-000003"]
 
 
 def test_an_earlier_run_is_set_aside_and_a_named_folder_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "checkpoints")
-    assert run.make_room(explicit=True, overwrite=False) is None
+    assert run.archive_existing_run(explicit=True, overwrite=False) is None
     for expected in ("checkpoints.1", "checkpoints.2"):
         run.path.mkdir()
         (run.path / "run.json").write_text(expected)
         with pytest.raises(CheckpointError, match=r"already holds a run; go on with it \(--resume\), replace it"):
-            run.make_room(explicit=True, overwrite=False)
-        note = run.make_room(explicit=False, overwrite=False)
+            run.archive_existing_run(explicit=True, overwrite=False)
+        note = run.archive_existing_run(explicit=False, overwrite=False)
         assert note is not None and expected in note
         assert (tmp_path / expected / "run.json").read_text() == expected and not run.path.exists()
 
@@ -82,17 +82,17 @@ def test_overwriting_removes_only_what_it_knows_and_only_later(tmp_path: Path) -
     for name in ("run.json", "best_model.pt", "my notes.txt"):
         (run.path / name).write_text("old")
     (run.path / "step-000007").mkdir()
-    assert "overwriting" in (run.make_room(explicit=True, overwrite=True) or "")
+    assert "overwriting" in (run.archive_existing_run(explicit=True, overwrite=True) or "")
     assert (run.path / ".previous-run" / "best_model.pt").read_text() == "old"
     assert sorted(p.name for p in run.path.iterdir()) == [".previous-run", "my notes.txt"]
     (run.path / "run.json").write_text("new, and dead before its first checkpoint")
-    run.make_room(explicit=True, overwrite=True)
+    run.archive_existing_run(explicit=True, overwrite=True)
     assert (run.path / ".previous-run" / "run.json").read_text() == "old"
-    run.recover_previous()
+    run.restore_previous_run()
     assert sorted(p.name for p in run.path.iterdir()) == ["best_model.pt", "my notes.txt", "run.json", "step-000007"]
     assert (run.path / "run.json").read_text() == "old"
-    run.make_room(explicit=True, overwrite=True)
-    run.drop_previous()
+    run.archive_existing_run(explicit=True, overwrite=True)
+    run.remove_previous_run()
     assert [p.name for p in run.path.iterdir()] == ["my notes.txt"]
 
 
@@ -102,9 +102,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     lock = run.lock()
     for explicit in (True, False):
         with pytest.raises(CheckpointError, match="a run is going on in .*; wait for it, stop it, or name another"):
-            run.make_room(explicit=explicit, overwrite=True)
+            run.archive_existing_run(explicit=explicit, overwrite=True)
     lock.release()
-    run.make_room(explicit=True, overwrite=True)
+    run.archive_existing_run(explicit=True, overwrite=True)
     program = (
         "import os, sys; from pathlib import Path; from light_llm.checkpoint.lock import FolderLock\n"
         f"lock = FolderLock(Path({str(tmp_path)!r})); print('locked', flush=True); sys.stdin.read()"
@@ -121,14 +121,14 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file is a file; name a folder with --out"):
-        RunFolder(tmp_path / "file").check_free(explicit=False, overwrite=False)
+        RunFolder(tmp_path / "file").ensure_folder_available(explicit=False, overwrite=False)
     with pytest.raises(CheckpointError, match=r"the run folder .*file/run cannot be made \(Not a directory\)"):
         RunFolder(tmp_path / "file" / "run").create()
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint to resume from in .*; start the run without --resume"):
-        RunFolder(tmp_path / "none").newest_step()
+        RunFolder(tmp_path / "none").latest_step()
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run.json is missing or damaged"):
         RunFolder(tmp_path).read_run()
@@ -176,8 +176,8 @@ def test_a_note_that_a_killed_run_left_refuses_nothing(running: int, poem: Path)
 
 def test_a_note_of_an_owner_is_no_run_and_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".lock").write_text("{}")
-    assert not holds_run(tmp_path)
-    RunFolder(tmp_path).check_free(explicit=True, overwrite=False)
+    assert not contains_run(tmp_path)
+    RunFolder(tmp_path).ensure_folder_available(explicit=True, overwrite=False)
     assert (tmp_path / ".lock").read_text() == "{}"  # to look is not to enter
 
     def full(self: Path, *args: object, **how: object) -> int:

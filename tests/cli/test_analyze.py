@@ -303,7 +303,7 @@ def test_a_model_that_does_not_say_what_it_read(model: Path, capsys: pytest.Capt
     import light_llm.checkpoint as checkpoint
 
     file = checkpoint.read_model(model)
-    checkpoint.write_portable(Path("bare.pt"), file.weights, file.meta | {"data": None}, checkpoint.Files())
+    checkpoint.write_model_file(Path("bare.pt"), file.weights, file.meta | {"data": None}, checkpoint.Files())
     message = "bare.pt does not say what it was trained on, so there is no text to read"
     assert message in said(capsys, "bare.pt", code=2)
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.checkpoint import Files, load_model, write_portable
-from light_llm.checkpoint.portable import read_portable
+from light_llm.checkpoint import Files, load_model, write_model_file
+from light_llm.checkpoint.model_file import read_model_file
 from light_llm.config import (
     ModelConfig,
     block_shapes,
@@ -149,11 +149,11 @@ OLD = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "dropout", "a
 def test_a_file_from_before_there_were_choices_is_a_gpt2(tmp_path: Path) -> None:
     values = {name: value for name, value in asdict(TINY).items() if name in OLD}
     assert from_dict(ModelConfig, values, what="model") == TINY
-    weights, meta = read_portable(model_path(tmp_path))
+    weights, meta = read_model_file(model_path(tmp_path))
     now = load_model(tmp_path / "best_model.pt").model
     meta["config"] = {name: value for name, value in meta["config"].items() if name in OLD}
     assert len(meta["config"]) == len(OLD)
-    write_portable(tmp_path / "old.pt", weights, meta, Files())
+    write_model_file(tmp_path / "old.pt", weights, meta, Files())
     old = load_model(tmp_path / "old.pt").model
     assert old.config == now.config
     assert torch.equal(old(some_tokens()), now(some_tokens()))

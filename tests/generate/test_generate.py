@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.checkpoint import Files, write_portable
+from light_llm.checkpoint import Files, write_model_file
 from light_llm.data.tokenizers import CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.generate import Sampling, TextGenerator, decode
@@ -298,7 +298,7 @@ def test_a_prompt_as_long_as_the_context(writer: TextGenerator) -> None:
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     model = tiny_model()
-    write_portable(
+    write_model_file(
         tmp_path / "m.pt",
         model.state_dict(),
         model_meta(model, None, step=1, dtype="float32", evaluation=None),

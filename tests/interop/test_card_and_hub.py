@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from light_llm.checkpoint import Loaded
+from light_llm.checkpoint import LoadedModel
 from light_llm.cli import main
 from light_llm.config import get_model_size
 from light_llm.errors import CheckpointError, ConfigError, DataError
@@ -24,7 +24,7 @@ from tests.support.export_tools import tiny_loaded
 # --- the card and the hub ------------------------------------------------------------------------------------------
 
 
-def card_of(loaded: Loaded, folder: Path, **changes: Any) -> str:
+def card_of(loaded: LoadedModel, folder: Path, **changes: Any) -> str:
     write_card(loaded, folder, ["verified with a program: all is well"], **changes)
     return (folder / "README.md").read_text()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Loaded
+from light_llm.checkpoint import LoadedModel
 from light_llm.config import ModelConfig
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import BytePairTokenizer
@@ -51,12 +51,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def a_model(folder: Path, family: str = "gpt2", tokenizer: Tokenizer | None = None, **changes: Any) -> Loaded:
+def a_model(folder: Path, family: str = "gpt2", tokenizer: Tokenizer | None = None, **changes: Any) -> LoadedModel:
     return tiny_loaded(folder, family, tokenizer, **(SHAPE | WIDE[family] | changes))
 
 
 def write_wrong(
-    loaded: Loaded,
+    loaded: LoadedModel,
     path: Path,
     *,
     dtype: str = "f32",
@@ -117,7 +117,7 @@ def test_gpt2s_vocabulary_is_read_back(tmp_path: Path) -> None:
 
 def test_a_model_without_a_tokenizer_says_how_many_ids_it_has(tmp_path: Path) -> None:
     loaded = a_model(tmp_path)
-    loaded = Loaded(loaded.model, replace(loaded.file, tokenizer=None))
+    loaded = LoadedModel(loaded.model, replace(loaded.file, tokenizer=None))
     gguf.write(loaded, tmp_path / "model.gguf")
     fields = read_fields(tmp_path / "model.gguf")
     assert (fields["tokenizer.ggml.model"], fields["gpt2.vocab_size"]) == ("no_vocab", 257)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from light_llm.checkpoint import Loaded
+from light_llm.checkpoint import LoadedModel
 from light_llm.config import PRESETS, ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop import huggingface
@@ -44,7 +44,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def exported(folder: Path, family: str = "gpt2", dtype: str = "float32", **changes: Any) -> tuple[Loaded, Path]:
+def exported(folder: Path, family: str = "gpt2", dtype: str = "float32", **changes: Any) -> tuple[LoadedModel, Path]:
     """A tiny model and the folder it was written to."""
     loaded = tiny_loaded(folder, family, **changes)
     out = folder / "model-hf"

@@ -18,7 +18,7 @@ import onnx.checker
 import onnxruntime
 import pytest
 
-from light_llm.checkpoint import Loaded
+from light_llm.checkpoint import LoadedModel
 from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.generate import TextGenerator
@@ -46,7 +46,7 @@ class Export:
     """A folder that was written, and what it was written from."""
 
     folder: Path
-    loaded: Loaded
+    loaded: LoadedModel
     noise: str  # all that was said meanwhile
 
     @property
@@ -55,7 +55,7 @@ class Export:
         return self.loaded.file.tokenizer.vocab_size
 
 
-def export(folder: Path, loaded: Loaded) -> Export:
+def export(folder: Path, loaded: LoadedModel) -> Export:
     out, said = folder / "out", StringIO()
     out.mkdir()
     listener = logging.StreamHandler(said)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Loaded, ModelFile
+from light_llm.checkpoint import LoadedModel, ModelFile
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode
 from light_llm.errors import CheckpointError
 from light_llm.interop.export import TARGETS, export
@@ -19,9 +19,9 @@ from tests.support.tools import tiny_model
 QWEN3 = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "qk_norm": True}
 
 
-def loaded(model: LightLLM, tokenizer: Tokenizer | None = None) -> Loaded:
+def loaded(model: LightLLM, tokenizer: Tokenizer | None = None) -> LoadedModel:
     file = ModelFile(Path("tiny"), {}, model.config, tokenizer, {}, {})
-    return Loaded(model, file)
+    return LoadedModel(model, file)
 
 
 class Program:

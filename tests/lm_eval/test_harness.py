@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.checkpoint import Files, Loaded, load_model, write_portable
+from light_llm.checkpoint import Files, LoadedModel, load_model, write_model_file
 from light_llm.cli import main
 from light_llm.data import Tokenizer, prepare_dataset
 from light_llm.data.bpe import train_bpe
@@ -59,7 +59,7 @@ def nowhere_to_go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A model over bytes that sees 16 tokens and never saw a separator."""
     return load_model(model_path(tmp_path_factory.mktemp("model")))
 
@@ -92,7 +92,7 @@ def task(folder: Path, name: str, rows: list[dict[str, Any]], *lines: str, metri
     (folder / f"{name}.yaml").write_text("\n".join([*head, *lines]))
 
 
-def by_hand(loaded: Loaded, read: list[int], n: int) -> tuple[float, bool]:
+def by_hand(loaded: LoadedModel, read: list[int], n: int) -> tuple[float, bool]:
     """log P of the last n of some ids after those before them, and whether each is the likeliest: from the logits."""
     logits = loaded.model(torch.tensor([read[:-1]]))[0, -n:].detach().double()
     targets = torch.tensor(read[-n:])
@@ -100,7 +100,7 @@ def by_hand(loaded: Loaded, read: list[int], n: int) -> tuple[float, bool]:
     return float(chosen.sum()), bool((logits.argmax(-1) == targets).all())
 
 
-def held_out(answers: Answers, text: str, loaded: Loaded) -> Evaluation:
+def held_out(answers: Answers, text: str, loaded: LoadedModel) -> Evaluation:
     """Our own evaluation of a text after the start token."""
     ids = np.array([answers.start, *answers.tokenizer.encode(text)])
     lengths = np.array(byte_lengths(answers.tokenizer))
@@ -186,7 +186,7 @@ def test_ids_beyond_the_tokenizer_are_never_the_likeliest() -> None:
     assert [one.greedy for one in score(model, windows, batch_size=2, n_ids=best)] == [False, True]
 
 
-def test_likelihoods_are_those_of_the_logits(loaded: Loaded) -> None:
+def test_likelihoods_are_those_of_the_logits(loaded: LoadedModel) -> None:
     answers = Answers(loaded)
     start = answers.start
     assert (answers.context, start) == (16, ord("\n"))  # it never saw a separator
@@ -207,7 +207,7 @@ def test_likelihoods_are_those_of_the_logits(loaded: Loaded) -> None:
     assert answers.likelihoods([("abc", "")]) == [(0.0, True)]  # nothing is certain
 
 
-def test_what_is_written_greedily_is_greedy(loaded: Loaded) -> None:
+def test_what_is_written_greedily_is_greedy(loaded: LoadedModel) -> None:
     answers = Answers(loaded)
     (text,) = answers.continuations([("abc", {"max_gen_toks": 5})])
     other = text[:-1] + ("a" if text[-1] != "a" else "b")
@@ -216,7 +216,7 @@ def test_what_is_written_greedily_is_greedy(loaded: Loaded) -> None:
     assert (right[1], wrong[1]) == (True, False) and right[0] > wrong[0]
 
 
-def test_a_continuation_longer_than_the_context_is_scored_in_windows(loaded: Loaded) -> None:
+def test_a_continuation_longer_than_the_context_is_scored_in_windows(loaded: LoadedModel) -> None:
     answers = Answers(loaded)
     ids = answers.tokenizer.encode("b" + TEXT)
     parts = [by_hand(loaded, ids[i : i + 17], len(ids[i : i + 17]) - 1)[0] for i in range(0, len(ids) - 1, 16)]
@@ -252,7 +252,7 @@ def test_what_stands_before_a_text(tokenizer: Tokenizer, documents: int, start: 
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 32, 40, 84])
-def test_a_text_has_our_own_bits_per_byte(n: int, loaded: Loaded) -> None:
+def test_a_text_has_our_own_bits_per_byte(n: int, loaded: LoadedModel) -> None:
     answers = Answers(loaded)
     text = (TEXT * 3).encode()[:n].decode(errors="ignore")
     ours = held_out(answers, text, loaded)
@@ -261,7 +261,7 @@ def test_a_text_has_our_own_bits_per_byte(n: int, loaded: Loaded) -> None:
     assert -log_p / math.log(2) / len(text.encode()) == pytest.approx(ours.bits_per_byte, rel=1e-7)
 
 
-def test_a_full_last_window_sees_more(loaded: Loaded) -> None:
+def test_a_full_last_window_sees_more(loaded: LoadedModel) -> None:
     """And it is the only difference: a text that windows divide has the same number."""
     cold, full = Answers(loaded), Answers(loaded, last_window="full")
     whole, more = "x" * 32, TEXT[:30]
@@ -339,7 +339,7 @@ def test_a_text_ends_before_the_first_of_its_ends() -> None:
     assert half.close() == "a\ufffd"
 
 
-def plain_greedy(loaded: Loaded, ids: list[int], n: int) -> list[int]:
+def plain_greedy(loaded: LoadedModel, ids: list[int], n: int) -> list[int]:
     """The n likeliest tokens, one by one, by whole passes."""
     ids = list(ids)
     for _ in range(n):
@@ -364,14 +364,14 @@ def test_texts_are_the_greedy_ones_of_the_end_of_the_prompt(batch_size: int, tmp
     assert answers.continuations([("abc", {"max_gen_toks": 6, "until": [end]})]) == [expected[0].partition(end)[0]]
 
 
-def test_a_text_longer_than_the_context_goes_on(loaded: Loaded) -> None:
+def test_a_text_longer_than_the_context_goes_on(loaded: LoadedModel) -> None:
     answers = Answers(loaded)
     assert room_for_prompt(16, 40) == 8
     (text,) = answers.continuations([("twelve bytes", {"max_gen_toks": 40})])
     assert len(answers.tokenizer.encode(text)) >= 40 and answers.cut == 1
 
 
-def test_drawn_texts_repeat_with_the_seed_and_differ_with_the_place(loaded: Loaded) -> None:
+def test_drawn_texts_repeat_with_the_seed_and_differ_with_the_place(loaded: LoadedModel) -> None:
     requests = [("abc", {"max_gen_toks": 8, "do_sample": True, "temperature": 2.0})] * 3
     first, again = (Answers(loaded, batch_size=n).continuations(requests) for n in (1, 3))
     assert first == again and len(set(first)) == 3
@@ -382,7 +382,7 @@ def test_drawn_texts_repeat_with_the_seed_and_differ_with_the_place(loaded: Load
 
 
 @pytest.fixture(scope="module")
-def ran(loaded: Loaded, tasks: Path) -> tuple[dict[str, Any], list[str], list[tuple[str, int, int]]]:
+def ran(loaded: LoadedModel, tasks: Path) -> tuple[dict[str, Any], list[str], list[tuple[str, int, int]]]:
     """The three tasks, run once: results, warnings, and what the progress said."""
     said: list[tuple[str, int, int]] = []
     answers = Answers(loaded, progress=lambda *words: said.append(words))
@@ -390,7 +390,7 @@ def ran(loaded: Loaded, tasks: Path) -> tuple[dict[str, Any], list[str], list[tu
     return results, warnings, said
 
 
-def test_choices_are_made_by_hand(ran: Any, loaded: Loaded) -> None:
+def test_choices_are_made_by_hand(ran: Any, loaded: LoadedModel) -> None:
     right = 0
     for question, choices, answer in QUESTIONS:
         start = [] if question else [10]
@@ -401,7 +401,7 @@ def test_choices_are_made_by_hand(ran: Any, loaded: Loaded) -> None:
     assert found["acc,none"] == pytest.approx(right / 3) and 0 < right < 3
 
 
-def test_the_harness_says_our_bits_per_byte(ran: Any, loaded: Loaded) -> None:
+def test_the_harness_says_our_bits_per_byte(ran: Any, loaded: LoadedModel) -> None:
     answers = Answers(loaded)
     evaluations = [held_out(answers, text, loaded) for text in (TEXT * 3, "x")]
     bits, size = (math.fsum(e.bits_per_byte * e.bytes for e in evaluations), sum(e.bytes for e in evaluations))
@@ -409,7 +409,7 @@ def test_the_harness_says_our_bits_per_byte(ran: Any, loaded: Loaded) -> None:
     assert ran[0]["results"]["our_rolling"]["bits_per_byte,none"] == pytest.approx(bits / size, abs=1e-6)
 
 
-def test_a_text_is_compared_as_it_was_written(ran: Any, loaded: Loaded, tmp_path: Path) -> None:
+def test_a_text_is_compared_as_it_was_written(ran: Any, loaded: LoadedModel, tmp_path: Path) -> None:
     assert ran[0]["results"]["our_writing"]["exact_match,none"] == 0
     answer = decode(ByteTokenizer(), plain_greedy(loaded, [*b"abc"], 6))
     rows = [{"q": "abc", "a": answer}, {"q": "x", "a": "?"}]
@@ -436,18 +436,18 @@ def test_rows_and_progress(ran: Any) -> None:
     assert json.loads(json.dumps(without_samples(results)))["n-samples"]["our_choice"]["effective"] == 3
 
 
-def test_few_shots_and_a_limit(loaded: Loaded, tasks: Path) -> None:
+def test_few_shots_and_a_limit(loaded: LoadedModel, tasks: Path) -> None:
     results, _ = run_tasks(Answers(loaded), Job(("our_choice",), tasks, limit=2, num_fewshot=1))
     (row,) = rows_of(results)
     assert (row.documents, row.shots) == (2, 1)
 
 
-def test_a_task_is_also_a_path_and_a_pattern(loaded: Loaded, tasks: Path) -> None:
+def test_a_task_is_also_a_path_and_a_pattern(loaded: LoadedModel, tasks: Path) -> None:
     by_path, _ = run_tasks(Answers(loaded), Job((str(tasks / "rolling.yaml"),)))
     assert list(by_path["results"]) == ["our_rolling"]
 
 
-def test_nothing_of_the_harness_is_heard(loaded: Loaded, tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_the_harness_is_heard(loaded: LoadedModel, tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_tasks(Answers(loaded), Job(("our_writing",), tasks))
     assert capfd.readouterr() == ("", "")
 
@@ -467,7 +467,7 @@ def test_what_is_no_number_is_none_in_a_file() -> None:
 
 
 def test_failures_of_a_task_are_data_errors_and_ours_are_not(
-    loaded: Loaded, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ("doc_to_text: ''", "doc_to_target: '{{1 / n}}'")
     for rows, what in (([{"n": 0}], "our_rolling cannot be loaded"), ([{"n": 1}, {"n": 0}], "cannot be run")):
@@ -487,7 +487,7 @@ def test_failures_of_a_task_are_data_errors_and_ours_are_not(
         run_tasks(broken, Job(("our_choice",), tasks))
 
 
-def test_offline_nothing_is_downloaded(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_nothing_is_downloaded(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import huggingface_hub
 
@@ -511,13 +511,13 @@ def test_offline_nothing_is_downloaded(loaded: Loaded, tmp_path: Path, monkeypat
     ],
 )
 def test_how_a_model_cannot_be_asked(
-    changes: dict[str, Any], error: type[Exception], message: str, loaded: Loaded
+    changes: dict[str, Any], error: type[Exception], message: str, loaded: LoadedModel
 ) -> None:
     with pytest.raises(error, match=message):
         Answers(loaded, **changes)
 
 
-def test_a_model_without_a_tokenizer_reads_nothing(loaded: Loaded) -> None:
+def test_a_model_without_a_tokenizer_reads_nothing(loaded: LoadedModel) -> None:
     from dataclasses import replace
 
     with pytest.raises(CheckpointError, match=r"has no tokenizer, so it cannot read the text of a task"):
@@ -542,7 +542,7 @@ def test_the_harness_s_own_tasks_are_known(tasks: Path) -> None:
 
 
 def test_a_table_and_a_file(
-    loaded: Loaded, tasks: Path, ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loaded: LoadedModel, tasks: Path, ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["eval", str(loaded.file.path), "--include", str(tasks), "--offline", "--output", "found.json"]
     assert main([*words, "--tasks", "our_choice,our_rolling", "--device", "cpu"]) == 0
@@ -579,7 +579,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "message"), WRONG)
 def test_what_a_user_gets_wrong(
-    words: list[str], message: str, loaded: Loaded, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, loaded: LoadedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("best_model.pt").write_bytes(loaded.file.path.read_bytes())
     assert main(["eval", "best_model.pt", *words]) == 2
@@ -587,7 +587,7 @@ def test_what_a_user_gets_wrong(
 
 
 def test_a_missing_package_is_named(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert main(["eval", str(loaded.file.path), "--tasks", "a"]) == 2
@@ -603,7 +603,7 @@ def test_without_tasks_it_is_the_held_out_text(capsys: pytest.CaptureFixture[str
     model = tiny_model(vocab_size=tokenizer.vocab_size)
     meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
     meta |= {"tokenizer": tokenizer.to_dict(), "data": dataset.record()}
-    write_portable(Path("a.pt"), model.state_dict(), meta, Files())
+    write_model_file(Path("a.pt"), model.state_dict(), meta, Files())
     for words in (["eval", "a.pt"], ["eval", "--checkpoint", "a.pt"], ["generate", "eval", "--checkpoint", "a.pt"]):
         assert main(words) == 0
         said.append(capsys.readouterr().out)
@@ -619,7 +619,7 @@ def test_help_shows_both_uses_and_loads_nothing_heavy() -> None:
 
 
 def test_the_page_s_own_tasks_and_commands_run(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import datasets
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(CHECKOUT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from light_llm.checkpoint import Loaded  # noqa: E402
+from light_llm.checkpoint import LoadedModel  # noqa: E402
 from light_llm.data import Tokenizer  # noqa: E402
 from light_llm.data.tokenizers import decode  # noqa: E402
 from light_llm.errors import LightLLMError  # noqa: E402
@@ -97,7 +97,7 @@ def _head(what: str) -> None:
     print(COLUMNS.format(what, "dtype", "logits", "allowed", "as there", "exact", "greedy", "ids"), flush=True)
 
 
-def train(loaded: Loaded, steps: int) -> None:
+def train(loaded: LoadedModel, steps: int) -> None:
     """Some seconds of AdamW on README.md."""
     model, tokenizer = loaded.model, loaded.file.tokenizer
     assert tokenizer
@@ -117,7 +117,7 @@ def train(loaded: Loaded, steps: int) -> None:
 
 
 @torch.inference_mode()
-def _row(name: str, loaded: Loaded, path: Path, dtype: str, *, back: bool = True) -> bool:
+def _row(name: str, loaded: LoadedModel, path: Path, dtype: str, *, back: bool = True) -> bool:
     """Write, read back, open, compare, print. Returns whether something is wrong."""
     try:
         gguf.write(loaded, path, dtype=dtype)
@@ -145,7 +145,7 @@ def _row(name: str, loaded: Loaded, path: Path, dtype: str, *, back: bool = True
     return wrong
 
 
-def _off(loaded: Loaded, runtime: gguf.LlamaCpp) -> Tensor:
+def _off(loaded: LoadedModel, runtime: gguf.LlamaCpp) -> Tensor:
     """The largest difference at each place of eight windows, (8, T)."""
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
@@ -188,7 +188,7 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
     The exact GELU, which is refused too, is not here: what it changes is as small as what the table for GELU rounds.
     """
     print("\nwritten wrongly on purpose")
-    wrong: dict[str, tuple[Loaded, Any]] = {
+    wrong: dict[str, tuple[LoadedModel, Any]] = {
         "llama, rows of q and k as ours": (a_model(folder, "llama"), _as_ours),
         "gpt2, matrices turned as at Hugging Face": (a_model(folder), _turned),
         "gpt2, no biases written": (a_model(folder, bias=False), _no_biases),
@@ -210,7 +210,7 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
         yield not seen
 
 
-def _noticed(loaded: Loaded, change: Any, path: Path) -> str:
+def _noticed(loaded: LoadedModel, change: Any, path: Path) -> str:
     """What `verify` says of a wrong file; empty where it takes it."""
     config, state = cut_to_tokenizer(loaded)
     assert loaded.file.tokenizer

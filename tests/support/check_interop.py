@@ -25,7 +25,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from light_llm.checkpoint import Loaded, load_model
+from light_llm.checkpoint import LoadedModel, load_model
 from light_llm.config import ModelConfig
 from light_llm.data import create_dataloader, prepare_dataset
 from light_llm.data.tokenizers import tokenizer_hash
@@ -58,7 +58,7 @@ class Cell:
     why: str = ""
 
 
-def trained(folder: Path, shape: dict[str, Any], tokenizer: str) -> Loaded:
+def trained(folder: Path, shape: dict[str, Any], tokenizer: str) -> LoadedModel:
     """A small model after some steps on the built-in corpus, as it is in its run folder."""
     dataset, found = prepare_dataset("tales:1", max_length=SHAPE["n_positions"], tokenizer=tokenizer)
     torch.manual_seed(1)
@@ -70,7 +70,7 @@ def trained(folder: Path, shape: dict[str, Any], tokenizer: str) -> Loaded:
     return load_model(folder)
 
 
-def exported(loaded: Loaded, name: str, dtype: str, folder: Path) -> Cell:
+def exported(loaded: LoadedModel, name: str, dtype: str, folder: Path) -> Cell:
     """One cell."""
     target, out = TARGETS[name], folder / f"{name}-{dtype}"
     try:
@@ -86,7 +86,7 @@ def exported(loaded: Loaded, name: str, dtype: str, folder: Path) -> Cell:
     return Cell("green", f"{v.largest:.0e} {v.equal}/{v.compared}{tie}{ids}")
 
 
-def back(loaded: Loaded, folder: Path) -> Cell:
+def back(loaded: LoadedModel, folder: Path) -> Cell:
     """From the Hugging Face folder to ours again: bit for bit?"""
     try:
         again = read_folder(folder / "hf-float32")

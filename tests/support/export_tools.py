@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from light_llm.checkpoint import Files, Loaded, load_model, write_portable
+from light_llm.checkpoint import Files, LoadedModel, load_model, write_model_file
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, make_tokenizer
@@ -37,7 +37,7 @@ def a_tokenizer(name: str) -> Tokenizer:
     return make_tokenizer(name, offline=True)
 
 
-def tiny_loaded(folder: Path, family: str = "gpt2", tokenizer: Tokenizer | None = None, **changes: Any) -> Loaded:
+def tiny_loaded(folder: Path, family: str = "gpt2", tokenizer: Tokenizer | None = None, **changes: Any) -> LoadedModel:
     """A tiny opinionated model of a family, written to a model file and loaded from it.
 
     It was trained on windows of 24 tokens of the 32 (or n_positions) it has places for, and reached some loss.
@@ -51,5 +51,5 @@ def tiny_loaded(folder: Path, family: str = "gpt2", tokenizer: Tokenizer | None 
     meta = model_meta(model, None, step=120, dtype="bfloat16", evaluation=evaluation)
     data = {"source": "poem.txt", "title": "poem.txt", "max_length": 24, "documents": 3, "tokenizer": tokenizer.name}
     meta |= {"tokenizer": tokenizer.to_dict(), "data": data | {"sha256": "0" * 64, "train_tokens": 8000}}
-    write_portable(folder / "tiny_model.pt", model.state_dict(), meta, Files())
+    write_model_file(folder / "tiny_model.pt", model.state_dict(), meta, Files())
     return load_model(folder / "tiny_model.pt")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from light_llm.atomic_io import Files, WriteFn
 from light_llm.checkpoint import RunFolder, read_model
-from light_llm.checkpoint.run_folder import number_of
+from light_llm.checkpoint.run_folder import step_number
 from light_llm.errors import CheckpointError
 from light_llm.model import LightLLM
 from light_llm.train import Result, Trainer
@@ -172,7 +172,7 @@ def last_committed(done: Sequence[tuple[Any, ...]]) -> tuple[int, bool]:
             renamed = more[0]
         elif kind == "sync_folder" and renamed is not None and path == renamed.parent:
             if renamed.name.startswith("step-") and "." not in renamed.name:
-                step = max(step, number_of(renamed))
+                step = max(step, step_number(renamed))
             best = best or renamed.name == "best_model.pt"
     return step, best
 
@@ -180,9 +180,9 @@ def last_committed(done: Sequence[tuple[Any, ...]]) -> tuple[int, bool]:
 def what_is_left(folder: Path) -> tuple[int, bool]:
     """The newest good step after the sweep that a run begins with, and whether the best model can be read."""
     run = RunFolder(folder)
-    run.sweep()
+    run.remove_stale()
     try:
-        step = number_of(run.newest_good_step()[0])
+        step = step_number(run.latest_valid_step()[0])
     except CheckpointError:
         step = -1
     try:

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from light_llm.checkpoint import Files, RunFolder, read_step, write_portable
-from light_llm.checkpoint.files import as_json, commit_folder
-from light_llm.checkpoint.portable import KIND, digest
+from light_llm.checkpoint import Files, RunFolder, read_step, write_model_file
+from light_llm.checkpoint.commit import as_json, commit_folder
+from light_llm.checkpoint.model_file import KIND, digest
 from light_llm.data import prepare_dataset
 from light_llm.data.bpe import train_bpe
 from light_llm.data.fetch import KnownFile, find_or_fetch
@@ -242,7 +242,7 @@ def make_models(folder: Path) -> None:
 
 
 def write_directly(path: Path, weights: Mapping[str, torch.Tensor], meta: Json) -> None:
-    """As `write_portable`, with a right digest, whatever the values are."""
+    """As `write_model_file`, with a right digest, whatever the values are."""
     values = {"kind": KIND, "format": 1, "meta": meta, "model": dict(weights), "digest": digest(weights, meta)}
     with open(path, "wb") as file:
         torch.save(values, file)
@@ -250,7 +250,7 @@ def write_directly(path: Path, weights: Mapping[str, torch.Tensor], meta: Json) 
 
 def make_zips(folder: Path) -> None:
     good = folder.parent / "good.pt"
-    write_portable(good, MODEL.state_dict(), META, Unsynced())
+    write_model_file(good, MODEL.state_dict(), META, Unsynced())
     (folder / "whole.pt").write_bytes(EVIL)
     (folder / "text.pt").write_text("cos\nmkdir\n(S'it ran'\ntR.")
     torch.save({"kind": KIND, "model": Runs()}, folder / "old.pt", _use_new_zipfile_serialization=False)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Files, RunFolder, write_portable
+from light_llm.checkpoint import Files, RunFolder, write_model_file
 from light_llm.config import ModelConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.data.shards import ShardWriter
@@ -140,7 +140,7 @@ def tensors_of(folder: str | Path) -> dict[str, bytes]:
 
 def same(a: str = "whole", b: str = "two") -> bool:
     """Whether two runs ended alike: the last step and the best model byte for byte, and every row."""
-    ends = [RunFolder(name).newest_step() for name in (a, b)]
+    ends = [RunFolder(name).latest_step() for name in (a, b)]
     return (
         ends[0].name == ends[1].name
         and files_of(ends[0]) == files_of(ends[1])
@@ -176,5 +176,5 @@ def model_path(folder: Path, tokenizer: Any = None, documents: int = 1, **change
         model.wte.weight[tokenizer.separator, 0] = -10
     meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
     meta |= {"tokenizer": tokenizer.to_dict(), "data": {"max_length": 16, "documents": documents}}
-    write_portable(folder / "best_model.pt", model.state_dict(), meta, Files())
+    write_model_file(folder / "best_model.pt", model.state_dict(), meta, Files())
     return folder / "best_model.pt"

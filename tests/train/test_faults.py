@@ -10,7 +10,7 @@ import pytest
 
 from light_llm.atomic_io import Files
 from light_llm.checkpoint import RunFolder
-from light_llm.checkpoint.files import verify_folder
+from light_llm.checkpoint.commit import verify_folder
 from light_llm.errors import CheckpointError
 from light_llm.train import Trainer
 from light_llm.train.room import size_of, step_bytes

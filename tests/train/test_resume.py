@@ -205,7 +205,7 @@ def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
 
 def test_a_killed_overwriting_run_is_undone_on_resume(poem: Path) -> None:
     train_small(poem, max_steps=4)
-    RunFolder("run").make_room(explicit=True, overwrite=True)  # and then the lights go out
+    RunFolder("run").archive_existing_run(explicit=True, overwrite=True)  # and then the lights go out
     Path("run/run.json").write_text("half")
     assert train_small(poem, max_steps=6, resume=True)[1].step == 6
 

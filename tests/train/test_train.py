@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from light_llm.checkpoint import RunFolder, load_model, read_model
-from light_llm.checkpoint.files import verify_folder
+from light_llm.checkpoint.commit import verify_folder
 from light_llm.config import ModelConfig, TrainConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError

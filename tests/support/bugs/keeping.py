@@ -61,7 +61,7 @@ BUGS = [
     ),
     Bug(
         "a resume that takes the newest step as it is",
-        "checkpoint: RunFolder.newest_good_step",
+        "checkpoint: RunFolder.latest_valid_step",
         "                verify_folder(path)\n                return path, damaged",
         "                return path, damaged",
         "tests/train/test_resume.py",
@@ -76,8 +76,8 @@ BUGS = [
     Bug(
         "a rollback whose checkpoint is pruned away by those of interruptions",
         "checkpoint: RunFolder.prune",
-        "if number_of(path) % every == 0][-1:]",
-        "if number_of(path) % every == 0][:0]",
+        "if step_number(path) % every == 0][-1:]",
+        "if step_number(path) % every == 0][:0]",
         "tests/train/test_recovery.py",
     ),
     Bug(
@@ -96,7 +96,7 @@ BUGS = [
     ),
     Bug(
         "a leftover of a best model that stops the next start",
-        "checkpoint: RunFolder.sweep",
+        "checkpoint: RunFolder.remove_stale",
         'final = path.name.partition(".old-")[0]',
         'final = path.name.split(".")[0]',
         "tests/train/test_faults.py -k power",

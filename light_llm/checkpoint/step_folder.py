@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..atomic_io import Files, WriteFn
 from ..errors import CheckpointError
-from .files import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
+from .commit import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
 from .tensors import read_tensors, write_tensors
 
 SETTINGS = "settings.json"

@@ -25,11 +25,11 @@ TENSORS = frozenset(
 _RECORD = re.compile(r"([\w -]+)/((?:\.data/)?[.\w]+|data/\d+)", re.ASCII)
 
 
-class NotPlain(ValueError):
+class UnsafeModelFile(ValueError):
     """A sound file that holds what a model file of ours does not."""
 
 
-def check_archive(opened: BinaryIO) -> list[int]:
+def inspect_archive(opened: BinaryIO) -> list[int]:
     """Look at a file of `torch.save` without building anything: the bytes of each of its storages, sorted.
 
     Raises:
@@ -37,7 +37,7 @@ def check_archive(opened: BinaryIO) -> list[int]:
         ValueError: damaged, cut, or no such file at all.
     """
     try:
-        with _Sparing(opened.fileno(), closefd=False) as file, zipfile.ZipFile(file) as archive:
+        with BoundedReader(opened.fileno(), closefd=False) as file, zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             names = _check_records(records, os.fstat(opened.fileno()).st_size)
             _check_pickle(archive.read(records[names.index("data.pkl")]))
@@ -47,24 +47,24 @@ def check_archive(opened: BinaryIO) -> list[int]:
         raise ValueError(str(error)) from None
 
 
-class _Sparing(io.FileIO):
+class BoundedReader(io.FileIO):
     """A file that refuses to be read in large parts: a directory says itself how large it is."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > MOST_READ:
-            raise NotPlain(f"a part of it is {size:,} bytes")
+            raise UnsafeModelFile(f"a part of it is {size:,} bytes")
         return super().read(-1 if size is None else size) or b""
 
 
 def _check_records(records: list[zipfile.ZipInfo], size: int) -> list[str]:
     """The names of the records below their common folder. Raises NotPlain."""
     if any(r.compress_type != zipfile.ZIP_STORED for r in records) or sum(r.file_size for r in records) > size:
-        raise NotPlain("its records are packed")  # and could be unpacked to any size
+        raise UnsafeModelFile("its records are packed")  # and could be unpacked to any size
     found = [_RECORD.fullmatch(r.orig_filename) for r in records]
     names = [match[2].lower() for match in found if match]
     folders = {match[1] for match in found if match}
     if len(names) != len(records) or len(folders) != 1 or len({*names}) != len(names) or "data.pkl" not in names:
-        raise NotPlain("its records are not a model's")
+        raise UnsafeModelFile("its records are not a model's")
     return names
 
 
@@ -80,14 +80,14 @@ def _check_pickle(data: bytes) -> None:
     for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         name = instruction.name
         if name not in allowed or (name == "GLOBAL" and argument not in TENSORS):
-            raise NotPlain(f"its pickle has {name} {str(argument or '')[:80]}".rstrip())
+            raise UnsafeModelFile(f"its pickle has {name} {str(argument or '')[:80]}".rstrip())
         if name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = last
         elif name in ("BINGET", "LONG_BINGET"):
             kind, length = memo.get(argument, ("", 0))
             repeated += length
             if kind not in ("GLOBAL", "BINUNICODE"):
-                raise NotPlain("its pickle refers to a value twice")
+                raise UnsafeModelFile("its pickle refers to a value twice")
         if count == MOST_INSTRUCTIONS or repeated > MOST_READ:
-            raise NotPlain("its pickle is too long")
+            raise UnsafeModelFile("its pickle is too long")
         last = name, len(argument) if isinstance(argument, str) else 0

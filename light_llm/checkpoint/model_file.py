@@ -12,14 +12,14 @@ from torch import Tensor
 from ..atomic_io import Files, atomic_write
 from ..errors import CheckpointError
 from ..json_io import check_depth
-from .archive import NotPlain, check_archive
-from .files import FORMAT, check_format
+from .commit import FORMAT, check_format
+from .safe_pickle import UnsafeModelFile, inspect_archive
 
 KIND = "light-llm model"
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def write_portable(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any], files: Files) -> None:
+def write_model_file(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any], files: Files) -> None:
     """Write a model so that `torch.load(path, weights_only=True)` reads it, whole or not at all.
 
     Args:
@@ -35,7 +35,7 @@ def write_portable(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str,
     atomic_write(path, lambda file: torch.save(payload, file), files)
 
 
-class PortableFile:
+class ModelFileReader:
     """A model file that has been looked at: what it says of itself, and no weight read yet.
 
     A file can be made by anyone, so each look bounds the next: first the archive and its pickle, of which nothing is
@@ -60,8 +60,8 @@ class PortableFile:
     def _look(self) -> None:
         path = self.path
         try:
-            storages = check_archive(self.file)
-        except NotPlain as error:
+            storages = inspect_archive(self.file)
+        except UnsafeModelFile as error:
             raise CheckpointError(f"{path} is not a light-llm model file: {error}; {_WAY_OUT}") from None
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_WAY_OUT}") from None
@@ -94,16 +94,16 @@ class PortableFile:
         except Exception as error:  # truncated and foreign files raise several unrelated types
             raise CheckpointError(f"{self.path} cannot be read as a model ({_first_line(error)}); {_WAY_OUT}") from None
 
-    def __enter__(self) -> "PortableFile":
+    def __enter__(self) -> "ModelFileReader":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
 
-def read_portable(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_model_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and plain values of a model file, on the CPU. Runs no code from it. Raises CheckpointError."""
-    with PortableFile(path) as file:
+    with ModelFileReader(path) as file:
         return file.weights(), file.meta
 
 

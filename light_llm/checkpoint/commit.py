@@ -30,8 +30,10 @@ def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> 
         files.remove(partial)
     try:
         _write_folder(partial, contents, files)
-        move_into_place(partial, path, files, old=old)  # `RunFolder.sweep` restores `old` after a crash in between
-    except Exception:  # at the end of the process nothing is tidied up; `RunFolder.sweep` does that
+        move_into_place(
+            partial, path, files, old=old
+        )  # `RunFolder.remove_stale` restores `old` after a crash in between
+    except Exception:  # at the end of the process nothing is tidied up; `RunFolder.remove_stale` does that
         with suppress(OSError):
             if partial.exists():
                 files.remove(partial)
