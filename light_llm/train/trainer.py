@@ -254,11 +254,8 @@ class Trainer:
         self.begun = True
         self.outlook = look_ahead(self.model, self.loader, self.config, self.resumed, self.asked)
         check_room(self.folder, self.model, self.config, resumes=self.resumed is not None)
-        note = (
-            None
-            if self.resumed
-            else self.folder.archive_existing_run(explicit=self.named_folder, overwrite=self.overwrite)
-        )
+        explicit, overwrite = self.named_folder, self.overwrite
+        note = None if self.resumed else self.folder.archive_existing_run(explicit=explicit, overwrite=overwrite)
         self.folder.create()
         return note
 

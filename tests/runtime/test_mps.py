@@ -178,7 +178,7 @@ BRANCHES = {  # the files that ask what device it is; a new one is to be looked 
     *("checkpoint/load.py", "evaluate.py", "observe/look.py", "observe/attention.py"),
     *("layers/again.py", "layers/attention.py", "layers/cross_entropy.py", "layers/dropout.py", "layers/formats.py"),
     "layers/norms.py",
-    *("checkpoint/portable.py", "generate/products.py", "generate/quantize.py"),
+    *("checkpoint/model_file.py", "generate/products.py", "generate/quantize.py"),
     *(
         "train/first_look.py",
         "runtime/decision.py",
