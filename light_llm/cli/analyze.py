@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, DataError
-from ..observe.resilient_io import SafeStream
 from ..text_format import format_duration
 from .analysis_table import findings_table
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import show
-from .training_data import text_of
+from .progress import progress_bar
+from .training_data import open_training_data
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -40,7 +36,9 @@ STAGES = {
     "landscape": "the loss along random directions",
     "path": "the loss over the plane of the run's checkpoints",
 }
-_WORDS = Words("checkpoint", "light-llm analyze, or light-llm analyze checkpoints/step-000500", most=1)
+_POSITIONAL = PositionalArgs(
+    "checkpoint", "light-llm analyze, or light-llm analyze checkpoints/step-000500", max_count=1
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class AnalyzeFlags:
     checkpoint: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="[CHECKPOINT]", help="run folder, step folder, .pt", help_behavior_hint="(default: checkpoints)"),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
     batch_size: Annotated[int, arg(metavar="N", help="sequences of the batch")] = 4
     context: Annotated[int, arg(metavar="N", help="tokens of a sequence; 0: at most 64")] = 0
@@ -85,7 +83,7 @@ def command(argv: Sequence[str]) -> int:
     windows, title, effort = _windows(flags, loaded.file, effort, device)
     step = int(loaded.file.meta.get("step") or 0)
     run, left_out = _run_points(path, loaded.model)
-    with _progress() as progress:
+    with progress_bar(stage_help=STAGES) as progress:
         found = analyze(
             loaded.model,
             windows,
@@ -175,7 +173,7 @@ def _windows(
     check_range("seed", flags.seed, low=0, high=MAX_SEED, integer=True)
     check_range("context", flags.context, low=0, high=file.config.n_positions, integer=True)
     trained = file.data.get("max_length") or CONTEXT
-    dataset = text_of(file, flags.data, max_length=flags.context or min(CONTEXT, trained))
+    dataset = open_training_data(file, flags.data, max_length=flags.context or min(CONTEXT, trained))
     n, needed = min(effort.sequences, len(dataset)), max(3, effort.batch_size)
     if len(dataset) < needed:
         raise DataError(
@@ -209,17 +207,3 @@ def _run_points(path: Path, model: LightLLM) -> tuple[list[CheckpointWeights], l
         if file.config == model.config and step not in points:
             points[step] = CheckpointWeights(step, flatten(file.weights[name].float() for name in names))
     return list(points.values()), left_out
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Inside the block the function shows how far each stage is: a bar in a terminal, elsewhere a line as it begins."""
-    stream: Any = SafeStream(sys.stderr) if sys.stderr is not None else None
-    screen = Console(file=stream, stderr=True, highlight=False)
-    if not screen.is_terminal:
-        yield lambda what, done, total: screen.print(f"{what}: {STAGES[what]}", soft_wrap=True) if done == 1 else None
-        return
-    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
-        tasks = {what: bar.add_task(what, total=None, visible=False) for what in STAGES}
-        yield lambda what, done, total: bar.update(tasks[what], completed=done, total=total, visible=True)

@@ -1,14 +1,16 @@
-"""Flags, and words without a flag, from a frozen dataclass, by tyro; and the set of those a user really gave."""
+"""Read the command line into frozen dataclasses, by tyro, and record which flags were given."""
 
 import os
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from ..config import FLAGS, PARTS, settings_of, types_of
 from ..errors import ConfigError, did_you_mean
 
 Flags = TypeVar("Flags")
@@ -21,133 +23,197 @@ REMOVED_FLAGS = {
 
 
 @dataclass(frozen=True)
-class Words:
-    """Marks the field, a tuple of text, that takes the words without a flag: `light-llm compare A B`.
+class PositionalArgs:
+    """Marks the field, a tuple of text, that takes the arguments without a flag: `light-llm compare A B`.
 
-    The field is annotated `Annotated[Positional[tuple[str, ...]], arg(...), Words(...)]`.
+    The field is annotated `Annotated[Positional[tuple[str, ...]], arg(...), PositionalArgs(...)]`.
     """
 
-    what: str  # one of them, in an error: "run folder"
-    example: str  # a command line that is right
-    least: int = 0
-    most: int | None = None
+    noun: str  # for error messages: "run folder"
+    example: str  # a correct command line
+    min_count: int = 0
+    max_count: int | None = None
 
 
 def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> tuple[Flags, set[str]]:
-    """Read the flags of a verb.
+    """Read the flags of a command.
 
     Returns:
-        The values, defaults filled in, and the names of the flags that were given.
+        The values, with defaults, and the names of the flags that were given.
 
     Raises:
-        ConfigError: a flag that does not exist, with the nearest one that does; too few or too many words.
-        SystemExit: help was asked for (0), or a value is not of its flag's type (2, said by tyro).
+        ConfigError: an unknown flag, with the nearest known one; too few or too many positional arguments.
+        SystemExit: for --help (0), or for a value of the wrong type, which tyro has reported (2).
     """
-    words, given = _joined(kind, argv)
+    words, given = _normalize(kind, argv)
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
-    values = tyro.cli(kind, prog=prog, description=about, args=words, config=config)
-    return values, given
+    return tyro.cli(kind, prog=prog, description=about, args=words, config=config), given
 
 
 def parse_mode(
-    kind: type[Flags], argv: Sequence[str], *, verb: str, about: str, no_use: Mapping[str, Collection[str]]
+    kind: type[Flags], argv: Sequence[str], *, command: str, about: str, no_effect: Mapping[str, Collection[str]]
 ) -> tuple[str, Flags, set[str]]:
-    """Read a verb whose first word says what to do: the word, and what `parse` returns.
+    """Read a command whose first argument is a mode, as `generate demo`. Returns the mode and what `parse` returns.
 
     Args:
-        no_use: for each word the flags that have no effect on it.
+        no_effect: for each mode the flags that have no effect in it.
 
     Raises:
-        ConfigError: no such word, or a flag without effect; and what `parse` raises.
+        ConfigError: an unknown mode, a flag without effect, or as `parse`.
     """
-    modes = list(no_use)
-    prog = f"light-llm {verb} {{{','.join(modes)}}}"
+    modes = list(no_effect)
+    prog = f"light-llm {command} {{{','.join(modes)}}}"
     if not argv or argv[0].startswith("-"):
         if not any(word in ("-h", "--help") for word in argv):
             listed = f"{', '.join(modes[:-1])} or {modes[-1]}"
-            raise ConfigError(f"{verb} needs to know what to do: {listed}, as in: {verb} {modes[0]}")
+            raise ConfigError(f"{command} needs to know what to do: {listed}, as in: {command} {modes[0]}")
         argv = [modes[0], "--help"]
     mode, rest = argv[0], argv[1:]
     if mode not in modes:
-        raise ConfigError(f"{verb} cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
+        raise ConfigError(f"{command} cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
     flags, given = parse(kind, rest, prog=prog, about=about)
-    for name in sorted(given.intersection(no_use[mode])):
-        raise ConfigError(f"--{name.replace('_', '-')} has no effect on {mode}; leave it out")
+    for name in sorted(given.intersection(no_effect[mode])):
+        raise ConfigError(f"{flag_of(name)} has no effect on {mode}; leave it out")
     return mode, flags, given
 
 
-def _joined(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
-    """`--flag value` as one word `--flag=value`, so that a value may begin with a dash (`--prompt -hi`)."""
+def with_run_settings(
+    kind: type[Flags], names: Collection[str] = tuple(FLAGS), defaults: Mapping[str, Any] | None = None
+) -> type[Flags]:
+    """Return a subclass of a flags dataclass with a field for each setting of a run that has a flag.
+
+    Args:
+        names: the flags to add.
+        defaults: defaults of this command that differ from those of the settings.
+    """
+    derived = []
+    for name, paths in FLAGS.items():
+        if name in names:
+            declared = [settings_of(PARTS[path.partition(".")[0]])[name] for path in paths]
+            config = PARTS[paths[0].partition(".")[0]]
+            value = (defaults or {}).get(name, getattr(config(), name))
+            shown_help = ", ".join(setting.flag_help for setting in declared)
+            derived.append(_flag_field(config, name, value, shown_help))
+    return make_dataclass(kind.__name__, derived, bases=(kind,), frozen=True)
+
+
+def with_settings(kind: type[Flags], values: Any) -> type[Flags]:
+    """Return a subclass of a flags dataclass with a field for each setting of a config. Defaults are its `values`."""
+    config = type(values)
+    derived = [
+        _flag_field(config, name, getattr(values, name), setting.flag_help)
+        for name, setting in settings_of(config).items()
+    ]
+    return make_dataclass(kind.__name__, derived, bases=(kind,), frozen=True)
+
+
+def given_settings(flags: Any, given: Collection[str]) -> dict[str, Any]:
+    """Return the settings of a run whose flags were given, as keywords of `Run.with_settings`."""
+    settings: dict[str, Any] = {}
+    for name, paths in FLAGS.items():
+        if name in given:
+            value = getattr(flags, name)
+            for path in paths:
+                part, _, key = path.partition(".")
+                # The command line has no None: 0 and "" stand for it.
+                is_none = NoneType in types_of(PARTS[part])[key] and not value
+                settings[f"{part}__{key}"] = None if is_none else value
+    return settings
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a field: `--max-steps` of `max_steps`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _flag_field(config: type, name: str, default: Any, shown_help: str) -> tuple[str, Any, Any]:
+    """Return name, annotation and default of a setting's flag, as `make_dataclass` takes them."""
+    kind = next(kind for kind in types_of(config)[name] if kind is not NoneType)
+    metavar = settings_of(config)[name].metavar or {int: "N", float: "X"}.get(kind, "NAME")
+    annotation = Annotated[kind, tyro.conf.arg(metavar=metavar, help=shown_help)]
+    return name, annotation, field(default=kind() if default is None else default)
+
+
+def _normalize(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Return argv for tyro and the names of the flags in it.
+
+    `--flag value` becomes `--flag=value`, so that a value may begin with a dash (`--prompt -hi`), and positional
+    arguments, which may stand anywhere, go to the end.
+    """
     hints = typing.get_type_hints(kind)
-    bare_field, bare_words = _bare(kind)
-    takes_value = {f.name: hints[f.name] is not bool for f in fields(kind) if f.name != bare_field}
+    positional_field, positional_args = _positional(kind)
+    takes_value = {f.name: hints[f.name] is not bool for f in fields(kind) if f.name != positional_field}
     words: list[str] = []
-    bare: list[str] = []
+    positional: list[str] = []
     given: set[str] = set()
     rest = list(argv)
     while rest:
         word = rest.pop(0)
         if word in ("-h", "--help"):
             return [word], given
-        if bare_words and not word.startswith("-"):
-            bare.append(word)
+        if positional_args and not word.startswith("-"):
+            positional.append(word)
             continue
-        spelled, equals, _ = word.partition("=")
-        name = spelled.removeprefix("--").replace("-", "_")
-        if not spelled.startswith("--") or name not in takes_value:
-            if spelled in REMOVED_FLAGS:
-                raise ConfigError(f"{spelled} has been removed; {REMOVED_FLAGS[spelled]}")
-            known = ["--help", *(f"--{n.replace('_', '-')}" for n in takes_value)]
-            what = "flag" if word.startswith("-") else "argument"
-            raise ConfigError(f"there is no {what} {spelled}{did_you_mean(spelled, known)} --help lists all flags")
+        flag, equals, _ = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in takes_value:
+            if flag in REMOVED_FLAGS:
+                raise ConfigError(f"{flag} has been removed; {REMOVED_FLAGS[flag]}")
+            known = ["--help", *map(flag_of, takes_value)]
+            noun = "flag" if word.startswith("-") else "argument"
+            raise ConfigError(f"there is no {noun} {flag}{did_you_mean(flag, known)} --help lists all flags")
         given.add(name)
         if takes_value[name] and not equals:
             if not rest:
-                raise ConfigError(f"{spelled} needs a value, as in {spelled} VALUE")
-            word = f"{spelled}={rest.pop(0)}"
-        _check_number(spelled, word.partition("=")[2], hints[name])
+                raise ConfigError(f"{flag} needs a value, as in {flag} VALUE")
+            word = f"{flag}={rest.pop(0)}"
+        _check_number(flag, word.partition("=")[2], hints[name])
         words.append(word)
-    if bare_words:
-        _check_count(bare, bare_words)
-    return words + bare, given
+    if positional_args:
+        _check_count(positional, positional_args)
+    return words + positional, given
 
 
-def _bare(kind: Any) -> tuple[str, Words | None]:
-    """The field for the words without a flag, and what it wants."""
+def _positional(kind: Any) -> tuple[str, PositionalArgs | None]:
+    """Return the name of the field for positional arguments and its PositionalArgs."""
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         for mark in getattr(hint, "__metadata__", ()):
-            if isinstance(mark, Words):
+            if isinstance(mark, PositionalArgs):
                 return name, mark
     return "", None
 
 
-def _check_count(bare: list[str], wanted: Words) -> None:
-    """Raise ConfigError unless there are as many words as the verb takes."""
-    if wanted.least <= len(bare) and (wanted.most is None or len(bare) <= wanted.most):
+def _check_count(words: list[str], expected: PositionalArgs) -> None:
+    """Raise ConfigError if there are too few or too many positional arguments."""
+    low, high = expected.min_count, expected.max_count
+    if low <= len(words) and (high is None or len(words) <= high):
         return
-    few = len(bare) < wanted.least
-    count = wanted.least if few or wanted.most is None else wanted.most
-    limit = "" if wanted.least == wanted.most else "at least " if few else "at most "
-    given = f"{len(bare)} given: {' '.join(bare)}" if bare else "none given"
-    raise ConfigError(
-        f"expected {limit}{count} {wanted.what}{'s' if count != 1 else ''}, {given}; write {wanted.example}"
-    )
+    too_few = len(words) < low
+    count = low if too_few or high is None else high
+    limit = "" if low == high else "at least " if too_few else "at most "
+    given = f"{len(words)} given: {' '.join(words)}" if words else "none given"
+    plural = "s" if count != 1 else ""
+    raise ConfigError(f"expected {limit}{count} {expected.noun}{plural}, {given}; write {expected.example}")
 
 
 def _check_number(flag: str, text: str, hint: Any) -> None:
-    wanted = {int: "a whole number", float: "a number"}.get(hint)
+    expected = {int: "a whole number", float: "a number"}.get(hint)
     try:
-        if wanted:
+        if expected:
             hint(text)
     except ValueError:
-        raise ConfigError(f"{flag} {text} cannot be read; expected {wanted}") from None
+        raise ConfigError(f"{flag} {text} cannot be read; expected {expected}") from None
 
 
 def file_to_write(flag: str, name: str, other: str = "") -> Path | None:
-    """The file that a flag names, found fit before anything is run; None where it names none. Raises ConfigError.
+    """Return the path of a flag that names an output file, or None if it is empty.
 
     Args:
-        other: what else the flag can take, for the message.
+        other: the other values that the flag takes, for the message.
+
+    Raises:
+        ConfigError: a folder, an existing file, or a folder that is missing or read-only. Checked before the work
+            starts, so that no result is lost at its end.
     """
     if not name:
         return None

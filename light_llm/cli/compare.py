@@ -24,12 +24,12 @@ from ..report import (
     what_differs,
 )
 from ..text_format import format_duration
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import columns, show
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
 MOST_POINTS = 12  # lines of the held-out curve: what fits on a screen with the rest
-_WORDS = Words("run folder", EXAMPLE, least=2, most=2)
+_POSITIONAL = PositionalArgs("run folder", EXAMPLE, min_count=2, max_count=2)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CompareFlags:
     """The flags of `compare`."""
 
     folders: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="A B", help="two run folders", help_behavior_hint=""), _WORDS
+        Positional[tuple[str, ...]], arg(metavar="A B", help="two run folders", help_behavior_hint=""), _POSITIONAL
     ] = ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +45,7 @@ def command(argv: Sequence[str]) -> int:
     limit_threads()
     device = choose_device(flags.device).value
     examine = core if flags.quick else full
-    with nullcontext(_nothing) if flags.json else counting("examining") as tell:
+    with counting("examining", quiet=flags.json) as tell:
         found = examine(device, compile=flags.compile, progress=lambda done, total, _: tell(done, total))
     machine = surroundings()
     if flags.json:
@@ -54,10 +53,6 @@ def command(argv: Sequence[str]) -> int:
     else:
         _show(found, surroundings_lines(machine))
     return 0 if found.safe else 2
-
-
-def _nothing(done: int, total: int) -> None:
-    """No progress is shown."""
 
 
 def _show(found: Diagnosis, machine: Sequence[str]) -> None:

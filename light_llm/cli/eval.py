@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from ..errors import ConfigError
 from ..text_format import format_number
 from . import generate
-from .args import Words, file_to_write, parse
+from .args import PositionalArgs, file_to_write, parse
 from .output import columns, show
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OF_TASKS = ("include", "limit", "num_fewshot", "output", "batch_size", "last_window", "offline")
 MOST_WARNINGS = 5
-_WORDS = Words("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", most=1)
+_POSITIONAL = PositionalArgs("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", max_count=1)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EvalFlags:
     model: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="[CHECKPOINT]", help="run folder, step folder, .pt", help_behavior_hint="(default: checkpoints)"),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
     checkpoint: Annotated[str, arg(metavar="PATH", help="the same, as a flag", help_behavior_hint="")] = ""
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"

@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction, arg
 from ..errors import ConfigError, DataError
 from .args import parse_mode
 from .signals import ctrl_c_again_and_again
-from .training_data import text_of
+from .training_data import open_training_data
 
 if TYPE_CHECKING:
     from ..generate import Sampling, TextGenerator
@@ -135,7 +135,7 @@ def evaluate(flags: GenerateFlags, given: set[str]) -> int:
     device = choose_device(flags.device)
     loaded = load_model(flags.checkpoint, device.value)
     file, data = loaded.file, loaded.file.data
-    dataset = text_of(file, flags.data)
+    dataset = open_training_data(file, flags.data)
     validation = dataset.source.held_out
     if validation and data.get("source") and validation.sha256 != data.get("held_out_sha256"):
         raise DataError(

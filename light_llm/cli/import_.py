@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, ConfigError
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import show
 
 if TYPE_CHECKING:
     from ..checkpoint import LoadedModel
 
-_WORDS = Words("folder or file", "light-llm import FOLDER --out FOLDER, or light-llm import ckpt.pt", least=1)
+_POSITIONAL = PositionalArgs(
+    "folder or file", "light-llm import FOLDER --out FOLDER, or light-llm import ckpt.pt", min_count=1
+)
 OUT = "imported"
 OF_CHECKPOINTS = ("text", "activation")  # flags that nanoGPT's checkpoints alone have a use for
 
@@ -29,7 +31,7 @@ class ImportFlags:
     what: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="WHAT ...", help="HF folder, nanoGPT .pt or .bin", help_behavior_hint="(needed)"),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
     out: Annotated[str, arg(metavar="PATH", help="folder, or file that ends in .pt")] = OUT
     tokenizer: Annotated[

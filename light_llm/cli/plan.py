@@ -11,8 +11,8 @@ from tyro.conf import arg
 
 from ..config import ModelConfig, Run
 from ..errors import ConfigError, DataError
-from .args import parse
-from .train import TrainFlags, settings_of, start_of
+from .args import flag_of
+from .train import TrainFlags, parse_train, start_of
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan, Text
@@ -25,7 +25,7 @@ class PlanFlags(TrainFlags):
     json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
 
 
-NO_USE = ("resume", "overwrite", "watch", "control", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
+NO_USE = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
 
 
 def command(argv: Sequence[str]) -> int:
@@ -34,10 +34,9 @@ def command(argv: Sequence[str]) -> int:
         "What a run would cost before it starts: parameters, memory, time, disk; and what fits where it does not. "
         "Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
     )
-    flags, given = parse(PlanFlags, argv, prog="light-llm plan", about=about)
+    flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about)
     for name in sorted(given.intersection(NO_USE)):
-        raise ConfigError(f"--{name.replace('_', '-')} has no effect on plan; leave it out")
-    settings = settings_of(flags, given)
+        raise ConfigError(f"{flag_of(name)} has no effect on plan; leave it out")
     run = start_of(settings, None)
     from ..plan.budget import parse_budget
     from ..plan.render import refusal, table
@@ -80,7 +79,7 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
 
 def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Text, int, list[str]]:
     """The size of the text and of its vocabulary; of one that is not here yet, what is known of it."""
-    from ..data import prepare_dataset
+    from ..data import load_dataset
     from ..plan.plan import Text
     from ..train.foresee import text_of
     from .fit import vocabulary_of
@@ -88,18 +87,9 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
 
     try:
         with preparing(quiet=flags.json) as progress:
-            dataset, tokenizer = prepare_dataset(
-                run.data.data if "data__data" in settings else None,
-                max_length=run.data.max_length,
-                tokenizer=settings.get("data__tokenizer"),
-                held_out=run.data.held_out,
-                val_data=run.data.val_data,
-                text_field=run.data.text_field,
-                errors=run.data.errors,
-                offline=True,
-                progress=progress,
-            )
+            chosen = {name for name in ("data", "tokenizer") if f"data__{name}" in settings}
+            dataset = load_dataset(run.data, chosen=chosen, offline=True, progress=progress)
     except DataError as error:
         V = vocabulary_of(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
         return Text(), V, [f"note         {str(error).partition('; ')[0]}"]
-    return text_of(dataset), tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]
+    return text_of(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

@@ -1,97 +1,102 @@
-"""`light-llm prepare`: encode a text ahead of time, or check what is kept of it."""
+"""`light-llm prepare`: encode a text ahead of time, or check the cached token ids."""
 
+from __future__ import annotations
+
+import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from ..config import DataConfig
-from ..text_format import format_bytes, format_duration
-from .args import parse
+from ..config import Run
+from .args import flag_of, given_settings, parse, with_run_settings
 
-_D = DataConfig()
+if TYPE_CHECKING:
+    from ..data import Source, TokenDataset
+
+SETTINGS = ("data", "tokenizer", "held_out", "val_data", "text_field", "errors")
 
 
 @dataclass(frozen=True)
 class PrepareFlags:
-    """The flags of `prepare`; those of the text are the ones of `train`."""
+    """The flags of `prepare`; the settings of the text are those of `train`."""
 
-    data: Annotated[str, arg(metavar="NAME|PATH", help="a source, file, folder, -")] = _D.data
-    val_data: Annotated[str, arg(metavar="PATH", help="hold out this text instead")] = ""
-    held_out: Annotated[float, arg(metavar="X", help="share not trained on")] = _D.held_out
-    text_field: Annotated[str, arg(metavar="NAME", help="of JSONL and Parquet")] = _D.text_field
-    errors: Annotated[str, arg(metavar="WHAT", help="bad bytes: strict, replace")] = _D.errors
-    tokenizer: Annotated[str, arg(metavar="NAME|PATH", help="gpt2, bpe, bpe:N, char, byte")] = _D.tokenizer
-    verify: Annotated[bool, arg(help="check every byte that is kept")] = False
+    verify: Annotated[bool, arg(help="check every cached byte")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Encode a text, and print how large it is and how it was encoded."""
     about = "Encode a text ahead of time. An interrupted preparation goes on where it was; training finds the result."
-    flags, given = parse(PrepareFlags, argv, prog="light-llm prepare", about=about)
-    _prepare(flags, given)
+    flags, given = parse(with_run_settings(PrepareFlags, SETTINGS), argv, prog="light-llm prepare", about=about)
+    from ..data import load_dataset
+    from .progress import counting, preparing
+
+    # The length of the windows does not change the token ids, and 1 accepts the shortest text.
+    data = Run().with_settings(**given_settings(flags, given), data__max_length=1).data
+    start, encoding_start = time.perf_counter(), list[float]()
+
+    with preparing(quiet=flags.quiet) as show:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage == "encoding" and not encoding_start:
+                encoding_start.append(time.perf_counter())
+            show(stage, done, total)
+
+        chosen = {"data", "tokenizer"} & given
+        dataset = load_dataset(data, chosen=chosen, offline=flags.offline, progress=progress)
+    end = time.perf_counter()
+    lines = [
+        *_text_lines(dataset),
+        _time_line(dataset, end - start, end - encoding_start[0] if encoding_start else None),
+    ]
+    if flags.verify:
+        with counting("checking", quiet=flags.quiet) as show_blocks:
+            blocks = dataset.check(show_blocks)
+        lines.append(f"checked  {blocks:,} blocks of up to 1 MiB: every byte is as it was written")
+    else:
+        same = "".join(
+            f" {flag_of(name)} {shlex.quote(str(getattr(flags, name)))}" for name in SETTINGS if name in given
+        )
+        lines.append(f"next     python train.py{same}")
+    if not flags.quiet:
+        print("\n".join(lines))
     return 0
 
 
-def _prepare(flags: PrepareFlags, given: set[str]) -> None:
-    import shlex
-    import time
-
-    from ..data import prepare_dataset
-    from ..runtime import usable_cores
-    from .progress import counting, preparing
-
-    start, encoding = time.perf_counter(), 0.0
-    with preparing(quiet=flags.quiet) as show:
-
-        def progress(what: str, done: int, total: int) -> None:
-            nonlocal encoding
-            if what == "encoding" and not encoding:
-                encoding = time.perf_counter()
-            show(what, done, total)
-
-        dataset, tokenizer = prepare_dataset(
-            flags.data if "data" in given else None,
-            max_length=1,
-            tokenizer=flags.tokenizer if "tokenizer" in given else None,
-            held_out=flags.held_out,
-            val_data=flags.val_data or None,
-            text_field=flags.text_field,
-            errors=flags.errors,
-            offline=flags.offline,
-            progress=progress,
-        )
-    end = time.perf_counter()
-    source, n = dataset.source, len(dataset.tokens) + len(dataset.held_out)
-    size = source.n_bytes + (source.held_out.n_bytes if source.held_out else 0)
+def _text_lines(dataset: TokenDataset) -> list[str]:
+    """Return lines on the text, its tokens and the folder of the cached ids."""
+    source, tokenizer = dataset.source, dataset.tokenizer
+    tokens = len(dataset.tokens) + len(dataset.held_out)
     lines = [f"note     {note}" for note in dataset.notes]
-    lines.append(
-        f"text     {source.title}: {size:,} bytes, {source.documents:,} document{'s' * (source.documents > 1)}"
-    )
+    documents = f"{source.documents:,} document{'s' * (source.documents > 1)}"
+    lines.append(f"text     {source.title}: {_size(source):,} bytes, {documents}")
     if source.replaced:
         lines.append(f"         {source.replaced:,} bytes that are no UTF-8 were replaced")
     lines.append(
         f"tokens   {len(dataset.tokens):,} training, {len(dataset.held_out):,} held out "
-        f"({tokenizer.name}, {tokenizer.vocab_size:,} ids, {size / n:.2f} bytes per token)"
+        f"({tokenizer.name}, {tokenizer.vocab_size:,} ids, {_size(source) / tokens:.2f} bytes per token)"
     )
-    lines.append(f"kept     {dataset.folder}")
-    if encoding:
-        speed = size / max(end - encoding, 1e-9)
-        lines.append(
-            f"took     {format_duration(end - start)}; encoded at {format_bytes(speed)}/s on {usable_cores()} cores"
-        )
-    else:
-        lines.append(f"took     {format_duration(end - start)}: it was there already")
-    if flags.verify:
-        with counting("checking") as shown:
-            blocks = dataset.check(shown if not flags.quiet else None)
-        lines.append(f"checked  {blocks:,} blocks of up to 1 MiB: every byte is as it was written")
-    else:
-        same = given & {"data", "val_data", "held_out", "text_field", "errors", "tokenizer"}
-        again = (f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}" for name in sorted(same))
-        lines.append(f"next     python train.py{''.join(again)}")
-    if not flags.quiet:
-        print("\n".join(lines))
+    return [*lines, f"kept     {dataset.folder}"]
+
+
+def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | None) -> str:
+    """Return the line on the time it took.
+
+    Args:
+        encoding_seconds: None if the ids were cached.
+    """
+    from ..runtime import usable_cores
+
+    if encoding_seconds is None:
+        return f"took     {seconds:.1f} s: it was there already"
+    speed = _size(dataset.source) / 1e6 / max(encoding_seconds, 1e-9)
+    return f"took     {seconds:.1f} s; encoded at {speed:.1f} MB/s on {usable_cores()} cores"
+
+
+def _size(source: Source) -> int:
+    """Return the bytes of the text, a separate held-out text included."""
+    return source.n_bytes + (source.held_out.n_bytes if source.held_out else 0)

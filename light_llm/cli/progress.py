@@ -1,8 +1,9 @@
-"""Progress bars for what takes long before or without training; what is short is over before a bar would show."""
+"""Progress bars of long operations other than training, on standard error."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -11,51 +12,62 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from ..errors import Interrupted
 from ..observe.resilient_io import SafeStream
 
-LONG = 4_000_000  # bytes
-GO_ON = "what is finished of the preparation is kept: the same command goes on from there"
+ProgressFn = Callable[[str, int, int], None]  # what is being done, and how much of how much
+MIN_BYTES = 4_000_000  # less is done before a bar could be read
+RESUME_ADVICE = "what is finished of the preparation is kept: the same command goes on from there"
 
 
 @contextmanager
-def preparing(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Inside the block, the given function shows how far the text has been read, learnt from or encoded."""
-    columns = (TextColumn("{task.description:8}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    screen = _screen()
-    bar = Progress(*columns, console=screen, transient=True)
-    task = bar.add_task("")
-    stage = ""
+def progress_bar(
+    *, in_bytes: bool = False, quiet: bool = False, stage_help: Mapping[str, str] | None = None
+) -> Iterator[ProgressFn]:
+    """Yield a function that shows the progress of one stage after another as a bar, which goes at the end.
 
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal stage
-        if total >= LONG and screen.is_terminal and not quiet:
-            if what != stage:
-                stage = what
-                bar.reset(task, total=total, description=what)
+    Args:
+        in_bytes: the counts are bytes; less than MIN_BYTES shows no bar.
+        stage_help: without a terminal, a line to print as each of these stages begins.
+    """
+    # A closed terminal must not end the operation.
+    stream: Any = SafeStream(sys.stderr) if sys.stderr is not None else None
+    console = Console(file=stream, stderr=True, highlight=False)
+    count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description:10}"), BarColumn(), count, TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("")
+    current = ""
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal current
+        is_new, current = stage != current, stage
+        if not console.is_terminal:
+            if is_new and stage_help and not quiet:
+                console.print(f"{stage}: {stage_help[stage]}", soft_wrap=True)
+        elif not quiet and total >= MIN_BYTES * in_bytes:
+            if is_new:
+                bar.reset(task, total=total, description=stage)
             bar.start()
             bar.update(task, completed=done, total=total)
 
     try:
         yield show
-    except KeyboardInterrupt as error:
-        raise Interrupted.by(error, GO_ON) from None
     finally:
+        # Stopping a bar that was never shown would print an empty line.
         if bar.live.is_started:
             bar.stop()
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Inside the block, the given function shows how many windows or blocks are done."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    screen = _screen()
-    if not screen.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def preparing(*, quiet: bool) -> Iterator[ProgressFn]:
+    """Yield the progress function of reading, training a tokenizer and encoding. Ctrl-C says how to continue."""
+    try:
+        with progress_bar(in_bytes=True, quiet=quiet) as show:
+            yield show
+    except KeyboardInterrupt as error:
+        raise Interrupted.by(error, RESUME_ADVICE) from None
 
 
-def _screen() -> Console:
-    """Standard error, which a closed terminal turns into nothing and not into an error."""
-    stream: Any = SafeStream(sys.stderr) if sys.stderr is not None else None
-    return Console(file=stream, stderr=True)
+@contextmanager
+def counting(stage: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many windows, blocks or checks are done."""
+    with progress_bar(quiet=quiet) as show:
+        yield partial(show, stage)

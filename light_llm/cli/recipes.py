@@ -9,10 +9,10 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from ..config import about_recipe, recipe_names, recipe_text
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import show
 
-_WORDS = Words("recipe", "light-llm recipes my-text > my.toml", most=1)
+_POSITIONAL = PositionalArgs("recipe", "light-llm recipes my-text > my.toml", max_count=1)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RecipesFlags:
     name: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="[NAME]", help="print this recipe's file", help_behavior_hint=""),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
 
 

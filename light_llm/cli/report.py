@@ -24,10 +24,10 @@ from ..report import (
     sparkline,
     write_report,
 )
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import columns, show
 
-_WORDS = Words("run folder", "light-llm report, or light-llm report RUN", most=1)
+_POSITIONAL = PositionalArgs("run folder", "light-llm report, or light-llm report RUN", max_count=1)
 STYLES = {"bad": "bold red", "watch": "yellow", "good": "green", "info": "dim"}
 MOST_POINTS = 600  # of a chart: more than it has dots
 WIDE = 78  # columns
@@ -40,7 +40,7 @@ class ReportFlags:
     folder: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="[RUN]", help="a run folder", help_behavior_hint="(default: checkpoints)"),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
     no_page: Annotated[bool, arg(help="write no report.html")] = False
 

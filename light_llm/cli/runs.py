@@ -12,10 +12,10 @@ from tyro.conf import Positional, arg
 
 from ..report import PastRun, find_runs, read_all
 from ..text_format import format_count
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import columns, show
 
-_WORDS = Words("folder", "light-llm runs, or light-llm runs FOLDER")
+_POSITIONAL = PositionalArgs("folder", "light-llm runs, or light-llm runs FOLDER")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunsFlags:
     folders: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="[FOLDER ...]", help="a run, or a folder of runs", help_behavior_hint="(default: this folder)"),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
 
 

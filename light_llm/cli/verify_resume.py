@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,9 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import parse_settings
 from ..errors import ConfigError
-from ..observe.metrics import TIMING_KEYS
-from ..runtime.env import stop_after_env
-from .args import parse
+from ..observe.metrics import MEASURED
+from ..runtime.settings import with_stop_after
+from .args import flag_of, parse, with_run_settings
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,24 @@ class VerifyFlags:
     """The flags of `verify-resume`: those of `train` that can make a difference."""
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "nano"
-    data: Annotated[str, arg(metavar="NAME|PATH", help="a source or file; else some tales")] = ""
-    tokenizer: Annotated[str, arg(metavar="NAME|PATH", help="gpt2, bpe, bpe:N, char, byte")] = "byte"
-    max_steps: Annotated[int, arg(metavar="N", help="steps of the whole run")] = 12
-    stop_at: Annotated[int, arg(metavar="N", help="the step the other one stops after; 0: half")] = 0
-    max_length: Annotated[int, arg(metavar="N", help="context, tokens")] = 64
-    batch_size: Annotated[int, arg(metavar="N", help="sequences of one step")] = 4
-    micro_batch: Annotated[int, arg(metavar="N", help="sequences at a time; 0: all")] = 2
-    optimizer: Annotated[str, arg(metavar="NAME", help="adamw or muon")] = "adamw"
-    dropout: Annotated[float, arg(metavar="P", help="embeddings, branches")] = 0.1
-    device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    dtype: Annotated[str, arg(metavar="NAME", help="auto, float32, bfloat16")] = "auto"
-    compile: Annotated[str, arg(metavar="WHEN", help="auto, on or off")] = "auto"
+    stop_at: Annotated[int, arg(metavar="N", help="interrupt after this step; 0: half")] = 0
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="as train.beta2=0.99")] = ()
+
+
+# The settings of `train` that have a flag here, and their defaults: a run of some seconds. No data: generated tales.
+DEFAULTS = {
+    "data": "",
+    "tokenizer": "byte",
+    "max_steps": 12,
+    "max_length": 64,
+    "batch_size": 4,
+    "micro_batch": 2,
+    "optimizer": "adamw",
+    "dropout": 0.1,
+    "device": "auto",
+    "dtype": "auto",
+    "compile": "auto",
+}
 
 
 def command(argv: Sequence[str]) -> int:
@@ -48,20 +53,23 @@ def command(argv: Sequence[str]) -> int:
         "Train a small run whole, and the same run stopped and resumed, each in a process of its own, and compare them "
         "bit for bit: weights, optimizer, generators, counters, best model and every number on the way."
     )
-    flags, _ = parse(VerifyFlags, argv, prog="light-llm verify-resume", about=about)
+    kind = with_run_settings(VerifyFlags, DEFAULTS, DEFAULTS)
+    flags, _ = parse(kind, argv, prog="light-llm verify-resume", about=about)
     parse_settings(flags.set)
-    stop_at = flags.stop_at or flags.max_steps // 2
-    if not 0 < stop_at < flags.max_steps:
+    settings = {name: getattr(flags, name) for name in DEFAULTS}
+    last = settings["max_steps"]
+    stop_at = flags.stop_at or last // 2
+    if not 0 < stop_at < last:
         raise ConfigError(
-            f"stop_at={flags.stop_at} cannot be used; it must be a step before the last, 1 ... {flags.max_steps - 1}"
+            f"stop_at={flags.stop_at} cannot be used; it must be a step before the last, 1 ... {last - 1}"
         )
     with tempfile.TemporaryDirectory(prefix="light-llm-verify-") as scratch:
-        words = [*_words(flags), "--data", flags.data or str(_tales(Path(scratch)))]
-        return _compare(Path(scratch), words, flags.max_steps, stop_at)
+        settings["data"] = settings["data"] or _write_tales(Path(scratch))
+        return _compare(Path(scratch), _train_args(flags, settings), last, stop_at)
 
 
-def _tales(folder: Path) -> Path:
-    """A small text, so that evaluations are short."""
+def _write_tales(folder: Path) -> Path:
+    """Write a text so small that evaluations are quick, and return its path."""
     from ..data.tales.telling import stories
 
     path = folder / "tales.txt"
@@ -69,14 +77,14 @@ def _tales(folder: Path) -> Path:
     return path
 
 
-def _words(flags: VerifyFlags) -> list[str]:
-    named = ("preset", "tokenizer", "max_steps", "max_length", "batch_size", "micro_batch", "optimizer")
-    words = [f"--{name.replace('_', '-')}={getattr(flags, name)}" for name in (*named, "dropout")]
-    words += [f"--{name}={getattr(flags, name)}" for name in ("device", "dtype", "compile")]
-    # Evaluations and saves of their own in both parts, and a warm-up that ends between them.
-    often = max(1, flags.max_steps // 4)
-    words += [f"--save-interval={often}", f"--eval-interval={often}", f"--warmup-steps={often}"]
-    return [*words, "--set", "train.sample_interval=0", *(w for one in flags.set for w in ("--set", one))]
+def _train_args(flags: VerifyFlags, settings: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `train`."""
+    words = [f"{flag_of(name)}={value}" for name, value in settings.items()]
+    # Saves and evaluations in both parts, and a warm-up that ends in the first.
+    interval = max(1, settings["max_steps"] // 4)
+    words += [f"{flag}={interval}" for flag in ("--save-interval", "--eval-interval", "--warmup-steps")]
+    words += [f"--preset={flags.preset}", "--set=train.sample_interval=0"]
+    return [*words, *(f"--set={setting}" for setting in flags.set)]
 
 
 def _compare(scratch: Path, words: list[str], last: int, stop_at: int) -> int:

@@ -12,10 +12,10 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
-from .args import Words, parse
+from .args import PositionalArgs, parse
 from .output import show
 
-_WORDS = Words("folder", "light-llm watch, or light-llm watch FOLDER")
+_POSITIONAL = PositionalArgs("folder", "light-llm watch, or light-llm watch FOLDER")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class WatchFlags:
     folders: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="[FOLDER ...]", help="a run, or a folder of runs", help_behavior_hint="(default: checkpoints)"),
-        _WORDS,
+        _POSITIONAL,
     ] = ()
     port: Annotated[int, arg(metavar="N", help="of 127.0.0.1", help_behavior_hint="(default: the first free one)")] = 0
 

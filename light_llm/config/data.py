@@ -1,27 +1,28 @@
-"""On what a model is trained."""
+"""The data of a run: its text, tokenizer, windows and splits."""
 
 from dataclasses import dataclass
 
-from .validation import MAX_SEED, check_choice, check_range
+from .settings import check_settings, setting
+from .validation import MAX_SEED
 
 DEFAULT_SOURCE = "shakespeare"
+ON_BAD_BYTES = ("strict", "replace")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The text, how it is cut into tokens, windows and splits, and the seed of the order it is read in."""
+    """The text, how it is cut into tokens, windows and splits, and the seed of the order of the windows."""
 
-    data: str = DEFAULT_SOURCE  # the name of a source, or a path
-    tokenizer: str = "gpt2"
-    max_length: int = 512  # T, tokens of one training window: longer ones learn later to attend (docs/log.md)
-    held_out: float = 0.1  # the last share of the characters, never trained on
-    val_data: str | None = None  # another text to hold out instead
-    text_field: str = "text"  # of JSONL and Parquet
-    errors: str = "strict"  # bytes that are no UTF-8: strict refuses, replace counts and replaces
-    seed: int = 1337  # of the order of the windows
+    data: str = setting(DEFAULT_SOURCE, "source, file, folder, -", resume="by_hash", flag=True, metavar="NAME|PATH")
+    tokenizer: str = setting("gpt2", "gpt2, bpe, bpe:N, char, byte", flag=True, metavar="NAME|PATH")
+    # T. Longer windows need more steps before attention pays off: at 500 steps 512 was best (docs/log.md).
+    max_length: int = setting(512, "tokens of a training window", low=1, flag=True)
+    held_out: float = setting(0.1, "last share, not trained on", above=0.0, below=1.0, flag=True)
+    val_data: str | None = setting(None, "hold out this text instead", resume="by_hash", flag=True, metavar="PATH")
+    text_field: str = setting("text", "field of JSONL, Parquet", flag=True)
+    # Bytes that are not UTF-8: strict refuses the text, replace counts and replaces them.
+    errors: str = setting("strict", "bad bytes", choices=ON_BAD_BYTES, flag=True, metavar="WHAT")
+    seed: int = setting(1337, "window order", low=0, high=MAX_SEED, flag=True)
 
     def __post_init__(self) -> None:
-        check_range("max_length", self.max_length, low=1, integer=True)
-        check_range("held_out", self.held_out, above=0.0, below=1.0)
-        check_choice("errors", self.errors, ("strict", "replace"))
-        check_range("seed", self.seed, low=0, high=MAX_SEED, integer=True)
+        check_settings(self)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .validation import check_choice, check_range, show, wrong_type
+from .settings import check_settings, setting
+from .validation import show
 
 POSITIONS = ("learned", "rope")
 SCALINGS = ("none", "linear", "llama3")
@@ -27,57 +28,43 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a transformer: GPT-2's (Radford et al., 2019) unless a choice says otherwise. Frozen and checked.
+    """The shape of a transformer: GPT-2's (Radford et al., 2019) by default. Frozen, and checked when it is made.
 
     Raises:
         ConfigError: a value that no model can have, with the nearest values that work.
     """
 
-    vocab_size: int = 50257  # V, tokens
-    n_positions: int = 1024  # T_max, tokens
-    n_embd: int = 384  # C, d_model
-    n_layer: int = 6  # L
-    n_head: int = 6  # H, of the queries
-    dropout: float = 0.0  # on the embeddings and on both residual branches
-    attn_dropout: float = 0.0  # on the attention probabilities; above 0 it costs the fast attention kernel
-    activation: str = "gelu_tanh"  # of the mlp "gelu": GPT-2's tanh form; "gelu" is the exact one
-    logit_cap: float = 0.0  # logits are cap tanh(logits / cap) (Gemma 2's soft cap); 0: as they are
-    n_kv_head: int = 0  # heads of the keys and values, each for n_head / n_kv_head queries; 0: n_head
-    head_dim: int = 0  # D, d_k; 0: n_embd / n_head
-    n_inner: int = 0  # width inside the MLP; 0: 4 n_embd, and 8/3 n_embd in multiples of 64 for swiglu
-    positions: str = "learned"  # a table; or "rope": queries and keys are turned by their place
-    rope_base: float = 10000.0
-    rope_scaling: str = "none"  # for a context longer than the model was trained on: linear, llama3
-    rope_factor: float = 1.0  # how many times as long
-    rope_trained: int = 0  # tokens it was trained on, which llama3 asks for; 0: n_positions / rope_factor
-    norm: str = "layernorm"
-    norm_eps: float = 1e-5
-    qk_norm: bool = False  # queries and keys are normed, head by head
-    mlp: str = "gelu"
-    bias: bool = True  # in the linear layers and in layernorm
-    tied_head: bool = True  # the head is the token table again
-    window: int = 0  # tokens that the window_layers see, their own included; 0: all
-    window_layers: str = "all"  # or numbers: 0,2,4
+    vocab_size: int = setting(50257, "V, tokens in the vocabulary", low=1)
+    n_positions: int = setting(1024, "T_max, tokens of the longest context", low=1)
+    n_embd: int = setting(384, "C, d_model", low=1)
+    n_layer: int = setting(6, "L, number of blocks", low=1)
+    n_head: int = setting(6, "H, heads of the queries", low=1)
+    dropout: float = setting(0.0, "embeddings, branches", low=0.0, below=1.0, flag=True, metavar="P")
+    # Above 0 it costs the fast attention kernel.
+    attn_dropout: float = setting(0.0, "dropout of the attention probabilities", low=0.0, below=1.0)
+    activation: str = setting("gelu_tanh", "GELU of the mlp gelu: GPT-2's tanh form, or exact", choices=ACTIVATIONS)
+    # Gemma 2's soft cap: logits become cap tanh(logits / cap).
+    logit_cap: float = setting(0.0, "soft cap of the logits; 0: off", low=0.0, high=1e6)
+    n_kv_head: int = setting(0, "heads of keys and values, shared by n_head / n_kv_head queries; 0: n_head", low=0)
+    head_dim: int = setting(0, "D, d_k; 0: n_embd / n_head", low=0)
+    n_inner: int = setting(0, "width of the MLP; 0: 4 n_embd, or 8/3 n_embd in multiples of 64 for swiglu", low=0)
+    positions: str = setting("learned", "a table of positions, or rotated queries and keys", choices=POSITIONS)
+    rope_base: float = setting(10000.0, "base of the rotary frequencies", above=1.0, high=1e12)
+    rope_scaling: str = setting("none", "how rope is scaled for a longer context", choices=SCALINGS)
+    rope_factor: float = setting(1.0, "how many times longer the context became", low=1.0, high=1e6)
+    # llama3's scaling needs the context before it was extended.
+    rope_trained: int = setting(0, "context before scaling, tokens; 0: n_positions / rope_factor", low=0)
+    norm: str = setting("layernorm", "normalization layer", choices=NORMS)
+    norm_eps: float = setting(1e-5, "epsilon of the norms", above=0.0, below=1.0)
+    qk_norm: bool = setting(False, "normalize queries and keys per head")
+    mlp: str = setting("gelu", "MLP of a block", choices=MLPS)
+    bias: bool = setting(True, "biases in the linear layers and in layernorm")
+    tied_head: bool = setting(True, "the output head shares the token embedding's weights")
+    window: int = setting(0, "tokens seen by window_layers, each token's own included; 0: all", low=0)
+    window_layers: str = setting("all", "layers with a window: all, or numbers such as 0,2,4")
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            check_range(name, getattr(self, name), low=1, integer=True)
-        for name in ("n_kv_head", "head_dim", "n_inner", "rope_trained", "window"):
-            check_range(name, getattr(self, name), low=0, integer=True)
-        for name in ("dropout", "attn_dropout"):
-            check_range(name, getattr(self, name), low=0.0, below=1.0)
-        for name in ("bias", "qk_norm", "tied_head"):
-            if not isinstance(getattr(self, name), bool):
-                raise wrong_type(name, getattr(self, name), "true or false")
-        check_range("logit_cap", self.logit_cap, low=0.0, high=1e6)
-        check_range("rope_base", self.rope_base, above=1.0, high=1e12)
-        check_range("rope_factor", self.rope_factor, low=1.0, high=1e6)
-        check_range("norm_eps", self.norm_eps, above=0.0, below=1.0)
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("positions", self.positions, POSITIONS)
-        check_choice("rope_scaling", self.rope_scaling, SCALINGS)
-        check_choice("norm", self.norm, NORMS)
-        check_choice("mlp", self.mlp, MLPS)
+        check_settings(self)
         self._check_heads()
         self._check_rope()
         self._check_window_layers()

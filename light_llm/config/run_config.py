@@ -7,10 +7,21 @@ from typing import Any
 from ..errors import ConfigError, did_you_mean
 from .data import DataConfig
 from .model import ModelConfig
+from .settings import Setting, settings_of
 from .train import TrainConfig
 from .validation import from_dict, parse_as
 
 PARTS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+# Every setting of a run by its dotted name, as in "train.lr".
+SETTINGS: dict[str, Setting] = {
+    f"{part}.{name}": declared for part, kind in PARTS.items() for name, declared in settings_of(kind).items()
+}
+# The settings that each flag of `train` sets, in the order of --help: --seed sets data.seed and train.seed.
+FLAGS: dict[str, list[str]] = {}
+for _part in ("data", "train", "model"):
+    for _name, _declared in settings_of(PARTS[_part]).items():
+        if _declared.flag:
+            FLAGS.setdefault(_name, []).append(f"{_part}.{_name}")
 
 
 @dataclass(frozen=True, kw_only=True)

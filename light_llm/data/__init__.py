@@ -1,6 +1,7 @@
 """From a text to batches: sources, tokenizers, shards, windows and the order they are read in."""
 
 from .dataset import TokenDataset as TokenDataset
+from .dataset import load_dataset as load_dataset
 from .dataset import prepare_dataset as prepare_dataset
 from .loader import Batch as Batch
 from .loader import DataLoader as DataLoader

@@ -1,7 +1,7 @@
 """From the name of a text to token ids ready to train on: found, checked, split, encoded, kept for the next start."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -116,24 +116,54 @@ def prepare_dataset(
     """
     config = DataConfig(
         data=str(data or DEFAULT_SOURCE),
+        tokenizer=tokenizer if isinstance(tokenizer, str) else DataConfig().tokenizer,
         max_length=max_length,
         held_out=held_out,
         val_data=str(val_data) if val_data else None,
         text_field=text_field,
         errors=errors,
     )
-    source, notes = find_text(config, by_name=data is not None, offline=offline, progress=_stage(progress, "reading"))
-    if tokenizer is None or isinstance(tokenizer, str):
+    chosen = {name for name, value in (("data", data), ("tokenizer", tokenizer)) if value is not None}
+    ready = None if isinstance(tokenizer, str) else tokenizer
+    dataset = load_dataset(config, tokenizer=ready, chosen=chosen, offline=offline, progress=progress)
+    return dataset, dataset.tokenizer
+
+
+def load_dataset(
+    config: DataConfig,
+    *,
+    tokenizer: Tokenizer | None = None,
+    chosen: Collection[str] = ("data", "tokenizer"),
+    offline: bool = False,
+    progress: Stages | None = None,
+) -> TokenDataset:
+    """Return the dataset of a config: find its text, split it, and encode it unless the token ids are cached.
+
+    Args:
+        tokenizer: used instead of the config's, such as the tokenizer of a trained model.
+        chosen: which of `data` and `tokenizer` the user chose. A default that is not available is replaced: Shakespeare
+            by the built-in corpus, gpt2 by bpe.
+        offline, progress: as in `prepare_dataset`.
+
+    Raises:
+        DataError: the text or the vocabulary is not available, or the text is too small for one window.
+        ConfigError: an unknown tokenizer.
+    """
+    reading = _stage(progress, "reading")
+    source, notes = find_text(config, by_name="data" in chosen, offline=offline, progress=reading)
+    if tokenizer is None:
+        spec = config.tokenizer if "tokenizer" in chosen else None
         learning = _stage(progress, "learning")
-        tokenizer, more = choose_tokenizer(tokenizer, source, held_out, offline=offline, progress=learning)
+        tokenizer, more = choose_tokenizer(spec, source, config.held_out, offline=offline, progress=learning)
         notes += more
+    max_length, held_out = config.max_length, config.held_out
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
     folder = _shards(source, tokenizer, held_out, _stage(progress, "encoding"))
     facts = {**_facts(source, tokenizer, held_out), "vocab_size": tokenizer.vocab_size}
     train, rest = (Shard(folder / f"{split}.bin", {**facts, "split": split}) for split in ("train", "held_out"))
     if len(train) < max_length + 1 or len(rest) < 2:
         raise DataError(_too_small(source, len(train), len(rest), max_length))
-    return TokenDataset(train, rest, max_length, tokenizer, source, config, tuple(notes)), tokenizer
+    return TokenDataset(train, rest, max_length, tokenizer, source, config, tuple(notes))
 
 
 def shards_folder(source: Source, tokenizer: Tokenizer, held_out: float) -> Path:

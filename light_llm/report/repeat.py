@@ -4,15 +4,7 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
-from ..config import PRESETS, DataConfig, ModelConfig, Run, TrainConfig, differences
-
-FLAGS = (
-    *(f"data.{name}" for name in ("held_out", "val_data", "text_field", "errors", "max_length")),
-    *(f"train.{name}" for name in ("max_steps", "batch_size", "micro_batch", "lr", "warmup_steps", "weight_decay")),
-    "model.dropout",
-    *(f"train.{name}" for name in ("optimizer", "eval_interval", "patience", "save_interval", "on_nonfinite")),
-    *(f"train.{name}" for name in ("init_from", "device", "dtype", "compile")),
-)  # settings that have a flag by their own name; the others are written with --set
+from ..config import FLAGS, PRESETS, DataConfig, ModelConfig, Run, TrainConfig, differences
 
 
 def changed_settings(run: Run) -> list[tuple[str, Any, Any]]:
@@ -40,9 +32,12 @@ def repeat_command(run: Run) -> str:
     if run.train.seed == run.data.seed != TrainConfig().seed:
         words += ["--seed", str(run.train.seed)]
     for name, _, value in changed_settings(run):
-        if name in FLAGS:
-            words += [f"--{name.partition('.')[2].replace('_', '-')}", _written(value)]
-        elif not _is_said(name, run, preset):
+        flag = name.partition(".")[2]
+        if _is_said(name, run, preset):
+            continue
+        if FLAGS.get(flag) == [name]:  # --seed sets two settings, and cannot give them different values
+            words += [f"--{flag.replace('_', '-')}", _written(value)]
+        else:
             words += ["--set", f"{name}={_written(value)}"]
     return shlex.join(words)
 

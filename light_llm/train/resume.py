@@ -1,6 +1,6 @@
 """Going on with a run: what may differ from how it was started, and putting everything back."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +10,14 @@ from torch import Tensor
 from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
 from ..checkpoint.commit import read_json
 from ..checkpoint.run_folder import CorruptCheckpoint
-from ..checkpoint.step_folder import SETTINGS
-from ..config import ModelConfig, Run, TrainConfig, changes
+from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
+from ..config import SETTINGS, Run, TrainConfig, changes
 from ..data import DataLoader
 from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..observe import read_rows
 from ..runtime import set_rng_state
 from .progress import Progress
-
-# What may be another when a run goes on. FIXED is what the curve is a curve of: the model, the data and their order,
-# the recipe. FREE is how long, how often it looks, what it does about bad steps, on which machine. A text is known
-# BY_HASH, wherever it is found. Every setting stands here; docs/reliability.md shows this table to users.
-FREE, FIXED, BY_HASH = "may change", "may not change", "may move; its contents may not change"
-ON_RESUME = {
-    **dict.fromkeys((f"model.{f.name}" for f in fields(ModelConfig)), FIXED),
-    "data.data": BY_HASH,
-    "data.val_data": BY_HASH,
-    "data.max_length": FIXED,
-    "data.tokenizer": FIXED,
-    "data.held_out": FIXED,
-    "data.text_field": FIXED,
-    "data.errors": FIXED,
-    "data.seed": FIXED,
-    "train.max_steps": FREE,
-    "train.lr_horizon": FREE,
-    "train.batch_size": FIXED,
-    "train.micro_batch": FREE,
-    "train.optimizer": FIXED,
-    "train.lr": FIXED,
-    "train.warmup_steps": FIXED,
-    "train.schedule": FIXED,
-    "train.min_lr_ratio": FIXED,
-    "train.weight_decay": FIXED,
-    "train.beta1": FIXED,
-    "train.beta2": FIXED,
-    "train.eps": FIXED,
-    "train.grad_clip": FIXED,
-    "train.z_loss": FIXED,
-    "train.on_nonfinite": FREE,
-    "train.on_spike": FREE,
-    "train.max_rollbacks": FREE,
-    "train.loss_chunk": FREE,
-    "train.checkpointing": FREE,
-    "train.eval_interval": FREE,
-    "train.patience": FREE,
-    "train.save_interval": FREE,
-    "train.save_minutes": FREE,
-    "train.keep_every": FREE,
-    "train.sample_interval": FREE,
-    "train.probe_interval": FREE,
-    "train.device": FREE,
-    "train.dtype": FREE,
-    "train.compile": FREE,
-    "train.tracker": FREE,
-    "train.init_from": FIXED,
-    "train.seed": FIXED,
-}
 
 
 @dataclass(frozen=True)
@@ -116,7 +67,7 @@ def read_run(folder: RunFolder) -> Earlier:
         record, path = folder.read_run(), folder.path / "run.json"
     except CheckpointError as error:
         problems.append(str(error).partition(";")[0])
-        record, path = read_json(step / SETTINGS), step / SETTINGS
+        record, path = read_json(step / STEP_SETTINGS), step / STEP_SETTINGS
     try:
         run = Run.from_dict(record["run"])
         decided = {name: str(record["decided"][name]["value"]) for name in ("device", "dtype", "compile")}
@@ -156,7 +107,9 @@ def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainCo
 
 def refuse_changes(old: Run, new: Run, others: list[str] | None = None) -> None:
     """Raise ConfigError, listing each difference, unless only what may change does."""
-    differences = [line for line in changes(old, new) if ON_RESUME[line.split(":")[0]] == FIXED] + (others or [])
+    differences = [line for line in changes(old, new) if SETTINGS[line.split(":")[0]].resume == "fixed"] + (
+        others or []
+    )
     if differences:
         listed = "\n  ".join(differences)
         raise ConfigError(

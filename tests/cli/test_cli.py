@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg
 
 from light_llm.checkpoint import load_model
 from light_llm.cli import main
-from light_llm.cli.args import Words, parse
+from light_llm.cli.args import PositionalArgs, parse
 from light_llm.cli.main import VERBS
 from light_llm.cli.signals import ended_by_signals, stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
@@ -239,11 +239,16 @@ def test_every_verb_is_a_module_with_a_command() -> None:
         assert leave.value.code == 0
 
 
+_TEXTS = PositionalArgs("text", "x TEXT", min_count=1)
+
+
 @dataclass(frozen=True)
 class SomeFlags:
     """Flags and words, in any order."""
 
-    texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT"), Words("text", "x TEXT", least=1)] = ()
+    texts: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="TEXT"), PositionalArgs("text", "x TEXT", min_count=1)
+    ] = ()
     size: Annotated[int, arg(metavar="N")] = 0
     loud: bool = False
 

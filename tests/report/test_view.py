@@ -192,13 +192,12 @@ def test_the_command_says_every_setting(settings: dict[str, object]) -> None:
     """Read back by the command line's own parser, it is the same run."""
     import shlex
 
-    from light_llm.cli.args import parse
-    from light_llm.cli.train import TrainFlags, settings_of
+    from light_llm.cli.train import TrainFlags, parse_train
 
     run = Run().with_settings(**settings)
     words = shlex.split(repeat_command(run))
     assert words[:2] == ["light-llm", "train"]
-    again = Run().with_settings(**settings_of(*parse(TrainFlags, words[2:], prog="", about="")))
+    again = Run().with_settings(**parse_train(TrainFlags, words[2:], prog="", about="")[2])
     assert (again.train, again.data.seed) == (run.train, run.data.seed)
     wanted = f"bpe:{run.model.vocab_size}" if run.data.tokenizer == "bpe" else run.data.tokenizer
     assert again.data == replace(run.data, tokenizer=wanted)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import torch
 
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.config import ModelConfig
-from light_llm.config.run_config import PARTS
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer
-from light_llm.train.resume import BY_HASH, FIXED, FREE, ON_RESUME
-from tests.conftest import CHECKOUT
 from tests.support.tools import (
     SMALL,
     Foreign,
@@ -169,14 +165,6 @@ def test_a_step_that_is_of_another_version_is_named(poem: Path) -> None:
     run.write_run({**run.read_run(), "run": {"train": {"colour": 3}}})
     with pytest.raises(CheckpointError, match="run.json is of another version of light-llm: .*'colour'"):
         train_small(poem, max_steps=4, resume=True)
-
-
-def test_every_setting_is_in_the_table_of_what_may_change() -> None:
-    assert {f"{part}.{f.name}" for part, kind in PARTS.items() for f in fields(kind)} == ON_RESUME.keys()
-    page = (CHECKOUT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    for what in (FREE, FIXED, BY_HASH):
-        names = ", ".join(f"`{name}`" for name, kind in ON_RESUME.items() if kind == what)
-        assert f"| {what} | {names} |" in page
 
 
 def test_another_kind_of_loader_is_refused(poem: Path) -> None:

@@ -1,0 +1,26 @@
+"""How the next token is sampled. Here, and not in `generate`, because the flags are derived from it without torch."""
+
+from dataclasses import dataclass
+
+from .settings import check_settings, setting, types_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The sampling settings. The defaults change nothing: a draw from the model's own distribution.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    temperature: float = setting(1.0, "0: the likeliest token", low=0.0)
+    top_k: int = setting(0, "only the N likeliest; 0: off", low=0)
+    top_p: float = setting(1.0, "nucleus; 1: off", above=0.0, high=1.0, metavar="P")
+    min_p: float = setting(0.0, "share of the top; 0: off", low=0.0, high=1.0, metavar="P")
+    repetition_penalty: float = setting(1.0, "above 1: fewer repeats", above=0.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name, types in types_of(Sampling).items():
+            if types == (float,):  # torch takes no whole number above 2^63
+                object.__setattr__(self, name, float(getattr(self, name)))
