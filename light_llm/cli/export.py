@@ -29,7 +29,7 @@ class ExportFlags:
     public: Annotated[bool, arg(help="with --push: for everybody to see")] = False
 
 
-NO_USE = {
+NO_EFFECT = {
     "hf": set[str](),
     "gguf": {"push", "public"},
     "onnx": {"push", "public", "dtype"},
@@ -63,7 +63,7 @@ def command(argv: Sequence[str]) -> int:
         "that program and compared with the model, where it is installed; an export that differs is not kept. "
         "push: uploads the folder in --out that hf has written, as it is."
     )
-    mode, flags, _ = parse_mode(ExportFlags, argv, verb="export", about=about, no_use=NO_USE)
+    mode, flags, _ = parse_mode(ExportFlags, argv, command="export", about=about, no_effect=NO_EFFECT)
     if flags.public and not flags.push:
         raise ConfigError("--public is of an upload; add --push NAME")
     return _push(flags) if mode == "push" else _export(mode, flags)

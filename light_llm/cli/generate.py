@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
+from ..config import Sampling, settings_of
 from ..errors import ConfigError, DataError
-from .args import parse_mode
+from .args import parse_mode, with_settings
 from .signals import ctrl_c_again_and_again
 from .training_data import open_training_data
 
 if TYPE_CHECKING:
-    from ..generate import Sampling, TextGenerator
+    from ..generate import TextGenerator
 
 DEMO_PROMPTS = ("To be or not to be", "ROMEO:", "My lord, I", "Once upon a time")
 STORY_PROMPTS = ("", "Once upon a time", "Lily was", "Tom lived in")  # of a model of the built-in corpus
@@ -28,11 +29,6 @@ class GenerateFlags:
     checkpoint: Annotated[str, arg(metavar="PATH", help="run folder, step folder, .pt")] = "checkpoints"
     prompt: Annotated[str, arg(metavar="TEXT", help="what the text starts with")] = ""
     max_new_tokens: Annotated[int, arg(metavar="N", help="tokens to write at most")] = 100
-    temperature: Annotated[float, arg(metavar="X", help="0: the likeliest token")] = 0.8
-    top_k: Annotated[int, arg(metavar="N", help="only the N likeliest; 0: off")] = 40
-    top_p: Annotated[float, arg(metavar="P", help="nucleus; 1: off")] = 1.0
-    min_p: Annotated[float, arg(metavar="P", help="share of the top; 0: off")] = 0.0
-    repetition_penalty: Annotated[float, arg(metavar="X", help="above 1: fewer repeats")] = 1.0
     stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help="end before it")] = ()
     num_samples: Annotated[int, arg(metavar="N", help="texts to write")] = 1
     seed: Annotated[int, arg(metavar="N", help="repeats a text; -1: a new one")] = -1
@@ -42,11 +38,14 @@ class GenerateFlags:
     data: Annotated[str, arg(metavar="PATH", help="eval: where the text is now")] = ""
 
 
-NO_USE = {
+DEFAULT_SAMPLING = Sampling(temperature=0.8, top_k=40)
+# The flags above and one for each sampling setting.
+ALL_FLAGS = with_settings(GenerateFlags, DEFAULT_SAMPLING)
+NO_EFFECT = {
     "demo": {"num_samples", "data"},
     "text": {"data"},
     "interactive": {"num_samples", "data"},
-    "eval": {f.name for f in fields(GenerateFlags)} - {"checkpoint", "device", "data"},
+    "eval": {f.name for f in fields(ALL_FLAGS)} - {"checkpoint", "device", "data"},
 }
 
 
@@ -62,7 +61,7 @@ def command(argv: Sequence[str]) -> int:
         "demo: a few prompts. text: continue --prompt. interactive: type prompts, change settings as you go. "
         "eval: loss, perplexity and bits per byte of the held-out text."
     )
-    mode, flags, given = parse_mode(GenerateFlags, argv, verb="generate", about=about, no_use=NO_USE)
+    mode, flags, given = parse_mode(ALL_FLAGS, argv, command="generate", about=about, no_effect=NO_EFFECT)
     return modes[mode](flags, given)
 
 
@@ -183,15 +182,8 @@ def _open(flags: GenerateFlags) -> TextGenerator:
 
 
 def _sampling(flags: GenerateFlags) -> Sampling:
-    from ..generate import Sampling
-
-    return Sampling(
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        min_p=flags.min_p,
-        repetition_penalty=flags.repetition_penalty,
-    )
+    """Return the sampling settings of the flags. Raises ConfigError for a value out of range."""
+    return Sampling(**{name: getattr(flags, name) for name in settings_of(Sampling)})
 
 
 def _seed(flags: GenerateFlags) -> int:

@@ -25,7 +25,7 @@ class PlanFlags(TrainFlags):
     json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
 
 
-NO_USE = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
+NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
 
 
 def command(argv: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def command(argv: Sequence[str]) -> int:
         "Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
     )
     flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about)
-    for name in sorted(given.intersection(NO_USE)):
+    for name in sorted(given.intersection(NO_EFFECT)):
         raise ConfigError(f"{flag_of(name)} has no effect on plan; leave it out")
     run = start_of(settings, None)
     from ..plan.budget import parse_budget

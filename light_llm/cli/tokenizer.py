@@ -33,7 +33,7 @@ class TokenizerFlags:
     offline: Annotated[bool, arg(help="download nothing")] = False
 
 
-NO_USE = {
+NO_EFFECT = {
     "train": {"tokenizer", "text"},
     "show": {"vocab_size", "out", "overwrite"},
     "compare": {"vocab_size", "out", "overwrite", "text"},
@@ -48,7 +48,7 @@ def command(argv: Sequence[str]) -> int:
         "show: how a tokenizer cuts --text. "
         "compare: several (--tokenizer A --tokenizer B) on --data."
     )
-    mode, flags, given = parse_mode(TokenizerFlags, argv, verb="tokenizer", about=about, no_use=NO_USE)
+    mode, flags, given = parse_mode(TokenizerFlags, argv, command="tokenizer", about=about, no_effect=NO_EFFECT)
     modes[mode](flags, given)
     return 0
 

@@ -158,7 +158,7 @@ def _load_dataset(
         with preparing(quiet=flags.quiet) as progress:
             return load_dataset(
                 run.data,
-                tokenizer=origin and origin.tokenizer,
+                tokenizer=origin.tokenizer if origin else None,
                 chosen=chosen | ({"data"} if flags.resume else set()),
                 offline=flags.offline,
                 progress=progress,
