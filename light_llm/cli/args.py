@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from ..config import FLAGS, PARTS, settings_of, types_of
+from ..config import FLAGS, PARTS, metavar_of, settings_of, types_of
 from ..errors import ConfigError, did_you_mean
 
 Flags = TypeVar("Flags")
@@ -99,7 +99,7 @@ def with_run_settings(
 
 def with_settings(kind: type[Flags], values: Any) -> type[Flags]:
     """Return a subclass of a flags dataclass with a field for each setting of a config. Defaults are its `values`."""
-    config = type(values)
+    config: Any = type(values)
     derived = [
         _flag_field(config, name, getattr(values, name), setting.flag_help)
         for name, setting in settings_of(config).items()
@@ -128,9 +128,8 @@ def flag_of(name: str) -> str:
 
 def _flag_field(config: type, name: str, default: Any, shown_help: str) -> tuple[str, Any, Any]:
     """Return name, annotation and default of a setting's flag, as `make_dataclass` takes them."""
-    kind = next(kind for kind in types_of(config)[name] if kind is not NoneType)
-    metavar = settings_of(config)[name].metavar or {int: "N", float: "X"}.get(kind, "NAME")
-    annotation = Annotated[kind, tyro.conf.arg(metavar=metavar, help=shown_help)]
+    kind: Any = next(kind for kind in types_of(config)[name] if kind is not NoneType)
+    annotation = Annotated[kind, tyro.conf.arg(metavar=metavar_of(config, name), help=shown_help)]
     return name, annotation, field(default=kind() if default is None else default)
 
 

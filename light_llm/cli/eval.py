@@ -70,7 +70,7 @@ def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
     for name in OF_TASKS:
         if (flag := f"--{name.replace('_', '-')}") in given:
             raise ConfigError(f"{flag} is of tasks; add --tasks NAME, or leave it out")
-    known = {f"--{f.name.replace('_', '-')}" for f in fields(generate.GenerateFlags)}
+    known = {f"--{f.name.replace('_', '-')}" for f in fields(generate.ALL_FLAGS)}
     if any(word.startswith("--") and word not in known for word in given):
         parse(EvalFlags, argv, prog="light-llm eval", about="")  # it says so, with the nearest flag of this verb
     return ["--checkpoint", *argv] if argv and not argv[0].startswith("-") else list(argv)

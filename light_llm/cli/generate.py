@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from ..config import Sampling, settings_of
+from ..config import DEFAULT_SAMPLING, Sampling, settings_of
 from ..errors import ConfigError, DataError
 from .args import parse_mode, with_settings
 from .signals import ctrl_c_again_and_again
@@ -38,7 +38,6 @@ class GenerateFlags:
     data: Annotated[str, arg(metavar="PATH", help="eval: where the text is now")] = ""
 
 
-DEFAULT_SAMPLING = Sampling(temperature=0.8, top_k=40)
 # The flags above and one for each sampling setting.
 ALL_FLAGS = with_settings(GenerateFlags, DEFAULT_SAMPLING)
 NO_EFFECT = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from ..config import Run
+from ..text_format import format_bytes, format_duration
 from .args import flag_of, given_settings, parse, with_run_settings
 
 if TYPE_CHECKING:
@@ -92,9 +93,9 @@ def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | 
     from ..runtime import usable_cores
 
     if encoding_seconds is None:
-        return f"took     {seconds:.1f} s: it was there already"
-    speed = _size(dataset.source) / 1e6 / max(encoding_seconds, 1e-9)
-    return f"took     {seconds:.1f} s; encoded at {speed:.1f} MB/s on {usable_cores()} cores"
+        return f"took     {format_duration(seconds)}: it was there already"
+    speed = format_bytes(_size(dataset.source) / max(encoding_seconds, 1e-9))
+    return f"took     {format_duration(seconds)}; encoded at {speed}/s on {usable_cores()} cores"
 
 
 def _size(source: Source) -> int:

@@ -18,7 +18,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import parse_settings
 from ..errors import ConfigError
 from ..observe.metrics import MEASURED
-from ..runtime.settings import with_stop_after
+from ..runtime.env import stop_after_env
 from .args import flag_of, parse, with_run_settings
 
 

@@ -21,9 +21,11 @@ from .run_config import Run as Run
 from .run_config import changes as changes
 from .run_config import differences as differences
 from .run_config import parse_settings as parse_settings
+from .sampling import DEFAULT_SAMPLING as DEFAULT_SAMPLING
 from .sampling import Sampling as Sampling
 from .settings import Setting as Setting
 from .settings import check_settings as check_settings
+from .settings import metavar_of as metavar_of
 from .settings import setting as setting
 from .settings import settings_of as settings_of
 from .settings import types_of as types_of

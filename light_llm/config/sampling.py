@@ -24,3 +24,7 @@ class Sampling:
         for name, types in types_of(Sampling).items():
             if types == (float,):  # torch takes no whole number above 2^63
                 object.__setattr__(self, name, float(getattr(self, name)))
+
+
+# The defaults of `TextGenerator.generate` and of the command line.
+DEFAULT_SAMPLING = Sampling(temperature=0.8, top_k=40)

@@ -90,6 +90,12 @@ def types_of(config: type) -> dict[str, tuple[type, ...]]:
     return {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
 
 
+def metavar_of(config: type, name: str) -> str:
+    """Return what a setting's value is called in help: its metavar, or N, X or NAME, by type."""
+    kind = next(kind for kind in types_of(config)[name] if kind is not NoneType)
+    return settings_of(config)[name].metavar or {int: "N", float: "X"}.get(kind, "NAME")
+
+
 def check_settings(config: object) -> None:
     """Raise ConfigError for the first setting whose value is out of its bounds, choices or type."""
     kind: Any = type(config)

@@ -4,9 +4,10 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint import load_model
-from ..config import MAX_SEED, check_range, show
+from ..config import DEFAULT_SAMPLING, MAX_SEED, check_range, show
 from ..data.tokenizers import TextStream, start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
@@ -58,41 +59,27 @@ class TextGenerator:
         self,
         prompt: str = "",
         max_new_tokens: int = 100,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
         *,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
+        **sampling: Any,
     ) -> str:
-        """The prompt and its continuation.
+        """Return the prompt and its continuation.
 
         Args:
             prompt: what the text starts with; empty starts a new text.
             max_new_tokens: how many tokens are written at most; fewer if the text ends or a stop string comes.
-            temperature: 0 takes the most likely token every time; below 1 is safer, above 1 wilder.
-            top_k, top_p, min_p: cut off unlikely tokens; 0, 1 and 0 switch them off.
-            repetition_penalty: above 1 avoids words that were used, as Hugging Face defines it.
             stop: the text ends before the first of these.
             seed: repeats a text; None draws a new one.
+            sampling: settings of `Sampling`, such as temperature=0.7; the others are those of DEFAULT_SAMPLING.
 
         Raises:
             ConfigError: a value out of range, or a prompt longer than the model's context.
             DataError: a character that the model's alphabet lacks.
         """
-        sampling = Sampling(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-        )
-        return (
-            prompt
-            + self.generate_many([prompt], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, seed=seed)[0]
-        )
+        settings = replace(DEFAULT_SAMPLING, **sampling)
+        (text,) = self.generate_many([prompt], max_new_tokens=max_new_tokens, sampling=settings, stop=stop, seed=seed)
+        return prompt + text
 
     def generate_many(
         self,

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
-from ..config import check_range, get_model_size
+from ..config import Sampling, check_range, get_model_size, metavar_of, settings_of
 from ..config.validation import parse_as
 from ..data.tokenizers import decode as decode_ids
 from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .decode import window_start
 from .generator import TextGenerator, check_request
-from .sampling import Sampling
 from .terminal import BOLD, DIM, Screen, between_tokens
 
 
@@ -48,11 +47,10 @@ class Command:
 COMMANDS = (
     Command("/again", "", "the last prompt again, with another seed"),
     Command("/sample", "N [TEXT]", "N answers to TEXT, or to the last prompt"),
-    Command("/temperature", "X", "0: always the likeliest token; above 1: wilder"),
-    Command("/top-k", "N", "only the N likeliest tokens; 0: off"),
-    Command("/top-p", "P", "only the likeliest that together reach P; 1: off"),
-    Command("/min-p", "P", "only those P times as likely as the likeliest; 0: off"),
-    Command("/repetition-penalty", "X", "above 1: fewer repeats; 1: off"),
+    *(
+        Command(f"/{name.replace('_', '-')}", metavar_of(Sampling, name), setting.help)
+        for name, setting in settings_of(Sampling).items()
+    ),
     Command("/max-new-tokens", "N", "tokens to write at most"),
     Command("/stop", "TEXT", "end before TEXT too (\\n: a line's end); alone: none"),
     Command("/seed", "N", "answers use N, N+1, N+2 ...; -1: a new seed for each"),

@@ -2,38 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
-from ..config import check_range
+from ..config import Sampling as Sampling
 
 SPARE = 8  # ties with the k-th likeliest that `topk_with_ties` looks for at first; more cost a second look
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The knobs, checked where they are made. The defaults change nothing: a draw from the model's own distribution.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    temperature: float = 1.0  # 0: always the most likely token
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0  # 1: off
-    min_p: float = 0.0  # 0: off
-    repetition_penalty: float = 1.0  # 1: off
-
-    def __post_init__(self) -> None:
-        check_range("temperature", self.temperature, low=0.0)
-        check_range("top_k", self.top_k, low=0, integer=True)
-        check_range("top_p", self.top_p, above=0.0, high=1.0)
-        check_range("min_p", self.min_p, low=0.0, high=1.0)
-        check_range("repetition_penalty", self.repetition_penalty, above=0.0)
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):  # torch takes no whole number above 2^63
-            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 def apply_top_k(logits: Tensor, k: int) -> Tensor:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import show
+from ..config import Sampling, settings_of, show
 from ..data import Tokenizer
 from ..data.tokenizers import TextStream
 from ..errors import ConfigError
-from ..generate import Sampling
 
 MOST_TOKENS = 256  # the harness's default
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # one thing; the first given counts
@@ -18,7 +17,7 @@ WITHOUT_EFFECT = {
     "num_return_sequences": (1,),
     "use_cache": (True, False),
 }
-KNOBS = ("top_k", "top_p", "min_p", "repetition_penalty")
+SAMPLING_SETTINGS = [name for name in settings_of(Sampling) if name != "temperature"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def read_wanted(kwargs: Mapping[str, Any]) -> Wanted:
         raise ConfigError(f"the task's max_gen_toks={most} cannot be used; it must be at least 1")
     temperature = float(given.pop("temperature", 1.0 if given.get("do_sample") else 0.0))
     sampled = given.pop("do_sample", temperature > 0)
-    knobs = {name: given.pop(name) for name in KNOBS if name in given}
+    knobs = {name: given.pop(name) for name in SAMPLING_SETTINGS if name in given}
     for name, value in given.items():
         if value not in WITHOUT_EFFECT.get(name, ()):
             raise ConfigError(

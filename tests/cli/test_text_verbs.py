@@ -34,7 +34,7 @@ def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.Captur
     size = poem.stat().st_size
     assert f"text     poem.txt: {size:,} bytes, 1 document\n" in out and "(bpe, 300 ids, " in out
     assert re.search(r"took     [\d.]+ m?s; encoded at [\d.]+ [kM]B/s on \d+ cores?", out)
-    assert out.endswith("next     python train.py --data poem.txt --held-out 0.2 --tokenizer bpe:300\n")
+    assert out.endswith("next     python train.py --data poem.txt --tokenizer bpe:300 --held-out 0.2\n")
     folder = Path(re.search("kept     (.*)", out)[1])  # type: ignore[index]
     written = (folder / "train.bin").stat().st_mtime_ns
     tokens = [int(n.replace(",", "")) for n in re.findall(r"tokens   ([\d,]+) training, ([\d,]+) held out", out)[0]]

@@ -502,7 +502,7 @@ BUGS = [
     ),
     Bug(
         "a temperature of 10^30 as a whole number",
-        "generate: Sampling.__post_init__",
+        "config: Sampling.__post_init__",
         "object.__setattr__(self, name, float(getattr(self, name)))",
         "pass",
         "tests/data/test_text_faults.py",
