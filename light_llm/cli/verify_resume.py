@@ -17,7 +17,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import parse_settings
 from ..errors import ConfigError
-from ..observe.metrics import MEASURED
+from ..observe.metrics import TIMING_KEYS
 from ..runtime.env import stop_after_env
 from .args import flag_of, parse, with_run_settings
 
