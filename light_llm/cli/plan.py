@@ -15,7 +15,7 @@ from .args import flag_of
 from .train import TrainFlags, parse_train, start_of
 
 if TYPE_CHECKING:
-    from ..plan.plan import Plan, Text
+    from ..plan.plan import DatasetSize, Plan
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     return chosen.plan, [*notes, f"budget       {flags.budget}: {chosen.why}"]
 
 
-def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Text, int, list[str]]:
+def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[DatasetSize, int, list[str]]:
     """The size of the text and of its vocabulary; of one that is not here yet, what is known of it."""
     from ..data import load_dataset
-    from ..plan.plan import Text
+    from ..plan.plan import DatasetSize
     from ..train.foresee import text_of
     from .fit import vocabulary_of
     from .progress import preparing
@@ -91,5 +91,5 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
             dataset = load_dataset(run.data, chosen=chosen, offline=True, progress=progress)
     except DataError as error:
         V = vocabulary_of(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
-        return Text(), V, [f"note         {str(error).partition('; ')[0]}"]
+        return DatasetSize(), V, [f"note         {str(error).partition('; ')[0]}"]
     return text_of(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

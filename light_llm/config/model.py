@@ -4,14 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, SCALINGS
 from .settings import check_settings, setting
 from .validation import show
-
-POSITIONS = ("learned", "rope")
-SCALINGS = ("none", "linear", "llama3")
-NORMS = ("layernorm", "rmsnorm")
-MLPS = ("gelu", "swiglu", "relu2")
-ACTIVATIONS = ("gelu_tanh", "gelu")
 
 # d_k = n_embd / n_head = 64 in each; n_inner of the modern ones makes them as large as the others to 1%
 GPT2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True, "qk_norm": False, "tied_head": True}
@@ -42,22 +37,24 @@ class ModelConfig:
     dropout: float = setting(0.0, "embeddings, branches", low=0.0, below=1.0, flag=True, metavar="P")
     # Above 0 it costs the fast attention kernel.
     attn_dropout: float = setting(0.0, "dropout of the attention probabilities", low=0.0, below=1.0)
-    activation: str = setting("gelu_tanh", "GELU of the mlp gelu: GPT-2's tanh form, or exact", choices=ACTIVATIONS)
+    activation: str = setting(
+        "gelu_tanh", "GELU of the mlp gelu: GPT-2's tanh form, or exact", choices=tuple(ACTIVATIONS)
+    )
     # Gemma 2's soft cap: logits become cap tanh(logits / cap).
     logit_cap: float = setting(0.0, "soft cap of the logits; 0: off", low=0.0, high=1e6)
     n_kv_head: int = setting(0, "heads of keys and values, shared by n_head / n_kv_head queries; 0: n_head", low=0)
     head_dim: int = setting(0, "D, d_k; 0: n_embd / n_head", low=0)
     n_inner: int = setting(0, "width of the MLP; 0: 4 n_embd, or 8/3 n_embd in multiples of 64 for swiglu", low=0)
-    positions: str = setting("learned", "a table of positions, or rotated queries and keys", choices=POSITIONS)
+    positions: str = setting("learned", "a table of positions, or rotated queries and keys", choices=tuple(POSITIONS))
     rope_base: float = setting(10000.0, "base of the rotary frequencies", above=1.0, high=1e12)
     rope_scaling: str = setting("none", "how rope is scaled for a longer context", choices=SCALINGS)
     rope_factor: float = setting(1.0, "how many times longer the context became", low=1.0, high=1e6)
     # llama3's scaling needs the context before it was extended.
     rope_trained: int = setting(0, "context before scaling, tokens; 0: n_positions / rope_factor", low=0)
-    norm: str = setting("layernorm", "normalization layer", choices=NORMS)
+    norm: str = setting("layernorm", "normalization layer", choices=tuple(NORMS))
     norm_eps: float = setting(1e-5, "epsilon of the norms", above=0.0, below=1.0)
     qk_norm: bool = setting(False, "normalize queries and keys per head")
-    mlp: str = setting("gelu", "MLP of a block", choices=MLPS)
+    mlp: str = setting("gelu", "MLP of a block", choices=tuple(MLPS))
     bias: bool = setting(True, "biases in the linear layers and in layernorm")
     tied_head: bool = setting(True, "the output head shares the token embedding's weights")
     window: int = setting(0, "tokens seen by window_layers, each token's own included; 0: all", low=0)
@@ -83,12 +80,12 @@ class ModelConfig:
             )
 
     def _check_rope(self) -> None:
-        if self.positions == "rope" and self.head_size % 2:
+        if POSITIONS[self.positions].rotary and self.head_size % 2:
             raise ConfigError(
-                f"positions=rope turns pairs of numbers, and a head has d_k={self.head_size}, which is odd; "
-                f"try head_dim={self.head_size + 1}, or another n_head"
+                f"positions={self.positions} turns pairs of numbers, and a head has d_k={self.head_size}, "
+                f"which is odd; try head_dim={self.head_size + 1}, or another n_head"
             )
-        if self.positions != "rope" and self.rope_scaling != "none":
+        if not POSITIONS[self.positions].rotary and self.rope_scaling != "none":
             raise ConfigError(
                 f"rope_scaling={self.rope_scaling} scales rotary positions, and positions={self.positions}; "
                 "add positions=rope, or leave it out"
@@ -123,7 +120,7 @@ class ModelConfig:
         """Numbers of a token inside the MLP. A gated one has three matrices for two, so it is narrower."""
         if self.n_inner:
             return self.n_inner
-        return -(-8 * self.n_embd // (3 * 64)) * 64 if self.mlp == "swiglu" else 4 * self.n_embd
+        return -(-8 * self.n_embd // (3 * 64)) * 64 if MLPS[self.mlp].gated else 4 * self.n_embd
 
     @property
     def rope_trained_on(self) -> int:
@@ -145,9 +142,9 @@ class ModelConfig:
         windows = sum(self.window_of(layer) > 0 for layer in range(self.n_layer)) if self.window else 0
         longer = "" if self.rope_scaling == "none" else f" {self.rope_scaling} x {self.rope_factor:g}"
         words = [
-            f"rope{longer}" if self.positions == "rope" else "",
-            self.norm if self.norm != "layernorm" else "",
-            self.mlp if self.mlp != "gelu" else "exact gelu" if self.activation != "gelu_tanh" else "",
+            f"{POSITIONS[self.positions].label}{longer}",
+            NORMS[self.norm].label,
+            ACTIVATIONS[self.activation] if MLPS[self.mlp].uses_activation else MLPS[self.mlp].label,
             "no biases" if not self.bias else "",
             f"{self.kv_heads} head{'s' * (self.kv_heads > 1)} of keys" if self.kv_heads != self.n_head else "",
             "qk-norm" if self.qk_norm else "",

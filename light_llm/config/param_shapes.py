@@ -2,9 +2,8 @@
 
 import math
 
+from .choices import MLPS, NORMS, POSITIONS, NamedShapes
 from .model import ModelConfig
-
-NamedShapes = dict[str, tuple[int, ...]]
 
 
 def block_shapes(config: ModelConfig) -> NamedShapes:
@@ -25,7 +24,7 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
     linear("attn.c_proj", config.n_head * D, C)
     shapes |= norm_shapes(config, "ln_2", C)
     linear("mlp.c_fc", C, inner)
-    if config.mlp == "swiglu":
+    if MLPS[config.mlp].gated:
         linear("mlp.c_gate", C, inner)
     linear("mlp.c_proj", inner, C)
     return shapes
@@ -33,7 +32,7 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
 
 def norm_shapes(config: ModelConfig, name: str, size: int) -> NamedShapes:
     """The gain of a norm, and its bias where it has one."""
-    has_bias = config.norm == "layernorm" and config.bias
+    has_bias = NORMS[config.norm].has_bias and config.bias
     names = ("weight", "bias") if has_bias else ("weight",)
     return {f"{name}.{kind}": (size,) for kind in names}
 
@@ -41,8 +40,7 @@ def norm_shapes(config: ModelConfig, name: str, size: int) -> NamedShapes:
 def outer_shapes(config: ModelConfig) -> NamedShapes:
     """The parameters outside the blocks: tables, the last norm, and the head where it is a table of its own."""
     shapes: NamedShapes = {"wte.weight": (config.vocab_size, config.n_embd)}
-    if config.positions == "learned":
-        shapes["wpe.weight"] = (config.n_positions, config.n_embd)
+    shapes |= POSITIONS[config.positions].param_shapes(config)
     shapes |= norm_shapes(config, "ln_f", config.n_embd)
     if not config.tied_head:
         shapes["lm_head.weight"] = (config.vocab_size, config.n_embd)

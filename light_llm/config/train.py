@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from .choices import OPTIMIZERS
+from .schedule import SCHEDULES
 from .settings import check_settings, setting
 from .validation import MAX_SEED
 
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "wsd")
 COMPILE = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16")
 ON_NONFINITE = ("stop", "skip", "rollback")
@@ -25,11 +25,11 @@ class TrainConfig:
     batch_size: int = setting(8, "sequences per step", low=1, flag=True)
     micro_batch: int | None = setting(None, "sequences at a time; 0: all", low=1, resume="free", flag=True)
     # muon: the matrices by Muon, the rest by AdamW, both at this learning rate.
-    optimizer: str = setting("adamw", "optimizer", choices=OPTIMIZERS, flag=True)
+    optimizer: str = setting("adamw", "optimizer", choices=tuple(OPTIMIZERS), flag=True)
     lr: float = setting(1.5e-3, "peak learning rate", above=0.0, flag=True)
     warmup_steps: int = setting(50, "linear warm-up", low=0, flag=True)
     # wsd: stable at the peak, then down over the last 40% of the steps.
-    schedule: str = setting("cosine", "learning-rate schedule", choices=SCHEDULES)
+    schedule: str = setting("cosine", "learning-rate schedule", choices=tuple(SCHEDULES))
     min_lr_ratio: float = setting(0.1, "final learning rate as a share of the peak", low=0.0, high=1.0)
     lr_horizon: int | None = setting(None, "step where the schedule ends; none: max_steps", low=1, resume="free")
     weight_decay: float = setting(0.1, "on matrices, embeddings", low=0.0, flag=True)

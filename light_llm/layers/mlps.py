@@ -58,8 +58,9 @@ class SquaredReLU(nn.Module):
         return torch.relu(x).square()
 
 
+GELU_FORMS = {"gelu_tanh": "tanh", "gelu": "none"}  # a config's `activation` -> torch's `approximate`
 MLPS: dict[str, Callable[[ModelConfig], "MLP | GatedMLP"]] = {
-    "gelu": lambda config: MLP(config, nn.GELU("tanh" if config.activation == "gelu_tanh" else "none")),
+    "gelu": lambda config: MLP(config, nn.GELU(GELU_FORMS[config.activation])),
     "swiglu": GatedMLP,
     "relu2": lambda config: MLP(config, SquaredReLU()),
 }

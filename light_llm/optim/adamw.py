@@ -6,11 +6,16 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
-from .groups import MATRIX, TABLE, VECTOR
+from .groups import MATRIX, TABLE, VECTOR, group_parameters
 
 
-def adamw(roles: Mapping[str, Mapping[str, nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over parameters by role, in two groups: matrices and tables decay, vectors do not."""
+def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Build AdamW over all trainable parameters."""
+    return adamw_over(group_parameters(model), config)
+
+
+def adamw_over(roles: Mapping[str, Mapping[str, nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
+    """Build AdamW over parameters by role, in two groups: matrices and tables decay, vectors do not."""
     groups = [
         {"params": [*roles[MATRIX].values(), *roles[TABLE].values()], "weight_decay": config.weight_decay},
         {"params": list(roles[VECTOR].values()), "weight_decay": 0.0},

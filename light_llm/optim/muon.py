@@ -7,38 +7,39 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
-from .adamw import adamw
+from .adamw import adamw_over
 from .groups import MATRIX, TABLE, VECTOR, group_parameters
 
 
 def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Each matrix moves by its momentum with all singular values made 1 (Jordan et al., 2024); the rest by AdamW.
+    """Build Muon (Jordan et al., 2024) for the matrices and AdamW for all other parameters, as one optimizer.
 
-    A step is scaled by 0.2 sqrt(larger side), which gives it the size of an AdamW step (Liu et al., 2025, equation 4):
-    so one learning rate and one weight decay serve both.
+    A matrix moves by its momentum with all singular values made 1. That step is scaled by 0.2 sqrt(larger side), which
+    gives it the size of an AdamW step (Liu et al., 2025, equation 4), so one learning rate and one decay serve both.
     """
     roles = group_parameters(model)
     parts: list[torch.optim.Optimizer] = []
     if matrices := list(roles[MATRIX].values()):
-        decay, how = config.weight_decay, "match_rms_adamw"
-        parts.append(torch.optim.Muon(matrices, config.lr, decay, momentum=0.95, adjust_lr_fn=how))
+        decay, scaling = config.weight_decay, "match_rms_adamw"
+        parts.append(torch.optim.Muon(matrices, config.lr, decay, momentum=0.95, adjust_lr_fn=scaling))
     if roles[TABLE] or roles[VECTOR]:
-        parts.append(adamw({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config))
+        parts.append(adamw_over({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config))
     return parts[0] if len(parts) == 1 else CombinedOptimizer(*parts)
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Several optimizers as one: a step is a step of each; groups and state are those of all."""
+    """Several optimizers as one, with the parameter groups and the state of all of them."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})
         self.parts = parts
-        self.param_groups = [group for part in parts for group in part.param_groups]  # the very same, not copies
+        # The parts' own groups and not the copies that __init__ made, so that a new learning rate reaches the parts.
+        self.param_groups = [group for part in parts for group in part.param_groups]
         for part in parts:
-            part.state = self.state  # keyed by parameter, and no parameter has two owners
+            part.state = self.state  # keyed by parameter, and a parameter belongs to one part
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step of each part."""
-        assert closure is None, "the loop computes the gradients"
+        """Step each part."""
+        assert closure is None, "the training loop computes the gradients"
         for part in self.parts:
             part.step()

@@ -1,10 +1,10 @@
-"""From a time or a memory that may be spent to preset, batch and steps, by a stated rule.
+"""From a budget of time or memory to preset, batch and steps, by a stated rule.
 
 A model of P parameters learns most from a given amount of arithmetic when it sees about 20 tokens for each of them
 (Hoffmann et al., 2022); a text that is seen more than four times teaches little more (Muennighoff et al., 2023). So:
 
-1.  the tokens of a preset are those it gets through in the time, and at most four passes over the text;
-2.  the largest preset is taken that sees at least 20 tokens for each parameter of its blocks; where none does, the
+1.  a preset gets the tokens that it can process in the time, but at most four passes over the text;
+2.  the largest preset is taken that sees at least 20 tokens for each parameter of its blocks; if none does, the
     smallest. With memory alone, the largest preset that fits;
 3.  a step has the sequences that the settings say: more where the steps would be more than 10,000, fewer where they
     would be fewer than 100; and as many at a time as memory holds.
@@ -17,26 +17,27 @@ from ..errors import ConfigError
 from ..runtime import MemoryLimit
 from ..text_format import format_duration
 from .parameters import presets_of_kind, resize_to_preset
-from .plan import Plan, Text, make_plan
+from .plan import DatasetSize, Plan, make_plan
 from .suggest import Overrides, apply, micro_batches
 
 TOKENS_PER_PARAMETER = 20.0
-PASSES = 4.0
-MOST_STEPS, FEWEST_STEPS = 10_000, 100
-TIMES = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
-SIZES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+MAX_PASSES = 4.0
+MAX_STEPS, MIN_STEPS = 10_000, 100
+MAX_BATCH_FACTOR = 1024  # by which a batch may grow, so that a budget of years ends the search too
+SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent; None: no matter."""
+    """The time and the memory that may be used; None for no limit."""
 
     seconds: float | None = None
     bytes: int | None = None
 
 
 def parse_budget(text: str) -> Budget:
-    """Read a time, a memory, or both.
+    """Parse a time, a memory, or both.
 
     Raises:
         ConfigError: it is neither.
@@ -44,7 +45,7 @@ def parse_budget(text: str) -> Budget:
     >>> parse_budget("10min"), parse_budget("1.5h,2GB")
     (Budget(seconds=600.0, bytes=None), Budget(seconds=5400.0, bytes=2000000000))
     """
-    found = Budget()
+    budget = Budget()
     for part in text.replace(" ", "").split(","):
         digits = part.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
         unit = part[len(digits) :]
@@ -52,20 +53,20 @@ def parse_budget(text: str) -> Budget:
             amount = float(digits)
         except ValueError:
             amount = 0.0
-        if not 0 < amount < 1e12 or (unit.lower() not in TIMES and unit.upper() not in SIZES):
+        if not 0 < amount < 1e12 or (unit.lower() not in SECONDS and unit.upper() not in BYTES):
             raise ConfigError(
                 f"--budget {text} cannot be read; write a time, a memory or both, as in 10min, 2h, 2GB or 30min,2GB"
             )
-        if unit.lower() in TIMES:
-            found = replace(found, seconds=amount * TIMES[unit.lower()])
+        if unit.lower() in SECONDS:
+            budget = replace(budget, seconds=amount * SECONDS[unit.lower()])
         else:
-            found = replace(found, bytes=int(amount * SIZES[unit.upper()]))
-    return found
+            budget = replace(budget, bytes=int(amount * BYTES[unit.upper()]))
+    return budget
 
 
 @dataclass(frozen=True)
 class BudgetChoice:
-    """What a budget is spent on."""
+    """The settings that a budget leads to, and the reason."""
 
     changes: Overrides
     why: str
@@ -73,95 +74,95 @@ class BudgetChoice:
 
 
 def fit_to_budget(
-    budget: Budget, model: ModelConfig, train: TrainConfig, T: int, text: Text, *, framework: int | None = None
+    budget: Budget, model: ModelConfig, train: TrainConfig, T: int, text: DatasetSize, *, framework: int | None = None
 ) -> BudgetChoice:
     """Choose preset, batch and steps.
 
     Args:
-        framework: bytes the process has before there is a model; by default what it has now.
+        framework: bytes of the process before there is a model; by default what it has now.
 
     Raises:
-        ConfigError: not even the smallest preset fits, or not one step is made in the time.
+        ConfigError: not even the smallest preset fits, or one step takes longer than the time.
     """
-    room = MemoryLimit(budget.bytes, "the budget") if budget.bytes else None
-    tried = []
+    limit = MemoryLimit(budget.bytes, "the budget") if budget.bytes else None
+    choice: BudgetChoice | None = None
     for name in reversed(presets_of_kind(model)):
         shape = resize_to_preset(name, model)
-        fits = _that_fits(shape, make_plan(model, train, T, text, framework=framework, room=room, timed=False))
-        if fits is None:
+        untimed = make_plan(model, train, T, text, framework=framework, limit=limit, timed=False)
+        fitting = _largest_micro_batch(shape, untimed)
+        if fitting is None:
             continue
-        changes, plan = _steps(budget, fits, text)
-        of_each = plan.tokens / matrix_parameters(plan.model)
-        about = f"{name}: {plan.tokens:,} tokens, {of_each:.2g} for each parameter of its blocks"
-        tried.append(BudgetChoice(shape | changes, about, plan))
-        if budget.seconds is None or of_each >= TOKENS_PER_PARAMETER:
-            return tried[-1]
-    if not tried:
+        changes, plan = _choose_steps(budget, *fitting, text)
+        ratio = plan.tokens / matrix_parameters(plan.model)
+        why = f"{name}: {plan.tokens:,} tokens, {ratio:.2g} for each parameter of its blocks"
+        choice = BudgetChoice(shape | changes, why, plan)
+        if budget.seconds is None or ratio >= TOKENS_PER_PARAMETER:
+            return choice
+    if choice is None:
         raise ConfigError(
             "no preset fits into the budget's memory; a smaller --tokenizer (bpe:1024) or --max-length helps"
         )
-    chosen = tried[-1]
-    if budget.seconds is not None and chosen.plan.step and chosen.plan.step > budget.seconds:
-        step, allowed = format_duration(chosen.plan.step), format_duration(budget.seconds)
+    if budget.seconds is not None and choice.plan.step and choice.plan.step > budget.seconds:
+        step, allowed = format_duration(choice.plan.step), format_duration(budget.seconds)
         raise ConfigError(
             f"one step of the smallest preset takes {step}, and the budget is {allowed}; "
             "a smaller --batch-size or --tokenizer helps"
         )
-    return chosen
+    return choice
 
 
-def _that_fits(shape: Overrides, start: Plan) -> tuple[Overrides, Plan] | None:
-    """A preset with as many sequences at a time as fit."""
+def _largest_micro_batch(shape: Overrides, start: Plan) -> tuple[Overrides, Plan] | None:
+    """Return the plan of a preset with as many sequences at a time as fit; None if not even one does."""
     train = start.train
     for n in [train.micro_batch or train.batch_size, *micro_batches(train)]:
         changes = {"train__micro_batch": n if n != train.batch_size else None}
-        model, how, T = apply(start.model, train, start.T, shape | changes)
-        plan = make_plan(model, how, T, start.text, framework=start.memory.framework, room=start.room)
+        model, resized, T = apply(start.model, train, start.T, shape | changes)
+        plan = make_plan(model, resized, T, start.text, framework=start.memory.framework, limit=start.limit)
         if plan.fits:
             return changes, plan
     return None
 
 
-def _steps(budget: Budget, fits: tuple[Overrides, Plan], text: Text) -> tuple[Overrides, Plan]:
-    """As many steps as the time and the text allow, of a batch that makes them neither very many nor very few."""
-    changes, plan = fits
-    at_a_time = plan.train.micro_batch or plan.train.batch_size
+def _choose_steps(budget: Budget, changes: Overrides, plan: Plan, text: DatasetSize) -> tuple[Overrides, Plan]:
+    """Choose as many steps as time and text allow, of a batch that makes them neither very many nor very few."""
+    micro_batch = plan.train.micro_batch or plan.train.batch_size
     batch = plan.train.batch_size
     while True:
-        changes = changes | {"train__batch_size": batch, "train__micro_batch": at_a_time if at_a_time < batch else None}
-        steps = _steps_of(budget, plan, changes, text)
+        accumulates = micro_batch < batch
+        changes = changes | {"train__batch_size": batch, "train__micro_batch": micro_batch if accumulates else None}
+        steps = _max_steps(budget, plan, changes, text)
         changes |= {"train__max_steps": steps, "train__warmup_steps": min(plan.train.warmup_steps, max(1, steps // 10))}
-        if steps > MOST_STEPS:
+        if steps > MAX_STEPS:
             batch *= 2
-        elif steps < FEWEST_STEPS and batch > 1 and batch % 2 == 0 and budget.seconds is not None:
+        elif steps < MIN_STEPS and batch > 1 and batch % 2 == 0 and budget.seconds is not None:
             batch //= 2
-            at_a_time = min(at_a_time, batch)
-            if batch % at_a_time:
-                at_a_time = 1
+            micro_batch = min(micro_batch, batch)
+            if batch % micro_batch:
+                micro_batch = 1
         else:
             break
-        if batch > plan.train.batch_size * 1024:
+        if batch > plan.train.batch_size * MAX_BATCH_FACTOR:
             break
     model, train, T = apply(plan.model, plan.train, plan.T, changes)
-    return changes, make_plan(model, train, T, text, framework=plan.memory.framework, room=plan.room)
+    return changes, make_plan(model, train, T, text, framework=plan.memory.framework, limit=plan.limit)
 
 
-def _steps_of(budget: Budget, plan: Plan, changes: Overrides, text: Text) -> int:
-    """The most steps that stay within time and passes; at least one."""
+def _max_steps(budget: Budget, plan: Plan, changes: Overrides, text: DatasetSize) -> int:
+    """Return the most steps that stay within time and passes; at least one."""
     model, train, T = apply(plan.model, plan.train, plan.T, changes)
-    most = train.max_steps
+    limit = train.max_steps
     if text.tokens:
-        most = max(1, int(PASSES * text.tokens / (train.batch_size * T)))
-        most = most if budget.seconds is not None else min(most, train.max_steps)
+        limit = max(1, int(MAX_PASSES * text.tokens / (train.batch_size * T)))
+        limit = limit if budget.seconds is not None else min(limit, train.max_steps)
 
     def total(steps: int) -> float:
-        tried = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps))
-        seconds = make_plan(model, tried, T, text, framework=plan.memory.framework, room=plan.room).seconds
+        shortened = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps))
+        seconds = make_plan(model, shortened, T, text, framework=plan.memory.framework, limit=plan.limit).seconds
         return seconds.total if seconds else 0.0
 
-    if budget.seconds is None or total(most) <= budget.seconds:
-        return most
-    low, high = 1, most  # the largest whose time is within the budget lies between
+    if budget.seconds is None or total(limit) <= budget.seconds:
+        return limit
+    low, high = 1, limit
     while high - low > max(1, low // 100):
         middle = (low + high) // 2
         low, high = (middle, high) if total(middle) <= budget.seconds else (low, middle)

@@ -1,7 +1,7 @@
-"""What the first steps of a run hold in memory, to the byte where the byte is known: formulas over shapes.
+"""Memory of the first steps of a run, to the byte where the byte is known: formulas over shapes.
 
-A step is followed through the moments at which it may hold most. What is alive at each is what `model.py`, the loss by
-blocks and autograd keep; the slow twin, which counts what torch really allocates, is `tests/support/live_bytes.py`.
+A step is followed through the moments at which it may hold most. What is alive at each is decided by `model.py`, the
+blocked loss and autograd; `tests/support/live_bytes.py` counts what torch really allocates, to compare.
 
 Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V vocabulary   L layers   P parameters
 """
@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
+from ..config.choices import MLPS, NORMS, OPTIMIZERS, POSITIONS
 from ..config.param_shapes import count
 from ..layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK
 from ..layers.cross_entropy import TILE_COLUMNS, TILE_ROWS
 from ..runtime import has_attention_kernel
 
-LOOKED_AT = 1 << 14  # elements of a tensor that `observe.step_metrics` looks at
+SAMPLED_ELEMENTS = 1 << 14  # of a tensor, by the step metrics of `observe`
 
 
 @dataclass(frozen=True)
@@ -25,37 +26,37 @@ class Memory:
 
     weights: int = 0
     gradients: int = 0
-    optimizer: int = 0  # its moments
-    activations: int = 0  # what the backward pass will need, and what a block works in
-    loss: int = 0  # a tile of logits, the head's gradient, the hidden states' gradient
-    cache: int = 0  # freed, and kept by the allocator for the next step
-    framework: int = 0  # Python, torch, the text: what the process had before there was a model
+    optimizer: int = 0  # its state
+    activations: int = 0  # saved for the backward pass, and the scratch memory of a block
+    loss: int = 0  # a tile of logits, the gradients of the head and of the hidden states
+    cache: int = 0  # freed, and held by the allocator for the next step
+    framework: int = 0  # Python, torch, the text: the process before there was a model
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """Return the sum of all kinds."""
         return sum(getattr(self, f.name) for f in fields(self))
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a step works on, and how: everything that its memory depends on."""
+    """Everything that the memory and the time of a step depend on."""
 
     model: ModelConfig
     B: int  # sequences in memory at a time
     T: int
-    micro_batches: int  # of a step
+    micro_batches: int  # per step
     half: bool  # products in 16 bits
     checkpointing: bool
-    muon: bool
-    rows: int  # of the logits that exist at once
+    optimizer: str
+    rows: int  # of logits that exist at once
     on_cpu: bool
-    kernel: bool  # attention has one that keeps no weights
+    kernel: bool  # attention has a kernel that keeps no weights
     compiled: bool
 
     @classmethod
     def of(cls, model: ModelConfig, train: TrainConfig, T: int) -> "StepShape":
-        """Of a run whose device, format and compilation are settled."""
+        """Build the shape for a run whose device, dtype and compilation are resolved."""
         B = train.micro_batch or train.batch_size
         return cls(
             model=model,
@@ -64,7 +65,7 @@ class StepShape:
             micro_batches=train.batch_size // B,
             half=train.dtype != "float32",
             checkpointing=train.checkpointing,
-            muon=train.optimizer == "muon",
+            optimizer=train.optimizer,
             rows=train.loss_chunk or B * T,
             on_cpu=train.device == "cpu",
             kernel=has_attention_kernel(train.device),
@@ -73,125 +74,125 @@ class StepShape:
 
     @property
     def N(self) -> int:
-        """Tokens in memory at a time."""
+        """Return the tokens in memory at a time."""
         return self.B * self.T
 
     @property
     def width(self) -> int:
-        """Bytes of an element of a product."""
+        """Return the bytes of an element of a product."""
         return 2 if self.half else 4
 
 
-def step_memory(shapes: StepShape) -> Memory:
-    """The largest of the moments of a step, without framework and cache."""
-    return max(moments(shapes), key=lambda memory: memory.total)
+def step_memory(shape: StepShape) -> Memory:
+    """Return the largest of the moments of a step, without framework and cache."""
+    return max(moments(shape), key=lambda memory: memory.total)
 
 
 def moments(s: StepShape) -> Iterator[Memory]:
-    """What is alive at each moment of a step, from the second one on, when the optimizer has its moments."""
+    """Yield the memory at each moment of a step, from the second one on, when the optimizer has its state."""
     m = s.model
     P, table = get_model_size(m), 4 * m.vocab_size * m.n_embd
     blocks = 4 * m.n_layer * count(block_shapes(m))  # bytes of their gradients
-    always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, muon=s.muon)}
+    always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, s.optimizer)}
     so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
-    kept, one = kept_of_all_layers(s), max(kept_of_a_layer(s, layer) for layer in range(m.n_layer))
+    saved, one = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer in range(m.n_layer))
     work = (12 if s.half else 15) * s.N * m.n_embd  # what a block's backward pass computes in
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
-    # The loss is computed, all layers are kept for the backward pass:
-    cached = 2 * matrix_parameters(m) if s.half and s.checkpointing else 0  # matrices, until autocast forgets them
-    yield Memory(**always, gradients=so_far, activations=kept + cached, loss=ends + loss_work(s))
-    # The backward pass begins, in the last block; one that kept nothing computes itself again:
-    again = one if s.checkpointing else 0
-    yield Memory(**always, gradients=so_far, activations=kept + again + work, loss=ends)
-    # It is in the first block, with the gradients of the others behind it:
+    # The loss is computed; all layers are saved for the backward pass. With checkpointing, autocast's 16-bit copies of
+    # the matrices are not among the saved tensors, and live until it forgets them.
+    cached = 2 * matrix_parameters(m) if s.half and s.checkpointing else 0
+    yield Memory(**always, gradients=so_far, activations=saved + cached, loss=ends + loss_bytes(s))
+    # The backward pass begins in the last block, which with checkpointing is recomputed first.
+    recomputed = one if s.checkpointing else 0
+    yield Memory(**always, gradients=so_far, activations=saved + recomputed + work, loss=ends)
+    # It is in the first block, and the gradients of the others are there.
     behind = so_far or blocks * (m.n_layer - 1) // m.n_layer
     yield Memory(**always, gradients=behind, activations=one + work, loss=table)
-    # It is at the token table, whose gradient as a table of its own is added to that of a tied head:
+    # It is at the token table, whose gradient is a table of its own before it is added to that of a tied head.
     apart = table if m.tied_head else 0
     yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=apart)
-    # The optimizer works, and the meter keeps what it looks at from before the update:
-    yield Memory(**always, gradients=4 * P, activations=12 * looked_at(m) + (orthogonalising(m) if s.muon else 0))
+    # The optimizer works, and the step metrics hold what they sampled before the update.
+    scratch = OPTIMIZERS[s.optimizer].scratch_bytes(shape for shape in block_shapes(m).values() if len(shape) == 2)
+    yield Memory(**always, gradients=4 * P, activations=12 * sampled_elements(m) + scratch)
 
 
-def optimizer_bytes(model: ModelConfig, *, muon: bool) -> int:
-    """Two moments a parameter in float32; one where Muon moves it."""
-    matrices = matrix_parameters(model) if muon else 0
-    return 8 * (get_model_size(model) - matrices) + 4 * matrices
+def optimizer_bytes(model: ModelConfig, optimizer: str) -> int:
+    """Return the bytes of the optimizer's state."""
+    matrices = matrix_parameters(model)
+    return OPTIMIZERS[optimizer].state_bytes(matrices=matrices, others=get_model_size(model) - matrices)
 
 
-def looked_at(model: ModelConfig) -> int:
-    """Elements that the meter looks at: some of each large tensor, all of a small one."""
+def sampled_elements(model: ModelConfig) -> int:
+    """Return the number of elements that the step metrics look at: some of each large tensor, all of a small one."""
     shapes = [*outer_shapes(model).values(), *list(block_shapes(model).values()) * model.n_layer]
-    return sum(min(LOOKED_AT, math.prod(shape)) for shape in shapes)
+    return sum(min(SAMPLED_ELEMENTS, math.prod(shape)) for shape in shapes)
 
 
-def orthogonalising(model: ModelConfig) -> int:
-    """What Muon's iteration holds for the largest matrix, (4 C, C), in 16 bits: itself twice, its square twice."""
-    matrices = [sorted(shape) for shape in block_shapes(model).values() if len(shape) == 2]
-    return max(2 * (2 * large * small + 2 * small**2) for small, large in matrices)
-
-
-def kept_of_all_layers(s: StepShape) -> int:
-    """Bytes that the forward pass leaves for the backward pass; with checkpointing a layer's input alone."""
+def saved_bytes(s: StepShape) -> int:
+    """Return the bytes saved for the backward pass; with checkpointing each layer's input alone."""
     dropped = s.N * s.model.n_embd if s.model.dropout else 0  # the mask of the embeddings
     if s.checkpointing:
         return s.model.n_layer * 4 * s.N * s.model.n_embd + dropped
-    return sum(kept_of_a_layer(s, layer) for layer in range(s.model.n_layer)) + dropped
+    return sum(saved_bytes_of_layer(s, layer) for layer in range(s.model.n_layer)) + dropped
 
 
-def kept_of_a_layer(s: StepShape, layer: int = 0) -> int:
-    """Bytes of one block. A token keeps the residual stream before each half-step, in float32: 2 C elements; and in the
-    format of the products: the inputs of the first products, 2 C; q, k, v, and the output twice, 5 H D; what the MLP
-    has inside before and after its activation, 2 n_inner, or 4 where there is a gate. In float32 the outputs of the
-    norms are the inputs of the products. So GPT-2 has 2 x 4 + 15 x 2 = 38 bytes for each of the C elements, or
-    17 x 4 = 68.
+def saved_bytes_of_layer(s: StepShape, layer: int = 0) -> int:
+    """Return the bytes that one block saves for its backward pass.
+
+    For each token: the residual stream before each half-step, in float32, 2 C elements; and in the format of the
+    products the inputs of the first products, 2 C; q, k, v, and the output twice, 5 H D; the MLP's units before and
+    after the activation, 2 n_inner, or 4 with a gate. In float32 the outputs of the norms are the inputs of the
+    products. So GPT-2 has 2 x 4 + 15 x 2 = 38 bytes for each of the C elements, or 17 x 4 = 68.
     """
-    m, C, N = s.model, s.model.n_embd, s.N
-    inside = (4 if m.mlp == "swiglu" else 2) * m.inner_size
+    m, C, N, norm = s.model, s.model.n_embd, s.N, NORMS[s.model.norm]
+    inside = MLPS[m.mlp].saved_per_unit * m.inner_size
     stream = (8 * C + s.width * (2 * C + 5 * m.n_head * m.head_size + inside)) * N
     copies = 2 * matrix_parameters(m) // m.n_layer if s.half else 0  # the matrices in 16 bits
-    norms = (16 if m.norm == "layernorm" else 8) * N  # mean and deviation of two, or one number
-    if m.qk_norm:  # what goes into them, which is a part of what came out of c_attn; layernorm makes float32 of it
-        copied = s.half and m.norm == "layernorm"
+    norms = 2 * norm.saved_bytes * N
+    if m.qk_norm:
+        # Their inputs are views of c_attn's output, and keep all of it, the values included; a copy in float32 is of
+        # queries and keys alone.
+        copied = s.half and norm.copies_input
         heads = m.n_head + (1 if copied else 2) * m.kv_heads
         norms += (4 if copied else s.width) * heads * m.head_size * N
-    masks = 2 * N * C if s.model.dropout else 0
-    if s.compiled:
-        masks = 0
-    return stream + copies + norms + masks + attention_kept(s, layer)
+    # A compiled step recomputes its dropout masks.
+    masks = 2 * N * C if m.dropout and not s.compiled else 0
+    return stream + copies + norms + masks + attention_bytes(s, layer)
 
 
-def attention_kept(s: StepShape, layer: int = 0) -> int:
-    """Bytes that attention keeps beyond q, k, v and its output twice."""
-    H, N, T = s.model.n_head, s.N, s.T
-    C = H * s.model.head_size
-    if s.model.attn_dropout or not s.kernel:  # the formula: scores, probabilities and their mask, (T, T) a head
+def attention_bytes(s: StepShape, layer: int = 0) -> int:
+    """Return the bytes that attention saves beyond q, k, v and its output twice."""
+    m, N, T = s.model, s.N, s.T
+    H, C = m.n_head, m.n_head * m.head_size
+    if m.attn_dropout or not s.kernel:  # the formula: scores, probabilities and their mask, (T, T) per head
         return 12 * N * H * T + (4 if s.half else -4) * N * C
-    if by_blocks(s) and not 0 < s.model.window_of(layer) < T:  # a window is a mask, and the kernel's
+    masked = POSITIONS[m.positions].score_bias or 0 < m.window_of(layer) < T  # a mask, which only the kernel takes
+    if by_blocks(s) and not masked:
         return s.width * s.B * H * seen_by_blocks(T)
-    return 4 * N * H - s.width * N * C  # a kernel: its output once, and the log of each row's sum
+    bias = s.width * H * T * T if POSITIONS[m.positions].score_bias else 0
+    return bias + 4 * N * H - s.width * N * C  # a kernel: its output once, and the log of each row's sum
 
 
 def by_blocks(s: StepShape) -> bool:
-    """Whether `layers.attention.should_use_blocks` says so."""
+    """Return whether `layers.attention.should_use_blocks` will be true."""
     fits = s.N * s.model.n_head * s.T // 2 * s.width <= MAX_KEPT_BYTES
     return s.on_cpu and not s.compiled and fits
 
 
 def seen_by_blocks(T: int) -> int:
-    """Weights that are kept of a window: each block of queries has those of all the keys it sees."""
+    """Return the attention weights that are saved for a window: each block of queries has those of all keys it sees."""
     ends = [min(start + QUERY_BLOCK, T) for start in range(0, T, QUERY_BLOCK)]
     return sum((end - start) * end for start, end in zip([0, *ends[:-1]], ends, strict=True))
 
 
-def loss_work(s: StepShape) -> int:
-    """Bytes of the loss while it is computed: hidden states, the table, and the exponentials of some rows."""
+def loss_bytes(s: StepShape) -> int:
+    """Return the bytes of the loss while it is computed: hidden states, the table, the exponentials of some rows."""
     V, C, N = s.model.vocab_size, s.model.n_embd, s.N
     rows = min(s.rows, N)
     columns = min(TILE_COLUMNS, V) if s.on_cpu else V
     copies = 2 * V * C + 2 * N * C if s.half else 0  # table and states in 16 bits
     exponentials = s.width * rows * V
-    tile = 4 * min(rows, TILE_ROWS) * columns if s.half and s.on_cpu else 0  # the room for its sum
+    tile = 4 * min(rows, TILE_ROWS) * columns if s.half and s.on_cpu else 0  # `fp32_scratch`
     products = s.width * C * (columns + rows)
     capped = s.width * min(rows, TILE_ROWS) * columns if s.model.logit_cap else 0
     rescaled = 12 * rows * C  # hidden states in float32, times their weights

@@ -1,4 +1,4 @@
-"""What a model's parameters are, by part: exact, from its config alone. And the presets of its kind."""
+"""A model's parameters by part, exact, from its config alone; and the presets of its kind."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from ..config.param_shapes import count
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
-    """Parameters of each part of the model. They add up to `get_model_size`.
+    """Return the parameters of each part of the model. They add up to `get_model_size`.
 
     >>> parameters_by_part(ModelConfig.micro())["token table, and head"]
     19298688
     """
     block, outer = block_shapes(config), outer_shapes(config)
 
-    def of(shapes: dict[str, tuple[int, ...]], *starts: str) -> int:
-        return count({name: shape for name, shape in shapes.items() if name.startswith(starts)})
+    def of(shapes: dict[str, tuple[int, ...]], *prefixes: str) -> int:
+        return count({name: shape for name, shape in shapes.items() if name.startswith(prefixes)})
 
     parts = {
         "token table, and head" if config.tied_head else "token table": of(outer, "wte"),
@@ -29,21 +29,20 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
 
 
 def presets_of_kind(model: ModelConfig) -> list[str]:
-    """The presets of a model's kind, the smallest first: GPT-2's, or the modern ones.
+    """Return the presets with a model's position encoding, or all if there are none, the smallest first.
 
     >>> presets_of_kind(ModelConfig.micro()), presets_of_kind(ModelConfig.preset("llama-nano"))
     (['nano', 'micro', 'small'], ['llama-nano', 'llama-micro', 'llama-small'])
     """
-    modern = model.positions == "rope"
-    names = [name for name in PRESETS if (preset_settings(name)["positions"] == "rope") == modern]
-    return sorted(names, key=lambda name: int(preset_settings(name)["n_embd"]))
+    names = [name for name in PRESETS if preset_settings(name)["positions"] == model.positions]
+    return sorted(names or PRESETS, key=lambda name: int(preset_settings(name)["n_embd"]))
 
 
 SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
 
 
 def overridden_sizes(model: ModelConfig) -> list[str]:
-    """The sizes that were set by hand: where the model differs from the preset that it is most like.
+    """Return the sizes in which a model differs from the preset that it is most like: the user set them.
 
     >>> overridden_sizes(ModelConfig.micro()), overridden_sizes(ModelConfig.micro(n_layer=20))
     ([], ['n_layer'])
@@ -54,9 +53,9 @@ def overridden_sizes(model: ModelConfig) -> list[str]:
 
 
 def resize_to_preset(name: str, model: ModelConfig) -> dict[str, Any]:
-    """The settings that give a model the size of a preset, by `part__name`; what was chosen besides stays.
+    """Return the settings, by `part__name`, that give a model the size of a preset and leave its other choices alone.
 
-    Windows in layers that the preset has not go with those layers.
+    Windows in layers that the preset does not have are dropped.
 
     >>> resize_to_preset("nano", ModelConfig.small(window=64, window_layers="0,7"))["model__window_layers"]
     '0'
@@ -64,6 +63,6 @@ def resize_to_preset(name: str, model: ModelConfig) -> dict[str, Any]:
     preset = preset_settings(name)
     changes = {f"model__{size}": preset[size] for size in SIZES}
     if model.window and model.window_layers != "all":
-        left = [layer for layer in model.window_layers.split(",") if int(layer) < preset["n_layer"]]
-        changes |= {"model__window_layers": ",".join(left) or "all", "model__window": model.window if left else 0}
+        layers = [layer for layer in model.window_layers.split(",") if int(layer) < preset["n_layer"]]
+        changes |= {"model__window_layers": ",".join(layers) or "all", "model__window": model.window if layers else 0}
     return changes

@@ -1,4 +1,4 @@
-"""What a run will amount to, worked out before anything is downloaded, written or started."""
+"""The plan of a run: its cost, computed before anything is downloaded, written or started."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -7,18 +7,25 @@ from ..config import ModelConfig, TrainConfig, get_model_size
 from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
 from .memory_model import Memory, StepShape, optimizer_bytes, step_memory
 from .profile import profile
-from .time_model import SAMPLED, SAVED, Seconds, evaluation_seconds, look_seconds, step_seconds
+from .time_model import (
+    SAMPLE_SECONDS,
+    SAVE_BYTES_PER_SECOND,
+    Seconds,
+    evaluation_seconds,
+    probe_seconds,
+    step_seconds,
+)
 
-KEPT = 2  # step folders that stay
-# What a process takes beyond what is alive at once, on a CPU: libraries that the first step loads, holes in the heap.
-# From fourteen runs of all kinds, each within 8% of it (docs/log.md).
-LOADED, HOLES = 150_000_000, 0.15
-COMPILER = 110_000_000  # and what torch.compile leaves in the process
+KEPT_STEPS = 2  # step folders that stay on disk
+# Memory of a process on a CPU beyond what is alive at once: libraries that the first step loads, and a share for holes
+# in the heap. From fourteen runs of all kinds, each within 8% of it (docs/log.md).
+LIBRARY_BYTES, HEAP_HOLES = 150_000_000, 0.15
+COMPILER_BYTES = 110_000_000  # left in the process by torch.compile
 
 
 @dataclass(frozen=True)
-class Text:
-    """What a plan has to know about the text; None: not known yet."""
+class DatasetSize:
+    """The size of a text, as far as it is known; None for unknown."""
 
     tokens: int | None = None  # of the training split
     held_out: int | None = None
@@ -27,140 +34,140 @@ class Text:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it starts."""
+    """Predicted memory, time and disk space of a run."""
 
     model: ModelConfig
-    train: TrainConfig  # device, format and compilation settled
+    train: TrainConfig  # device, dtype and compilation resolved
     T: int
-    text: Text
+    text: DatasetSize
     memory: Memory  # at the peak
-    room: MemoryLimit | None  # what it may come to
-    step: float | None  # seconds of one step; None where nothing was measured
-    seconds: Seconds | None  # of all that is left to do
+    limit: MemoryLimit | None
+    step: float | None  # seconds of one step; None if this machine was not measured
+    seconds: Seconds | None  # of the steps that are left
 
     @property
     def fits(self) -> bool:
-        """Whether the memory is there, as far as anyone says."""
-        return self.room is None or self.memory.total <= self.room.bytes
+        """Return whether the memory is within its limit, if there is one."""
+        return self.limit is None or self.memory.total <= self.limit.bytes
 
     @property
     def parameters(self) -> int:
-        """Of the model."""
+        """Return the number of parameters."""
         return get_model_size(self.model)
 
     @property
     def tokens_per_step(self) -> int:
-        """Of all sequences of a batch."""
+        """Return the tokens of all sequences of a batch."""
         return self.train.batch_size * self.T
 
     @property
     def tokens(self) -> int:
-        """Of the whole run."""
+        """Return the tokens of the whole run."""
         return self.tokens_per_step * self.train.max_steps
 
     @property
     def passes(self) -> float | None:
-        """Over the training text."""
+        """Return the number of passes over the training text."""
         return self.tokens / self.text.tokens if self.text.tokens else None
 
     @property
     def flops_per_step(self) -> float:
-        """Operations of its products."""
+        """Return the operations of a step's products."""
         return training_flops(self.model, self.T) * self.tokens_per_step
 
     @property
     def bytes_of_data(self) -> int | None:
-        """Of the token ids in the cache."""
+        """Return the bytes of the token ids in the cache."""
         if self.text.tokens is None:
             return None
         return (4 if self.text.wide else 2) * (self.text.tokens + (self.text.held_out or 0))
 
     @property
     def bytes_of_checkpoints(self) -> int:
-        """Of the steps that are kept and the best model."""
+        """Return the bytes of the step folders that stay and of the best model."""
         weights = 4 * self.parameters
-        step = weights + optimizer_bytes(self.model, muon=self.train.optimizer == "muon")
-        more = self.train.max_steps // self.train.keep_every if self.train.keep_every else 0
-        return (KEPT + more) * step + weights
+        step = weights + optimizer_bytes(self.model, self.train.optimizer)
+        extra = self.train.max_steps // self.train.keep_every if self.train.keep_every else 0
+        return (KEPT_STEPS + extra) * step + weights
 
     def to_dict(self) -> dict[str, Any]:
-        """What run.json keeps of it, as plain values."""
-        found: dict[str, Any] = {
+        """Return the plain values that run.json stores."""
+        values: dict[str, Any] = {
             "parameters": self.parameters,
             "steps": self.train.max_steps,
             "memory": asdict(self.memory) | {"total": self.memory.total},
-            "room": asdict(self.room) if self.room else None,
+            "room": asdict(self.limit) if self.limit else None,  # the key of runs that exist
             "checkpoints": self.bytes_of_checkpoints,
             "flops_per_token": training_flops(self.model, self.T),
             "tokens_per_step": self.tokens_per_step,
             "tokens": self.tokens,
         }
         if self.passes is not None:
-            found["passes"] = round(self.passes, 2)
+            values["passes"] = round(self.passes, 2)
         if self.step is not None and self.seconds is not None:
-            found |= {"step_seconds": round(self.step, 4), "seconds": round(self.step * self.train.max_steps, 2)}
-            found["all_seconds"] = round(self.seconds.total, 1)
-        return found
+            values |= {"step_seconds": round(self.step, 4), "seconds": round(self.step * self.train.max_steps, 2)}
+            values["all_seconds"] = round(self.seconds.total, 1)
+        return values
 
 
 def make_plan(
     model: ModelConfig,
     train: TrainConfig,
     T: int,
-    text: Text | None = None,
+    text: DatasetSize | None = None,
     *,
     framework: int | None = None,
-    room: MemoryLimit | None = None,
+    limit: MemoryLimit | None = None,
     timed: bool = True,
     done: int = 0,
 ) -> Plan:
-    """Plan a run whose device, format and compilation are settled.
+    """Plan a run whose device, dtype and compilation are resolved.
 
     Args:
         T: tokens of a window.
-        framework: bytes the process has before there is a model; by default what it has now.
-        room: what it may come to; by default the tightest limit of this machine.
-        timed: whether to say how long it takes; measures this machine where that is not known yet.
-        done: steps that were made earlier.
+        framework: bytes of the process before there is a model; by default what it has now.
+        limit: by default the tightest limit of this machine.
+        timed: predict the time too; measures this machine if it was not measured before.
+        done: steps made earlier.
     """
-    text = text or Text()
-    shapes = StepShape.of(model, train, T)
+    text = text or DatasetSize()
+    shape = StepShape.of(model, train, T)
     plan = Plan(
         model=model,
         train=train,
         T=T,
         text=text,
-        memory=_of_the_process(shapes, resident_memory() if framework is None else framework),
-        room=room or memory_limit(train.device),
+        memory=_process_memory(shape, resident_memory() if framework is None else framework),
+        limit=limit or memory_limit(train.device),
         step=None,
         seconds=None,
     )
-    return _timed(plan, shapes, train.max_steps - done) if timed else plan
+    return _with_time(plan, shape, train.max_steps - done) if timed else plan
 
 
-def _of_the_process(shapes: StepShape, framework: int) -> Memory:
-    """With what the process holds besides: on a GPU its own memory counts, and Python is elsewhere."""
-    memory = step_memory(shapes)
-    beyond = int(HOLES * memory.total) + LOADED + (COMPILER if shapes.compiled else 0)
-    return replace(memory, cache=beyond, framework=framework if shapes.on_cpu else 0)
+def _process_memory(shape: StepShape, framework: int) -> Memory:
+    """Add the memory of the process itself to that of a step."""
+    memory = step_memory(shape)
+    overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
+    # On a GPU its own memory counts, and Python's is elsewhere.
+    return replace(memory, cache=overhead, framework=framework if shape.on_cpu else 0)
 
 
-def _timed(plan: Plan, shapes: StepShape, steps: int) -> Plan:
-    """With its time."""
+def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:
     train = plan.train
-    known = profile(train.device, train.dtype, plan.model)
-    step = step_seconds(shapes, known)
-    times = {name: _times(steps, getattr(train, f"{name}_interval")) for name in ("eval", "save", "probe", "sample")}
+    speeds = profile(train.device, train.dtype, plan.model)
+    step = step_seconds(shape, speeds)
+    times = {name: _count(steps, getattr(train, f"{name}_interval")) for name in ("eval", "save", "probe", "sample")}
     seconds = Seconds(
         steps=step * steps,
-        evaluations=times["eval"] * evaluation_seconds(shapes, known, plan.text.held_out or 0),
-        looks=times["probe"] * look_seconds(shapes, known),
-        saves=times["save"] * (plan.bytes_of_checkpoints / (KEPT + 1)) / SAVED,
-        samples=times["sample"] * SAMPLED,
+        evaluations=times["eval"] * evaluation_seconds(shape, speeds, plan.text.held_out or 0),
+        probes=times["probe"] * probe_seconds(shape, speeds),
+        saves=times["save"] * (plan.bytes_of_checkpoints / (KEPT_STEPS + 1)) / SAVE_BYTES_PER_SECOND,
+        samples=times["sample"] * SAMPLE_SECONDS,
     )
     return replace(plan, step=step, seconds=seconds)
 
 
-def _times(steps: int, every: int) -> int:
-    """How often something happens that happens at each n-th step and at the last."""
-    return 0 if not every else steps // every + (steps % every > 0)
+def _count(steps: int, interval: int) -> int:
+    """Return how often something happens that is due at each multiple of an interval and at the last step."""
+    return 0 if not interval else steps // interval + (steps % interval > 0)

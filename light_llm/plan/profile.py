@@ -1,8 +1,8 @@
-"""How fast this machine is at the parts a training step is made of: measured once, in some seconds, and kept.
+"""The speed of this machine at the parts of a training step: measured once, in some seconds, and cached.
 
-Each part is measured as it is used, forward and backward, in the number format of the run, at a few sizes; what lies
-between them is read off a straight line in logarithms. That way a cache that is too small, a kernel that wants other
-sizes, a slow bfloat16 are in the numbers, and no peak rate of a data sheet is.
+Each part is measured as it is used, forward and backward, in the number format of the run, at a few sizes; other sizes
+are interpolated in logarithms. So the numbers contain a cache that is too small, a kernel that prefers other sizes and
+a slow bfloat16; a data sheet's peak rate would not.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,95 +18,99 @@ from ..layers.cross_entropy import linear_cross_entropy, linear_cross_entropy_su
 from ..layers.dropout import Dropout
 from ..layers.positions import POSITIONS
 from ..model import Block
-from ..optim import build_optimizer
+from ..optim.adamw import adamw
+from ..optim.muon import muon
 from ..runtime import autocast, rng_state, set_rng_state
 from ..runtime.machine_cache import cached_measurements, has_cached_measurements, machine_key
 from ..runtime.timing import time_calls
 
 WIDTHS = (128, 256, 512)  # C of the blocks and of the head
 LENGTHS = (64, 256, 1024)  # T of attention
-FEW, MANY = 256, 1024  # tokens at a time: what costs the same for both is a micro-batch's, the rest a token's
-V = 8192  # ids of the head that is measured: its exponentials, as those of any larger one, are not all in a cache
+# Tokens at a time. The cost that is the same for both is that of a micro-batch, the rest that of a token.
+FEW, MANY = 256, 1024
+# Ids of the measured head. Its exponentials do not fit into a cache, as those of any larger head.
+V = 8192
 D = 64  # d_k
-MOVED = 1 << 22  # parameters of the update that is measured: 64 MB with their gradients and moments
-TIMES, LEAST = 3, 0.015  # repetitions, and the seconds that each of them lasts at least
-VERSION = 1  # of what is measured here
+UPDATED_PARAMETERS = 1 << 22  # 64 MB with their gradients and moments, more than a cache
+REPEATS, MIN_SECONDS = 3, 0.015
+VERSION = 1  # of this file's measurements: part of the key in the cache
 GPT2 = ModelConfig()
-CHOICES = ("positions", "norm", "mlp", "activation", "bias", "qk_norm")  # that decide how long a block takes
+BLOCK_CHOICES = ("positions", "norm", "mlp", "activation", "bias", "qk_norm")  # they decide the time of a block
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds. Of each list one entry a size, in the order of WIDTHS or LENGTHS; "batch" means micro-batch."""
+    """Seconds of each part. A tuple has one entry per size, in the order of WIDTHS or LENGTHS."""
 
-    block_batch: tuple[float, ...]  # a block without attention, whatever the tokens
-    block_token: tuple[float, ...]  # and a token in it
-    attention: tuple[float, ...]  # a token's in a head of 64
+    block_batch: tuple[float, ...]  # a block without attention, per micro-batch
+    block_token: tuple[float, ...]  # and per token
+    attention: tuple[float, ...]  # per token and head of 64
     attention_kernel: tuple[float, ...]  # the same by the device's own kernel
-    head_batch: tuple[float, ...]  # an id in the loss and its gradients, whatever the tokens
-    head_token: tuple[float, ...]  # and a token and an id
-    table: float  # an element of the token table: its lookup, and its gradient as a table
-    muon: tuple[float, ...]  # the matrices of a block
-    adamw: float  # a parameter
-    dropout: float  # an element
-    forward: float  # of a block: the share of its forward pass
-    evaluated: float  # of the head: the share that the value without gradients takes
+    head_batch: tuple[float, ...]  # the loss and its gradients, per id and micro-batch
+    head_token: tuple[float, ...]  # and per id and token
+    table: float  # per element of the token table: its lookup, and its gradient as a table
+    muon: tuple[float, ...]  # per update of the matrices of a block
+    adamw: float  # per update of a parameter
+    dropout: float  # per element
+    forward: float  # the share of a block's time that its forward pass takes
+    evaluated: float  # the share of the head's time that the value without gradients takes
 
 
 def is_known(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
-    """Whether this machine was measured already, with blocks of the kind that a model has."""
+    """Return whether this machine was measured before, with a model's kind of blocks."""
     return has_cached_measurements(key(device, dtype, model), names())
 
 
 def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
-    """What is known of this machine, or else measured now: some seconds."""
+    """Return the cached profile of this machine; measure it first if there is none, which takes some seconds."""
     sizes = _sizes()
 
     def measure() -> list[float]:
-        found = measure_profile(device, dtype, model)
-        return [number for name, _ in sizes for number in _as_tuple(getattr(found, name))]
+        measured = measure_profile(device, dtype, model)
+        return [number for name, _ in sizes for number in _as_tuple(getattr(measured, name))]
 
     numbers = iter(cached_measurements(key(device, dtype, model), names(), measure))
     filled = {name: tuple(next(numbers) for _ in range(n)) for name, n in sizes}
-    return Profile(**{k: v if isinstance(getattr(_NOTHING, k), tuple) else v[0] for k, v in filled.items()})  # type: ignore[arg-type]
+    return Profile(**{k: v if isinstance(getattr(_EMPTY, k), tuple) else v[0] for k, v in filled.items()})  # type: ignore[arg-type]
 
 
 def key(device: str, dtype: str, model: ModelConfig = GPT2) -> str:
-    """Under which it is kept."""
-    like = block_like(model, C=WIDTHS[1], L=1)
-    changes = [f"{f.name} {getattr(like, f.name)}" for f in fields(like)]
-    usual = {f"{f.name} {getattr(block_like(GPT2, C=WIDTHS[1], L=1), f.name)}" for f in fields(like)}
-    kind = "".join(f", {change}" for change in changes if change not in usual)
+    """Return the key of a profile in the cache: it names the fields in which the block differs from GPT-2's."""
+    block, gpt2 = (block_like(config, C=WIDTHS[1], L=1) for config in (model, GPT2))
+    kind = "".join(
+        f", {f.name} {getattr(block, f.name)}" for f in fields(block) if getattr(block, f.name) != getattr(gpt2, f.name)
+    )
     return f"profile {VERSION} of {dtype} on {device}{kind}: {machine_key()}"
 
 
 def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
-    """Blocks of the kind that a model has, of another width: the same choices and the same proportions."""
+    """Return the config of blocks of width C with a model's choices and proportions."""
     H = C // D
     sharing = max(n for n in range(1, H + 1) if H % n == 0 and n <= model.n_head // model.kv_heads)
     inner = round(model.inner_size / model.n_embd * C)
-    choices = {name: getattr(model, name) for name in CHOICES}
+    choices = {name: getattr(model, name) for name in BLOCK_CHOICES}
     return ModelConfig(n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, **choices)
 
 
 def names() -> list[str]:
-    """Of the numbers that are kept."""
+    """Return the names of the cached numbers."""
     return [f"{name} {i}" for name, n in _sizes() for i in range(n)]
 
 
 def _sizes() -> list[tuple[str, int]]:
-    """Of each part how many numbers there are."""
-    return [(name, len(_as_tuple(value))) for name, value in vars(_NOTHING).items()]
+    """Return each part with its count of numbers."""
+    return [(name, len(_as_tuple(value))) for name, value in vars(_EMPTY).items()]
 
 
 def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
-    """Measure every part, a few seconds in all. The generators of the process are as they were afterwards."""
+    """Measure every part, a few seconds in all, and restore the random generators of the process."""
     before = rng_state(device)
     try:
         parts = _Parts(device, dtype, model)
         blocks = [_line(parts.block(C, FEW), parts.block(C, MANY)) for C in WIDTHS]
         heads = [_line(parts.head(C, FEW), parts.head(C, MANY)) for C in WIDTHS]
-        middle, (of_block, of_head) = WIDTHS[1], (_at(MANY, *blocks[1]), _at(MANY, *heads[1]))
+        middle = WIDTHS[1]
+        (block_batch, block_token), (head_batch, head_token) = blocks[1], heads[1]
         return Profile(
             block_batch=tuple(batch for batch, _ in blocks),
             block_token=tuple(token for _, token in blocks),
@@ -118,27 +122,28 @@ def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profi
             muon=tuple(parts.muon(C) for C in WIDTHS),
             adamw=parts.adamw(),
             dropout=parts.dropout(middle),
-            forward=parts.block_forward(middle, MANY) / of_block,
-            evaluated=parts.head_value(middle, MANY) / of_head,
+            forward=parts.block_forward(middle, MANY) / (block_batch + MANY * block_token),
+            evaluated=parts.head_value(middle, MANY) / (head_batch + MANY * head_token),
         )
     finally:
         set_rng_state(before, device)
 
 
 class _Parts:
-    """The parts of a step, each run a few times. Seconds of one run, by the middle of the repetitions."""
+    """Measures the parts of a step: each method returns the median seconds of one call."""
 
     def __init__(self, device: str, dtype: str, model: ModelConfig) -> None:
         self.device, self.dtype, self.model = device, dtype, model
 
     def seconds(self, work: Callable[[], object]) -> float:
-        return median(time_calls(work, device=self.device, repeats=TIMES, min_seconds=LEAST))
+        return median(time_calls(work, device=self.device, repeats=REPEATS, min_seconds=MIN_SECONDS))
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self.device)
 
     def block(self, C: int, N: int, n_blocks: int = 2) -> float:
-        """One block without attention, forward and backward; with others, so that none finds its weights in a cache."""
+        """Time one block without attention, forward and backward."""
+        # Several blocks in turn, so that none finds its weights in a cache.
         blocks, x = self._blocks(C, n_blocks), self.random(1, N, C).requires_grad_()
 
         def work() -> None:
@@ -169,7 +174,7 @@ class _Parts:
         return x
 
     def attention(self, T: int, *, kernel: bool, H: int = 4) -> float:
-        """A token's share of one head, forward and backward."""
+        """Time a token's share of one head, forward and backward."""
         B = max(1, 2 * MANY // T)
         qkv = self.random(B, T, 3, H, D).to(getattr(torch, self.dtype)).requires_grad_()
         up = torch.ones(B, H, T, D, device=self.device, dtype=qkv.dtype)
@@ -185,7 +190,7 @@ class _Parts:
         return self.seconds(work) / (B * T * H)
 
     def head(self, C: int, N: int) -> float:
-        """The loss of N tokens over V ids, and its gradients."""
+        """Time the loss of N tokens over V ids, and its gradients."""
         hidden, head = self.random(N, C).requires_grad_(), (0.02 * self.random(V, C)).requires_grad_()
         targets, weights = torch.zeros(N, dtype=torch.long, device=self.device), torch.ones(N, device=self.device)
 
@@ -207,35 +212,36 @@ class _Parts:
         return self.seconds(work)
 
     def table(self, C: int) -> float:
-        """An element of the table: a gradient as large as the table is made, and added to the head's."""
+        """Time an element of the table, whose gradient is a whole table that is then added to the head's."""
         table, ids = torch.nn.Embedding(4 * V, C, device=self.device), torch.arange(MANY, device=self.device)
-        of_head = torch.zeros_like(table.weight)
+        d_head = torch.zeros_like(table.weight)
 
         def work() -> None:
             (gradient,) = torch.autograd.grad(table(ids).sum(), table.weight)
-            of_head.add_(gradient)
+            d_head.add_(gradient)
 
         return self.seconds(work) / table.weight.numel()
 
     def muon(self, C: int) -> float:
-        """An update of the matrices of a block."""
+        """Time Muon's update of the matrices of a block."""
         shapes = [shape for shape in block_shapes(block_like(self.model, C, 1)).values() if len(shape) == 2]
         matrices = torch.nn.ParameterList(self.random(*shape) for shape in shapes)
         for matrix in matrices:
             matrix.grad = self.random(*matrix.shape)
-        return self.seconds(build_optimizer(matrices, replace(TrainConfig(), optimizer="muon")).step)
+        return self.seconds(muon(matrices, TrainConfig()).step)
 
     def adamw(self) -> float:
-        """A parameter's norm, clipping and update, of so many that no cache holds them."""
-        parameters = torch.nn.ParameterList([torch.zeros(MOVED // 1024, 1024, device=self.device)])
+        """Time a parameter's norm, clipping and update by AdamW."""
+        shape = UPDATED_PARAMETERS // 1024, 1024
+        parameters = torch.nn.ParameterList([torch.zeros(*shape, device=self.device)])
         parameters[0].grad = torch.zeros_like(parameters[0])
-        optimizer = build_optimizer(parameters, TrainConfig())
+        optimizer = adamw(parameters, TrainConfig())
 
         def work() -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
-        return self.seconds(work) / MOVED
+        return self.seconds(work) / UPDATED_PARAMETERS
 
     def dropout(self, C: int) -> float:
         x, drop = self.random(MANY, C).requires_grad_(), Dropout(0.1)
@@ -244,19 +250,14 @@ class _Parts:
 
 
 def _no_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Each token takes its own value: attention is measured by itself."""
+    """Return each token's own value, in place of attention, which is measured separately."""
     return v
 
 
 def _line(few: float, many: float) -> tuple[float, float]:
-    """Of seconds at few and at many tokens: what is there at none, and what a token adds."""
+    """Split the seconds at FEW and at MANY tokens into those of a micro-batch and those of a token."""
     token = max((many - few) / (MANY - FEW), 0.5 * many / MANY)
     return max(0.0, many - token * MANY), token
-
-
-def _at(tokens: int, batch: float, token: float) -> float:
-    """The seconds that a line gives for so many tokens."""
-    return batch + tokens * token
 
 
 def _as_tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -264,4 +265,4 @@ def _as_tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
 
 
 _W, _T = (0.0,) * len(WIDTHS), (0.0,) * len(LENGTHS)
-_NOTHING = Profile(_W, _W, _T, _T, _W, _W, 0.0, _W, 0.0, 0.0, 0.0, 0.0)  # its shape
+_EMPTY = Profile(_W, _W, _T, _T, _W, _W, 0.0, _W, 0.0, 0.0, 0.0, 0.0)  # says which fields are tuples

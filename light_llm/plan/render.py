@@ -1,4 +1,4 @@
-"""A plan in words: the lines of a header, the table of `light-llm plan`, and what to do where it does not fit."""
+"""A plan as text: the lines of a header, the table of `light-llm plan`, and the refusal of a run that does not fit."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,35 +15,38 @@ NAMES = {
     "cache": "libraries, and freed memory that is kept",
     "framework": "Python, torch and the text",
 }
-MANY_PASSES = 4.0  # beyond about this many a text is memorised more than learnt (Muennighoff et al., 2023)
+MANY_PASSES = 4.0  # beyond about this many, a text is memorised more than learnt (Muennighoff et al., 2023)
 
 
 def header_lines(plan: Plan) -> list[str]:
-    """What the header of a run says of it."""
-    room = f" of {format_bytes(plan.room.bytes)}" if plan.room else ""
+    """Return the plan's lines in the header of a run."""
+    limit = f" of {format_bytes(plan.limit.bytes)}" if plan.limit else ""
     memory, checkpoints = format_bytes(plan.memory.total), format_bytes(plan.bytes_of_checkpoints)
-    lines = [f"plan     memory {memory}{room}, checkpoints {checkpoints} on disk,"]
+    lines = [f"plan     memory {memory}{limit}, checkpoints {checkpoints} on disk,"]
     if plan.step is None or plan.seconds is None:
         return [*lines, "         how long it takes is not known"]
     return [*lines, f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all"]
 
 
 def warning_lines(plan: Plan) -> list[str]:
-    """What a run that was started all the same says first."""
+    """Return the warning of a run that is started although it does not fit."""
     return [f"notice   {line}" if i == 0 else f"         {line}" for i, line in enumerate(_too_large(plan))]
 
 
-def refusal(plan: Plan, ways: Sequence[Suggestion], *, untouched: str = "nothing was downloaded or written") -> str:
-    """Why a run is not started, and what fits.
+def refusal(
+    plan: Plan, suggestions: Sequence[Suggestion], *, untouched: str = "nothing was downloaded or written"
+) -> str:
+    """Return the refusal of a run that does not fit, with the settings that do.
 
     Args:
-        untouched: what has not happened yet.
+        untouched: states that there are no side effects yet.
     """
-    lines = [*_too_large(plan), f"{untouched}. What fits:" if ways else "nothing offered here fits:"]
-    for way in ways:
-        step = f", {format_duration(way.plan.step)} a step" if way.plan.step is not None else ""
-        lines += [f"  {way.flags}", f"      {format_bytes(way.plan.memory.total)}{step}: {way.effect}"]
-    if ways:
+    lines = [*_too_large(plan), f"{untouched}. What fits:" if suggestions else "nothing offered here fits:"]
+    for suggestion in suggestions:
+        smaller = suggestion.plan
+        step = f", {format_duration(smaller.step)} a step" if smaller.step is not None else ""
+        lines += [f"  {suggestion.flags}", f"      {format_bytes(smaller.memory.total)}{step}: {suggestion.effect}"]
+    if suggestions:
         lines.append("--fit takes the first of these; --force starts the run as it is")
     else:
         lines.append("a smaller model (--set model.n_embd=...), or --force to start all the same")
@@ -51,16 +54,16 @@ def refusal(plan: Plan, ways: Sequence[Suggestion], *, untouched: str = "nothing
 
 
 def _too_large(plan: Plan) -> list[str]:
-    assert plan.room is not None
-    needed, free = format_bytes(plan.memory.total), format_bytes(plan.room.bytes)
+    assert plan.limit is not None
+    needed, free = format_bytes(plan.memory.total), format_bytes(plan.limit.bytes)
     return [
         f"this run needs about {needed} of memory, and there are {free}:",
-        f"{plan.room.reason};",
+        f"{plan.limit.reason};",
     ]
 
 
 def table(plan: Plan) -> list[str]:
-    """All of a plan, in lines of two columns."""
+    """Return the whole plan as lines of two columns."""
     c, train, text = plan.model, plan.train, plan.text
     pieces = f", {train.micro_batch} at a time" if train.micro_batch and train.micro_batch < train.batch_size else ""
     lines = [
@@ -72,7 +75,7 @@ def table(plan: Plan) -> list[str]:
         *(f"             {n:>14,}  {part}" for part, n in parameters_by_part(c).items()),
         "",
         f"memory       {format_bytes(plan.memory.total):>14}  at the peak",
-        *_of_room(plan),
+        *_limit_lines(plan),
         *(f"             {format_bytes(n):>14}  {name}" for name, n in _kinds(plan.memory) if n),
         "",
         f"arithmetic   {plan.flops_per_step:>14.3g}  operations a step,"
@@ -80,7 +83,10 @@ def table(plan: Plan) -> list[str]:
         f"tokens       {plan.tokens:>14,}" + (f"  {plan.passes:.1f} passes over the text" if plan.passes else ""),
     ]
     if plan.passes and plan.passes > MANY_PASSES:
-        lines += _memorised()
+        lines += [
+            "                             that often, a text is memorised too: a longer text,",
+            "                             fewer steps or --patience 2 help",
+        ]
     if plan.bytes_of_data is not None:
         lines.append(f"disk         {format_bytes(plan.bytes_of_data):>14}  token ids, in the cache")
     start = "disk        " if plan.bytes_of_data is None else "            "
@@ -97,18 +103,11 @@ def table(plan: Plan) -> list[str]:
     return lines
 
 
-def _memorised() -> list[str]:
-    return [
-        "                             that often, a text is memorised too: a longer text,",
-        "                             fewer steps or --patience 2 help",
-    ]
-
-
-def _of_room(plan: Plan) -> list[str]:
-    if plan.room is None:
+def _limit_lines(plan: Plan) -> list[str]:
+    if plan.limit is None:
         return []
     verb = "there are" if plan.fits else "and there are only"
-    return [f"             {format_bytes(plan.room.bytes):>14}  {verb}: {plan.room.reason}"]
+    return [f"             {format_bytes(plan.limit.bytes):>14}  {verb}: {plan.limit.reason}"]
 
 
 def _kinds(memory: Memory) -> list[tuple[str, int]]:

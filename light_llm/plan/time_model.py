@@ -1,101 +1,111 @@
-"""How long a run will take: its parts, each at the speed that was measured of this machine (`profile.py`)."""
+"""Time of a run: the sum of its parts, each at the speed that was measured on this machine (`profile.py`)."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..config import get_model_size, matrix_parameters
+from ..config.choices import OPTIMIZERS
 from .memory_model import StepShape, by_blocks
 from .profile import LENGTHS, WIDTHS, D, Profile
 
-SAVED = 400e6  # bytes a second that a save makes: written, hashed, synced. Disks differ; a run saves seldom
-LOOKED = 512  # tokens of a look inside
-COMPILED = 1.08  # a compiled step takes so much more of the parts' time, on a CPU (docs/log.md)
-SAMPLED = 1.0  # seconds of a sample and what it takes to begin one
+# Bytes per second of a save: written, hashed and synced. Disks differ, but a run saves seldom.
+SAVE_BYTES_PER_SECOND = 400e6
+PROBE_TOKENS = 512
+COMPILED_FACTOR = 1.08  # of the parts' time, on a CPU (docs/log.md)
+SAMPLE_SECONDS = 1.0  # of a sample, its start-up included
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of a run, by what they go into."""
+    """Seconds of a run, by activity."""
 
     steps: float = 0.0
     evaluations: float = 0.0
-    looks: float = 0.0
+    probes: float = 0.0
     saves: float = 0.0
     samples: float = 0.0
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Return the sum."""
         return float(sum(getattr(self, f.name) for f in fields(self)))
 
 
-def step_seconds(shapes: StepShape, p: Profile) -> float:
-    """One optimizer step: its micro-batches, and the update."""
-    m = shapes.model
-    P, matrices = get_model_size(m), matrix_parameters(m)
-    batch = m.n_layer * block_seconds(shapes, p) + head_seconds(shapes, p) + m.vocab_size * m.n_embd * p.table
+def step_seconds(shape: StepShape, p: Profile) -> float:
+    """Return the seconds of one optimizer step: its micro-batches and the update."""
+    m = shape.model
+    batch = m.n_layer * block_seconds(shape, p) + head_seconds(shape, p) + m.vocab_size * m.n_embd * p.table
     if m.dropout:
-        batch += (2 * m.n_layer + 1) * shapes.N * m.n_embd * p.dropout
-    adding = (
-        P * p.adamw / 2 * (shapes.micro_batches > 1)
-    )  # a gradient is added to the one before: half of AdamW's traffic
-    update = P * p.adamw
-    if shapes.muon:
-        update = (P - matrices) * p.adamw + m.n_layer * between(m.n_embd, WIDTHS, p.muon)
-    return shapes.micro_batches * (COMPILED if shapes.compiled else 1.0) * (batch + adding) + update
+        batch += (2 * m.n_layer + 1) * shape.N * m.n_embd * p.dropout
+    # Adding a gradient to the one before moves half as many bytes as an update of AdamW.
+    adding = get_model_size(m) * p.adamw / 2 * (shape.micro_batches > 1)
+    factor = COMPILED_FACTOR if shape.compiled else 1.0
+    return shape.micro_batches * factor * (batch + adding) + update_seconds(shape, p)
+
+
+def update_seconds(s: StepShape, p: Profile) -> float:
+    """Return the seconds of the optimizer's update. Everything but the matrices of the blocks is AdamW's."""
+    m = s.model
+    matrices = matrix_parameters(m)
+    others = get_model_size(m) - matrices
+    of_matrices = getattr(p, OPTIMIZERS[s.optimizer].update_seconds_key)
+    if isinstance(of_matrices, tuple):  # of a block, by its width; otherwise of a parameter
+        return others * p.adamw + m.n_layer * interpolate(m.n_embd, WIDTHS, of_matrices)
+    return others * p.adamw + matrices * float(of_matrices)
 
 
 def block_seconds(s: StepShape, p: Profile) -> float:
-    """A micro-batch through one block, forward and backward; twice forward where it is computed again."""
+    """Return the seconds of a micro-batch in one block, forward and backward; twice forward with checkpointing."""
     C = s.model.n_embd
-    seconds = between(C, WIDTHS, p.block_batch) + s.N * between(C, WIDTHS, p.block_token) + attention_seconds(s, p)
+    fixed, per_token = interpolate(C, WIDTHS, p.block_batch), interpolate(C, WIDTHS, p.block_token)
+    seconds = fixed + s.N * per_token + attention_seconds(s, p)
     return seconds * (1 + p.forward) if s.checkpointing else seconds
 
 
 def attention_seconds(s: StepShape, p: Profile) -> float:
-    """Attention of one block. What it costs grows with d_k only in the products, about half of it."""
+    """Return the seconds of attention in one block."""
     m = s.model
-    of_a_token = between(s.T, LENGTHS, p.attention if by_blocks(s) else p.attention_kernel)
-    return s.N * m.n_head * of_a_token * (1 + m.head_size / D) / 2
+    per_token = interpolate(s.T, LENGTHS, p.attention if by_blocks(s) else p.attention_kernel)
+    # Only the products grow with d_k, and they are about half of it.
+    return s.N * m.n_head * per_token * (1 + m.head_size / D) / 2
 
 
 def head_seconds(s: StepShape, p: Profile) -> float:
-    """The loss of a micro-batch, and its gradients; what is done once for the table is done once."""
+    """Return the seconds of a micro-batch's loss and its gradients."""
     C, V = s.model.n_embd, s.model.vocab_size
-    return V * (between(C, WIDTHS, p.head_batch) + s.N * between(C, WIDTHS, p.head_token))
+    return V * (interpolate(C, WIDTHS, p.head_batch) + s.N * interpolate(C, WIDTHS, p.head_token))
 
 
 def evaluation_seconds(s: StepShape, p: Profile, tokens: int) -> float:
-    """One pass over a held-out text."""
+    """Return the seconds of one pass over that many held-out tokens."""
     C, m = s.model.n_embd, s.model
-    of_blocks = p.forward * (between(C, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
-    of_head = p.evaluated * m.vocab_size * between(C, WIDTHS, p.head_token)
-    return tokens * (m.n_layer * of_blocks + of_head)
+    blocks = p.forward * (interpolate(C, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
+    head = p.evaluated * m.vocab_size * interpolate(C, WIDTHS, p.head_token)
+    return tokens * (m.n_layer * blocks + head)
 
 
-def look_seconds(s: StepShape, p: Profile) -> float:
-    """One look inside: about two passes of some tokens, and the head once more for each layer of the lens."""
+def probe_seconds(s: StepShape, p: Profile) -> float:
+    """Return the seconds of one probe: about two passes, and the head once more for each layer of the lens."""
     C, m = s.model.n_embd, s.model
-    of_head = p.evaluated * m.vocab_size * between(C, WIDTHS, p.head_token)
-    return evaluation_seconds(s, p, 2 * LOOKED) + LOOKED * m.n_layer * of_head
+    head = p.evaluated * m.vocab_size * interpolate(C, WIDTHS, p.head_token)
+    return evaluation_seconds(s, p, 2 * PROBE_TOKENS) + PROBE_TOKENS * m.n_layer * head
 
 
-def between(x: float, sizes: Sequence[int], values: Sequence[float]) -> float:
-    """A value between, or beyond, those that were measured: on the line through the two nearest, in logarithms.
+def interpolate(x: float, sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Interpolate or extrapolate measured values: on the line through the two nearest sizes, in logarithms.
 
-    >>> round(between(256, (128, 512), (1.0, 4.0)), 6), round(between(1024, (128, 512), (1.0, 4.0)), 6)
+    >>> round(interpolate(256, (128, 512), (1.0, 4.0)), 6), round(interpolate(1024, (128, 512), (1.0, 4.0)), 6)
     (2.0, 8.0)
     """
-    if min(values) <= 0:  # logarithms have no place for it: in a straight line, never below 0
-        i = _below(x, sizes)
+    i = _segment(x, sizes)
+    if min(values) <= 0:  # it has no logarithm: a straight line, never below 0
         share = (x - sizes[i]) / (sizes[i + 1] - sizes[i])
         return max(0.0, values[i] + share * (values[i + 1] - values[i]))
-    i = _below(x, sizes)
     share = math.log(x / sizes[i]) / math.log(sizes[i + 1] / sizes[i])
     return math.exp(math.log(values[i]) + share * math.log(values[i + 1] / values[i]))
 
 
-def _below(x: float, sizes: Sequence[int]) -> int:
-    """The size that x lies above, with another one after it; the first or the last such one for what lies beyond."""
+def _segment(x: float, sizes: Sequence[int]) -> int:
+    """Return the index i of the segment sizes[i] ... sizes[i + 1] that x is in; the first or last one for outliers."""
     return max(0, min(len(sizes) - 2, sum(size <= x for size in sizes) - 1))

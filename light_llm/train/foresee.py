@@ -11,7 +11,7 @@ from ..doctor import Diagnosis, check_device, remembered_core, use_formula, use_
 from ..doctor.remedies import NO_MUON, PLAIN_UPDATE, USE_FORMULA
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
-from ..plan.plan import Plan, Text, make_plan
+from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.render import refusal, warning_lines
 from ..plan.suggest import suggest_settings
 from ..runtime import resident_memory
@@ -90,9 +90,9 @@ def foresee(model: LightLLM, loader: Any, config: TrainConfig, *, done: int = 0,
     return make_plan(model.config, config, T, text, framework=before, done=done, timed=timed)
 
 
-def text_of(data: TokenDataset) -> Text:
+def text_of(data: TokenDataset) -> DatasetSize:
     """What a plan has to know about a text."""
-    return Text(len(data.tokens), len(data.held_out), wide=data.tokenizer.vocab_size > 1 << 16)
+    return DatasetSize(len(data.tokens), len(data.held_out), wide=data.tokenizer.vocab_size > 1 << 16)
 
 
 def refuse_what_does_not_fit(plan: Plan | None, *, force: bool) -> list[str]:

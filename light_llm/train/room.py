@@ -5,6 +5,7 @@ from pathlib import Path
 from ..checkpoint import RunFolder
 from ..checkpoint.run_folder import RECENT_STEPS
 from ..config import TrainConfig
+from ..config.choices import OPTIMIZERS
 from ..errors import CheckpointError
 from ..model import LightLLM
 from ..optim import group_parameters
@@ -15,13 +16,11 @@ OTHER = 4 << 20  # bytes: tokenizer, generators, records, what a file system add
 
 
 def step_bytes(model: LightLLM, config: TrainConfig) -> int:
-    """About what a step folder takes: each weight and its moments in float32. Muon keeps one for a matrix, Adam two."""
-    roles = group_parameters(model)
-    numbers = sum(p.numel() for p in model.parameters())
-    for role, parameters in roles.items():
-        moments = 1 if config.optimizer == "muon" and role == MATRIX else 2
-        numbers += moments * sum(p.numel() for p in parameters.values())
-    return 4 * numbers + OTHER
+    """Return about the bytes of a step folder: each weight and the optimizer's state in float32."""
+    matrices = sum(p.numel() for p in group_parameters(model)[MATRIX].values())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state = OPTIMIZERS[config.optimizer].state_bytes(matrices=matrices, others=trained - matrices)
+    return 4 * sum(p.numel() for p in model.parameters()) + state + OTHER
 
 
 def check_room(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resumes: bool = False) -> None:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
+from light_llm.config.schedule import DECAY
 from light_llm.observe.curvature import adam_threshold, gradient_descent_threshold
-from light_llm.optim.schedule import DECAY
 from light_llm.runtime.flops import training_flops
 
 from .counting import crossing, decoding_flops

@@ -6,9 +6,9 @@ import pytest
 
 from light_llm.config import ModelConfig, TrainConfig, matrix_parameters
 from light_llm.errors import ConfigError
-from light_llm.plan.budget import FEWEST_STEPS, PASSES, TOKENS_PER_PARAMETER, Budget, fit_to_budget, parse_budget
+from light_llm.plan.budget import MAX_PASSES, MIN_STEPS, TOKENS_PER_PARAMETER, Budget, fit_to_budget, parse_budget
 from light_llm.plan.parameters import presets_of_kind
-from light_llm.plan.plan import Plan, Text, make_plan
+from light_llm.plan.plan import DatasetSize, Plan, make_plan
 from light_llm.plan.profile import key, names
 from light_llm.plan.render import header_lines, refusal, table, warning_lines
 from light_llm.plan.suggest import apply, micro_batches, suggest_settings
@@ -16,13 +16,13 @@ from light_llm.runtime import MemoryLimit
 from light_llm.runtime.machine_cache import cached_measurements
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
-TEXT = Text(300_000, 36_000)
+TEXT = DatasetSize(300_000, 36_000)
 FRAMEWORK = 250_000_000
 
 
 def planned(gigabytes: float, preset: str = "micro", train: TrainConfig = CPU) -> Plan:
-    room = MemoryLimit(int(gigabytes * 1e9), "a test's limit")
-    return make_plan(ModelConfig.preset(preset), train, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
+    limit = MemoryLimit(int(gigabytes * 1e9), "a test's limit")
+    return make_plan(ModelConfig.preset(preset), train, 512, TEXT, framework=FRAMEWORK, limit=limit, timed=False)
 
 
 @pytest.mark.parametrize("gigabytes", [1.0, 1.3, 1.6, 1.9])
@@ -33,7 +33,7 @@ def test_each_way_fits_and_says_how(gigabytes: float) -> None:
     for way in ways:
         assert way.plan.fits and way.flags.startswith("--") and way.effect
         model, train, T = apply(plan.model, plan.train, plan.T, way.changes)
-        again = make_plan(model, train, T, TEXT, framework=FRAMEWORK, room=plan.room, timed=False)
+        again = make_plan(model, train, T, TEXT, framework=FRAMEWORK, limit=plan.limit, timed=False)
         assert again.memory == way.plan.memory
 
 
@@ -45,7 +45,13 @@ def test_the_first_way_changes_nothing_but_the_pieces() -> None:
     larger = [m for m in micro_batches(plan.train) if m > n]
     tried = [
         make_plan(
-            plan.model, replace(plan.train, micro_batch=m), 512, TEXT, framework=FRAMEWORK, room=plan.room, timed=False
+            plan.model,
+            replace(plan.train, micro_batch=m),
+            512,
+            TEXT,
+            framework=FRAMEWORK,
+            limit=plan.limit,
+            timed=False,
         )
         for m in larger
     ]
@@ -96,12 +102,12 @@ def test_a_time_is_kept_and_so_are_four_passes() -> None:
         chosen = fit_to_budget(Budget(seconds=seconds), ModelConfig(), CPU, 512, TEXT)
         assert chosen.plan.seconds is not None and chosen.plan.passes is not None
         assert chosen.plan.seconds.total <= seconds or chosen.plan.train.max_steps == 1
-        assert chosen.plan.passes <= PASSES
+        assert chosen.plan.passes <= MAX_PASSES
 
 
 def test_the_largest_model_that_sees_enough_is_taken() -> None:
     """Of a text and a time without end; and the smallest where none does."""
-    endless = fit_to_budget(Budget(seconds=1e9), ModelConfig(), CPU, 512, Text(10**12, 10**4))
+    endless = fit_to_budget(Budget(seconds=1e9), ModelConfig(), CPU, 512, DatasetSize(10**12, 10**4))
     assert endless.plan.model.n_embd == ModelConfig.small().n_embd and endless.why.startswith("small")
     assert endless.plan.tokens >= TOKENS_PER_PARAMETER * matrix_parameters(endless.plan.model)
     assert (
@@ -110,8 +116,10 @@ def test_the_largest_model_that_sees_enough_is_taken() -> None:
 
 
 def test_a_short_text_gets_smaller_batches() -> None:
-    chosen = fit_to_budget(Budget(seconds=1e6), ModelConfig(), replace(CPU, batch_size=64), 128, Text(100_000, 10_000))
-    assert chosen.plan.train.batch_size < 64 and chosen.plan.train.max_steps >= FEWEST_STEPS
+    chosen = fit_to_budget(
+        Budget(seconds=1e6), ModelConfig(), replace(CPU, batch_size=64), 128, DatasetSize(100_000, 10_000)
+    )
+    assert chosen.plan.train.batch_size < 64 and chosen.plan.train.max_steps >= MIN_STEPS
 
 
 def test_a_memory_is_kept() -> None:
@@ -138,12 +146,12 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
     """Sizes are a preset's; positions, norms and the like stay, and windows in layers that are gone go with them."""
     chosen = {"qk_norm": True, "tied_head": False, "mlp": "relu2", "window": 64, "window_layers": layers}
     model, bound = ModelConfig.preset("llama-small", vocab_size=4096, **chosen), 600_000_000
-    room = MemoryLimit(bound, "a test's limit")
+    limit = MemoryLimit(bound, "a test's limit")
     known = [1e-9] * len(names())  # seconds are no matter here
     for size in presets_of_kind(model):
         kind = ModelConfig.preset(size, **(chosen | {"window_layers": "all"}))
         cached_measurements(key("cpu", "float32", kind), names(), lambda: known)
-    plan = make_plan(model, CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
+    plan = make_plan(model, CPU, 512, TEXT, framework=FRAMEWORK, limit=limit, timed=False)
     smaller = [way.plan.model for way in suggest_settings(plan, timed=False) if "--preset" in way.flags]
     spent = fit_to_budget(Budget(bytes=bound), model, CPU, 64, TEXT, framework=FRAMEWORK)
     assert smaller and spent.plan.model.n_layer == 6
@@ -154,8 +162,8 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
 
 def test_a_size_of_ones_own_is_to_be_left_out_with_a_preset() -> None:
     """`--set model.n_layer=20` would outlive `--preset nano`."""
-    room = MemoryLimit(600_000_000, "a test's limit")
+    limit = MemoryLimit(600_000_000, "a test's limit")
     for own, said in (({}, ""), ({"n_layer": 20}, "; leave out --set model.n_layer")):
-        plan = make_plan(ModelConfig.small(**own), CPU, 512, TEXT, framework=FRAMEWORK, room=room, timed=False)
+        plan = make_plan(ModelConfig.small(**own), CPU, 512, TEXT, framework=FRAMEWORK, limit=limit, timed=False)
         ways = [way for way in suggest_settings(plan, timed=False) if "--preset" in way.flags]
         assert ways and {way.effect.partition(";")[1] + way.effect.partition(";")[2] for way in ways} == {said}

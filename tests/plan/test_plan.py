@@ -1,28 +1,32 @@
 """What a plan says is what torch allocates, what is written to disk, and what the arithmetic of the subject demands."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 from light_llm.config import PRESETS, ModelConfig, TrainConfig, get_model_size, matrix_parameters
+from light_llm.config.choices import OPTIMIZERS
 from light_llm.layers.attention import QUERY_BLOCK
 from light_llm.observe import step_metrics
 from light_llm.optim import build_optimizer
 from light_llm.plan import memory_model as formulas
+from light_llm.plan import profile as profile_module
 from light_llm.plan.memory_model import (
     StepShape,
-    kept_of_a_layer,
     moments,
     optimizer_bytes,
+    saved_bytes_of_layer,
     seen_by_blocks,
     step_memory,
 )
 from light_llm.plan.parameters import parameters_by_part
-from light_llm.plan.plan import KEPT, Text, make_plan
+from light_llm.plan.plan import KEPT_STEPS, DatasetSize, make_plan
 from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
-from light_llm.plan.time_model import between, evaluation_seconds, step_seconds
+from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer
 from tests.support.live_bytes import peak_of_a_step
@@ -98,7 +102,7 @@ def test_the_peak_of_a_step_is_what_torch_allocates(model: ModelConfig, changes:
 
 
 def test_constants_that_are_written_twice_are_the_same() -> None:
-    assert step_metrics.MOST == formulas.LOOKED_AT
+    assert step_metrics.MOST == formulas.SAMPLED_ELEMENTS
 
 
 def test_the_blocks_of_attention_keep_what_they_see() -> None:
@@ -119,13 +123,13 @@ def test_half_a_format_keeps_38_bytes_an_element_and_a_whole_one_68() -> None:
     """Beside attention, norms and copies of the matrices."""
     whole, half = (StepShape.of(shaped(), replace(CPU, dtype=dtype), 128) for dtype in ("float32", "bfloat16"))
     C, N = 128, 4 * 128
-    rest = [formulas.attention_kept(s) + 16 * N for s in (whole, half)]
-    assert kept_of_a_layer(whole) - rest[0] == 68 * N * C
-    assert kept_of_a_layer(half) - rest[1] - 24 * C**2 == 38 * N * C
+    rest = [formulas.attention_bytes(s) + 16 * N for s in (whole, half)]
+    assert saved_bytes_of_layer(whole) - rest[0] == 68 * N * C
+    assert saved_bytes_of_layer(half) - rest[1] - 24 * C**2 == 38 * N * C
 
 
 def test_the_moments_are_those_of_the_optimizer() -> None:
-    for name in ("adamw", "muon"):
+    for name in OPTIMIZERS:
         model = tiny_model()
         optimizer = build_optimizer(model, replace(CPU, optimizer=name))
         for p in model.parameters():
@@ -133,7 +137,7 @@ def test_the_moments_are_those_of_the_optimizer() -> None:
         optimizer.step()
         state = [v for values in optimizer.state.values() for v in values.values() if hasattr(v, "nbytes")]
         kept = sum(v.nbytes for v in state if v.ndim)
-        assert optimizer_bytes(model.config, muon=name == "muon") == kept
+        assert optimizer_bytes(model.config, name) == kept
 
 
 def test_each_moment_holds_the_weights() -> None:
@@ -170,19 +174,34 @@ def test_an_evaluation_takes_time_by_its_tokens() -> None:
 
 @pytest.mark.parametrize("x", [64, 128, 200, 512, 2048])
 def test_a_power_law_is_read_off_exactly(x: int) -> None:
-    assert between(x, WIDTHS, [3e-9 * w**1.7 for w in WIDTHS]) == pytest.approx(3e-9 * x**1.7)
+    assert interpolate(x, WIDTHS, [3e-9 * w**1.7 for w in WIDTHS]) == pytest.approx(3e-9 * x**1.7)
 
 
 def test_nothing_takes_less_than_no_time() -> None:
-    assert between(64, LENGTHS, (0.0, 1.0, 5.0)) == 0 and between(32, (128, 256, 512), (0.0, 1.0, 5.0)) == 0
+    assert interpolate(64, LENGTHS, (0.0, 1.0, 5.0)) == 0 and interpolate(32, (128, 256, 512), (0.0, 1.0, 5.0)) == 0
 
 
-def test_this_machine_is_measured_once() -> None:
-    known = profile("cpu", "float32")
-    assert is_known("cpu", "float32") and profile("cpu", "float32") == known
-    numbers = [n for value in vars(known).values() for n in (value if isinstance(value, tuple) else (value,))]
-    assert all(0 <= n < 1 for n in numbers) and known.block_token[2] > known.block_token[0] > 0
-    assert 0 < known.forward < 1 and 0 < known.evaluated < 1
+def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By a stopwatch that counts operations, a microsecond for a million: the machine's own speed plays no part."""
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path))
+    calls = 0
+
+    def count_operations(work: Callable[[], object], **_: Any) -> list[float]:
+        nonlocal calls
+        calls += 1
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return [counter.get_total_flops() * 1e-12]
+
+    monkeypatch.setattr(profile_module, "time_calls", count_operations)
+    assert not is_known("cpu", "float32")
+    measured = profile("cpu", "float32")
+    once = calls
+    assert is_known("cpu", "float32") and profile("cpu", "float32") == measured and calls == once > 0
+    for C, batch, token in zip(WIDTHS, measured.block_batch, measured.block_token, strict=True):
+        assert batch == pytest.approx(0, abs=1e-12) and token == pytest.approx(6 * 12 * C**2 * 1e-12)
+    assert measured.head_token == pytest.approx([6 * C * 1e-12 for C in WIDTHS])
+    assert measured.forward == pytest.approx(1 / 3) and measured.evaluated == pytest.approx(1 / 3)
 
 
 # The whole.
@@ -192,21 +211,21 @@ def test_a_plan_says_what_a_run_will_be(poem: Path) -> None:
     """Tokens, passes, and the bytes of its checkpoints: those of a run that was made."""
     loader = byte_loader(poem)
     config = replace(CPU, max_steps=4, save_interval=2, eval_interval=2, sample_interval=0, probe_interval=0)
-    text = Text(len(loader.dataset.tokens), len(loader.dataset.held_out))
+    text = DatasetSize(len(loader.dataset.tokens), len(loader.dataset.held_out))
     plan = make_plan(byte_model().config, config, 16, text)
     result = Trainer(byte_model(), loader, config, out="run", quiet=True).train()
     assert plan.tokens == 4 * 4 * 16 and plan.passes == pytest.approx(plan.tokens / len(loader.dataset.tokens))
     files = [f for pattern in ("step-*/*.safetensors", "best_model.pt") for f in result.folder.glob(pattern)]
     kept = sum(f.stat().st_size for f in files)
-    assert len(list(result.folder.glob("step-*"))) == KEPT
+    assert len(list(result.folder.glob("step-*"))) == KEPT_STEPS
     assert plan.bytes_of_checkpoints == pytest.approx(kept, rel=0.25)  # of a model as small as its files' headers
     assert plan.seconds is not None and plan.step is not None and plan.seconds.steps == pytest.approx(4 * plan.step)
 
 
 def test_a_plan_fits_where_there_is_room() -> None:
-    plan = make_plan(shaped(), CPU, 128, framework=0, room=MemoryLimit(1 << 40, "plenty"), timed=False)
+    plan = make_plan(shaped(), CPU, 128, framework=0, limit=MemoryLimit(1 << 40, "plenty"), timed=False)
     assert plan.fits and plan.step is None
     tight = make_plan(
-        shaped(), CPU, 128, framework=0, room=MemoryLimit(plan.memory.total - 1, "a byte too little"), timed=False
+        shaped(), CPU, 128, framework=0, limit=MemoryLimit(plan.memory.total - 1, "a byte too little"), timed=False
     )
     assert not tight.fits

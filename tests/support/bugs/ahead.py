@@ -5,7 +5,7 @@ from . import Bug
 BUGS = [
     Bug(
         "a layer that is said to keep less than it does",
-        "plan: kept_of_a_layer",
+        "plan: saved_bytes_of_layer",
         "8 * C + s.width * (2 * C + 5",
         "6 * C + s.width * (2 * C + 4",
         "tests/plan/test_plan.py",
@@ -26,15 +26,15 @@ BUGS = [
     ),
     Bug(
         "one moment too few",
-        "plan: optimizer_bytes",
-        "return 8 * (get_model_size(model) - matrices) + 4 * matrices",
-        "return 4 * (get_model_size(model) - matrices) + 4 * matrices",
+        "config: OptimizerFacts.state_bytes",
+        "return 4 * (self.matrix_moments * matrices + self.moments * others)",
+        "return 4 * (self.matrix_moments * matrices + others)",
         "tests/plan/test_plan.py",
     ),
     Bug(
         "everything fits",
         "plan: Plan.fits",
-        "return self.room is None or self.memory.total <= self.room.bytes",
+        "return self.limit is None or self.memory.total <= self.limit.bytes",
         "return True",
         "tests/plan/test_plan.py tests/plan/test_fit.py",
     ),
@@ -48,15 +48,15 @@ BUGS = [
     Bug(
         "fewer sequences at a time than needed",
         "plan: micro_batches",
-        "for n in range(now - 1, 0, -1)",
-        "for n in range(1, now)",
+        "for n in range(current - 1, 0, -1)",
+        "for n in range(1, current)",
         "tests/plan/test_fit.py",
     ),
     Bug(
         "a budget that sees a text as often as it likes",
-        "plan: _steps_of",
-        "most = max(1, int(PASSES * text.tokens / (train.batch_size * T)))",
-        "most = max(1, int(100 * PASSES * text.tokens / (train.batch_size * T)))",
+        "plan: _max_steps",
+        "limit = max(1, int(MAX_PASSES * text.tokens / (train.batch_size * T)))",
+        "limit = max(1, int(100 * MAX_PASSES * text.tokens / (train.batch_size * T)))",
         "tests/plan/test_fit.py",
     ),
     Bug(

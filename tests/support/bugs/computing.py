@@ -76,8 +76,8 @@ BUGS = [
     Bug(
         "the exact GELU instead of GPT-2's",
         "light_llm/layers/mlps.py",
-        'nn.GELU("tanh" if config.activation == "gelu_tanh" else "none")',
-        'nn.GELU("none")',
+        '{"gelu_tanh": "tanh",',
+        '{"gelu_tanh": "none",',
         "tests/test_model.py",
     ),
     Bug(
@@ -89,7 +89,7 @@ BUGS = [
     ),
     Bug(
         "weight decay on biases and gains",
-        "optim: adamw",
+        "optim: adamw_over",
         '"weight_decay": 0.0}',
         '"weight_decay": config.weight_decay}',
         "tests/test_tiny.py tests/optim/test_optim.py",

@@ -1,0 +1,112 @@
+"""What a config may choose by name, and the facts of each choice that need no torch.
+
+The implementations are in `layers/` and `optim/`. Everything else (sizes, memory, time, disk space, exports, messages)
+asks a choice's row here and never compares its name, so that a new choice is a row here and its implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .model import ModelConfig
+
+NamedShapes = dict[str, tuple[int, ...]]
+
+
+def no_parameters(config: ModelConfig) -> NamedShapes:
+    """Return the shapes of a choice that has no parameters."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionFacts:
+    """Facts of a position encoding (`layers/positions.py`)."""
+
+    param_shapes: Callable[[ModelConfig], NamedShapes] = no_parameters  # outside the blocks, by their full names
+    families: tuple[str, ...] = ()  # model families of other programs that have it
+    rotary: bool = False  # the settings of rope apply, and d_k must be even
+    score_bias: bool = False  # attention adds a bias to its scores, (H, T, T) numbers
+    label: str = ""  # in one-line descriptions of a model; empty for GPT-2's
+
+
+POSITIONS = {
+    "learned": PositionFacts(
+        param_shapes=lambda config: {"wpe.weight": (config.n_positions, config.n_embd)}, families=("gpt2",)
+    ),
+    "rope": PositionFacts(families=("llama", "qwen3"), rotary=True, label="rope"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormFacts:
+    """Facts of a norm (`layers/norms.py`)."""
+
+    has_bias: bool  # beside its gain, where the config has biases
+    saved_bytes: int  # of statistics that the backward pass needs, per vector
+    copies_input: bool  # to float32 under autocast, and saves the copy
+    families: tuple[str, ...] = ()
+    label: str = ""
+
+
+NORMS = {
+    "layernorm": NormFacts(has_bias=True, saved_bytes=8, copies_input=True, families=("gpt2",)),
+    "rmsnorm": NormFacts(
+        has_bias=False, saved_bytes=4, copies_input=False, families=("llama", "qwen3"), label="rmsnorm"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPFacts:
+    """Facts of an MLP (`layers/mlps.py`)."""
+
+    gated: bool = False  # a second matrix into it, and so narrower by default
+    uses_activation: bool = False  # the config's `activation` applies
+    saved_per_unit: int = 2  # numbers that the backward pass needs of each unit inside
+    families: tuple[str, ...] = ()
+    label: str = ""
+
+
+MLPS = {
+    "gelu": MLPFacts(uses_activation=True, families=("gpt2",)),
+    "swiglu": MLPFacts(gated=True, saved_per_unit=4, families=("llama", "qwen3"), label="swiglu"),
+    "relu2": MLPFacts(label="relu2"),
+}
+
+ACTIVATIONS = {"gelu_tanh": "", "gelu": "exact gelu"}  # with their labels
+SCALINGS = ("none", "linear", "llama3")
+
+
+def no_scratch(matrices: Iterable[tuple[int, ...]]) -> int:
+    """Return the bytes of an update that works in place."""
+    return 0
+
+
+def newton_schulz_scratch(matrices: Iterable[tuple[int, ...]]) -> int:
+    """Return the bytes of Muon's iteration for the largest matrix, in 16 bits: itself twice, its square twice."""
+    sides = [sorted(shape) for shape in matrices]
+    return max((2 * (2 * large * small + 2 * small**2) for small, large in sides), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFacts:
+    """Facts of an optimizer (`optim/`). Matrices are those of the blocks; moments are float32."""
+
+    matrix_moments: int  # per parameter of a matrix
+    moments: int = 2  # per parameter of anything else
+    update_seconds_key: str  # the field of `plan.profile.Profile` that times the update of matrices
+    scratch_bytes: Callable[[Iterable[tuple[int, ...]]], int] = no_scratch  # of the update, given a block's matrices
+    is_adam: bool = False  # every parameter has Adam's two moments, and AdamW's usual rates apply
+
+    def state_bytes(self, *, matrices: int, others: int) -> int:
+        """Return the bytes of the state for these numbers of parameters."""
+        return 4 * (self.matrix_moments * matrices + self.moments * others)
+
+
+OPTIMIZERS = {
+    "adamw": OptimizerFacts(matrix_moments=2, update_seconds_key="adamw", is_adam=True),
+    "muon": OptimizerFacts(matrix_moments=1, update_seconds_key="muon", scratch_bytes=newton_schulz_scratch),
+}

@@ -1,0 +1,57 @@
+"""Learning-rate schedules: multiples of the peak rate, as pure functions of the step.
+
+Here and not in `optim/`, because `TrainConfig` takes the allowed names from SCHEDULES and must not import torch. A new
+schedule is a function and its row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .train import TrainConfig
+
+DECAY = 0.4  # of the steps of `wsd`, at its end
+
+
+def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
+    """Rise linearly from 0 to 1 over the warm-up, then follow half a cosine down to `floor` at the horizon.
+
+    (Loshchilov and Hutter, 2017, equation 5, with one cycle.) Beyond the horizon it stays at `floor`.
+
+    >>> [round(warmup_cosine(s, warmup=10, horizon=110), 2) for s in (0, 4, 9, 10, 60, 110, 500)]
+    [0.1, 0.5, 1.0, 1.0, 0.55, 0.1, 0.1]
+    """
+    # Step 0 is the first update: it gets 1 / warmup and not 0, so that no step is wasted.
+    if step < warmup:
+        return (step + 1) / warmup
+    if step >= horizon:
+        return floor
+    progress = (step - warmup) / max(1, horizon - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_stable_decay(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
+    """Rise linearly to 1, stay there, and fall in a line to `floor` over the last 40% (Hu et al., 2024).
+
+    The same as the cosine at both ends. In between the rate does not depend on the horizon, so a run can be prolonged.
+
+    >>> [round(warmup_stable_decay(s, warmup=10, horizon=100, floor=0.0), 2) for s in (0, 9, 10, 60, 80, 100, 500)]
+    [0.1, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    decay = max(1.0, DECAY * horizon)
+    left = min(1.0, max(0.0, (horizon - step) / decay))
+    return floor + (1 - floor) * left
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"cosine": warmup_cosine, "wsd": warmup_stable_decay}
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Return the rate of an update, by the schedule that a config names."""
+    schedule, horizon = SCHEDULES[config.schedule], config.lr_horizon or config.max_steps
+    return config.lr * schedule(step, warmup=config.warmup_steps, horizon=horizon, floor=config.min_lr_ratio)
