@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checkpoint import LoadedModel
 from ..checkpoint.model_file import KIND
 from ..config import ModelConfig, check_choice, show
-from ..config.model import ACTIVATIONS
+from ..config.choices import ACTIVATIONS
 from ..data import Tokenizer
 from ..data.tokenizers import CharTokenizer
 from ..errors import CheckpointError, ConfigError, DataError
@@ -50,7 +50,7 @@ def read_checkpoint(
         ConfigError: a tokenizer that does not exist, or char without a text.
         DataError: the text cannot be read, or has another alphabet.
     """
-    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("activation", activation, tuple(ACTIVATIONS))
     stored = _load(path)
     theirs = renamed(_tensors_of(stored, path), "nanogpt", path)
     head = theirs.pop("lm_head.weight", None)
