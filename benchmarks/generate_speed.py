@@ -33,7 +33,7 @@ from light_llm.data.tokenizers import make_tokenizer
 from light_llm.generate import Sampling, convert_for_inference, decode
 from light_llm.generate.sampling import sample, sample_batch
 from light_llm.model import LightLLM
-from light_llm.train.record import model_meta
+from light_llm.train.checkpointer import model_meta
 
 CONFIG = ModelConfig.micro()
 N = 32  # tokens a turn

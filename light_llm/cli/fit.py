@@ -14,7 +14,7 @@ from ..plan.plan import Plan, make_plan
 from ..plan.render import refusal
 from ..plan.suggest import Overrides, Suggestion, suggest_settings
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
-from ..train.foresee import text_of
+from ..train.preflight import dataset_size
 
 IDS = {"gpt2": 50257, "bpe": 4096, "byte": 257}  # of tokenizers whose size is known before there is a text
 READING = 100_000_000  # bytes that reading the text and its vocabulary adds to the process
@@ -83,7 +83,7 @@ class Ahead:
 
     def with_the_text(self, run: Run, dataset: TokenDataset) -> Run:
         """The run with the settings that fit, now that the text and its vocabulary are known. Raises ConfigError."""
-        text = text_of(dataset)
+        text = dataset_size(dataset)
         train = replace(self.settled, max_steps=run.train.max_steps, micro_batch=run.train.micro_batch)
         train = replace(train, checkpointing=run.train.checkpointing)
         if self.flags.budget:

@@ -81,7 +81,7 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
     """The size of the text and of its vocabulary; of one that is not here yet, what is known of it."""
     from ..data import load_dataset
     from ..plan.plan import DatasetSize
-    from ..train.foresee import text_of
+    from ..train.preflight import dataset_size
     from .fit import vocabulary_of
     from .progress import preparing
 
@@ -92,4 +92,4 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
     except DataError as error:
         V = vocabulary_of(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
         return DatasetSize(), V, [f"note         {str(error).partition('; ')[0]}"]
-    return text_of(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]
+    return dataset_size(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

@@ -1,5 +1,9 @@
 """From a text to batches: sources, tokenizers, shards, windows and the order they are read in."""
 
+from .batches import Batches as Batches
+from .batches import IndexedBatches as IndexedBatches
+from .batches import IterableBatches as IterableBatches
+from .batches import batches_from as batches_from
 from .dataset import TokenDataset as TokenDataset
 from .dataset import load_dataset as load_dataset
 from .dataset import prepare_dataset as prepare_dataset

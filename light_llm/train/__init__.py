@@ -1,7 +1,14 @@
-"""Training: the loop, what may stop an update (guards), and what runs after one (listeners)."""
+"""Training: the loop, guards that decide about an update, and callbacks that run after it."""
 
-from .dynamics import analyze_training_dynamics as analyze_training_dynamics
-from .guards import Proposal as Proposal
-from .listeners import Step as Step
-from .result import Result as Result
+from ..observe.dynamics import analyze_training_dynamics as analyze_training_dynamics
+from .callbacks import Callback as Callback
+from .callbacks import EvaluateHeldOut as EvaluateHeldOut
+from .callbacks import LogMetrics as LogMetrics
+from .callbacks import ProbeModel as ProbeModel
+from .callbacks import WriteSample as WriteSample
+from .checkpointer import Checkpointer as Checkpointer
+from .state import Result as Result
+from .state import TrainState as TrainState
+from .step import GuardAction as GuardAction
+from .step import Step as Step
 from .trainer import Trainer as Trainer

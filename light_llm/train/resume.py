@@ -1,5 +1,6 @@
-"""Going on with a run: what may differ from how it was started, and putting everything back."""
+"""Resuming a run: which settings may change, and restoring weights, optimizer, generators and counters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,56 +13,57 @@ from ..checkpoint.commit import read_json
 from ..checkpoint.run_folder import CorruptCheckpoint
 from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
 from ..config import SETTINGS, Run, TrainConfig, changes
-from ..data import DataLoader
+from ..data import Batches
 from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..observe import read_rows
 from ..runtime import set_rng_state
-from .progress import Progress
+from .state import TrainState
+
+# What `read_step` returns: weights, optimizer tensors, random generators, counters, metadata of the model.
+Checkpoint = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What a run folder says of the run in it."""
+class SavedRun:
+    """The description of a run in its folder, and the checkpoint to resume from."""
 
     run: Run
     decided: dict[str, str]  # device, dtype and compile of the last process
-    data: dict[str, Any] | None  # what the dataset recorded of itself
-    started: str | None  # when it began
-    step: Path  # the newest good step
-    damaged: tuple[CorruptCheckpoint, ...]  # newer ones
+    data: dict[str, Any] | None  # the dataset's record
+    started: str | None  # when the run was started
+    step: Path  # the newest step folder that is intact
+    damaged: tuple[CorruptCheckpoint, ...]  # newer step folders
     problems: tuple[str, ...]  # other files that are damaged, and not used
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """A run as it was left."""
+class ResumeState:
+    """The state of a run that is resumed, read from its checkpoint."""
 
-    path: Path  # the step folder
-    weights: dict[str, Tensor]
-    moments: dict[str, Tensor]  # of the optimizer
-    rng: dict[str, Tensor]
-    state: StepState
-    started: str | None  # when the run began
-    decided: dict[str, str]  # device, dtype and compile of the last process
-    max_steps: int  # of the last process
+    saved: SavedRun
+    checkpoint: Checkpoint
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
-    damaged: tuple[CorruptCheckpoint, ...]  # newer steps
-    problems: tuple[str, ...]  # other damaged files, which are not used either
 
-    def without_tensors(self) -> "Resumed":
-        """The same, once the tensors are where they belong: they are three times the model."""
-        return replace(self, weights={}, moments={}, rng={})
+    @property
+    def state(self) -> StepState:
+        """The counters in the checkpoint."""
+        return self.checkpoint[3]
+
+    @property
+    def max_steps(self) -> int:
+        """The length of the run in its last process."""
+        return self.saved.run.train.max_steps
 
 
-def read_run(folder: RunFolder) -> Earlier:
-    """The run of a folder, from run.json, or where that is damaged, from the newest good step.
+def read_saved_run(folder: RunFolder) -> SavedRun:
+    """Read the run of a folder from run.json, or if that is damaged, from the newest intact checkpoint.
 
     Raises:
-        CheckpointError: there is nothing to go on with, or it is of another version.
+        CheckpointError: there is no checkpoint to resume from, or it is of another version.
     """
-    step, damaged = folder.latest_valid_step()  # first of all there has to be something to go on with
+    step, damaged = folder.latest_valid_step()
     problems: list[str] = []
     try:
         record, path = folder.read_run(), folder.path / "run.json"
@@ -71,45 +73,37 @@ def read_run(folder: RunFolder) -> Earlier:
     try:
         run = Run.from_dict(record["run"])
         decided = {name: str(record["decided"][name]["value"]) for name in ("device", "dtype", "compile")}
-        return Earlier(run, decided, record["data"], record.get("started"), step, tuple(damaged), tuple(problems))
+        return SavedRun(run, decided, record["data"], record.get("started"), step, tuple(damaged), tuple(problems))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}; it cannot be resumed from") from None
     except ConfigError as error:
         raise CheckpointError(f"{path} is of another version of light-llm: {error}") from None
 
 
-def read_resume(folder: RunFolder, model: LightLLM, loader: Any, config: TrainConfig) -> Resumed:
-    """The newest good checkpoint of a run, checked against what is to go on with it.
+def read_resume_state(folder: RunFolder, model: LightLLM, batches: Batches, config: TrainConfig) -> ResumeState:
+    """Read the newest intact checkpoint of a run, and check the settings that are to continue it.
 
     Raises:
-        CheckpointError: nothing to resume from.
-        ConfigError: a setting, the data or the tokenizer differs, with each difference.
+        CheckpointError: there is no checkpoint to resume from.
+        ConfigError: a setting, the data or the tokenizer differs; the message lists each difference.
     """
-    earlier = read_run(folder)
-    refuse_changes(earlier.run, _run_now(earlier.run, model, loader, config), data_changes(earlier.data, loader))
-    weights, moments, rng, state, _ = read_step(earlier.step)
-    evaluated, best, more = _evaluations(folder, state)
-    return Resumed(
-        earlier.step,
-        weights,
-        moments,
-        rng,
-        state,
-        earlier.started,
-        earlier.decided,
-        earlier.run.train.max_steps,
-        evaluated,
-        best,
-        earlier.damaged,
-        (*earlier.problems, *more),
-    )
+    saved = read_saved_run(folder)
+    data = batches.data_config or saved.run.data
+    now = replace(saved.run, model=model.config, train=config, data=data)
+    refuse_changes(saved.run, now, data_changes(saved.data, batches))
+    checkpoint = read_step(saved.step)
+    evaluated, best, problems = _evaluations(folder, checkpoint[3])
+    saved = replace(saved, problems=(*saved.problems, *problems))
+    return ResumeState(saved, checkpoint, evaluated, best)
 
 
-def refuse_changes(old: Run, new: Run, others: list[str] | None = None) -> None:
-    """Raise ConfigError, listing each difference, unless only what may change does."""
-    differences = [line for line in changes(old, new) if SETTINGS[line.split(":")[0]].resume == "fixed"] + (
-        others or []
-    )
+def refuse_changes(old: Run, new: Run, more: Sequence[str] = ()) -> None:
+    """Raise ConfigError, listing each difference, if a setting differs that may not change.
+
+    Args:
+        more: further differences to refuse.
+    """
+    differences = [line for line in changes(old, new) if SETTINGS[line.split(":")[0]].resume == "fixed"] + list(more)
     if differences:
         listed = "\n  ".join(differences)
         raise ConfigError(
@@ -117,9 +111,9 @@ def refuse_changes(old: Run, new: Run, others: list[str] | None = None) -> None:
         )
 
 
-def data_changes(old: dict[str, Any] | None, loader: Any) -> list[str]:
-    """How the text, the tokenizer or the kind of loader differs from what the run was started with."""
-    new = loader.dataset.record() if isinstance(loader, DataLoader) else None
+def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
+    """List how the text, the tokenizer or the kind of loader differs from the run's."""
+    new = batches.dataset.record() if batches.dataset else None
     if (old is None) != (new is None):
         kinds = ("another kind of loader", "light-llm's loader")
         return [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
@@ -131,66 +125,47 @@ def data_changes(old: dict[str, Any] | None, loader: Any) -> list[str]:
     ]
 
 
-def put_back(
-    weights: dict[str, Tensor],
-    moments: dict[str, Tensor],
-    rng: dict[str, Tensor],
-    model: LightLLM,
-    optimizer: torch.optim.Optimizer,
-    device: str,
-) -> None:
-    """Weights, optimizer and generators as they were after the step they were saved at."""
+def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:
+    """Restore the model, the optimizer and the random generators from a checkpoint. Returns the state of the run."""
+    weights, moments, rng, state, _ = checkpoint
     model.load_state_dict(weights)
     restore_optimizer(model, optimizer, moments)
     set_rng_state(rng, device)
+    return TrainState.from_checkpoint(state)
 
 
-def start_from(
-    resumed: Resumed, model: LightLLM, optimizer: torch.optim.Optimizer, device: str
-) -> tuple[Progress, Resumed]:
-    """Put a run back as it was left: where it stands, and what is known of it without the tensors."""
-    put_back(resumed.weights, resumed.moments, resumed.rng, model, optimizer, device)
-    return Progress.of(resumed.state), resumed.without_tensors()
-
-
-def go_back(
-    folder: RunFolder, model: LightLLM, optimizer: torch.optim.Optimizer, config: TrainConfig, before: Progress
-) -> Progress:
-    """Put a run back to its newest good checkpoint, past the batch that an attempt was made with.
+def rollback_to_checkpoint(
+    folder: RunFolder, model: LightLLM, optimizer: torch.optim.Optimizer, config: TrainConfig, before: TrainState
+) -> TrainState:
+    """Restore the newest intact checkpoint, and continue after the batch that caused the rollback.
 
     Args:
-        before: where the run stood before that attempt.
+        before: the state before the step with that batch.
     """
-    path, damaged = folder.latest_valid_step(config.save_interval)  # not one of an interruption
+    # Prefer a regular checkpoint to one of an interruption: a run that was interrupted and resumed must roll back to
+    # the same step as one that was not.
+    path, damaged = folder.latest_valid_step(config.save_interval)
     folder.quarantine(damaged)
-    weights, moments, rng, state, _ = read_step(path)
-    put_back(weights, moments, rng, model, optimizer, config.device)
-    return replace(Progress.of(state), batches=before.batches + 1, rollbacks=before.rollbacks + 1)
-
-
-def _run_now(run: Run, model: LightLLM, loader: Any, config: TrainConfig) -> Run:
-    """The Run that is to go on."""
-    if isinstance(loader, DataLoader):
-        run = replace(run, data=replace(loader.dataset.config, seed=loader.seed))
-    return replace(run, model=model.config, train=config)
+    state = restore(read_step(path), model, optimizer, config.device)
+    return replace(state, batches=before.batches + 1, rollbacks=before.rollbacks + 1)
 
 
 def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None, list[str]]:
-    """Whether this step was evaluated, the best so far with it, and what is wrong with the best model.
+    """Return whether this step was evaluated, the best loss and step so far, and what is wrong with the best model.
 
-    A step is saved before it is evaluated, so its own evaluation is not in its state; it is in the metrics, and a row
-    there means that the best model is safe. Its loss is taken from that model, which is under a digest. A best model
-    that is gone or damaged is none: the next evaluation writes one.
+    A step is saved before it is evaluated, so its own evaluation is in the metrics and not in its state. The row is
+    written after the best model, so with a row the model is safe. The loss is read from the model file, because that
+    has a digest. Without a readable best model there is no best loss, and the next evaluation writes a model.
     """
     rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
-    mine = [row for row in rows if row.get("kind") == "eval" and row.get("step") == state.step]
+    evals = [row for row in rows if row.get("kind") == "eval" and row.get("step") == state.step]
     if not folder.best_model.exists():
-        return bool(mine), None, []
+        return bool(evals), None, []
     try:
         meta = read_model(folder.best_model).meta
     except CheckpointError as error:
-        return bool(mine), None, [str(error).partition(";")[0]]
+        return bool(evals), None, [str(error).partition(";")[0]]
     best = (state.best, state.best_step) if state.best is not None and state.best_step is not None else None
-    if mine and mine[-1].get("best") and meta["step"] == state.step and meta["evaluation"]:
+    if evals and evals[-1].get("best") and meta["step"] == state.step and meta["evaluation"]:
         best = float(meta["evaluation"]["loss"]), state.step
-    return bool(mine), best, []
+    return bool(evals), best, []

@@ -1,8 +1,9 @@
-"""The training loop. `Trainer.train` is the algorithm; what is written and said is the session's."""
+"""The training loop. `Trainer.train` is the algorithm; the rest of the file serves it."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,54 @@ from torch import Tensor
 from ..checkpoint import Files, RunFolder
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import TrainConfig, check_range
-from ..data import DataLoader
+from ..data import Batch, DataLoader, batches_from
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
 from ..observe.step_metrics import StepMetrics
 from ..optim import build_optimizer, learning_rate
-from ..runtime import autocast, is_out_of_memory, rng_state, seed_everything, set_rng_state, stop_after
-from .batches import batches_of
-from .foresee import Asked, look_ahead
-from .guards import REMEMBERED, Guard, NoSpikes, OnlyFinite, Proposal, Verdict, judge
-from .listeners import Listener
-from .notices import header, out_of_memory
-from .progress import Progress
-from .record import check_fit, decide, run_record
-from .requests import Requests
-from .result import Result, Status
-from .resume import go_back, read_resume, read_run, start_from
-from .room import check_room, halved
-from .session import Session
-from .update import Attempt, Judged, Yardstick, choose_update, step_of
+from ..runtime import (
+    autocast,
+    is_out_of_memory,
+    matmul_rate,
+    peak_memory,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+    stop_after,
+)
+from .callbacks import Callback, FunctionCallback
+from .checkpointer import Checkpointer, built_in_callbacks, check_disk_space
+from .guards import Guard, LossSpikeGuard, NonFiniteGuard, find_nonfinite, run_guards
+from .messages import (
+    Output,
+    header,
+    micro_batch_halved,
+    nonfinite_step,
+    out_of_memory,
+    report_line,
+    resume_lines,
+    summary,
+)
+from .preflight import PreflightReport, check_fit, decide, run_preflight, smaller_micro_batch
+from .resume import read_resume_state, read_saved_run, restore, rollback_to_checkpoint
+from .run_metadata import make_run, run_record
+from .state import Result, RunOptions, Status, StopFlag, TrainState
+from .step import GuardAction, PendingStep, Step, StepQueue, Throughput
+
+BUILT_IN_GUARDS = 2
+
+
+@dataclass(frozen=True)
+class RunningParts:
+    """The parts of a running training, which are made at its start."""
+
+    optimizer: torch.optim.Optimizer
+    metrics: StepMetrics
+    queue: StepQueue
+    throughput: Throughput
+    output: Output
 
 
 class Trainer:
@@ -40,24 +68,25 @@ class Trainer:
 
     Args:
         model: moved to the device and trained in place.
-        loader: of `create_dataloader`; any iterable of (tokens, targets) works too, without evaluation on held-out
-            text, tokenizer in the checkpoint and exact resume, and the header says so.
-        config: how to train; single settings can be given by name instead, as in `max_steps=1000`.
-        out: the run folder. By default `checkpoints`, where an earlier run is set aside first; a folder that is named
+        loader: from `create_dataloader`. Any iterable of (tokens, targets) works too, but without held-out evaluation,
+            tokenizer in the checkpoint and exact resume; the header says so.
+        config: the training settings; single ones can be given by name instead, as in `max_steps=1000`.
+        out: the run folder. By default `checkpoints`, where an earlier run is moved away first; a folder that is named
             here and holds a run is refused unless `resume` or `overwrite` is given.
-        resume: go on with the run in `out` from its newest checkpoint; settings that are not given stay as they were.
+        resume: continue the run in `out` from its newest checkpoint; settings that are not given stay as they were.
         overwrite: replace the run in `out`.
         quiet: print nothing.
-        guards: asked before each update, after our own, which refuses what is not finite.
-        sinks: functions that get each row of the run, in threads of their own; one that fails is dropped.
+        guards: called before each update, after the built-in guards, which reject steps that are not finite.
+        sinks: functions that get each row of metrics, in threads of their own; one that fails is dropped.
         report: write `report.html` at the end.
-        force: start also what will not fit into memory.
-        skip_doctor: do not look whether the device computes right, which is done once per device and torch.
+        force: start a run that does not fit into memory.
+        skip_doctor: do not check that the device computes correctly, which is done once per device and torch.
+        files: file operations, for tests of faults.
 
     Raises:
         ConfigError: an unknown setting, or a model that does not fit the data; from `train`, too little memory.
-        CheckpointError: a run in the way, nothing to resume from, or a damaged checkpoint.
-        DeviceError: a device this machine does not have, or one that computes wrong.
+        CheckpointError: the folder holds a run, or no intact checkpoint to resume from.
+        DeviceError: this machine does not have the device, or the device computes wrong results.
     """
 
     def __init__(
@@ -78,223 +107,301 @@ class Trainer:
         files: Files | None = None,
         **changes: Any,
     ) -> None:
+        self.options = RunOptions(out is not None, overwrite, quiet, report, force, skip_doctor, sinks)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
-        if resume and config is None:  # as the run was started, but for what is named
-            config = replace(read_run(self.folder).run.train, device="auto", dtype="auto", compile="auto")
+        if resume and config is None:
+            config = replace(read_saved_run(self.folder).run.train, device="auto", dtype="auto", compile="auto")
         config = (config or TrainConfig()).with_changes(changes)
-        self.model, self.loader, self.dataset = model, loader, None
         if isinstance(loader, DataLoader):
-            self.dataset = loader.dataset
             check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
-        self.named_folder, self.overwrite, self.quiet = out is not None, overwrite, quiet
         if not resume:
-            self.folder.ensure_folder_available(explicit=self.named_folder, overwrite=overwrite)
-        self.resumed = read_resume(self.folder, model, loader, config) if resume else None
+            self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
+        self.model, self.batches = model, batches_from(loader, model.config.vocab_size)
+        self.resumed = read_resume_state(self.folder, model, self.batches, config) if resume else None
         if self.resumed and config.max_steps < self.resumed.state.step:
             raise ConfigError(
                 f"max_steps={config.max_steps} is behind the run, which is at step {self.resumed.state.step}; "
                 "name a larger one"
             )
-        self.decisions = decide(config, self.resumed)
-        self.config = self.decisions.config
+        self.config, self.decisions = decide(config, self.resumed)
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
-        self.guards: list[Guard] = [OnlyFinite(self.config.on_nonfinite), *guards]
-        self.own_listeners: list[tuple[int, Listener]] = []
-        self.sinks, self.report, self.requests = sinks, report, Requests()
-        self.asked = Asked(force, skip_doctor, quiet)
-        self.at = Progress()
-        self.stop_reason: Status | None = None
-        self.begun = False
-        self.spent, self.trained, self.steps_made = 0.0, 0.0, 0  # seconds, targets and steps of this process
-        self.told = 0.0  # when the listeners were done with the last step
-        self.listeners: list[tuple[int, Listener]] = []
+        self.state, self.stop_flag = TrainState(), StopFlag(stop_after=stop_after())
+        spikes = LossSpikeGuard(self.config.on_spike, self.say)
+        self.guards: list[Guard] = [NonFiniteGuard(self.config.on_nonfinite), spikes, *guards]
+        self.checkpointer = Checkpointer(self, self.folder, self.resumed)
+        self.callbacks = built_in_callbacks(self, self.checkpointer, self.resumed)
+        self.parts: RunningParts | None = None  # set while and after the run
 
-    def every(self, n: int, listener: Listener) -> None:
-        """Call a listener after every n-th step and after the last one. Raises ConfigError for n below 1."""
-        check_range("n", n, low=1, integer=True)
-        self.own_listeners.append((n, listener))
+    def every(self, n: int, function: Callable[[Step], str | None]) -> None:
+        """Call a function after every n-th step and after the last one. It ends the run by returning "stop"."""
+        self.add_callback(FunctionCallback(function), every=n)
+
+    def add_callback(self, callback: Callback, *, every: int = 1, before: type[Callback] | None = None) -> None:
+        """Run a callback after every n-th step and after the last one.
+
+        Args:
+            before: the class of the callback to insert it before, such as `EvaluateHeldOut`; by default it runs last.
+                The built-in order is LogMetrics, ProbeModel, Checkpointer, EvaluateHeldOut, WriteSample.
+
+        Raises:
+            ConfigError: `every` is below 1, or this run has no callback of that class.
+        """
+        check_range("n", every, low=1, integer=True)
+        found = (i for i, (_, other) in enumerate(self.callbacks) if before and isinstance(other, before))
+        place = next(found, None if before else len(self.callbacks))
+        if place is None:
+            raise ConfigError(f"this run has no callback {before}; it has {[type(c) for _, c in self.callbacks]}")
+        self.callbacks.insert(place, (every, callback))
 
     def request_stop(self) -> None:
-        """End the run after the step that is being made, saved; an evaluation is broken off. From any thread."""
-        self.requests.stop, self.stop_reason = True, self.stop_reason or "interrupted"
+        """End the run after the current step, with a checkpoint; cancel a running evaluation. From any thread."""
+        self.stop_flag.cancel = True
+        self.stop_flag.stop("interrupted")
 
     def request_save(self) -> None:
-        """Save the step that is being made, and go on. From any thread."""
-        self.requests.save = True
+        """Save a checkpoint after the current step, and continue. From any thread."""
+        self.stop_flag.save = True
 
     def train(self) -> Result:
-        """Make the steps that are left. Returns how it ended; never exits the process."""
-        note = self._take_folder()
-        with self.folder.lock(), self._begin(note) as self.session, self.meter:
-            while self.at.step < self.config.max_steps and self.stop_reason is None:
-                start, before = time.perf_counter(), self.at
+        """Run the remaining steps. Returns how the run ended; never exits the process."""
+        with self._start() as run:
+            while self.state.step < self.config.max_steps and self.stop_flag.status is None:
+                started = time.perf_counter()
                 lr = self.set_learning_rate()
-                loss = self.compute_gradients()
-                grad_norm = self.meter.clip(self.config.grad_clip)
-                self.at = before.after(self.weight)
-                times = start, self.read, time.perf_counter()
-                attempt = Attempt(loss, grad_norm, lr, self.batch, self.weight, before, times, self.meter.current)
-                self.react(self.update(attempt))  # the guards, the optimizer's step, gradients set to none
-                if self.is_due():
-                    self.react(self.update.settle())
-            self.react(self.update.settle())
-            complete = self.at.step >= self.config.max_steps
-            status: Status = "done" if complete or self.stop_reason is None else self.stop_reason
-            return self.session.finish(self.at, status, self.trained / self.spent if self.spent else 0.0)
+                batch = self.batches.batch(self.state.batches)
+                n_targets = total_weight(batch.targets)
+                loaded = time.perf_counter()
+                loss = self.compute_gradients(batch, n_targets)
+                grad_norm = run.metrics.clip(self.config.grad_clip)
+
+                times = started, loaded, time.perf_counter()
+                step = PendingStep(self.state, batch, n_targets, lr, loss, grad_norm, run.metrics.current, times)
+                self.state = self.state.next(n_targets)
+                run.queue.push(step)
+                # On CUDA the queue is gated: the device drops a non-finite update, and the guards run a step later.
+                if run.queue.gated or self.check(step) == "go":
+                    run.optimizer.step()
+                run.optimizer.zero_grad(set_to_none=True)
+
+                self.finish_steps(flush=False)
+                if self.needs_flush():
+                    self.finish_steps(flush=True)
+            self.finish_steps(flush=True)
+            return self._finish()
 
     def set_learning_rate(self) -> float:
-        """The rate of the next update, given to every group."""
-        lr = learning_rate(self.at.step, self.config)
+        """Give the rate of the next update to every parameter group. Returns it."""
+        lr = learning_rate(self.state.step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
 
-    def compute_gradients(self) -> Tensor:
-        """Mean nats per token of the next batch, its gradient left in `.grad`.
+    def compute_gradients(self, batch: Batch, n_targets: float) -> Tensor:
+        """Set `.grad` to the gradient of the mean loss per token. Returns the loss, (), in nats.
 
-        Where the first step does not fit into memory, smaller micro-batches are tried.
+        Halves the micro-batch for as long as the first step does not fit into memory.
         """
-        tokens, targets = self.batch = self.source.batch(self.at.batches)
-        self.weight, self.read = total_weight(targets), time.perf_counter()
         while True:
-            generators = rng_state(self.config.device)
+            rng = rng_state(self.config.device)
             try:
-                return self.accumulate(tokens, targets)
+                return self.accumulate(batch, n_targets)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                # The next try must not add to half a gradient, nor draw another dropout mask.
                 self.model.zero_grad(set_to_none=True)
-                set_rng_state(generators, self.config.device)
-                self.make_smaller(error)
+                set_rng_state(rng, self.config.device)
+                self.halve_micro_batch(error)
 
-    def accumulate(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Each micro-batch adds its sum of nats over the weight of the whole batch: exactly one big batch."""
-        loss = torch.zeros((), device=self.config.device)
-        size = self.config.micro_batch or len(tokens)
-        for x, y in zip(tokens.split(size), targets.split(size), strict=True):
-            with autocast(self.config.device, self.config.dtype):
-                part = self.objective(x.to(self.config.device), y.to(self.config.device)) / self.weight
+    def accumulate(self, batch: Batch, n_targets: float) -> Tensor:
+        """Add up the gradients of the micro-batches. Returns the loss of the whole batch, ().
+
+        Each micro-batch adds its sum over the targets of the whole batch, so the result equals one big batch.
+        """
+        device = self.config.device
+        loss = torch.zeros((), device=device)
+        size = self.config.micro_batch or len(batch.tokens)
+        for tokens, targets in zip(batch.tokens.split(size), batch.targets.split(size), strict=True):
+            with autocast(device, self.config.dtype):
+                part = self.objective(tokens.to(device), targets.to(device)) / n_targets
             part.backward()
             loss += part.detach()
         return loss
 
-    def make_smaller(self, error: RuntimeError) -> None:
-        """Halve the micro-batch, if this is the first step. Raises DeviceError, with the run saved, when that is over.
+    def halve_micro_batch(self, error: RuntimeError) -> None:
+        """Halve the micro-batch in the first step; the tokens of a step stay the same, and so does its loss.
 
-        The tokens of a step stay the same, and so does its loss.
+        Raises:
+            DeviceError: it cannot be smaller, or this is a later step. The run is saved first.
         """
-        smaller = halved(self.config)
-        if self.steps_made or smaller is None:
-            saved = self.session.save_if_possible(self.at)
-            raise DeviceError(out_of_memory(self.config, self.at.step, saved, self.folder.path)) from error
+        smaller = smaller_micro_batch(self.config)
+        if self._parts.throughput.steps or smaller is None:
+            saved = self.checkpointer.save_if_possible()
+            raise DeviceError(out_of_memory(self.config, self.state.step, saved, self.folder.path)) from error
         self.config = replace(self.config, micro_batch=smaller)
-        self.decisions = replace(self.decisions, config=self.config)
-        self.session.use_micro_batches(smaller)
-        self.folder.write_run(run_record(self))
+        run = make_run(self.model.config, self.batches, self.config)
+        self.folder.write_run({**self.folder.read_run(), "run": run.to_dict()})
+        self.say(*micro_batch_halved(self.config))
 
-    def judge(self, attempt: Attempt) -> tuple[Proposal, Verdict]:
-        """The numbers of an update that is about to be made, and what the guards say to it."""
-        proposal = attempt.proposal(self.at.recent)
-        return proposal, judge(self.guards, proposal)
+    def check(self, pending: PendingStep) -> GuardAction:
+        """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
+        if pending.action is None:
+            pending.step = pending.read(self.state.recent_losses)
+            pending.action = run_guards(self.guards, pending.step)
+        return pending.action
 
-    def react(self, judged: Sequence[Judged]) -> None:
-        """Tell of steps that were made or skipped; end the run, or go back, where a guard said so."""
-        for attempt, proposal, verdict in judged:
-            if not proposal.finite:
-                self.session.report_nonfinite(self.objective, attempt, proposal, self.source)
-            if verdict == "go":
-                self.at = replace(self.at, recent=(*self.at.recent, proposal.loss)[-REMEMBERED:])
-            if verdict in ("go", "skip"):
-                self.tell(attempt, proposal, skipped=verdict == "skip")
+    def needs_flush(self) -> bool:
+        """Return whether a callback needs the current weights, so that no step may stay in the queue."""
+        c, step = self.config, self.state.step
+        intervals = (c.save_interval, c.eval_interval, c.probe_interval, c.sample_interval)
+        due = any(step % n == 0 for n in intervals if n)
+        return step == c.max_steps or self.checkpointer.is_requested() or due
+
+    def finish_steps(self, *, flush: bool) -> None:
+        """Report the steps whose updates were applied or skipped; end the run or roll back if a guard says so."""
+        queue = self._parts.queue
+        while pending := queue.pop(flush=flush):
+            action = self.check(pending)
+            step = pending.step
+            assert step is not None, "check reads the numbers"
+            if not step.finite:
+                place = self.batches.describe(pending.before.batches)
+                first = find_nonfinite(self.objective, pending.batch, self.config)
+                self.say(*nonfinite_step(step, place, first))
+            if action == "go":
+                self.state = self.state.with_loss(step.loss)
+            if action in ("go", "skip"):
+                self.notify(pending, step, skipped=action == "skip")
                 continue
-            self.update.forget()
-            if verdict == "stop" or not self.roll_back(attempt):
-                self.at = attempt.before
-                self.stop_reason = "stopped" if proposal.finite else "nonfinite"
-            return
+            queue.discard()
+            if action == "stop" or not self.rollback(pending):
+                self.state = replace(pending.before, recent_losses=self.state.recent_losses)
+                self.stop_flag.stop("stopped" if step.finite else "nonfinite")
 
-    def roll_back(self, attempt: Attempt) -> bool:
-        """Go back to the newest good checkpoint and leave out the batches up to this one. Was it done?"""
-        if self.at.rollbacks >= self.config.max_rollbacks:
-            self.session.say(f"notice   {self.at.rollbacks} times back is enough (train.max_rollbacks)")
+    def notify(self, pending: PendingStep, step: Step, *, skipped: bool) -> None:
+        """Run the callbacks that are due after a step."""
+        throughput = self._parts.throughput
+        n_bytes = self.batches.target_bytes(pending.batch)
+        step = pending.complete(step, throughput, skipped=skipped, n_bytes=n_bytes, clip=self.config.grad_clip)
+        is_last = step.number == self.config.max_steps
+        for every, callback in self.callbacks:
+            if (step.number % every == 0 or is_last) and callback.on_step(step) == "stop":
+                self.stop_flag.stop("stopped")
+        if throughput.steps == self.stop_flag.stop_after and not is_last and self.stop_flag.status is None:
+            self.request_stop()
+        throughput.callbacks_done = time.perf_counter()
+
+    def rollback(self, pending: PendingStep) -> bool:
+        """Restore the newest checkpoint and continue after this step's batch. Returns False at `max_rollbacks`."""
+        if self.state.rollbacks >= self.config.max_rollbacks:
+            self.say(f"notice   {self.state.rollbacks} times back is enough (train.max_rollbacks)")
             return False
-        there = replace(attempt.before, rollbacks=self.at.rollbacks)
-        self.at = go_back(self.folder, self.model, self.optimizer, self.config, there)
-        self.session.rolled_back(attempt.before.step + 1, self.at)
+        before = replace(pending.before, rollbacks=self.state.rollbacks)
+        self.state = rollback_to_checkpoint(self.folder, self.model, self.optimizer, self.config, before)
+        for _, callback in self.callbacks:
+            callback.on_rollback(before.step + 1, self.state)
+        self.say(f"rollback to step {self.state.step}, past the batches up to number {self.state.batches - 1:,}")
         return True
 
-    def tell(self, attempt: Attempt, proposal: Proposal, *, skipped: bool) -> None:
-        """Call the listeners whose turn it is."""
-        seconds = time.perf_counter() - max(attempt.times[0], self.told)
-        self.spent += seconds
-        self.trained += attempt.weight
-        self.steps_made += 1
-        n_bytes = self.source.target_bytes(attempt.batch)
-        step = step_of(attempt, proposal, n_bytes, seconds, self.yardstick, skipped=skipped)
-        for n, listener in self.listeners:
-            if (step.number % n == 0 or self.is_last(step.number)) and listener(step) == "stop":
-                self.stop_reason = self.stop_reason or "stopped"
-        if self.steps_made == self.stop_after and not self.is_last(step.number) and self.stop_reason is None:
-            self.request_stop()
-        self.told = time.perf_counter()
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the running training."""
+        return self._parts.optimizer
 
-    def is_last(self, step: int) -> bool:
-        """Whether the run ends with this step."""
-        return step == self.config.max_steps
+    def say(self, *lines: str) -> None:
+        """Print lines, and append them to the log."""
+        self._parts.output.say(*lines)
 
-    def is_due(self) -> bool:
-        """Whether something is to happen after this step that needs to know how it went."""
-        return self.is_last(self.at.step) or self.session.is_due(self.at.step)
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Hand a row to every sink."""
+        self._parts.output.write_row(row)
 
-    def _take_folder(self) -> str | None:
-        """Make the folder ours; an earlier run in it is seen to. Returns a line to print when something was moved."""
-        if self.begun:
+    @property
+    def _parts(self) -> RunningParts:
+        assert self.parts is not None, "the run has not started"
+        return self.parts
+
+    @contextmanager
+    def _start(self) -> Iterator[RunningParts]:
+        """Check the run, take its folder, restore or seed the state, and open the outputs; close them at the end."""
+        if self.parts is not None:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
-        self.begun = True
-        self.outlook = look_ahead(self.model, self.loader, self.config, self.resumed, self.asked)
-        check_room(self.folder, self.model, self.config, resumes=self.resumed is not None)
-        explicit, overwrite = self.named_folder, self.overwrite
-        note = None if self.resumed else self.folder.archive_existing_run(explicit=explicit, overwrite=overwrite)
+        config, dataset, options = self.config, self.batches.dataset, self.options
+        report = run_preflight(self.model, dataset, config, self.resumed, options)
+        check_disk_space(self.folder, self.model, config, resumes=self.resumed is not None)
+        lines = header(self.model.config, dataset, config, self.decisions, report, self.folder.path)
+        lines += resume_lines(self.resumed) if self.resumed else []
+        if not self.resumed and (
+            moved := self.folder.archive_existing_run(explicit=options.explicit_out, overwrite=options.overwrite)
+        ):
+            lines.insert(0, moved)
         self.folder.create()
-        return note
+        with self.folder.lock():
+            self.folder.remove_stale()
+            self.folder.quarantine(self.resumed.saved.damaged if self.resumed else [])
+            run = make_run(self.model.config, self.batches, config)
+            record = run_record(run, dataset, self.decisions, report, self.resumed)
+            self.folder.write_run(record)
+            resumed_at = self.resumed.state.step if self.resumed else None
+            optimizer, throughput = self._restore_or_seed(report)
+            # A caller's guard or callback has to see a step before the next one starts.
+            deferrable = len(self.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in self.callbacks)
+            try:
+                with (
+                    StepMetrics(self.model, optimizer) as metrics,
+                    Output(self.folder, options, record, total_steps=config.max_steps, resumed_at=resumed_at) as output,
+                ):
+                    queue = StepQueue(optimizer, config, deferrable)
+                    self.parts = RunningParts(optimizer, metrics, queue, throughput, output)
+                    self.say(*lines)
+                    for _, callback in self.callbacks:
+                        if callback.on_start() == "stop":
+                            self.stop_flag.stop("stopped")
+                    yield self.parts
+            finally:
+                self.folder.restore_previous_run()
 
-    def _begin(self, note: str | None) -> Session:
-        """Everything between a folder and the first step: the first moment anything is written."""
-        self.stop_after = stop_after()
-        self.source = batches_of(self.loader, self.model.config.vocab_size)
-        self.folder.remove_stale()
+    def _restore_or_seed(self, report: PreflightReport) -> tuple[torch.optim.Optimizer, Throughput]:
+        """Move the model to the device, build its optimizer, and restore both, or seed the generators of a new run."""
+        config = self.config
+        self.model.to(config.device).train()
+        self.model.checkpointing = config.checkpointing
+        optimizer = build_optimizer(self.model, config)
+        report.apply_workarounds(self.model, optimizer)
+        # Measuring the device draws random numbers, so it comes before the generators are set.
+        throughput = Throughput(self.model.config, matmul_rate(config.device, config.dtype))
         if self.resumed:
-            self.folder.quarantine(self.resumed.damaged)
-        self.started = self.resumed.started if self.resumed else None
-        record = run_record(self)
-        self.started = record["started"]
-        self.folder.write_run(record)
-        self._put_back_or_seed()
-        if self.config.compile == "on":
-            self.objective.compile(dynamic=False)
-        what = self.folder, self.model, self.dataset, self.optimizer, self.decisions, self.requests
-        session = Session(
-            *what, record=record, resumed=self.resumed, quiet=self.quiet, sinks=self.sinks, report=self.report
-        )
-        watched = len(self.guards) > 1 or bool(self.own_listeners)
-        self.update = choose_update(self.optimizer, self.judge, self.config, watched=watched)
-        self.guards.insert(1, NoSpikes(self.config.on_spike, session.say))
-        self.listeners = [*session.listeners(lambda: self.at), *self.own_listeners]
-        lines = header(self.model, self.loader, self.decisions, self.outlook, self.folder.path)
-        if not session.begin([note, *lines] if note else lines, self.at):
-            self.stop_reason = self.stop_reason or "stopped"
-        return session
-
-    def _put_back_or_seed(self) -> None:
-        """Weights, optimizer and generators as they were left, or as the seed gives them."""
-        self.model.to(self.config.device).train()
-        self.model.checkpointing = self.config.checkpointing
-        self.optimizer = build_optimizer(self.model, self.config)
-        self.outlook.treat(self.model, self.optimizer)
-        self.meter = StepMetrics(self.model, self.optimizer)
-        self.yardstick = Yardstick.of(self.model.config, self.config)
-        if self.resumed:
-            self.at, self.resumed = start_from(self.resumed, self.model, self.optimizer, self.config.device)
+            self.state = restore(self.resumed.checkpoint, self.model, optimizer, config.device)
+            self.resumed = None  # its tensors take three times the memory of the model
         else:
-            seed_everything(self.config.seed)
+            seed_everything(config.seed)
+        if config.compile == "on":
+            self.objective.compile(dynamic=False)
+        return optimizer, throughput
+
+    def _finish(self) -> Result:
+        """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
+        output, throughput = self._parts.output, self._parts.throughput
+        output.console.pause()
+        complete = self.state.step >= self.config.max_steps
+        status: Status = "done" if complete else self.stop_flag.status or "done"
+        for _, callback in self.callbacks:
+            callback.on_end(status)
+        result = Result(
+            # A run whose last evaluation was cancelled can be resumed to make it, even after the last step.
+            status="interrupted" if self.stop_flag.evaluation_cancelled else status,
+            step=self.state.step,
+            best_loss=self.checkpointer.best.loss,
+            best_step=self.checkpointer.best.step,
+            folder=self.folder.path,
+            seconds=time.perf_counter() - throughput.started,
+            tokens_per_second=throughput.tokens_per_second,
+            peak_memory=peak_memory(),
+        )
+        output.write_end(result)
+        report = [report_line(self.folder)] if self.options.report and self.state.step else []
+        self.say(*summary(result, self.config, report))
+        if self.folder.restore_previous_run():
+            self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
+        return result

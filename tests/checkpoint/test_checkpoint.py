@@ -33,7 +33,7 @@ from light_llm.errors import CheckpointError
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
 from light_llm.runtime import rng_state, set_rng_state
-from light_llm.train.record import model_meta
+from light_llm.train.checkpointer import model_meta
 from tests.support.tools import some_tokens, tiny_model
 
 

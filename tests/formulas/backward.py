@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from light_llm.config import TrainConfig
+from light_llm.data import Batch
 from light_llm.layers.attention import blocked_causal_attention
 from light_llm.layers.cross_entropy import linear_cross_entropy_sum
 from light_llm.layers.dropout import LEVELS, Dropout, drop
@@ -277,8 +278,8 @@ def B23_micro_batches_add_up() -> None:
     for micro_batch in (4, 2, 1):
         model.zero_grad()
         config = TrainConfig(batch_size=4, micro_batch=micro_batch, device="cpu", dtype="float32")
-        loop = SimpleNamespace(config=config, objective=NextTokenLoss(model), weight=total_weight(y))
-        Trainer.accumulate(loop, x, y)  # type: ignore[arg-type]
+        trainer = SimpleNamespace(config=config, objective=NextTokenLoss(model))
+        Trainer.accumulate(trainer, Batch(x, y), total_weight(y))  # type: ignore[arg-type]
         for name, whole in gradients(model).items():
             agree(whole, (parts[0][name] + parts[1][name]) / total_weight(y), rtol=1e-4, atol=1e-6)
 

@@ -11,8 +11,8 @@ from light_llm.layers.attention import should_use_blocks
 from light_llm.model import LightLLM, attend_by_formula
 from light_llm.plan.memory_model import StepShape, moments
 from light_llm.runtime.flops import training_flops
-from light_llm.train.room import OTHER, step_bytes
-from light_llm.train.update import Yardstick
+from light_llm.train.checkpointer import OVERHEAD, step_bytes
+from light_llm.train.step import Throughput
 from tests.support.tools import TINY, tiny_model
 
 from .tools import agree, array, tensor
@@ -122,8 +122,8 @@ def C10_bytes_of_a_checkpoint() -> None:
     model = tiny_model()
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("h."))
     N = get_model_size(TINY)
-    assert step_bytes(model, TrainConfig()) - OTHER == 12 * N
-    assert step_bytes(model, TrainConfig(optimizer="muon")) - OTHER == 12 * N - 4 * matrices
+    assert step_bytes(model, TrainConfig()) - OVERHEAD == 12 * N
+    assert step_bytes(model, TrainConfig(optimizer="muon")) - OVERHEAD == 12 * N - 4 * matrices
 
 
 def C11_bytes_of_attention_weights() -> None:
@@ -178,7 +178,7 @@ def C14_int8_weights() -> None:
 
 
 def C15_model_flops_utilisation() -> None:
-    yardstick = Yardstick(grad_clip=1.0, model=MICRO, rate=4e11)
+    throughput = Throughput(MICRO, flops_per_second=4e11)
     V, d, L = MICRO.vocab_size, MICRO.n_embd, MICRO.n_layer
     for speed, T in ((1478.0, 1024), (10.0, 64)):
-        agree(yardstick.mfu(speed, T), speed * (6 * (12 * L * d**2 + V * d) + 6 * L * d * T) / 4e11)
+        agree(throughput.mfu(speed, T), speed * (6 * (12 * L * d**2 + V * d) + 6 * L * d * T) / 4e11)

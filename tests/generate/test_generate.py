@@ -25,7 +25,7 @@ from light_llm.generate.sampling import (
     penalise_repetition,
     sample,
 )
-from light_llm.train.record import model_meta
+from light_llm.train.checkpointer import model_meta
 from tests.support.tools import model_path, some_tokens, tiny_model
 
 # ---- sampling rules

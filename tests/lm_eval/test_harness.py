@@ -29,7 +29,7 @@ from light_llm.lm_eval.loglikelihood import score
 from light_llm.lm_eval.results import plain
 from light_llm.lm_eval.tasks import find_tasks, nearest
 from light_llm.lm_eval.windows import Window, by_length
-from light_llm.train.record import model_meta
+from light_llm.train.checkpointer import model_meta
 from tests.conftest import CHECKOUT
 from tests.support.export_tools import a_tokenizer, tiny_loaded
 from tests.support.tools import model_path, run_child, tiny_model

@@ -14,7 +14,7 @@ from light_llm.model import LightLLM, attention_weights
 from light_llm.objective import token_cross_entropy_reference
 from light_llm.observe import activations, attention, predictions
 from light_llm.observe.probe import ProbeBatch, make_probe_batch, probe_model, select_attention_maps
-from light_llm.train.probing import in_words
+from light_llm.train.callbacks import describe_alarm
 from tests.support.tools import byte_loader, byte_model, rows_of, some_tokens, tensors_of, tiny_model, train_small
 
 
@@ -120,7 +120,7 @@ def test_a_copying_head_has_the_whole_induction_score() -> None:
 def test_an_alarm_names_layer_and_head(relative: Any, similarity: Any, said: list[str]) -> None:
     found = attention.alarms(relative, similarity)
     assert found == attention.alarms(relative, similarity, [[0.5] * len(heads) for heads in relative])
-    assert [in_words(a.layer, a.head, a.what) for a in found] == said
+    assert [describe_alarm(a.layer, a.head, a.what) for a in found] == said
 
 
 def test_a_head_that_always_looks_next_door_is_no_alarm() -> None:
@@ -234,7 +234,7 @@ def test_a_look_that_fails_is_said_and_ends_no_run(
         raise ZeroDivisionError("nothing to look at")
 
     train_small(poem, "whole", max_steps=6, probe_interval=2)
-    monkeypatch.setattr("light_llm.train.probing.probe_model", broken)
+    monkeypatch.setattr("light_llm.train.callbacks.probe_model", broken)
     _, result = train_small(poem, max_steps=6, probe_interval=2, quiet=False)
     said = capsys.readouterr().out
     assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1

@@ -25,11 +25,11 @@ from light_llm.layers.cross_entropy import blocks
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.observe.analysis import AdamState, AnalysisConfig, analyze
+from light_llm.observe.dynamics import analyze_training_dynamics
 from light_llm.observe.probe import make_probe_batch, probe_model
 from light_llm.plan import profile
 from light_llm.runtime import autocast, can_gate_updates, choose_compile, choose_device, choose_dtype
 from light_llm.runtime.machine_cache import cached_measurement, cached_measurements, machine_key
-from light_llm.train.dynamics import analyze_training_dynamics
 from tests.support.mps_audit import INSTEAD, TABLE, Finding, Kernels, Seen, kernels, pretence
 from tests.support.tools import SMALL, Trainer, byte_loader, byte_model, gradients, model_path, some_tokens, tiny_model
 
@@ -180,7 +180,7 @@ BRANCHES = {  # the files that ask what device it is; a new one is to be looked 
     "layers/norms.py",
     *("checkpoint/model_file.py", "generate/products.py", "generate/quantize.py"),
     *(
-        "train/first_look.py",
+        "train/preflight.py",
         "runtime/decision.py",
         "runtime/device.py",
         "runtime/precision.py",

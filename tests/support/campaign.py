@@ -32,7 +32,7 @@ BY_TESTS = {
     "a setting that changes, a step that is damaged": "tests/train/test_resume.py",
     "a bit flipped or an end cut off, by kind of file": "tests/checkpoint/test_fuzz.py",
     "a hostile file": "tests/checkpoint/test_hostile.py",
-    "Ctrl-C and other signals, by phase": "tests/train/test_requests.py tests/cli/test_signals.py",
+    "Ctrl-C and other signals, by phase": "tests/train/test_stop_and_save.py tests/cli/test_signals.py",
     "a terminal, disk, clock or tracker that fails": "tests/observe/test_observe.py",
     "texts, prompts and sampling values": "tests/data/test_text_faults.py",
     "no network": "tests/data/test_offline.py",

@@ -10,7 +10,7 @@ from light_llm.data import Tokenizer
 from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, make_tokenizer
 from light_llm.interop.verify import TEXTS
-from light_llm.train.record import model_meta
+from light_llm.train.checkpointer import model_meta
 from tests.support.tools import tiny_model
 
 ODD = (

@@ -20,7 +20,7 @@ from light_llm.model import LightLLM
 from light_llm.observe import read_rows
 from light_llm.observe.metrics import TIMING_KEYS
 from light_llm.train import Result, Trainer
-from light_llm.train.record import model_meta
+from light_llm.train.checkpointer import model_meta
 
 ALPHABET = "abcdefghij \n.é/"  # of the model that the tests of the prompt write with
 TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)

@@ -1,6 +1,5 @@
 """The compiled loop is the plain one. Compiling takes a minute, so this is part of `make check-all`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 
 from light_llm.train import Trainer
 from tests.support import faults
-from tests.support.tools import byte_loader, byte_model
+from tests.support.tools import byte_loader, byte_model, rows_of
 
 
 @pytest.mark.slow
@@ -21,8 +20,7 @@ def test_compiled_training_is_plain_training(poem: Path) -> None:
     for mode in ("off", "on"):
         model = byte_model()
         Trainer(model, byte_loader(poem), out=mode, compile=mode, sample_interval=0, **settings).train()
-        rows = [json.loads(line) for line in Path(mode, "metrics.jsonl").read_text().splitlines()]
-        losses[mode] = [row["loss"] for row in rows]
+        losses[mode] = [row["loss"] for row in rows_of(mode, "step")]
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
     names = [set(torch.load(f"{mode}/best_model.pt", weights_only=True)["model"]) for mode in ("off", "on")]
     assert names[0] == names[1]

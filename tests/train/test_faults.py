@@ -13,7 +13,7 @@ from light_llm.checkpoint import RunFolder
 from light_llm.checkpoint.commit import verify_folder
 from light_llm.errors import CheckpointError
 from light_llm.train import Trainer
-from light_llm.train.room import size_of, step_bytes
+from light_llm.train.checkpointer import size_on_disk, step_bytes
 from tests.support import faults
 from tests.support.faults import HOW, Outcome, exit_code, in_child, train
 from tests.support.power import Recorded
@@ -104,7 +104,7 @@ def limited_run(text: Path, at: int, most: int, **how: Any) -> str:
 def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path) -> None:
     """RLIMIT_FSIZE: the kernel itself refuses the bytes, in the middle of a file."""
     train(poem, "whole")
-    said = limited_run(poem, 15, size_of(Path("whole/step-000030/optimizer.safetensors")) // 2)
+    said = limited_run(poem, 15, size_on_disk(Path("whole/step-000030/optimizer.safetensors")) // 2)
     assert said.startswith("run/step-000020 could not be written (File too large): it needs 4.")
     assert "run/step-000010 is complete: make room and go on with --resume" in said
     assert [p.name for p in RunFolder("run").steps()] == ["step-000010"] and not list(Path("run").glob("*tmp*"))
@@ -149,7 +149,7 @@ def test_the_room_of_a_step_is_known_beforehand(poem: Path) -> None:
     for name, how in (("a", {}), ("m", {"optimizer": "muon"})):
         trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out=name, **(HOW | how))
         trainer.train()
-        known, real = step_bytes(trainer.model, trainer.config) - (4 << 20), size_of(Path(name, "step-000030"))
+        known, real = step_bytes(trainer.model, trainer.config) - (4 << 20), size_on_disk(Path(name, "step-000030"))
         assert known < real < known + 40_000
 
 

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,9 @@ from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
 from light_llm.runtime import can_gate_updates
 from light_llm.train import Result, Trainer
-from light_llm.train import trainer as trainer_module
-from light_llm.train.diagnose import first_nonfinite
-from light_llm.train.guards import FEWEST, SPIKE, is_spike, robust_z
-from light_llm.train.room import halved
-from light_llm.train.update import LateUpdate, Update, choose_update
+from light_llm.train.guards import MIN_LOSSES, SPIKE_THRESHOLD, first_nonfinite, is_spike, robust_z
+from light_llm.train.preflight import smaller_micro_batch
+from light_llm.train.step import PendingStep, StepQueue, can_defer
 from tests.support.faults import poison
 from tests.support.tools import SMALL, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
 
@@ -149,27 +146,24 @@ def test_the_first_place_that_is_not_finite(spoil: Callable[[LightLLM], Any], fi
 # ---- read late, as on a GPU: gated on the device
 
 
-@pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every update is gated and read a step later."""
-    monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
-
-
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
-@pytest.mark.parametrize("batch", [13, 19, 29, 999])  # between listeners, before a save, the last one, never
+@pytest.mark.parametrize("batch", [13, 19, 29, 999])  # between callbacks, before a save, the last one, never
 def test_a_gated_run_is_the_run_that_is_read_at_once(
     poem: Path, monkeypatch: pytest.MonkeyPatch, policy: str, batch: int
 ) -> None:
     straight, first = poisoned(poem, batch, "first", on_nonfinite=policy)
-    seen: list[Update] = []
+    monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
+    pushed: list[int] = []
 
-    def choose(*args: Any, **kwargs: Any) -> Update:
-        seen.append(choose_update(*args, late=True, **kwargs))
-        return seen[-1]
+    class WatchedQueue(StepQueue):
+        def push(self, step: PendingStep) -> None:
+            super().push(step)
+            assert self.gated
+            pushed.append(len(self.steps))
 
-    monkeypatch.setattr(trainer_module, "choose_update", choose)
+    monkeypatch.setattr("light_llm.train.trainer.StepQueue", WatchedQueue)
     model, second = poisoned(poem, batch, "late", on_nonfinite=policy)
-    assert isinstance(seen[0], LateUpdate)
+    assert set(pushed) == {1, 2}  # a step is pushed while the one before it is still unread
     assert (first.status, first.step, first.best_loss) == (second.status, second.step, second.best_loss)
     assert rows_of("first", "step") == rows_of("late", "step")
     assert rows_of("first", "rollback") == rows_of("late", "rollback")
@@ -181,23 +175,28 @@ def test_a_gated_run_is_the_run_that_is_read_at_once(
         assert torch.equal(mine, other)
 
 
-def test_only_what_can_be_gated_is_read_late() -> None:
-    model, never = byte_model(), lambda attempt: None
-    adamw, muon = (build_optimizer(model, TrainConfig(optimizer=name)) for name in ("adamw", "muon"))
-    here = TrainConfig(device="cpu")
-
-    def kind(optimizer: Any, config: TrainConfig, watched: bool = False, late: bool | None = None) -> type:
-        return type(choose_update(optimizer, never, config, watched=watched, late=late))  # type: ignore[arg-type]
-
-    assert kind(adamw, here) is kind(muon, here, late=True) is kind(adamw, here, watched=True, late=True) is Update
-    assert kind(adamw, here, late=True) is LateUpdate
+def test_only_what_can_be_gated_is_read_late(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adamw, muon = (build_optimizer(byte_model(), TrainConfig(optimizer=name)) for name in ("adamw", "muon"))
     assert [can_gate_updates(device) for device in ("cuda", "cuda:1", "mps", "cpu")] == [True, True, False, False]
+    assert can_defer(adamw, "cuda") and not can_defer(adamw, "cpu") and not can_defer(muon, "cuda")
+    monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
+
+    def gated(name: str, *, watch: bool = False, **changes: Any) -> bool:
+        trainer = Trainer(byte_model(), byte_loader(poem), out=name, **(SMALL | {"max_steps": 1} | changes))
+        if watch:
+            trainer.every(1, lambda step: None)
+        trainer.train()
+        assert trainer.parts is not None
+        return trainer.parts.queue.gated
+
+    assert gated("a") and not gated("b", optimizer="muon")
+    assert not gated("c", guards=[lambda step: "go"]) and not gated("d", watch=True)
 
 
 # ---- spikes
 
 
-@given(st.lists(st.floats(1.0, 9.0), min_size=FEWEST, max_size=64), st.floats(0.1, 10.0))
+@given(st.lists(st.floats(1.0, 9.0), min_size=MIN_LOSSES, max_size=64), st.floats(0.1, 10.0))
 def test_a_spike_is_one_in_any_unit(losses: list[float], unit: float) -> None:
     """Nats or bits: the distance in standard deviations is the same, and no usual loss is one."""
     far = max(losses) * 3
@@ -209,8 +208,8 @@ def test_a_spike_is_one_in_any_unit(losses: list[float], unit: float) -> None:
 
 def test_a_new_level_is_said_once_and_the_first_losses_say_nothing() -> None:
     usual = tuple(3.0 + 0.01 * (i % 7) for i in range(32))
-    assert is_spike(4.0, usual) and not is_spike(4.0, (*usual, 4.0)) and not is_spike(4.0, usual[: FEWEST - 1])
-    assert not is_spike(3.0 + 0.03 * SPIKE / 2, usual)
+    assert is_spike(4.0, usual) and not is_spike(4.0, (*usual, 4.0)) and not is_spike(4.0, usual[: MIN_LOSSES - 1])
+    assert not is_spike(3.0 + 0.03 * SPIKE_THRESHOLD / 2, usual)
 
 
 class WithNoise(DataLoader):
@@ -317,6 +316,6 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(
 
 def test_the_parts_of_a_batch() -> None:
     sizes = [TrainConfig(batch_size=12)]
-    while (smaller := halved(sizes[-1])) is not None:
+    while (smaller := smaller_micro_batch(sizes[-1])) is not None:
         sizes.append(TrainConfig(batch_size=12, micro_batch=smaller))
     assert [c.micro_batch for c in sizes] == [None, 6, 3, 1]

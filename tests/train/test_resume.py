@@ -12,7 +12,7 @@ from light_llm.checkpoint import RunFolder, read_model
 from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
-from light_llm.train import Step, Trainer
+from light_llm.train import Callback, EvaluateHeldOut, Step, Trainer
 from tests.support.tools import (
     SMALL,
     Foreign,
@@ -60,18 +60,12 @@ def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> No
     class Killed(BaseException):
         pass
 
-    def kill(step: Step) -> None:
-        raise Killed
+    class Kill(Callback):
+        def on_step(self, step: Step) -> None:
+            raise Killed
 
     trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="parts", **SMALL, max_steps=20)
-    session_listeners = Trainer._begin
-
-    def begin(self: Trainer, note: str | None) -> Any:
-        session = session_listeners(self, note)
-        self.listeners.insert(3, (10, kill))  # after the look inside and the save, before the evaluation
-        return session
-
-    trainer._begin = begin.__get__(trainer)  # type: ignore[method-assign]
+    trainer.add_callback(Kill(), every=10, before=EvaluateHeldOut)  # after the probe and the save
     with pytest.raises(Killed):
         trainer.train()
     assert rows_of("parts", "eval") == [] and not Path("parts/best_model.pt").exists()

@@ -15,9 +15,9 @@ from light_llm.config import ModelConfig, TrainConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
-from light_llm.train import Proposal, Step, Trainer
-from light_llm.train.guards import MOST_SKIPS, OnlyFinite
-from light_llm.train.listeners import Best
+from light_llm.train import Step, Trainer
+from light_llm.train.callbacks import BestModel
+from light_llm.train.guards import MAX_SKIPS, NonFiniteGuard
 from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
 
 # ---- what it computes
@@ -36,7 +36,7 @@ def test_training_learns_and_leaves_a_complete_folder(poem: Path) -> None:
         "step-000040",
         "train.log",
     ]
-    assert result.tokens_per_second > 0 and result.seconds > 0 and trainer.at.tokens == 40 * 4 * 16
+    assert result.tokens_per_second > 0 and result.seconds > 0 and trainer.state.tokens == 40 * 4 * 16
     best = read_model("run")
     assert best.meta["step"] == 40 and best.meta["evaluation"]["loss"] == result.best_loss
     assert best.data["source"] == str(poem) and best.tokenizer is not None
@@ -186,33 +186,33 @@ def test_skipping_goes_on_without_the_step(poem: Path, weight: float) -> None:
 
 
 def test_skipping_gives_up() -> None:
-    guard = OnlyFinite("skip")
-    bad, good = Proposal(1, math.nan, 1.0, 0.1), Proposal(1, 2.0, 1.0, 0.1)
-    assert [guard(bad) for _ in range(MOST_SKIPS)] == ["skip"] * MOST_SKIPS
-    assert guard(good) == "go" and [guard(bad) for _ in range(MOST_SKIPS + 1)][-1] == "stop"
-    assert OnlyFinite("stop")(Proposal(1, 1.0, math.inf, 0.1)) == "stop"
+    guard = NonFiniteGuard("skip")
+    bad, good = Step(1, math.nan, 1.0, 0.1), Step(1, 2.0, 1.0, 0.1)
+    assert [guard(bad) for _ in range(MAX_SKIPS)] == ["skip"] * MAX_SKIPS
+    assert guard(good) == "go" and [guard(bad) for _ in range(MAX_SKIPS + 1)][-1] == "stop"
+    assert NonFiniteGuard("stop")(Step(1, 1.0, math.inf, 0.1)) == "stop"
 
 
 def test_a_guard_of_ones_own_decides_before_the_weights_change(poem: Path) -> None:
     model = byte_model()
     before = model.wte.weight.detach().clone()
-    proposals: list[Proposal] = []
+    proposals: list[Step] = []
     trainer = Trainer(
         model, byte_loader(poem), out="run", max_steps=3, guards=[lambda p: proposals.append(p) or "skip"], **SMALL
     )
     trainer.train()
-    assert torch.equal(model.wte.weight, before) and [p.step for p in proposals] == [1, 2, 3]
+    assert torch.equal(model.wte.weight, before) and [p.number for p in proposals] == [1, 2, 3]
 
 
 def test_only_a_better_and_finite_loss_is_best() -> None:
     written: list[int] = []
-    best = Best(lambda step, evaluation: written.append(step), None, None)
+    best = BestModel(lambda step, evaluation: written.append(step), None, None)
     offers = [best.offer(step, loss, {}) for step, loss in ((1, 5.0), (2, 6.0), (3, math.nan), (4, 4.0), (5, 4.0))]
     assert offers == [True, False, False, True, False] and written == [1, 4] and best.loss == 4.0
 
 
 def test_a_guards_stop_on_finite_numbers_keeps_the_work(poem: Path) -> None:
-    guard = [lambda p: "stop" if p.step == 7 else "go"]
+    guard = [lambda p: "stop" if p.number == 7 else "go"]
     result = Trainer(byte_model(), byte_loader(poem), out="run", max_steps=20, guards=guard, **SMALL).train()
     assert (result.status, result.step) == ("stopped", 6)
     assert [row["step"] for row in rows_of("run", "eval")] == [6]
@@ -275,7 +275,7 @@ def test_an_overwriting_run_without_a_checkpoint_gives_the_old_one_back(
     before = files_of(Path("run/step-000004"))
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", overwrite=True, **(SMALL | {"quiet": False}))
     trainer.request_stop()
-    assert (trainer.train().status, trainer.at.step) == ("interrupted", 0)
+    assert (trainer.train().status, trainer.state.step) == ("interrupted", 0)
     shown = capsys.readouterr().out
     assert (
         "interrupted before the first step; nothing was saved" in shown and "kept     the earlier run in run" in shown

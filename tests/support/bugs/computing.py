@@ -69,8 +69,8 @@ BUGS = [
     Bug(
         "accumulation without weights: a mean of the micro-batches' means",
         "train: Trainer.accumulate",
-        "self.objective(x.to(self.config.device), y.to(self.config.device)) / self.weight",
-        "self.objective(x.to(self.config.device), y.to(self.config.device)) / total_weight(y)",
+        "self.objective(tokens.to(device), targets.to(device)) / n_targets",
+        "self.objective(tokens.to(device), targets.to(device)) / total_weight(targets)",
         "tests/train/test_train.py",
     ),
     Bug(
@@ -124,21 +124,21 @@ BUGS = [
     ),
     Bug(
         "a non-finite step that is noticed after the update",
-        "train: OnlyFinite.__call__",
+        "train: NonFiniteGuard.__call__",
         'return "skip" if self.policy == "skip"',
         'return "go" if self.policy == "skip"',
         "tests/train/test_train.py",
     ),
     Bug(
         "a resume that forgets the data counter",
-        "train: Progress.of",
-        "cls(state.step, state.batches, state.tokens,",
-        "cls(state.step, 0, state.tokens,",
+        "train: TrainState.from_checkpoint",
+        "cls(saved.step, saved.batches, saved.tokens,",
+        "cls(saved.step, 0, saved.tokens,",
         "tests/train/test_resume.py",
     ),
     Bug(
         "a resume that forgets the random generators",
-        "train: put_back",
+        "train: restore",
         "    set_rng_state(rng, device)\n",
         "",
         "tests/train/test_resume.py",
@@ -187,9 +187,9 @@ BUGS = [
     ),
     Bug(
         "patience that is counted from the start of a process",
-        "train: EvaluateHeldOut.waited_enough",
-        "waited = number - (self.best.step or 0)",
-        "waited = number",
+        "train: EvaluateHeldOut.patience_exceeded",
+        "waited = step - (self.best.step or 0)",
+        "waited = step",
         "tests/train/test_stopping.py",
     ),
 ]

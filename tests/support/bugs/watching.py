@@ -117,9 +117,9 @@ BUGS = [
     ),
     Bug(
         "norms of a step that was skipped",
-        "train: step_of",
-        "update_ratios=measures.update_ratios() if measures and not skipped else {}",
-        "update_ratios=measures.update_ratios() if measures else {}",
+        "train: PendingStep.complete",
+        "update_ratios=norms.update_ratios() if norms and not skipped else {}",
+        "update_ratios=norms.update_ratios() if norms else {}",
         "tests/train/test_recovery.py",
     ),
     Bug(
@@ -218,7 +218,7 @@ BUGS = [
         "train: report_line",
         "except (OSError, LightLLMError) as error:",
         "except LightLLMError as error:\n        pass\n    except ZeroDivisionError as error:",
-        "tests/train/test_closing.py",
+        "tests/train/test_report_line.py",
     ),
     Bug(
         "a look at no numbers that ends the run",

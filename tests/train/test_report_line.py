@@ -8,7 +8,7 @@ import pytest
 
 from light_llm.atomic_io import WriteFn
 from light_llm.checkpoint import Files
-from light_llm.train import closing
+from light_llm.train import messages
 from tests.support.tools import files_of, train_small
 
 
@@ -47,7 +47,7 @@ def test_neither_does_a_bug_in_a_picture(
     def broken(*_: Any) -> Path:
         raise ZeroDivisionError("a picture of nothing")
 
-    monkeypatch.setattr(closing, "write_report", broken)
+    monkeypatch.setattr(messages, "write_report", broken)
     _, result = train_small(poem, max_steps=4, report=True, quiet=False)
     assert result.status == "done"
     assert "there is no report (ZeroDivisionError: a picture of nothing); try again" in capsys.readouterr().out

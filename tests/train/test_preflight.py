@@ -18,8 +18,8 @@ from light_llm.model import SelfAttention, attend_by_formula
 from light_llm.optim import build_optimizer
 from light_llm.plan import plan as plans
 from light_llm.runtime import MemoryLimit
-from light_llm.train import Trainer, foresee
-from light_llm.train.foresee import Outlook, examined
+from light_llm.train import Trainer, preflight
+from light_llm.train.preflight import PreflightReport, diagnose
 from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, run_child
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
@@ -35,7 +35,7 @@ def finding(part: str, *, ok: bool, dtype: str = "float32") -> Finding:
 def diagnosed(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> Diagnosis:
     """As if the doctor had found this."""
     found = Diagnosis("cpu", "a processor", "2", findings, 1.0)
-    monkeypatch.setattr(foresee, "remembered_core", lambda device: found)
+    monkeypatch.setattr(preflight, "remembered_core", lambda device: found)
     return found
 
 
@@ -52,13 +52,13 @@ def test_what_is_wrong_is_not_trained_with(
 ) -> None:
     diagnosed(monkeypatch, *findings)
     with pytest.raises(DeviceError, match=message):
-        examined(config, skip=False)
-    assert examined(config, skip=True) is None
+        diagnose(config, skip=False)
+    assert diagnose(config, skip=True) is None
 
 
 def test_what_is_not_asked_for_may_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     found = diagnosed(monkeypatch, finding(MUON, ok=False), finding(OPERATION, ok=False, dtype="bfloat16"))
-    assert examined(CPU, skip=False) == found
+    assert diagnose(CPU, skip=False) == found
 
 
 def test_what_helps_is_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,11 +66,11 @@ def test_what_helps_is_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     found = diagnosed(monkeypatch, *wrong, finding(FORMULA, ok=True), finding(PLAIN_ADAMW, ok=True))
     model = byte_model()
     optimizer = build_optimizer(model, CPU)
-    outlook = Outlook(diagnosis=found)
-    outlook.treat(model, optimizer)
+    report = PreflightReport(diagnosis=found)
+    report.apply_workarounds(model, optimizer)
     assert all(m.attend is attend_by_formula for m in model.modules() if isinstance(m, SelfAttention))
     assert not any(group["fused"] for group in optimizer.param_groups)
-    assert len(outlook.doctor_lines()) == 2 and "attention goes by its formula" in outlook.doctor_lines()[0]
+    assert len(report.doctor_lines()) == 2 and "attention goes by its formula" in report.doctor_lines()[0]
 
 
 def test_a_run_says_who_looked_at_its_device(poem: Path) -> None:

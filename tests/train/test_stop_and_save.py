@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +12,33 @@ import pytest
 from torch import Tensor
 
 from light_llm.checkpoint import RunFolder
+from light_llm.data import Batch
 from light_llm.train import Result, Step, Trainer
-from light_llm.train import trainer as trainer_module
-from light_llm.train.requests import Requests
-from light_llm.train.update import choose_update
+from light_llm.train.state import StopFlag
 from tests.data.test_fetch import Server, server  # noqa: F401  (a fixture)
 from tests.support.tools import SMALL, byte_loader, byte_model, files_of, rows_of, same, tensors_of, train_small
 
 
 @dataclass
-class StopAt(Requests):
+class StopAt(StopFlag):
     """Asks for a stop at the n-th look of a long piece of work, as a signal in its middle does."""
 
     look: int = 0
     looks: int = 0
     ask: Callable[[], None] = lambda: None
 
-    def go_on(self, done: int = 0, of: int = 0) -> None:
+    def check(self, done: int = 0, total: int = 0) -> None:
         self.looks += 1
         if self.looks == self.look:
             self.ask()
-        super().go_on(done, of)
+        super().check(done, total)
 
 
 def stopped_at(look: int, poem: Path, **changes: Any) -> tuple[Result, StopAt]:
     """A run in "two" whose n-th look at a wish is the first to see one."""
     trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **(SMALL | changes))
     requests = StopAt(look=look, ask=trainer.request_stop)
-    trainer.requests = requests
+    trainer.stop_flag = requests
     return trainer.train(), requests
 
 
@@ -67,7 +65,7 @@ def test_an_evaluation_that_is_broken_off_is_made_first_on_resume(
     result, requests = stopped_at(looks * (evaluation - 1) + batch + 1, poem, **how)
     assert requests.looks == looks * (evaluation - 1) + batch + 1  # not one batch more
     step = 4 * evaluation
-    assert (result.status, result.step, requests.evaluation_left) == ("interrupted", step, True)
+    assert (result.status, result.step, requests.evaluation_cancelled) == ("interrupted", step, True)
     assert Path(f"two/step-{step:06d}/MANIFEST.json").is_file()
     assert [row["step"] for row in rows_of("two", "eval")] == list(range(4, step, 4))
     log = Path("two/train.log").read_text()
@@ -93,7 +91,7 @@ def test_a_sample_is_broken_off_too(poem: Path) -> None:
     train_small(poem, "whole", **how)
     result, requests = stopped_at(20, poem, **how)
     assert (result.status, result.step, requests.looks) == ("interrupted", 2, 20)
-    assert "a sample" not in Path("two/train.log").read_text() and not requests.evaluation_left
+    assert "a sample" not in Path("two/train.log").read_text() and not requests.evaluation_cancelled
     train_small(poem, "two", resume=True, **how)
     assert same() and "a sample at step 4" in Path("two/train.log").read_text()
 
@@ -149,7 +147,7 @@ def test_a_run_is_saved_by_the_clock_too(
         nonlocal passed
         passed += 60
 
-    monkeypatch.setattr("light_llm.train.session.time.perf_counter", lambda: clock() + passed)
+    monkeypatch.setattr("light_llm.train.checkpointer.time.perf_counter", lambda: clock() + passed)
     trainer.every(1, a_minute)
     trainer.train()
     saved = [int(path.name.split("-")[1]) for path in RunFolder("two").steps()]
@@ -160,7 +158,7 @@ def test_a_run_is_saved_by_the_clock_too(
 def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a step is known only while the next one is made, as on a GPU, it is settled first."""
     train_small(poem, "whole", max_steps=5, save_interval=1, keep_every=1)
-    monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
+    monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
     how = SMALL | {"max_steps": 5, "save_interval": 100, "keep_every": 1}
     trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **how)
     trainer.request_save()
@@ -171,13 +169,13 @@ def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pyte
 
 def test_a_save_on_request_is_not_of_a_step_that_is_not_known_yet(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for while step 3 is made, which is not finite: step 2, told of then, is no longer where the run stands."""
-    monkeypatch.setattr(trainer_module, "choose_update", partial(choose_update, late=True))
+    monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 5}))
     accumulate = trainer.accumulate
 
-    def poisoned(tokens: Tensor, targets: Tensor) -> Tensor:
-        loss = accumulate(tokens, targets)
-        if trainer.at.step != 2:
+    def poisoned(batch: Batch, n_targets: float) -> Tensor:
+        loss = accumulate(batch, n_targets)
+        if trainer.state.step != 2:
             return loss
         trainer.request_save()
         return loss * math.nan

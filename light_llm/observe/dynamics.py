@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Batch, DataLoader
+from ..data import Batch, Batches, DataLoader, batches_from
 from ..model import LightLLM, eval_mode
 from ..objective import NextTokenLoss, total_weight
-from ..observe.analysis import AdamState, AnalysisConfig, analyze
-from ..observe.probe import BATCH_TOKENS, ProbeBatch, copying_tokens, probe_model
-from ..observe.step_metrics import group_of
-from .batches import Batches, InTurn, Numbered
+from .analysis import AdamState, AnalysisConfig, analyze
+from .probe import BATCH_TOKENS, ProbeBatch, copying_tokens, probe_model
+from .step_metrics import group_of
 
 CONTEXT = 64  # tokens of a sequence that curvature is computed on
 
@@ -38,9 +37,7 @@ def analyze_training_dynamics(
     Raises:
         ConfigError: the loader gives no pairs of token ids that this model has.
     """
-    source: Batches = (
-        Numbered(dataloader) if isinstance(dataloader, DataLoader) else InTurn(dataloader, model.config.vocab_size)
-    )
+    source = batches_from(dataloader, model.config.vocab_size)
     first = source.batch(0)
     found = {**_gradients(model, first), **_look(model, first)}
     if curvature:

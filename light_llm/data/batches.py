@@ -1,0 +1,121 @@
+"""The batches of a training run: from our loader by number, or from any other iterable in its own order."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import DataConfig
+from ..errors import ConfigError
+from .dataset import TokenDataset
+from .loader import Batch, DataLoader
+from .tokenizers import byte_lengths
+
+IGNORE_INDEX = -100  # a target that has no loss, as in `objective.py`
+MAX_WINDOWS_NAMED = 4  # in a message about a batch
+
+
+class Batches(Protocol):
+    """The global batch of each step, on the CPU."""
+
+    dataset: TokenDataset | None  # None for a loader that is not ours
+    data_config: DataConfig | None
+
+    def batch(self, k: int) -> Batch:
+        """Return batch k of the run."""
+        ...
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """Return the UTF-8 bytes of the batch's targets; None if the tokenizer is unknown."""
+        ...
+
+    def describe(self, k: int) -> str:
+        """Describe where in the text batch k is from."""
+        ...
+
+
+class IndexedBatches:
+    """Batches of our loader. Batch k is a function of k alone, so that a run resumes from a counter."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.dataset: TokenDataset | None = loader.dataset
+        self.data_config: DataConfig | None = replace(loader.dataset.config, seed=loader.seed)
+        self.byte_lengths = np.array(byte_lengths(loader.dataset.tokenizer))
+
+    def batch(self, k: int) -> Batch:
+        """Return batch k of the run."""
+        return self.loader.batch(k)
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """Return the UTF-8 bytes of the batch's targets."""
+        return int(self.byte_lengths[batch.targets.numpy()].sum())
+
+    def describe(self, k: int) -> str:
+        """Return the number of the pass over the text, and the first token of each window."""
+        size, order = self.loader.batch_size, self.loader.order
+        first = k * size
+        starts = ", ".join(f"{order.start(first + row):,}" for row in range(min(size, MAX_WINDOWS_NAMED)))
+        more = ", ..." if size > MAX_WINDOWS_NAMED else ""
+        return f"batch {k:,}, pass {first // order.per_epoch + 1}, windows from the tokens {starts}{more}"
+
+
+class IterableBatches:
+    """Batches of any iterable of (tokens, targets), which is started again at its end.
+
+    Args:
+        vocab_size: of the model; an id beyond it is an error here and not an index error in a kernel.
+    """
+
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> None:
+        self.loader = loader
+        self.vocab_size = vocab_size
+        self.dataset: TokenDataset | None = None
+        self.data_config: DataConfig | None = None
+        self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    def batch(self, k: int) -> Batch:
+        """Return the next batch, as int64; k is ignored.
+
+        Raises:
+            ConfigError: the iterable is empty, gives anything but pairs of (B, T), or ids that the model does not have.
+        """
+        if self.iterator is None:
+            self.iterator = iter(self.loader)
+        pair = next(self.iterator, None)
+        if pair is None:
+            self.iterator = iter(self.loader)
+            pair = next(self.iterator, None)
+        if pair is None:
+            raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets), and more than once")
+        is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
+        if not is_pair or pair[0].ndim != 2 or pair[0].shape != pair[1].shape or pair[0].is_floating_point():
+            raise ConfigError(
+                f"the loader gives a {type(pair).__name__} of something else; it must yield pairs (tokens, targets) of "
+                "torch tensors, both (B, T) and whole numbers"
+            )
+        tokens, targets = pair[0].long(), pair[1].long()
+        bad = targets[((targets < 0) & (targets != IGNORE_INDEX)) | (targets >= self.vocab_size)]
+        bad = torch.cat([bad, tokens[(tokens < 0) | (tokens >= self.vocab_size)]])
+        if bad.numel():
+            raise ConfigError(
+                f"the loader gives id {int(bad[0])}; this model has 0 ... {self.vocab_size - 1}, and a target that "
+                f"counts for nothing is {IGNORE_INDEX}"
+            )
+        return Batch(tokens, targets)
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """Return None: the tokenizer is unknown."""
+        return None
+
+    def describe(self, k: int) -> str:
+        """Return the number of the batch."""
+        return f"batch {k:,} of the loader"
+
+
+def batches_from(loader: DataLoader | Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> Batches:
+    """Return the batches of our loader by number, of any other in its own order."""
+    return IndexedBatches(loader) if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size)

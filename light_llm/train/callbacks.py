@@ -1,0 +1,402 @@
+"""Callbacks run after a step: metrics, probes, evaluations, samples. Each owns what it writes.
+
+A callback gets a frozen `Step`, can end the run by returning "stop", and has no access to the loop.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..config import TrainConfig
+from ..data import Batches, TokenDataset
+from ..data.tokenizers import byte_lengths, decode, start_ids
+from ..evaluate import Distance, Evaluation, evaluate_held_out
+from ..generate import Sampling
+from ..generate import decode as decode_ids
+from ..model import LightLLM, eval_mode
+from ..observe.probe import MAP_TOKENS, ProbeBatch, make_probe_batch, probe_model, select_attention_maps
+from ..runtime import peak_memory
+from .messages import loss_is_rising
+from .preflight import Decisions
+from .resume import ResumeState
+from .state import EvaluationCancelled, Status, StopFlag, TrainState
+from .step import Step
+
+MIN_WORSE_EVALUATIONS = 2  # in a row, before a rising held-out loss is reported
+MIN_ALARM_STREAK = 3  # probes in a row before an alarm is reported: at the start every head is uniform, and has to be
+MAX_NAMED_ALARMS = 4  # alarms that one notice names
+SAMPLE_TOKENS = 48
+
+
+class Callback:
+    """Runs at four points of a run. Override any of the methods; by default each does nothing."""
+
+    # The next step starts only after `on_step`. The built-in callbacks set False, which lets a GPU run one step ahead;
+    # the trainer lets it catch up where one of them needs the weights of its step.
+    synchronous = True
+
+    def on_start(self) -> str | None:
+        """Run before the first step. Return "stop" to end the run before it."""
+
+    def on_step(self, step: Step) -> str | None:
+        """Run after a step. Return "stop" to end the run after it."""
+
+    def on_rollback(self, from_step: int, state: TrainState) -> None:
+        """Run after a rollback from step `from_step` to `state`; the model has the weights of `state`."""
+
+    def on_end(self, status: Status) -> None:
+        """Run after the last step, before the files are closed. Not called if the run ends with an exception."""
+
+
+class FunctionCallback(Callback):
+    """Calls a function after a step, as `Trainer.every` registers it."""
+
+    def __init__(self, function: Callable[[Step], str | None]) -> None:
+        self.function = function
+
+    def on_step(self, step: Step) -> str | None:
+        """Call the function."""
+        return self.function(step)
+
+
+class Training(Protocol):
+    """The part of `Trainer` that the built-in callbacks use."""
+
+    model: LightLLM
+    batches: Batches
+    config: TrainConfig  # the micro-batch may be halved in the first step
+    decisions: Decisions
+    state: TrainState
+    stop_flag: StopFlag
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the running training."""
+        ...
+
+    def say(self, *lines: str) -> None:
+        """Print lines, and append them to the log."""
+        ...
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Hand a row to every sink."""
+        ...
+
+
+class LogMetrics(Callback):
+    """Writes each step, and each rollback, as a row to every sink."""
+
+    synchronous = False
+
+    def __init__(self, trainer: Training) -> None:
+        self.trainer = trainer
+
+    def on_step(self, step: Step) -> None:
+        """Write a row of kind `step`."""
+        row = {
+            "kind": "step",
+            "step": step.number,
+            "loss": step.loss,
+            "bits_per_byte": step.bits_per_byte,
+            "lr": step.lr,
+            "grad_norm": step.grad_norm,
+            "tokens": step.tokens,
+            "seconds": round(step.seconds, 4),
+            "tok_per_sec": round(step.tok_per_sec, 1),
+            "clipped": step.clipped,
+            "grad_norms": dict(step.grad_norms),
+            "weight_norm": step.weight_norm,
+            "update_ratios": dict(step.update_ratios),
+            "mfu": None if step.mfu is None else round(step.mfu, 4),
+            "memory": peak_memory(),
+            "phases": {name: round(seconds, 4) for name, seconds in step.phases.items()},
+        }
+        if step.skipped:
+            row["skipped"] = True
+        self.trainer.write_row(row)
+
+    def on_rollback(self, from_step: int, state: TrainState) -> None:
+        """Write a row of kind `rollback`."""
+        self.trainer.write_row(
+            {"kind": "rollback", "step": state.step, "from_step": from_step, "batches": state.batches}
+        )
+
+
+class BestModel:
+    """Tracks the lowest loss and writes the model that reached it.
+
+    Args:
+        write: called with the step and its evaluation.
+        loss, step: of the best model so far; None without one.
+    """
+
+    def __init__(self, write: Callable[[int, dict[str, Any] | None], None], loss: float | None, step: int | None):
+        self.write, self.loss, self.step = write, loss, step
+
+    def offer(self, step: int, loss: float, evaluation: dict[str, Any]) -> bool:
+        """Write the model if its loss is the lowest so far. Returns whether it is."""
+        if not math.isfinite(loss) or (self.loss is not None and loss >= self.loss):
+            return False
+        self.loss, self.step = loss, step
+        self.write(step, evaluation)
+        return True
+
+    def ensure_written(self, step: int) -> None:
+        """Write the current model if no evaluation has chosen one, so that the run folder has a usable model."""
+        if self.loss is None:
+            self.write(step, None)
+
+
+class EvaluateHeldOut(Callback):
+    """Evaluates the whole held-out split, keeps the best model, and ends a run whose loss no longer falls."""
+
+    synchronous = False
+
+    def __init__(
+        self, trainer: Training, dataset: TokenDataset, best: BestModel, resume: ResumeState | None = None
+    ) -> None:
+        self.trainer, self.dataset, self.best = trainer, dataset, best
+        self.last_step = resume.state.step if resume and resume.evaluated else None  # evaluated last
+        self.resumed, self.missed = resume is not None, resume is not None and not resume.evaluated
+        if resume and resume.state.step != resume.max_steps:
+            self.missed &= resume.state.step % trainer.config.eval_interval == 0
+        self.n_worse = 0  # evaluations in a row without a new best
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """UTF-8 bytes of each token id, (V,)."""
+        return np.array(byte_lengths(self.dataset.tokenizer))
+
+    def on_start(self) -> str | None:
+        """Make the evaluation that a killed run missed. A run that had already stopped early stays stopped."""
+        if self.missed:
+            self.evaluate(self.trainer.state.step)
+        return "stop" if self.resumed and self.patience_exceeded(self.trainer.state.step) else None
+
+    def on_step(self, step: Step) -> str | None:
+        """Evaluate."""
+        self.evaluate(step.number)
+        return "stop" if self.patience_exceeded(step.number) else None
+
+    def on_rollback(self, from_step: int, state: TrainState) -> None:
+        """Evaluate later steps again, but not the one that was restored."""
+        self.last_step = state.step
+
+    def on_end(self, status: Status) -> None:
+        """Evaluate the last step of a run that was stopped early, and make sure that there is a model."""
+        step = self.trainer.state.step
+        if status == "nonfinite" or not step:
+            return
+        if status == "stopped":
+            self.evaluate(step)
+        self.best.ensure_written(step)
+
+    def patience_exceeded(self, step: int) -> bool:
+        """Return whether the best evaluation is too long ago.
+
+        Depends on the step and the best one alone, so that a resumed run stops where the whole one does.
+        """
+        config = self.trainer.config
+        waited = step - (self.best.step or 0)
+        return config.patience > 0 and waited >= config.patience * config.eval_interval
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate the current model, unless this step has been evaluated.
+
+        The row is written after the best model, so a row in the file means that the model is safe.
+        """
+        if step == self.last_step:
+            return
+        config, stop_flag = self.trainer.config, self.trainer.stop_flag
+        try:
+            stop_flag.check()
+            evaluation, distance = evaluate_held_out(
+                self.trainer.model,
+                self.dataset,
+                self.byte_lengths,
+                context=self.dataset.max_length,
+                batch_size=config.micro_batch or config.batch_size,
+                dtype=config.dtype,
+                progress=stop_flag.check,
+            )
+        except EvaluationCancelled:
+            stop_flag.evaluation_cancelled = True
+            self.trainer.say(f"notice   the evaluation of step {step} is broken off: --resume makes it first")
+            return
+        self.last_step = step
+        record = evaluation_record(evaluation, distance)
+        previous_best = self.best.loss
+        best = self.best.offer(step, evaluation.loss, record)
+        buckets = {name: [getattr(b, name) for b in evaluation.by_position] for name in ("upto", "loss", "tokens")}
+        row = {"kind": "eval", "step": step, "split": "held_out", **record, "best": best, "by_position": buckets}
+        self.trainer.write_row(row)
+        self.n_worse = 0 if best else self.n_worse + 1
+        if self.n_worse == MIN_WORSE_EVALUATIONS and previous_best is not None:
+            best_step, stops = self.best.step or 0, config.patience > 0
+            self.trainer.say(*loss_is_rising(previous_best, best_step, evaluation.loss, stops=stops))
+
+
+class EvaluateTrainingLoss(Callback):
+    """Chooses the best model by its mean training loss, for a loader without held-out text."""
+
+    synchronous = False
+
+    def __init__(self, trainer: Training, best: BestModel) -> None:
+        self.trainer, self.best = trainer, best
+        self.losses: list[float] = []  # since the last evaluation
+
+    def on_step(self, step: Step) -> None:
+        """Collect the loss; evaluate at every `eval_interval`-th step."""
+        if not step.skipped:
+            self.losses.append(step.loss)
+        if step.number % self.trainer.config.eval_interval == 0:
+            self.evaluate(step.number)
+
+    def on_rollback(self, from_step: int, state: TrainState) -> None:
+        """Drop the losses of the steps that were undone."""
+        self.losses = []
+
+    def on_end(self, status: Status) -> None:
+        """Evaluate the steps since the last evaluation."""
+        step = self.trainer.state.step
+        if status != "nonfinite" and step:
+            self.evaluate(step)
+            self.best.ensure_written(step)
+
+    def evaluate(self, step: int) -> None:
+        """Offer the current model with the mean loss since the last evaluation, if there were steps since."""
+        if self.losses:
+            loss = math.fsum(self.losses) / len(self.losses)
+            self.losses = []
+            best = self.best.offer(step, loss, {"loss": loss, "split": "training"})
+            self.trainer.write_row({"kind": "eval", "step": step, "split": "training", "loss": loss, "best": best})
+
+
+class WriteSample(Callback):
+    """Generates a short text, always from the same seed, so that the samples of a run can be compared."""
+
+    synchronous = False
+
+    def __init__(self, trainer: Training, dataset: TokenDataset) -> None:
+        self.trainer, self.dataset = trainer, dataset
+
+    def on_step(self, step: Step) -> None:
+        """Write a row of kind `sample`."""
+        try:
+            text = self.generate()
+        except EvaluationCancelled:
+            return
+        self.trainer.write_row({"kind": "sample", "step": step.number, "text": text})
+
+    def generate(self) -> str:
+        """Return the text. Raises EvaluationCancelled when the run has to stop."""
+        tokenizer, ids = self.dataset.tokenizer, []
+        prompt = start_ids(tokenizer, knows_separator=self.dataset.source.documents > 1)
+        check = self.trainer.stop_flag.check
+        check()
+        with eval_mode(self.trainer.model):
+            for (token,) in decode_ids(
+                self.trainer.model,
+                [prompt],
+                sampling=Sampling(temperature=0.8, top_k=40),
+                seeds=[1],
+                max_new_tokens=SAMPLE_TOKENS,
+                context=self.dataset.max_length,
+                end=tokenizer.separator,
+                n_ids=tokenizer.vocab_size,
+            ):
+                check()
+                if token is not None:
+                    ids.append(token)
+        return decode(tokenizer, ids).strip("\n")
+
+
+class ProbeModel(Callback):
+    """Probes attention, activations and predictions on a few held-out windows, and warns of heads that do no work.
+
+    Writes a row of kind `probe`, and at evaluated steps one of kind `attention`: the maps of a few heads.
+    """
+
+    synchronous = False
+
+    def __init__(self, trainer: Training, dataset: TokenDataset) -> None:
+        self.trainer, self.dataset = trainer, dataset
+        self.streaks: Counter[tuple[int, int | None, str]] = Counter()
+        self.reported: set[tuple[int, int | None, str]] = set()
+        self.failed = False
+
+    @cached_property
+    def batch(self) -> ProbeBatch:
+        """The windows, the same in every probe of a run."""
+        dataset = self.dataset
+        return make_probe_batch(dataset.held_out, context=dataset.max_length, n_ids=dataset.tokenizer.vocab_size)
+
+    def on_step(self, step: Step) -> None:
+        """Probe. A probe that fails is reported once and not tried again: it must not end a run."""
+        if self.failed:
+            return
+        try:
+            self._probe(step.number)
+        except Exception as error:
+            self.failed = True
+            self.trainer.say(
+                f"notice   the look inside at step {step.number} failed ({type(error).__name__}: {error}):",
+                "         the run goes on without; its numbers are as they would have been",
+            )
+
+    def _probe(self, step: int) -> None:
+        config = self.trainer.config
+        result = probe_model(self.trainer.model, self.batch, dtype=config.dtype)
+        self.trainer.write_row({"kind": "probe", "step": step, **result.row})
+        if step % config.eval_interval == 0 or step == config.max_steps:
+            tokens = [decode(self.dataset.tokenizer, [i]) for i in self.batch.tokens[0, :MAP_TOKENS].tolist()]
+            self.trainer.write_row(
+                {"kind": "attention", "step": step, "tokens": tokens, "maps": select_attention_maps(result)}
+            )
+        # During the warm-up heads are still uniform because the run has hardly begun.
+        if step >= 2 * config.warmup_steps:
+            self._warn(step, result.row["alarms"])
+
+    def _warn(self, step: int, alarms: Sequence[dict[str, Any]]) -> None:
+        """Report each alarm once, after several probes in a row."""
+        current = {(a["layer"], a["head"], a["what"]) for a in alarms}
+        self.streaks = Counter({alarm: self.streaks[alarm] + 1 for alarm in current})
+        new = sorted((a for a in current - self.reported if self.streaks[a] >= MIN_ALARM_STREAK), key=str)
+        if new:
+            self.reported.update(new)
+            listed = "; ".join(describe_alarm(*alarm) for alarm in new[:MAX_NAMED_ALARMS])
+            more = f"; and {len(new) - MAX_NAMED_ALARMS} more" if len(new) > MAX_NAMED_ALARMS else ""
+            self.trainer.say(f"notice   attention at step {step}: {listed}{more}")
+
+
+def describe_alarm(layer: int, head: int | None, kind: str) -> str:
+    """Describe an alarm of a probe in words.
+
+    >>> describe_alarm(1, 3, "uniform"), describe_alarm(0, None, "all heads alike")
+    ('layer 1, head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
+    """
+    if head is None:
+        return f"all heads of layer {layer} look at the same positions"
+    does = "looks everywhere alike" if kind == "uniform" else "puts all its weight on one position"
+    return f"layer {layer}, head {head} {does}"
+
+
+def evaluation_record(evaluation: Evaluation, distance: Distance | None = None) -> dict[str, Any]:
+    """Return an evaluation as plain values, for rows and checkpoints."""
+    to_limit = {"limit": distance.limit, "distance": distance.distance} if distance else {}
+    return {
+        "loss": evaluation.loss,
+        "stderr": evaluation.stderr,
+        "bits_per_byte": evaluation.bits_per_byte,
+        "perplexity": evaluation.perplexity,
+        "tokens": evaluation.tokens,
+        "bytes": evaluation.bytes,
+        "context": evaluation.context,
+        **to_limit,
+    }

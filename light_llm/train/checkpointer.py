@@ -1,0 +1,228 @@
+"""Saving: when a checkpoint is due, what it contains, and whether the disk has space for it."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..checkpoint import RunFolder, write_model_file, write_step
+from ..checkpoint.run_folder import RECENT_STEPS
+from ..config import TrainConfig
+from ..config.choices import OPTIMIZERS
+from ..data import TokenDataset
+from ..errors import CheckpointError, LightLLMError
+from ..model import LightLLM
+from ..optim import group_parameters
+from ..optim.groups import MATRIX
+from ..runtime import rng_state
+from ..text_format import format_bytes
+from .callbacks import (
+    BestModel,
+    Callback,
+    EvaluateHeldOut,
+    EvaluateTrainingLoss,
+    LogMetrics,
+    ProbeModel,
+    Training,
+    WriteSample,
+)
+from .resume import ResumeState
+from .run_metadata import checkpoint_record, make_run
+from .state import Status, TrainState
+from .step import Step
+
+OVERHEAD = 4 << 20  # bytes beside the tensors: tokenizer, generators, records, blocks of the file system
+
+
+class Checkpointer(Callback):
+    """Saves step folders at regular steps, on request and by the clock, and the best model.
+
+    Args:
+        resume: where the run resumes from; None for a new run.
+    """
+
+    synchronous = False
+
+    def __init__(self, trainer: Training, folder: RunFolder, resume: ResumeState | None) -> None:
+        self.trainer, self.folder, self.resumed = trainer, folder, resume is not None
+        self.saved_step = resume.state.step if resume else None
+        self.last_save = time.perf_counter()
+        best_loss, best_step = (resume.best if resume else None) or (None, None)
+        self.best = BestModel(self.write_best, best_loss, best_step)
+
+    def on_start(self) -> None:
+        """Save the initial weights of a run that may have to roll back to them."""
+        self.last_save = time.perf_counter()
+        config = self.trainer.config
+        if not self.resumed and "rollback" in (config.on_nonfinite, config.on_spike):
+            self.save()
+
+    def on_step(self, step: Step) -> None:
+        """Save if a checkpoint is due."""
+        config, state = self.trainer.config, self.trainer.state
+        if step.number % config.save_interval == 0 or step.number == config.max_steps:
+            self.save()
+        # On a GPU the weights may be one step ahead; then the next step saves.
+        if step.number != state.step or not self.is_requested():
+            return
+        by_request, self.trainer.stop_flag.save = self.trainer.stop_flag.save, False
+        if self.saved_step != state.step:
+            self.save()
+        if by_request:
+            self.trainer.say(f"saved    step {state.step}, as it was asked for, in {self.folder.step_path(state.step)}")
+
+    def on_rollback(self, from_step: int, state: TrainState) -> None:
+        """Note that the restored step is saved."""
+        self.saved_step = state.step
+
+    def on_end(self, status: Status) -> None:
+        """Save the last step. After a step that is not finite nothing is saved."""
+        step = self.trainer.state.step
+        if status != "nonfinite" and step and self.saved_step != step:
+            self.save()
+
+    def is_requested(self) -> bool:
+        """Return whether a save was requested, or the last one is `save_minutes` ago."""
+        elapsed = time.perf_counter() - self.last_save
+        return self.trainer.stop_flag.save or 0 < self.trainer.config.save_minutes * 60 <= elapsed
+
+    def save(self) -> None:
+        """Commit a step folder for the current state, then remove the step folders that are no longer needed.
+
+        Raises:
+            CheckpointError: it cannot be written; the older ones are unchanged.
+        """
+        trainer, dataset = self.trainer, self.trainer.batches.dataset
+        model, config, state = trainer.model, trainer.config, trainer.state
+        path, needed = self.folder.step_path(state.step), step_bytes(model, config)
+        check_space_for_step(self.folder, path, needed)
+        # A power cut must not leave a checkpoint without the metrics before it. If the sync fails, the rows are still
+        # in memory or in the page cache, and the run continues.
+        with suppress(OSError):
+            self.folder.files.sync(self.folder.metrics)
+        horizon = config.lr_horizon or config.max_steps
+        try:
+            write_step(
+                path,
+                model=model,
+                optimizer=trainer.optimizer,
+                rng=rng_state(config.device),
+                state=state.to_checkpoint(lr_horizon=horizon, best_loss=self.best.loss, best_step=self.best.step),
+                meta=self._model_meta(state.step, None),
+                run=checkpoint_record(make_run(model.config, trainer.batches, config), dataset, trainer.decisions),
+                files=self.folder.files,
+            )
+        except OSError as error:
+            raise disk_full(self.folder, path, needed, error.strerror or str(error)) from error
+        self.saved_step, self.last_save = state.step, time.perf_counter()
+        self.folder.remove_previous_run()
+        self.folder.prune(every=config.save_interval, keep_every=config.keep_every)
+
+    def save_if_possible(self) -> bool:
+        """Try to save the last complete step before the run ends with an error. Returns whether it is saved."""
+        if self.saved_step != self.trainer.state.step and self.trainer.state.step:
+            with suppress(RuntimeError, LightLLMError):
+                self.save()
+        return self.saved_step == self.trainer.state.step
+
+    def write_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
+        """Write the current model to `best_model.pt`. Raises CheckpointError; the older file is unchanged."""
+        model, path = self.trainer.model, self.folder.best_model
+        try:
+            write_model_file(path, model.state_dict(), self._model_meta(step, evaluation), self.folder.files)
+        except OSError as error:
+            needed = 4 * sum(p.numel() for p in model.parameters())
+            raise disk_full(self.folder, path, needed, error.strerror or str(error)) from error
+        self.folder.remove_previous_run()
+
+    def _model_meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+        config, dataset = self.trainer.config, self.trainer.batches.dataset
+        meta = model_meta(self.trainer.model, dataset, step=step, dtype=config.dtype, evaluation=evaluation)
+        return meta | ({"init_from": config.init_from} if config.init_from else {})
+
+
+def built_in_callbacks(
+    trainer: Training, checkpointer: Checkpointer, resume: ResumeState | None
+) -> list[tuple[int, Callback]]:
+    """Return the callbacks of a run in their order, each with its interval.
+
+    The checkpoint comes before the callbacks that take long, and after the probe, whose row belongs to its step.
+    """
+    config, dataset = trainer.config, trainer.batches.dataset
+    if dataset is None:
+        return [(1, LogMetrics(trainer)), (1, checkpointer), (1, EvaluateTrainingLoss(trainer, checkpointer.best))]
+    callbacks: list[tuple[int, Callback]] = [
+        (1, LogMetrics(trainer)),
+        (config.probe_interval, ProbeModel(trainer, dataset)),
+        (1, checkpointer),
+        (config.eval_interval, EvaluateHeldOut(trainer, dataset, checkpointer.best, resume)),
+        (config.sample_interval, WriteSample(trainer, dataset)),
+    ]
+    return [(every, callback) for every, callback in callbacks if every]  # an interval of 0 means never
+
+
+def model_meta(
+    model: LightLLM, dataset: TokenDataset | None, *, step: int, dtype: str, evaluation: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the metadata of a model file: enough to use the model alone, and to evaluate it again."""
+    return {
+        "config": asdict(model.config),
+        "tokenizer": dataset.tokenizer.to_dict() if dataset else None,
+        "data": dataset.record() if dataset else None,
+        "step": step,
+        "dtype": dtype,
+        "evaluation": dict(evaluation) if evaluation else None,
+        "light_llm": __version__,
+    }
+
+
+def step_bytes(model: LightLLM, config: TrainConfig) -> int:
+    """Return the approximate size of a step folder: each weight and the optimizer's state in float32."""
+    matrices = sum(p.numel() for p in group_parameters(model)[MATRIX].values())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state = OPTIMIZERS[config.optimizer].state_bytes(matrices=matrices, others=trained - matrices)
+    return 4 * sum(p.numel() for p in model.parameters()) + state + OVERHEAD
+
+
+def check_disk_space(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resumes: bool = False) -> None:
+    """Raise CheckpointError unless the disk has space for the step folders that are kept, and the best model.
+
+    Old files are deleted only after the new ones are complete, so one more of each has to fit. A resumed run's own
+    files count as free.
+    """
+    step, best = step_bytes(model, config), 4 * sum(p.numel() for p in model.parameters()) + OVERHEAD
+    existing = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if resumes else []
+    needed = (RECENT_STEPS + 1) * step + 2 * best - sum(size_on_disk(path) for path in existing)
+    free = folder.files.free(folder.path)
+    if free is not None and free < needed:
+        raise CheckpointError(
+            f"the checkpoints of this run need {format_bytes(needed)} in {folder.path}, and {format_bytes(free)} are "
+            "free; make room, or name a folder on another disk with --out"
+        )
+
+
+def check_space_for_step(folder: RunFolder, path: Path, needed: int) -> None:
+    """Raise CheckpointError unless one more step folder fits on the disk."""
+    free = folder.files.free(folder.path)
+    if free is not None and free < needed:
+        raise disk_full(folder, path, needed, "the disk is full")
+
+
+def disk_full(folder: RunFolder, path: Path, needed: int, reason: str) -> CheckpointError:
+    """Return the error for a save that failed: the bytes needed, the bytes free, and the newest complete checkpoint."""
+    free = folder.files.free(folder.path)
+    steps = folder.steps()
+    remaining = f"{steps[-1]} is complete: make room and go on with --resume" if steps else "there is no checkpoint yet"
+    return CheckpointError(
+        f"{path} could not be written ({reason}): it needs {format_bytes(needed)}, "
+        f"{'unknown' if free is None else format_bytes(free)} free; {remaining}"
+    )
+
+
+def size_on_disk(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,238 @@
+"""What a run prints: its outputs, the header, notices and the summary."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..checkpoint import RunFolder
+from ..config import ModelConfig, TrainConfig, get_model_size
+from ..data import TokenDataset
+from ..errors import LightLLMError
+from ..observe import BackgroundSink, Console, JsonLines, Sink
+from ..observe.tracking import start_tracker
+from ..plan.render import MANY_PASSES, header_lines
+from ..report.write import write_report
+from ..runtime import device_name
+from ..text_format import format_bytes, format_duration
+from .preflight import Decisions, PreflightReport, smaller_micro_batch
+from .resume import ResumeState
+from .state import Result, RunOptions
+from .step import Step
+
+
+class Output:
+    """The console with its log, `metrics.jsonl`, and the background sinks of one run. A context manager.
+
+    Args:
+        record: the contents of run.json.
+        resumed_at: rows of later steps are removed; None for a new run.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        options: RunOptions,
+        record: dict[str, Any],
+        *,
+        total_steps: int,
+        resumed_at: int | None,
+    ) -> None:
+        self.console = Console(total=total_steps, log=folder.log, quiet=options.quiet)
+        say = self.console.say
+        self.metrics = JsonLines(folder.metrics, keep=resumed_at, warn=say, files=folder.files)
+        self.background = [BackgroundSink.of(sink, say) for sink in options.sinks]
+        self.background += start_tracker(record["tracker"]["value"], folder.path, record, resumed_at or 0, say)
+        self.sinks: list[Sink] = [self.console, self.metrics, *self.background]
+
+    def say(self, *lines: str) -> None:
+        """Print lines, and append them to the log."""
+        for line in lines:
+            self.console.say(line)
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Hand a row to every sink."""
+        for sink in self.sinks:
+            sink(row)
+
+    def write_end(self, result: Result) -> None:
+        """Write the last row of a run."""
+        row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
+        self.write_row(row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second})
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the files and release the terminal."""
+        for tracker in self.background:
+            tracker.close()
+        self.metrics.close()
+        self.console.close()
+
+
+def header(
+    model: ModelConfig,
+    dataset: TokenDataset | None,
+    config: TrainConfig,
+    decisions: Decisions,
+    report: PreflightReport,
+    out: Path,
+) -> list[str]:
+    """Return the first lines of a run."""
+    lines = [
+        f"light-llm {__version__}",
+        f"model    {get_model_size(model):,} parameters: {model.n_layer} layers, {model.n_head} heads, "
+        f"n_embd {model.n_embd},",
+        f"         positions {model.n_positions:,}, vocabulary {model.vocab_size:,}",
+        *([f"         {model.choices}"] if model.choices else []),
+        f"device   {decisions.device}; {device_name(decisions.device.value)}",
+        f"format   {decisions.dtype}",
+        f"compile  {decisions.compile}",
+        *report.doctor_lines(),
+        *([f"tracker  {decisions.tracker}"] if decisions.tracker.value != "none" else []),
+    ]
+    if dataset is None or report.plan is None:
+        lines.append(
+            "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
+        )
+        lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
+    else:
+        lines += _data_lines(dataset, config, report)
+    return [*lines, f"out      {out}/", *report.warnings]
+
+
+def _data_lines(dataset: TokenDataset, config: TrainConfig, report: PreflightReport) -> list[str]:
+    """Return the header's lines about the text, the length of the run and its plan."""
+    plan = report.plan
+    assert plan is not None, "a run on light-llm's loader has a plan"
+    lines = [
+        *(f"note     {note}" for note in dataset.notes),
+        f"data     {dataset.source.title}: {len(dataset.tokens):,} training tokens, {len(dataset.held_out):,} held out "
+        f"({dataset.tokenizer.name})",
+        f"run      {config.max_steps:,} steps of {config.batch_size} x {dataset.max_length:,} = "
+        f"{plan.tokens:,} tokens, {plan.passes:.1f} passes over the text",
+        *header_lines(plan),
+    ]
+    if plan.passes and plan.passes > MANY_PASSES:
+        lines += [
+            "         that often, a text is memorised too: the held-out loss is the one to watch;",
+            "         a longer text helps, and --patience 2 ends the run when it no longer falls",
+        ]
+    if config.lr_horizon and config.max_steps > config.lr_horizon:
+        lines += [
+            f"         the schedule ends at step {config.lr_horizon:,}: later steps run at its last rate, "
+            f"{config.lr * config.min_lr_ratio:.1e}",
+            f"         (--set train.lr_horizon={config.max_steps} stretches it)",
+        ]
+    return lines
+
+
+def resume_lines(resume: ResumeState) -> list[str]:
+    """Return the header's lines about the checkpoint that a run resumes from, and the files that are damaged."""
+    damaged = [*(d.what for d in resume.saved.damaged), *resume.saved.problems]
+    return [
+        *(f"notice   {problem}: not used" for problem in damaged),
+        f"resumed  at step {resume.state.step} from {resume.saved.step}",
+    ]
+
+
+def summary(result: Result, config: TrainConfig, report: Sequence[str]) -> list[str]:
+    """Return the last lines of a run.
+
+    Args:
+        report: the lines about `report.html`.
+    """
+    folder, step, status = result.folder, result.step, result.status
+    if status == "nonfinite":
+        return [
+            f"stopped  the loss or its gradient was not finite in the update after step {step};",
+            "         no weight was touched by it, and nothing was saved after it",
+            f"         a new run with a lower --lr (now {config.lr:g}) or a longer --warmup-steps "
+            f"(now {config.warmup_steps}) helps;",
+            "         --on-nonfinite skip leaves such steps out, --on-nonfinite rollback goes back to a checkpoint",
+            "         and leaves out what led to them; both also with --resume",
+            *report,
+        ]
+    if step == 0:
+        return [f"{status} before the first step; nothing was saved"]
+    memory = f", peak memory {format_bytes(result.peak_memory)}" if result.peak_memory else ""
+    speed = f"{result.tokens_per_second:,.0f} tokens/s, {format_duration(result.seconds)} in all{memory}"
+    ended: str = status
+    waited = config.patience * config.eval_interval
+    if status == "stopped" and waited and step - (result.best_step or 0) >= waited:
+        ended = f"stopped: no better evaluation in {waited} steps (--patience {config.patience}; 0 goes on),"
+    lines = [f"{ended} at step {step}/{config.max_steps}  {speed}"]
+    if result.best_loss is not None:
+        lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
+    else:
+        lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
+    if status == "interrupted":
+        lines.append(f"saved    go on with: python train.py --resume{_folder_flag('--out', folder)}")
+    lines += report
+    lines.append(f"next     python generate.py demo{_folder_flag('--checkpoint', folder)}")
+    return lines
+
+
+def report_line(folder: RunFolder) -> str:
+    """Write `report.html`. Returns a line that says where it is, or why it could not be written.
+
+    Catches every exception: the model is saved by now, so a bug in a figure must not fail the run.
+    """
+    try:
+        return f"report   {write_report(folder.path, folder.files)}"
+    except (OSError, LightLLMError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+    return f"notice   there is no report ({why}); try again with: light-llm report {shlex.quote(str(folder.path))}"
+
+
+def loss_is_rising(best: float, step: int, loss: float, *, stops: bool) -> list[str]:
+    """Return a notice that the held-out loss has stopped falling, with advice."""
+    ends = "" if stops else " --patience 2 ends such a run."
+    return [
+        f"notice   the held-out loss was lowest at step {step} ({best:.3f}) and is {loss:.3f} now: what is learnt",
+        f"         no longer carries over to other text. The best model is kept.{ends}",
+        "         A longer text, --dropout 0.1 or a smaller --preset help.",
+    ]
+
+
+def nonfinite_step(step: Step, data_place: str, first: str) -> list[str]:
+    """Return a notice about a step that is not finite: its numbers, its text, and the first tensor that is bad."""
+    numbers = f"loss {step.loss:g}, gradient norm {step.grad_norm:g}, lr {step.lr:.2e}"
+    return [
+        f"notice   step {step.number} is not finite: {numbers};",
+        f"         {data_place};",
+        f"         not finite first: {first}",
+    ]
+
+
+def micro_batch_halved(config: TrainConfig) -> list[str]:
+    """Return a notice that a step did not fit into memory and is computed in smaller parts from now on."""
+    size = config.batch_size
+    return [
+        f"memory   {size} sequences at once do not fit: {config.micro_batch} at a time from now on, the same {size} a "
+        "step;",
+        "         the loss is the same",
+    ]
+
+
+def out_of_memory(config: TrainConfig, step: int, saved: bool, folder: Path) -> str:
+    """Return the error message for a step that does not fit into memory, with settings that need less."""
+    size, smaller = config.micro_batch or config.batch_size, smaller_micro_batch(config)
+    advice = [f"--micro-batch {smaller} (now {size}; the tokens of a step stay the same)"] if smaller else []
+    if not config.checkpointing:
+        advice.append("--set train.checkpointing=true (less memory, a third more time)")
+    advice += ["a shorter --max-length", "a smaller --preset"]
+    resume = f"step {step} is saved, go on with: python train.py --resume{_folder_flag('--out', folder)}"
+    return (
+        f"out of memory in step {step + 1} with {size} sequences at a time; {resume if saved else 'nothing is saved'}. "
+        f"What helps: {', '.join(advice)}"
+    )
+
+
+def _folder_flag(flag: str, folder: Path) -> str:
+    """Return the flag for a run folder, with a space before it; "" for the default folder."""
+    return "" if str(folder) == "checkpoints" else f" {flag} {shlex.quote(str(folder))}"

@@ -1,0 +1,240 @@
+"""Checks before a run touches anything: settings, memory, time and the correctness of the device.
+
+Run as `python -m light_llm.train.preflight DEVICE FORMAT DOCTOR THREADS MODEL` it measures the machine in a child
+process and leaves the results in the cache.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from ..config import ModelConfig, TrainConfig
+from ..data import DataLoader, TokenDataset
+from ..doctor import Diagnosis, check_device, remembered_core, use_formula, use_plain_update
+from ..doctor.remedies import NO_MUON, PLAIN_UPDATE, USE_FORMULA
+from ..doctor.remembered import kept_at
+from ..errors import ConfigError, DeviceError
+from ..model import LightLLM
+from ..observe.tracking import choose_tracker
+from ..plan.plan import DatasetSize, Plan, make_plan
+from ..plan.profile import is_known, profile
+from ..plan.render import refusal, warning_lines
+from ..plan.suggest import suggest_settings
+from ..runtime import (
+    Decision,
+    choose_compile,
+    choose_device,
+    choose_dtype,
+    configure_malloc,
+    resident_memory,
+    subprocess_env,
+    wandb_reason,
+)
+from .resume import ResumeState
+from .state import RunOptions
+
+MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The values that "auto" settings became, each with its reason."""
+
+    device: Decision
+    dtype: Decision
+    compile: Decision
+    tracker: Decision
+
+
+def decide(config: TrainConfig, resume: ResumeState | None) -> tuple[TrainConfig, Decisions]:
+    """Resolve "auto" for device, number format, compilation and tracker; a resumed run keeps the values it had.
+
+    Raises:
+        DeviceError: this machine does not have the device.
+        ConfigError: the tracker was named and is not installed.
+    """
+    previous = resume.saved.decided if resume else {}
+
+    def keep(name: str) -> Decision | None:
+        value = previous.get(name)
+        return Decision(value, "as the run was started") if value and getattr(config, name) in ("auto", value) else None
+
+    device = keep("device")
+    try:
+        device = device if device and choose_device(device.value) else choose_device(config.device)
+    except DeviceError:
+        if config.device != "auto":
+            raise
+        device = choose_device("auto")  # the run was started on a machine with another device
+    dtype = keep("dtype") or choose_dtype(config.dtype, device.value)
+    compiled = keep("compile") or choose_compile(config.compile, device.value)
+    horizon = config.lr_horizon or (resume.state.lr_horizon if resume else config.max_steps)
+    config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
+    return config, Decisions(device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_reason()))
+
+
+def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the model does not fit the data: its vocabulary, its window, or the batch size."""
+    if changes.get("batch_size", loader.batch_size) != loader.batch_size:
+        raise ConfigError(
+            f"batch_size={changes['batch_size']} is not the loader's {loader.batch_size}; give it to create_dataloader"
+        )
+    tokenizer, T = loader.dataset.tokenizer, loader.dataset.max_length
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only vocab_size={config.vocab_size:,}; "
+            f"build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
+        )
+    if T > config.n_positions:
+        raise ConfigError(
+            f"windows of max_length={T:,} do not fit into n_positions={config.n_positions:,}; "
+            f"prepare the data with max_length={config.n_positions} or build the model with n_positions={T}"
+        )
+
+
+@dataclass(frozen=True)
+class PreflightReport:
+    """The results of the checks before a run."""
+
+    plan: Plan | None = None  # None for a loader that is not ours: its text is unknown
+    diagnosis: Diagnosis | None = None  # None if the doctor was skipped
+    warnings: tuple[str, ...] = ()  # about a run that is started although it does not fit into memory
+
+    def apply_workarounds(self, model: LightLLM, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the fast paths that compute wrong results on this device."""
+        if self.diagnosis and self.diagnosis.remedy(USE_FORMULA):
+            use_formula(model)
+        if self.diagnosis and self.diagnosis.remedy(PLAIN_UPDATE):
+            use_plain_update(optimizer)
+
+    def doctor_lines(self) -> list[str]:
+        """Return the header's lines about the device."""
+        if self.diagnosis is None:
+            return ["doctor   nobody looked whether this device computes right (--skip-doctor)"]
+        checked = sum(finding.checked for finding in self.diagnosis.findings)
+        wrong = [f"doctor   {remedy.because}: {remedy.action}" for remedy in self.diagnosis.remedies]
+        return wrong or [f"doctor   {checked} cases computed against float64, all right"]
+
+    def doctor_record(self) -> dict[str, Any] | None:
+        """Return the diagnosis for run.json, with only those findings that failed."""
+        if self.diagnosis is None:
+            return None
+        whole = self.diagnosis.to_dict()
+        return {**whole, "cases": len(whole["findings"]), "findings": [f for f in whole["findings"] if not f["ok"]]}
+
+
+def run_preflight(
+    model: LightLLM, dataset: TokenDataset | None, config: TrainConfig, resume: ResumeState | None, options: RunOptions
+) -> PreflightReport:
+    """Plan the rest of a run, and check that its device computes correctly.
+
+    Memory is checked first: a run that does not fit is refused before the other checks take memory themselves.
+
+    Raises:
+        ConfigError: it does not fit into memory, and `force` is not set.
+        DeviceError: the device computes wrong results without a workaround, or what was named is wrong on it.
+    """
+    done = resume.state.step if resume else 0
+    warnings = refuse_what_does_not_fit(estimate(model, dataset, config, done=done, timed=False), force=options.force)
+    measure_machine(model.config, config.device, config.dtype, doctor=not options.skip_doctor, say=options.say)
+    diagnosis = diagnose(config, skip=options.skip_doctor)
+    return PreflightReport(estimate(model, dataset, config, done=done), diagnosis, tuple(warnings))
+
+
+def estimate(
+    model: LightLLM, dataset: TokenDataset | None, config: TrainConfig, *, done: int = 0, timed: bool = True
+) -> Plan | None:
+    """Return the plan of a run; None without our dataset.
+
+    Args:
+        config: without "auto" settings.
+        done: steps that a resumed run has behind it.
+        timed: measure the machine to predict the time as well.
+    """
+    if dataset is None:
+        return None
+    weights = sum(p.nbytes for p in model.parameters())  # resident already, and part of the plan
+    framework = max(0, resident_memory() - weights)
+    size = dataset_size(dataset)
+    return make_plan(model.config, config, dataset.max_length, size, framework=framework, done=done, timed=timed)
+
+
+def dataset_size(data: TokenDataset) -> DatasetSize:
+    """Return the sizes of a dataset that a plan needs."""
+    return DatasetSize(len(data.tokens), len(data.held_out), wide=data.tokenizer.vocab_size > 1 << 16)
+
+
+def refuse_what_does_not_fit(plan: Plan | None, *, force: bool) -> list[str]:
+    """Return lines of warning for a run that does not fit into memory and is started with `force`.
+
+    Raises:
+        ConfigError: it does not fit; the message names the nearest settings that do.
+    """
+    if plan is None or plan.fits:
+        return []
+    if not force:
+        raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
+    return warning_lines(plan)
+
+
+def diagnose(config: TrainConfig, *, skip: bool) -> Diagnosis | None:
+    """Return the doctor's diagnosis of the device, from the cache if it is known; None if skipped.
+
+    Raises:
+        DeviceError: the device computes wrong results without a workaround, or what was named is wrong on it.
+    """
+    if skip:
+        return None
+    diagnosis = remembered_core(config.device)
+    check_device(diagnosis)
+    if config.dtype != "float32" and diagnosis.of_format(config.dtype) == "wrong":
+        reasons = "; ".join(remedy.because for remedy in diagnosis.remedies)
+        raise DeviceError(f"{config.dtype} is wrong on this device ({reasons}); use --dtype float32")
+    if config.optimizer == "muon" and (remedy := diagnosis.remedy(NO_MUON)):
+        raise DeviceError(f"{remedy.because}; use --optimizer adamw")
+    return diagnosis
+
+
+def smaller_micro_batch(config: TrainConfig) -> int | None:
+    """Return the largest divisor of the batch size that is at most half the micro-batch; None for a single sequence."""
+    size = config.micro_batch or config.batch_size
+    divisors = [n for n in range(1, size // 2 + 1) if config.batch_size % n == 0]
+    return max(divisors, default=None)
+
+
+def measure_machine(model: ModelConfig, device: str, dtype: str, *, doctor: bool, say: Callable[[str], object]) -> None:
+    """Measure the speed of this machine and run the doctor, once, in a child process that fills the cache.
+
+    A child, because the measurements leave the heap of their process larger than a run needs. On a GPU this process
+    measures for itself: starting the driver a second time takes seconds.
+    """
+    known = is_known(device, dtype, model) and (not doctor or kept_at(device).exists())
+    if known or device != "cpu":
+        return
+    say("first    this machine is measured, and examined for wrong results: once, some seconds")
+    command = [sys.executable, "-m", "light_llm.train.preflight", device, dtype]
+    command += ["doctor" if doctor else "no-doctor", str(torch.get_num_threads()), json.dumps(asdict(model))]
+    # Without the child's results this process measures when it needs them.
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(  # noqa: S603
+            command, env=subprocess_env(), capture_output=True, timeout=MAX_MEASURING_SECONDS, check=False
+        )
+
+
+def main(device: str, dtype: str, doctor: str, threads: str, model: str) -> None:
+    """Measure in the child process of `measure_machine`."""
+    torch.set_num_threads(int(threads))
+    configure_malloc()
+    profile(device, dtype, ModelConfig(**json.loads(model)))
+    if doctor == "doctor":
+        remembered_core(device)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
