@@ -1,4 +1,4 @@
-"""Files that must never be half written or silently wrong: run folders, step folders, model files."""
+"""Run folders, step folders and model files: written atomically, verified when read."""
 
 from ..atomic_io import Files as Files
 from .load import LoadedModel as LoadedModel

@@ -1,4 +1,4 @@
-"""Folders that are complete or not there, under a manifest of sizes and hashes; JSON that shows a flipped bit."""
+"""Commit a folder of files atomically under a manifest, verify it, and read and write the JSON files of a run."""
 
 import hashlib
 import os
@@ -16,13 +16,13 @@ FORMAT = 1
 
 
 def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> None:
-    """Write a folder of files, then their manifest, then its name: it is complete or it is not there.
+    """Write a folder of files so that it is either complete or absent, replacing a folder of that name.
 
-    The order is the protocol: each file synced, the manifest (size and SHA-256 of each) last, the folder synced, the
-    rename, and the parent synced. A crash at any point leaves the old state or the new one, and so does an error.
+    The order is the protocol: write and sync each file, then the manifest (size and SHA-256 of each), sync the folder,
+    rename it, sync its parent. A crash or an error at any point leaves the old state or the new one.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     old = path.with_name(f"{path.name}.old-{os.getpid()}")
@@ -30,10 +30,10 @@ def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> 
         files.remove(partial)
     try:
         _write_folder(partial, contents, files)
-        move_into_place(
-            partial, path, files, old=old
-        )  # `RunFolder.remove_stale` restores `old` after a crash in between
-    except Exception:  # at the end of the process nothing is tidied up; `RunFolder.remove_stale` does that
+        # A crash between its two renames leaves only `old`; `RunFolder.remove_stale` gives it its name back.
+        move_into_place(partial, path, files, old=old)
+    # Not BaseException: a process that is being ended leaves the partial folder to `RunFolder.remove_stale`.
+    except Exception:
         with suppress(OSError):
             if partial.exists():
                 files.remove(partial)
@@ -53,7 +53,7 @@ def _write_folder(folder: Path, contents: Mapping[str, WriteFn], files: Files) -
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a folder was committed; whether its bytes are still right is `verify_folder`."""
+    """Return whether a folder was committed. `verify_folder` checks its bytes."""
     return (path / MANIFEST).is_file()
 
 
@@ -61,7 +61,7 @@ def verify_folder(path: Path) -> None:
     """Check every file of a committed folder against its manifest.
 
     Raises:
-        CheckpointError: a file that is missing, cut or altered, or a manifest that is, or is of another format.
+        CheckpointError: a file or the manifest is missing, truncated or altered, or the format is unknown.
     """
     manifest = read_json(path / MANIFEST)
     check_format(manifest, path)
@@ -83,26 +83,26 @@ def verify_folder(path: Path) -> None:
 
 def check_format(values: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError unless the format number is ours."""
-    found = values.get("format")
-    if found != FORMAT:
+    stored = values.get("format")
+    if stored != FORMAT:
         raise CheckpointError(
-            f"{path} is written in format {found!r}; this light-llm reads format {FORMAT}: "
+            f"{path} is written in format {stored!r}; this light-llm reads format {FORMAT}: "
             "use the version that wrote it, or a newer one"
         )
 
 
 def as_json(values: Mapping[str, Any]) -> WriteFn:
-    """A `write_fn` that writes values as JSON, the same bytes for the same values."""
+    """Return a `WriteFn` that writes values as JSON, the same bytes for the same values."""
     return lambda file: file.write(canonical_json(values))
 
 
 def as_json_with_digest(values: Mapping[str, Any]) -> WriteFn:
-    """The same with a digest over them, for a file that no manifest covers."""
+    """Return a `WriteFn` that writes values as JSON with their digest, for a file that no manifest covers."""
     return lambda file: file.write(dump_with_digest(values))
 
 
 def read_verified_json(path: Path) -> dict[str, Any]:
-    """What `as_json_with_digest` wrote. Raises CheckpointError when it is missing or a byte of it is another."""
+    """Read what `as_json_with_digest` wrote. Raises CheckpointError when the file is missing or altered."""
     try:
         return load_verified(path)
     except (OSError, ValueError) as error:
@@ -110,7 +110,7 @@ def read_verified_json(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError when it is missing or damaged."""
+    """Read a JSON object. Raises CheckpointError when the file is missing or damaged."""
     try:
         values = load_json(path)
     except (OSError, ValueError) as error:

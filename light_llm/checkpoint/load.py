@@ -1,4 +1,4 @@
-"""From a path to a model: `best_model.pt`, a step folder or a run folder, checked before a weight is used."""
+"""Load a model from `best_model.pt`, a step folder or a run folder, and check it before a weight is used."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,26 +14,26 @@ from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
 from .commit import check_format, is_complete, read_json, verify_folder
-from .model_file import NUMBERS, ModelFileReader
+from .model_file import WEIGHT_DTYPES, ModelFileReader
 from .run_folder import RunFolder
 from .tensors import read_tensors
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file holds, before anything is built from it."""
+    """The contents of a model file, before a model is built from them."""
 
     path: Path
     weights: dict[str, Tensor]
     config: ModelConfig
     tokenizer: Tokenizer | None
-    data: dict[str, Any]  # what the dataset recorded of itself; empty when it was not ours
-    meta: dict[str, Any]  # everything that was stored: step, evaluation, dtype ...
+    data: dict[str, Any]  # the record of the training text; empty for a custom loader
+    meta: dict[str, Any]  # everything stored beside the weights: step, evaluation, dtype ...
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to use, in evaluation mode, and where it came from."""
+    """A model in evaluation mode, and the file that it was loaded from."""
 
     model: LightLLM
     file: ModelFile
@@ -47,23 +47,25 @@ def load_model(path: str | Path, device: str = "cpu") -> LoadedModel:
 
 
 def build(file: ModelFile) -> LightLLM:
-    """A model with the stored weights. Raises CheckpointError when names or shapes do not fit the stored config."""
-    with torch.device("meta"), _NoInitialWeights():  # no time is spent on weights that are replaced at once
+    """Return a model with the stored weights. Raises CheckpointError when names or shapes do not fit the config."""
+    # The initial weights would be replaced at once, so none are drawn.
+    with torch.device("meta"), _SkipInit():
         model = LightLLM(file.config)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in file.weights.items()}
-    if expected != found:
-        odd = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        raise CheckpointError(f"{file.path} does not fit its own config: {', '.join(odd[:3])}; use another checkpoint")
+    stored = {name: tuple(t.shape) for name, t in file.weights.items()}
+    if expected != stored:
+        wrong = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
+        raise CheckpointError(
+            f"{file.path} does not fit its own config: {', '.join(wrong[:3])}; use another checkpoint"
+        )
     model.load_state_dict(file.weights, assign=True)
     return model.requires_grad_(True)
 
 
-class _NoInitialWeights(TorchFunctionMode):
-    """Inside, the functions of `torch.nn.init` do nothing.
+class _SkipInit(TorchFunctionMode):
+    """A context in which the functions of `torch.nn.init` do nothing.
 
-    On the meta device they have nothing to fill, and drawing normal numbers there takes a second: it imports torch's
-    compiler.
+    On the meta device there is nothing to fill, but drawing normal numbers there imports torch's compiler: one second.
     """
 
     def __torch_function__(
@@ -76,18 +78,19 @@ class _NoInitialWeights(TorchFunctionMode):
 
 
 def read_model(path: str | Path) -> ModelFile:
-    """The model file at path, or the best model of the run folder at path.
+    """Read the model file at a path, or the best model of the run folder at a path.
 
     Raises:
-        CheckpointError: nothing there, damaged, cut, or of another format.
+        CheckpointError: nothing there, damaged, truncated, or of another format.
     """
     given, path = Path(path), find_model(Path(path))
     while True:
         try:
             return _read(path)
         except CheckpointError:
-            chosen, path = path, find_model(given)
-            if path == chosen:  # damaged, and not a step that a run has removed since it was chosen
+            # A running training may have removed the step folder since it was chosen: choose again.
+            failed, path = path, find_model(given)
+            if path == failed:
                 raise
 
 
@@ -99,12 +102,13 @@ def _read(path: Path) -> ModelFile:
         weights = read_tensors(path / "model.safetensors")
         return _interpret(path, weights, meta)
     with ModelFileReader(path) as file:
-        described = _interpret(path, file.outline, file.meta)  # before a number is read: they may be far too many
-        return replace(described, weights=file.weights())
+        # Check sizes against the config before reading numbers: the file may claim far too many.
+        checked = _interpret(path, file.shapes, file.meta)
+        return replace(checked, weights=file.weights())
 
 
 def find_model(path: Path) -> Path:
-    """The model a path means: itself; in a run folder `best_model.pt`, else the newest step. Raises CheckpointError."""
+    """Return the path itself, or in a run folder `best_model.pt`, else the latest step. Raises CheckpointError."""
     if path.is_file() or is_complete(path):
         return path
     if path.is_dir():
@@ -114,10 +118,10 @@ def find_model(path: Path) -> Path:
         if steps := folder.steps():
             return steps[-1]
         raise CheckpointError(f"there is no model in the folder {path}; train one with: python train.py")
-    asked_for_file = path.suffix == ".pt" and path.parent.is_dir()
-    beside = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".pt") if asked_for_file else []
-    where = f"; that folder holds {', '.join(beside)}" if beside else ""
-    raise CheckpointError(f"no checkpoint at {path}{where}. Train one with: python train.py")
+    is_model_name = path.suffix == ".pt" and path.parent.is_dir()
+    siblings = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".pt") if is_model_name else []
+    hint = f"; that folder holds {', '.join(siblings)}" if siblings else ""
+    raise CheckpointError(f"no checkpoint at {path}{hint}. Train one with: python train.py")
 
 
 def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) -> ModelFile:
@@ -144,13 +148,16 @@ def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) 
 
 
 def _check_sizes(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
-    """Count before a model is built: a config can say a billion layers. Names and shapes are for `build`."""
+    """Raise CheckpointError unless the weights are as many as the config asks for; `build` checks names and shapes.
+
+    Counting comes first because a damaged config can ask for a billion layers, which must not be built.
+    """
     n_tensors = config.n_layer * len(block_shapes(config)) + len(outer_shapes(config))
     n = sum(t.numel() for t in weights.values())
     if (
         len(weights) != n_tensors
         or n != get_model_size(config)
-        or any(t.dtype not in NUMBERS for t in weights.values())
+        or any(t.dtype not in WEIGHT_DTYPES for t in weights.values())
     ):
         raise CheckpointError(
             f"{path} does not fit its own config: it has {n:,} parameters in {len(weights):,} tensors and should have "

@@ -1,8 +1,7 @@
-"""One run in one folder: a lock on the folder itself, which its owner's end releases, however it ends.
+"""Lock a run folder, so that no two runs write into it. The system releases the lock however its owner ends.
 
-Where folders cannot be locked (Windows, some network file systems), two runs in one are the user's to avoid. Who holds
-the lock stands in `.lock`, for the one who is refused to read. The file itself locks nothing: one that is left behind
-by a run that was killed is of no account.
+Windows and some network file systems cannot lock folders; there, users must avoid two runs in one folder. The file
+`.lock` only names the owner for error messages: one that a killed run left behind locks nothing.
 """
 
 import json
@@ -15,20 +14,20 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..runtime import lock_folder, unlock
 
-OWNER = ".lock"
+OWNER_FILE = ".lock"
 
 
 class FolderLock:
-    """Held from its making to `release`, to the end of its `with` block, or to the end of the process.
+    """A lock that is held from construction to `release`, the end of its `with` block, or the end of the process.
 
-    Inside the `with` block the folder says whose it is.
+    Inside the `with` block the folder has a file that names the owner.
 
     Raises:
         CheckpointError: another process holds it.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.owner = folder / OWNER
+        self.owner = folder / OWNER_FILE
         try:
             self.handle = lock_folder(folder)
         except BlockingIOError:
@@ -38,7 +37,7 @@ class FolderLock:
             ) from None
 
     def release(self) -> None:
-        """Let another run have the folder."""
+        """Release the lock."""
         unlock(self.handle)
         self.handle = None
 
@@ -46,7 +45,8 @@ class FolderLock:
         if self.handle is not None:
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             record = {"pid": os.getpid(), "host": platform.node(), "started": started}
-            with suppress(OSError):  # a full disk: the lock holds all the same
+            # On a full disk the lock holds without the file.
+            with suppress(OSError):
                 self.owner.write_text(json.dumps(record), encoding="utf-8")
         return self
 
@@ -58,7 +58,7 @@ class FolderLock:
 
 
 def _owner(file: Path) -> str:
-    """Who holds a lock, in brackets; nothing where that cannot be read."""
+    """Return the owner of a lock, in brackets; an empty string if the file cannot be read."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         since = datetime.fromisoformat(record["started"]).astimezone()

@@ -1,4 +1,4 @@
-"""The folder of one run: what is in it, which step is the newest, what may be removed, what is in the way."""
+"""The folder of one run: its paths, which step folder to resume from, which to remove, and how a run is replaced."""
 
 import os
 import re
@@ -12,23 +12,38 @@ from .commit import as_json_with_digest, is_complete, read_verified_json, verify
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
-RECENT_STEPS = 2
-PREVIOUS = ".previous-run"  # where --overwrite puts the old run until the new one has a checkpoint
-_KNOWN = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
-_OF_TRACKERS = ("wandb", "tensorboard")  # folders
+RECENT_STEPS = 2  # newest step folders that are never pruned
+PREVIOUS = ".previous-run"  # holds the run that --overwrite replaces until the new one has a checkpoint
+_RUN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
+_TRACKER_FOLDERS = ("wandb", "tensorboard")
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
 
 
 class CorruptCheckpoint(NamedTuple):
-    """A step folder that cannot be used, and why."""
+    """A step folder that fails verification, and the reason."""
 
     path: Path
-    what: str
+    reason: str
 
 
 class RunFolder:
-    """Paths and upkeep of a run folder. Making one touches nothing on disk."""
+    """Paths and maintenance of a run folder. The constructor touches nothing on disk.
+
+    The states of a run folder (PREVIOUS is the hidden folder `.previous-run`):
+
+    | state              | on disk                          | arises from                   | ended by               |
+    |--------------------|----------------------------------|-------------------------------|------------------------|
+    | free               | no file of a run                 | a new folder                  | the first save         |
+    | in use             | a held lock, `.lock`             | a run that is training        | the end of its process |
+    | complete           | step folders, `best_model.pt`    | the end of a run              | `archive_existing_run` |
+    | being replaced     | PREVIOUS, no checkpoint          | `--overwrite`                 | `remove_previous_run`  |
+    | failed replacement | PREVIOUS, no checkpoint          | its end without a checkpoint  | `restore_previous_run` |
+    | interrupted save   | `*.tmp-PID`, `*.old-PID`         | a kill during a save          | `remove_stale`         |
+    | corrupt checkpoint | a step folder fails verification | a fault of the disk           | `quarantine`           |
+
+    `ensure_folder_available` refuses a folder that is in use, or complete and named by the user without `--overwrite`.
+    """
 
     def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
@@ -36,32 +51,32 @@ class RunFolder:
 
     @property
     def best_model(self) -> Path:
-        """The best model so far, one portable file."""
+        """The file of the best model so far."""
         return self.path / "best_model.pt"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: rows of kind step and eval."""
+        """The file of metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def log(self) -> Path:
-        """What the console said."""
+        """The file of console messages."""
         return self.path / "train.log"
 
     def step_path(self, step: int) -> Path:
-        """The folder of a step."""
+        """Return the path of a step's folder."""
         return self.path / f"step-{step:06d}"
 
     def steps(self) -> list[Path]:
-        """Complete step folders, oldest first."""
+        """Return the complete step folders, oldest first."""
         if not self.path.is_dir():
             return []
-        found = [p for p in self.path.iterdir() if _STEP.fullmatch(p.name) and is_complete(p)]
-        return sorted(found, key=step_number)
+        complete = [p for p in self.path.iterdir() if _STEP.fullmatch(p.name) and is_complete(p)]
+        return sorted(complete, key=step_number)
 
     def latest_step(self) -> Path:
-        """The newest complete step folder. Raises CheckpointError when there is none."""
+        """Return the newest complete step folder, after restoring a replaced run. Raises CheckpointError."""
         if (self.path / PREVIOUS).is_dir():
             with self.lock():
                 self.restore_previous_run()
@@ -74,37 +89,37 @@ class RunFolder:
         return steps[-1]
 
     def latest_valid_step(self, every: int = 1) -> tuple[Path, list[CorruptCheckpoint]]:
-        """The newest step folder whose every byte is as it was written, and the newer ones, of which that is not so.
+        """Return the newest checkpoint that passes verification, and the newer ones that fail.
 
         Args:
-            every: prefer one whose number is a multiple of this to a newer one.
+            every: prefer steps that are a multiple of this to newer ones.
 
         Raises:
-            CheckpointError: there is none; it says what is damaged.
+            CheckpointError: no checkpoint passes; the message lists the damage.
         """
         self.latest_step()
-        damaged: list[CorruptCheckpoint] = []
+        corrupt: list[CorruptCheckpoint] = []
         for path in sorted(self.steps(), key=lambda p: (step_number(p) % every == 0, step_number(p)), reverse=True):
             try:
                 verify_folder(path)
-                return path, damaged
+                return path, corrupt
             except CheckpointError as error:
-                damaged.append(CorruptCheckpoint(path, str(error).partition(";")[0]))
+                corrupt.append(CorruptCheckpoint(path, str(error).partition(";")[0]))
         raise CheckpointError(
-            f"{'; '.join(d.what for d in damaged)}; no step in {self.path} can be resumed from"
+            f"{'; '.join(c.reason for c in corrupt)}; no step in {self.path} can be resumed from"
             + (f"; start anew from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
         )
 
-    def quarantine(self, damaged: Sequence[CorruptCheckpoint]) -> None:
-        """Rename damaged steps to `step-N.damaged`, so that none is taken for a checkpoint, or kept as one."""
-        for path, _ in damaged:
-            aside = path.with_name(f"{path.name}.damaged")
-            if aside.exists():
-                self.files.remove(aside)
-            self.files.rename(path, aside)
+    def quarantine(self, corrupt: Sequence[CorruptCheckpoint]) -> None:
+        """Rename corrupt step folders to `step-N.damaged`, so that they are neither loaded nor counted."""
+        for path, _ in corrupt:
+            target = path.with_name(f"{path.name}.damaged")
+            if target.exists():
+                self.files.remove(target)
+            self.files.rename(path, target)
 
     def write_run(self, record: dict[str, Any]) -> None:
-        """Write run.json, under a digest: a resumed run takes its settings from it."""
+        """Write run.json with a digest: a resumed run takes its settings from it."""
         atomic_write(self.path / "run.json", as_json_with_digest(record), self.files)
 
     def read_run(self) -> dict[str, Any]:
@@ -112,11 +127,13 @@ class RunFolder:
         return read_verified_json(self.path / "run.json")
 
     def prune(self, *, every: int = 1, keep_every: int = 0) -> None:
-        """Remove what is no longer needed; `best_model.pt` is never touched.
+        """Remove old step folders; `best_model.pt` is never touched.
 
-        Kept are the last two step folders, the last one of the regular saves, which come `every` so many steps, and all
-        whose number is a multiple of `keep_every`. The newest is read back first: while it is not known to be good,
-        nothing is removed.
+        Keeps the two newest, the newest multiple of `every` (a regular save) and all multiples of `keep_every`.
+        Verifies the newest before anything is removed.
+
+        Raises:
+            CheckpointError: the newest step folder is damaged.
         """
         steps = self.steps()
         regular = [path for path in steps if step_number(path) % every == 0][-1:]
@@ -127,17 +144,18 @@ class RunFolder:
         ]
         if old:
             verify_folder(steps[-1])
-        for path in old:  # under another name first: a folder that is half deleted is never taken for a step
-            going = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-            self.files.rename(path, going)
-            self.files.remove(going)
+        for path in old:
+            # Renamed first: a crash during the deletion would leave a step folder that looks damaged.
+            doomed = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+            self.files.rename(path, doomed)
+            self.files.remove(doomed)
 
     def lock(self) -> FolderLock:
-        """Keep other runs out of the folder. Raises CheckpointError when one is in it."""
+        """Lock the folder against other runs. Raises CheckpointError when another run holds it."""
         return FolderLock(self.path)
 
     def create(self) -> None:
-        """Make the folder. Raises CheckpointError when the place cannot be written."""
+        """Create the folder if it is missing. Raises CheckpointError when it cannot be created."""
         try:
             if not self.path.is_dir():
                 self.files.make_folder(self.path)
@@ -148,17 +166,20 @@ class RunFolder:
             ) from None
 
     def remove_stale(self) -> None:
-        """Remove what a run that died left half written; put back what it was about to replace."""
+        """Remove partial files of a killed run, and restore a step folder that it was replacing."""
         for path in sorted(self.path.iterdir()) if self.path.is_dir() else []:
             if _PARTIAL.fullmatch(path.name):
-                final = path.name.partition(".old-")[0]
-                if final != path.name and not path.with_name(final).exists():
-                    self.files.rename(path, path.with_name(final))
+                replaced = path.name.partition(".old-")[0]
+                if replaced != path.name and not path.with_name(replaced).exists():
+                    self.files.rename(path, path.with_name(replaced))
                 else:
                     self.files.remove(path)
 
     def archive_existing_run(self, *, explicit: bool, overwrite: bool) -> str | None:
-        """See to a run that is already in the folder; nothing of it is lost in silence.
+        """Move a run that is already in the folder out of the way.
+
+        With `overwrite` it goes to `.previous-run`, to be removed at the new run's first checkpoint; otherwise the
+        whole folder is renamed to the first free `out.N`.
 
         Returns:
             A line to print when something was moved.
@@ -171,16 +192,16 @@ class RunFolder:
         if not contains_run(self.path):
             return None
         if overwrite:
-            self._set_previous_run_aside()
+            self._move_to_previous()
             return f"overwriting the run in {self.path}; it is removed once the new one has a checkpoint"
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
+        while (archive := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
-        self.files.rename(self.path, aside)
-        return f"the earlier run in {self.path} is now in {aside}"
+        self.files.rename(self.path, archive)
+        return f"the earlier run in {self.path} is now in {archive}"
 
     def ensure_folder_available(self, *, explicit: bool, overwrite: bool) -> None:
-        """Raise CheckpointError if the path is no folder, is in use, or was named and holds a run that is to stay."""
+        """Raise CheckpointError if the path is a file, is in use, or was named explicitly and holds a run to keep."""
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path} is a file; name a folder with --out")
         if self.path.is_dir():
@@ -192,38 +213,39 @@ class RunFolder:
             )
 
     def restore_previous_run(self) -> bool:
-        """Put the run back that `--overwrite` was replacing, if the new one ended without a checkpoint. Was it so?"""
-        aside = self.path / PREVIOUS
-        if not aside.is_dir() or self.steps() or self.best_model.exists():
+        """Restore the run that `--overwrite` was replacing if the new one has no checkpoint. Returns whether it did."""
+        previous = self.path / PREVIOUS
+        if not previous.is_dir() or self.steps() or self.best_model.exists():
             return False
-        for path in self._known():
+        for path in self._run_files():
             self.files.remove(path)
-        for path in sorted(aside.iterdir()):
+        for path in sorted(previous.iterdir()):
             self.files.rename(path, self.path / path.name)
-        self.files.remove(aside)
+        self.files.remove(previous)
         return True
 
     def remove_previous_run(self) -> None:
-        """Remove the run that `--overwrite` replaced: called when the new one has its first checkpoint."""
+        """Remove the run that `--overwrite` replaced; called when the new run has its first checkpoint."""
         if (self.path / PREVIOUS).is_dir():
             self.files.remove(self.path / PREVIOUS)
 
-    def _set_previous_run_aside(self) -> None:
-        aside = self.path / PREVIOUS
-        if aside.exists():  # of an overwriting run that had its first checkpoint and died before it could tidy up
-            self.files.remove(aside)
-        self.files.make_folder(aside)
-        for path in self._known():
-            self.files.rename(path, aside / path.name)
+    def _move_to_previous(self) -> None:
+        previous = self.path / PREVIOUS
+        # Left by a run that was killed between its first checkpoint and `remove_previous_run`.
+        if previous.exists():
+            self.files.remove(previous)
+        self.files.make_folder(previous)
+        for path in self._run_files():
+            self.files.rename(path, previous / path.name)
 
-    def _known(self) -> list[Path]:
-        """The files and folders of a run, and nothing a user may have put beside them."""
-        known = (*_KNOWN, *_OF_TRACKERS)
-        return [p for p in self.path.iterdir() if p.name in known or _STEP.fullmatch(p.name)]
+    def _run_files(self) -> list[Path]:
+        """Return the files and folders of a run, without those that a user may have put beside them."""
+        names = (*_RUN_FILES, *_TRACKER_FOLDERS)
+        return [p for p in self.path.iterdir() if p.name in names or _STEP.fullmatch(p.name)]
 
 
 def step_number(step: Path) -> int:
-    """The step a folder is of.
+    """Return the step number of a step folder.
 
     >>> number_of(Path("step-000500"))
     500
@@ -232,7 +254,7 @@ def step_number(step: Path) -> int:
 
 
 def contains_run(path: Path) -> bool:
-    """Whether a folder has anything of a run in it."""
+    """Return whether a folder holds a run or a part of one."""
     return path.is_dir() and any(
         p.name in ("run.json", "best_model.pt", PREVIOUS) or _STEP.fullmatch(p.name) for p in path.iterdir()
     )

@@ -1,7 +1,8 @@
-"""What a file may hold before torch is given it: a plain zip, and in it a pickle of plain values and tensors.
+"""Inspect a file of `torch.save` before torch loads it: an uncompressed zip with a pickle of plain values and tensors.
 
-`torch.load(weights_only=True)` runs no code, but it builds what it is told to: what is shared a million times, packed a
-thousandfold or said to be ten gigabytes. Here the pickle is only read, instruction by instruction; nothing is built.
+`torch.load(weights_only=True)` runs no code, but it builds whatever the pickle describes: a value shared a million
+times, data compressed a thousandfold, a tensor of ten gigabytes. This module reads the pickle's instructions without
+executing them, so nothing is built from a hostile file.
 """
 
 import io
@@ -11,30 +12,32 @@ import re
 import zipfile
 from typing import BinaryIO
 
-MOST_READ = 8 << 20  # bytes of the zip's directory, and of the pickle: a hundred times what a model of ours has
-MOST_INSTRUCTIONS = 1 << 19  # of the pickle: a vocabulary of 250,000 pieces
-PLAIN = (
+MAX_READ = 8 << 20  # bytes of the zip's directory, and of the pickle: a hundred times those of our models
+MAX_INSTRUCTIONS = 1 << 19  # of the pickle: enough for a vocabulary of 250,000 tokens
+_OPCODES = (
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE BINPUT LONG_BINPUT BINGET "
     "LONG_BINGET EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL "
     "REDUCE BINPERSID"
 )
-TENSORS = frozenset(
-    ["torch._utils _rebuild_tensor_v2", "collections OrderedDict"]  # the latter is a tensor's empty list of hooks
+ALLOWED_OPCODES = frozenset(_OPCODES.split())
+ALLOWED_GLOBALS = frozenset(
+    # torch.save stores a tensor's empty list of hooks as an OrderedDict.
+    ["torch._utils _rebuild_tensor_v2", "collections OrderedDict"]
     + [f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double")]
 )
 _RECORD = re.compile(r"([\w -]+)/((?:\.data/)?[.\w]+|data/\d+)", re.ASCII)
 
 
 class UnsafeModelFile(ValueError):
-    """A sound file that holds what a model file of ours does not."""
+    """The file is intact but contains something that we refuse to load."""
 
 
 def inspect_archive(opened: BinaryIO) -> list[int]:
-    """Look at a file of `torch.save` without building anything: the bytes of each of its storages, sorted.
+    """Check a file of `torch.save` without building anything, and return the sizes of its storages in bytes, sorted.
 
     Raises:
-        NotPlain: more than plain values and tensors, or more of it than a model has.
-        ValueError: damaged, cut, or no such file at all.
+        UnsafeModelFile: it holds more than plain values and tensors, or more of them than a model has.
+        ValueError: it is damaged, truncated, or no file of `torch.save`.
     """
     try:
         with BoundedReader(opened.fileno(), closefd=False) as file, zipfile.ZipFile(file) as archive:
@@ -43,43 +46,44 @@ def inspect_archive(opened: BinaryIO) -> list[int]:
             _check_pickle(archive.read(records[names.index("data.pkl")]))
             return sorted(r.file_size for r, name in zip(records, names, strict=True) if name.startswith("data/"))
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
-        # What one flipped byte makes of a zip directory: no zip, an impossible offset, "encrypted", "a newer version".
+        # One flipped byte in a zip directory gives any of these: no zip, an impossible offset, "encrypted", "newer".
         raise ValueError(str(error)) from None
 
 
 class BoundedReader(io.FileIO):
-    """A file that refuses to be read in large parts: a directory says itself how large it is."""
+    """A file that refuses large reads: zipfile reads as much as the file's own directory claims to have."""
 
     def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > MOST_READ:
+        if size is not None and size > MAX_READ:
             raise UnsafeModelFile(f"a part of it is {size:,} bytes")
         return super().read(-1 if size is None else size) or b""
 
 
 def _check_records(records: list[zipfile.ZipInfo], size: int) -> list[str]:
-    """The names of the records below their common folder. Raises NotPlain."""
+    """Return the names of the records below their common folder. Raises UnsafeModelFile."""
+    # A compressed record could expand to any size.
     if any(r.compress_type != zipfile.ZIP_STORED for r in records) or sum(r.file_size for r in records) > size:
-        raise UnsafeModelFile("its records are packed")  # and could be unpacked to any size
-    found = [_RECORD.fullmatch(r.orig_filename) for r in records]
-    names = [match[2].lower() for match in found if match]
-    folders = {match[1] for match in found if match}
+        raise UnsafeModelFile("its records are packed")
+    matches = [_RECORD.fullmatch(r.orig_filename) for r in records]
+    # torch finds records without regard to case, so DATA.PKL beside data.pkl could be loaded in its place.
+    names = [match[2].lower() for match in matches if match]
+    folders = {match[1] for match in matches if match}
     if len(names) != len(records) or len(folders) != 1 or len({*names}) != len(names) or "data.pkl" not in names:
         raise UnsafeModelFile("its records are not a model's")
     return names
 
 
 def _check_pickle(data: bytes) -> None:
-    """Refuse anything but plain values and tensors, each there once, so that what is built is as small as the file.
+    """Refuse anything but plain values and tensors, each used once, so that the result is no larger than the file.
 
     Raises:
-        NotPlain: it holds something else, or refers to a value twice that is no short text.
+        UnsafeModelFile: another instruction, or a second reference to a value other than a short string.
     """
-    allowed = frozenset(PLAIN.split())
-    memo: dict[object, tuple[str, int]] = {}  # what was put there, and its length
+    memo: dict[object, tuple[str, int]] = {}  # the instruction that made each memoized value, and its length
     last, repeated = ("", 0), 0
     for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         name = instruction.name
-        if name not in allowed or (name == "GLOBAL" and argument not in TENSORS):
+        if name not in ALLOWED_OPCODES or (name == "GLOBAL" and argument not in ALLOWED_GLOBALS):
             raise UnsafeModelFile(f"its pickle has {name} {str(argument or '')[:80]}".rstrip())
         if name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = last
@@ -88,6 +92,6 @@ def _check_pickle(data: bytes) -> None:
             repeated += length
             if kind not in ("GLOBAL", "BINUNICODE"):
                 raise UnsafeModelFile("its pickle refers to a value twice")
-        if count == MOST_INSTRUCTIONS or repeated > MOST_READ:
+        if count == MAX_INSTRUCTIONS or repeated > MAX_READ:
             raise UnsafeModelFile("its pickle is too long")
         last = name, len(argument) if isinstance(argument, str) else 0

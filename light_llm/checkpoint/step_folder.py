@@ -1,4 +1,4 @@
-"""A step folder: all that a run needs to go on as if it had never stopped, and a model that can be used by itself."""
+"""Read and write a step folder: the complete state of a run for an exact resume, and a model that is usable alone."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,12 +14,12 @@ from .commit import FORMAT, as_json, check_format, commit_folder, read_json, ver
 from .tensors import read_tensors, write_tensors
 
 SETTINGS = "settings.json"
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DDP, compile and FSDP put into names
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # name parts added by DDP, compile and FSDP
 
 
 @dataclass(frozen=True)
 class StepState:
-    """Where a run stands after `step` updates, as plain values."""
+    """The progress of a run after `step` updates, as plain values."""
 
     step: int
     tokens: int  # trained on so far
@@ -28,11 +28,11 @@ class StepState:
     best: float | None = None  # nats per token, held out
     best_step: int | None = None
     rollbacks: int = 0  # so far
-    recent_losses: tuple[float, ...] = ()  # what the next loss is compared with, to notice a spike
+    recent_losses: tuple[float, ...] = ()  # the loss-spike guard compares the next loss with these
 
 
 def plain_name(name: str) -> str:
-    """The name a parameter has in the plain model, whatever it was wrapped in.
+    """Return the name of a parameter in the unwrapped model.
 
     >>> plain_name("module._orig_mod.h.0.ln_1.weight")
     'h.0.ln_1.weight'
@@ -54,8 +54,8 @@ def write_step(
     """Commit a step folder: model, optimizer, generators, state, and a manifest over them.
 
     Args:
-        meta: what a model needs to be used alone: config, tokenizer, data, step.
-        run: what run.json says, so that a run can go on from its steps alone.
+        meta: the model's config, tokenizer, data and step, so that it can be used alone.
+        run: the contents of run.json, so that a run can be resumed from the step folder alone.
     """
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
     contents = {
@@ -70,14 +70,17 @@ def write_step(
 
 
 def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]:
-    """Weights, optimizer tensors, generators, state and meta of a verified step folder. Raises CheckpointError."""
+    """Read weights, optimizer tensors, generators, state and meta of a step folder after verifying it.
+
+    Raises:
+        CheckpointError: a file is missing, altered or of another format.
+    """
     verify_folder(path)
     state, meta = read_json(path / "state.json"), read_json(path / "model.json")
     for values in (state, meta):
         check_format(values, path)
         del values["format"]
-    parts = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng"))
-    weights, moments, rng = parts
+    weights, moments, rng = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng"))
     try:
         state["recent_losses"] = tuple(state.get("recent_losses", ()))
         return weights, moments, rng, StepState(**state), meta
@@ -86,24 +89,23 @@ def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[st
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put an optimizer's tensors back, each to its parameter by name. Raises CheckpointError when one has no owner."""
+    """Restore an optimizer's tensors by parameter name. Raises CheckpointError when a parameter does not exist."""
     owners = {plain_name(name): p for name, p in model.named_parameters()}
     for key, tensor in tensors.items():
-        name, _, what = key.rpartition("/")
+        name, _, entry = key.rpartition("/")
         if name not in owners:
             raise CheckpointError(f"the optimizer state of {name!r} belongs to no parameter of this model")
-        owner = owners[name]
-        # Adam's step counter stays where the fused kernel wants it: beside the parameter.
-        optimizer.state[owner][what] = tensor.to(owner.device, copy=True)
+        # The fused kernel of Adam needs its step counter on the parameter's device.
+        optimizer.state[owners[name]][entry] = tensor.to(owners[name].device, copy=True)
 
 
 def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors as `parameter/what`."""
+    """Return the optimizer's tensors under the names `parameter/entry`."""
     names: dict[Tensor, str] = {p: plain_name(name) for name, p in model.named_parameters()}
     return {
-        f"{names[p]}/{what}": value
+        f"{names[p]}/{entry}": value
         for p, values in optimizer.state.items()
-        for what, value in values.items()
+        for entry, value in values.items()
         if isinstance(value, Tensor)
     }
 

@@ -1,4 +1,4 @@
-"""Safetensors files, read within bounds, and written tensor by tensor: no second copy of them is made in memory."""
+"""Read safetensors files within bounds, and write them tensor by tensor, without a second copy in memory."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-MOST_HEADER = 8 << 20  # bytes: names, types and shapes of some ten thousand tensors
-TYPES = {  # in the order in which the format has them in a file: wide ones first, so that all are aligned
+MAX_HEADER = 8 << 20  # bytes: names, types and shapes of about ten thousand tensors
+# The order is that of tensors in a file: wide types first, so that every tensor is aligned.
+TYPES = {
     torch.int64: "I64",
     torch.float64: "F64",
     torch.float32: "F32",
@@ -26,16 +27,17 @@ TYPES = {  # in the order in which the format has them in a file: wide ones firs
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name: the very bytes that `safetensors.torch.save` would make of them, which holds all twice."""
+    """Write tensors by name: the same bytes as `safetensors.torch.save`, which holds all of them in memory twice."""
     order = list(TYPES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
+    offset = 0
     for name in names:
-        tensor, end = tensors[name], at + tensors[name].nbytes
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
+        tensor, end = tensors[name], offset + tensors[name].nbytes
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # The format asks for a header of a multiple of 8 bytes, so that the tensors after it are aligned.
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in names:
@@ -43,11 +45,12 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name, on the CPU. Raises CheckpointError."""
+    """Read the tensors of a safetensors file by name, on the CPU. Raises CheckpointError."""
     try:
         with open(path, "rb") as file:
             header = int.from_bytes(file.read(8), "little")
-        if header > MOST_HEADER:
+        # The library allocates what the header claims, so check the claim first.
+        if header > MAX_HEADER:
             raise CheckpointError(
                 f"{path} is damaged, or no file of ours: its header is said to have {header:,} bytes; "
                 "use another checkpoint"

@@ -125,8 +125,8 @@ BUGS = [
     Bug(
         "a step that is deleted under its own name",
         "checkpoint: RunFolder.prune",
-        """            self.files.rename(path, going)
-            self.files.remove(going)
+        """            self.files.rename(path, doomed)
+            self.files.remove(doomed)
 """,
         "            self.files.remove(path)\n",
         "tests/checkpoint/test_run_folder.py",

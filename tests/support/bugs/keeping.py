@@ -62,8 +62,8 @@ BUGS = [
     Bug(
         "a resume that takes the newest step as it is",
         "checkpoint: RunFolder.latest_valid_step",
-        "                verify_folder(path)\n                return path, damaged",
-        "                return path, damaged",
+        "                verify_folder(path)\n                return path, corrupt",
+        "                return path, corrupt",
         "tests/train/test_resume.py",
     ),
     Bug(
@@ -97,8 +97,8 @@ BUGS = [
     Bug(
         "a leftover of a best model that stops the next start",
         "checkpoint: RunFolder.remove_stale",
-        'final = path.name.partition(".old-")[0]',
-        'final = path.name.split(".")[0]',
+        'replaced = path.name.partition(".old-")[0]',
+        'replaced = path.name.split(".")[0]',
         "tests/train/test_faults.py -k power",
     ),
     Bug(
@@ -349,8 +349,8 @@ BUGS = [
     Bug(
         "a stale note refuses",
         "checkpoint: FolderLock.__init__",
-        "        self.owner = folder / OWNER\n",
-        '        self.owner = folder / OWNER\n        if self.owner.exists(): raise CheckpointError("a run is going on in it")\n',
+        "        self.owner = folder / OWNER_FILE\n",
+        '        self.owner = folder / OWNER_FILE\n        if self.owner.exists(): raise CheckpointError("a run is going on in it")\n',
         "tests/checkpoint/test_run_folder.py -k hears_who",
     ),
     Bug(
@@ -363,14 +363,14 @@ BUGS = [
     Bug(
         "a note that needs room",
         "checkpoint: FolderLock.__enter__",
-        "            with suppress(OSError):  # a full",
-        "            with suppress(ZeroDivisionError):  # a full",
+        "            with suppress(OSError):\n                self.owner.write_text",
+        "            with suppress(ZeroDivisionError):\n                self.owner.write_text",
         "tests/checkpoint/test_run_folder.py -k note_of",
     ),
     Bug(
         "a reader that does not choose again",
         "checkpoint: read_model",
-        "            if path == chosen:",
+        "            if path == failed:",
         "            if True:",
         "tests/checkpoint/test_run_folder.py -k chosen_anew",
     ),
@@ -433,8 +433,8 @@ BUGS = [
     Bug(
         "owner: a look writes a note",
         "checkpoint: FolderLock.release",
-        '    def release(self) -> None:\n        """Let another run have the folder."""\n',
-        '    def release(self) -> None:\n        """Let another run have the folder."""\n        self.__enter__()\n',
+        '    def release(self) -> None:\n        """Release the lock."""\n',
+        '    def release(self) -> None:\n        """Release the lock."""\n        self.__enter__()\n',
         "tests/checkpoint/test_run_folder.py -k note_of",
     ),
     Bug(
