@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checkpoint.model_file import NUMBERS
+from ..checkpoint.model_file import WEIGHT_DTYPES
 from ..config import ModelConfig, block_shapes, outer_shapes, show
 from ..errors import CheckpointError
 
@@ -64,7 +64,7 @@ def renamed(tensors: Mapping[str, Tensor], family: str, where: Path) -> dict[str
             continue
         if name in found:
             raise CheckpointError(f"{where} holds {name} twice, with {PREFIX[family]} and without; {COMPLETE}")
-        if tensor.dtype not in NUMBERS:
+        if tensor.dtype not in WEIGHT_DTYPES:
             raise CheckpointError(
                 f"{where}: {full} holds numbers of type {str(tensor.dtype).removeprefix('torch.')}; only float32, "
                 "float16, bfloat16 and float64 are weights here: use the model from before it was quantized"
