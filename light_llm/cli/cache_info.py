@@ -1,155 +1,83 @@
-"""The files that are kept on this machine: those someone put there for a run without a network, and the cache's.
+"""List the cached files by kind, and check the folder for runs without a network.
 
-Counted and checked by kind. A path may say whose machine it is, so none is returned but the cache's usual one.
+The result can go into a bug report: it holds no path but the default one of the cache, which is shown below ~.
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import LightLLMError
+CACHE_FOLDERS = ((".cache",), ("Library", "Caches"), ("AppData", "Local"))  # of Linux, macOS and Windows, below ~
+KINDS = {
+    "texts": ("tales/*.txt", "stdin/*.txt", "tinystories/*", "wikitext/*/*"),
+    "shards": ("shards/*/*.bin",),
+    "tokenizers": ("tokenizers/*.json",),
+    "scans": ("scans/*.json",),
+    "partial": ("**/*.partial",),
+}
 
-USUAL_PLACES = ((".cache",), ("Library", "Caches"), ("AppData", "Local"))  # of caches, below the home folder
+
+def cached_files() -> dict[str, Any]:
+    """Count the files of each kind in the cache; "bytes" is the size of all files in it."""
+    from ..runtime import cache_dir
+
+    folder = cache_dir()
+    files = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    counts = {kind: sum(len(list(folder.glob(p))) for p in patterns) for kind, patterns in KINDS.items()}
+    return {"place": shown_folder(folder), "bytes": total_size(files), **counts}
 
 
 def offline_files() -> dict[str, Any]:
-    """Whether the folder someone filled beforehand has what a run without a network needs."""
+    """Check the files in LIGHT_LLM_OFFLINE_DIR against their pinned hashes, and name the hub sources that are complete.
+
+    The files of hub sources have no pinned hash; only their presence is checked.
+    """
+    from ..data.hub import HubFile
+    from ..data.sources import SHAKESPEARE, SOURCES
+    from ..data.tokenizers import GPT2_VOCABULARY
     from ..runtime import offline_dir
 
     folder = offline_dir()
     if folder is None:
         return {"set": False, "files": {}, "sources": [], "complete": False}
-    files = {file.name: _state(folder, file) for file in _known_files()}
-    return {
-        "set": True,
-        "files": files,
-        "sources": _whole_sources(folder),
-        "complete": all(state == "intact" for state in files.values()),
+    states = {
+        file.name: file_state(folder / file.name, file.size, file.sha256) for file in (SHAKESPEARE, GPT2_VOCABULARY)
     }
-
-
-def _known_files() -> list[Any]:
-    """The files with a pinned hash."""
-    from ..data.sources import SHAKESPEARE
-    from ..data.tokenizers import GPT2_VOCABULARY
-
-    return [SHAKESPEARE, GPT2_VOCABULARY]
-
-
-def _state(folder: Path, file: Any) -> str:
-    """missing, damaged, or intact: of the size and the SHA-256 that are pinned."""
-    from ..data.fetch import sha256_of
-
-    path = folder / file.name
-    try:
-        if not path.is_file():
-            return "missing"
-        return "intact" if path.stat().st_size == file.size and sha256_of(path) == file.sha256 else "damaged"
-    except OSError:
-        return "damaged"  # there, and not to be read
-
-
-def _whole_sources(folder: Path) -> list[str]:
-    """The sources of the hub whose every file is there; no hash of them is known."""
-    from ..data.hub import HubFile
-    from ..data.sources import SOURCES
-
-    found = []
+    sources = []
     for name, source in SOURCES.items():
         files = [f for f in (*source.training, *source.validation) if isinstance(f, HubFile)]
         if files and all((folder / f.folder / f.name).is_file() for f in files):
-            found.append(name)
-    return found
+            sources.append(name)
+    return {"set": True, "files": states, "sources": sources, "complete": set(states.values()) == {"intact"}}
 
 
-def cached_files(*, check_shards: bool) -> dict[str, Any]:
-    """How much of each kind is kept, and how many of it are damaged."""
-    from ..runtime import cache_dir
+def file_state(path: Path, size: int, sha256: str) -> str:
+    """Return "missing", "damaged" or "intact"."""
+    from ..data.fetch import sha256_of
 
-    folder = cache_dir()
-    known = {file.name: state for file in _known_files() if (state := _state(folder, file)) != "missing"}
-    kinds: dict[str, tuple[list[Path], Callable[[Path], bool]]] = {
-        "texts": (_files(folder, "tales/*.txt", "stdin/*.txt", "tinystories/*", "wikitext/*/*"), _is_readable),
-        "shards": (_files(folder, "shards/*/*.bin"), lambda path: _is_sound_shard(path, check_shards)),
-        "tokenizers": (_files(folder, "tokenizers/*.json"), _is_sound_tokenizer),
-        "scans": (_files(folder, "scans/*.json"), _is_json),
-    }
-    damaged = Counter({kind: sum(not sound(path) for path in paths) for kind, (paths, sound) in kinds.items()})
-    return {
-        "place": _shown(folder),
-        "bytes": _size(folder),
-        **{kind: len(paths) for kind, (paths, _) in kinds.items()},
-        "files": known,
-        "partial": len(_files(folder, "**/*.partial", "**/.*.tmp-*")),
-        "damaged": {kind: n for kind, n in damaged.items() if n},
-        "shards_checked": check_shards,
-    }
+    try:
+        if not path.is_file():
+            return "missing"
+        return "intact" if path.stat().st_size == size and sha256_of(path) == sha256 else "damaged"
+    except OSError:  # present, but not readable
+        return "damaged"
 
 
-def _files(folder: Path, *patterns: str) -> list[Path]:
-    with suppress(OSError):
-        return [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
-    return []
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files below; a link counts as itself."""
+def total_size(files: Iterable[Path]) -> int:
+    """Return the bytes of some files; a link counts as itself, and a file that has just been deleted as 0."""
     total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(where, name)).st_size
+    for file in files:
+        with suppress(OSError):
+            total += file.lstat().st_size
     return total
 
 
-def _is_readable(path: Path) -> bool:
-    """A text's own hash is looked at when it is used; an empty one is none."""
-    with suppress(OSError):
-        return os.access(path, os.R_OK) and path.stat().st_size > 0
-    return False
-
-
-def _is_sound_shard(path: Path, check: bool) -> bool:
-    from ..data.shards import Shard
-
-    try:
-        shard = Shard(path)
-        if check:
-            shard.check()
-    except LightLLMError:
-        return False
-    return True
-
-
-def _is_sound_tokenizer(path: Path) -> bool:
-    from ..data.tokenizers import tokenizer_from_dict
-    from ..json_io import load_verified
-
-    try:
-        tokenizer_from_dict(load_verified(path))
-    except (OSError, ValueError, LightLLMError):
-        return False
-    return True
-
-
-def _is_json(path: Path) -> bool:
-    from ..json_io import load_json
-
-    try:
-        load_json(path)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _shown(folder: Path) -> str:
-    """The cache's usual place, with ~ for the home folder; any other is somebody's own and is only said to be set."""
+def shown_folder(folder: Path) -> str:
+    """Return the default cache path with ~. For a custom path return "set", so that nothing personal is shown."""
     with suppress(RuntimeError):  # no home folder
-        home = Path.home()
-        for place in USUAL_PLACES:
-            if folder == home.joinpath(*place, "light-llm"):
-                return "~/" + "/".join((*place, "light-llm"))
+        for parts in CACHE_FOLDERS:
+            if folder == Path.home().joinpath(*parts, "light-llm"):
+                return "~/" + "/".join((*parts, "light-llm"))
     return "set"

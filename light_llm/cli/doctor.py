@@ -1,4 +1,4 @@
-"""`light-llm doctor`: whether this device computes right, and what this machine is."""
+"""`light-llm doctor`: check that this device computes correctly, and describe this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .output import columns, show
 from .progress import counting
 
 if TYPE_CHECKING:
-    from ..doctor import Diagnosis, Finding
+    from ..doctor import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -31,65 +31,43 @@ class DoctorFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns 0 where the device is safe, with the remedies named, and 2 where it is not."""
+    """Run the command. Return 0 if the device is safe and 2 if it is not."""
     about = (
-        "Whether this device computes right: fixed cases against float64 on the CPU, in about a minute. "
-        "Says what is safe, and what light-llm does about the rest. Exit code 0: safe; 2: not."
+        "Check that this device computes correctly: fixed inputs against float64 on the CPU, in about a minute. "
+        "Names the flag that avoids what is wrong. Exit code 0: safe; 2: not."
     )
     flags, _ = parse(DoctorFlags, argv, prog="light-llm doctor", about=about)
-    from ..doctor import core, full
+    from ..doctor import full_check, quick_check
     from ..runtime import choose_device, configure_malloc, limit_threads
-    from .surroundings import surroundings, surroundings_lines
+    from .system_info import system_info, system_info_lines
 
     configure_malloc()
     limit_threads()
     device = choose_device(flags.device).value
-    examine = core if flags.quick else full
-    with counting("examining", quiet=flags.json) as tell:
-        found = examine(device, compile=flags.compile, progress=lambda done, total, _: tell(done, total))
-    machine = surroundings()
+    run = quick_check if flags.quick else full_check
+    with counting("checking", quiet=flags.json) as update:
+        diagnosis = run(device, compile=flags.compile, progress=lambda done, total, _: update(done, total))
+    machine = system_info()
     if flags.json:
-        print(json.dumps({**found.to_dict(), "machine": machine}, indent=1))
+        print(json.dumps({**diagnosis.to_dict(), "machine": machine}, indent=1))
     else:
-        _show(found, surroundings_lines(machine))
-    return 0 if found.safe else 2
+        headline, *lines = diagnosis.lines()
+        show(Text(headline, style="bold green" if diagnosis.safe else "bold red"), *map(Text, lines), "")
+        duration = Text(f"\n{len(diagnosis.findings)} checks in {format_duration(diagnosis.seconds)}\n", style="dim")
+        show(results_table(diagnosis), duration, *map(Text, system_info_lines(machine)))
+    return 0 if diagnosis.safe else 2
 
 
-def _show(found: Diagnosis, machine: Sequence[str]) -> None:
-    from ..doctor.words import verdict_lines
-
-    head, *lines = verdict_lines(found)
-    show(Text(head, style="bold green" if found.safe else "bold red"), *map(Text, lines), "")
-    show(
-        _table(found),
-        Text(f"\n{len(found.findings)} cases in {format_duration(found.seconds)}\n", style="dim"),
-        *map(Text, machine),
-    )
-
-
-def _table(found: Diagnosis) -> Table:
-    """A line a case; `of it` is the error as a share of what is allowed."""
-    right = {"justify": "right", "no_wrap": True}
-    number: dict[str, Any] = right
-    table = columns(
-        Column("case", no_wrap=True),
-        Column("format", no_wrap=True),
-        Column("error", **number),
-        Column("allowed", **number),
-        Column("of it", **number),
-        "verdict",
-    )
-    for finding in found.findings:
-        style = "" if finding.ok else "bold red" if finding.wrong else "yellow"
-        table.add_row(finding.case, finding.dtype, *_numbers(finding), Text(finding.verdict, style=style))
+def results_table(diagnosis: Diagnosis) -> Table:
+    """Return a table with a row per check; "share" is the error as a share of what is allowed."""
+    number: dict[str, Any] = {"justify": "right", "no_wrap": True}
+    names, numbers = ("check", "format"), ("error", "allowed", "share")
+    heads = [*(Column(name, no_wrap=True) for name in names), *(Column(name, **number) for name in numbers)]
+    table = columns(*heads, "verdict")
+    for result in diagnosis.findings:
+        style = "" if result.ok else "bold red" if result.failed else "yellow"
+        error, limit = result.error, result.tolerance
+        shown = ["-" if x is None else f"{x:.2g}" for x in (error, limit)]
+        share = f"{error / limit:.0%}" if error is not None and limit else "-"
+        table.add_row(result.case, result.dtype, *shown, share, Text(result.verdict, style=style))
     return table
-
-
-def _numbers(finding: Finding) -> tuple[str, str, str]:
-    """Error, tolerance, and the first as a share of the second."""
-    error, tolerance = finding.error, finding.tolerance
-    if tolerance is None:
-        return "-", "-", "-"
-    if error is None:
-        return "no number", f"{tolerance:.2g}", "-"
-    return f"{error:.2g}", f"{tolerance:.2g}", f"{error / tolerance:.0%}" if tolerance else "-"

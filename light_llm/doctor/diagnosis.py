@@ -1,91 +1,163 @@
-"""What the findings about a device mean: what is safe, and what is done about the rest."""
+"""Results of the checks as plain values: what failed, what that rules out, and which flag helps."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .remedies import REFUSE, Remedy, remedies_for
-from .values import COMPILED, Finding
+import torch
 
-# Raised when a case is added or changed: what is remembered of a device is then found out anew.
-VERSION = 2
+# Increased when a check is added or changed, so that results cached by an earlier version are not used.
+VERSION = 3
+FORMATS = ("float32", "bfloat16", "float16")
+REQUIRED, MUON, COMPILED = "required", "muon", "compiled"  # what a check is needed for
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One result on the device compared with the exact one."""
+
+    error: float
+    tolerance: float  # 0: the results must be equal
+    where: str  # shapes and names, so that the comparison can be repeated
+
+    @property
+    def ratio(self) -> float:
+        """Error divided by tolerance: at most 1 if the result is correct."""
+        if self.tolerance == 0:
+            return 0.0 if self.error == 0 else math.inf
+        return self.error / self.tolerance if math.isfinite(self.error) else math.inf
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one check. `Diagnosis.to_dict` writes the fields under these names."""
+
+    case: str  # name of the check
+    operation: str  # in words, for messages
+    part: str  # REQUIRED, MUON or COMPILED
+    dtype: str
+    ok: bool
+    checked: bool  # False: there was not enough memory
+    error: float | None  # of the comparison with the largest ratio; None if not finite
+    tolerance: float | None
+    note: str
+
+    @property
+    def failed(self) -> bool:
+        """True if the device computed something else, or does not have the operation."""
+        return self.checked and not self.ok
+
+    @property
+    def verdict(self) -> str:
+        """Return the result for a table."""
+        return "not checked" if not self.checked else "right" if self.ok else "WRONG"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A group of failed checks and what to do about it."""
+
+    name: str  # refuse, adamw, float32 or eager
+    because: str
+    action: str
+
+    def concerns(self, dtype: str, optimizer: str) -> bool:
+        """Return True if a run with these settings depends on the failed checks."""
+        if self.name == "float32":
+            return dtype == "bfloat16"
+        return optimizer == "muon" if self.name == "adamw" else self.name == "refuse"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is safe on a device, what is not, and what is done about it."""
+    """All results for one device."""
 
     device: str
-    name: str  # what the device is called
+    name: str  # product name
     torch: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
     seconds: float
     version: int = VERSION
 
     @property
-    def remedies(self) -> tuple[Remedy, ...]:
-        """What has to be done differently here; none on a sound device."""
-        return remedies_for(self.device, self.findings)
+    def advice(self) -> tuple[Advice, ...]:
+        """Return what to do about the failed checks, which is to use another device if a required one failed."""
+        failed = [result for result in self.findings if result.failed]
+        if required := [r for r in failed if r.part == REQUIRED and r.dtype == "float32"]:
+            cpu = torch.device(self.device).type == "cpu"
+            action = "install another version of torch" if cpu else "use --device cpu"
+            return (Advice("refuse", describe(required), action),)
+        groups = [
+            ("adamw", [r for r in failed if r.part == MUON], "use --optimizer adamw"),
+            ("float32", [r for r in failed if r.part == REQUIRED and r.dtype == "bfloat16"], "use --dtype float32"),
+            ("eager", [r for r in failed if r.part == COMPILED], "use --compile off"),
+        ]
+        return tuple(Advice(name, describe(results), action) for name, results, action in groups if results)
 
     @property
     def refused(self) -> bool:
-        """Whether something is wrong that nothing helps against."""
-        return any(remedy.name == REFUSE for remedy in self.remedies)
+        """True if nothing can be computed correctly on this device."""
+        return any(advice.name == "refuse" for advice in self.advice)
 
     @property
     def safe(self) -> bool:
-        """Whether light-llm computes right here, with the remedies in place; False too where that is not known."""
-        needed = [f for f in self.findings if f.dtype == "float32" and f.part != COMPILED]
-        return not self.refused and all(f.checked or f.ok for f in needed)
+        """True if every check that float32 training and generation need was run and passed."""
+        return all(r.ok for r in self.findings if r.part == REQUIRED and r.dtype == "float32")
 
     @property
     def sound(self) -> bool:
-        """Whether everything was checked and right, and nothing has to be done differently."""
-        return all(finding.ok for finding in self.findings)
+        """True if every check passed."""
+        return all(result.ok for result in self.findings)
 
-    def of_format(self, dtype: str) -> str:
-        """A number format: right, wrong, right with a remedy, or not checked. A compiled model is no part of it."""
-        word = _in_a_word([f for f in self.findings if f.dtype == dtype and f.part != COMPILED])
-        remedied = word == "wrong" and dtype == "float32" and not self.refused
-        return "right with a remedy" if remedied else word
+    def verdict(self, dtype: str) -> str:
+        """Return "right", "wrong" or "not checked" for a number format, compiled steps not included."""
+        return summary([r for r in self.findings if r.dtype == dtype and r.part != COMPILED])
 
     @property
     def compiled(self) -> str:
-        """Of the compiled model: right, wrong or not checked."""
-        return _in_a_word([f for f in self.findings if f.part == COMPILED])
-
-    def remedy(self, name: str) -> Remedy | None:
-        """The remedy of that name, where it is needed."""
-        return next((remedy for remedy in self.remedies if remedy.name == name), None)
+        """Return "right", "wrong" or "not checked" for the compiled training step."""
+        return summary([r for r in self.findings if r.part == COMPILED])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. What follows from the findings stands there too, for whoever reads it."""
+        """Return everything as JSON values, derived properties included."""
         return {
             **{name: getattr(self, name) for name in ("device", "name", "torch", "version", "seconds", "safe")},
-            "formats": {dtype: self.of_format(dtype) for dtype in ("float32", "bfloat16", "float16")},
+            "formats": {dtype: self.verdict(dtype) for dtype in FORMATS},
             "compile": self.compiled,
-            "remedies": [asdict(remedy) for remedy in self.remedies],
-            "findings": [asdict(finding) for finding in self.findings],
+            "remedies": [asdict(advice) for advice in self.advice],
+            "findings": [asdict(result) for result in self.findings],
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Diagnosis:
-        """What `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        findings = tuple(_finding(found) for found in values["findings"])
-        names = ("device", "name", "torch", "seconds", "version")
-        return cls(**{name: values[name] for name in names}, findings=findings)
+    def from_dict(cls, values: Mapping[str, Any]) -> "Diagnosis":
+        """Read what `to_dict` returned. Raises KeyError, TypeError or ValueError for anything else."""
+        names = {field.name for field in fields(CheckResult)}
+        if any(set(finding) != names for finding in values["findings"]):
+            raise ValueError("the results have other fields")
+        results = tuple(CheckResult(**finding) for finding in values["findings"])
+        known = {name: values[name] for name in ("device", "name", "torch", "seconds", "version")}
+        return cls(**known, findings=results)
+
+    def lines(self) -> list[str]:
+        """Return a summary for people: a headline, a line per number format, and what failed."""
+        verdict = "safe" if self.safe else "NOT SAFE, it computes wrong" if self.refused else "not known to be safe"
+        lines = [f"{self.device} ({self.name}), torch {self.torch}: {verdict}", ""]
+        lines += [f"{dtype:10}{self.verdict(dtype)}" for dtype in FORMATS]
+        lines.append(f"{'compile':10}{self.compiled}{'; --compile checks it' * (self.compiled == 'not checked')}")
+        lines += [f"{'wrong':10}{advice.because}; {advice.action}" for advice in self.advice]
+        skipped = [r for r in self.findings if not r.checked]
+        return lines + [f"{'skipped':10}{r.operation}: {r.note}" for r in skipped]
 
 
-def _finding(values: Mapping[str, Any]) -> Finding:
-    known = {field.name for field in fields(Finding)}
-    if set(values) != known:
-        raise ValueError("no finding of this version")
-    return Finding(**values)
+def describe(results: Sequence[CheckResult]) -> str:
+    """Name the first failed operation. The checks run from single operations to whole models, so it is the cause."""
+    more = f", and {len(results) - 1} more" if len(results) > 1 else ""
+    return f"{results[0].operation} is wrong ({results[0].note}){more}"
 
 
-def _in_a_word(found: list[Finding]) -> str:
-    if any(f.wrong for f in found):
+def summary(results: Sequence[CheckResult]) -> str:
+    """Return one verdict for several results."""
+    if any(result.failed for result in results):
         return "wrong"
-    return "right" if any(f.checked for f in found) else "not checked"
+    return "right" if any(result.checked for result in results) else "not checked"

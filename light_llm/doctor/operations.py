@@ -1,170 +1,256 @@
-"""Single operations of torch as the model meets them, value and gradient, so that what is wrong gets its own name."""
+"""Checks of single operations as the model uses them, so that a faulty one is named and not only its consequences."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .subject import Subject, V, numbers
-from .tolerance import allowed, worst_error
-from .values import MUON, Case, Measured
+from ..generate.cache import visible
+from ..generate.packed_linear import PackedLinear, can_pack
+from ..layers.attention import attend, blocked_causal_attention, should_use_blocks
+from ..layers.norms import rms_norm
+from ..layers.positions import RotaryAngles, rotate
+from ..model import attend_by_formula
+from ..runtime import autocast
+from .compare import ELEMENTWISE, compare, numbers, relative_error, to_device, tolerance
+from .diagnosis import Comparison
 
-C, WIDE = 64, 192
-ELEMENTWISE = 8  # roundings of a function such as tanh, which few devices round as well as a single product
-Layout = Callable[[Tensor], Tensor]
-
-
-def as_it_is(x: Tensor) -> Tensor:
-    """No change of strides."""
-    return x
-
-
-def compared(
-    function: Callable[..., Tensor],
-    inputs: Sequence[tuple[Tensor, Layout]],
-    device: str,
-    *,
-    sums: Sequence[int],
-    back: Sequence[int] = (),
-    where: str,
-) -> Iterator[Measured]:
-    """A function on the device and in float64 on the CPU: the value, and where `back` is given the gradients.
-
-    Args:
-        inputs: float32 numbers on the CPU, and how each is laid out in memory on the device.
-        sums, back: lengths of the sums of the value and of a gradient.
-    """
-    exact = [layout(x.double()).contiguous().requires_grad_(bool(back)) for x, layout in inputs]
-    found = [layout(x.to(device)).detach().requires_grad_(bool(back)) for x, layout in inputs]
-    y, right = function(*found), function(*exact)
-    yield Measured(worst_error(y, right.detach()), allowed(sums), where)
-    if back:
-        above = numbers(*right.shape, seed=99)
-        gradients = torch.autograd.grad(y, found, above.to(device))
-        for i, (g, e) in enumerate(zip(gradients, torch.autograd.grad(right, exact, above.double()), strict=True)):
-            yield Measured(worst_error(g, e), allowed([*sums, *back]), f"{where}, gradient of argument {i + 1}")
+C, WIDE, V = 64, 192, 50_257
+# Batch sizes and lengths at which kernels have been wrong: from 9 sequences on, at 1,024 tokens, for one token.
+BATCHES = ((1, 1), (1, 7), (8, 1), (8, 7), (9, 1), (9, 7), (16, 7), (1, 1023), (1, 1024))
+ATTENTION_SHAPES = ((9, 2, 7, 32), (1, 2, 1024, 64))  # B, H, T, D
+MORE_ATTENTION_SHAPES = ((1, 1, 1, 64), (8, 2, 7, 64), (16, 3, 7, 64), (1, 2, 1023, 64), (2, 2, 129, 32))
+# Values that careless copies lose: subnormal, largest, odd last bit, signed zeros.
+SPECIAL = (2.0**-149, -(2.0**-126), 3.4028234663852886e38, 1 + 2.0**-23, -0.0, 0.0, 1 / 3)
 
 
-def linear(subject: Subject) -> Iterator[Measured]:
-    """x W^T + b for the batches and lengths that have gone wrong somewhere."""
+def shape_name(B: int, T: int) -> str:
+    """Return a batch shape in words."""
+    return f"batch {B} x {T:,} tokens"
+
+
+def linear(device: str) -> Iterator[Comparison]:
+    """Check x W^T + b."""
     w, b = numbers(WIDE, C, seed=1), numbers(WIDE, seed=2)
-    for B, T in ((1, 1), (1, 7), (8, 1), (8, 7), (9, 1), (9, 7), (16, 7), (1, 1023), (1, 1024)):
-        x = numbers(B, T, C, seed=3)
-        inputs = [(x, as_it_is), (w, as_it_is), (b, as_it_is)]
-        where = f"batch {B} x {T:,} tokens"
-        yield from compared(F.linear, inputs, subject.device, sums=[C], back=[max(WIDE, B * T)], where=where)
+    for B, T in BATCHES:
+        x, length = numbers(B, T, C, seed=3), max(WIDE, B * T)
+        yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[length], where=shape_name(B, T))
 
 
-def strided_linear(subject: Subject) -> Iterator[Measured]:
-    """The same for inputs that are not in one piece: transposed, cut out of a larger one, every second, repeated."""
+def strided_linear(device: str) -> Iterator[Comparison]:
+    """Check x W^T + b for inputs that are not contiguous."""
     w, b = numbers(WIDE, C, seed=1), numbers(WIDE, seed=2)
-    layouts: dict[str, tuple[Tensor, Layout]] = {
-        "transposed": (numbers(7, 9, C, seed=4), lambda x: x.transpose(0, 1)),
-        "columns 1 to 65 of 66": (numbers(9, 7, C + 2, seed=5), lambda x: x[..., 1 : C + 1]),
-        "every second row": (numbers(9, 14, C, seed=6), lambda x: x[:, ::2]),
-        "the last row of each": (numbers(9, 7, C, seed=7), lambda x: x[:, -1]),
-        "one row for all": (numbers(1, 1, C, seed=8), lambda x: x.expand(9, 7, C)),
+    views = {
+        "transposed": numbers(7, 9, C, seed=4).transpose(0, 1),
+        "columns 1 to 65 of 66": numbers(9, 7, C + 2, seed=5)[..., 1 : C + 1],
+        "every second row": numbers(9, 14, C, seed=6)[:, ::2],
+        "the last row of each": numbers(9, 7, C, seed=7)[:, -1],
+        "one row for all": numbers(1, 1, C, seed=8).expand(9, 7, C),
     }
-    for where, (x, layout) in layouts.items():
-        inputs = [(x, layout), (w, as_it_is), (b, as_it_is)]
-        yield from compared(F.linear, inputs, subject.device, sums=[C], back=[WIDE], where=where)
-    turned = numbers(C, WIDE, seed=9)
-    inputs = [(numbers(9, 7, C, seed=4), as_it_is), (turned, lambda w: w.T), (b, as_it_is)]
-    yield from compared(F.linear, inputs, subject.device, sums=[C], back=[WIDE], where="weight transposed")
+    for where, x in views.items():
+        yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[WIDE], where=where)
+    x, w = numbers(9, 7, C, seed=4), numbers(C, WIDE, seed=9).T
+    yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[WIDE], where="weight transposed")
 
 
-def products(subject: Subject) -> Iterator[Measured]:
-    """Batched products of queries, keys and values as attention has them: views of one packed product."""
-    H, D = 2, 32
+def matmul(device: str) -> Iterator[Comparison]:
+    """Check batched products of queries, keys and values, which are views of one packed product."""
     for B, T in ((2, 7), (9, 7), (1, 1024)):
-        packed = numbers(B, T, 3, H, D, seed=10)
-        q, k = ((packed, lambda x, i=i: x.permute(2, 0, 3, 1, 4)[i]) for i in (0, 1))
-        where = f"batch {B} x {T:,} tokens, heads permuted"
+        q, k, _ = packed_qkv(B, 2, T, 32)
+        weights, where = numbers(B, 2, T, T, seed=11), f"{shape_name(B, T)}, heads permuted"
         scores = lambda q, k: q @ k.transpose(-2, -1)  # noqa: E731
-        yield from compared(scores, [q, k], subject.device, sums=[D], back=[T], where=where)
-        weights = numbers(B, H, T, T, seed=11)
-        yield from compared(torch.matmul, [(weights, as_it_is), k], subject.device, sums=[T], back=[T], where=where)
+        yield from compare(device, scores, q, k, sums=[32], grad_sums=[T], where=where)
+        yield from compare(device, torch.matmul, weights, k, sums=[T], grad_sums=[T], where=where)
 
 
-def softmax(subject: Subject) -> Iterator[Measured]:
-    """softmax and log-sum-exp along the last dimension: long rows, masked ones, views with strides."""
-    rows: dict[str, tuple[Tensor, Layout]] = {
-        "1,024 long": (numbers(9, 1024, seed=12, scale=3), as_it_is),
-        "1,023 long, transposed": (numbers(1023, 9, seed=13, scale=3), lambda x: x.T),
-        "every second of 14": (numbers(9, 14, seed=14, scale=3), lambda x: x[:, ::2]),
-        "large numbers": (numbers(9, 65, seed=15, scale=3) + 1000, as_it_is),
+def packed_qkv(B: int, H: int, T: int, D: int) -> tuple[Tensor, ...]:
+    """Return queries, keys and values (B, H, T, D) as the model makes them: views of one product."""
+    return numbers(B, T, 3, H, D, seed=31).permute(2, 0, 3, 1, 4).unbind()
+
+
+def softmax(device: str) -> Iterator[Comparison]:
+    """Check softmax and log-sum-exp along the last dimension."""
+    rows = {
+        "1,024 long": numbers(9, 1024, seed=12, scale=3),
+        "1,023 long, transposed": numbers(1023, 9, seed=13, scale=3).T,
+        "every second of 14": numbers(9, 14, seed=14, scale=3)[:, ::2],
+        "large numbers": numbers(9, 65, seed=15, scale=3) + 1000,
     }
-    for where, (x, layout) in rows.items():
-        n = layout(x).size(-1)
-        yield from compared(lambda x: x.softmax(-1), [(x, layout)], subject.device, sums=[n, n], back=[n], where=where)
-        yield from compared(lambda x: x.logsumexp(-1), [(x, layout)], subject.device, sums=[n, n], where=where)
-    masked = lambda x: x.masked_fill(torch.ones_like(x, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)  # noqa: E731
-    square = (numbers(2, 65, 65, seed=16, scale=3), as_it_is)
-    yield from compared(masked, [square], subject.device, sums=[65, 65], back=[65], where="65 x 65, the future masked")
+    for where, x in rows.items():
+        n = x.size(-1)
+        yield from compare(device, lambda x: x.softmax(-1), x, sums=[n, n], grad_sums=[n], where=where)
+        yield from compare(device, lambda x: x.logsumexp(-1), x, sums=[n, n], where=where)
+
+    def masked(x: Tensor) -> Tensor:
+        return x.masked_fill(torch.ones_like(x, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
+
+    x, where = numbers(2, 65, 65, seed=16, scale=3), "65 x 65, the future masked"
+    yield from compare(device, masked, x, sums=[65, 65], grad_sums=[65], where=where)
 
 
-def layer_norm(subject: Subject) -> Iterator[Measured]:
-    """Layer norm, also of rows so small that its eps counts, and of views with strides."""
-    rows: dict[str, tuple[Tensor, Layout]] = {
-        "rows of size 1": (numbers(9, 7, C, seed=17), as_it_is),
-        "rows of size 0.002": (numbers(9, 7, C, seed=18, scale=0.002), as_it_is),
-        "1,024 rows, transposed": (numbers(1024, 1, C, seed=19), lambda x: x.transpose(0, 1)),
-        "columns 1 to 65 of 66": (numbers(9, 7, C + 2, seed=20), lambda x: x[..., 1 : C + 1]),
+def layer_norm(device: str) -> Iterator[Comparison]:
+    """Check LayerNorm, also for rows so small that eps counts."""
+    gain, bias = numbers(C, seed=21, scale=0.1) + 1, numbers(C, seed=22, scale=0.1)
+    rows = {
+        "rows of size 1": numbers(9, 7, C, seed=17),
+        "rows of size 0.002": numbers(9, 7, C, seed=18, scale=0.002),
+        "1,024 rows, transposed": numbers(1024, 1, C, seed=19).transpose(0, 1),
+        "columns 1 to 65 of 66": numbers(9, 7, C + 2, seed=20)[..., 1 : C + 1],
     }
-    gain, bias = (numbers(C, seed=21, scale=0.1) + 1, as_it_is), (numbers(C, seed=22, scale=0.1), as_it_is)
     norm = lambda x, g, b: F.layer_norm(x, (C,), g, b, 1e-5)  # noqa: E731
     for where, x in rows.items():
-        n = x[0].numel() // C
-        yield from compared(norm, [x, gain, bias], subject.device, sums=[C, C], back=[C, C, n], where=where)
+        n = x.numel() // C
+        yield from compare(device, norm, x, gain, bias, sums=[C, C], grad_sums=[C, C, n], where=where)
 
 
-def gelu(subject: Subject) -> Iterator[Measured]:
-    """GELU in its tanh form, over all of its curve."""
-    x = torch.linspace(-6, 6, 4099)
-    for where, layout in (("4,099 numbers", as_it_is), ("every second", lambda x: x[::2])):
-        function = lambda x: F.gelu(x, approximate="tanh")  # noqa: E731
-        chain = [ELEMENTWISE, ELEMENTWISE]
-        yield from compared(function, [(x, layout)], subject.device, sums=chain, back=chain, where=where)
+def rmsnorm(device: str) -> Iterator[Comparison]:
+    """Check RMSNorm, also for rows so small that eps counts."""
+    gain = numbers(C, seed=42, scale=0.1) + 1
+    for where, scale in (("rows of size 1", 1.0), ("rows of size 0.002", 0.002)):
+        x = numbers(9, 7, C, seed=43, scale=scale)
+        norm = lambda x, g: rms_norm(x, g, 1e-5)  # noqa: E731
+        yield from compare(device, norm, x, gain, sums=[C, ELEMENTWISE], grad_sums=[C, C, 63], where=where)
 
 
-def embedding(subject: Subject) -> Iterator[Measured]:
-    """Rows of a table by id, bit for bit, and the gradient of ids that come several times."""
-    table = numbers(V, 8, seed=23)
-    ids = subject.reference.tokens(9, 33)  # ids with gaps between the rows; the first, the last, and few that repeat
-    found, exact = table.to(subject.device).requires_grad_(), table.double().requires_grad_()
-    y, right = F.embedding(subject.tokens(9, 33), found), F.embedding(ids, exact)
-    yield Measured(float((y.detach().cpu() != right.detach().float()).sum()), 0.0, "rows that are not the table's")
-    above = numbers(*right.shape, seed=24)
-    (g,) = torch.autograd.grad(y, [found], above.to(subject.device))
-    (e,) = torch.autograd.grad(right, [exact], above.double())
+def activations(device: str, functions: dict[str, Callable[[Tensor], Tensor]]) -> Iterator[Comparison]:
+    """Check elementwise functions over the range where they curve."""
+    x, chain = torch.linspace(-6, 6, 4099), [ELEMENTWISE, ELEMENTWISE]
+    for name, function in functions.items():
+        for where, view in (("4,099 numbers", x), ("every second", x[::2])):
+            yield from compare(device, function, view, sums=chain, grad_sums=chain, where=f"{name}, {where}")
+
+
+GELU: dict[str, Callable[[Tensor], Tensor]] = {"tanh form": partial(F.gelu, approximate="tanh")}
+GATES = {"SiLU": F.silu, "squared ReLU": lambda x: torch.relu(x).square()}
+
+
+def rotation(device: str) -> Iterator[Comparison]:
+    """Check the cosines of 1,024 positions, and the rotation of queries and keys by them."""
+    angles = torch.arange(1024.0)[:, None] * 10000.0 ** -torch.linspace(0, 1, C // 2)
+    exact = RotaryAngles(angles.double().cos(), angles.double().sin())
+    error = relative_error(angles.to(device).cos(), exact.cos)
+    yield Comparison(error, tolerance([ELEMENTWISE]), "cosines up to 1,023 radians")
+    rotated = lambda x: rotate(x, RotaryAngles(*(part.to(x) for part in exact)))  # noqa: E731
+    x = numbers(2, 3, 1024, C, seed=41)
+    yield from compare(device, rotated, x, sums=[2], grad_sums=[2], where="1,024 positions")
+
+
+def embedding(device: str) -> Iterator[Comparison]:
+    """Check that rows of a table are copied bit for bit, and the gradient of repeated ids."""
+    table, ids = numbers(V, 8, seed=23), token_ids()[:9, :33]
+    lookup = lambda table: F.embedding(ids.to(table.device), table)  # noqa: E731
+    copied = lookup(table.to(device)).cpu()
+    yield Comparison(float((copied != lookup(table)).sum()), 0.0, "elements that are not the table's")
     most = int(ids.flatten().bincount().max())
-    yield Measured(worst_error(g, e), allowed([most]), f"gradient, an id {most} times")
+    yield from compare(device, lookup, table, sums=[1], grad_sums=[most], where=f"an id {most} times")
 
 
-def lerp(subject: Subject) -> Iterator[Measured]:
-    """a + t (b - a), in place and not, of pieces and of views: the moving averages of an optimizer."""
-    shapes: dict[str, tuple[Tensor, Layout]] = {
-        "one piece": (numbers(129, 65, seed=25), as_it_is),
-        "transposed": (numbers(65, 129, seed=26), lambda x: x.T),
-        "every second column": (numbers(129, 130, seed=27), lambda x: x[:, ::2]),
+def token_ids() -> Tensor:
+    """Return (16, 1,025) ids with the first and the last id, and with a quarter drawn from only eight ids.
+
+    Slices of it have gaps between their rows, as the data loader's batches have.
+    """
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(V, (16, 1025), generator=generator)
+    frequent = torch.randint(V, (8,), generator=generator)[torch.randint(8, ids.shape, generator=generator)]
+    ids = torch.where(torch.rand(ids.shape, generator=generator) < 0.25, frequent, ids)
+    ids[:, 2], ids[:, 4] = V - 1, 0
+    return ids
+
+
+def lerp(device: str) -> Iterator[Comparison]:
+    """Check a + t (b - a), in place and not: the moving averages of an optimizer."""
+    starts = {
+        "contiguous": numbers(129, 65, seed=25),
+        "transposed": numbers(65, 129, seed=26).T,
+        "every second column": numbers(129, 130, seed=27)[:, ::2],
     }
-    end = numbers(129, 65, seed=28), as_it_is
-    for where, start in shapes.items():
+    end = numbers(129, 65, seed=28)
+    for where, start in starts.items():
         for t in (0.05, 0.95):
-            into = lambda a, b, t=t: a.clone().lerp_(b, t)  # noqa: E731
-            apart = lambda a, b, t=t: torch.lerp(a, b, t)  # noqa: E731
-            for function in (into, apart):
-                yield from compared(function, [start, end], subject.device, sums=[4], where=f"{where}, weight {t}")
+            for function in (lambda a, b, t=t: a.clone().lerp_(b, t), lambda a, b, t=t: torch.lerp(a, b, t)):
+                yield from compare(device, function, start, end, sums=[4], where=f"{where}, weight {t}")
 
 
-OPERATIONS = (
-    Case("linear", "linear, x W^T + b,", linear),
-    Case("linear, strided", "linear of inputs that are not in one piece", strided_linear),
-    Case("products", "batched matrix products", products),
-    Case("softmax", "softmax", softmax),
-    Case("layer norm", "layer norm", layer_norm),
-    Case("gelu", "GELU", gelu),
-    Case("embedding", "embedding, rows of a table by id,", embedding),
-    Case("lerp", "lerp, the moving average of an optimizer,", lerp, part=MUON),
-)
+def exact_by_formula(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return attention by its formula for float64 inputs, and the given one for others."""
+    return lambda q, *rest: (attend_by_formula if q.dtype == torch.float64 else attention)(q, *rest)
+
+
+def fused_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Call torch's fused attention kernel."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def causal_attention(
+    device: str,
+    attention: Callable[..., Tensor],
+    shapes: tuple[tuple[int, int, int, int], ...] = ATTENTION_SHAPES,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Comparison]:
+    """Check causal attention and its gradients against the formula."""
+    for B, H, T, D in shapes:
+        # The only weight of a single token is 1 whatever Q and K are, so that their gradients are 0.
+        chain = [D, T, T] if T > 1 else []
+        function, where = exact_by_formula(attention), shape_name(B, T)
+        qkv = packed_qkv(B, H, T, D)
+        yield from compare(device, function, *qkv, sums=[D, T], grad_sums=chain, dtype=dtype, where=where)
+
+
+def block_attention(device: str, **options: tuple[tuple[int, int, int, int], ...]) -> Iterator[Comparison]:
+    """Check attention by blocks of queries on devices that use it."""
+    q = torch.empty(1, 1, 8, 8, device=device, requires_grad=True)
+    if should_use_blocks(q, q):
+        yield from causal_attention(device, blocked_causal_attention, **options)
+
+
+@torch.no_grad()
+def masked_attention(device: str) -> Iterator[Comparison]:
+    """Check queries on a cache: a single one, the last five, and rows of different lengths under a mask."""
+    B, H, S, D = 3, 2, 40, 32
+    for T, position_ids in ((1, None), (5, None), (2, torch.tensor([[3, 4], [20, 21], [S - 2, S - 1]]))):
+
+        def attention(q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = position_ids) -> Tensor:
+            return exact_by_formula(attend)(q, k, v, None if at is None else visible(at.to(q.device)))
+
+        q, k, v = (numbers(B, H, n, D, seed=32 + i) for i, n in enumerate((T, S, S)))
+        where = f"{T} of {S} tokens" if position_ids is None else "rows of different lengths"
+        yield from compare(device, attention, q, k, v, sums=[D, S], where=where)
+
+
+def long_sums(device: str, dtype: torch.dtype) -> Iterator[Comparison]:
+    """Check products of 4,096 positive terms: a sum kept in bfloat16 stops growing at 256 times a term."""
+    weight, generator = numbers(24, 4096, seed=61).abs(), torch.Generator().manual_seed(61)
+    for rows in (1, 9, 64):
+        x = torch.rand(rows, 4096, generator=generator)
+        with torch.no_grad(), autocast(device, str(dtype).removeprefix("torch.")):
+            y = F.linear(x.to(device), weight.to(device))
+        error = relative_error(y, x.double() @ weight.double().T)
+        yield Comparison(error, tolerance([4096], dtype), f"{rows} rows, 4,096 terms")
+
+
+@torch.no_grad()
+def packed_linear(device: str, dtype: torch.dtype) -> Iterator[Comparison]:
+    """Check the packed weights that generation uses for few rows, on processors that have them."""
+    if can_pack(torch.device(device), dtype):
+        weight, bias = numbers(257, 384, seed=52), numbers(257, seed=53)
+        packed = PackedLinear(weight, bias, dtype)
+        for rows in (1, 3, 9, 64):
+            x = numbers(rows, 384, seed=54)
+            error = relative_error(packed(x), x.double() @ weight.double().T + bias.double())
+            yield Comparison(error, tolerance([384], dtype), f"{rows} rows")
+
+
+def save_and_load(device: str) -> Iterator[Comparison]:
+    """Check that tensors survive device, CPU, safetensors and back bit for bit."""
+    for dtype, integer in ((torch.float32, torch.int32), (torch.bfloat16, torch.int16), (torch.float16, torch.int16)):
+        tensors = {"special": torch.tensor(SPECIAL).to(dtype), "transposed": numbers(65, 129, seed=72).to(dtype).T}
+        copies = {name: to_device(x, device, dtype).cpu().contiguous() for name, x in tensors.items()}
+        loaded = safetensors.torch.load(safetensors.torch.save(copies))
+        for name, x in tensors.items():
+            # As integers, because -0.0 equals 0.0.
+            before, after = (t.contiguous().view(integer) for t in (x, loaded[name].to(device).cpu()))
+            yield Comparison(float((before != after).sum()), 0.0, f"{name}, {dtype}: elements that differ")

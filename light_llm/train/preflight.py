@@ -16,9 +16,7 @@ import torch
 
 from ..config import ModelConfig, TrainConfig
 from ..data import DataLoader, TokenDataset
-from ..doctor import Diagnosis, check_device, remembered_core, use_formula, use_plain_update
-from ..doctor.remedies import NO_MUON, PLAIN_UPDATE, USE_FORMULA
-from ..doctor.remembered import kept_at
+from ..doctor import Diagnosis, check_device, has_cached_check
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..observe.tracking import choose_tracker
@@ -106,19 +104,12 @@ class PreflightReport:
     diagnosis: Diagnosis | None = None  # None if the doctor was skipped
     warnings: tuple[str, ...] = ()  # about a run that is started although it does not fit into memory
 
-    def apply_workarounds(self, model: LightLLM, optimizer: torch.optim.Optimizer) -> None:
-        """Replace the fast paths that compute wrong results on this device."""
-        if self.diagnosis and self.diagnosis.remedy(USE_FORMULA):
-            use_formula(model)
-        if self.diagnosis and self.diagnosis.remedy(PLAIN_UPDATE):
-            use_plain_update(optimizer)
-
     def doctor_lines(self) -> list[str]:
         """Return the header's lines about the device."""
         if self.diagnosis is None:
             return ["doctor   nobody looked whether this device computes right (--skip-doctor)"]
         checked = sum(finding.checked for finding in self.diagnosis.findings)
-        wrong = [f"doctor   {remedy.because}: {remedy.action}" for remedy in self.diagnosis.remedies]
+        wrong = [f"doctor   {advice.because}; {advice.action}" for advice in self.diagnosis.advice]
         return wrong or [f"doctor   {checked} cases computed against float64, all right"]
 
     def doctor_record(self) -> dict[str, Any] | None:
@@ -138,7 +129,7 @@ def run_preflight(
 
     Raises:
         ConfigError: it does not fit into memory, and `force` is not set.
-        DeviceError: the device computes wrong results without a workaround, or what was named is wrong on it.
+        DeviceError: the device computes something wrong that this run needs.
     """
     done = resume.state.step if resume else 0
     warnings = refuse_what_does_not_fit(estimate(model, dataset, config, done=done, timed=False), force=options.force)
@@ -187,18 +178,9 @@ def diagnose(config: TrainConfig, *, skip: bool) -> Diagnosis | None:
     """Return the doctor's diagnosis of the device, from the cache if it is known; None if skipped.
 
     Raises:
-        DeviceError: the device computes wrong results without a workaround, or what was named is wrong on it.
+        DeviceError: the device computes something wrong that this run needs; the message names the flag that helps.
     """
-    if skip:
-        return None
-    diagnosis = remembered_core(config.device)
-    check_device(diagnosis)
-    if config.dtype != "float32" and diagnosis.of_format(config.dtype) == "wrong":
-        reasons = "; ".join(remedy.because for remedy in diagnosis.remedies)
-        raise DeviceError(f"{config.dtype} is wrong on this device ({reasons}); use --dtype float32")
-    if config.optimizer == "muon" and (remedy := diagnosis.remedy(NO_MUON)):
-        raise DeviceError(f"{remedy.because}; use --optimizer adamw")
-    return diagnosis
+    return None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
 
 
 def smaller_micro_batch(config: TrainConfig) -> int | None:
@@ -214,7 +196,7 @@ def measure_machine(model: ModelConfig, device: str, dtype: str, *, doctor: bool
     A child, because the measurements leave the heap of their process larger than a run needs. On a GPU this process
     measures for itself: starting the driver a second time takes seconds.
     """
-    known = is_known(device, dtype, model) and (not doctor or kept_at(device).exists())
+    known = is_known(device, dtype, model) and (not doctor or has_cached_check(device))
     if known or device != "cpu":
         return
     say("first    this machine is measured, and examined for wrong results: once, some seconds")
@@ -233,7 +215,8 @@ def main(device: str, dtype: str, doctor: str, threads: str, model: str) -> None
     configure_malloc()
     profile(device, dtype, ModelConfig(**json.loads(model)))
     if doctor == "doctor":
-        remembered_core(device)
+        with suppress(DeviceError):  # raised again by the run itself
+            check_device(device)
 
 
 if __name__ == "__main__":

@@ -368,7 +368,6 @@ class Trainer:
         self.model.to(config.device).train()
         self.model.checkpointing = config.checkpointing
         optimizer = build_optimizer(self.model, config)
-        report.apply_workarounds(self.model, optimizer)
         # Measuring the device draws random numbers, so it comes before the generators are set.
         throughput = Throughput(self.model.config, matmul_rate(config.device, config.dtype))
         if self.resumed:

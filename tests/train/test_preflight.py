@@ -3,74 +3,34 @@
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from light_llm.cli import main
-from light_llm.config import TrainConfig
-from light_llm.doctor import Diagnosis, Finding
-from light_llm.doctor.values import ADAMW, ATTENTION, FORMULA, MUON, OPERATION, PLAIN_ADAMW
+from light_llm.doctor import Diagnosis
 from light_llm.errors import ConfigError, DeviceError
-from light_llm.model import SelfAttention, attend_by_formula
-from light_llm.optim import build_optimizer
 from light_llm.plan import plan as plans
 from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer, preflight
-from light_llm.train.preflight import PreflightReport, diagnose
 from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, run_child
 
-CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
 CHECKOUT = Path(__file__).parents[2]
 
 
-def finding(part: str, *, ok: bool, dtype: str = "float32") -> Finding:
-    return Finding(
-        "a case", f"what {part} does", part, dtype, ok=ok, checked=True, error=1.0, tolerance=2.0, note="by 1"
-    )
+def test_a_run_asks_the_doctor_for_what_it_needs(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, str]]] = []
 
+    def refuse(device: str, **needs: str) -> Diagnosis:
+        asked.append((device, needs))
+        raise DeviceError("it computes wrong")
 
-def diagnosed(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> Diagnosis:
-    """As if the doctor had found this."""
-    found = Diagnosis("cpu", "a processor", "2", findings, 1.0)
-    monkeypatch.setattr(preflight, "remembered_core", lambda device: found)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("findings", "config", "message"),
-    [
-        ([finding(OPERATION, ok=False)], CPU, "device 'cpu' computes wrong: .*install another version of torch"),
-        ([finding(OPERATION, ok=False, dtype="bfloat16")], replace(CPU, dtype="bfloat16"), "use --dtype float32"),
-        ([finding(MUON, ok=False)], replace(CPU, optimizer="muon"), "use --optimizer adamw"),
-    ],
-)
-def test_what_is_wrong_is_not_trained_with(
-    monkeypatch: pytest.MonkeyPatch, findings: list[Finding], config: TrainConfig, message: str
-) -> None:
-    diagnosed(monkeypatch, *findings)
-    with pytest.raises(DeviceError, match=message):
-        diagnose(config, skip=False)
-    assert diagnose(config, skip=True) is None
-
-
-def test_what_is_not_asked_for_may_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = diagnosed(monkeypatch, finding(MUON, ok=False), finding(OPERATION, ok=False, dtype="bfloat16"))
-    assert diagnose(CPU, skip=False) == found
-
-
-def test_what_helps_is_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = [finding(part, ok=False) for part in (ATTENTION, ADAMW)]
-    found = diagnosed(monkeypatch, *wrong, finding(FORMULA, ok=True), finding(PLAIN_ADAMW, ok=True))
-    model = byte_model()
-    optimizer = build_optimizer(model, CPU)
-    report = PreflightReport(diagnosis=found)
-    report.apply_workarounds(model, optimizer)
-    assert all(m.attend is attend_by_formula for m in model.modules() if isinstance(m, SelfAttention))
-    assert not any(group["fused"] for group in optimizer.param_groups)
-    assert len(report.doctor_lines()) == 2 and "attention goes by its formula" in report.doctor_lines()[0]
+    monkeypatch.setattr(preflight, "check_device", refuse)
+    settings = SMALL | {"dtype": "bfloat16", "optimizer": "muon"}
+    with pytest.raises(DeviceError):
+        Trainer(byte_model(), byte_loader(poem), out="run", max_steps=1, **settings).train()
+    assert asked == [("cpu", {"dtype": "bfloat16", "optimizer": "muon"})] and not Path("run").exists()
 
 
 def test_a_run_says_who_looked_at_its_device(poem: Path) -> None:

@@ -1,0 +1,62 @@
+"""`light-llm doctor`: exit codes and what it prints."""
+
+import json
+
+import pytest
+
+from light_llm.cli.doctor import command
+from light_llm.doctor import runner
+from light_llm.errors import ConfigError, DeviceError
+from tests.support import broken_operations as broken
+
+QUICK = ["--quick", "--device", "cpu"]
+FEW = ("linear", "GELU", "long sums, bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a few of the checks: the output does not depend on how many there are."""
+    monkeypatch.setattr(runner, "QUICK", tuple(check for check in runner.QUICK if check.name in FEW))
+
+
+def test_a_safe_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(QUICK) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("cpu (") and lines[0].endswith(": safe")
+    assert {"float32   right", "bfloat16  right", "float16   not checked"} <= set(lines)
+    rows = [line.split() for line in lines if line.startswith(FEW)]
+    assert [row[-1] for row in rows] == ["right"] * len(FEW)
+    assert all(len(line) <= 80 for line in lines if line.startswith(FEW))
+
+
+def test_a_wrong_device_is_named_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with broken.exact_gelu():
+        assert command(QUICK) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("NOT SAFE, it computes wrong")
+    assert any(line.startswith("wrong     GELU is wrong") and "another version of torch" in line for line in lines)
+    assert any(line.startswith("GELU ") and line.endswith("WRONG") for line in lines)
+
+
+def test_a_format_that_is_wrong_exits_with_0_and_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with broken.sums_in_bfloat16():
+        assert command([*QUICK, "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert captured.err == "" and result["safe"] and result["machine"]
+    assert result["formats"] == {"float32": "right", "bfloat16": "wrong", "float16": "not checked"}
+    assert [(each["name"], each["action"]) for each in result["remedies"]] == [("float32", "use --dtype float32")]
+
+
+def test_a_check_that_could_not_run_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with broken.raising(MemoryError("20 GiB"), "gelu"):
+        assert command(QUICK) == 2
+    out = capsys.readouterr().out
+    assert "not known to be safe" in out and "GELU: not enough memory: 20 GiB" in out
+
+
+def test_unknown_flags_and_devices_are_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean --quick"):
+        command(["--quik"])
+    with pytest.raises(DeviceError, match="there is no device 'toaster'"):
+        command(["--device", "toaster"])
