@@ -344,7 +344,7 @@ class Trainer:
             record = run_record(run, dataset, self.decisions, report, self.resumed)
             self.folder.write_run(record)
             resumed_at = self.resumed.state.step if self.resumed else None
-            optimizer, throughput = self._restore_or_seed(report)
+            optimizer, throughput = self._restore_or_seed()
             # A caller's guard or callback has to see a step before the next one starts.
             deferrable = len(self.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in self.callbacks)
             try:
@@ -362,7 +362,7 @@ class Trainer:
             finally:
                 self.folder.restore_previous_run()
 
-    def _restore_or_seed(self, report: PreflightReport) -> tuple[torch.optim.Optimizer, Throughput]:
+    def _restore_or_seed(self) -> tuple[torch.optim.Optimizer, Throughput]:
         """Move the model to the device, build its optimizer, and restore both, or seed the generators of a new run."""
         config = self.config
         self.model.to(config.device).train()
