@@ -43,7 +43,7 @@ from .messages import (
     resume_lines,
     summary,
 )
-from .preflight import PreflightReport, check_fit, decide, run_preflight, smaller_micro_batch
+from .preflight import check_fit, decide, run_preflight, smaller_micro_batch
 from .resume import read_resume_state, read_saved_run, restore, rollback_to_checkpoint
 from .run_metadata import make_run, run_record
 from .state import Result, RunOptions, Status, StopFlag, TrainState
