@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from ..config.choices import OPTIMIZERS
 from ..errors import CheckpointError, DataError
 from ..text_format import format_duration
 from .analysis_table import findings_table
@@ -144,7 +145,7 @@ def _optimizer(path: Path, config: TrainConfig | None, step: int) -> AdamState:
         return AdamState(why_not=f"there is no run.json beside {path.name}: its learning rate is not known")
     lr = learning_rate(step, config)
     known = AdamState(lr=lr, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
-    if config.optimizer != "adamw":
+    if not OPTIMIZERS[config.optimizer].is_adam:
         return replace(known, why_not=f"the matrices are updated by {config.optimizer}, which has no such metric")
     if not path.is_dir():
         return replace(known, why_not=f"{path.name} keeps no optimizer state; analyse a step folder")

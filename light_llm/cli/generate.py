@@ -105,19 +105,19 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
     import io
     import sys
 
-    from ..generate.repl import SETTINGS, TO_TYPE, Repl, Settings
-    from ..generate.terminal import line_reader, screen_of
+    from ..generate.repl import COMPLETIONS, SETTINGS, Repl, ReplSettings
+    from ..generate.terminal import detect_terminal, line_reader
 
-    settings = Settings(**{name: getattr(flags, name) for name in SETTINGS})
+    settings = ReplSettings(**{name: getattr(flags, name) for name in SETTINGS})
     source = sys.stdin or io.StringIO()  # none at all, where a program without a console started this one
     if isinstance(source, io.TextIOWrapper):
         source.reconfigure(encoding="utf-8", errors="replace")  # a byte that is no text is a prompt's, not a crash's
-    screen = screen_of(source, sys.stdout, sys.stderr)
-    repl = Repl(_open(flags), settings, screen)
+    terminal = detect_terminal(source, sys.stdout, sys.stderr)
+    repl = Repl(_open(flags), settings, terminal)
     with ctrl_c_again_and_again():
-        for line in repl.header() if screen.asks else ():
-            screen.remark(line)
-        return repl.run(line_reader(source, screen, TO_TYPE), first=flags.prompt)
+        for line in repl.header() if terminal.interactive else ():
+            terminal.note(line)
+        return repl.run(line_reader(source, terminal, COMPLETIONS), first=flags.prompt)
 
 
 def evaluate(flags: GenerateFlags, given: set[str]) -> int:

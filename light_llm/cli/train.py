@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from tyro.conf import UseAppendAction, arg
 
 from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_settings
+from ..config.choices import POSITIONS
 from ..errors import ConfigError, DataError
 from .args import given_settings, parse, with_run_settings
 from .signals import left_alone, stop_on_signals
@@ -183,8 +184,8 @@ def start_of(settings: dict[str, Any], origin: ModelFile | None) -> Run:
 def _run_from_model(settings: dict[str, Any], origin: ModelFile) -> Run:
     """Return the Run that continues from a trained model. Raises ConfigError for a setting that its weights decide."""
     changeable = {"dropout", "attn_dropout"}
-    # No weight depends on the length of a rotary context.
-    if origin.config.positions == "rope":
+    # No weight depends on the length of the context if positions have no parameters.
+    if not POSITIONS[origin.config.positions].param_shapes(origin.config):
         changeable |= {"n_positions", "rope_base", "rope_scaling", "rope_factor", "rope_trained"}
         if settings.get("data__max_length", 0) > origin.config.n_positions:
             settings = {"model__n_positions": settings["data__max_length"]} | settings

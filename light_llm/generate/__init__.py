@@ -1,4 +1,4 @@
-"""From a trained model to text: sampling rules, the key/value cache, decoding, and `TextGenerator` over them."""
+"""Text generation: sampling rules, the key/value cache, decoding, and `TextGenerator`, which combines them."""
 
 from .cache import KVCache as KVCache
 from .decode import decode as decode

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far: a value that belongs to one batch of conversations."""
+"""The key/value cache of the tokens read so far: a value that belongs to one batch of texts."""
 
 import torch
 from torch import Tensor
@@ -7,37 +7,36 @@ from ..config import ModelConfig
 
 
 class KVCache:
-    """Room for S positions of B rows in L layers, allocated once. Slot s of a row holds its token at position s.
+    """Keys and values of S positions of B rows in L layers, allocated once. Slot s of a row is its position s.
 
-    Rows may have different lengths: `lengths` says how far each is filled, and what lies beyond is never looked at,
-    because a query at position t sees the slots 0 ... t (`visible`).
+    Rows may have different lengths. Slots beyond a row's length are never looked at, because a query at position t
+    sees the slots 0 ... t (`visible`).
     """
 
     def __init__(
         self, config: ModelConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.n_layer, batch_size, config.kv_heads, capacity, config.head_size)  # (L, B, H_kv, S, D)
-        # Never read where nothing was written, except under a mask: only what is not finite could shine through that.
+        # Zeros and not empty memory: an unwritten slot is read under a mask, through which NaN and inf would pass.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = [0] * batch_size  # known to the host, so that no step waits for the device to tell
+        self.lengths = [0] * batch_size  # a list on the host, so that no step waits for the device
         self._position_ids: Tensor | None = None
         self._first = self._used = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this call's (B, H_kv, T, D) to its slots; return all slots in use, (B, H_kv, S, D), uncopied.
+        """Write this call's (B, H_kv, T, D) to its slots; return views of all slots in use, (B, H_kv, S, D).
 
         Args:
-            position_ids: the positions: (T,), one after the other and the same for all rows, or (B, T), any.
+            position_ids: (T,), consecutive and the same for all rows, or (B, T), any.
 
         Returns:
-            Keys and values in the number format of those given.
+            Keys and values in the number format of k and v.
         """
-        if position_ids is not self._position_ids:  # the same for all layers: looked at once a call
-            self._position_ids, self._used = (
-                position_ids,
-                int(position_ids.max()) + 1,
-            )  # slots beyond the longest row are not worth reading
+        # All layers of a call pass the same tensor, and reading its numbers makes a GPU wait: once per call.
+        if position_ids is not self._position_ids:
+            self._position_ids = position_ids
+            self._used = int(position_ids.max()) + 1
             self._first = int(position_ids[0]) if position_ids.ndim == 1 else 0
         keys, values = self.keys[layer], self.values[layer]
         if position_ids.ndim == 1:
@@ -52,7 +51,7 @@ class KVCache:
         return keys[:, :, : self._used].to(k.dtype), values[:, :, : self._used].to(v.dtype)
 
     def put_rows(self, rows: Tensor, other: "KVCache") -> None:
-        """Replace whole rows by those of another cache of the same capacity: rows that were read again."""
+        """Replace whole rows by those of another cache of the same capacity."""
         self.keys[:, rows] = other.keys
         self.values[:, rows] = other.values
         for row, length in zip(rows.tolist(), other.lengths, strict=True):
@@ -60,6 +59,6 @@ class KVCache:
 
 
 def visible(position_ids: Tensor) -> Tensor:
-    """Which slots tokens at these positions may look at: those up to their own. (B, T) -> (B, 1, T, S)."""
+    """Return the mask of the slots up to each token's own position: (B, T) -> (B, 1, T, S)."""
     slots = torch.arange(int(position_ids.max()) + 1, device=position_ids.device)
     return (slots <= position_ids[..., None])[:, None]

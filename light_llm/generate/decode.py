@@ -1,4 +1,4 @@
-"""Token by token: prompts in, one new id per row and step out."""
+"""Decoding, token by token: prompts in, one new id per row and step out."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,10 +11,10 @@ from .sampling import Sampling, sample_batch
 
 
 def window_start(n: int, context: int) -> int:
-    """How many of n tokens have left the window when the next one is guessed.
+    """Return how many of n tokens have left the window when the next one is predicted.
 
     Up to `context` tokens none has. A full window keeps its last half and is read again from there, so a token is
-    re-read about once, and cached and uncached decoding see the very same windows.
+    re-read about once, and cached and uncached decoding see the same windows.
 
     >>> [window_start(n, 8) for n in (7, 8, 9, 12, 13)]
     [0, 0, 4, 4, 8]
@@ -36,22 +36,22 @@ def decode(
     n_ids: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
-    """Continue several prompts at once; each step yields one new id per row, None for a row that has ended.
+    """Continue several prompts at once; yield one new id per row and step, None for a row that has ended.
 
-    In float32 on the CPU a row's ids depend on its prompt and seed alone: not on its neighbours, nor on the cache.
+    In float32 on the CPU a row's ids depend on its prompt and seed alone: not on other rows, nor on the cache.
 
     Args:
         prompts: ids, at least one each, at most `context`.
-        seeds: one a row.
-        context: tokens a guess can see; by default the model's n_positions.
+        seeds: one per row.
+        context: tokens that a prediction can see; by default the model's n_positions.
         end: the id that ends a row; it is not yielded.
-        n_ids: ids from here on are never chosen: for a model with a larger table than its tokenizer.
-        use_cache: False reads the whole window for every token, which is slow and obvious.
+        n_ids: the tokenizer's ids, where the model's table is larger: no other id is sampled.
+        use_cache: False reads the whole window for every token: the slow reference.
     """
     context = context or model.config.n_positions
     rows = [list(prompt) for prompt in prompts]
     longest = max(map(len, rows), default=0) + max_new_tokens
-    reader = _CachedReader(model, context, min(longest, context)) if use_cache else _PlainReader(model, context)
+    reader = _CachedReader(model, context, min(longest, context)) if use_cache else _UncachedReader(model, context)
     generators = [Generator().manual_seed(seed) for seed in seeds]
     alive = [True] * len(rows)
     for _ in range(max_new_tokens):
@@ -66,14 +66,14 @@ def decode(
         yield step
 
 
-class _PlainReader:
-    """The whole window of each row, every time: the definition."""
+class _UncachedReader:
+    """Reads the whole window of each row for every token: the definition."""
 
     def __init__(self, model: LightLLM, context: int) -> None:
         self.model, self.context = model, context
 
     def next_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits after the last token of each row: (B, V)."""
+        """Return the logits after the last token of each row: (B, V)."""
         windows = [row[window_start(len(row), self.context) :] for row in rows]
         return torch.cat([self._last(window) for window in windows])
 
@@ -83,9 +83,10 @@ class _PlainReader:
 
 
 class _CachedReader:
-    """What was read before is kept: the prompts once, then one token a step; a full window is read again.
+    """Reads the prompts once, then one token per step on top of the cache; a full window is read again.
 
-    `capacity` is how long a window gets: the context, or less for a short text, whose cache is then no larger.
+    Args:
+        capacity: slots of the cache: the context, or fewer for a short text.
     """
 
     def __init__(self, model: LightLLM, context: int, capacity: int) -> None:
@@ -95,7 +96,7 @@ class _CachedReader:
         self.starts: list[int] = []
 
     def next_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits after the last token of each row: (B, V)."""
+        """Return the logits after the last token of each row: (B, V)."""
         starts = [window_start(len(row), self.context) for row in rows]
         windows = [row[start:] for row, start in zip(rows, starts, strict=True)]
         if self.cache is None:
@@ -104,15 +105,16 @@ class _CachedReader:
             moved = [b for b, start in enumerate(starts) if start != self.starts[b]]
             logits = self._step(windows)
             if moved:
-                fresh, again = self._read([windows[b] for b in moved])
-                which = torch.tensor(moved, device=self.device)
-                self.cache.put_rows(which, fresh)
-                logits[which] = again
+                cache, moved_logits = self._read([windows[b] for b in moved])
+                rows_moved = torch.tensor(moved, device=self.device)
+                self.cache.put_rows(rows_moved, cache)
+                logits[rows_moved] = moved_logits
         self.starts = starts
         return logits
 
     def _read(self, windows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
-        """Read whole windows of any lengths, padded on the right; nothing ever looks at the padding."""
+        """Read whole windows of any lengths, padded on the right."""
+        # Causal attention: no token looks at the padding, which is behind all of them.
         cache = KVCache(self.model.config, len(windows), self.capacity, self.device, self.dtype)
         cache.lengths = [len(w) for w in windows]
         longest = max(cache.lengths)
@@ -123,11 +125,12 @@ class _CachedReader:
         return cache, self.model.logits(hidden[rows, last])
 
     def _step(self, windows: Sequence[Sequence[int]]) -> Tensor:
-        """Read the last token of each window on top of the cache. A row whose window moved is read elsewhere."""
+        """Read the last token of each window on top of the cache."""
         assert self.cache is not None
+        # A row whose window moved may be past the end. Its result is replaced by the caller.
         slots = [min(n, self.capacity - 1) for n in self.cache.lengths]
         tokens = torch.tensor([[w[-1]] for w in windows], device=self.device)
-        if min(slots) == max(slots):  # rows of one length see all there is, and a mask would only cost time
+        if min(slots) == max(slots):  # rows of one length see all slots; a mask would cost the fast kernel
             hidden = self.model.hidden_states(tokens, torch.tensor(slots[:1], device=self.device), None, self.cache)
         else:
             position_ids = torch.tensor(slots, device=self.device)[:, None]  # (B, 1)

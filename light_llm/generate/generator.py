@@ -17,17 +17,17 @@ from .sampling import Sampling
 
 
 class TextGenerator:
-    """Writes with a model file: `best_model.pt`, a step folder, or a run folder (its best model).
+    """Generates text with a model file: `best_model.pt`, a step folder, or a run folder (its best model).
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: the number format of the weights in products. auto is float32, in which a seed gives the same text alone,
             in a batch, cached or streamed; bfloat16 is several times as fast, and a seed repeats only the same call.
-        quantize: none, or int8: faster still, and the weights are rounded to 1/127 of their row's largest.
+        quantize: none, or int8: faster still, with weights rounded to 1/127 of their row's largest.
 
     Raises:
         CheckpointError: nothing at the path, a damaged file, or a model without a tokenizer.
-        ConfigError: an unknown dtype or quantize, or both asked for.
+        ConfigError: an unknown dtype or quantize, or both of them.
         DeviceError: a device this machine does not have.
     """
 
@@ -44,14 +44,14 @@ class TextGenerator:
         loaded = load_model(checkpoint, self.device.value)
         self.model = loaded.model
         self.format = convert_for_inference(self.model, dtype, quantize)
-        self.file = replace(loaded.file, weights={})  # the model holds them now, possibly in other numbers
+        self.file = replace(loaded.file, weights={})  # the model has them, possibly in another format
         if self.file.tokenizer is None:
             raise CheckpointError(
                 f"{self.file.path} has no tokenizer: it was trained from a loader that is not ours; "
                 "use light_llm.checkpoint.load_model and decode its ids yourself"
             )
         self.tokenizer = self.file.tokenizer
-        # Positions beyond the training windows were never trained.
+        # Positions beyond the length of the training windows were never trained.
         trained = int(self.file.data.get("max_length") or self.model.config.n_positions)
         self.context = min(trained, self.model.config.n_positions)
 
@@ -67,10 +67,10 @@ class TextGenerator:
         """Return the prompt and its continuation.
 
         Args:
-            prompt: what the text starts with; empty starts a new text.
-            max_new_tokens: how many tokens are written at most; fewer if the text ends or a stop string comes.
+            prompt: the beginning of the text; empty starts a new text.
+            max_new_tokens: fewer are generated if the text ends or a stop string occurs.
             stop: the text ends before the first of these.
-            seed: repeats a text; None draws a new one.
+            seed: repeats a text; None for a new one.
             sampling: settings of `Sampling`, such as temperature=0.7; the others are those of DEFAULT_SAMPLING.
 
         Raises:
@@ -90,9 +90,9 @@ class TextGenerator:
         stop: str | Sequence[str] = (),
         seed: int | None = None,
     ) -> list[str]:
-        """The continuations of several prompts, without the prompts, written side by side in one batch.
+        """Return the continuations of several prompts, without the prompts, generated in one batch.
 
-        Row i is what `generate` writes with seed + i.
+        Row i is the continuation that `generate` returns for seed + i.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         if not prompts:
@@ -112,17 +112,17 @@ class TextGenerator:
         seed: int | None = None,
         each_token: bool = False,
     ) -> Iterator[str]:
-        """The continuation, a piece at a time, as soon as a piece is certain.
+        """Yield the continuation piece by piece, each as soon as it is certain.
 
-        A character of several bytes comes whole, and what may be the beginning of a stop string waits. With
-        `each_token` there is one piece a token, also where it is empty, and a last one for what waited.
+        A character of several bytes is yielded whole, and the possible beginning of a stop string is held back. With
+        `each_token` there is one piece per token, even if it is empty, and a last one for text that was held back.
         """
         for (piece,) in self._pieces([prompt], max_new_tokens, sampling or Sampling(), stop, seed):
             if piece or each_token:
                 yield piece
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Ids to start from. Raises ConfigError for a prompt longer than the context."""
+        """Return the ids to start from. Raises ConfigError for a prompt longer than the context."""
         ids = self.tokenizer.encode(prompt)
         if not ids:
             return start_ids(self.tokenizer, knows_separator=int(self.file.data.get("documents", 1)) > 1)
@@ -141,12 +141,12 @@ class TextGenerator:
         stop: str | Sequence[str],
         seed: int | None,
     ) -> Iterator[list[str]]:
-        """One piece of text per row and token, and a last one for what was held back."""
+        """Yield one piece of text per row and token, and a last one for text that was held back."""
         if seed is None:
             seed = secrets.randbits(32)
         stop = (stop,) if isinstance(stop, str) else stop
         check_request(max_new_tokens, stop, seed, rows=len(prompts))
-        writers = [_Writer(TextStream(self.tokenizer), stop) for _ in prompts]
+        streams = [_StopStringStream(TextStream(self.tokenizer), stop) for _ in prompts]
         steps = decode(
             self.model,
             [self.encode_prompt(prompt) for prompt in prompts],
@@ -158,14 +158,14 @@ class TextGenerator:
             n_ids=self.tokenizer.vocab_size,
         )
         for step in steps:
-            yield [writer.push(token) for writer, token in zip(writers, step, strict=True)]
-            if all(writer.stopped or token is None for writer, token in zip(writers, step, strict=True)):
+            yield [stream.push(token) for stream, token in zip(streams, step, strict=True)]
+            if all(stream.stopped or token is None for stream, token in zip(streams, step, strict=True)):
                 break
-        yield [writer.close() for writer in writers]
+        yield [stream.close() for stream in streams]
 
 
 def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: int = 1) -> None:
-    """Raise ConfigError for a length, a stop string or a seed of the first of some rows that cannot be used."""
+    """Raise ConfigError for an unusable length or stop string, or a seed so large that that of a row overflows."""
     check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
     check_range("seed", seed, low=0, high=MAX_SEED - rows, integer=True)
     if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
@@ -174,32 +174,32 @@ def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: 
         raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
 
 
-class _Writer:
-    """One row's ids to text, up to the first stop string."""
+class _StopStringStream:
+    """Decodes the ids of one row, up to the first stop string."""
 
     def __init__(self, stream: TextStream, stop: Sequence[str]) -> None:
         self.stream, self.stop = stream, stop
-        self.held = ""  # may be the beginning of a stop string
+        self.held_back = ""  # it may be the beginning of a stop string
         self.stopped = False
 
     def push(self, token: int | None) -> str:
-        """The text that is certain after one more id."""
+        """Return the text that is certain after one more id."""
         return "" if token is None else self._certain(self.stream.push(token))
 
     def close(self) -> str:
-        """What was held back, now that nothing more comes."""
+        """Return the text that was held back, after the last id."""
         text = self._certain(self.stream.close())
-        return text if self.stopped else text + self.held
+        return text if self.stopped else text + self.held_back
 
     def _certain(self, new: str) -> str:
         if self.stopped:
             return ""
-        text = self.held + new
-        ends = [at for s in self.stop if (at := text.find(s)) >= 0]
+        text = self.held_back + new
+        ends = [end for s in self.stop if (end := text.find(s)) >= 0]
         if ends:
-            self.stopped, self.held = True, ""
+            self.stopped, self.held_back = True, ""
             return text[: min(ends)]
-        keep = max((n for s in self.stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
-        cut = len(text) - keep
-        self.held = text[cut:]
+        n_held = max((n for s in self.stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+        cut = len(text) - n_held
+        self.held_back = text[cut:]
         return text[:cut]

@@ -1,4 +1,4 @@
-"""Which numbers a writing model multiplies in: asked for by name, decided once, with the reason."""
+"""The number format of a model that generates: requested by name, decided once, with the reason."""
 
 import torch
 
@@ -14,7 +14,7 @@ QUANTIZE = ("none", "int8")
 
 
 def check_inference_dtype(dtype: str, quantize: str) -> None:
-    """Raise ConfigError for a name that is not known, or for two formats at once."""
+    """Raise ConfigError for an unknown name, or for two formats at once."""
     check_choice("dtype", dtype, DTYPES)
     check_choice("quantize", quantize, QUANTIZE)
     if quantize != "none" and dtype != "auto":
@@ -22,7 +22,7 @@ def check_inference_dtype(dtype: str, quantize: str) -> None:
 
 
 def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Decision:
-    """Change a finished float32 model, once, to the numbers that were asked for, by this machine's fastest kernels.
+    """Convert a trained float32 model in place, once, to the requested format and this machine's fastest kernels.
 
     Raises:
         ConfigError: see `check_inference_dtype`.
@@ -31,9 +31,9 @@ def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = 
     if quantize == "int8":
         quantize_int8(model)
         return Decision("int8", "asked for")
-    wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    chosen = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     why = "the same text from a seed, alone or in a batch" if dtype == "auto" else "asked for"
-    if pack_weights(model, wanted):
-        return Decision(str(wanted).removeprefix("torch."), f"{why}; weights laid out for single rows")
-    model.to(wanted)
-    return Decision(str(wanted).removeprefix("torch."), f"{why}; this machine has no packed products")
+    if pack_weights(model, chosen):
+        return Decision(str(chosen).removeprefix("torch."), f"{why}; weights laid out for single rows")
+    model.to(chosen)
+    return Decision(str(chosen).removeprefix("torch."), f"{why}; this machine has no packed products")

@@ -1,5 +1,4 @@
-"""Weights in int8: half the bytes to read for every token, at the price of rounding each weight to 1/127 of its row's
-largest."""
+"""Int8 weights: half the bytes of bfloat16 to read for every token, rounded to 1/127 of each row's largest weight."""
 
 import torch
 import torch.nn.functional as F
@@ -8,23 +7,22 @@ from torch import Tensor, nn
 from ..model import LightLLM
 from .packed_linear import replace_linear_layers
 
-LARGEST = 127  # symmetric: -128 is not used
-WIDTH = 32  # the kernel reads this many weights at a time, and past the end of a row that is no multiple of it
-MANY_ROWS = 128  # from here on it is faster to make bfloat16 weights of them at each call
+MAX_INT8 = 127  # symmetric: -128 is not used
+# The kernel reads this many weights at a time, and beyond the end of a row whose length is not a multiple of it.
+KERNEL_WIDTH = 32
+MANY_ROWS = 128  # from here on it is faster to dequantize the weights to bfloat16 at each call
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Per output channel and symmetric: (out, in) -> int8 (out, in), and the scale of each row, bfloat16 (out,).
-
-    The scale is rounded before the weights are divided by it, so that its own rounding costs nothing.
-    """
-    scale = (weight.float().abs().amax(dim=1).clamp_min(1e-12) / LARGEST).bfloat16()
-    rounded = (weight.float() / scale.float()[:, None]).round().clamp(-LARGEST, LARGEST)
+    """Quantize per output channel, symmetrically: (out, in) -> int8 (out, in) and bfloat16 scales (out,)."""
+    # The scale is rounded before the weights are divided by it, so that its own rounding adds no error.
+    scale = (weight.float().abs().amax(dim=1).clamp_min(1e-12) / MAX_INT8).bfloat16()
+    rounded = (weight.float() / scale.float()[:, None]).round().clamp(-MAX_INT8, MAX_INT8)
     return rounded.to(torch.int8).contiguous(), scale
 
 
 def dequantize(weight: Tensor, scale: Tensor) -> Tensor:
-    """The weights that int8 stands for, float32 (out, in)."""
+    """Return the weights that the int8 numbers stand for, float32 (out, in)."""
     return weight.float() * scale.float()[:, None]
 
 
@@ -44,35 +42,35 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", stored)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
-        self.has_kernel = weight.size(1) % WIDTH == 0 and has_int8_kernel(weight.device)
+        self.has_kernel = weight.size(1) % KERNEL_WIDTH == 0 and has_int8_kernel(weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Apply the layer: (..., in) -> (..., out)."""
         rows = x.reshape(-1, x.size(-1))
         if not self.has_kernel or rows.size(0) >= MANY_ROWS:
-            return self.plain(x)
+            return self.dequantized(x)
         y = torch._weight_int8pack_mm(rows.bfloat16(), self.weight, self.scale).view(*x.shape[:-1], -1).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
-    def plain(self, x: Tensor) -> Tensor:
-        """The same from dequantised weights: for many rows, where there is no kernel, and to compare with."""
+    def dequantized(self, x: Tensor) -> Tensor:
+        """Apply the layer by dequantized weights: for many rows, without the kernel, and as its reference."""
         weight = self.weight.to(torch.bfloat16) * self.scale[:, None]
         y = F.linear(x.bfloat16(), weight).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
 
 def has_int8_kernel(device: torch.device) -> bool:
-    """Whether this torch multiplies by int8 weights on the CPU, and right: the call is one of torch's private ones."""
+    """Return whether torch's int8 kernel works on the CPU, by a small product: its function is a private one."""
     if device.type != "cpu":
         return False
     x, weight = torch.ones(1, 32, dtype=torch.bfloat16), torch.ones(32, 32, dtype=torch.int8)
     try:
-        found = torch._weight_int8pack_mm(x, weight, torch.ones(32, dtype=torch.bfloat16))
+        y = torch._weight_int8pack_mm(x, weight, torch.ones(32, dtype=torch.bfloat16))
     except (RuntimeError, AttributeError):
         return False
-    return bool((found == 32).all())
+    return bool((y == 32).all())
 
 
 def quantize_int8(model: LightLLM) -> None:
-    """Change a finished model's products to int8: every linear layer, and the head's. The tables stay as they are."""
+    """Replace a trained model's linear layers and its head's product by int8. The tables stay."""
     replace_linear_layers(model, Int8Linear)

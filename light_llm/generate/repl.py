@@ -1,4 +1,4 @@
-"""`light-llm generate interactive`: read a line, continue it, print; and the commands that change how."""
+"""`light-llm generate interactive`: read a line, print its continuation, and obey commands that change the settings."""
 
 import secrets
 import time
@@ -11,12 +11,12 @@ from ..data.tokenizers import decode as decode_ids
 from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .decode import window_start
 from .generator import TextGenerator, check_request
-from .terminal import BOLD, DIM, Screen, between_tokens
+from .terminal import BOLD, DIM, Terminal, delayed_interrupt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Sampling):
-    """How an answer is written: the knobs of sampling, how long, up to what, from which seed.
+class ReplSettings(Sampling):
+    """Settings of an answer: those of sampling, its length, its stop strings and its seed.
 
     Raises:
         ConfigError: a value outside its range.
@@ -24,15 +24,15 @@ class Settings(Sampling):
 
     max_new_tokens: int = 100
     stop: tuple[str, ...] = ()
-    seed: int = -1  # of the first answer, one more for each after it; below 0: a new one for each
+    seed: int = -1  # of the first answer, one more for each later one; below 0: a new one for each
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_request(self.max_new_tokens, self.stop, max(0, self.seed))
 
-    def changed(self, name: str, text: str) -> "Settings":
-        """With one number read from text. Raises ConfigError where that is no number, or out of range."""
-        return replace(self, **{name: parse_as(Settings, name, text, what="settings")})
+    def changed(self, name: str, text: str) -> "ReplSettings":
+        """Return the settings with one number parsed from text. Raises ConfigError if it is none or out of range."""
+        return replace(self, **{name: parse_as(ReplSettings, name, text, what="settings")})
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Command:
 
     name: str
     value: str
-    what: str
+    help: str
 
 
 COMMANDS = (
@@ -59,132 +59,135 @@ COMMANDS = (
     Command("/quit", "", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
 )
 NAMES = tuple(command.name for command in COMMANDS)
-TO_TYPE = tuple(f"{command.name} " if command.value else command.name for command in COMMANDS)  # what Tab completes
-SETTINGS = tuple(f.name for f in fields(Settings))
-NUMBERS = {f"/{name.replace('_', '-')}": name for name in SETTINGS if name != "stop"}
+COMPLETIONS = tuple(f"{command.name} " if command.value else command.name for command in COMMANDS)
+SETTINGS = tuple(f.name for f in fields(ReplSettings))
+NUMERIC_COMMANDS = {f"/{name.replace('_', '-')}": name for name in SETTINGS if name != "stop"}
 HELP = (
     "Type a text, and the model continues it: each time from what you typed alone.",
     "An empty line goes on where the last answer ended (at first: from nothing).",
     "A text that begins with a slash is typed with two: //usr is /usr.",
     "",
-    *(f"  {f'{c.name} {c.value}':24}{c.what}" for c in COMMANDS),
+    *(f"  {f'{c.name} {c.value}':24}{c.help}" for c in COMMANDS),
 )
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What an answer starts from, and whether it was typed, so that it is shown in front of the answer."""
+class ReplPrompt:
+    """The text that an answer continues."""
 
     text: str
-    typed: bool = True
+    typed: bool = True  # it is shown in front of the answer; an earlier answer that goes on is not
 
 
 class Repl:
     """A read-evaluate-print loop over a model: the state of one session.
 
     Args:
-        writer: the model.
-        settings: what holds until a command changes it.
-        screen: where answers and messages go.
+        generator: the model.
+        settings: the initial settings; commands change them.
+        terminal: the output for answers and messages.
     """
 
-    def __init__(self, writer: TextGenerator, settings: Settings, screen: Screen) -> None:
-        self.writer, self.settings, self.screen = writer, settings, screen
+    def __init__(self, generator: TextGenerator, settings: ReplSettings, terminal: Terminal) -> None:
+        self.generator, self.settings, self.terminal = generator, settings, terminal
         self.answers = 0  # since the seed was set
-        self.prompt: Prompt | None = None  # of the last answer
+        self.prompt: ReplPrompt | None = None  # of the last answer
         self.text = ""  # the last prompt and its answer
         self.failed = False  # a line could not be answered
-        self.over = False
+        self.finished = False
 
     def header(self) -> list[str]:
-        """What is loaded, and the one thing to know."""
-        file = self.writer.file
+        """Return the lines that describe the model."""
+        file = self.generator.file
         return [
             f"model       {file.path}, step {file.meta.get('step')}",
-            f"            {get_model_size(file.config):,} parameters, context {self.writer.context:,} tokens, "
-            f"on {self.writer.device.value}",
+            f"            {get_model_size(file.config):,} parameters, context {self.generator.context:,} tokens, "
+            f"on {self.generator.device.value}",
             f"trained on  {file.data.get('title', 'a text it does not name')}",
             "Type a text and it goes on; /help lists the commands.",
         ]
 
     def run(self, read: Callable[[], str], *, first: str = "") -> int:
-        """Answer line after line.
+        """Answer lines until the last.
 
         Args:
-            read: gives the next line; raises EOFError after the last.
-            first: a prompt that is answered before anything is read.
+            read: returns the next line; raises EOFError after the last.
+            first: a prompt that is answered before the first line is read.
 
         Returns:
-            The exit code: 0, or 2 where nobody sits at the keyboard and a line could not be answered.
+            The exit code: 0, or 2 if the lines are piped and one could not be answered.
         """
         if first:
-            self._safely(self.answer, Prompt(first))
-        while not self.over:
+            self._safely(self.answer, ReplPrompt(first))
+        while not self.finished:
             try:
                 line = read()
             except (EOFError, KeyboardInterrupt) as end:
-                if isinstance(end, Interrupted) or (isinstance(end, KeyboardInterrupt) and not self.screen.asks):
+                # Ctrl-C at the prompt discards the line. SIGTERM, and Ctrl-C for piped lines, end the program.
+                if isinstance(end, Interrupted) or (
+                    isinstance(end, KeyboardInterrupt) and not self.terminal.interactive
+                ):
                     raise
-                self.over = isinstance(end, EOFError)
-                if self.screen.asks:
-                    self.screen.remark("")
+                self.finished = isinstance(end, EOFError)
+                if self.terminal.interactive:
+                    self.terminal.note("")
                 continue
             self._safely(self.handle, line)
-        return 2 if self.failed and not self.screen.asks else 0
+        return 2 if self.failed and not self.terminal.interactive else 0
 
     def handle(self, line: str) -> None:
-        """One line: a command, a text, or nothing. Raises LightLLMError for what cannot be done."""
+        """Handle one line: a command, a text, or nothing. Raises LightLLMError for a mistake in it."""
         if line.startswith("/") and not line.startswith("//"):
             name, value = [*line.split(maxsplit=1), ""][:2]
             self._command(name, value)
         elif line:
-            self.answer(Prompt(line.removeprefix("/")))
+            self.answer(ReplPrompt(line.removeprefix("/")))
         else:
-            self.answer(Prompt(tail(self.writer, self.text), typed=False))
+            self.answer(ReplPrompt(visible_tail(self.generator, self.text), typed=False))
 
-    def answer(self, prompt: Prompt, heading: str = "") -> None:
-        """Continue a prompt on the screen, as it is written.
+    def answer(self, prompt: ReplPrompt, heading: str = "") -> None:
+        """Show a prompt and its continuation, token by token.
 
         Raises:
-            ConfigError, DataError: a prompt that cannot be used; nothing is shown then, and no seed is used up.
+            ConfigError, DataError: an unusable prompt; it is not shown and uses no seed.
         """
         s = self.settings
         seed = s.seed + self.answers if s.seed >= 0 else secrets.randbits(32)
-        pieces = self.writer.stream(
+        pieces = self.generator.stream(
             prompt.text, max_new_tokens=s.max_new_tokens, sampling=s, stop=s.stop, seed=seed, each_token=True
         )
         shown: list[str] = []
         began = time.perf_counter()
         try:
-            with between_tokens() as stop_here:
+            with delayed_interrupt() as raise_if_pressed:
                 for piece in pieces:
                     if not shown:
                         self._begin(prompt, heading)
                     shown.append(piece)
-                    self.screen.text(piece)
-                    stop_here()
+                    self.terminal.text(piece)
+                    raise_if_pressed()
         except KeyboardInterrupt:
-            self.screen.text("\n")
+            self.terminal.text("\n")
             self._end(prompt, shown, f"{_speed(len(shown), began)}, seed {seed}, stopped")
             raise
-        if not self.screen.live or not f"{prompt.text if prompt.typed else ''}{''.join(shown)}".endswith("\n"):
-            self.screen.text("\n")
+        if not self.terminal.live or not f"{prompt.text if prompt.typed else ''}{''.join(shown)}".endswith("\n"):
+            self.terminal.text("\n")
         self._end(prompt, shown, f"{_speed(len(shown) - 1, began)}, seed {seed}")  # the last piece is no token
 
-    def _begin(self, prompt: Prompt, heading: str) -> None:
-        """Now it is certain that the prompt can be used."""
+    def _begin(self, prompt: ReplPrompt, heading: str) -> None:
+        """Count an answer and show its prompt, once the first token shows that the prompt is usable."""
         self.answers += 1
         if heading:
-            self.screen.text(heading, DIM)
-            self.screen.text("\n")
+            self.terminal.text(heading, DIM)
+            self.terminal.text("\n")
         if prompt.typed:
-            self.screen.text(prompt.text, BOLD)
+            self.terminal.text(prompt.text, BOLD)
 
-    def _end(self, prompt: Prompt, shown: list[str], closing: str) -> None:
+    def _end(self, prompt: ReplPrompt, shown: list[str], closing: str) -> None:
         if shown:
             self.prompt, self.text = prompt, prompt.text + "".join(shown)
-        if self.screen.asks and self.screen.live:
-            self.screen.remark(closing)
+        if self.terminal.interactive and self.terminal.live:
+            self.terminal.note(closing)
 
     def _command(self, name: str, value: str) -> None:
         if name not in NAMES:
@@ -192,11 +195,11 @@ class Repl:
                 f"there is no command {name}{did_you_mean(name, NAMES)} /help lists them, and a text that begins with "
                 "a slash is typed with two"
             )
-        value_is_none = next(c for c in COMMANDS if c.name == name).value == ""
-        if value_is_none and value.strip():
+        takes_no_value = next(c for c in COMMANDS if c.name == name).value == ""
+        if takes_no_value and value.strip():
             raise ConfigError(f"{name} takes no value; leave {value.strip()!r} out")
-        if name in NUMBERS:
-            self._set(NUMBERS[name], value.strip())
+        if name in NUMERIC_COMMANDS:
+            self._set(NUMERIC_COMMANDS[name], value.strip())
         elif name == "/stop":
             self._stop(value.strip())
         elif name == "/sample":
@@ -204,20 +207,20 @@ class Repl:
         elif name == "/again":
             self.answer(self._last())
         elif name == "/quit":
-            self.over = True
+            self.finished = True
         else:
             for line in HELP if name == "/help" else map(self._line, SETTINGS):
-                self.screen.remark(line)
+                self.terminal.note(line)
 
     def _set(self, name: str, value: str) -> None:
         if value:
             self.settings = self.settings.changed(name, value)
             self.answers = 0 if name == "seed" else self.answers
-        if self.screen.asks or not value:
-            self.screen.remark(self._line(name))
+        if self.terminal.interactive or not value:
+            self.terminal.note(self._line(name))
 
     def _line(self, name: str) -> str:
-        """A setting, as it is shown."""
+        """Return the line that shows a setting."""
         value = getattr(self.settings, name)
         shown = str(value)
         if name == "stop":
@@ -227,12 +230,13 @@ class Repl:
         return f"{name.replace('_', '-'):18}  {shown}"
 
     def _stop(self, text: str) -> None:
-        """A line break cannot be typed: `\\n`, alone or repeated, stands for it; `\\newline` is itself."""
+        """Add a stop string; without text, clear them."""
+        # A line break cannot be typed, so \\n, alone or repeated, stands for it; \\newline stays as it is.
         text = "\n" * text.count("\\n") if not text.replace("\\n", "") else text
         stop = tuple(dict.fromkeys([*self.settings.stop, text])) if text else ()
         self.settings = replace(self.settings, stop=stop)
-        if self.screen.asks:
-            self.screen.remark(self._line("stop"))
+        if self.terminal.interactive:
+            self.terminal.note(self._line("stop"))
 
     def _sample(self, value: str) -> None:
         number, text = [*value.split(maxsplit=1), "", ""][:2]
@@ -241,32 +245,32 @@ class Repl:
         except ValueError:
             raise ConfigError("/sample needs to know how many, as in: /sample 3, or: /sample 3 TEXT") from None
         check_range("sample", count, low=1, integer=True)
-        prompt = Prompt(text) if text else self._last()
+        prompt = ReplPrompt(text) if text else self._last()
         for i in range(count):
             self.answer(prompt, f"--- sample {i + 1}")
 
-    def _last(self) -> Prompt:
+    def _last(self) -> ReplPrompt:
         if self.prompt is None:
             raise ConfigError("there is no prompt yet; type a text first")
         return self.prompt
 
-    def _safely(self, do: Callable[..., None], *values: object) -> None:
-        """A mistake is said and the loop goes on; so it does after Ctrl-C, where somebody typed it."""
+    def _safely(self, method: Callable[..., None], *values: object) -> None:
+        """Call a method; show its LightLLMError and return; also return after Ctrl-C if the lines are typed."""
         try:
-            do(*values)
+            method(*values)
         except LightLLMError as error:
             self.failed = True
-            self.screen.error(str(error))
+            self.terminal.error(str(error))
         except KeyboardInterrupt as end:
-            if isinstance(end, Interrupted) or not self.screen.asks:
+            if isinstance(end, Interrupted) or not self.terminal.interactive:
                 raise
 
 
-def tail(writer: TextGenerator, text: str) -> str:
-    """The end of a text that the model would still look at, had it written it all in one go."""
-    while len(ids := writer.tokenizer.encode(text)) > writer.context:
-        kept = decode_ids(writer.tokenizer, ids[window_start(len(ids), writer.context) :])
-        text = kept.lstrip("\ufffd")  # a character that was cut in two
+def visible_tail(generator: TextGenerator, text: str) -> str:
+    """Return the end of a text that is still in the model's window, as if it had been generated in one call."""
+    while len(ids := generator.tokenizer.encode(text)) > generator.context:
+        window = decode_ids(generator.tokenizer, ids[window_start(len(ids), generator.context) :])
+        text = window.lstrip("\ufffd")  # of a character whose first bytes are outside
     return text
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen. Each rule is a pure function from logits to logits, over the last dimension (V)."""
+"""Sampling of the next token. Each rule is a pure function from logits to logits, over the last dimension (V)."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from torch import Generator, Tensor
 
 from ..config import Sampling as Sampling
 
-SPARE = 8  # ties with the k-th likeliest that `topk_with_ties` looks for at first; more cost a second look
+# Ties with the k-th likeliest that `topk_with_ties` looks for at first; more of them cost a second search.
+EXPECTED_TIES = 8
 
 
 def apply_top_k(logits: Tensor, k: int) -> Tensor:
-    """Only the k most likely tokens (Fan et al., 2018); ties with the k-th stay.
+    """Keep only the k most likely tokens (Fan et al., 2018); ties with the k-th stay.
 
     >>> apply_top_k(torch.tensor([0.5, 0.3, 0.2]).log(), 2).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
@@ -23,7 +24,7 @@ def apply_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def apply_top_p(logits: Tensor, p: float) -> Tensor:
-    """Nucleus sampling (Holtzman et al., 2020): the smallest set of tokens whose probabilities reach p, never empty.
+    """Keep the smallest set of tokens whose probabilities reach p, never empty: the nucleus (Holtzman et al., 2020).
 
     >>> apply_top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
@@ -35,7 +36,7 @@ def apply_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def apply_min_p(logits: Tensor, p: float) -> Tensor:
-    """Only tokens at least p times as likely as the likeliest one.
+    """Keep only tokens that are at least p times as likely as the likeliest one.
 
     >>> apply_min_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.5).softmax(-1)
     tensor([0.6250, 0.3750, 0.0000])
@@ -47,23 +48,20 @@ def apply_min_p(logits: Tensor, p: float) -> Tensor:
 def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
     """Make tokens that were already used less likely (Keskar et al., 2019), as Hugging Face defines it.
 
-    A positive logit is divided by the penalty, a negative one multiplied, once however often the token was seen.
+    A positive logit is divided by the penalty, a negative one multiplied, once for any number of occurrences.
 
     >>> penalise_repetition(torch.tensor([2.0, -1.0, 3.0]), [0, 1, 1], 2.0)
     tensor([ 1., -2.,  3.])
     """
     ids = torch.tensor(sorted(set(seen)), dtype=torch.long, device=logits.device)
-    chosen = logits[..., ids]
-    changed = torch.where(chosen > 0, chosen / penalty, chosen * penalty)
-    return logits.index_copy(-1, ids, changed)
+    used = logits[..., ids]
+    return logits.index_copy(-1, ids, torch.where(used > 0, used / penalty, used * penalty))
 
 
 def apply_filters(logits: Tensor, seen: Sequence[int], sampling: Sampling) -> Tensor:
-    """All rules in turn; what is left out is at minus infinity: (V,) -> (V,).
-
-    In Hugging Face's order, but for top-k: a temperature changes no order, so it comes first, where `sample_batch`
-    needs it.
-    """
+    """Apply all rules in turn: (V,) -> (V,), minus infinity for excluded tokens."""
+    # Hugging Face's order, except that top-k comes before the temperature, which does not change the order of tokens:
+    # `sample_batch` needs it first.
     if sampling.repetition_penalty != 1.0 and seen:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
@@ -74,8 +72,8 @@ def apply_filters(logits: Tensor, seen: Sequence[int], sampling: Sampling) -> Te
 
 
 def _after_top_k(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Temperature, top-p and min-p: (..., V) -> (..., V) in float64."""
-    # The likeliest token is moved to 0 first, and in float64: no temperature, however small, can then overflow.
+    """Apply temperature, top-p and min-p: (..., V) -> (..., V) in float64."""
+    # The likeliest token is moved to 0 first, in float64, so that not even a tiny temperature can overflow.
     logits = (logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature
     if sampling.top_p < 1.0:
         logits = apply_top_p(logits, sampling.top_p)
@@ -85,18 +83,17 @@ def _after_top_k(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def inverse_cdf(logits: Tensor, generator: Generator) -> int:
-    """One token by its probability: the inverse of the cumulative distribution at one uniform number, on the CPU.
-
-    One number a token and one generator a row, whatever else is in the batch: that is what makes a seed repeat a text.
-    """
+    """Sample one token by inverting the cumulative distribution at one uniform number, on the CPU: (V,) -> id."""
+    # One number per token and one generator per row, independent of the rest of the batch, so that a seed repeats a
+    # text; torch.multinomial would draw a number for every id.
     cdf = logits.double().softmax(dim=-1).cumsum(dim=-1)  # (V,)
     u = torch.rand((), generator=generator, dtype=torch.float64) * cdf[-1]
-    # The first token whose cumulative mass is above u; one without mass adds none and is never that.
+    # The first token whose cumulative mass is above u. A token without mass can never be it.
     return int(torch.searchsorted(cdf, u, right=True).clamp_max(int(cdf.argmax())))
 
 
 def sample(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: Generator) -> int:
-    """The next token of one row: (V,) logits on the CPU -> id."""
+    """Sample the next token of one row: (V,) logits on the CPU -> id."""
     logits = apply_filters(logits.float(), seen, sampling)
     return int(logits.argmax()) if sampling.temperature == 0.0 else inverse_cdf(logits, generator)
 
@@ -104,9 +101,9 @@ def sample(logits: Tensor, seen: Sequence[int], sampling: Sampling, generator: G
 def sample_batch(
     logits: Tensor, seen: Sequence[Sequence[int]], sampling: Sampling, generators: Sequence[Generator]
 ) -> list[int]:
-    """The next token of each row, what `sample` gives for each alone: (B, V) logits on the CPU -> ids.
+    """Sample the next token of each row, the same as `sample` on each alone: (B, V) logits on the CPU -> ids.
 
-    With top-k only the few kept tokens are ever exponentiated, and the rows go through the rules together.
+    With top-k only the k kept tokens are exponentiated, and the rules are applied to all rows together.
     """
     logits = logits.float()
     if sampling.repetition_penalty != 1.0:
@@ -115,27 +112,27 @@ def sample_batch(
     if sampling.temperature == 0.0:
         return logits.argmax(dim=-1).tolist()
     if not 0 < sampling.top_k < logits.size(-1):
-        rest = replace(sampling, repetition_penalty=1.0)  # it has been applied
+        rest = replace(sampling, repetition_penalty=1.0)  # applied above
         return [sample(z, (), rest, g) for z, g in zip(logits, generators, strict=True)]
     ids, kept = topk_with_ties(logits, sampling.top_k)
     cdf = _after_top_k(kept, sampling).softmax(dim=-1).cumsum(dim=-1)  # (B, K)
     u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])[:, None] * cdf[:, -1:]
-    found = torch.searchsorted(cdf, u, right=True).clamp_max(cdf.argmax(dim=-1, keepdim=True))
-    return ids.gather(-1, found)[:, 0].tolist()
+    columns = torch.searchsorted(cdf, u, right=True).clamp_max(cdf.argmax(dim=-1, keepdim=True))
+    return ids.gather(-1, columns)[:, 0].tolist()
 
 
 def topk_with_ties(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ids and logits of each row's k likeliest tokens and of ties with the k-th, by id: (B, V) -> twice (B, K).
+    """Return ids and logits of each row's k likeliest tokens and of ties with the k-th, by id: (B, V) -> twice (B, K).
 
-    Some others stand between them, at minus infinity.
+    Rows with fewer ties are filled up with other tokens at minus infinity.
 
     >>> ids, kept = topk_with_ties(torch.tensor([[4.0, 0.0, 5.0, 4.0, 3.0]]), 2)
     >>> ids[kept > -math.inf], kept[kept > -math.inf]
     (tensor([0, 2, 3]), tensor([4., 5., 4.]))
     """
-    values, ids = logits.topk(min(k + SPARE, logits.size(-1)), dim=-1)
+    values, ids = logits.topk(min(k + EXPECTED_TIES, logits.size(-1)), dim=-1)
     kth = values[:, k - 1 : k]
-    if (values[:, -1:] == kth).any():  # more ties than were looked for
+    if (values[:, -1:] == kth).any():  # there may be more ties
         values, ids = logits.topk(int((logits >= kth).sum(dim=-1).max()), dim=-1)
     ids, order = ids.sort(dim=-1)
     kept = values.gather(-1, order)

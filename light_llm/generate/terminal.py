@@ -1,6 +1,5 @@
-"""Where lines come from and where text goes: a terminal with history and Tab, or plain pipes."""
+"""Input and output of the REPL: a terminal with history and Tab completion, or plain pipes."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,41 +14,42 @@ from ..runtime import cache_dir
 
 PROMPT = "> "
 HISTORY_LINES = 1_000
-# A model may write any character; in a terminal those that command it are shown instead (an escape as ␛).
+# A model may generate any character. A terminal would obey control characters, so they are replaced by visible ones
+# (an escape by ␛).
 VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n\r"} | {ord("\r"): None, 127: 0x2421}
 VISIBLE |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 BOLD, DIM = "1", "2"
 
 
 @dataclass(frozen=True)
-class Screen:
-    """Two streams, and what is known of them.
+class Terminal:
+    """Two output streams and their abilities.
 
     Attributes:
-        out: gets the answers.
-        err: gets the messages.
-        asks: somebody types the lines, so prompts and remarks are welcome.
+        out: for answers.
+        err: for messages.
+        interactive: lines are typed, so prompts and notes are shown.
         live: `out` is a terminal.
-        styled: it understands bold and dim, and nobody asked for plain text.
+        styled: it supports bold and dim, and NO_COLOR is not set.
     """
 
     out: TextIO
     err: TextIO
-    asks: bool = False
+    interactive: bool = False
     live: bool = False
     styled: bool = False
 
     def text(self, text: str, style: str = "") -> None:
-        """A part of an answer, shown at once."""
+        """Write a part of an answer."""
         self._write(self.out, text.translate(VISIBLE) if self.live else text, style)
 
-    def remark(self, text: str) -> None:
-        """A line that is no answer: out of the way where the answers go to a file or a program."""
-        at_hand = self.asks and self.live
-        self._write(self.out if at_hand else self.err, text, DIM if at_hand else "", end="\n")
+    def note(self, text: str) -> None:
+        """Write a line that is not part of an answer: to `err` if the answers go to a file or a program."""
+        to_out = self.interactive and self.live
+        self._write(self.out if to_out else self.err, text, DIM if to_out else "", end="\n")
 
     def error(self, message: str) -> None:
-        """A line about something that cannot be done."""
+        """Write an error message."""
         self._write(self.err, f"error: {message}", end="\n")
 
     def _write(self, stream: TextIO, text: str, style: str = "", end: str = "") -> None:
@@ -59,20 +59,20 @@ class Screen:
         stream.flush()
 
 
-def screen_of(source: TextIO, out: TextIO, err: TextIO) -> Screen:
-    """What the streams of a process are: terminals or not."""
+def detect_terminal(source: TextIO, out: TextIO, err: TextIO) -> Terminal:
+    """Return the abilities of a process's streams."""
     from rich.console import Console as RichConsole
 
-    look = RichConsole(file=out)  # it knows NO_COLOR, dumb terminals and old Windows
-    styled = look.is_terminal and not look.no_color and look.color_system is not None and not look.legacy_windows
-    return Screen(out, err, asks=source.isatty(), live=out.isatty(), styled=styled)
+    rich = RichConsole(file=out)  # it knows NO_COLOR, dumb terminals and old Windows
+    styled = rich.is_terminal and not rich.no_color and rich.color_system is not None and not rich.legacy_windows
+    return Terminal(out, err, interactive=source.isatty(), live=out.isatty(), styled=styled)
 
 
-def line_reader(source: TextIO, screen: Screen, commands: Sequence[str]) -> Callable[[], str]:
-    """A function that gives the next line without its end, and raises EOFError after the last.
+def line_reader(source: TextIO, terminal: Terminal, commands: Sequence[str]) -> Callable[[], str]:
+    """Return a function that returns the next line without its line break, and raises EOFError after the last.
 
-    In a terminal a line can be edited, Tab completes the commands, and the arrows bring back what was typed before,
-    today or earlier: wherever Python has `readline`; without it lines are plain.
+    In a terminal lines can be edited, Tab completes the commands, and the arrow keys recall lines of this session and
+    earlier ones, if Python has `readline`.
     """
 
     def piped() -> str:
@@ -82,26 +82,25 @@ def line_reader(source: TextIO, screen: Screen, commands: Sequence[str]) -> Call
         return line.removesuffix("\n")
 
     def prompted() -> str:
-        screen.err.write(PROMPT)
-        screen.err.flush()
+        terminal.err.write(PROMPT)
+        terminal.err.flush()
         return piped()
 
     def typed() -> str:
-        with ctrl_c_heard():
-            line = input(PROMPT)
-        remember(line)
+        line = input(PROMPT)
+        add_to_history(line)
         return line
 
-    if not screen.asks:
+    if not terminal.interactive:
         return piped
-    if not screen.live:  # Python edits lines only where both ends are a terminal
+    if not terminal.live:  # Python's line editor needs a terminal at both ends
         return prompted
     edit_lines(commands)
     return typed
 
 
 def edit_lines(commands: Sequence[str]) -> None:
-    """Give `input` the history of earlier sessions and completion of commands, where Python has `readline`."""
+    """Give `input` the history of earlier sessions and completion of commands, if Python has `readline`."""
     try:
         import readline
     except ImportError:  # Windows, and some builds
@@ -110,16 +109,17 @@ def edit_lines(commands: Sequence[str]) -> None:
     def complete(prefix: str, n: int) -> str | None:
         return dict(enumerate(completions(prefix, commands) if readline.get_begidx() == 0 else [])).get(n)
 
-    for line in recall():
+    for line in read_history():
         readline.add_history(line)
     readline.set_completer_delims(" ")
     readline.set_completer(complete)
-    libedit = "libedit" in (readline.__doc__ or "")  # macOS: the same module over another library
+    # On macOS the same module uses another library, with a syntax of its own.
+    libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
 
 
 def completions(prefix: str, commands: Sequence[str]) -> list[str]:
-    """The commands that begin so. What does not begin with a slash is text, and nobody's to complete.
+    """Return the commands with this prefix. A line without a slash is text and has no completions.
 
     >>> completions("/to", ["/top-k", "/top-p", "/quit"]), completions("To be", ["/top-k"])
     (['/top-k', '/top-p'], [])
@@ -127,8 +127,8 @@ def completions(prefix: str, commands: Sequence[str]) -> list[str]:
     return [name for name in commands if prefix.startswith("/") and name.startswith(prefix)]
 
 
-def recall() -> list[str]:
-    """The last lines typed at earlier starts; none where they cannot be read."""
+def read_history() -> list[str]:
+    """Return the last lines of earlier sessions; [] if the file cannot be read."""
     try:
         lines = _history().read_text(encoding="utf-8", errors="replace").split("\n")
     except (OSError, RuntimeError):
@@ -136,9 +136,10 @@ def recall() -> list[str]:
     return [line for line in lines if line][-HISTORY_LINES:]
 
 
-def remember(line: str) -> None:
-    """Keep a line for the next start, at once, so that a closed window loses none. A failure is silent."""
-    lines = recall()
+def add_to_history(line: str) -> None:
+    """Add a line to the history file. A failure is silent."""
+    # At once and not at the end, so that closing the window loses no line.
+    lines = read_history()
     if not line or "\n" in line or lines[-1:] == [line]:
         return
     with suppress(OSError, RuntimeError):
@@ -153,65 +154,30 @@ def _history() -> Path:
 
 
 @contextmanager
-def ctrl_c_heard() -> Iterator[None]:
-    """Inside the block Ctrl-C ends the waiting for a key, whenever it comes.
-
-    Python's line editor waits in a `select` that a signal ends only if it arrives during that call; between two keys
-    it would be noticed at the next key. So a thread is told of the signal where it arrives (`set_wakeup_fd`) and
-    interrupts the call until somebody has looked. It does so with SIGWINCH, which means "look at the window again" and
-    harms nobody.
-    """
-    main = threading.main_thread()
-    if threading.current_thread() is not main or not hasattr(signal, "pthread_kill"):  # Windows waits otherwise
-        yield
-        return
-    pressed, tell = os.pipe()
-    os.set_blocking(tell, False)
-    over = threading.Event()
-
-    def nudge() -> None:
-        if os.read(pressed, 1):
-            while not over.wait(0.05):
-                signal.pthread_kill(main.ident or 0, signal.SIGWINCH)
-        os.close(pressed)
-
-    threading.Thread(target=nudge, name="ctrl-c", daemon=True).start()
-    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        over.set()
-        signal.set_wakeup_fd(before)
-        os.close(tell)
-
-
-@contextmanager
-def between_tokens() -> Iterator[Callable[[], None]]:
-    """Inside the block Ctrl-C waits for a call of the given function, which raises it.
-
-    Raised just anywhere it may come up inside a library's callback, where Python drops it, and the answer would go on.
-    A second Ctrl-C does not wait.
+def delayed_interrupt() -> Iterator[Callable[[], None]]:
+    """Delay Ctrl-C inside the block to the next call of the yielded function. A second Ctrl-C is not delayed.
 
     Raises:
         KeyboardInterrupt: at the call after a Ctrl-C.
     """
+    # Without the delay it may be raised inside a library's callback, where Python drops it, and the answer continues.
     pressed = 0
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def count_press(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed += 1
         if pressed > 1:
             raise KeyboardInterrupt
 
-    def stop_here() -> None:
+    def raise_if_pressed() -> None:
         if pressed:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only there does Python hand out signals
-        yield stop_here
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
+        yield raise_if_pressed
         return
-    before = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, count_press)
     try:
-        yield stop_here
+        yield raise_if_pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

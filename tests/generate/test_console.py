@@ -15,10 +15,10 @@ import pytest
 from light_llm.data.tokenizers import ByteTokenizer, TextStream
 from light_llm.errors import ConfigError
 from light_llm.generate import TextGenerator
-from light_llm.generate.repl import COMMANDS, HELP, Repl, Settings, tail
+from light_llm.generate.repl import COMMANDS, HELP, Repl, ReplSettings, visible_tail
 from light_llm.generate.terminal import (
-    Screen,
-    between_tokens,
+    Terminal,
+    delayed_interrupt,
 )
 from tests.support.tools import ALPHABET, model_path
 
@@ -69,7 +69,9 @@ def say(
 ) -> Session:
     """Lines through a loop, piped or (`typed`) as from a terminal without colours."""
     out, err = out or io.StringIO(), io.StringIO()
-    repl = Repl(writer, Settings(**({"max_new_tokens": 12, "seed": 7} | settings)), Screen(out, err, typed, typed))
+    repl = Repl(
+        writer, ReplSettings(**({"max_new_tokens": 12, "seed": 7} | settings)), Terminal(out, err, typed, typed)
+    )
     code = repl.run(reader(*lines), first=first)
     return Session(repl, code, out.getvalue(), err.getvalue())
 
@@ -118,13 +120,13 @@ def test_the_first_empty_line_starts_from_nothing(writer: TextGenerator) -> None
 
 def test_the_tail_is_what_a_model_would_still_see(tmp_path: Path) -> None:
     bytes_ = TextGenerator(model_path(tmp_path), device="cpu")  # sees 16, moves by 8
-    assert tail(bytes_, "a" * 16) == "a" * 16
-    assert tail(bytes_, "abcdefgh" + "i" * 9) == "i" * 9
-    assert tail(bytes_, "abcdefgé" + "i" * 9) == "i" * 9  # the second half of é is nothing
+    assert visible_tail(bytes_, "a" * 16) == "a" * 16
+    assert visible_tail(bytes_, "abcdefgh" + "i" * 9) == "i" * 9
+    assert visible_tail(bytes_, "abcdefgé" + "i" * 9) == "i" * 9  # the second half of é is nothing
     assert isinstance(bytes_.tokenizer, ByteTokenizer)
     for n in range(40):
         text = "aé日" * n
-        assert text.endswith(tail(bytes_, text)) and len(tail(bytes_, text).encode()) <= 16
+        assert text.endswith(visible_tail(bytes_, text)) and len(visible_tail(bytes_, text).encode()) <= 16
 
 
 def test_two_slashes_are_a_text_with_one(writer: TextGenerator) -> None:
@@ -174,7 +176,7 @@ def test_a_setting_holds_from_the_next_answer_on(
     writer: TextGenerator, line: str, settings: dict[str, Any], shown: str
 ) -> None:
     done = say(writer, line)
-    assert done.repl.settings == Settings(**{"max_new_tokens": 12, "seed": 7, **settings})
+    assert done.repl.settings == ReplSettings(**{"max_new_tokens": 12, "seed": 7, **settings})
     assert (done.out, done.err, done.code) == ("", "", 0)
     assert say(writer, line, typed=True).out == shown + "\n\n"  # and a new line at the end of input
     if settings.get("seed") != -1:
@@ -278,14 +280,14 @@ def test_mistakes_change_nothing(writer: TextGenerator, line: str, message: str)
     assert re.match("error: " + message, done.err.removesuffix("\n")), done.err
     assert done.err.count("\n") == 1 and done.code == 2
     assert done.out == generated(writer, "abc") + "\n"
-    assert done.repl.settings == Settings(max_new_tokens=12, seed=7)
+    assert done.repl.settings == ReplSettings(max_new_tokens=12, seed=7)
 
 
 def test_settings_are_checked_where_they_are_made() -> None:
     with pytest.raises(ConfigError, match="stop='' cannot be used"):
-        Settings(stop=("",))
+        ReplSettings(stop=("",))
     with pytest.raises(ConfigError, match="temperature=-1"):
-        Settings(temperature=-1.0)
+        ReplSettings(temperature=-1.0)
 
 
 # ---- in a terminal
@@ -345,14 +347,14 @@ def test_a_real_ctrl_c_is_never_lost(writer: TextGenerator, monkeypatch: pytest.
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
-    with pytest.raises(KeyboardInterrupt), between_tokens():
+    with pytest.raises(KeyboardInterrupt), delayed_interrupt():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     found: list[object] = []
 
     def elsewhere() -> None:
-        with between_tokens() as stop_here:
-            stop_here()
+        with delayed_interrupt() as raise_if_pressed:
+            raise_if_pressed()
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=elsewhere)  # there are no signals in other threads

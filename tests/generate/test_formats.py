@@ -70,11 +70,11 @@ def test_an_int8_product_is_that_of_its_dequantised_weights(rows: tuple[int, ...
     weight, bias = matrix()
     linear, x = Int8Linear(weight, bias), torch.randn(*rows, 64)
     right = F.linear(x, dequantize(linear.weight, linear.scale), bias)
-    for found in (linear(x), linear.plain(x)):
+    for found in (linear(x), linear.dequantized(x)):
         assert found.dtype == x.dtype
         torch.testing.assert_close(found, right, rtol=0.01, atol=0.15)  # rows and results are rounded to bfloat16
     linear.has_kernel = False  # another torch, another device
-    assert torch.equal(linear(x), linear.plain(x))
+    assert torch.equal(linear(x), linear.dequantized(x))
     assert not has_int8_kernel(torch.device("meta"))
     assert not Int8Linear(weight[:, :40], bias).has_kernel  # which would read past the end of a row
 

@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,23 +17,22 @@ import pytest
 
 from light_llm.cli import main
 from light_llm.generate import TextGenerator
-from light_llm.generate.repl import TO_TYPE
+from light_llm.generate.repl import COMPLETIONS
 from light_llm.generate.terminal import (
     HISTORY_LINES,
-    Screen,
+    Terminal,
+    add_to_history,
     completions,
-    ctrl_c_heard,
+    detect_terminal,
     edit_lines,
     line_reader,
-    recall,
-    remember,
-    screen_of,
+    read_history,
 )
 from tests.generate.test_console import generated
 from tests.support.tools import light_llm
 
 
-class Terminal(io.StringIO):
+class FakeTty(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
@@ -44,23 +42,25 @@ class Terminal(io.StringIO):
 def test_what_streams_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    pipe, terminal = io.StringIO(), Terminal()
-    assert screen_of(pipe, pipe, pipe) == Screen(pipe, pipe)
-    assert screen_of(terminal, terminal, pipe) == Screen(terminal, pipe, asks=True, live=True, styled=True)
-    assert screen_of(pipe, terminal, pipe) == Screen(terminal, pipe, asks=False, live=True, styled=True)
+    pipe, terminal = io.StringIO(), FakeTty()
+    assert detect_terminal(pipe, pipe, pipe) == Terminal(pipe, pipe)
+    assert detect_terminal(terminal, terminal, pipe) == Terminal(
+        terminal, pipe, interactive=True, live=True, styled=True
+    )
+    assert detect_terminal(pipe, terminal, pipe) == Terminal(terminal, pipe, interactive=False, live=True, styled=True)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not screen_of(terminal, terminal, pipe).styled
+    assert not detect_terminal(terminal, terminal, pipe).styled
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert not screen_of(terminal, terminal, pipe).styled
+    assert not detect_terminal(terminal, terminal, pipe).styled
 
 
 def test_styles_are_for_terminals_that_know_them() -> None:
     for styled, expected in ((True, "\x1b[1mabc\x1b[0m\x1b[2mnote\x1b[0m\n"), (False, "abcnote\n")):
-        screen = Screen(io.StringIO(), io.StringIO(), asks=True, live=True, styled=styled)
+        screen = Terminal(io.StringIO(), io.StringIO(), interactive=True, live=True, styled=styled)
         screen.text("abc", "1")
         screen.text("", "1")
-        screen.remark("note")
+        screen.note("note")
         assert screen.out.getvalue() == expected  # type: ignore[attr-defined]
 
 
@@ -69,7 +69,7 @@ def test_a_model_cannot_command_the_terminal() -> None:
     text = "a\x1b[2J\x07\tb\r\n\x7f\x9b"
     shown = {}
     for live in (True, False):
-        screen = Screen(io.StringIO(), io.StringIO(), live=live)
+        screen = Terminal(io.StringIO(), io.StringIO(), live=live)
         screen.text(text)
         shown[live] = screen.out.getvalue()  # type: ignore[attr-defined]
     assert shown == {True: "a␛[2J␇\tb\n␡\ufffd", False: text}
@@ -79,7 +79,7 @@ def test_a_model_cannot_command_the_terminal() -> None:
 
 
 def test_piped_lines_lose_their_end_and_nothing_else() -> None:
-    read = line_reader(io.StringIO(" a \n\nb"), Screen(io.StringIO(), io.StringIO()), [])
+    read = line_reader(io.StringIO(" a \n\nb"), Terminal(io.StringIO(), io.StringIO()), [])
     assert [read(), read(), read()] == [" a ", "", "b"]
     with pytest.raises(EOFError):
         read()
@@ -87,7 +87,7 @@ def test_piped_lines_lose_their_end_and_nothing_else() -> None:
 
 def test_a_prompt_stays_out_of_a_file() -> None:
     out, err = io.StringIO(), io.StringIO()
-    read = line_reader(Terminal("a\n"), Screen(out, err, asks=True), [])
+    read = line_reader(FakeTty("a\n"), Terminal(out, err, interactive=True), [])
     assert (read(), out.getvalue(), err.getvalue()) == ("a", "", "> ")
 
 
@@ -101,9 +101,9 @@ def test_typed_lines_are_remembered(own_cache: Path, monkeypatch: pytest.MonkeyP
     asked: list[str] = []
     answers = iter(["one", "one", "", "two\nlines", "Où?"])
     monkeypatch.setattr(builtins, "input", lambda prompt: asked.append(prompt) or next(answers))
-    read = line_reader(Terminal(), Screen(Terminal(), io.StringIO(), asks=True, live=True), TO_TYPE)
+    read = line_reader(FakeTty(), Terminal(FakeTty(), io.StringIO(), interactive=True, live=True), COMPLETIONS)
     assert [read() for _ in range(5)] == ["one", "one", "", "two\nlines", "Où?"] and asked == ["> "] * 5
-    assert recall() == ["one", "Où?"]  # neither twice in a row, nor what a file of lines cannot hold
+    assert read_history() == ["one", "Où?"]  # neither twice in a row, nor what a file of lines cannot hold
     assert own_cache.read_text(encoding="utf-8") == "one\nOù?\n"
     assert sys.platform == "win32" or own_cache.stat().st_mode & 0o077 == 0  # nobody else reads it
 
@@ -111,9 +111,9 @@ def test_typed_lines_are_remembered(own_cache: Path, monkeypatch: pytest.MonkeyP
 def test_the_history_keeps_its_last_thousand_lines(own_cache: Path) -> None:
     own_cache.parent.mkdir()
     own_cache.write_text("".join(f"line {i}\n" for i in range(5_000)))
-    remember("the last")
+    add_to_history("the last")
     lines = own_cache.read_text().splitlines()
-    assert len(lines) == HISTORY_LINES == 1_000 and lines[-2:] == ["line 4999", "the last"] and lines == recall()
+    assert len(lines) == HISTORY_LINES == 1_000 and lines[-2:] == ["line 4999", "the last"] and lines == read_history()
     assert [path.name for path in own_cache.parent.iterdir()] == [own_cache.name]
 
 
@@ -121,28 +121,28 @@ def test_a_history_that_cannot_be_kept_is_no_matter(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     own_cache.parent.write_text("a file where the folder should be")
-    remember("abc")
-    assert recall() == []
+    add_to_history("abc")
+    assert read_history() == []
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(own_cache.parent.parent / "damaged"))
     damaged = own_cache.parent.parent / "damaged" / own_cache.name
     damaged.parent.mkdir()
     damaged.write_bytes(b"caf\xe9\n")
-    assert recall() == ["caf\ufffd"]
+    assert read_history() == ["caf\ufffd"]
     assert capfd.readouterr() == ("", "")
 
 
 def test_tab_completes_commands_only() -> None:
-    assert completions("/te", TO_TYPE) == ["/temperature "]
-    assert completions("/s", TO_TYPE) == ["/sample ", "/stop ", "/seed ", "/settings"]
-    assert completions("te", TO_TYPE) == completions("", TO_TYPE) == []
+    assert completions("/te", COMPLETIONS) == ["/temperature "]
+    assert completions("/s", COMPLETIONS) == ["/sample ", "/stop ", "/seed ", "/settings"]
+    assert completions("te", COMPLETIONS) == completions("", COMPLETIONS) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no readline")
 def test_readline_gets_the_history_and_the_commands(own_cache: Path) -> None:
     import readline
 
-    remember("typed yesterday")
-    edit_lines(TO_TYPE)
+    add_to_history("typed yesterday")
+    edit_lines(COMPLETIONS)
     assert readline.get_history_item(readline.get_current_history_length()) == "typed yesterday"
     complete = readline.get_completer()
     assert complete and [complete("/top", n) for n in range(3)] == ["/top-k ", "/top-p ", None]
@@ -153,7 +153,7 @@ def test_readline_gets_the_history_and_the_commands(own_cache: Path) -> None:
 def test_a_python_without_readline_reads_lines_all_the_same(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "readline", None)
     monkeypatch.setattr(builtins, "input", lambda prompt: "abc")
-    assert line_reader(Terminal(), Screen(Terminal(), io.StringIO(), asks=True, live=True), [])() == "abc"
+    assert line_reader(FakeTty(), Terminal(FakeTty(), io.StringIO(), interactive=True, live=True), [])() == "abc"
 
 
 # ---- the command line
@@ -194,7 +194,7 @@ def test_no_input_at_all(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_header_stays_out_of_a_file(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", Terminal("/quit\n"))
+    monkeypatch.setattr(sys, "stdin", FakeTty("/quit\n"))
     assert main(["generate", "interactive", "--checkpoint", str(model)]) == 0
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("model       ") and shown.err.endswith("commands.\n> ")
@@ -212,23 +212,6 @@ def test_a_pipe_gets_answers_and_nothing_else(writer: TextGenerator, model: Path
     assert child.stdout == f"{generated(writer, 'abc')}\n{greedy[:14]}\n{greedy[14:]}\n"
     assert child.stderr.startswith("error: there is no command /temprature; did you mean") and child.returncode == 2
     assert child.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows hands out signals in another way")
-def test_ctrl_c_reaches_the_prompt_from_any_thread() -> None:
-    """A signal that does not interrupt the call in which the line editor waits is noticed all the same."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGWINCH)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGWINCH, lambda number, frame: None)  # as the line editor does
-    began = time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt), ctrl_c_heard():
-            threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
-            time.sleep(60)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert time.monotonic() - began < 30 and signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")

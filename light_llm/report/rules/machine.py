@@ -1,5 +1,6 @@
 """Rules about the machine, and about curvature and noise where they were measured."""
 
+from ...config.choices import OPTIMIZERS
 from ..tolerant import finite, known, mapping
 from ..view import View
 from .finding import Finding
@@ -59,7 +60,7 @@ def steady(view: View) -> Finding | None:
 def rate(view: View) -> Finding | None:
     """The learning rate against what is usual for AdamW on models of this size."""
     train = view.past.run.train
-    if train.optimizer != "adamw":
+    if not OPTIMIZERS[train.optimizer].is_adam:
         return None
     if train.lr > 1e-2:
         return Finding(
