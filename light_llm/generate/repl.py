@@ -124,12 +124,11 @@ class Repl:
                 line = read()
             except (EOFError, KeyboardInterrupt) as end:
                 # Ctrl-C at the prompt discards the line. SIGTERM, and Ctrl-C for piped lines, end the program.
-                if isinstance(end, Interrupted) or (
-                    isinstance(end, KeyboardInterrupt) and not self.terminal.interactive
-                ):
+                typed = self.terminal.interactive
+                if isinstance(end, Interrupted) or (isinstance(end, KeyboardInterrupt) and not typed):
                     raise
                 self.finished = isinstance(end, EOFError)
-                if self.terminal.interactive:
+                if typed:
                     self.terminal.note("")
                 continue
             self._safely(self.handle, line)
