@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import ModelConfig, block_shapes, check_range, from_dict, get_model_size, outer_shapes, show
+from ..config import ModelConfig, block_shapes, check_range, from_dict, get_model_size, outer_shapes, repr_short
 from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
@@ -161,5 +161,6 @@ def _check_sizes(path: Path, config: ModelConfig, weights: Mapping[str, Tensor])
     ):
         raise CheckpointError(
             f"{path} does not fit its own config: it has {n:,} parameters in {len(weights):,} tensors and should have "
-            f"{show(get_model_size(config))} in {show(n_tensors)}, floating-point numbers all; use another checkpoint"
+            f"{repr_short(get_model_size(config))} in {repr_short(n_tensors)}, floating-point numbers all; use "
+            "another checkpoint"
         )

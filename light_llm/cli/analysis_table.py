@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Column, Table
 
 from ..text_format import format_number
-from .output import columns
+from .output import new_table
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
@@ -24,7 +24,7 @@ def findings_table(found: Mapping[str, Any], config: TrainConfig | None, max_len
         config: how the model was trained, where that is known.
         max_length: T it was trained with.
     """
-    table = columns("", Column("value", justify="right", no_wrap=True), Column("what it means", overflow="fold"))
+    table = new_table("", Column("value", justify="right", no_wrap=True), Column("what it means", overflow="fold"))
     batch = found["batch"]
     where = f"nats per token, on {batch['sequences']} x {batch['context']} tokens of {found['text']}"
     rows = [

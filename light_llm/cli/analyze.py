@@ -15,7 +15,7 @@ from ..errors import CheckpointError, DataError
 from ..text_format import format_duration
 from .analysis_table import findings_table
 from .args import PositionalArgs, parse
-from .output import show
+from .output import print_rich
 from .progress import progress_bar
 from .training_data import open_training_data
 
@@ -101,12 +101,12 @@ def command(argv: Sequence[str]) -> int:
     try:
         atomic_write(target, canonical_json(found))
     except OSError as error:
-        show(f"{path}, step {step:,}", "", table, *left_out)  # what was computed is not lost with the file
+        print_rich(f"{path}, step {step:,}", "", table, *left_out)  # what was computed is not lost with the file
         raise CheckpointError(
             f"{target} cannot be written ({error.strerror}), so the report will not have this; it stands above"
         ) from None
-    show(f"{path}, step {step:,}", "", table, *left_out)
-    show("", f"written to {target} in {format_duration(found['seconds'])}")
+    print_rich(f"{path}, step {step:,}", "", table, *left_out)
+    print_rich("", f"written to {target} in {format_duration(found['seconds'])}")
     return 0
 
 

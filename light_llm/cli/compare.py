@@ -25,7 +25,7 @@ from ..report import (
 )
 from ..text_format import format_duration
 from .args import PositionalArgs, parse
-from .output import columns, show
+from .output import new_table, print_rich
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
 MOST_POINTS = 12  # lines of the held-out curve: what fits on a screen with the rest
@@ -50,17 +50,17 @@ def command(argv: Sequence[str]) -> int:
         raise ConfigError(f"{first} and {second} are the same run; name two, as in {EXAMPLE}")
     a, b = open_run(first), open_run(second)
     measure, why = common_measure(a, b)
-    show(_heads(a, b), "", _settings(a, b), "", _results(a, b, measure))
+    print_rich(_heads(a, b), "", _settings(a, b), "", _results(a, b, measure))
     points = common_curve(a, b) if measure else []
     if measure and points:
-        show("", _curve(points, measure))
+        print_rich("", _curve(points, measure))
     for note in _notes(a, b, measure, why, points):
-        show("", Text(note))
+        print_rich("", Text(note))
     return 0
 
 
 def _heads(a: PastRun, b: PastRun) -> Table:
-    table = columns("", Column("run", style="bold", overflow="fold"), "data, tokens", "started")
+    table = new_table("", Column("run", style="bold", overflow="fold"), "data, tokens", "started")
     for letter, run in (("A", a), ("B", b)):
         data = f"{run.data['title']}, {run.data['tokenizer']}" if run.data else "a loader of its own"
         table.add_row(letter, str(run.folder), data, f"{run.started.astimezone():%Y-%m-%d %H:%M}")
@@ -71,7 +71,7 @@ def _settings(a: PastRun, b: PastRun) -> Table | Text:
     differing = what_differs(a, b)
     if not differing:
         return Text("No setting differs; nor do the text, the machine and the versions.")
-    table = columns("what differs", Column("A", overflow="fold"), Column("B", overflow="fold"))
+    table = new_table("what differs", Column("A", overflow="fold"), Column("B", overflow="fold"))
     for name, left, right in differing:
         table.add_row(name, _plain(left), _plain(right))
     return table
@@ -79,7 +79,7 @@ def _settings(a: PastRun, b: PastRun) -> Table | Text:
 
 def _results(a: PastRun, b: PastRun, measure: Measure | None) -> Table:
     """Numbers of both runs; a difference only where it means something."""
-    table = columns("result", *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")))
+    table = new_table("result", *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")))
     same_tokens = measure == "loss"
 
     def add(name: str, of: Callable[[PastRun], Any], form: str, compared: bool = False, sign: str = "+.3f") -> None:
@@ -109,7 +109,7 @@ def _results(a: PastRun, b: PastRun, measure: Measure | None) -> Table:
 def _curve(points: list[CurvePoint], measure: Measure) -> Table:
     """The held-out curve at common steps, thinned to what fits a screen; the lower value of each line in bold."""
     what = "held-out loss" if measure == "loss" else "held-out bits/byte"
-    table = columns(what, *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")), "")
+    table = new_table(what, *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")), "")
     for point in _thinned(points):
         gap, error = difference(point.a, point.b, measure)
         cells = [Text(_with_error(e, measure)) for e in (point.a, point.b)]

@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from ..text_format import format_duration
 from .args import parse
-from .output import columns, show
+from .output import new_table, print_rich
 from .progress import counting
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def command(argv: Sequence[str]) -> int:
         print(json.dumps({**diagnosis.to_dict(), "machine": machine}, indent=1))
     else:
         headline, *lines = diagnosis.lines()
-        show(Text(headline, style="bold green" if diagnosis.safe else "bold red"), *map(Text, lines), "")
+        print_rich(Text(headline, style="bold green" if diagnosis.safe else "bold red"), *map(Text, lines), "")
         duration = Text(f"\n{len(diagnosis.findings)} checks in {format_duration(diagnosis.seconds)}\n", style="dim")
-        show(results_table(diagnosis), duration, *map(Text, system_info_lines(machine)))
+        print_rich(results_table(diagnosis), duration, *map(Text, system_info_lines(machine)))
     return 0 if diagnosis.safe else 2
 
 
@@ -63,7 +63,7 @@ def results_table(diagnosis: Diagnosis) -> Table:
     number: dict[str, Any] = {"justify": "right", "no_wrap": True}
     names, numbers = ("check", "format"), ("error", "allowed", "share")
     heads = [*(Column(name, no_wrap=True) for name in names), *(Column(name, **number) for name in numbers)]
-    table = columns(*heads, "verdict")
+    table = new_table(*heads, "verdict")
     for result in diagnosis.findings:
         style = "" if result.ok else "bold red" if result.failed else "yellow"
         error, limit = result.error, result.tolerance

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..text_format import format_number
 from . import generate
 from .args import PositionalArgs, file_to_write, parse
-from .output import columns, show
+from .output import new_table, print_rich
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -104,18 +104,18 @@ def _run(flags: EvalFlags) -> int:
         )
         results, warnings = run_tasks(answers, job)
     file = loaded.file
-    show(f"{file.path}, step {file.meta.get('step')}", "", _table(rows_of(results)), "")
-    show(*_notes(answers, flags, device.value, warnings))
+    print_rich(f"{file.path}, step {file.meta.get('step')}", "", _table(rows_of(results)), "")
+    print_rich(*_notes(answers, flags, device.value, warnings))
     if target:
         _write(target, _described(file, answers, flags, results, warnings))
-        show(Text(f"written to {target}"))
+        print_rich(Text(f"written to {target}"))
     return 0
 
 
 def _table(rows: Sequence[Row]) -> Table:
     """A line a number; a task's name stands at its first."""
     numbers = (Column(name, justify="right", no_wrap=True) for name in ("value", "±", "docs", "shots"))
-    table = columns(Column("task", style="bold"), "metric", *numbers, Column("better", style="dim", no_wrap=True))
+    table = new_table(Column("task", style="bold"), "metric", *numbers, Column("better", style="dim", no_wrap=True))
     before = ""
     for row in rows:
         head = (row.task, count(row.documents), count(row.shots)) if row.task != before else ("", "", "")

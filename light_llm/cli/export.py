@@ -14,7 +14,7 @@ from tyro.conf import arg
 from ..errors import ConfigError
 from ..text_format import format_bytes
 from .args import parse_mode
-from .output import show
+from .output import print_rich
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def _export(mode: str, flags: ExportFlags) -> int:
     loaded = load_model(flags.checkpoint)
     print(f"model     {loaded.file.path}: {get_model_size(loaded.file.config):,} parameters")
     done = export(loaded, target, out, dtype=flags.dtype, overwrite=flags.overwrite, say=print)
-    show(Text(f"result    {done.words}"))
+    print_rich(Text(f"result    {done.words}"))
     print(f"written   {done.path} ({format_bytes(done.size)})")
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
     if (room := room_for_example(loaded.model.config.n_positions)) > 0:
-        show(Text(f"try it    {next_command(mode, str(out), PROMPT, min(NEW, room))}"))
+        print_rich(Text(f"try it    {next_command(mode, str(out), PROMPT, min(NEW, room))}"))
     return 0

@@ -34,14 +34,14 @@ class FitFlags(Protocol):
     def quiet(self) -> bool: ...
 
 
-def settle(train: TrainConfig) -> TrainConfig:
+def resolve_auto(train: TrainConfig) -> TrainConfig:
     """With device, format and compilation decided as the run will decide them. Raises DeviceError."""
     device = choose_device(train.device).value
     dtype, compiled = choose_dtype(train.dtype, device).value, choose_compile(train.compile, device).value
     return replace(train, device=device, dtype=dtype, compile=compiled)
 
 
-def vocabulary_of(spec: str, default: int) -> int:
+def expected_vocab_size(spec: str, default: int) -> int:
     """About how many ids a tokenizer will have that is not there yet.
 
     >>> vocabulary_of("bpe:2000", 50257), vocabulary_of("byte", 50257), vocabulary_of("mine.json", 50257)
@@ -54,7 +54,7 @@ def vocabulary_of(spec: str, default: int) -> int:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class FitChecker:
     """What is done about a run that does not fit, or that is to be fitted to a budget.
 
     Args:
@@ -66,7 +66,7 @@ class Ahead:
     flags: FitFlags
     fixed: bool
 
-    def before_the_text(self, run: Run) -> Overrides:
+    def check_before_data(self, run: Run) -> Overrides:
         """Settings to change so that the run fits, {} where it does.
 
         Raises:
@@ -76,12 +76,12 @@ class Ahead:
             self._check_budget()
             return {}  # with the text at hand
         tokenizer = run.data.tokenizer if run.data.data.partition(":")[0] != "tales" else "bpe"
-        V = run.model.vocab_size if self.fixed else vocabulary_of(tokenizer, run.model.vocab_size)
+        V = run.model.vocab_size if self.fixed else expected_vocab_size(tokenizer, run.model.vocab_size)
         model = replace(run.model, vocab_size=V)
         plan = make_plan(model, self.settled, run.data.max_length, framework=resident_memory() + READING, timed=False)
         return self._made_to_fit(plan, untouched="nothing was downloaded or written")
 
-    def with_the_text(self, run: Run, dataset: TokenDataset) -> Run:
+    def fit_to_dataset(self, run: Run, dataset: TokenDataset) -> Run:
         """The run with the settings that fit, now that the text and its vocabulary are known. Raises ConfigError."""
         text = dataset_size(dataset)
         train = replace(self.settled, max_steps=run.train.max_steps, micro_batch=run.train.micro_batch)

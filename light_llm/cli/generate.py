@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import DEFAULT_SAMPLING, Sampling, settings_of
 from ..errors import ConfigError, DataError
 from .args import parse_mode, with_settings
-from .signals import ctrl_c_again_and_again
+from .signals import default_sigint
 from .training_data import open_training_data
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
         source.reconfigure(encoding="utf-8", errors="replace")  # a byte that is no text is a prompt's, not a crash's
     terminal = detect_terminal(source, sys.stdout, sys.stderr)
     repl = Repl(_open(flags), settings, terminal)
-    with ctrl_c_again_and_again():
+    with default_sigint():
         for line in repl.header() if terminal.interactive else ():
             terminal.note(line)
         return repl.run(line_reader(source, terminal, COMPLETIONS), first=flags.prompt)

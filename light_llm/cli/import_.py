@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from ..errors import CheckpointError, ConfigError
 from .args import PositionalArgs, parse
-from .output import show
+from .output import print_rich
 
 if TYPE_CHECKING:
     from ..checkpoint import LoadedModel
@@ -74,7 +74,7 @@ def _model(path: Path, flags: ImportFlags, given: set[str]) -> None:
     out = place_for(Path(flags.out), overwrite=flags.overwrite)
     loaded = _read(path, flags, given)
     write_model(loaded, out)
-    show(*_lines(loaded, out))
+    print_rich(*_lines(loaded, out))
 
 
 def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
@@ -136,6 +136,6 @@ def _tokens(paths: list[Path], flags: ImportFlags) -> None:
     for text in texts:
         n = f"{text.documents:,} document{'s' * (text.documents > 1)}"
         same = "encoded again, the same ids" if not text.other else f"{text.other:,} of them give other ids"
-        show(f"written    {text.path}", f"           {text.tokens:,} tokens, {n}; {same}")
+        print_rich(f"written    {text.path}", f"           {text.tokens:,} tokens, {n}; {same}")
     data = " --val-data ".join(shlex.quote(str(text.path)) for text in texts[:2])
-    show(f"next       light-llm train --data {data} --tokenizer {shlex.quote(flags.tokenizer or 'gpt2')}")
+    print_rich(f"next       light-llm train --data {data} --tokenizer {shlex.quote(flags.tokenizer or 'gpt2')}")

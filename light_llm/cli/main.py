@@ -11,11 +11,11 @@ from keyword import iskeyword
 
 from .. import __version__
 from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
-from .signals import ended_by_signals
+from .signals import raise_on_signal
 from .torch_check import check_torch_loads
 
 # A verb is a module of this room by the same name (- is _ there, import is import_), with `command(argv) -> exit code`.
-VERBS = {
+COMMANDS = {
     "train": "train a model on a text",
     "plan": "what a run would cost, and whether it fits: nothing is started",
     "doctor": "whether this machine computes right, and what is safe on it",
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a letter the terminal lacks is shown as a question mark
             stream.reconfigure(errors="replace")
     try:
-        with ended_by_signals():
+        with raise_on_signal():
             code = _dispatch(argv)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -96,8 +96,10 @@ def _dispatch(argv: list[str]) -> int:
     verb, rest = argv[0], argv[1:]
     if verb in REMOVED:
         raise ConfigError(f"there is no command {verb!r} any more; use {REMOVED[verb]}")
-    if verb not in VERBS:
-        raise ConfigError(f"there is no verb {verb!r}{did_you_mean(verb, VERBS)} The verbs are {', '.join(VERBS)}")
+    if verb not in COMMANDS:
+        raise ConfigError(
+            f"there is no command {verb!r}{did_you_mean(verb, COMMANDS)} The commands are {', '.join(COMMANDS)}"
+        )
     if verb not in WITHOUT_TORCH and not {"-h", "--help"} & set(rest):
         check_torch_loads()
     # Each verb's flags are read before anything heavy is imported, so that --help never waits for torch.
@@ -118,6 +120,6 @@ def _as_utf8(word: str) -> str:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {name:15}{what}" for name, what in VERBS.items())
+    verbs = "\n".join(f"  {name:15}{what}" for name, what in COMMANDS.items())
     head = f"light-llm {__version__}\n\nusage: light-llm VERB [OPTIONS]"
     return f"{head}\n\n{verbs}\n\nlight-llm VERB --help shows its options"

@@ -6,7 +6,7 @@ from rich.table import Column, Table
 _WIDE = 10_000  # columns of a pipe: nothing is wrapped or cut in one
 
 
-def show(*parts: RenderableType) -> None:
+def print_rich(*parts: RenderableType) -> None:
     """Print to standard output; lines end where their text ends."""
     terminal = Console().is_terminal
     console = Console(highlight=False, width=None if terminal else _WIDE)
@@ -18,6 +18,6 @@ def show(*parts: RenderableType) -> None:
         print(line.rstrip())
 
 
-def columns(*heads: str | Column) -> Table:
+def new_table(*heads: str | Column) -> Table:
     """An empty table without lines: the heads dim, two spaces between columns."""
     return Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")

@@ -12,7 +12,7 @@ from tyro.conf import arg
 from ..config import ModelConfig, Run
 from ..errors import ConfigError, DataError
 from .args import flag_of
-from .train import TrainFlags, parse_train, start_of
+from .train import TrainFlags, new_run, parse_train
 
 if TYPE_CHECKING:
     from ..plan.plan import DatasetSize, Plan
@@ -37,7 +37,7 @@ def command(argv: Sequence[str]) -> int:
     flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about)
     for name in sorted(given.intersection(NO_EFFECT)):
         raise ConfigError(f"{flag_of(name)} has no effect on plan; leave it out")
-    run = start_of(settings, None)
+    run = new_run(settings, None)
     from ..plan.budget import parse_budget
     from ..plan.render import refusal, table
     from ..plan.suggest import suggest_settings
@@ -66,9 +66,9 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     """The plan, with or without a budget, and what is to be said of it."""
     from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
-    from .fit import settle
+    from .fit import resolve_auto
 
-    settled = settle(run.train)
+    settled = resolve_auto(run.train)
     text, V, notes = _text_at_hand(run, settings, flags)
     run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
     if not flags.budget:
@@ -82,7 +82,7 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
     from ..data import load_dataset
     from ..plan.plan import DatasetSize
     from ..train.preflight import dataset_size
-    from .fit import vocabulary_of
+    from .fit import expected_vocab_size
     from .progress import preparing
 
     try:
@@ -90,6 +90,6 @@ def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple
             chosen = {name for name in ("data", "tokenizer") if f"data__{name}" in settings}
             dataset = load_dataset(run.data, chosen=chosen, offline=True, progress=progress)
     except DataError as error:
-        V = vocabulary_of(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
+        V = expected_vocab_size(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
         return DatasetSize(), V, [f"note         {str(error).partition('; ')[0]}"]
     return dataset_size(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

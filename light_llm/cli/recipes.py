@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from ..config import about_recipe, recipe_names, recipe_text
 from .args import PositionalArgs, parse
-from .output import show
+from .output import print_rich
 
 _POSITIONAL = PositionalArgs("recipe", "light-llm recipes my-text > my.toml", max_count=1)
 
@@ -40,8 +40,8 @@ def command(argv: Sequence[str]) -> int:
 def _list() -> None:
     for name in recipe_names():
         about = about_recipe(name)
-        show(
+        print_rich(
             Text.assemble((name, "bold"), "  ", about.title),
             Padding(Text(about.expect, style="dim"), (0, 0, 1, 2), expand=False),
         )
-    show("train one       light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")
+    print_rich("train one       light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")

@@ -25,7 +25,7 @@ from ..report import (
     write_report,
 )
 from .args import PositionalArgs, parse
-from .output import columns, show
+from .output import new_table, print_rich
 
 _POSITIONAL = PositionalArgs("run folder", "light-llm report, or light-llm report RUN", max_count=1)
 STYLES = {"bad": "bold red", "watch": "yellow", "good": "green", "info": "dim"}
@@ -52,13 +52,13 @@ def command(argv: Sequence[str]) -> int:
     folder = Path(flags.folder[0] if flags.folder else "checkpoints")
     view = read_view(folder)
     plain = not _can_show("▁█⣿░▓")
-    show(_head(view), "", _numbers(view))
-    show("", _verdicts(judge(view)))
+    print_rich(_head(view), "", _numbers(view))
+    print_rich("", _verdicts(judge(view)))
     for title, lines in _charts(view, plain):
-        show("", Text(title, style="dim"), *map(Text, lines))
-    show("", Text("repeat it with", style="dim"), Text(f"  {repeat_command(view.past.run)}"))
+        print_rich("", Text(title, style="dim"), *map(Text, lines))
+    print_rich("", Text("repeat it with", style="dim"), Text(f"  {repeat_command(view.past.run)}"))
     if not flags.no_page:
-        show("", Text.assemble(("page     ", "dim"), str(write_report(folder, view=view))))
+        print_rich("", Text.assemble(("page     ", "dim"), str(write_report(folder, view=view))))
     return 0
 
 
@@ -72,7 +72,7 @@ def _can_show(letters: str) -> bool:
 
 
 def _head(view: View) -> Table:
-    table = columns("", "")
+    table = new_table("", "")
     table.show_header = False
     table.add_row(Text("run", style="dim"), Text(str(view.past.folder), style="bold"))
     for name, value in facts(view).items():
@@ -81,7 +81,7 @@ def _head(view: View) -> Table:
 
 
 def _numbers(view: View) -> Table:
-    table = columns("", "", "")
+    table = new_table("", "", "")
     table.show_header = False
     for number in key_numbers(view):
         table.add_row(Text(number["label"], style="dim"), Text(number["value"], style="bold"), Text(number["note"]))
@@ -92,7 +92,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table | Text:
     """The worst first, each with what to try."""
     if not verdicts:
         return Text("There is nothing to judge yet.")
-    table = columns("", "")
+    table = new_table("", "")
     table.show_header = False
     for v in verdicts:
         level = "note" if v.level == "info" else v.level

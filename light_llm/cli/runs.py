@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from ..report import PastRun, find_runs, read_all
 from ..text_format import format_count
 from .args import PositionalArgs, parse
-from .output import columns, show
+from .output import new_table, print_rich
 
 _POSITIONAL = PositionalArgs("folder", "light-llm runs, or light-llm runs FOLDER")
 
@@ -36,18 +36,18 @@ def command(argv: Sequence[str]) -> int:
     roots = [Path(f) for f in flags.folders or (".",)]
     runs, errors = read_all(find_runs(roots))
     if runs:
-        show(_table(runs))
+        print_rich(_table(runs))
     elif not errors:
         where = ", ".join(map(str, roots)) if flags.folders else "this folder"
-        show(f"There is no run in {where}, nor one level below. Start one:", "  light-llm train")
+        print_rich(f"There is no run in {where}, nor one level below. Start one:", "  light-llm train")
     for error in errors:
-        show(Text.assemble(("cannot be listed: ", "red"), str(error)))
+        print_rich(Text.assemble(("cannot be listed: ", "red"), str(error)))
     return 0
 
 
 def _table(runs: Sequence[PastRun]) -> Table:
     """A line a run. In a narrow terminal names and texts are cut short, numbers never."""
-    table = columns(
+    table = new_table(
         Column("run", style="bold"),
         Column("model", justify="right", no_wrap=True),
         "data, tokens",

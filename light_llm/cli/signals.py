@@ -25,7 +25,7 @@ SAVE = getattr(signal, "SIGUSR1", None)
 
 
 @dataclass
-class Caught:
+class ReceivedSignal:
     """The signal that came first, if one came."""
 
     number: int | None = None
@@ -33,13 +33,13 @@ class Caught:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Inside the block the first SIGINT or SIGTERM raises `Interrupted`; the second leaves at once.
 
     Where an exception could be lost it is raised a moment later: in a callback, where Python drops exceptions, and in
     an import, because many a package tries another one and takes whatever is raised for its absence.
     """
-    caught, hook_before = Caught(), sys.unraisablehook
+    caught, hook_before = ReceivedSignal(), sys.unraisablehook
 
     def handle(number: int, frame: FrameType | None) -> None:
         if caught.number is not None and not caught.sent_again:
@@ -71,14 +71,14 @@ def is_importing(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def ctrl_c_again_and_again() -> Iterator[None]:
+def default_sigint() -> Iterator[None]:
     """Inside the block each Ctrl-C is a KeyboardInterrupt: at a prompt it ends an answer and not the program."""
     with _handled({signal.SIGINT: signal.default_int_handler}):
         yield
 
 
 @contextmanager
-def left_alone() -> Iterator[None]:
+def ignore_hangup() -> Iterator[None]:
     """Inside the block a terminal that is closed ends nothing, and neither does a wish to save that comes too early."""
     with _handled({number: signal.SIG_IGN for number in (CLOSED_TERMINAL, SAVE) if number is not None}):
         yield
@@ -87,9 +87,9 @@ def left_alone() -> Iterator[None]:
 @contextmanager
 def stop_on_signals(
     request_stop: Callable[[], None], request_save: Callable[[], None] = lambda: None
-) -> Iterator[Caught]:
+) -> Iterator[ReceivedSignal]:
     """Inside the block SIGINT and SIGTERM ask for a stop, the second leaves at once; SIGUSR1 asks for a save."""
-    caught = Caught()
+    caught = ReceivedSignal()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if caught.number is not None:
@@ -106,7 +106,7 @@ def stop_on_signals(
         yield caught
 
 
-def _send_again(caught: Caught) -> None:
+def _send_again(caught: ReceivedSignal) -> None:
     """The signal that was caught once more, in a moment, to the main thread: it also ends what that waits in.
 
     A thread of the lower module takes no lock to start, and what was interrupted may hold any.
@@ -114,7 +114,7 @@ def _send_again(caught: Caught) -> None:
     _thread.start_new_thread(_send, (caught,))
 
 
-def _send(caught: Caught) -> None:
+def _send(caught: ReceivedSignal) -> None:
     time.sleep(0.05)
     number = caught.number
     if number is None:  # the block is over

@@ -14,7 +14,7 @@ from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_setti
 from ..config.choices import POSITIONS
 from ..errors import ConfigError, DataError
 from .args import given_settings, parse, with_run_settings
-from .signals import left_alone, stop_on_signals
+from .signals import ignore_hangup, stop_on_signals
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -50,7 +50,7 @@ def command(argv: Sequence[str]) -> int:
     if flags.resume and (flags.overwrite or settings.get("train__init_from")):
         other = "--overwrite" if flags.overwrite else "--init-from"
         raise ConfigError(f"--resume and {other} cannot go together; leave one out")
-    with left_alone():
+    with ignore_hangup():
         trainer = _make_trainer(flags, given, settings)
         with stop_on_signals(trainer.request_stop, trainer.request_save) as received, _live_page(flags, trainer):
             result = trainer.train()
@@ -80,20 +80,20 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     from ..model import LightLLM
     from ..runtime import configure_malloc, limit_threads, seed_everything
     from ..train import Trainer
-    from .fit import Ahead, settle
+    from .fit import FitChecker, resolve_auto
 
     configure_malloc()
     limit_threads()
     run, origin = _resumed_run(flags, settings) if flags.resume else _new_run(flags, given, settings)
     _check_tokenizer(given, run, origin)
-    fit = Ahead(settle(run.train), flags, fixed=origin is not None)
-    changes = fit.before_the_text(run)
+    fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None)
+    changes = fit.check_before_data(run)
     run = run.with_settings(**changes)
     dataset = _load_dataset(run, origin, flags, given, settings | changes)
     seed_everything(run.train.seed)
     if origin is None:
         vocab_size = settings.get("model__vocab_size", dataset.tokenizer.vocab_size)
-        run = fit.with_the_text(replace(run, model=replace(run.model, vocab_size=vocab_size)), dataset)
+        run = fit.fit_to_dataset(replace(run, model=replace(run.model, vocab_size=vocab_size)), dataset)
         model = LightLLM(run.model)
     else:
         model = build(replace(origin, config=run.model))
@@ -130,7 +130,7 @@ def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tu
     RunFolder(flags.out).ensure_folder_available(explicit="out" in given, overwrite=flags.overwrite)
     path = settings.get("train__init_from")
     origin = read_model(path) if path else None
-    return start_of(settings, origin), origin
+    return new_run(settings, origin), origin
 
 
 def _check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None:
@@ -170,7 +170,7 @@ def _load_dataset(
         raise DataError(f"{str(error).rstrip('.')}{hint}") from None
 
 
-def start_of(settings: dict[str, Any], origin: ModelFile | None) -> Run:
+def new_run(settings: dict[str, Any], origin: ModelFile | None) -> Run:
     """Return the Run of a new training: the defaults, or the shape of `origin`, with the settings on top."""
     if origin is not None:
         return _run_from_model(settings, origin)

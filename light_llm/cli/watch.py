@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
 from .args import PositionalArgs, parse
-from .output import show
+from .output import print_rich
 
 _POSITIONAL = PositionalArgs("folder", "light-llm watch, or light-llm watch FOLDER")
 
@@ -43,8 +43,8 @@ def command(argv: Sequence[str]) -> int:
     with serving(roots, open_port(flags.port), warn=_tell) as page:
         missing = [str(root) for root in roots if not root.is_dir()]
         if missing:
-            show(f"waiting for a run to begin in {', '.join(missing)}")
-        show(f"live page  {page.address}", "Ctrl-C ends it; runs go on.")
+            print_rich(f"waiting for a run to begin in {', '.join(missing)}")
+        print_rich(f"live page  {page.address}", "Ctrl-C ends it; runs go on.")
         sys.stdout.flush()
         while page.is_alive:
             time.sleep(0.5)

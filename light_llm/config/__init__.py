@@ -34,4 +34,4 @@ from .validation import MAX_SEED as MAX_SEED
 from .validation import check_choice as check_choice
 from .validation import check_range as check_range
 from .validation import from_dict as from_dict
-from .validation import show as show
+from .validation import repr_short as repr_short

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import ConfigError, did_you_mean
 from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, SCALINGS
 from .settings import check_settings, setting
-from .validation import show
+from .validation import repr_short
 
 # d_k = n_embd / n_head = 64 in each; n_inner of the modern ones makes them as large as the others to 1%
 GPT2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True, "qk_norm": False, "tied_head": True}
@@ -101,7 +101,8 @@ class ModelConfig:
             is_number = isinstance(self.window_layers, str) and word.strip().isdecimal() and len(word) < 10
             if not is_number or int(word) >= self.n_layer:
                 raise ConfigError(
-                    f"window_layers={show(self.window_layers)} cannot be used; write all, or numbers of layers from 0 "
+                    f"window_layers={repr_short(self.window_layers)} cannot be used; write all, or numbers of layers "
+                    "from 0 "
                     f"to {self.n_layer - 1} with commas between: 0,2,4"
                 )
 

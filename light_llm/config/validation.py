@@ -23,12 +23,12 @@ _NAMES: dict[type, str] = {
 }
 
 
-def show(value: Any) -> str:
+def repr_short(value: Any) -> str:
     """A value as Python writes it, for a message: cut where it is long.
 
-    >>> show("top"), show(10**9), len(show("a" * 10**6))
+    >>> repr_short("top"), repr_short(10**9), len(repr_short("a" * 10**6))
     ("'top'", '1000000000', 80)
-    >>> show(10**5000)
+    >>> repr_short(10**5000)
     'a number of thousands of digits'
     """
     try:
@@ -58,7 +58,7 @@ def check_range(
     wanted = " ".join([wanted, " and ".join(limits)]).strip()
     kind_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
     if not kind_fits or not _is_finite(value) or not (low <= value <= high and above < value < below):
-        raise ConfigError(f"{name}={show(value)} cannot be used; it must be {wanted}")
+        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {wanted}")
 
 
 def _is_finite(value: float) -> bool:
@@ -72,8 +72,8 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise ConfigError, naming the nearest choice, unless value is one of them."""
     choices = list(choices)
     if value not in choices:
-        near = did_you_mean(value if isinstance(value, str) else show(value), choices)
-        raise ConfigError(f"{name}={show(value)} is not known{near} It can be {', '.join(choices)}")
+        near = did_you_mean(value if isinstance(value, str) else repr_short(value), choices)
+        raise ConfigError(f"{name}={repr_short(value)} is not known{near} It can be {', '.join(choices)}")
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Config:
@@ -94,7 +94,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Co
 
 def wrong_type(name: str, value: Any, expected: str) -> ConfigError:
     """The error for a value of the wrong type: what was expected, and what was found."""
-    return ConfigError(f"{name}={show(value)} has the wrong type; expected {expected}, found {_kind_of(value)}")
+    return ConfigError(f"{name}={repr_short(value)} has the wrong type; expected {expected}, found {_kind_of(value)}")
 
 
 def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
@@ -122,7 +122,9 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
 
 def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
     near = did_you_mean(key, known)
-    return f"there is no {what} setting {show(key)}{near}" + (f" There are {', '.join(known)}" if near == "." else "")
+    return f"there is no {what} setting {repr_short(key)}{near}" + (
+        f" There are {', '.join(known)}" if near == "." else ""
+    )
 
 
 def _fits(value: Any, hint: Any) -> bool:

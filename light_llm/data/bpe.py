@@ -16,7 +16,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from ..config import show
+from ..config import repr_short
 from ..errors import ConfigError
 from .pieces import at_safe_cuts
 
@@ -57,7 +57,7 @@ class BytePairTokenizer:
                 f"{len(tokens) - len(ranks) - tokens.count(NO_TEXT)} tokens are there twice; train another"
             )
         if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_TEXT:
-            raise ConfigError(f"the separator {show(separator)} is no id without a text; train another")
+            raise ConfigError(f"the separator {repr_short(separator)} is no id without a text; train another")
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
         self._ranks = ranks
         # No special tokens are given to tiktoken, so that no text can ever become one.

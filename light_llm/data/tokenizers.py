@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config import show
+from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..json_io import load_json
 from ..runtime import tiktoken_cache_dir
@@ -222,7 +222,7 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in makers:
         raise CheckpointError(
-            f"the model file has a tokenizer of kind {show(kind)}; this light-llm knows {', '.join(makers)}; "
+            f"the model file has a tokenizer of kind {repr_short(kind)}; this light-llm knows {', '.join(makers)}; "
             "load it with the version that wrote it"
         )
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import load_model
-from ..config import DEFAULT_SAMPLING, MAX_SEED, check_range, show
+from ..config import DEFAULT_SAMPLING, MAX_SEED, check_range, repr_short
 from ..data.tokenizers import TextStream, start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
@@ -169,7 +169,7 @@ def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: 
     check_range("max_new_tokens", max_new_tokens, low=1, integer=True)
     check_range("seed", seed, low=0, high=MAX_SEED - rows, integer=True)
     if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
-        raise ConfigError(f"stop={show(stop)} cannot be used; it must be a text, or a list of them")
+        raise ConfigError(f"stop={repr_short(stop)} cannot be used; it must be a text, or a list of them")
     if any(not s for s in stop):
         raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
 

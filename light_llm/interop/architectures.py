@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import LoadedModel
-from ..config import ModelConfig, show
+from ..config import ModelConfig, repr_short
 from ..errors import ConfigError
 
 FAMILIES = {"gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3"}  # and how they are written
@@ -53,7 +53,7 @@ def _strangers(config: ModelConfig, family: str) -> Iterator[str]:
     """What the family does not have, a clause for each field."""
     for name, value in _FIXED[family].items():
         if (found := getattr(config, name)) != value:
-            yield f"{name}={show(found)} has to be {show(value)}"
+            yield f"{name}={repr_short(found)} has to be {repr_short(value)}"
     if family == "gpt2" and config.kv_heads != config.n_head:
         yield f"n_kv_head={config.n_kv_head} has to be n_head={config.n_head}"
     if family == "gpt2" and config.head_size * config.n_head != config.n_embd:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import ModelConfig, show
+from ..config import ModelConfig, repr_short
 from ..errors import CheckpointError, ConfigError
 from ..layers.positions import HIGH, LOW
 
@@ -73,7 +73,8 @@ class Fields:
         found = [self.left.pop(n) for n in (name, also) if n in self.left]
         if found[1:] and found[0] != found[1]:
             raise CheckpointError(
-                f"{self.where}: {name}={show(found[0])} and {also}={show(found[1])} are one field by two names; "
+                f"{self.where}: {name}={repr_short(found[0])} and {also}={repr_short(found[1])} are one field by two "
+                "names; "
                 "keep the one that is right"
             )
         if not found and not default:
@@ -84,7 +85,7 @@ class Fields:
 
     def refuse(self, name: str, value: Any, why: str, way_out: str = _NOT_HERE) -> CheckpointError:
         """The error for a value that cannot be had here."""
-        return CheckpointError(f"{self.where}: {name}={show(value)} cannot be imported: {why}; {way_out}")
+        return CheckpointError(f"{self.where}: {name}={repr_short(value)} cannot be imported: {why}; {way_out}")
 
     def finish(self, harmless: str) -> None:
         """Raise CheckpointError for a field that is left and not known to be harmless; null means that it is off."""
@@ -149,12 +150,13 @@ def _family_of(values: Mapping[str, Any], where: str) -> str:
     kind = values.get("model_type") or next((f for f, known in ARCHITECTURES.items() if {*known} & {*named}), None)
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise CheckpointError(
-            f"{where}: model_type={show(kind)}{f', architectures={show(named)},' if named else ''} cannot be imported; "
+            f"{where}: model_type={repr_short(kind)}{f', architectures={repr_short(named)},' if named else ''} "
+            "cannot be imported; "
             f"light-llm reads {', '.join(ARCHITECTURES)}, each with a head for the next token"
         )
     if strange := [name for name in named if name not in ARCHITECTURES[kind]]:
         raise CheckpointError(
-            f"{where}: architectures={show(named)} cannot be imported: {show(strange[0])} is not "
+            f"{where}: architectures={repr_short(named)} cannot be imported: {repr_short(strange[0])} is not "
             f"{ARCHITECTURES[kind][0]}, which has a head for the next token; {_NOT_HERE}"
         )
     return kind
@@ -245,7 +247,7 @@ def _rope(fields: Fields, n_positions: Any) -> dict[str, Any]:
         raise rope.refuse("rope_type", kind, f"light-llm turns by {', '.join(ROPES)}")
     inner = rope.take("rope_theta", None)
     if None not in (inner, base) and inner != base:
-        raise fields.refuse("rope_theta", base, f"{name} says {show(inner)}", "keep the one that is right")
+        raise fields.refuse("rope_theta", base, f"{name} says {repr_short(inner)}", "keep the one that is right")
     base = next((value for value in (inner, base) if value is not None), 10000.0)
     found = {"rope_base": _float(base), "rope_scaling": ROPES[kind]}
     trained = rope.take("original_max_position_embeddings", 0)

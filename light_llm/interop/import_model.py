@@ -16,7 +16,7 @@ from ..atomic_io import remove_stale
 from ..checkpoint import Files, LoadedModel, ModelFile, contains_run, write_model_file
 from ..checkpoint.load import build
 from ..checkpoint.tensors import read_tensors
-from ..config import ModelConfig, show
+from ..config import ModelConfig, repr_short
 from ..data import Tokenizer
 from ..errors import CheckpointError
 from ..json_io import load_json
@@ -78,7 +78,8 @@ def _check_said(folder: Path, described: dict[str, Any], tensors: dict[str, Tens
     for field, part in (("attention_bias", ".self_attn."), ("mlp_bias", ".mlp.")):
         if described.get(field) and not any(part in name and name.endswith(".bias") for name in tensors):
             raise CheckpointError(
-                f"{folder / 'config.json'}: {field}={show(described[field])}, and there are no such tensors; {COMPLETE}"
+                f"{folder / 'config.json'}: {field}={repr_short(described[field])}, and there are no such tensors; "
+                f"{COMPLETE}"
             )
     sha = known_hash(folder, WEIGHTS)
     if sha and sha != hashes(folder, WEIGHTS).get(WEIGHTS):
@@ -210,7 +211,9 @@ def _read_all(folder: Path) -> dict[str, Tensor]:
     shards, tensors = sorted(set(places.values())), dict[str, Tensor]()
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{path} names {show(shard)}, which is no safetensors file beside it; {COMPLETE}")
+            raise CheckpointError(
+                f"{path} names {repr_short(shard)}, which is no safetensors file beside it; {COMPLETE}"
+            )
         if not (folder / shard).is_file():
             raise CheckpointError(
                 f"{folder} lacks {shard}, one of the {len(shards):,} files of its weights; {COMPLETE}"
@@ -218,6 +221,8 @@ def _read_all(folder: Path) -> dict[str, Tensor]:
         part = read_tensors(folder / shard)
         named = {name for name, place in places.items() if place == shard}
         if odd := sorted(named ^ part.keys()):
-            raise CheckpointError(f"{folder / shard} does not hold what the index says: {show(odd[0])}; {COMPLETE}")
+            raise CheckpointError(
+                f"{folder / shard} does not hold what the index says: {repr_short(odd[0])}; {COMPLETE}"
+            )
         tensors |= part
     return tensors

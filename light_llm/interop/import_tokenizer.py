@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import show
+from ..config import repr_short
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
 from ..data.tokenizer_json import ENDS, from_tokenizer_json
@@ -115,7 +115,7 @@ def _checked(values: Any, path: Path) -> BytePairTokenizer:
             at = next(i for i, (a, b) in enumerate(zip([*found, -1], [*expected, -2], strict=False)) if a != b)
             raise CheckpointError(
                 f"the tokenizer {path} cannot be used here: a byte-level BPE makes other ids of some texts, "
-                f"such as {show(text[max(0, at - 20) :][:40])}; {ALONE}"
+                f"such as {repr_short(text[max(0, at - 20) :][:40])}; {ALONE}"
             )
     return ours
 
@@ -142,12 +142,12 @@ def _strange_part(values: Any) -> str:
         return "it has no model"
     model, before, normalizer = values["model"], values.get("pre_tokenizer"), values.get("normalizer")
     if model.get("type") != "BPE":
-        return f"its model is {show(model.get('type'))} and no byte-level BPE"
+        return f"its model is {repr_short(model.get('type'))} and no byte-level BPE"
     if model.get("byte_fallback"):
         return "its model is a BPE of characters with byte_fallback, and no byte-level one"
     for mark in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(mark):
-            return f"its model has {mark}={show(model[mark])}, so that tokens are not what texts are made of"
+            return f"its model has {mark}={repr_short(model[mark])}, so that tokens are not what texts are made of"
     if normalizer:
         return f"its normalizer ({_kinds(normalizer)}) changes texts before they are cut"
     if not isinstance(before, dict) or before.get("type") != "ByteLevel" or before.get("use_regex") is False:
@@ -158,7 +158,9 @@ def _strange_part(values: Any) -> str:
         return f"its decoder ({_kinds(after)}) makes other texts of ids than joining their bytes"
     added = values.get("added_tokens") or []
     if texts := [t.get("content") for t in added if isinstance(t, dict) and t.get("special") is False]:
-        return f"its added token {show(texts[0])} is text (special is false), and ours has no text for added tokens"
+        return (
+            f"its added token {repr_short(texts[0])} is text (special is false), and ours has no text for added tokens"
+        )
     return ""
 
 
@@ -187,7 +189,7 @@ def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> 
     if eos is None and (not added or tokenizer.separator in [added.get(name) for name in ENDS]):
         return tokenizer
     raise CheckpointError(
-        f"the tokenizer {path} cannot be used here: eos_token_id={show(eos)} in config.json is none of its ids "
+        f"the tokenizer {path} cannot be used here: eos_token_id={repr_short(eos)} in config.json is none of its ids "
         f"without a text, so nobody knows where a text ends; write the right one there, or {ALONE}"
     )
 

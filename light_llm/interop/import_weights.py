@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.model_file import WEIGHT_DTYPES
-from ..config import ModelConfig, block_shapes, outer_shapes, show
+from ..config import ModelConfig, block_shapes, outer_shapes, repr_short
 from ..errors import CheckpointError
 
 COMPLETE = "use a complete copy of the model"
@@ -86,7 +86,8 @@ def to_ours(theirs: dict[str, Tensor], family: str, config: ModelConfig, where: 
     """
     if config.n_layer > len(theirs):  # before a name is made for each layer of a config that says a billion
         raise CheckpointError(
-            f"{where}: its config says {show(config.n_layer)} layers, and there are {len(theirs):,} tensors; {COMPLETE}"
+            f"{where}: its config says {repr_short(config.n_layer)} layers, and there are {len(theirs):,} tensors; "
+            f"{COMPLETE}"
         )
     head = theirs.pop("lm_head.weight", None) if config.tied_head else None
     weights = {}
@@ -151,7 +152,8 @@ def _take(theirs: dict[str, Tensor], name: str, shape: tuple[int, ...], turned: 
     wanted, found = shape[::-1] if turned else shape, tuple(tensor.shape)
     if found != wanted:
         raise CheckpointError(
-            f"{where}: {name} has the shape {show(found)}, and its config makes it {show(wanted)}; {COMPLETE}"
+            f"{where}: {name} has the shape {repr_short(found)}, and its config makes it {repr_short(wanted)}; "
+            f"{COMPLETE}"
         )
     return tensor.t() if turned else tensor
 
@@ -170,5 +172,5 @@ def _refuse_rest(theirs: Mapping[str, Tensor], where: Path) -> None:
     if rest:
         more = f" and {len(rest) - 1:,} more" if rest[1:] else ""
         raise CheckpointError(
-            f"{where} holds what its config says nothing of: the tensor {show(rest[0])}{more}; {COMPLETE}"
+            f"{where} holds what its config says nothing of: the tensor {repr_short(rest[0])}{more}; {COMPLETE}"
         )

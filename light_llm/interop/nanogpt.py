@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..checkpoint import LoadedModel
 from ..checkpoint.model_file import KIND
-from ..config import ModelConfig, check_choice, show
+from ..config import ModelConfig, check_choice, repr_short
 from ..config.choices import ACTIVATIONS
 from ..data import Tokenizer
 from ..data.tokenizers import CharTokenizer
@@ -136,14 +136,15 @@ def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
     for name, value in sizes.items():
         if name not in known:
             raise CheckpointError(
-                f"{path}: model_args has {show(name)}={show(value)}, which nanoGPT's GPT does not: a changed nanoGPT "
+                f"{path}: model_args has {repr_short(name)}={repr_short(value)}, which nanoGPT's GPT does not: a "
+                "changed nanoGPT "
                 "cannot be imported, as nobody knows what it computes"
             )
     if missing := [name for name in known if name not in sizes and name != "dropout"]:
         raise CheckpointError(f"{path}: model_args has no {missing[0]}; use a checkpoint that nanoGPT's train.py wrote")
     shape = {ours: sizes[theirs] for theirs, ours in SIZES.items()}
     if type(sizes["bias"]) is not bool:
-        raise CheckpointError(f"{path}: model_args has bias={show(sizes['bias'])}; it has to be True or False")
+        raise CheckpointError(f"{path}: model_args has bias={repr_short(sizes['bias'])}; it has to be True or False")
     try:
         return ModelConfig(
             **shape, vocab_size=sizes["vocab_size"], bias=sizes["bias"], dropout=sizes.get("dropout", 0.0), n_inner=0

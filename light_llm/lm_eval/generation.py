@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Sampling, settings_of, show
+from ..config import Sampling, repr_short, settings_of
 from ..data import Tokenizer
 from ..data.tokenizers import TextStream
 from ..errors import ConfigError
@@ -41,7 +41,7 @@ def read_wanted(kwargs: Mapping[str, Any]) -> Wanted:
     until = given.pop("until", [])
     until = [until] if isinstance(until, str) else until
     if not isinstance(until, (list, tuple)) or not all(isinstance(text, str) for text in until):
-        raise ConfigError(f"the task's until={show(until)} cannot be used; it must be a text, or a list of them")
+        raise ConfigError(f"the task's until={repr_short(until)} cannot be used; it must be a text, or a list of them")
     lengths = [given.pop(name) for name in LENGTHS if name in given]
     most = int(lengths[0]) if lengths else MOST_TOKENS
     if most < 1:
@@ -52,7 +52,8 @@ def read_wanted(kwargs: Mapping[str, Any]) -> Wanted:
     for name, value in given.items():
         if value not in WITHOUT_EFFECT.get(name, ()):
             raise ConfigError(
-                f"the task wants {show(name)}={show(value)}, which this model cannot do; take it out of the task's "
+                f"the task wants {repr_short(name)}={repr_short(value)}, which this model cannot do; take it out of "
+                "the task's "
                 "generation_kwargs, or leave the task out"
             )
     return Wanted(tuple(filter(None, until)), most, Sampling(temperature=temperature if sampled else 0.0, **knobs))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..config import show
+from ..config import repr_short
 from ..errors import ConfigError, did_you_mean
 
 ENDINGS = (".yaml", ".yml")
@@ -82,6 +82,7 @@ def _matching(name: str, manager: Any) -> list[str]:
         return matches
     known = nearest(name, manager.all_tasks)
     raise ConfigError(
-        f"there is no task {show(name)}{did_you_mean(name, known)} Tasks of your own are found with --include FOLDER; "
+        f"there is no task {repr_short(name)}{did_you_mean(name, known)} Tasks of your own are found with --include "
+        "FOLDER; "
         "all others: lm-eval ls tasks"
     )

@@ -22,8 +22,8 @@ from tyro.conf import Positional, arg
 from light_llm.checkpoint import load_model
 from light_llm.cli import main
 from light_llm.cli.args import PositionalArgs, parse
-from light_llm.cli.main import VERBS
-from light_llm.cli.signals import ended_by_signals, stop_on_signals
+from light_llm.cli.main import COMMANDS
+from light_llm.cli.signals import raise_on_signal, stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
 from light_llm.errors import ConfigError, Interrupted
 from light_llm.interop.model_card import card_text
@@ -102,10 +102,10 @@ def test_version() -> None:
 WRONG = [
     (
         ["trian"],
-        r"there is no verb 'trian'; did you mean train\? The verbs are train, plan, doctor, generate, eval",
+        r"there is no command 'trian'; did you mean train\? The commands are train, plan, doctor, generate, eval",
     ),
     (["bench", "--quick"], r"bench.* make bench .*light-llm plan .*light-llm doctor"),
-    (["run"], r"there is no verb 'run'; did you mean runs\?"),
+    (["run"], r"there is no command 'run'; did you mean runs\?"),
     (["recipes", "my-txt"], r"there is no recipe 'my-txt'; did you mean my-text\? The recipes are my-text, "),
     (["recipes", "a", "b"], r"expected at most 1 recipe, 2 given: a b; write light-llm recipes my-text > my.toml"),
     (["runs", "nowhere"], r"there is no folder nowhere\. Without a folder, this one is looked into"),
@@ -231,7 +231,7 @@ def test_mistakes_from_a_shell(words: list[str]) -> None:
 
 
 def test_every_verb_is_a_module_with_a_command() -> None:
-    for verb in VERBS:
+    for verb in COMMANDS:
         name = "import_" if verb == "import" else verb.replace("-", "_")
         module = import_module(f"light_llm.cli.{name}")
         with pytest.raises(SystemExit) as leave:
@@ -477,7 +477,7 @@ def test_a_signal_in_an_import_comes_after_it(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "greedy.py").write_text(GREEDY)
     inner = "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\n"
     (tmp_path / "greedy_inner.py").write_text(inner)
-    with pytest.raises(Interrupted) as stopped, ended_by_signals():
+    with pytest.raises(Interrupted) as stopped, raise_on_signal():
         greedy = import_module("greedy")
         time.sleep(30)
     assert stopped.value.number == signal.SIGINT and greedy.greedy_inner is not None

@@ -96,7 +96,7 @@ BUGS = [
     ),
     Bug(
         "Ctrl-C raised within an import",
-        "cli: ended_by_signals.handle",
+        "cli: raise_on_signal.handle",
         "        if is_importing(frame):",
         "        if is_importing(None):",
         "tests/cli/test_cli.py -k import",
