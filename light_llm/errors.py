@@ -1,6 +1,6 @@
-"""What can go wrong for a user: one family, so that a caller can catch it.
+"""Errors that a user can fix: one family, so that a caller can catch them all.
 
-Every message says what, which value, and the way out.
+Each message says what is wrong, with which value, and what to do.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class LightLLMError(Exception):
-    """Anything a user can put right. The command line prints it without a traceback and exits with code 2."""
+    """An error that a user can fix. The command line prints it without a traceback and exits with code 2."""
 
 
 class ConfigError(LightLLMError):
@@ -21,19 +21,19 @@ class DataError(LightLLMError):
 
 
 class CheckpointError(LightLLMError):
-    """A run folder or model file that is missing, damaged, in the way or of another kind."""
+    """A run folder or model file that is missing, damaged, in the way or of the wrong kind."""
 
 
 class DeviceError(LightLLMError):
-    """A device or number format this machine does not have."""
+    """A device or number format that this machine does not have."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks the whole program to end; at a prompt, Ctrl-C alone is a plain KeyboardInterrupt.
+    """A signal that ends the whole program. At a prompt, Ctrl-C alone is a plain KeyboardInterrupt.
 
     Args:
         number: of the signal.
-        advice: how to go on.
+        advice: how to continue, for the message.
     """
 
     def __init__(self, number: int, advice: str = "") -> None:
@@ -41,13 +41,13 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
     @classmethod
-    def by(cls, error: KeyboardInterrupt, advice: str) -> "Interrupted":
-        """The same end, with advice."""
+    def with_advice(cls, error: KeyboardInterrupt, advice: str) -> "Interrupted":
+        """Return an interruption by the same signal, with advice."""
         return cls(error.number if isinstance(error, Interrupted) else signal.SIGINT, advice)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence: the nearest known word as a question, or a full stop when none is near.
+    """Return the end of a sentence: the most similar known word as a question, or a full stop if none is similar.
 
     >>> did_you_mean("max_step", ["max_steps", "lr"])
     '; did you mean max_steps?'

@@ -1,4 +1,4 @@
-"""An analysis as a table for people: each number beside what it means."""
+"""Show an analysis as a table: each number with its meaning."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .output import new_table
 if TYPE_CHECKING:
     from ..config import TrainConfig
 
-Rows = list[tuple[str, str, str]]  # what, its value, what that means
+Rows = list[tuple[str, str, str]]  # quantity, value, meaning
 
 
-def findings_table(found: Mapping[str, Any], config: TrainConfig | None, max_length: int | None) -> Table:
-    """The rows of an analysis.
+def analysis_table(results: Mapping[str, Any], config: TrainConfig | None, max_length: int | None) -> Table:
+    """Return the table of an analysis.
 
     Args:
-        found: what analysis.json holds.
-        config: how the model was trained, where that is known.
-        max_length: T it was trained with.
+        results: the contents of analysis.json.
+        config: the training settings, if they are known.
+        max_length: T of training.
     """
     table = new_table("", Column("value", justify="right", no_wrap=True), Column("what it means", overflow="fold"))
-    batch = found["batch"]
-    where = f"nats per token, on {batch['sequences']} x {batch['context']} tokens of {found['text']}"
+    batch = results["batch"]
+    where = f"nats per token, on {batch['sequences']} x {batch['context']} tokens of {results['text']}"
     rows = [
-        ("loss", _number(found["loss"]), where),
-        ("gradient norm", _number(found["gradient_norm"]), "of that batch, dropout off"),
-        *_curvature(found["hessian"]),
-        *_sharpness(found["sharpness"]),
-        *_noise(found["noise"], batch["context"], config, max_length),
-        *_surroundings(found),
+        ("loss", _number(results["loss"]), where),
+        ("gradient norm", _number(results["gradient_norm"]), "of that batch, dropout off"),
+        *_curvature(results["hessian"]),
+        *_sharpness(results["sharpness"]),
+        *_noise(results["noise"], batch["context"], config, max_length),
+        *_landscape(results),
     ]
     for row in rows:
         table.add_row(*row)
@@ -42,8 +42,10 @@ def findings_table(found: Mapping[str, Any], config: TrainConfig | None, max_len
 
 def _curvature(hessian: Mapping[str, Any]) -> Rows:
     values, errors, trace = hessian["eigenvalues"], hessian["residuals"], hessian["trace"]
-    rows = [("eigenvalues", _give(values[0], errors[0]), "of the Hessian, largest first: the sharpest directions")]
-    rows += [("", _give(v, e), "") for v, e in zip(values[1:], errors[1:], strict=True)]
+    rows = [
+        ("eigenvalues", _with_error(values[0], errors[0]), "of the Hessian, largest first: the sharpest directions")
+    ]
+    rows += [("", _with_error(v, e), "") for v, e in zip(values[1:], errors[1:], strict=True)]
     down = (
         "below 0: this is no minimum, some direction curves down" if hessian["smallest"] < 0 else "no way curves down"
     )
@@ -51,7 +53,7 @@ def _curvature(hessian: Mapping[str, Any]) -> Rows:
     return [
         *rows,
         ("smallest", _number(hessian["smallest"]), down),
-        ("trace", _give(trace["value"], trace["stderr"]), probes),
+        ("trace", _with_error(trace["value"], trace["stderr"]), probes),
     ]
 
 
@@ -64,7 +66,7 @@ def _sharpness(sharp: Mapping[str, Any]) -> Rows:
     if sharp["preconditioned"] is None:
         return [*rows, ("in Adam's metric", "-", sharp["why_not"])]
     limit = sharp["preconditioned_threshold"]
-    value = _give(sharp["preconditioned"], sharp["preconditioned_residual"])
+    value = _with_error(sharp["preconditioned"], sharp["preconditioned_residual"])
     if limit is None:
         return [*rows, ("in Adam's metric", value, "the rate of the next update is 0, and no step of it overshoots")]
     share = sharp["preconditioned"] / limit
@@ -79,7 +81,7 @@ def _sharpness(sharp: Mapping[str, Any]) -> Rows:
 
 
 def _stability(share: float) -> str:
-    """What a share of the threshold says. Adam trains near 1 on the whole text (Cohen et al., 2022).
+    """Return the meaning of a share of the threshold. Adam trains near 1 on the whole text (Cohen et al., 2022).
 
     On a few sequences the largest eigenvalue is larger: a maximum of a mean is at most the mean of the maxima.
     """
@@ -98,17 +100,17 @@ def _noise(noise: Mapping[str, Any], context: int, config: TrainConfig | None, m
         meaning += "; uncertain by more than half, so it says nothing of the batch"
     elif config and max_length:
         meaning += f"; this run takes {config.batch_size * max_length:,}, it suggests {_batch(scale, max_length)}"
-    return [("noise scale", _give(scale, error), meaning)]
+    return [("noise scale", _with_error(scale, error), meaning)]
 
 
 def _batch(tokens: float, T: int) -> str:
     return f"--batch-size {max(1, round(tokens / T)):,}"
 
 
-def _surroundings(found: Mapping[str, Any]) -> Rows:
-    line, path = found["landscape"]["line"], found["path"]
+def _landscape(results: Mapping[str, Any]) -> Rows:
+    line, path = results["landscape"]["line"], results["path"]
     ends = [value for value in (line["loss"][0], line["loss"][-1]) if value is not None]
-    rise = format_number(sum(ends) / len(ends) - found["loss"]) if ends else "-"
+    rise = format_number(sum(ends) / len(ends) - results["loss"]) if ends else "-"
     rows = [("landscape", rise, "nats more after a random step as long as the weights themselves")]
     if path is None:
         why = "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50"
@@ -124,8 +126,8 @@ def _surroundings(found: Mapping[str, Any]) -> Rows:
     ]
 
 
-def _give(value: float, error: float | None) -> str:
-    """A value ± its error, where that can be seen in the digits shown."""
+def _with_error(value: float, error: float | None) -> str:
+    """Return a value ± its error; without the error if it is too small to show in the digits."""
     if error is None or error < abs(value) / 2000:
         return format_number(value)
     return f"{format_number(value)} ± {format_number(error)}"

@@ -1,35 +1,35 @@
-"""`light-llm analyze [CHECKPOINT]`: the X-ray of a trained model: curvature, gradient noise, landscape."""
+"""`light-llm analyze [CHECKPOINT]`: curvature, gradient noise and loss landscape of a trained model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from ..config.choices import OPTIMIZERS
 from ..errors import CheckpointError, DataError
 from ..text_format import format_duration
-from .analysis_table import findings_table
+from .analysis_table import analysis_table
 from .args import PositionalArgs, parse
 from .output import print_rich
 from .progress import progress_bar
 from .training_data import open_training_data
 
 if TYPE_CHECKING:
-    from ..checkpoint import ModelFile
+    from ..checkpoint import LoadedModel, ModelFile
     from ..config import TrainConfig
     from ..data import Batch
     from ..model import LightLLM
     from ..observe.analysis import AdamState, AnalysisConfig, CheckpointWeights
 
 ANALYSIS = "analysis.json"
-CONTEXT = 64  # tokens of a window, or fewer where the model was trained on shorter ones
-MOST_POINTS = 12  # of the run's path: each is all weights in memory
-SHARE = 4  # a Lanczos iteration may take one part in so many of the machine's memory
+CONTEXT = 64  # tokens of a window; fewer if the model was trained on shorter ones
+MAX_CHECKPOINTS = 12  # on the path of the run: each is a copy of all weights in memory
+MEMORY_SHARE = 4  # a Lanczos iteration may take a quarter of the machine's memory
 STAGES = {
     "curvature": "products with the Hessian: eigenvalues, density, trace",
     "sharpness": "the same in Adam's metric",
@@ -61,57 +61,70 @@ class AnalyzeFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Measure a trained model, write analysis.json into its run folder, and print the results."""
     about = (
         "Measure a trained model: curvature of the loss (eigenvalues, density, trace), sharpness beside the learning "
         "rate, gradient noise and the batch size it suggests, the loss around the weights. Writes analysis.json."
     )
     flags, _ = parse(AnalyzeFlags, argv, prog="light-llm analyze", about=about)
-    from ..atomic_io import atomic_write
     from ..checkpoint import load_model
-    from ..json_io import canonical_json
-    from ..observe.analysis import analyze
     from ..runtime import choose_device, configure_malloc, limit_threads
 
     start = time.perf_counter()
     configure_malloc()
     limit_threads()
-    path = _chosen(Path(flags.checkpoint[0] if flags.checkpoint else "checkpoints"))
+    path = _find_checkpoint(Path(flags.checkpoint[0] if flags.checkpoint else "checkpoints"))
     device = choose_device(flags.device).value
     loaded = load_model(path, device)
-    config = _recipe(path)
-    effort = _effort(flags, loaded.model)
-    windows, title, effort = _windows(flags, loaded.file, effort, device)
-    step = int(loaded.file.meta.get("step") or 0)
-    run, left_out = _run_points(path, loaded.model)
-    with progress_bar(stage_help=STAGES) as progress:
-        found = analyze(
-            loaded.model,
-            windows,
-            step=step,
-            optimizer=_optimizer(path, config, step),
-            run=run,
-            config=effort,
-            seed=flags.seed,
-            progress=progress,
-        )
-    found |= {"step": step, "checkpoint": path.name, "text": title, "seconds": time.perf_counter() - start}
-    target, max_length = path.parent / ANALYSIS, loaded.file.data.get("max_length")
-    table = findings_table(found, config, max_length)
-    try:
-        atomic_write(target, canonical_json(found))
-    except OSError as error:
-        print_rich(f"{path}, step {step:,}", "", table, *left_out)  # what was computed is not lost with the file
-        raise CheckpointError(
-            f"{target} cannot be written ({error.strerror}), so the report will not have this; it stands above"
-        ) from None
-    print_rich(f"{path}, step {step:,}", "", table, *left_out)
-    print_rich("", f"written to {target} in {format_duration(found['seconds'])}")
+    train_config = _read_train_config(path)
+    results, skipped = _analyze(flags, path, loaded, train_config, device)
+    results["seconds"] = time.perf_counter() - start
+    table = analysis_table(results, train_config, loaded.file.data.get("max_length"))
+    print_rich(f"{path}, step {results['step']:,}", "", table, *skipped)
+    # Written after the results are printed, so that a failing write does not lose them.
+    _write(path.parent / ANALYSIS, results)
     return 0
 
 
-def _chosen(given: Path) -> Path:
-    """The checkpoint a path means: of a run folder the newest good step, which has moments, else the best model."""
+def _analyze(
+    flags: AnalyzeFlags, path: Path, loaded: LoadedModel, train_config: TrainConfig | None, device: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the results, and a line for each checkpoint that was skipped."""
+    from ..observe.analysis import analyze
+
+    config = _analysis_config(flags, loaded.model)
+    windows, title, config = _windows(flags, loaded.file, config, device)
+    step = int(loaded.file.meta.get("step") or 0)
+    checkpoints, skipped = _run_checkpoints(path, loaded.model)
+    with progress_bar(stage_help=STAGES) as progress:
+        results = analyze(
+            loaded.model,
+            windows,
+            step=step,
+            optimizer=_adam_state(path, train_config, step),
+            run=checkpoints,
+            config=config,
+            seed=flags.seed,
+            progress=progress,
+        )
+    return results | {"step": step, "checkpoint": path.name, "text": title}, skipped
+
+
+def _write(target: Path, results: Mapping[str, Any]) -> None:
+    from ..atomic_io import atomic_write
+    from ..json_io import canonical_json
+
+    try:
+        atomic_write(target, canonical_json(results))
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} cannot be written ({error.strerror}), so the report will not have this; it stands above"
+        ) from None
+    print_rich("", f"written to {target} in {format_duration(results['seconds'])}")
+
+
+def _find_checkpoint(given: Path) -> Path:
+    """Return the checkpoint to analyze: of a run folder the newest valid step, which has the optimizer's moments."""
     from ..checkpoint import RunFolder
     from ..checkpoint.commit import is_complete
     from ..checkpoint.load import find_model
@@ -121,8 +134,8 @@ def _chosen(given: Path) -> Path:
     return find_model(given)
 
 
-def _recipe(path: Path) -> TrainConfig | None:
-    """How the model was trained, from its step folder or the run folder around it; None where nobody says."""
+def _read_train_config(path: Path) -> TrainConfig | None:
+    """Return the training settings from the step folder or the run folder around the model; None if it has neither."""
     from ..checkpoint import RunFolder
     from ..checkpoint.commit import read_json
     from ..checkpoint.step_folder import SETTINGS
@@ -135,8 +148,8 @@ def _recipe(path: Path) -> TrainConfig | None:
     return Run.from_dict(RunFolder(path.parent).read_run()["run"]).train
 
 
-def _optimizer(path: Path, config: TrainConfig | None, step: int) -> AdamState:
-    """The learning rate of the next update, and Adam's moments where there are any."""
+def _adam_state(path: Path, config: TrainConfig | None, step: int) -> AdamState:
+    """Return the learning rate of the next update, and Adam's moments if the checkpoint has them."""
     from ..checkpoint.tensors import read_tensors
     from ..observe.analysis import AdamState
     from ..optim import learning_rate
@@ -152,22 +165,22 @@ def _optimizer(path: Path, config: TrainConfig | None, step: int) -> AdamState:
     return replace(known, moments=read_tensors(path / "optimizer.safetensors"))
 
 
-def _effort(flags: AnalyzeFlags, model: LightLLM) -> AnalysisConfig:
-    """As asked for, with fewer Lanczos steps where their vectors would not fit into memory."""
+def _analysis_config(flags: AnalyzeFlags, model: LightLLM) -> AnalysisConfig:
+    """Return the settings of the flags, with fewer Lanczos steps if their vectors would not fit into memory."""
     from ..config import get_model_size
     from ..observe.analysis import AnalysisConfig
     from ..runtime import total_memory
 
-    effort = AnalysisConfig(batch_size=flags.batch_size, k=flags.k, steps=flags.steps)
-    memory, vector = total_memory(), 4 * get_model_size(model.config)
-    most = memory // SHARE // vector if memory else flags.steps
-    return AnalysisConfig(batch_size=flags.batch_size, k=flags.k, steps=min(effort.steps, max(flags.k, most)))
+    config = AnalysisConfig(batch_size=flags.batch_size, k=flags.k, steps=flags.steps)
+    memory, vector_bytes = total_memory(), 4 * get_model_size(model.config)
+    limit = memory // MEMORY_SHARE // vector_bytes if memory else flags.steps
+    return replace(config, steps=min(config.steps, max(flags.k, limit)))
 
 
 def _windows(
-    flags: AnalyzeFlags, file: ModelFile, effort: AnalysisConfig, device: str
+    flags: AnalyzeFlags, file: ModelFile, config: AnalysisConfig, device: str
 ) -> tuple[Batch, str, AnalysisConfig]:
-    """Windows of the training text, what it is called, and the effort with no more sequences than there are."""
+    """Return windows of the training text, its title, and the settings with no more sequences than the text has."""
     from ..config import MAX_SEED, check_range
     from ..data import Batch, create_dataloader
 
@@ -175,36 +188,38 @@ def _windows(
     check_range("context", flags.context, low=0, high=file.config.n_positions, integer=True)
     trained = file.data.get("max_length") or CONTEXT
     dataset = open_training_data(file, flags.data, max_length=flags.context or min(CONTEXT, trained))
-    n, needed = min(effort.sequences, len(dataset)), max(3, effort.batch_size)
+    n, needed = min(config.sequences, len(dataset)), max(3, config.batch_size)
     if len(dataset) < needed:
         raise DataError(
             f"{dataset.source.title} has {len(dataset)} windows of {dataset.max_length} tokens, and {needed} are "
             "needed; use a smaller --context or --batch-size"
         )
-    batch = create_dataloader(dataset, max(n, effort.batch_size), seed=flags.seed).batch(0)
+    batch = create_dataloader(dataset, max(n, config.batch_size), seed=flags.seed).batch(0)
     windows = Batch(batch.tokens.to(device), batch.targets.to(device))
-    return windows, dataset.source.title, replace(effort, sequences=n)
+    return windows, dataset.source.title, replace(config, sequences=n)
 
 
-def _run_points(path: Path, model: LightLLM) -> tuple[list[CheckpointWeights], list[str]]:
-    """The weights of the run's checkpoints, at most MOST_POINTS evenly chosen; and which could not be read."""
+def _run_checkpoints(path: Path, model: LightLLM) -> tuple[list[CheckpointWeights], list[str]]:
+    """Return the weights of at most MAX_CHECKPOINTS checkpoints of the run, and a line for each that was skipped."""
     from ..checkpoint import RunFolder, read_model
     from ..observe.analysis import CheckpointWeights
     from ..observe.flat_params import flatten, trainable_parameters
 
-    folder, points, left_out = RunFolder(path.parent), {}, []
+    folder, skipped = RunFolder(path.parent), list[str]()
+    weights: dict[int, CheckpointWeights] = {}
     steps, names = folder.steps(), list(trainable_parameters(model))
-    if len(steps) > MOST_POINTS:
-        steps = [steps[round(i * (len(steps) - 1) / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
-    for one in [*steps, *([folder.best_model] if folder.best_model.is_file() else [])]:
-        if one == path:
+    if len(steps) > MAX_CHECKPOINTS:
+        steps = [steps[round(i * (len(steps) - 1) / (MAX_CHECKPOINTS - 1))] for i in range(MAX_CHECKPOINTS)]
+    for checkpoint in [*steps, *([folder.best_model] if folder.best_model.is_file() else [])]:
+        if checkpoint == path:
             continue
         try:
-            file = read_model(one)
-        except CheckpointError as error:  # damaged, or a step that the run has removed since
-            left_out.append(f"left out: {str(error).partition(';')[0]}")
+            file = read_model(checkpoint)
+        except CheckpointError as error:
+            # Damaged, or removed meanwhile by the run that is still training.
+            skipped.append(f"left out: {str(error).partition(';')[0]}")
             continue
         step = int(file.meta.get("step") or 0)
-        if file.config == model.config and step not in points:
-            points[step] = CheckpointWeights(step, flatten(file.weights[name].float() for name in names))
-    return list(points.values()), left_out
+        if file.config == model.config and step not in weights:
+            weights[step] = CheckpointWeights(step, flatten(file.weights[name].float() for name in names))
+    return list(weights.values()), skipped

@@ -1,4 +1,4 @@
-"""A run looked at before it starts: what does not fit is refused, or made to fit, before anything is downloaded."""
+"""Check whether a run fits into memory before anything is downloaded; with --fit or --budget, choose what fits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..plan.suggest import Overrides, Suggestion, suggest_settings
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
 from ..train.preflight import dataset_size
 
-IDS = {"gpt2": 50257, "bpe": 4096, "byte": 257}  # of tokenizers whose size is known before there is a text
-READING = 100_000_000  # bytes that reading the text and its vocabulary adds to the process
-OF_THE_MODEL = ("model__", "data__")  # what cannot be changed where a model is there already
+VOCAB_SIZES = {"gpt2": 50257, "bpe": 4096, "byte": 257, "char": 257}  # before the text is known; of char, at most
+DATA_BYTES = 100_000_000  # memory that the text and its vocabulary add to the process
+MODEL_PARTS = ("model__", "data__")  # settings that a trained model has already decided
 
 
 class FitFlags(Protocol):
-    """The flags that decide what is done about a run that is too large."""
+    """The flags that decide about a run that is too large."""
 
     @property
     def fit(self) -> bool: ...
@@ -35,80 +35,84 @@ class FitFlags(Protocol):
 
 
 def resolve_auto(train: TrainConfig) -> TrainConfig:
-    """With device, format and compilation decided as the run will decide them. Raises DeviceError."""
+    """Return the config with the device, dtype and compilation that `auto` stands for. Raises DeviceError."""
     device = choose_device(train.device).value
     dtype, compiled = choose_dtype(train.dtype, device).value, choose_compile(train.compile, device).value
     return replace(train, device=device, dtype=dtype, compile=compiled)
 
 
 def expected_vocab_size(spec: str, default: int) -> int:
-    """About how many ids a tokenizer will have that is not there yet.
+    """Return about how many ids a tokenizer will have that has not been made yet.
 
-    >>> vocabulary_of("bpe:2000", 50257), vocabulary_of("byte", 50257), vocabulary_of("mine.json", 50257)
+    >>> expected_vocab_size("bpe:2000", 50257), expected_vocab_size("byte", 50257), expected_vocab_size("x.json", 50257)
     (2000, 257, 50257)
     """
     kind, _, size = spec.partition(":")
     if kind == "bpe" and size.isdecimal():
         return int(size)
-    return IDS.get(kind, default if kind != "char" else IDS["byte"])
+    return VOCAB_SIZES.get(kind, default)
 
 
 @dataclass(frozen=True)
 class FitChecker:
-    """What is done about a run that does not fit, or that is to be fitted to a budget.
+    """Refuses a run that does not fit into memory, or changes its settings so that it does.
+
+    The check comes twice: before the text is read, with an estimate of the vocabulary, and when the text is known.
 
     Args:
-        settled: how it trains, nothing left at auto.
-        fixed: the model is there already, and its shape is as it is.
+        resolved: the training settings, with no "auto" left.
+        fixed: the run starts from a trained model, which decides its shape.
     """
 
-    settled: TrainConfig
+    resolved: TrainConfig
     flags: FitFlags
     fixed: bool
 
     def check_before_data(self, run: Run) -> Overrides:
-        """Settings to change so that the run fits, {} where it does.
+        """Return the settings to change so that the run fits, {} if none.
 
         Raises:
-            ConfigError: it does not fit, and nobody said --fit or --force; with what does.
+            ConfigError: it does not fit, and neither --fit nor --force was given; the message lists settings that do.
         """
         if self.flags.budget:
             self._check_budget()
-            return {}  # with the text at hand
+            # The budget is spent when the size of the text is known.
+            return {}
         tokenizer = run.data.tokenizer if run.data.data.partition(":")[0] != "tales" else "bpe"
         V = run.model.vocab_size if self.fixed else expected_vocab_size(tokenizer, run.model.vocab_size)
-        model = replace(run.model, vocab_size=V)
-        plan = make_plan(model, self.settled, run.data.max_length, framework=resident_memory() + READING, timed=False)
-        return self._made_to_fit(plan, untouched="nothing was downloaded or written")
+        model, framework = replace(run.model, vocab_size=V), resident_memory() + DATA_BYTES
+        plan = make_plan(model, self.resolved, run.data.max_length, framework=framework, timed=False)
+        return self._fitting_overrides(plan, untouched="nothing was downloaded or written")
 
     def fit_to_dataset(self, run: Run, dataset: TokenDataset) -> Run:
-        """The run with the settings that fit, now that the text and its vocabulary are known. Raises ConfigError."""
+        """Return the run with settings that fit, now that the text and its vocabulary are known. Raises ConfigError."""
         text = dataset_size(dataset)
-        train = replace(self.settled, max_steps=run.train.max_steps, micro_batch=run.train.micro_batch)
-        train = replace(train, checkpointing=run.train.checkpointing)
+        resolved = self.resolved
+        train = replace(run.train, device=resolved.device, dtype=resolved.dtype, compile=resolved.compile)
         if self.flags.budget:
-            chosen = fit_to_budget(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
-            self._say(f"budget   {self.flags.budget}: {chosen.why}")
-            return run.with_settings(**chosen.changes)
-        framework = resident_memory()
-        plan = make_plan(run.model, train, run.data.max_length, text, framework=framework, timed=False)
-        changes = self._made_to_fit(plan, untouched="no run was started")
-        if "data__tokenizer" in changes:
-            raise ConfigError(f"only a smaller vocabulary fits: --tokenizer {changes['data__tokenizer']}")
-        return run.with_settings(**changes)
+            choice = fit_to_budget(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
+            self._print(f"budget   {self.flags.budget}: {choice.why}")
+            return run.with_settings(**choice.changes)
+        plan = make_plan(run.model, train, run.data.max_length, text, framework=resident_memory(), timed=False)
+        overrides = self._fitting_overrides(plan, untouched="no run was started")
+        if "data__tokenizer" in overrides:
+            raise ConfigError(f"only a smaller vocabulary fits: --tokenizer {overrides['data__tokenizer']}")
+        return run.with_settings(**overrides)
 
-    def _made_to_fit(self, plan: Plan, *, untouched: str) -> Overrides:
+    def _fitting_overrides(self, plan: Plan, *, untouched: str) -> Overrides:
         if plan.fits or self.flags.force:
             return {}
-        ways = self._ways(plan, timed=not self.flags.fit)
-        if not self.flags.fit or not ways:
-            raise ConfigError(refusal(plan, ways, untouched=untouched))
-        self._say(f"fit      {ways[0].flags}: {ways[0].effect}")
-        return ways[0].changes
+        suggestions = self._suggestions(plan, timed=not self.flags.fit)
+        if not self.flags.fit or not suggestions:
+            raise ConfigError(refusal(plan, suggestions, untouched=untouched))
+        self._print(f"fit      {suggestions[0].flags}: {suggestions[0].effect}")
+        return suggestions[0].changes
 
-    def _ways(self, plan: Plan, *, timed: bool) -> list[Suggestion]:
-        ways = suggest_settings(plan, timed=timed)
-        return [way for way in ways if not any(name.startswith(OF_THE_MODEL) for name in way.changes) or not self.fixed]
+    def _suggestions(self, plan: Plan, *, timed: bool) -> list[Suggestion]:
+        suggestions = suggest_settings(plan, timed=timed)
+        if not self.fixed:
+            return suggestions
+        return [s for s in suggestions if not any(name.startswith(MODEL_PARTS) for name in s.changes)]
 
     def _check_budget(self) -> None:
         parse_budget(self.flags.budget)
@@ -117,6 +121,6 @@ class FitChecker:
         if self.flags.fit:
             raise ConfigError("--budget chooses what fits by itself; leave out --fit")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if not self.flags.quiet:
             print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`light-llm generate demo|text|interactive|eval`: write with a trained model, or measure it."""
+"""`light-llm generate demo|text|interactive|eval`: generate text with a trained model, or evaluate it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from ..config import DEFAULT_SAMPLING, Sampling, settings_of
 from ..errors import ConfigError, DataError
 from .args import parse_mode, with_settings
 from .signals import default_sigint
-from .training_data import open_training_data
 
 if TYPE_CHECKING:
     from ..generate import TextGenerator
 
 DEMO_PROMPTS = ("To be or not to be", "ROMEO:", "My lord, I", "Once upon a time")
-STORY_PROMPTS = ("", "Once upon a time", "Lily was", "Tom lived in")  # of a model of the built-in corpus
-WHOLE_STORY = 300  # tokens: all but the longest end by themselves before
+STORY_PROMPTS = ("", "Once upon a time", "Lily was", "Tom lived in")  # for a model of the built-in corpus
+STORY_TOKENS = 300  # enough for all but the longest stories
 
 
 @dataclass(frozen=True)
 class GenerateFlags:
-    """The flags of `generate`, in the order help shows them."""
+    """The flags of `generate`, in the order of --help. The sampling settings follow them."""
 
     checkpoint: Annotated[str, arg(metavar="PATH", help="run folder, step folder, .pt")] = "checkpoints"
     prompt: Annotated[str, arg(metavar="TEXT", help="what the text starts with")] = ""
@@ -49,7 +48,7 @@ NO_EFFECT = {
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Generate text, or evaluate the model, as the mode says."""
     modes: dict[str, Callable[[GenerateFlags, set[str]], int]] = {
         "demo": demo,
         "text": text,
@@ -65,29 +64,29 @@ def command(argv: Sequence[str]) -> int:
 
 
 def demo(flags: GenerateFlags, given: set[str]) -> int:
-    """A few prompts, each continued as it is written."""
-    writer = _open(flags)
+    """Continue a few prompts, and print each text while it is generated."""
+    generator = _open(flags)
     usual = DEMO_PROMPTS
-    if str(writer.file.data.get("source")).partition(":")[0] == "tales":
+    if str(generator.file.data.get("source")).partition(":")[0] == "tales":
         usual = STORY_PROMPTS
         if "max_new_tokens" not in given:
-            flags = replace(flags, max_new_tokens=WHOLE_STORY)
-    prompts = [flags.prompt] if flags.prompt else [p for p in usual if _can_read(writer, p)] or [""]
+            flags = replace(flags, max_new_tokens=STORY_TOKENS)
+    prompts = [flags.prompt] if flags.prompt else [p for p in usual if _can_read(generator, p)] or [""]
     for i, prompt in enumerate(prompts):
         print(f"--- {prompt!r}" if prompt else "--- from nothing")
-        _stream(writer, flags, prompt, _seed(flags) + i)
+        _stream(generator, flags, prompt, _seed(flags) + i)
     return 0
 
 
 def text(flags: GenerateFlags, given: set[str]) -> int:
-    """Continue one prompt: as it is written, or several samples in one batch."""
-    writer = _open(flags)
+    """Continue one prompt, printed while it is generated, or as several samples in one batch."""
+    generator = _open(flags)
     if flags.num_samples < 1:
         raise ConfigError(f"num_samples={flags.num_samples} cannot be used; it must be a whole number at least 1")
     if flags.num_samples == 1:
-        _stream(writer, flags, flags.prompt, _seed(flags))
+        _stream(generator, flags, flags.prompt, _seed(flags))
         return 0
-    texts = writer.generate_many(
+    texts = generator.generate_many(
         [flags.prompt] * flags.num_samples,
         max_new_tokens=flags.max_new_tokens,
         sampling=_sampling(flags),
@@ -101,7 +100,7 @@ def text(flags: GenerateFlags, given: set[str]) -> int:
 
 
 def interactive(flags: GenerateFlags, given: set[str]) -> int:
-    """Continue what is typed, or piped in, line after line."""
+    """Continue each line that is typed or piped in."""
     import io
     import sys
 
@@ -109,9 +108,11 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
     from ..generate.terminal import detect_terminal, line_reader
 
     settings = ReplSettings(**{name: getattr(flags, name) for name in SETTINGS})
-    source = sys.stdin or io.StringIO()  # none at all, where a program without a console started this one
+    # A program without a console starts this one without standard input.
+    source = sys.stdin or io.StringIO()
+    # A prompt may hold any bytes.
     if isinstance(source, io.TextIOWrapper):
-        source.reconfigure(encoding="utf-8", errors="replace")  # a byte that is no text is a prompt's, not a crash's
+        source.reconfigure(encoding="utf-8", errors="replace")
     terminal = detect_terminal(source, sys.stdout, sys.stderr)
     repl = Repl(_open(flags), settings, terminal)
     with default_sigint():
@@ -121,60 +122,17 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
 
 
 def evaluate(flags: GenerateFlags, given: set[str]) -> int:
-    """Loss, perplexity and bits per byte of the text the model never saw."""
-    import numpy as np
+    """Print loss, perplexity and bits per byte of the held-out text."""
+    from .held_out import evaluate_held_out
 
-    from ..checkpoint import load_model
-    from ..data.tokenizers import byte_lengths
-    from ..evaluate import evaluate_held_out
-    from ..runtime import choose_device
-    from .progress import counting
-
-    device = choose_device(flags.device)
-    loaded = load_model(flags.checkpoint, device.value)
-    file, data = loaded.file, loaded.file.data
-    dataset = open_training_data(file, flags.data)
-    validation = dataset.source.held_out
-    if validation and data.get("source") and validation.sha256 != data.get("held_out_sha256"):
-        raise DataError(
-            f"{validation.path} is not the text that was held out when {file.path} was trained (its SHA-256 differs); "
-            "put the old one back"
-        )
-    dtype = file.meta.get("dtype", "float32")
-    with counting("evaluating") as progress:
-        found, distance = evaluate_held_out(
-            loaded.model,
-            dataset,
-            np.array(byte_lengths(dataset.tokenizer)),
-            context=dataset.max_length,
-            dtype=dtype,
-            progress=progress,
-        )
-    give_or_take = f" ± {found.stderr:.3f}" if found.stderr is not None else ""
-    print(f"model       {file.path}, step {file.meta.get('step')}")
-    what = validation.title if validation else f"the held-out end of {dataset.source.title}"
-    print(f"text        {what}: {found.tokens:,} targets, {found.bytes:,} bytes")
-    print(f"loss        {found.loss:.4f}{give_or_take} nats per token")
-    print(f"perplexity  {found.perplexity:.2f}")
-    print(f"bits/byte   {found.bits_per_byte:.4f}")
-    if distance:
-        print(
-            f"limit       {distance.limit:.4f} bits/byte: what the text itself holds; no model does better on average"
-        )
-        places = (("seen whole", distance.whole), ("cut by a window's edge", distance.cut))
-        where = "; ".join(f"{value:.4f} in stories {place}" for place, value in places if value is not None)
-        print(f"distance    {distance.distance:.4f} bits/byte: {where}")
-        far, near = distance.kinds[:3], distance.kinds[-2:]
-        print(f"farthest    {', '.join(f'{kind} {value:.4f}' for kind, value in far)}")
-        print(f"nearest     {', '.join(f'{kind} {value:.4f}' for kind, value in near)}")
-    print(
-        f"context     {found.context:,} tokens, {found.windows} windows, each starting cold; {dtype} on {device.value}"
-    )
+    evaluate_held_out(flags.checkpoint, flags.device, flags.data)
     return 0
 
 
 def _open(flags: GenerateFlags) -> TextGenerator:
-    _sampling(flags)  # a value out of range is said before a model is loaded
+    """Load the model of the flags."""
+    # Checked before a model is loaded in vain.
+    _sampling(flags)
     from ..generate import TextGenerator
 
     return TextGenerator(flags.checkpoint, device=flags.device, dtype=flags.dtype, quantize=flags.quantize)
@@ -186,25 +144,29 @@ def _sampling(flags: GenerateFlags) -> Sampling:
 
 
 def _seed(flags: GenerateFlags) -> int:
+    """Return the seed of the flags, or a new one if it is negative."""
     import secrets
 
     return flags.seed if flags.seed >= 0 else secrets.randbits(32)
 
 
-def _stream(writer: TextGenerator, flags: GenerateFlags, prompt: str, seed: int) -> None:
-    pieces = writer.stream(
+def _stream(generator: TextGenerator, flags: GenerateFlags, prompt: str, seed: int) -> None:
+    """Print a prompt and its continuation, piece by piece."""
+    pieces = generator.stream(
         prompt, max_new_tokens=flags.max_new_tokens, sampling=_sampling(flags), stop=flags.stop, seed=seed
     )
-    first = next(pieces, "")  # a prompt that cannot be used is refused before anything is printed
+    # The first piece before anything is printed: a prompt that cannot be used raises here.
+    first = next(pieces, "")
     print(prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
 
 
-def _can_read(writer: TextGenerator, prompt: str) -> bool:
+def _can_read(generator: TextGenerator, prompt: str) -> bool:
+    """Return whether the tokenizer has all characters of a prompt."""
     try:
-        writer.encode_prompt(prompt)
+        generator.encode_prompt(prompt)
     except (DataError, ConfigError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""`light-llm plan`: what a run would cost, and whether it fits. Nothing is downloaded or started."""
+"""`light-llm plan`: estimate memory, time and disk of a run, without downloading or starting anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanFlags(TrainFlags):
-    """Those of `train`, and how to print."""
+    """The flags of `train`, and the format of the output."""
 
     json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
 
@@ -29,7 +29,7 @@ NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doct
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns 0 where the run fits and 2 where it does not."""
+    """Print the plan. Returns 0 if the run fits and 2 if it does not."""
     about = (
         "What a run would cost before it starts: parameters, memory, time, disk; and what fits where it does not. "
         "Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
@@ -48,37 +48,37 @@ def command(argv: Sequence[str]) -> int:
     configure_malloc()
     limit_threads()
     plan, notes = _planned(run, settings, flags)
-    ways = [] if plan.fits else suggest_settings(plan)
-    if ways and flags.fit:
-        notes.append(f"fit          {ways[0].flags}: {ways[0].effect}")
-        plan, ways = ways[0].plan, []
+    suggestions = [] if plan.fits else suggest_settings(plan)
+    if suggestions and flags.fit:
+        notes.append(f"fit          {suggestions[0].flags}: {suggestions[0].effect}")
+        plan, suggestions = suggestions[0].plan, []
     if flags.json:
-        others = [{"flags": way.flags, "effect": way.effect, "plan": way.plan.to_dict()} for way in ways]
-        print(json.dumps({"fits": plan.fits, **plan.to_dict(), "ways": others, "notes": notes}, indent=1))
+        ways = [{"flags": s.flags, "effect": s.effect, "plan": s.plan.to_dict()} for s in suggestions]
+        print(json.dumps({"fits": plan.fits, **plan.to_dict(), "ways": ways, "notes": notes}, indent=1))
         return 0 if plan.fits else 2
     print("\n".join([*table(plan), *notes]))
     if not plan.fits:
-        raise ConfigError(refusal(plan, ways, untouched="no run was started"))
+        raise ConfigError(refusal(plan, suggestions, untouched="no run was started"))
     return 0
 
 
 def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan, list[str]]:
-    """The plan, with or without a budget, and what is to be said of it."""
+    """Return the plan, fitted to the budget if there is one, and notes to print below it."""
     from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
     from .fit import resolve_auto
 
-    settled = resolve_auto(run.train)
-    text, V, notes = _text_at_hand(run, settings, flags)
+    train = resolve_auto(run.train)
+    text, V, notes = _text_size(run, settings, flags)
     run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
     if not flags.budget:
-        return make_plan(run.model, settled, run.data.max_length, text), notes
-    chosen = fit_to_budget(parse_budget(flags.budget), run.model, settled, run.data.max_length, text)
-    return chosen.plan, [*notes, f"budget       {flags.budget}: {chosen.why}"]
+        return make_plan(run.model, train, run.data.max_length, text), notes
+    choice = fit_to_budget(parse_budget(flags.budget), run.model, train, run.data.max_length, text)
+    return choice.plan, [*notes, f"budget       {flags.budget}: {choice.why}"]
 
 
-def _text_at_hand(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[DatasetSize, int, list[str]]:
-    """The size of the text and of its vocabulary; of one that is not here yet, what is known of it."""
+def _text_size(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[DatasetSize, int, list[str]]:
+    """Return the size of the text, the size of the vocabulary, and notes. A text that is not on disk is estimated."""
     from ..data import load_dataset
     from ..plan.plan import DatasetSize
     from ..train.preflight import dataset_size

@@ -63,7 +63,7 @@ def preparing(*, quiet: bool) -> Iterator[ProgressFn]:
         with progress_bar(in_bytes=True, quiet=quiet) as show:
             yield show
     except KeyboardInterrupt as error:
-        raise Interrupted.by(error, RESUME_ADVICE) from None
+        raise Interrupted.with_advice(error, RESUME_ADVICE) from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`light-llm recipes`: what can be trained by name, and the file of a recipe to start one's own from."""
+"""`light-llm recipes`: list the recipes of the package, or print the file of one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class RecipesFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """List the recipes, or print the one that was named."""
     about = "The recipes of the package; with a NAME, its file, to copy and change."
     flags, _ = parse(RecipesFlags, argv, prog="light-llm recipes", about=about)
     for name in flags.name:
@@ -38,6 +38,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _list() -> None:
+    """Print each recipe with its title and expected results, and how to use one."""
     for name in recipe_names():
         about = about_recipe(name)
         print_rich(

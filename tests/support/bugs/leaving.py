@@ -94,11 +94,4 @@ BUGS = [
         "    except ZeroDivisionError as error:\n        return None",
         "tests/interop/test_llama.py",
     ),
-    Bug(
-        "Ctrl-C raised within an import",
-        "cli: raise_on_signal.handle",
-        "        if is_importing(frame):",
-        "        if is_importing(None):",
-        "tests/cli/test_cli.py -k import",
-    ),
 ]

@@ -230,8 +230,13 @@ BUGS = [
     Bug(
         "an analysis that is lost with its file",
         "cli: command",
-        '        show(f"{path}, step {step:,}", "", table, *left_out)  # what',
-        "        pass  # what",
+        """    print_rich(f"{path}, step {results['step']:,}", "", table, *skipped)
+    # Written after the results are printed, so that a failing write does not lose them.
+    _write(path.parent / ANALYSIS, results)
+""",
+        """    _write(path.parent / ANALYSIS, results)
+    print_rich(f"{path}, step {results['step']:,}", "", table, *skipped)
+""",
         "tests/cli/test_analyze.py",
     ),
 ]

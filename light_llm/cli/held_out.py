@@ -1,0 +1,92 @@
+"""Evaluate a model on its held-out text, and print the result: `light-llm eval` and `light-llm generate eval`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import DataError
+from .progress import counting
+from .training_data import open_training_data
+
+if TYPE_CHECKING:
+    from ..checkpoint import ModelFile
+    from ..data import TokenDataset
+    from ..evaluate import Distance, Evaluation
+
+
+def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
+    """Print loss, perplexity and bits per byte on the held-out text of a model.
+
+    Args:
+        moved: the new path of the text, if it was moved.
+
+    Raises:
+        CheckpointError, DataError: no such model; its text is missing or is a different one.
+    """
+    import numpy as np
+
+    from .. import evaluate
+    from ..checkpoint import load_model
+    from ..data.tokenizers import byte_lengths
+    from ..runtime import choose_device
+
+    device = choose_device(device_name).value
+    loaded = load_model(checkpoint, device)
+    dataset = _dataset(loaded.file, moved)
+    dtype = loaded.file.meta.get("dtype", "float32")
+    with counting("evaluating") as progress:
+        evaluation, distance = evaluate.evaluate_held_out(
+            loaded.model,
+            dataset,
+            np.array(byte_lengths(dataset.tokenizer)),
+            context=dataset.max_length,
+            dtype=dtype,
+            progress=progress,
+        )
+    lines = [
+        f"model       {loaded.file.path}, step {loaded.file.meta.get('step')}",
+        *_result_lines(dataset, evaluation),
+        *(_distance_lines(distance) if distance else []),
+        f"context     {evaluation.context:,} tokens, {evaluation.windows} windows, each starting cold; "
+        f"{dtype} on {device}",
+    ]
+    print("\n".join(lines))
+
+
+def _dataset(file: ModelFile, moved: str) -> TokenDataset:
+    """Return the dataset of the model. Raises DataError if a separate held-out text has changed."""
+    dataset = open_training_data(file, moved)
+    validation = dataset.source.held_out
+    if validation and file.data.get("source") and validation.sha256 != file.data.get("held_out_sha256"):
+        raise DataError(
+            f"{validation.path} is not the text that was held out when {file.path} was trained (its SHA-256 differs); "
+            "put the old one back"
+        )
+    return dataset
+
+
+def _result_lines(dataset: TokenDataset, evaluation: Evaluation) -> list[str]:
+    validation = dataset.source.held_out
+    title = validation.title if validation else f"the held-out end of {dataset.source.title}"
+    stderr = f" ± {evaluation.stderr:.3f}" if evaluation.stderr is not None else ""
+    return [
+        f"text        {title}: {evaluation.tokens:,} targets, {evaluation.bytes:,} bytes",
+        f"loss        {evaluation.loss:.4f}{stderr} nats per token",
+        f"perplexity  {evaluation.perplexity:.2f}",
+        f"bits/byte   {evaluation.bits_per_byte:.4f}",
+    ]
+
+
+def _distance_lines(distance: Distance) -> list[str]:
+    """Return the distance from the entropy of the built-in corpus, whose true probabilities are known."""
+    places = (("seen whole", distance.whole), ("cut by a window's edge", distance.cut))
+    by_place = "; ".join(f"{value:.4f} in stories {place}" for place, value in places if value is not None)
+    farthest, nearest = (
+        ", ".join(f"{kind} {value:.4f}" for kind, value in kinds) for kinds in (distance.kinds[:3], distance.kinds[-2:])
+    )
+    return [
+        f"limit       {distance.limit:.4f} bits/byte: what the text itself holds; no model does better on average",
+        f"distance    {distance.distance:.4f} bits/byte: {by_place}",
+        f"farthest    {farthest}",
+        f"nearest     {nearest}",
+    ]
