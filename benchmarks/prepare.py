@@ -17,8 +17,8 @@ from pathlib import Path
 from light_llm.config import DataConfig
 from light_llm.data import Source, Tokenizer
 from light_llm.data.bpe import BytePairTokenizer
-from light_llm.data.choose import find_text, kept_tokenizer
-from light_llm.data.encode import tasks, write_splits
+from light_llm.data.encode import batch_chunks, encode_splits
+from light_llm.data.resolve import cached_tokenizer, resolve_source
 from light_llm.runtime import device_name, peak_memory, usable_cores
 
 TURNS = 3
@@ -35,7 +35,7 @@ def main() -> None:
         f"share of one thread x {cores} | share of {cores} threads |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    shakespeare, _ = find_text(DataConfig(), by_name=True)
+    shakespeare, _ = resolve_source(DataConfig(), chosen=True)
     play = "".join(piece or "" for piece in shakespeare.read())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -51,8 +51,8 @@ def main() -> None:
 
 def row(data: str, spec: str, folder: Path, cores: int) -> str:
     """The speeds and their ratios."""
-    source, _ = find_text(DataConfig(data=data), by_name=True)
-    tokenizer = kept_tokenizer(spec, source, 0.1)
+    source, _ = resolve_source(DataConfig(data=data), chosen=True)
+    tokenizer = cached_tokenizer(spec, source, 0.1)
     assert isinstance(tokenizer, BytePairTokenizer)
     alone, threads, ours = [], [], []
     for turn in range(TURNS):
@@ -60,7 +60,7 @@ def row(data: str, spec: str, folder: Path, cores: int) -> str:
         threads.append(seconds_of_threads(source, tokenizer, cores))
         start = time.perf_counter()
         parts = iter([("train", source.read())])
-        write_splits(folder / f"{spec}{turn}", parts, tokenizer, facts={}, separators=source.documents > 1)
+        encode_splits(folder / f"{spec}{turn}", parts, tokenizer, metadata={}, separators=source.documents > 1)
         ours.append(time.perf_counter() - start)
     size = source.n_bytes / 1e6
     speeds = " | ".join(f"{size / min(times):.2f}" for times in (alone, threads, ours))
@@ -70,7 +70,7 @@ def row(data: str, spec: str, folder: Path, cores: int) -> str:
 def seconds_alone(source: Source, tokenizer: Tokenizer) -> float:
     """tiktoken on one thread; reading is not counted."""
     spent = 0.0
-    for task in tasks(source.read()):
+    for task in batch_chunks(source.read()):
         start = time.perf_counter()
         for piece in task:
             if piece is not None:
@@ -82,7 +82,7 @@ def seconds_alone(source: Source, tokenizer: Tokenizer) -> float:
 def seconds_of_threads(source: Source, tokenizer: BytePairTokenizer, cores: int) -> float:
     """tiktoken's own way with many texts; reading is not counted."""
     spent = 0.0
-    todo = tasks(source.read())
+    todo = batch_chunks(source.read())
     while some := list(islice(todo, 4 * cores)):
         texts = [piece for task in some for piece in task if piece is not None]
         start = time.perf_counter()

@@ -122,7 +122,7 @@ TIME_OF_DAY = {
     "train/run_metadata.py": "when a run started, for people",
     "cli/runs.py": "how long ago that was, for people",
     "data/http.py": "a server names a time of day before which not to ask again",
-    "data/scan.py": "compared with the time stamps of files, which are times of day",
+    "data/fingerprint.py": "compared with the time stamps of files, which are times of day",
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from light_llm.cli import main
 from light_llm.data import prepare_dataset
-from light_llm.data.choose import documents
+from light_llm.data.resolve import max_documents
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.sources import find_source
 from light_llm.data.tales import corpus, stories, story
@@ -178,7 +178,7 @@ def test_a_damaged_corpus_is_made_again(one_megabyte: Any, damage: str) -> None:
 
 def test_own_held_out_text_has_no_limits(one_megabyte: Any, poem: Path) -> None:
     dataset, _ = prepare_dataset("tales:1", 64, one_megabyte[1], val_data=poem)
-    assert dataset.limits == () and documents(dataset.source) > 1 and dataset.record()["val_data"] == str(poem)
+    assert dataset.limits == () and max_documents(dataset.source) > 1 and dataset.record()["val_data"] == str(poem)
 
 
 # ---- nothing at hand

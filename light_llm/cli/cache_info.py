@@ -55,7 +55,7 @@ def offline_files() -> dict[str, Any]:
 
 def file_state(path: Path, size: int, sha256: str) -> str:
     """Return "missing", "damaged" or "intact"."""
-    from ..data.fetch import sha256_of
+    from ..data.download import sha256_of
 
     try:
         if not path.is_file():

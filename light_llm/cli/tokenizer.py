@@ -61,7 +61,7 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
 
     from ..atomic_io import atomic_write
     from ..data.bpe import train_bpe
-    from ..data.choose import training_texts
+    from ..data.resolve import training_texts
     from ..data.tokenizer_json import to_tokenizer_json
 
     out = Path(flags.out)
@@ -124,11 +124,11 @@ def compare(flags: TokenizerFlags, given: set[str]) -> None:
 
 
 def _source(flags: TokenizerFlags, given: set[str]) -> Source:
-    from ..data.choose import find_text
+    from ..data.resolve import resolve_source
 
-    source, notes = find_text(
+    source, notes = resolve_source(
         DataConfig(data=flags.data, text_field=flags.text_field, held_out=flags.held_out),
-        by_name="data" in given,
+        chosen="data" in given,
         offline=flags.offline,
     )
     for note in notes:
@@ -138,25 +138,25 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
 
 def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, source: Source | None = None) -> Tokenizer:
     """What a spec means here: bpe learns from --data, char takes its alphabet from the text that is cut."""
-    from ..data.choose import alphabet, kept_tokenizer
+    from ..data.resolve import cached_tokenizer, full_alphabet
     from ..data.tokenizers import make_tokenizer
 
     if spec.partition(":")[0] == "bpe":
-        return kept_tokenizer(spec, source or _source(flags, given), flags.held_out, offline=flags.offline)
-    characters = alphabet(source) if source else "".join(sorted(set(text)))
+        return cached_tokenizer(spec, source or _source(flags, given), flags.held_out, offline=flags.offline)
+    characters = full_alphabet(source) if source else "".join(sorted(set(text)))
     return make_tokenizer(spec, characters, offline=flags.offline)
 
 
 def _held_out(source: Source, held_out: float) -> Iterator[str]:
-    from ..data.choose import splits
-    from ..data.pieces import at_safe_cuts
+    from ..data.resolve import read_splits
+    from ..data.text_stream import split_at_word_boundaries
 
-    parts = splits(source, held_out)
+    parts = read_splits(source, held_out)
     _, training = next(parts)
     if source.held_out is None:
         for _ in training:  # to where the held-out end begins
             pass
-    return (piece for piece in at_safe_cuts(next(parts)[1]) if piece is not None)
+    return (piece for piece in split_at_word_boundaries(next(parts)[1]) if piece is not None)
 
 
 def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) -> tuple[int, list[int]]:
@@ -172,9 +172,9 @@ def _coloured(tokenizer: Tokenizer, ids: Sequence[int], *, in_colour: bool) -> o
     """Tokens of half a character are shown together with what completes them."""
     from rich.text import Text
 
-    from ..data.tokenizers import TextStream
+    from ..data.tokenizers import StreamingDecoder
 
-    stream, parts = TextStream(tokenizer), list[str]()
+    stream, parts = StreamingDecoder(tokenizer), list[str]()
     for token in ids:
         if piece := stream.push(token):
             parts.append(piece)

@@ -70,7 +70,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _write_tales(folder: Path) -> Path:
     """Write a text so small that evaluations are quick, and return its path."""
-    from ..data.tales.telling import stories
+    from ..data.tales.generator import stories
 
     path = folder / "tales.txt"
     path.write_text("\n".join(story.text for story in islice(stories(seed=1), 60)), encoding="utf-8")

@@ -1,4 +1,16 @@
-"""From a text to batches: sources, tokenizers, shards, windows and the order they are read in."""
+"""From a text to batches, in this order:
+
+    source        find the text                     sources.py   (download.py, hub.py, stdin_text.py, tales/)
+    text stream   read its documents in chunks      text_files.py   (documents.py, parquet.py, decode_utf8.py)
+                  hash and count it, once           fingerprint.py
+    tokenizer     text to ids                       tokenizers.py   (bpe.py, tokenizer_json.py)
+    shards        encode both splits to disk        encode.py, shards.py
+    shuffle       the order of the windows          shuffle.py
+    loader        batches of windows                loader.py
+
+`prepare_dataset` (dataset.py, with resolve.py for defaults and their substitutes) does all but the last two steps;
+`text_stream.py` has the stream type and the operations on it.
+"""
 
 from .batches import Batches as Batches
 from .batches import IndexedBatches as IndexedBatches

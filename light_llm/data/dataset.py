@@ -1,4 +1,4 @@
-"""From the name of a text to token ids ready to train on: found, checked, split, encoded, kept for the next start."""
+"""Prepare a dataset: find the text, make the tokenizer, encode both splits to shards (cached), and open them."""
 
 import hashlib
 from collections.abc import Callable, Collection
@@ -10,19 +10,19 @@ from typing import Any
 from ..config import DEFAULT_SOURCE, DataConfig
 from ..errors import DataError
 from ..runtime import cache_dir
-from .choose import choose_tokenizer, documents, find_text, split_fact, splits
-from .encode import write_splits
-from .pieces import Progress
+from .encode import encode_splits
+from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key
 from .shards import FORMAT, Shard, TokenArray
 from .sources import Source
+from .text_stream import ProgressFn
 from .tokenizers import Tokenizer, tokenizer_hash
 
-Stages = Callable[[str, int, int], None]  # reading, learning or encoding; bytes done, bytes in all
+StageProgressFn = Callable[[str, int, int], object]  # (stage, bytes done, bytes in total); reading, learning, encoding
 
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """The training split of a text as token ids, with everything a trainer has to know about where it came from."""
+    """The token ids of a text, split into training and held-out ids, with their tokenizer and origin."""
 
     tokens: TokenArray  # the training split
     held_out: TokenArray  # the rest, never trained on
@@ -30,7 +30,7 @@ class TokenDataset:
     tokenizer: Tokenizer
     source: Source
     config: DataConfig = field(default_factory=DataConfig)
-    notes: tuple[str, ...] = ()  # what was decided in the user's stead, in plain lines
+    notes: tuple[str, ...] = ()  # messages for the user about substitutes and damaged files
 
     def __len__(self) -> int:
         """Windows of max_length tokens in one pass."""
@@ -38,11 +38,11 @@ class TokenDataset:
 
     @property
     def folder(self) -> Path | None:
-        """Where the ids are kept; None for ids that are in memory."""
+        """The folder of the shards; None for ids in memory."""
         return self.tokens.path.parent if isinstance(self.tokens, Shard) else None
 
-    def check(self, progress: Progress | None = None) -> int:
-        """Check every byte that is kept, and return how many blocks that are. Raises DataError at the first damage."""
+    def check(self, progress: ProgressFn | None = None) -> int:
+        """Verify every byte of the shards, and return the number of blocks. Raises DataError at the first damage."""
         shards = [shard for shard in (self.tokens, self.held_out) if isinstance(shard, Shard)]
         for shard in shards:
             shard.check(progress)
@@ -50,7 +50,7 @@ class TokenDataset:
 
     @cached_property
     def limits(self) -> tuple[tuple[float, str], ...]:
-        """Of each held-out document -log2 of its true probability, and its kind; empty where nobody knows it."""
+        """(-log2 of the true probability, kind) of each held-out document of the built-in corpus; else empty."""
         if not self.source.limits or self.source.held_out:
             return ()
         ids = self.held_out.read(0, len(self.held_out))
@@ -58,14 +58,14 @@ class TokenDataset:
         return self.source.limits[len(self.source.limits) - n :]
 
     def record(self) -> dict[str, Any]:
-        """What a run and its checkpoints remember of the data, as plain values."""
+        """Return the facts about the data that run.json and checkpoints store, as plain values."""
         validation = self.source.held_out
         return {
             "source": self.source.name,
             "title": self.source.title,
             "sha256": self.source.sha256,
             "characters": self.source.n_chars,
-            "documents": documents(self.source),
+            "documents": max_documents(self.source),
             "replaced": self.source.replaced,
             "held_out": self.config.held_out,
             "held_out_sha256": validation.sha256 if validation else None,
@@ -90,28 +90,28 @@ def prepare_dataset(
     text_field: str = "text",
     errors: str = "strict",
     offline: bool = False,
-    progress: Stages | None = None,
+    progress: StageProgressFn | None = None,
 ) -> tuple[TokenDataset, Tokenizer]:
-    """Find a text, split it, encode it (once: the ids are kept in the cache), and open it for training.
+    """Find a text, split it, encode it (the ids are cached), and open it for training. See also `load_dataset`.
 
     Args:
         data: the name of a source, or the path of a text, a folder of texts, JSONL or Parquet; `-` is standard input.
-            None: Shakespeare, or where that cannot be had the built-in corpus.
+            None: Shakespeare, or the built-in corpus if that is unavailable.
         max_length: T, tokens of a training window.
         tokenizer: gpt2, bpe, bpe:N, char, byte or the path of a tokenizer.json; or a tokenizer, such as the one of an
-            earlier model. None: gpt2, or where its vocabulary cannot be had, and for the built-in corpus, bpe.
+            earlier model. None: gpt2; or bpe, for the built-in corpus or if the vocabulary of gpt2 is unavailable.
         held_out: the last share of the characters, which is evaluated on and never trained on.
         val_data: another text to hold out instead.
         text_field: the field of JSONL or Parquet that holds the text.
-        errors: strict refuses bytes that are no UTF-8; replace counts and replaces them.
+        errors: strict refuses bytes that are not UTF-8; replace counts and replaces them.
         offline: download nothing.
-        progress: called with (what is being done, bytes done, bytes in all).
+        progress: called with (stage, bytes done, bytes in total); the stages are reading, learning and encoding.
 
     Returns:
-        The training split, which carries `.held_out`, `.tokenizer` and `.source`; and the tokenizer again.
+        The dataset, which carries `.held_out`, `.tokenizer` and `.source`; and the tokenizer again.
 
     Raises:
-        DataError: the text or the vocabulary cannot be had, or the text is too small for one window.
+        DataError: the text or the vocabulary is unavailable, or the text is too small for one window.
         ConfigError: an unknown tokenizer, or a length or share that cannot be used.
     """
     config = DataConfig(
@@ -124,8 +124,8 @@ def prepare_dataset(
         errors=errors,
     )
     chosen = {name for name, value in (("data", data), ("tokenizer", tokenizer)) if value is not None}
-    ready = None if isinstance(tokenizer, str) else tokenizer
-    dataset = load_dataset(config, tokenizer=ready, chosen=chosen, offline=offline, progress=progress)
+    given = None if isinstance(tokenizer, str) else tokenizer
+    dataset = load_dataset(config, tokenizer=given, chosen=chosen, offline=offline, progress=progress)
     return dataset, dataset.tokenizer
 
 
@@ -135,11 +135,12 @@ def load_dataset(
     tokenizer: Tokenizer | None = None,
     chosen: Collection[str] = ("data", "tokenizer"),
     offline: bool = False,
-    progress: Stages | None = None,
+    progress: StageProgressFn | None = None,
 ) -> TokenDataset:
     """Return the dataset of a config: find its text, split it, and encode it unless the token ids are cached.
 
     Args:
+        config: what to load.
         tokenizer: used instead of the config's, such as the tokenizer of a trained model.
         chosen: which of `data` and `tokenizer` the user chose. A default that is not available is replaced: Shakespeare
             by the built-in corpus, gpt2 by bpe.
@@ -149,52 +150,49 @@ def load_dataset(
         DataError: the text or the vocabulary is not available, or the text is too small for one window.
         ConfigError: an unknown tokenizer.
     """
-    reading = _stage(progress, "reading")
-    source, notes = find_text(config, by_name="data" in chosen, offline=offline, progress=reading)
+
+    def stage(name: str) -> ProgressFn | None:
+        return partial(progress, name) if progress else None
+
+    source, notes = resolve_source(config, chosen="data" in chosen, offline=offline, progress=stage("reading"))
     if tokenizer is None:
         spec = config.tokenizer if "tokenizer" in chosen else None
-        learning = _stage(progress, "learning")
-        tokenizer, more = choose_tokenizer(spec, source, config.held_out, offline=offline, progress=learning)
+        tokenizer, more = resolve_tokenizer(spec, source, config.held_out, offline=offline, progress=stage("learning"))
         notes += more
-    max_length, held_out = config.max_length, config.held_out
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
-    folder = _shards(source, tokenizer, held_out, _stage(progress, "encoding"))
-    facts = {**_facts(source, tokenizer, held_out), "vocab_size": tokenizer.vocab_size}
-    train, rest = (Shard(folder / f"{split}.bin", {**facts, "split": split}) for split in ("train", "held_out"))
-    if len(train) < max_length + 1 or len(rest) < 2:
-        raise DataError(_too_small(source, len(train), len(rest), max_length))
-    return TokenDataset(train, rest, max_length, tokenizer, source, config, tuple(notes))
+    folder = _ensure_shards(source, tokenizer, config.held_out, stage("encoding"))
+    expected = {**_identity(source, tokenizer, config.held_out), "vocab_size": tokenizer.vocab_size}
+    train, held_out = (Shard(folder / f"{split}.bin", {**expected, "split": split}) for split in ("train", "held_out"))
+    if len(train) < config.max_length + 1 or len(held_out) < 2:
+        raise DataError(_too_small(source, len(train), len(held_out), config.max_length))
+    return TokenDataset(train, held_out, config.max_length, tokenizer, source, config, tuple(notes))
 
 
 def shards_folder(source: Source, tokenizer: Tokenizer, held_out: float) -> Path:
-    """Where the shards of a text are or will be. The name is a hash of all that decides them."""
-    facts = sorted(_facts(source, tokenizer, held_out).items())
-    return cache_dir() / "shards" / hashlib.sha256(repr((FORMAT, facts)).encode()).hexdigest()[:24]
+    """Return the folder of a text's shards, whether it exists or not. Its name is a hash of everything they contain."""
+    identity = sorted(_identity(source, tokenizer, held_out).items())
+    return cache_dir() / "shards" / hashlib.sha256(repr((FORMAT, identity)).encode()).hexdigest()[:24]
 
 
-def _shards(source: Source, tokenizer: Tokenizer, held_out: float, progress: Progress | None) -> Path:
+def _ensure_shards(source: Source, tokenizer: Tokenizer, held_out: float, progress: ProgressFn | None) -> Path:
     folder = shards_folder(source, tokenizer, held_out)
     if not folder.is_dir():
-        facts = _facts(source, tokenizer, held_out)
-        parts = splits(source, held_out, progress)
-        write_splits(folder, parts, tokenizer, facts=facts, separators=documents(source) > 1)
+        identity = _identity(source, tokenizer, held_out)
+        splits = read_splits(source, held_out, progress)
+        encode_splits(folder, splits, tokenizer, metadata=identity, separators=max_documents(source) > 1)
     return folder
 
 
-def _facts(source: Source, tokenizer: Tokenizer, held_out: float) -> dict[str, Any]:
+def _identity(source: Source, tokenizer: Tokenizer, held_out: float) -> dict[str, Any]:
     hashes = {"source_sha256": source.sha256, "tokenizer_sha256": tokenizer_hash(tokenizer)}
-    return {**hashes, "held_out": split_fact(source, held_out)}
-
-
-def _stage(progress: Stages | None, what: str) -> Progress | None:
-    return partial(progress, what) if progress else None
+    return {**hashes, "held_out": split_key(source, held_out)}
 
 
 def _too_small(source: Source, n_train: int, n_held_out: int, T: int) -> str:
-    found = f"{source.path} gives {n_train:,} training tokens and {n_held_out:,} held-out ones"
+    counts = f"{source.path} gives {n_train:,} training tokens and {n_held_out:,} held-out ones"
     if n_held_out < 2 or n_train < 3:
-        return f"{found}; that is too little to train on: a few thousand characters are the least that makes sense"
+        return f"{counts}; that is too little to train on: a few thousand characters are the least that makes sense"
     return (
-        f"{found}; one window of max_length={T:,} needs {T + 1:,} training tokens: "
+        f"{counts}; one window of max_length={T:,} needs {T + 1:,} training tokens: "
         f"use --max-length {n_train - 1} or smaller, or a longer text"
     )

@@ -1,4 +1,4 @@
-"""Documents out of files: a text each, stories with a line between them, lines of JSON."""
+"""Split files into documents: plain text, stories with a separator line between them, JSON Lines."""
 
 import json
 import re
@@ -8,85 +8,94 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
-from .pieces import Piece
-from .reading import PIECE, REPLACEMENT, Hooks, decode, not_utf8, opened, read_text, refuse_utf16
+from .decode_utf8 import (
+    READ_BYTES,
+    REPLACEMENT,
+    ReadCallbacks,
+    check_not_utf16,
+    decode_bytes,
+    open_file,
+    read_text,
+    utf8_error,
+)
+from .text_stream import Chunk
 
-SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a file; nothing special in a user's text
-LONGEST_LINE = 1 << 24  # bytes of one line of JSON; its values can take forty times that in memory
-MOST_NAMES = 12  # fields or columns an error lists
+SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a file; ordinary text anywhere else
+MAX_LINE_BYTES = 1 << 24  # of JSON; its values can take forty times that in memory
+MAX_LISTED_FIELDS = 12  # in an error message
 
 
-def text_documents(path: Path, text_field: str, errors: str, hooks: Hooks) -> Iterator[Piece]:
-    """A text file is one document."""
-    yield from read_text(path, errors=errors, hooks=hooks)
+def text_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+    """Yield a text file as one document."""
+    yield from read_text(path, errors=errors, callbacks=callbacks)
     yield None
 
 
-def story_documents(path: Path, text_field: str, errors: str, hooks: Hooks) -> Iterator[Piece]:
-    """The stories of a file, which stand between lines that are `<|endoftext|>` and nothing else.
+def story_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+    """Yield the stories of a file, which are separated by lines that are exactly `<|endoftext|>`.
 
-    The line breaks on both sides of such a line belong to it, so that joining documents with it loses nothing.
+    The line breaks on both sides of such a line belong to it, so that joining the stories with it loses nothing.
     """
     mark = f"\n{SEPARATOR}\n"
-    # The file is read as if a line break stood before and after it. The break that ends a separator may begin the
-    # next one; it is the first character of `held` then, and no part of a story (skip = 1).
+    # Read the file as if it had a line break before and after it. The break that ends one separator may begin the
+    # next: it is then the first character of `held` and no part of a story (skip = 1).
     held, skip = "", 1
-    for piece in chain(["\n"], read_text(path, errors=errors, hooks=hooks), ["\n"]):
-        held, start = held + piece, 0
+    for chunk in chain(["\n"], read_text(path, errors=errors, callbacks=callbacks), ["\n"]):
+        held, start = held + chunk, 0
         while (at := held.find(mark, start)) >= 0:
             yield held[start + skip : at]
             yield None
             start, skip = at + len(mark) - 1, 1
-        sure = len(held) - len(mark) + 1  # no later text can make a separator of what is before this
-        if sure > start:
-            yield held[start + skip : sure]
-            start, skip = sure, 0
+        # Text before `safe` cannot become part of a separator, however the file continues.
+        safe = len(held) - len(mark) + 1
+        if safe > start:
+            yield held[start + skip : safe]
+            start, skip = safe, 0
         held = held[start:]
     yield held[skip:-1]
     yield None
 
 
-def jsonl_documents(path: Path, text_field: str, errors: str, hooks: Hooks) -> Iterator[Piece]:
-    """One document for each line: the text in a field of the object on it. Blank lines and null are passed over.
+def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+    """Yield one document per line: the text in a field of its JSON object. Blank lines and null are skipped.
 
     Raises:
-        DataError: with the line number, what is not UTF-8, not JSON, not an object, or has no text in that field.
+        DataError: with the line number, a line that is not UTF-8, not JSON, no object, or has no text in that field.
     """
-    offset = told = number = 0
-    with opened(path) as (file, tell):
-        while line := file.readline(LONGEST_LINE + 1):
+    offset = reported = number = 0
+    with open_file(path) as (file, position):
+        while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             where = f"line {number:,} of {path}"
             if number == 1:
-                refuse_utf16(path, line[:4096])
-            if len(line) > LONGEST_LINE:
+                check_not_utf16(path, line[:4096])
+            if len(line) > MAX_LINE_BYTES:
                 raise DataError(
-                    f"{where} is longer than {LONGEST_LINE:,} bytes; is it one JSON object a line? Longer texts can be "
-                    "files of their own in a folder"
+                    f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is it one JSON object a line? Longer texts can "
+                    "be files of their own in a folder"
                 )
             try:
-                text, _, replaced = decode(line, errors, final=True)
+                text, _, replaced = decode_bytes(line, errors, final=True)
             except UnicodeDecodeError as error:
-                raise not_utf8(path, offset + error.start, error, f" in line {number:,}") from None
+                raise utf8_error(path, offset + error.start, error, f" in line {number:,}") from None
             if replaced:
-                hooks.replaced(replaced)
+                callbacks.on_replaced(replaced)
             offset += len(line)
             text = text.removeprefix("\ufeff") if number == 1 else text
             if text.strip():
-                yield from whole_document(_field(_parsed(text, where), text_field, where), errors, hooks, where)
-            if offset - told >= PIECE:
-                told = offset
-                hooks.position(tell())
-        hooks.position(tell())
+                document = _text_field(_parse_object(text, where), text_field, where)
+                yield from document_chunks(document, errors, callbacks, where)
+            if offset - reported >= READ_BYTES:
+                reported = offset
+                callbacks.on_position(position())
+        callbacks.on_position(position())
 
 
-def whole_document(document: str | None, errors: str, hooks: Hooks, where: str) -> Iterator[Piece]:
-    """A document that came in one: handed on in pieces, with a break after it.
-
-    JSON can spell half a surrogate pair (`"\\ud800"`), which is no character and cannot be written as UTF-8.
+def document_chunks(document: str | None, errors: str, callbacks: ReadCallbacks, where: str) -> Iterator[Chunk]:
+    r"""Yield a document in chunks of limited size, then None. Skip a document that is None.
 
     Raises:
-        DataError: with errors="strict", such a half.
+        DataError: with errors="strict", half a surrogate pair, which JSON can spell (`"\ud800"`) and UTF-8 cannot.
     """
     if document is None:
         return
@@ -99,23 +108,23 @@ def whole_document(document: str | None, errors: str, hooks: Hooks, where: str) 
                 f"correct it, or use --errors replace, which puts U+FFFD in its place"
             ) from None
         document, replaced = re.subn("[\ud800-\udfff]", REPLACEMENT, document)
-        hooks.replaced(replaced)
-    for start in range(0, len(document), PIECE):
-        yield document[start : start + PIECE]
+        callbacks.on_replaced(replaced)
+    for start in range(0, len(document), READ_BYTES):
+        yield document[start : start + READ_BYTES]
     yield None
 
 
-def no_such_field(where: str, kind: str, wanted: str, known: list[str]) -> DataError:
-    """What to say where a field (or column) is missing: those that are there, and the nearest."""
-    names = ", ".join(known[:MOST_NAMES]) + (f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else "")
-    there = f"The {kind}s there are {names}" if known else f"It has no {kind}s"
+def missing_field_error(where: str, kind: str, name: str, names: list[str]) -> DataError:
+    """Return the error for a missing field (or column), with the names that exist and the nearest of them."""
+    more = f" and {len(names) - MAX_LISTED_FIELDS} more" if len(names) > MAX_LISTED_FIELDS else ""
+    listed = f"The {kind}s there are {', '.join(names[:MAX_LISTED_FIELDS])}{more}" if names else f"It has no {kind}s"
     return DataError(
-        f"{where} has no {kind} {wanted!r}{did_you_mean(wanted, known)} {there}; name the one that holds the text "
+        f"{where} has no {kind} {name!r}{did_you_mean(name, names)} {listed}; name the one that holds the text "
         f"with --text-field"
     )
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _parse_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -132,27 +141,27 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _field(line: dict[str, Any], name: str, where: str) -> str | None:
-    """The text in a field; meta.text is the field "text" of the object in "meta", unless a field has that very name."""
+def _text_field(line: dict[str, Any], name: str, where: str) -> str | None:
+    """Return the text in a field. `meta.text` means "text" inside "meta", unless a field has that full name."""
     value: Any = line
     for part in [name] if name in line else name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise no_such_field(where, "field", name, _names(line))
+            raise missing_field_error(where, "field", name, _field_names(line))
         value = value[part]
     if value is None or isinstance(value, str):
         return value
     kind = {dict: "an object", list: "an array", bool: "true or false"}.get(type(value), "a number")
     raise DataError(
         f"{where} has {kind} in field {name!r}, not text; name the field that holds the text with --text-field "
-        f"(there are {', '.join(_names(line)[:MOST_NAMES])})"
+        f"(there are {', '.join(_field_names(line)[:MAX_LISTED_FIELDS])})"
     )
 
 
-def _names(line: dict[str, Any], before: str = "") -> list[str]:
-    """The fields of an object as --text-field takes them: those of objects in it with a dot."""
+def _field_names(line: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the fields of an object as --text-field takes them: nested ones with dots, four levels deep."""
     names: list[str] = []
     for key, value in line.items():
-        names.append(before + key)
-        if isinstance(value, dict) and before.count(".") < 3:
-            names += _names(value, f"{before}{key}.")
+        names.append(prefix + key)
+        if isinstance(value, dict) and prefix.count(".") < 3:
+            names += _field_names(value, f"{prefix}{key}.")
     return names

@@ -1,4 +1,4 @@
-"""From text to shards: on all cores, in order, in bounded memory, and going on where an interruption left it."""
+"""Encode a text to shards: on all cores, in order, in bounded memory, and resumable after an interruption."""
 
 import hashlib
 import shutil
@@ -12,150 +12,147 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..atomic_io import Files, atomic_write
 from ..errors import DataError
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import lock_folder, unlock, usable_cores
-from .bpe import BytePairTokenizer
-from .pieces import Piece, at_safe_cuts
-from .shards import BLOCK, ShardWriter, id_type
-from .tokenizers import Tokenizer
+from .shards import BLOCK_BYTES, ShardWriter, id_dtype
+from .text_stream import Chunk, split_at_word_boundaries
+from .tokenizers import Ids, Tokenizer
 
-TASK = 1 << 18  # characters one thread encodes at a time
-MARK_EVERY = 10.0  # seconds of work that an interruption can cost
-Task = list[Piece]
-Ids = NDArray[np.int32]
+BATCH_CHARS = 1 << 18  # that one thread encodes at a time
+CHECKPOINT_SECONDS = 10.0  # of work that an interruption can cost
+ChunkBatch = list[Chunk]
 
 
-def write_splits(
+def encode_splits(
     folder: Path,
-    splits: Iterable[tuple[str, Iterator[Piece]]],
+    splits: Iterable[tuple[str, Iterator[Chunk]]],
     tokenizer: Tokenizer,
     *,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     separators: bool,
 ) -> None:
-    """Encode each split into a shard of `folder`, which appears under its name when all of them are complete.
+    """Encode each split to a shard in `folder`, which gets its name when all of them are complete.
 
-    Until then the work is in `folder.partial`, and another call with the same arguments goes on with it.
+    Until then the shards are in `folder.partial`, and another call with the same arguments continues there.
 
     Args:
-        splits: names and pieces; the pieces of one are read to their end before the next is asked for.
-        facts: what to keep in the manifests.
-        separators: each document begins with the separator, and the last one ends with it.
+        splits: names and chunks; the chunks of each split are read to the end before the next split is requested.
+        metadata: entries for the manifests.
+        separators: write the separator before each document and after the last one.
     """
-    with _claimed(folder) as partial:
+    with _lock_partial(folder) as partial:
         if partial is None:
             return
-        journal = _Journal(partial)
-        for split, pieces in splits:
-            todo = tasks(chain([None], pieces, [None]) if separators else pieces)
-            _write_split(partial / f"{split}.bin", todo, tokenizer, {**facts, "split": split}, journal)
-        journal.path.unlink()
+        checkpoint = EncodeCheckpoint(partial)
+        for split, chunks in splits:
+            batches = batch_chunks(chain([None], chunks, [None]) if separators else chunks)
+            _encode_split(partial / f"{split}.bin", batches, tokenizer, {**metadata, "split": split}, checkpoint)
+        checkpoint.path.unlink()
         files = Files()
         files.sync_folder(partial)
         files.rename(partial, folder)
         files.sync_folder(folder.parent)
 
 
-def _write_split(
-    path: Path, todo: Iterator[Task], tokenizer: Tokenizer, facts: Mapping[str, Any], journal: "_Journal"
+def _encode_split(
+    path: Path,
+    batches: Iterator[ChunkBatch],
+    tokenizer: Tokenizer,
+    metadata: Mapping[str, Any],
+    checkpoint: "EncodeCheckpoint",
 ) -> None:
-    mark = journal.mark_of(path, tokenizer.vocab_size)
-    done = mark["tasks"] if mark else 0
-    with ShardWriter(path, vocab_size=tokenizer.vocab_size, facts=facts, mark=mark) as shard:
-        marked = time.monotonic()
-        for ids in _encoded(islice(todo, done, None), tokenizer):
+    point = checkpoint.load(path, tokenizer.vocab_size)
+    n_done = point["tasks"] if point else 0
+    with ShardWriter(path, vocab_size=tokenizer.vocab_size, metadata=metadata, resume_point=point) as shard:
+        saved_at = time.monotonic()
+        for ids in _encode_in_parallel(islice(batches, n_done, None), tokenizer):
             shard.write(ids)
-            done += 1
-            if time.monotonic() - marked >= MARK_EVERY:
-                journal.note(path.stem, {"tasks": done, **shard.mark()})
-                marked = time.monotonic()
+            n_done += 1
+            if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                checkpoint.save(path.stem, {"tasks": n_done, **shard.save_point()})
+                saved_at = time.monotonic()
         shard.finish()
-        journal.note(path.stem, {"tasks": done, **shard.mark()})
+        checkpoint.save(path.stem, {"tasks": n_done, **shard.save_point()})
 
 
-def tasks(pieces: Iterable[Piece]) -> Iterator[Task]:
-    """Stretches of about TASK characters that can be encoded alone: small documents together, large ones in parts."""
-    task: Task = []
-    size = 0
-    for piece in at_safe_cuts(_slices(pieces)):
-        task.append(piece)
-        size += len(piece or "")
-        if size >= TASK:
-            yield task
-            task, size = [], 0
-    if task:
-        yield task
+def batch_chunks(chunks: Iterable[Chunk]) -> Iterator[ChunkBatch]:
+    """Group chunks into batches of about BATCH_CHARS that can be encoded independently of each other.
+
+    Small documents share a batch; large ones are cut at word boundaries.
+    """
+    batch: ChunkBatch = []
+    n_chars = 0
+    for chunk in split_at_word_boundaries(_limit_chunk_size(chunks)):
+        batch.append(chunk)
+        n_chars += len(chunk or "")
+        if n_chars >= BATCH_CHARS:
+            yield batch
+            batch, n_chars = [], 0
+    if batch:
+        yield batch
 
 
-def _slices(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Long pieces in parts, so that a task is no larger than it has to be and each core gets some."""
-    for piece in pieces:
-        if piece is None:
+def _limit_chunk_size(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Cut long chunks, so that batches stay small and every core gets some."""
+    for chunk in chunks:
+        if chunk is None:
             yield None
         else:
-            yield from (piece[start : start + TASK] for start in range(0, len(piece), TASK))
+            yield from (chunk[start : start + BATCH_CHARS] for start in range(0, len(chunk), BATCH_CHARS))
 
 
-def _encoded(todo: Iterator[Task], tokenizer: Tokenizer) -> Iterator[Ids]:
-    """The ids of each task, in order. tiktoken lets go of Python while it works, so that threads are enough."""
+def _encode_in_parallel(batches: Iterator[ChunkBatch], tokenizer: Tokenizer) -> Iterator[Ids]:
+    """Yield the ids of each batch, in order."""
+    # Threads suffice: tiktoken releases the GIL while it encodes.
     workers = usable_cores()
-    waiting: deque[Future[Ids]] = deque()
+    pending: deque[Future[Ids]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        for task in todo:
-            waiting.append(pool.submit(_encode, task, tokenizer))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for batch in batches:
+            pending.append(pool.submit(tokenizer.encode_batch, batch))
+            # Bound the memory: finished batches wait here for their turn.
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(task: Task, tokenizer: Tokenizer) -> Ids:
-    if isinstance(tokenizer, BytePairTokenizer):
-        return tokenizer.encode_stretches(task).astype(np.int32)  # int64 would be twice what waits in memory
-    parts = [[tokenizer.separator] if piece is None else tokenizer.encode(piece) for piece in task]
-    return np.concatenate(parts, dtype=np.int32, casting="unsafe")
-
-
-class _Journal:
-    """How far each split is, in a file; what it says was made safe before it was said."""
+class EncodeCheckpoint:
+    """The progress of each split, in a file: the point from which an interrupted encoding continues."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "journal.json"
-        self.marks: dict[str, Any] = {}
-        with suppress(OSError, ValueError):  # none, or a damaged one: from the beginning
-            self.marks = load_verified(self.path)
+        self.points: dict[str, Any] = {}
+        with suppress(OSError, ValueError):  # missing or damaged: start from the beginning
+            self.points = load_verified(self.path)
 
-    def mark_of(self, path: Path, vocab_size: int) -> dict[str, Any] | None:
-        """How far a shard is; None if that is not known, or its file is not what it should be by now.
-
-        The blocks that are full have their hashes; the rest, which the next writer hashes anew, is looked at here.
-        """
+    def load(self, path: Path, vocab_size: int) -> dict[str, Any] | None:
+        """Return the resume point of a shard; None if there is none or the file does not match it."""
+        # Complete blocks are verified when the shard is first read. The incomplete last one is hashed again by the
+        # next writer, which would hide damage, so verify it here.
         try:
-            mark = self.marks[path.stem]
-            full, rest = divmod(mark["tokens"] * id_type(vocab_size).itemsize, BLOCK)
-            fits = mark["tasks"] >= 0 and len(mark["sha256"]) == full
+            point = self.points[path.stem]
+            full_blocks, rest = divmod(point["tokens"] * id_dtype(vocab_size).itemsize, BLOCK_BYTES)
+            fits = point["tasks"] >= 0 and len(point["sha256"]) == full_blocks
             with open(path, "rb") as file:
-                file.seek(full * BLOCK)
-                return mark if fits and hashlib.sha256(file.read(rest)).hexdigest() == mark["rest"] else None
+                file.seek(full_blocks * BLOCK_BYTES)
+                return point if fits and hashlib.sha256(file.read(rest)).hexdigest() == point["rest"] else None
         except (OSError, KeyError, TypeError):
             return None
 
-    def note(self, split: str, mark: dict[str, Any]) -> None:
-        self.marks[split] = mark
-        atomic_write(self.path, dump_with_digest(self.marks))
+    def save(self, split: str, point: dict[str, Any]) -> None:
+        """Store the resume point of a split. Its ids must be on the disk already."""
+        self.points[split] = point
+        atomic_write(self.path, dump_with_digest(self.points))
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[Path | None]:
-    """The folder to work in, for this process alone; None when another one has meanwhile finished the work."""
+def _lock_partial(folder: Path) -> Iterator[Path | None]:
+    """Yield a locked folder to work in; None if another process has finished the work in the meantime."""
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -165,7 +162,8 @@ def _claimed(folder: Path) -> Iterator[Path | None]:
             "written"
         ) from None
     lock = lock_folder(partial, wait=True)
-    if lock is None:  # no locks here: a folder that nobody else uses, and nothing to go on with
+    if lock is None:
+        # This file system has no locks, so use a folder with a unique name, which cannot be resumed.
         partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}")
         partial.mkdir()
     try:

@@ -1,4 +1,7 @@
-"""One HTTP request, with every way it goes wrong in two classes: worth another try, or not."""
+"""One HTTP request, with its errors sorted into two classes: worth a retry, or permanent.
+
+`download.py` does the retries.
+"""
 
 import email.utils
 import http.client
@@ -15,79 +18,85 @@ from email.message import Message
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+# Request Timeout, Too Early, Too Many Requests, and the server errors that usually pass.
+RETRYABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Broken(Exception):
-    """What may go better in a moment."""
+class RetryableError(Exception):
+    """A transient error: another try may succeed.
 
-    def __init__(self, reason: str, retry_after: float | None = None, *, anew: bool = False) -> None:
+    Args:
+        retry_after: seconds to wait, if the server said so.
+        restart: discard the bytes received so far: they do not fit the file on the server.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None, *, restart: bool = False) -> None:
         super().__init__(reason)
-        self.anew = anew  # what is here by now does not fit what the server has
-        self.retry_after = retry_after  # seconds, if the server said so
+        self.retry_after = retry_after
+        self.restart = restart
 
 
-class Refused(Exception):
-    """What another try does not change."""
+class PermanentError(Exception):
+    """An error that another try would not change."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The body of a file, or of the rest of it."""
+class Response:
+    """The body of a response: a file, or the rest of it."""
 
     body: http.client.HTTPResponse
-    start: int  # place of the first byte in the file
-    whole: int | None  # bytes of the whole file, if the server says so
+    start: int  # offset of the first byte in the file
+    file_size: int | None  # bytes of the complete file, if the server says so
 
     def read(self, n: int) -> bytes:
-        """At most n bytes; none at the end. Raises Broken."""
+        """Read at most n bytes; none at the end. Raises RetryableError."""
         try:
             return self.body.read(n)
         except (OSError, http.client.HTTPException) as error:
-            raise Broken(_reason(error)) from None
+            raise RetryableError(_reason(error)) from None
 
 
 @contextmanager
-def request(url: str, *, start: int, timeout: float) -> Iterator[Answer]:
-    """Ask for a file from byte `start` on; the answer says where it begins, which may be at 0 all the same.
+def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
+    """Request a file from byte `start` on. The response says where it begins: a server may ignore `start` and send all.
 
-    Proxies of the environment are used, except for this machine itself. Redirections lead to http and https only.
+    Proxies of the environment are used, except for this machine itself. Redirects lead to http and https only.
 
     Raises:
-        Broken: a status or a fault of the line that may pass.
-        Refused: any other.
+        RetryableError: a transient status (RETRYABLE_STATUS) or a broken connection.
+        PermanentError: any other failure.
     """
-    asked = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    http_request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        body = _opener(url).open(asked, timeout=timeout)
+        body = _build_opener(url).open(http_request, timeout=timeout)
     except urllib.error.HTTPError as error:
         with error:
             reason = f"{error.code} {error.reason}"
-            if error.code == 416:  # there is nothing from there on: the file is shorter than what is here
-                raise Broken(reason, anew=True) from None
-            if error.code in PASSING_STATUS:
-                raise Broken(reason, _seconds(error.headers.get("Retry-After"))) from None
-            raise Refused(reason) from None
+            if error.code == 416:  # range not satisfiable: the file is shorter than what was received so far
+                raise RetryableError(reason, restart=True) from None
+            if error.code in RETRYABLE_STATUS:
+                raise RetryableError(reason, _parse_retry_after(error.headers.get("Retry-After"))) from None
+            raise PermanentError(reason) from None
     except (OSError, http.client.HTTPException) as error:
-        if _may_pass(error):
-            raise Broken(_reason(error)) from None
-        raise Refused(_reason(error)) from None
+        if _is_transient(error):
+            raise RetryableError(_reason(error)) from None
+        raise PermanentError(_reason(error)) from None
     with body:
-        yield _answer(body, start)
+        yield _make_response(body, start)
 
 
-def _answer(body: http.client.HTTPResponse, start: int) -> Answer:
+def _make_response(body: http.client.HTTPResponse, start: int) -> Response:
     length = body.headers.get("Content-Length", "")
     if body.status != 206:
-        return Answer(body, 0, int(length) if length.isdecimal() else None)
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
-    if not found or int(found[1]) != start:
-        raise Broken("it sent another part of the file than was asked for", anew=True)
-    return Answer(body, start, None if found[2] == "*" else int(found[2]))
+        return Response(body, 0, int(length) if length.isdecimal() else None)
+    content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
+    if not content_range or int(content_range[1]) != start:
+        raise RetryableError("it sent another part of the file than was asked for", restart=True)
+    return Response(body, start, None if content_range[2] == "*" else int(content_range[2]))
 
 
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https; urllib would go to ftp too."""
+class _HttpRedirects(urllib.request.HTTPRedirectHandler):
+    """Redirect handler that follows to http and https only; urllib would follow to ftp too."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
@@ -97,8 +106,8 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """What speaks http and https and nothing else: the usual one reads local files too."""
+def _build_opener(url: str) -> urllib.request.OpenerDirector:
+    """Return an opener for http and https only: the default one would also read local files."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler({} if _is_this_machine(urlsplit(url).hostname or "") else None),
@@ -107,7 +116,7 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
-        _WebOnly(),
+        _HttpRedirects(),
     ):
         opener.add_handler(handler)
     return opener
@@ -120,11 +129,11 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-def _may_pass(error: Any) -> bool:
-    """A line that broke, not one that was never there: no name server or a closed port is said at once."""
+def _is_transient(error: Any) -> bool:
+    """Return whether a connection broke. Failing to connect at all (no name server, a closed port) is permanent."""
     reason = getattr(error, "reason", error)
-    broke = (TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError, http.client.HTTPException)
-    return isinstance(reason, (*broke, ssl.SSLEOFError))
+    transient = (TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError, http.client.HTTPException)
+    return isinstance(reason, (*transient, ssl.SSLEOFError))
 
 
 def _reason(error: Exception) -> str:
@@ -132,8 +141,8 @@ def _reason(error: Exception) -> str:
     return str(reason) or type(reason).__name__
 
 
-def _seconds(value: str | None) -> float | None:
-    """Retry-After: seconds, or a date.
+def _parse_retry_after(value: str | None) -> float | None:
+    """Parse a Retry-After header, in seconds or as a date; None if it is missing or unreadable.
 
     >>> _seconds("120"), _seconds(None), _seconds("soon")
     (120.0, None, None)

@@ -1,4 +1,7 @@
-"""Files of the Hugging Face hub at a pinned revision: found on this machine, or downloaded through huggingface_hub."""
+"""Files of the Hugging Face hub at a pinned revision: find them on this machine, or download them.
+
+The downloads, their retries included, are those of `huggingface_hub`.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,62 +13,62 @@ from typing import Any
 from .. import __version__
 from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
-from .fetch import sha256_of
-from .pieces import Progress
+from .download import sha256_of
+from .text_stream import ProgressFn
 
-ETAG_TIMEOUT = 10.0  # seconds for the answer about a file
+ETAG_TIMEOUT = 10.0  # seconds for the metadata of a file
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a data set on the hub, pinned by the revision: the id of a git commit."""
+    """A file of a data set on the hub, pinned by a revision: the id of a git commit."""
 
     repo: str
     revision: str
     name: str  # its path in the repository
-    folder: str  # below which it is looked for in LIGHT_LLM_OFFLINE_DIR and the cache
+    folder: str  # searched below LIGHT_LLM_OFFLINE_DIR and the cache
 
 
-def find_or_fetch_from_hub(
-    file: HubFile, *, offline: bool = False, progress: Progress | None = None, endpoint: str | None = None
+def ensure_hub_file(
+    file: HubFile, *, offline: bool = False, progress: ProgressFn | None = None, endpoint: str | None = None
 ) -> Path:
-    """The path of a file of the hub.
+    """Return the path of a file of the hub, downloading it to the cache if necessary.
 
-    Looked for in LIGHT_LLM_OFFLINE_DIR (read-only), the cache, and then on the hub. A file that someone put into one
-    of the first two is taken as it is: the hub pins a revision, and no hash of it is known here.
+    The search order is LIGHT_LLM_OFFLINE_DIR (read-only), the cache, the hub. A file that the user put into one of the
+    first two is used without a check: only its revision is pinned, so no hash to compare it with is known.
 
     Raises:
-        DataError: it is nowhere and may not or cannot be downloaded, or what came is not what the hub announced.
+        DataError: the file is nowhere and cannot or must not be downloaded, or the download has not the hub's hash.
     """
     for folder in (offline_dir(), cache_dir()):
         if folder and (path := folder / file.folder / file.name).is_file():
             return path
     try:
-        return Path(_hub(file, None, endpoint, local_files_only=True))
+        return Path(_hub_download(file, None, endpoint, local_files_only=True))
     except Exception as error:
-        if not _is_of_the_hub(error):
+        if not _is_hub_error(error):
             raise
     if offline:
         raise DataError(
-            f"{file.name} of {file.repo} is not on this machine and --offline forbids to download it; {_way_out(file)}"
+            f"{file.name} of {file.repo} is not on this machine and --offline forbids to download it; {_remedy(file)}"
         )
     try:
-        path = Path(_hub(file, progress, endpoint, local_files_only=False))
+        path = Path(_hub_download(file, progress, endpoint, local_files_only=False))
     except Exception as error:
-        if not _is_of_the_hub(error):
+        if not _is_hub_error(error):
             raise
         raise DataError(
             f"{file.name} could not be downloaded from {file.repo} at revision {file.revision} ({_reason(error)}); "
-            f"{_way_out(file)}"
+            f"{_remedy(file)}"
         ) from None
-    _check(file, path)
+    _check_hash(file, path)
     return path
 
 
-def _hub(file: HubFile, progress: Progress | None, endpoint: str | None, *, local_files_only: bool) -> str:
+def _hub_download(file: HubFile, progress: ProgressFn | None, endpoint: str | None, *, local_files_only: bool) -> str:
     from huggingface_hub import hf_hub_download
 
-    with _quiet():
+    with _quiet_library():
         return hf_hub_download(
             file.repo,
             file.name,
@@ -73,21 +76,19 @@ def _hub(file: HubFile, progress: Progress | None, endpoint: str | None, *, loca
             revision=file.revision,
             cache_dir=cache_dir() / "hub",
             endpoint=endpoint,
-            token=False,  # these files are public: no one's credentials go anywhere
+            token=False,  # the files are public, so send no credentials
             library_name="light-llm",
             library_version=__version__,
             etag_timeout=ETAG_TIMEOUT,
             local_files_only=local_files_only,
-            tqdm_class=_bar(progress),
+            tqdm_class=_progress_bar_class(progress),
         )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No telemetry and no warnings of the library's own while it works for us; its settings are as before after that.
-
-    The setting is an environment variable that the library reads when it is first imported, which may be long ago.
-    """
+def _quiet_library() -> Iterator[None]:
+    """Disable the library's telemetry and warnings inside the block."""
+    # The environment variable for telemetry is read when the library is first imported, which may be long ago.
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
@@ -101,8 +102,8 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _bar(progress: Progress | None) -> Any:
-    """What the library takes for a class of progress bars: it draws nothing and calls `progress`."""
+def _progress_bar_class(progress: ProgressFn | None) -> Any:
+    """Return a replacement for the tqdm class, which draws nothing and calls `progress`."""
 
     class Bar:
         def __init__(self, *args: Any, total: int | None = None, initial: int = 0, **kwargs: Any) -> None:
@@ -128,29 +129,27 @@ def _bar(progress: Progress | None) -> Any:
     return Bar
 
 
-def _check(file: HubFile, path: Path) -> None:
-    """Large files are kept under their SHA-256, which the hub announced: what was downloaded must have it."""
+def _check_hash(file: HubFile, path: Path) -> None:
+    """Compare a download with its SHA-256. The library names the blob of a large file by the hash the hub announced."""
     blob = path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
-        found = sha256_of(blob)
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and (sha256 := sha256_of(blob)) != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise DataError(
-            f"{file.repo} sent other bytes for {file.name} than it announced: SHA-256 {found} instead of {blob.name}; "
-            f"nothing was kept; try again, or {_way_out(file)}"
+            f"{file.repo} sent other bytes for {file.name} than it announced: SHA-256 {sha256} instead of {blob.name}; "
+            f"nothing was kept; try again, or {_remedy(file)}"
         )
 
 
-def _is_of_the_hub(error: Exception) -> bool:
-    """Whether it is about the network, the hub or the disk, and not a fault in a program.
-
-    The library raises errors of its own, of its HTTP library (which changed between versions) and OSError; some of its
-    versions, without a network, the RuntimeError of a connection that it has closed itself.
-    """
+def _is_hub_error(error: Exception) -> bool:
+    """Return whether an error is about the network, the hub or the disk, and not a bug."""
     from huggingface_hub.errors import EntryNotFoundError
 
-    expected = isinstance(error, (OSError, EntryNotFoundError, RuntimeError))
-    return expected or type(error).__module__.split(".")[0] in (
+    # The library raises errors of its own, OSError, and those of its HTTP library, which changed between versions.
+    # Without a network some versions raise the RuntimeError of a connection that they closed themselves.
+    if isinstance(error, (OSError, EntryNotFoundError, RuntimeError)):
+        return True
+    return type(error).__module__.split(".")[0] in (
         "httpx",
         "httpx2",
         "httpcore",
@@ -160,14 +159,14 @@ def _is_of_the_hub(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of the first cause: the library wraps what happened in advice on its own settings."""
+    """Return the first line of the root cause: the library wraps it in advice on its own settings."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _way_out(file: HubFile) -> str:
+def _remedy(file: HubFile) -> str:
     folder = offline_dir() or cache_dir()
     return (
         f"put the file (revision {file.revision} of {file.repo}) at {folder / file.folder / file.name}, "

@@ -1,4 +1,4 @@
-"""Batches by number: batch k of a run is a pure function of the data, the seed and k."""
+"""Batches by index: batch k of a run is a pure function of the data, the seed and k."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from ..config import check_range
 from .dataset import TokenDataset
-from .order import WindowOrder
+from .shuffle import WindowOrder
 
 
 class Batch(NamedTuple):
-    """Windows of one optimizer step; `targets` is `tokens` one place on. Both (B, T), int64."""
+    """The windows of one optimizer step; `targets` is `tokens` shifted by one. Both (B, T), int64."""
 
     tokens: Tensor
     targets: Tensor
 
 
 class DataLoader:
-    """Batches of `batch_size` windows, in an order that (dataset, seed) decide.
+    """Batches of `batch_size` windows, in an order that (dataset, seed) determines.
 
-    `batch(k)` is the global batch of step k, whoever asks and whatever was asked before: a run resumes by its counter
+    `batch(k)` is the global batch of step k and does not depend on earlier calls: a run resumes from its step count
     alone, and several ranks can each take their part of the same batch.
     """
 
@@ -34,21 +34,21 @@ class DataLoader:
         self.order = WindowOrder(len(dataset.tokens), dataset.max_length, seed)
 
     def batch(self, k: int) -> Batch:
-        """The batch of step k (0, 1, 2, ...)."""
+        """Return the batch of step k (0, 1, 2, ...)."""
         T = self.dataset.max_length
         starts = (self.order.start(k * self.batch_size + row) for row in range(self.batch_size))
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
     def __len__(self) -> int:
-        """Whole batches in one pass over the text."""
+        """Complete batches in one pass over the text."""
         return max(1, self.order.per_epoch // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of one pass."""
+        """Yield the batches of the first pass."""
         return (self.batch(k) for k in range(len(self)))
 
 
 def create_dataloader(dataset: TokenDataset, batch_size: int = 8, *, seed: int = 1337) -> DataLoader:
-    """A loader over the training split. Raises ConfigError for a batch_size below 1."""
+    """Return a loader over the training split. Raises ConfigError for a batch_size below 1."""
     return DataLoader(dataset, batch_size, seed)

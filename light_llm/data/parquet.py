@@ -1,22 +1,22 @@
-"""Documents out of Parquet files, some hundred rows at a time. Needs the extra `parquet` (pyarrow)."""
+"""Split Parquet files into documents, some hundred rows at a time. Needs the extra `parquet` (pyarrow)."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .documents import no_such_field, whole_document
-from .pieces import Piece
-from .reading import Hooks, decode
+from .decode_utf8 import ReadCallbacks, decode_bytes
+from .documents import document_chunks, missing_field_error
+from .text_stream import Chunk
 
-ROWS = 256  # in memory at a time
+BATCH_ROWS = 256  # in memory at a time
 
 
-def parquet_documents(path: Path, text_field: str, errors: str, hooks: Hooks) -> Iterator[Piece]:
-    """One document for each row: the text in a column, which may be a field of a struct (`meta.text`); null is skipped.
+def parquet_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+    """Yield one document per row: the text in a column or struct field (`meta.text`). Null is skipped.
 
     Raises:
-        DataError: no pyarrow; a damaged file; no such column, or not of text; bytes that are not UTF-8.
+        DataError: pyarrow is missing; the file is damaged; the column is missing or no text; bytes are not UTF-8.
     """
     try:
         import pyarrow as pa
@@ -28,71 +28,69 @@ def parquet_documents(path: Path, text_field: str, errors: str, hooks: Hooks) ->
         ) from None
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
-            column = _column(file.schema_arrow, text_field, path, pa)
-            row, size, rows = 0, path.stat().st_size, max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(ROWS, columns=[".".join(column)], use_threads=False):
-                for value in _values(batch, column, pa):
+            column = _find_column(file.schema_arrow, text_field, path, pa)
+            row, n_bytes, n_rows = 0, path.stat().st_size, max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(BATCH_ROWS, columns=[".".join(column)], use_threads=False):
+                for value in _column_values(batch, column, pa):
                     row += 1
                     if value is not None:
-                        yield from _document(value, errors, hooks, f"row {row:,} of {path}")
-                hooks.position(size * row // rows)  # the rows are what can be counted
+                        yield from _decode_document(value, errors, callbacks, f"row {row:,} of {path}")
+                # pyarrow does not report a position in the file, so estimate it from the rows.
+                callbacks.on_position(n_bytes * row // n_rows)
     except pa.ArrowException as error:
-        raise DataError(f"{path} is damaged or no Parquet file ({_short(error)}); fetch or write it again") from None
+        reason = _first_line(error)
+        raise DataError(f"{path} is damaged or no Parquet file ({reason}); fetch or write it again") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error.strerror or _short(error)}") from None
+        raise DataError(f"{path} cannot be read as Parquet: {error.strerror or _first_line(error)}") from None
 
 
-def _column(schema: Any, name: str, path: Path, pa: Any) -> list[str]:
-    """The way to a column of text: one name, or those of the structs it lies in and its own."""
-    columns = dict(_columns(schema, []))
-    for way, kind in columns.values():
-        if ".".join(way) == name:
-            if not (pa.types.is_string(_plain(kind, pa)) or pa.types.is_large_string(_plain(kind, pa))):
+def _find_column(schema: Any, name: str, path: Path, pa: Any) -> list[str]:
+    """Return the path to a text column: its name, preceded by those of the structs that contain it."""
+    columns = dict(_walk_columns(schema, []))
+    for column, kind in columns.values():
+        if ".".join(column) == name:
+            value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
                 raise DataError(
                     f"{path} has {kind} in column {name!r}, not text; name the column that holds the text with "
                     f"--text-field (there are {', '.join(columns)})"
                 )
-            return way
-    raise no_such_field(str(path), "column", name, list(columns))
+            return column
+    raise missing_field_error(str(path), "column", name, list(columns))
 
 
-def _columns(fields: Any, before: list[str]) -> Iterator[tuple[str, tuple[list[str], Any]]]:
-    """Every column and field of a struct, by its name with dots."""
+def _walk_columns(fields: Any, parents: list[str]) -> Iterator[tuple[str, tuple[list[str], Any]]]:
+    """Yield every column and struct field: its dotted name, its path, and its type."""
     for field in fields:
-        way = [*before, field.name]
-        yield ".".join(way), (way, field.type)
+        path = [*parents, field.name]
+        yield ".".join(path), (path, field.type)
         if hasattr(field.type, "fields"):
-            yield from _columns(field.type.fields, way)
+            yield from _walk_columns(field.type.fields, path)
 
 
-def _plain(kind: Any, pa: Any) -> Any:
-    """The type of the values: a dictionary-encoded column has that of its dictionary."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _values(batch: Any, way: list[str], pa: Any) -> list[bytes | None]:
-    """A column of a batch as bytes: whether they are UTF-8 is for us to say, with the row."""
-    array = batch.column(way[0])
-    for name in way[1:]:
+def _column_values(batch: Any, column: list[str], pa: Any) -> list[bytes | None]:
+    """Return the values of a column as bytes, so that our own decoder can name the row of invalid UTF-8."""
+    array = batch.column(column[0])
+    for name in column[1:]:
         array = pa.compute.struct_field(array, name)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     return array.cast(pa.large_binary()).to_pylist()
 
 
-def _document(value: bytes, errors: str, hooks: Hooks, where: str) -> Iterator[Piece]:
+def _decode_document(value: bytes, errors: str, callbacks: ReadCallbacks, where: str) -> Iterator[Chunk]:
     try:
-        text, _, replaced = decode(value, errors, final=True)
+        text, _, replaced = decode_bytes(value, errors, final=True)
     except UnicodeDecodeError as error:
-        found = f"byte 0x{value[error.start]:02x} at offset {error.start:,} of the text ({error.reason})"
+        byte = f"byte 0x{value[error.start]:02x} at offset {error.start:,} of the text ({error.reason})"
         raise DataError(
-            f"{where} is not UTF-8 text: {found}; write the file anew, or use --errors replace, which puts U+FFFD in "
+            f"{where} is not UTF-8 text: {byte}; write the file anew, or use --errors replace, which puts U+FFFD in "
             f"place of such bytes"
         ) from None
     if replaced:
-        hooks.replaced(replaced)
-    yield from whole_document(text, errors, hooks, where)
+        callbacks.on_replaced(replaced)
+    yield from document_chunks(text, errors, callbacks, where)
 
 
-def _short(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,64 +1,65 @@
-"""Token ids on disk: a `.bin` of little-endian integers and a JSON manifest that says what they are.
+"""Token ids on disk: a `.bin` file of little-endian integers and a JSON manifest that describes it.
 
-A shard is written once, whole or not at all, and never changed. Its blocks are checked against the manifest the first
-time they are read, and the manifest against a digest of its own, so that a damaged file is named instead of trained on.
+A shard is written once and never changed. Each block is verified against the manifest when it is first read, and the
+manifest against its own digest, so that a damaged file is reported instead of trained on.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic_io import atomic_write
 from ..errors import DataError
 from ..json_io import dump_with_digest, load_verified
+from .text_stream import ProgressFn
 
 FORMAT = 2
-BLOCK = 1 << 20  # bytes under one SHA-256
+BLOCK_BYTES = 1 << 20  # covered by one SHA-256
 
 
 class TokenArray(Protocol):
-    """A long row of token ids."""
+    """A sequence of token ids, in a file or in memory."""
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Ids start ... stop - 1."""
+        """Return the ids start ... stop - 1."""
         ...
 
 
 class Shard:
-    """A memory-mapped row of token ids, (n,).
+    """A memory-mapped array of token ids, (n,).
 
     Args:
-        path: of the `.bin`.
-        facts: what the manifest has to say of it.
+        path: the `.bin` file.
+        expected: entries that the manifest must have.
 
     Raises:
-        DataError: the manifest or the file is missing, damaged, of another format, or not of the size the manifest
-            says; later, at the first read of a block, that its bytes are not the ones that were written, or ids that
-            the vocabulary lacks.
+        DataError: the manifest or the file is missing, damaged, of another format or of another size; later, at the
+            first read of a block, its bytes have changed or its ids are outside the vocabulary.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, expected: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.manifest = _read_manifest(path)
-        for name, value in (facts or {}).items():
+        for name, value in (expected or {}).items():
             if self.manifest.get(name) != value:
                 raise DataError(
                     f"{path} is of another text or tokenizer: its {name} is {self.manifest.get(name)!r} and should be "
                     f"{value!r}; {_rebuild(path)}"
                 )
         dtype = np.dtype(self.manifest["dtype"])
-        expected = self.manifest["tokens"] * dtype.itemsize
-        found = path.stat().st_size if path.is_file() else -1
-        if found != expected:
-            raise DataError(f"{path} has {max(found, 0):,} bytes, its manifest says {expected:,}; {_rebuild(path)}")
+        n_bytes = self.manifest["tokens"] * dtype.itemsize
+        file_size = path.stat().st_size if path.is_file() else -1
+        if file_size != n_bytes:
+            raise DataError(f"{path} has {max(file_size, 0):,} bytes, its manifest says {n_bytes:,}; {_rebuild(path)}")
         try:
-            self.ids = np.memmap(path, dtype=dtype, mode="r") if found else np.zeros(0, dtype)
+            self.ids = np.memmap(path, dtype=dtype, mode="r") if file_size else np.zeros(0, dtype)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
         self.unchecked = set(range(len(self.manifest["sha256"])))
@@ -67,16 +68,16 @@ class Shard:
         return len(self.ids)
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Ids start ... stop - 1, checked on their first read. Raises DataError when the file was damaged."""
+        """Return the ids start ... stop - 1, each block verified on its first read. Raises DataError for damage."""
         if stop > start:
             size = self.ids.itemsize
-            for block in range(start * size // BLOCK, (stop * size - 1) // BLOCK + 1):
+            for block in range(start * size // BLOCK_BYTES, (stop * size - 1) // BLOCK_BYTES + 1):
                 if block in self.unchecked:
                     self._check(block)
         return self.ids[start:stop].astype(np.int64)
 
-    def check(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Check every block now. Raises DataError at the first that was damaged."""
+    def check(self, progress: ProgressFn | None = None) -> None:
+        """Verify every block now. Raises DataError at the first damaged one."""
         blocks = len(self.manifest["sha256"])
         for block in range(blocks):
             self._check(block)
@@ -84,11 +85,11 @@ class Shard:
                 progress(block + 1, blocks)
 
     def _check(self, block: int) -> None:
-        per_block = BLOCK // self.ids.itemsize
+        per_block = BLOCK_BYTES // self.ids.itemsize
         ids = self.ids[block * per_block : (block + 1) * per_block]
         if hashlib.sha256(ids.tobytes()).hexdigest() != self.manifest["sha256"][block]:
             raise DataError(
-                f"{self.path} is damaged: its bytes from {block * BLOCK:,} are not the ones that were written; "
+                f"{self.path} is damaged: its bytes from {block * BLOCK_BYTES:,} are not the ones that were written; "
                 + _rebuild(self.path)
             )
         if ids.max() >= self.manifest["vocab_size"]:
@@ -100,7 +101,7 @@ class Shard:
 
 
 class TokensInMemory:
-    """A row of ids that is already here: for tests and for texts given as strings."""
+    """Token ids in memory, for tests and for texts given as strings."""
 
     def __init__(self, ids: Iterable[int]) -> None:
         self.ids = np.asarray(list(ids), dtype=np.int64)
@@ -109,37 +110,37 @@ class TokensInMemory:
         return len(self.ids)
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Ids start ... stop - 1."""
+        """Return the ids start ... stop - 1."""
         return self.ids[start:stop]
 
 
-def id_type(vocab_size: int) -> np.dtype[Any]:
-    """The smallest type of a file that holds every id."""
+def id_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the smallest dtype for the ids of a vocabulary."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 class ShardWriter:
-    """Writes a `.bin` from its beginning or from where an earlier writer was interrupted, and then its manifest.
+    """Writes a `.bin` file, from its beginning or from where an earlier writer was interrupted, and then its manifest.
 
     Args:
-        path: of the `.bin`; the manifest stands beside it with the ending `.json`.
-        facts: what else to keep in the manifest, such as the hashes of the text and of the tokenizer.
-        mark: what `mark` of the earlier writer returned: all up to there is kept, the rest is cut off.
+        path: the `.bin` file; the manifest gets the same name with the suffix `.json`.
+        metadata: further entries of the manifest, such as the hashes of the text and of the tokenizer.
+        resume_point: from `save_point` of the interrupted writer; bytes written after it are discarded.
     """
 
     def __init__(
-        self, path: Path, *, vocab_size: int, facts: Mapping[str, Any], mark: Mapping[str, Any] | None = None
+        self, path: Path, *, vocab_size: int, metadata: Mapping[str, Any], resume_point: Mapping[str, Any] | None = None
     ) -> None:
-        self.path, self.vocab_size, self.facts = path, vocab_size, facts
-        self.dtype = id_type(vocab_size)
-        self.tokens = mark["tokens"] if mark else 0
-        self.hashes: list[str] = list(mark["sha256"]) if mark else []  # of the blocks that are full
-        self.digest = hashlib.sha256()  # of the one that is not
-        self.filled = 0  # its bytes
-        self.file = open(path, "r+b" if mark else "wb")  # noqa: SIM115  (closed by close)
-        if mark:
+        self.path, self.vocab_size, self.metadata = path, vocab_size, metadata
+        self.dtype = id_dtype(vocab_size)
+        self.tokens = resume_point["tokens"] if resume_point else 0
+        self.hashes: list[str] = list(resume_point["sha256"]) if resume_point else []  # of complete blocks
+        self.digest = hashlib.sha256()  # of the incomplete last block
+        self.filled = 0  # bytes of the incomplete last block
+        self.file = open(path, "r+b" if resume_point else "wb")  # noqa: SIM115  (closed by __exit__)
+        if resume_point:
             self.file.truncate(self.tokens * self.dtype.itemsize)
-            self.file.seek(len(self.hashes) * BLOCK)
+            self.file.seek(len(self.hashes) * BLOCK_BYTES)
             self._hash(self.file.read())
 
     def write(self, ids: NDArray[np.integer[Any]]) -> None:
@@ -151,37 +152,34 @@ class ShardWriter:
         self._hash(data)
         self.tokens += ids.size
 
-    def mark(self) -> dict[str, Any]:
-        """Make what was written safe, and say how far that is."""
+    def save_point(self) -> dict[str, Any]:
+        """Sync the ids written so far to the disk, and return the point from which another writer can continue."""
         self.file.flush()
         os.fsync(self.file.fileno())
         return {"tokens": self.tokens, "sha256": list(self.hashes), "rest": self.digest.hexdigest()}
 
     def finish(self) -> None:
-        """Write the manifest: the shard is complete."""
-        mark = self.mark()
-        rest = [self.digest.hexdigest()] if self.filled else []
+        """Write the manifest, which completes the shard."""
+        point = self.save_point()
+        last_block = [self.digest.hexdigest()] if self.filled else []
         manifest = {
             "format": FORMAT,
             "dtype": self.dtype.str,
-            "tokens": mark["tokens"],
+            "tokens": point["tokens"],
             "vocab_size": self.vocab_size,
-            "sha256": mark["sha256"] + rest,
-            **self.facts,
+            "sha256": point["sha256"] + last_block,
+            **self.metadata,
         }
-        with open(self.path.with_suffix(".json"), "wb") as out:
-            out.write(dump_with_digest(manifest))
-            out.flush()
-            os.fsync(out.fileno())
+        atomic_write(self.path.with_suffix(".json"), dump_with_digest(manifest))
 
     def _hash(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            part = view[: BLOCK - self.filled]
+            part = view[: BLOCK_BYTES - self.filled]
             self.digest.update(part)
             self.filled += len(part)
             view = view[len(part) :]
-            if self.filled == BLOCK:
+            if self.filled == BLOCK_BYTES:
                 self.hashes.append(self.digest.hexdigest())
                 self.digest, self.filled = hashlib.sha256(), 0
 
@@ -196,7 +194,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     try:
         manifest = load_verified(file)
-        if _is_sound(manifest):
+        if _is_valid(manifest):
             return manifest
         problem = "of another format"
     except OSError as error:
@@ -206,8 +204,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     raise DataError(f"{file} is missing, damaged or of another format ({problem}); {_rebuild(path)}")
 
 
-def _is_sound(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest is one of ours, with a hash for every block."""
+def _is_valid(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a manifest has our format and a hash for every block."""
     tokens, hashes, dtype = manifest.get("tokens"), manifest.get("sha256"), manifest.get("dtype")
     if (
         manifest.get("format") != FORMAT
@@ -217,7 +215,7 @@ def _is_sound(manifest: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(tokens, int) or tokens < 0 or not isinstance(hashes, list):
         return False
-    return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK)
+    return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK_BYTES)
 
 
 def _rebuild(path: Path) -> str:

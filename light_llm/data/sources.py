@@ -1,4 +1,4 @@
-"""Texts by name or path."""
+"""Find a text by name or path: a named source, the built-in corpus, standard input, a file or a folder."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DataError, did_you_mean
-from .fetch import KnownFile, find_or_fetch
-from .hub import HubFile, find_or_fetch_from_hub
-from .pieces import Piece, Progress, Say, silent
-from .scan import read_checked, scan
-from .spool import STDIN, check_spooled, spooled
+from .download import PinnedFile, ensure_file
+from .fingerprint import read_verified, text_stats
+from .hub import HubFile, ensure_hub_file
+from .stdin_text import STDIN, check_saved_stdin, save_stdin
 from .tales import corpus
-from .texts import Texts, texts_at
+from .text_files import TextFiles, find_text_files
+from .text_stream import Chunk, LogFn, ProgressFn, no_log
 
-SHAKESPEARE = KnownFile(
+SHAKESPEARE = PinnedFile(
     name="shakespeare.txt",
     url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
@@ -23,17 +23,17 @@ SHAKESPEARE = KnownFile(
 
 
 @dataclass(frozen=True)
-class KnownSource:
-    """A source that has a name: where its files come from, and how they are read."""
+class NamedSource:
+    """A named source: where its files come from, and how they are read."""
 
-    kind: str  # a key of texts.READERS
-    training: tuple[KnownFile | HubFile, ...]
-    validation: tuple[KnownFile | HubFile, ...] = ()
-    plain: bool = False
+    kind: str  # a key of text_files.READERS
+    training: tuple[PinnedFile | HubFile, ...]
+    validation: tuple[PinnedFile | HubFile, ...] = ()
+    hash_raw_bytes: bool = False  # see TextFiles
 
 
 def _tinystories(split: str) -> HubFile:
-    # The revision and the names of the files were found in public repositories; they have not been downloaded here.
+    # The revision and file names come from public repositories; these downloads have never been tested.
     return HubFile(
         "roneneldan/TinyStories",
         "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
@@ -43,7 +43,7 @@ def _tinystories(split: str) -> HubFile:
 
 
 def _wikitext(config: str, part: str) -> HubFile:
-    # As above: found in public repositories, not downloaded here.
+    # The revision and file names come from public repositories; these downloads have never been tested.
     return HubFile(
         "Salesforce/wikitext",
         "b08601e04326c79dfdd32d625aee71d232d685c3",
@@ -52,50 +52,50 @@ def _wikitext(config: str, part: str) -> HubFile:
     )
 
 
-def _wikitext_source(config: str, parts: int) -> KnownSource:
-    """Its rows are the lines of one long text; a blank line is an empty row, a heading a row with = signs."""
+def _wikitext_source(config: str, parts: int) -> NamedSource:
+    """Return a WikiText source. Its rows are the lines of one long text; headings have = signs."""
     training = [_wikitext(config, f"train-{i:05d}-of-{parts:05d}") for i in range(parts)]
-    return KnownSource("parquet-lines", tuple(training), (_wikitext(config, "validation-00000-of-00001"),))
+    return NamedSource("parquet-lines", tuple(training), (_wikitext(config, "validation-00000-of-00001"),))
 
 
-SOURCES: dict[str, KnownSource] = {
-    "shakespeare": KnownSource("text", (SHAKESPEARE,), plain=True),
-    "tinystories": KnownSource("stories", (_tinystories("train"),), (_tinystories("valid"),)),
+SOURCES: dict[str, NamedSource] = {
+    "shakespeare": NamedSource("text", (SHAKESPEARE,), hash_raw_bytes=True),
+    "tinystories": NamedSource("stories", (_tinystories("train"),), (_tinystories("valid"),)),
     "wikitext-2": _wikitext_source("wikitext-2-raw-v1", parts=1),
     "wikitext-103": _wikitext_source("wikitext-103-raw-v1", parts=2),
 }
 
 
-def _nothing(progress: Progress | None) -> Iterator[Piece]:
+def _no_chunks(progress: ProgressFn | None) -> Iterator[Chunk]:
     return iter(())
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text that is on this machine, and what one pass over it found out."""
+    """A text on this machine, with the facts that one pass over it computed (see `fingerprint.TextStats`)."""
 
-    name: str  # as it was asked for; of standard input, the path it was kept at
-    title: str  # for print
+    name: str  # as the user gave it; for standard input, the path of the saved copy
+    title: str  # for messages
     path: Path  # the file or folder, for messages
-    sha256: str  # decides the text: of a plain file's bytes; else of the documents' UTF-8, with 0xff after each
+    sha256: str  # of the bytes of a text file; otherwise of the documents' UTF-8, with 0xff after each
     n_bytes: int  # of the text in UTF-8
     n_chars: int
-    alphabet: str  # each character that occurs, once, sorted
+    alphabet: str  # the different characters, sorted
     documents: int
-    replaced: int = 0  # bytes that were no UTF-8 and became U+FFFD
-    held_out: "Source | None" = None  # the files a dataset marks as validation, or the user does
-    # Of each document -log2 of its true probability, and its kind: only a text we made knows them.
+    replaced: int = 0  # invalid bytes that became U+FFFD
+    held_out: "Source | None" = None  # the validation files of the data set, or the user's --val-data
+    # -log2 of the true probability of each document, and its kind; known only for the built-in corpus.
     limits: tuple[tuple[float, str], ...] = field(default=(), repr=False, compare=False)
-    reader: Callable[[Progress | None], Iterator[Piece]] = field(default=_nothing, repr=False, compare=False)
+    reader: Callable[[ProgressFn | None], Iterator[Chunk]] = field(default=_no_chunks, repr=False, compare=False)
 
-    def read(self, progress: Progress | None = None) -> Iterator[Piece]:
-        """The text in pieces, None between documents: never first, last or doubled; the same at every call.
+    def read(self, progress: ProgressFn | None = None) -> Iterator[Chunk]:
+        """Yield the text in chunks, with None between documents (never first, last or repeated).
 
         Args:
             progress: called with (bytes read, bytes in all).
 
         Raises:
-            DataError: a file cannot be read, or is no longer what it was.
+            DataError: a file cannot be read or has changed.
         """
         return self.reader(progress)
 
@@ -107,31 +107,31 @@ def find_source(
     errors: str = "strict",
     val_data: str | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
-    say: Say = silent,
+    progress: ProgressFn | None = None,
+    log: LogFn = no_log,
 ) -> Source:
-    """The text called `data`.
+    """Find the text called `data` and compute its facts.
 
     Args:
         data: the name of a source; the path of a text file, of JSON Lines, of a Parquet file, or of a folder of one
             of these; or `-`, standard input.
-        text_field: the field or column that holds the text, in JSON Lines and Parquet; `meta.text` lies in `meta`.
+        text_field: the field or column that holds the text in JSON Lines and Parquet; `meta.text` is "text" in "meta".
         errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD and are counted.
-        val_data: a text to be held out, as a name or path; without it, the one the source marks as validation.
+        val_data: the name or path of a text to hold out; by default the validation files of the source, if it has any.
         offline: download nothing.
-        progress: called with (bytes done, bytes in all) of each download and of each pass over files.
-        say: called with a line for each damaged file that was passed over.
+        progress: called with (bytes done, bytes in total) of each download and of each pass over files.
+        log: called with a message for each damaged file that was skipped.
 
     Raises:
-        DataError: no such source or file, a folder without texts, an empty text, a download that failed, or a file
-            that cannot be read, with the place in it.
+        DataError: an unknown source or file, a folder without texts, an empty text, a failed download, or a file that
+            cannot be read, with the place in it.
     """
     if errors not in ("strict", "replace"):
         raise DataError(f"errors={errors!r} cannot be used; it must be strict or replace")
-    source = _find(data, text_field, errors, offline, progress, say)
+    source = _find(data, text_field, errors, offline, progress, log)
     if val_data is None:
         return source
-    held_out = replace(_find(val_data, text_field, errors, offline, progress, say), held_out=None)
+    held_out = replace(_find(val_data, text_field, errors, offline, progress, log), held_out=None)
     if held_out.sha256 == source.sha256:
         raise DataError(
             f"{val_data} is the very text of {data}; a model is judged by a text it was not trained on: name another "
@@ -140,65 +140,72 @@ def find_source(
     return replace(source, held_out=held_out)
 
 
-def from_texts(name: str, title: str, path: Path, texts: Texts, progress: Progress | None = None) -> Source:
-    """The source in these files, after a pass over them (or what an earlier one kept). Raises DataError."""
-    found = scan(texts, progress)
+def source_from_files(
+    name: str, title: str, path: Path, texts: TextFiles, progress: ProgressFn | None = None
+) -> Source:
+    """Return the source that consists of these files, with their (possibly cached) facts. Raises DataError."""
+    stats = text_stats(texts, progress)
     return Source(
         name,
         title,
         path,
-        found.sha256,
-        found.n_bytes,
-        found.n_chars,
-        found.alphabet,
-        found.documents,
-        found.replaced,
-        reader=partial(read_checked, texts, found.sha256),
+        stats.sha256,
+        stats.n_bytes,
+        stats.n_chars,
+        stats.alphabet,
+        stats.documents,
+        stats.replaced,
+        reader=partial(read_verified, texts, stats.sha256),
     )
 
 
-def _find(
-    data: str, text_field: str, errors: str, offline: bool, progress: Progress | None, say: Say = silent
-) -> Source:
+def _find(data: str, text_field: str, errors: str, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:
     if data in SOURCES:
-        return _known(data, SOURCES[data], offline, progress, say)
+        return _named_source(data, SOURCES[data], offline, progress, log)
     if data.partition(":")[0] == corpus.NAME:
-        path, limits = corpus.corpus(corpus.size_of(data), progress)
-        source = from_texts(data, "tales, the built-in corpus", path, Texts("stories", (path,)), progress)
+        path, limits = corpus.ensure_corpus(corpus.corpus_bytes(data), progress)
+        source = source_from_files(data, "tales, the built-in corpus", path, TextFiles("stories", (path,)), progress)
         return replace(source, limits=limits)
     if data == STDIN:
-        kept = spooled()
-        return from_texts(str(kept), "standard input", kept, texts_at(kept, text_field, errors), progress)
-    path, name, named = Path(data), data, [*SOURCES, corpus.NAME]
+        path = save_stdin()
+        return source_from_files(str(path), "standard input", path, find_text_files(path, text_field, errors), progress)
+    path, name, source_names = Path(data), data, [*SOURCES, corpus.NAME]
     try:
-        if path.is_fifo():  # of the shell, as in --data <(zcat my.txt.gz)
+        if path.is_fifo():  # process substitution of the shell, as in --data <(zcat my.txt.gz)
             with open(path, "rb") as pipe:
-                path = spooled(pipe)
+                path = save_stdin(pipe)
             name = str(path)
         if path.is_file() or path.is_dir():
-            source = from_texts(name, path.absolute().name, path, texts_at(path, text_field, errors), progress)
-            check_spooled(path, source.sha256)
+            source = source_from_files(
+                name, path.absolute().name, path, find_text_files(path, text_field, errors), progress
+            )
+            check_saved_stdin(path, source.sha256)
             return source
-        near = did_you_mean(data, named)
-        if near == "." and path.parent.is_dir():
-            near = did_you_mean(str(path), [str(path.with_name(p.name)) for p in path.parent.iterdir()])
-    except OSError as error:  # a name that is too long, a folder on the way that may not be entered
+        suggestion = did_you_mean(data, source_names)
+        if suggestion == "." and path.parent.is_dir():
+            suggestion = did_you_mean(str(path), [str(path.with_name(p.name)) for p in path.parent.iterdir()])
+    except OSError as error:  # a name that is too long, or a folder without permission
         raise DataError(f"{data} cannot be read: {error.strerror or error}") from None
-    raise DataError(f"there is no source or file {data!r}{near} The sources are {', '.join(named)}; or give a path")
+    raise DataError(
+        f"there is no source or file {data!r}{suggestion} The sources are {', '.join(source_names)}; or give a path"
+    )
 
 
-def _known(name: str, known: KnownSource, offline: bool, progress: Progress | None, say: Say) -> Source:
-    """A source with a name, its validation files as what is held out."""
+def _named_source(
+    name: str, description: NamedSource, offline: bool, progress: ProgressFn | None, log: LogFn
+) -> Source:
+    """Return a named source; its validation files become the held-out text."""
 
-    def here(file: KnownFile | HubFile) -> Path:
-        if isinstance(file, KnownFile):
-            return find_or_fetch(file, offline=offline, progress=progress, say=say)
-        return find_or_fetch_from_hub(file, offline=offline, progress=progress)
+    def local_path(file: PinnedFile | HubFile) -> Path:
+        if isinstance(file, PinnedFile):
+            return ensure_file(file, offline=offline, progress=progress, log=log)
+        return ensure_hub_file(file, offline=offline, progress=progress)
 
     def source(files: list[Path]) -> Source:
-        return from_texts(name, name, files[0], Texts(known.kind, tuple(files), plain=known.plain), progress)
+        texts = TextFiles(description.kind, tuple(files), hash_raw_bytes=description.hash_raw_bytes)
+        return source_from_files(name, name, files[0], texts, progress)
 
-    # Everything is fetched before anything is read, the small files first: what is missing is said at once.
-    validation = [here(file) for file in known.validation]
-    training = [here(file) for file in known.training]
+    # Download everything before reading anything, the small files first, so that a missing file is reported early.
+    validation = [local_path(file) for file in description.validation]
+    training = [local_path(file) for file in description.training]
     return replace(source(training), held_out=source(validation) if validation else None)

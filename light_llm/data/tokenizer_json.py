@@ -1,20 +1,18 @@
-"""A byte-pair table in the form of Hugging Face's `tokenizer.json`, and from there."""
+"""Convert a byte-pair table to and from Hugging Face's `tokenizer.json`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from .bpe import MOST_IDS, NO_TEXT, SEPARATOR, BytePairTokenizer, from_visible, visible_bytes
+from .bpe import MAX_IDS, NO_BYTES, SEPARATOR, BytePairTokenizer, bytes_to_unicode, unicode_to_bytes
 
-ENDS = (SEPARATOR, "</s>", "<eos>")  # what programs call the end of a text
+END_OF_TEXT_NAMES = (SEPARATOR, "</s>", "<eos>")  # in files of various programs
 
 
 def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:
-    """The same table in the form of Hugging Face's `tokenizer.json`.
-
-    There a join is allowed only if it is listed, so each way to make a token from two others is.
-    """
-    char_of = visible_bytes()
+    """Return the table in the format of Hugging Face's `tokenizer.json`."""
+    # That format allows only listed merges, so list every way to make a token from two others.
+    char_of = bytes_to_unicode()
     vocab = {"".join(char_of[b] for b in token): i for i, token in enumerate(tokenizer.tokens) if token}
     merges = [
         [token[:cut], token[cut:]]
@@ -24,15 +22,15 @@ def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     ]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return pairs_json(vocab, merges) | {
+    return bpe_tokenizer_json(vocab, merges) | {
         "added_tokens": [{"id": tokenizer.separator, "content": SEPARATOR, **special}],
         "pre_tokenizer": level,
         "decoder": level,
     }
 
 
-def pairs_json(vocab: Mapping[str, int], merges: list[list[str]]) -> dict[str, Any]:
-    """A `tokenizer.json` that joins pairs of letters, and gives nothing for a letter that is in no vocabulary."""
+def bpe_tokenizer_json(vocab: Mapping[str, int], merges: list[list[str]]) -> dict[str, Any]:
+    """Return a `tokenizer.json` with these merges; it drops characters that are not in the vocabulary."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -58,10 +56,10 @@ def pairs_json(vocab: Mapping[str, int], merges: list[list[str]]) -> dict[str, A
 
 
 def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
-    """A byte-level BPE with GPT-2's pattern from a `tokenizer.json`, ours or another program's.
+    """Read a byte-level BPE with GPT-2's pattern from a `tokenizer.json`, ours or another program's.
 
     Raises:
-        ConfigError: another kind of tokenizer, named, or a table whose joins are not in the order of its ids.
+        ConfigError: another kind of tokenizer, or a table whose merges are not in the order of its ids.
     """
     try:
         model, before = values["model"], values["pre_tokenizer"]
@@ -72,10 +70,12 @@ def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         made = [vocab[first + second] for first, second in merges]
         special = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
-        if not all(type(i) is int and 0 <= i < MOST_IDS for i in [*vocab.values(), *special.values()]):
-            raise ConfigError(f"{where}: its ids are not all whole numbers from 0 to {MOST_IDS - 1:,}; train another")
-        tokens = [NO_TEXT] * (1 + max([*vocab.values(), *special.values()]))
-        for i, token in zip(vocab.values(), from_visible(t if t not in special else "" for t in vocab), strict=True):
+        if not all(type(i) is int and 0 <= i < MAX_IDS for i in [*vocab.values(), *special.values()]):
+            raise ConfigError(f"{where}: its ids are not all whole numbers from 0 to {MAX_IDS - 1:,}; train another")
+        tokens = [NO_BYTES] * (1 + max([*vocab.values(), *special.values()]))
+        for i, token in zip(
+            vocab.values(), unicode_to_bytes(t if t not in special else "" for t in vocab), strict=True
+        ):
             tokens[i] = token
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise ConfigError(
@@ -86,7 +86,7 @@ def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
         raise ConfigError(
             f"{where}: its joins are not in the order of its ids; train one with: light-llm tokenizer train"
         )
-    ends = [special[name] for name in (*ENDS, *special) if name in special]
+    ends = [special[name] for name in (*END_OF_TEXT_NAMES, *special) if name in special]
     if not ends:
-        tokens.append(NO_TEXT)
+        tokens.append(NO_BYTES)
     return BytePairTokenizer(tokens, ends[0] if ends else len(tokens) - 1)

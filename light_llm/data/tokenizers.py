@@ -1,9 +1,9 @@
-"""Texts to ids and back. A tokenizer is plain data: it travels inside the checkpoint, and has a hash."""
+"""Tokenizers: text to ids and back. A tokenizer is plain data, saved inside the checkpoint and identified by a hash."""
 
 import codecs
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,50 +11,55 @@ from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..json_io import load_json
 from ..runtime import tiktoken_cache_dir
-from .bpe import GPT2Tokenizer, from_plain, train_bpe
-from .fetch import KnownFile, find_or_fetch
-from .pieces import Say, silent
+from .bpe import GPT2Tokenizer, Ids, bpe_from_strings, train_bpe
+from .download import PinnedFile, ensure_file
+from .text_stream import LogFn, no_log
 from .tokenizer_json import from_tokenizer_json
 
-GPT2_VOCABULARY = KnownFile(
+GPT2_VOCABULARY = PinnedFile(
     name="gpt2/vocab.bpe",
     url="https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
     sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     size=456_318,
 )
 NAMES = ("gpt2", "bpe", "char", "byte")
-BPE_SIZE = 4096  # ids of a trained vocabulary, unless another size is named
+BPE_SIZE = 4096  # ids
 
 
 class Tokenizer(Protocol):
-    """What every tokenizer can do. `separator` stands between documents and nowhere else."""
+    """The interface of a tokenizer. The id `separator` is written between documents and nowhere else."""
 
     name: str
     vocab_size: int
     separator: int
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Nothing in it is special: `<|endoftext|>` is thirteen characters."""
+        """Return the ids of a text. No text is special: `<|endoftext|>` is thirteen characters."""
         ...
 
+    def encode_batch(self, chunks: Sequence[str | None]) -> Ids:
+        """Return the ids of texts one after the other, with the separator for each None: (n,)."""
+        ids = [[self.separator] if chunk is None else self.encode(chunk) for chunk in chunks]
+        return np.concatenate(ids, dtype=np.int32, casting="unsafe")
+
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes of one id; none for the separator."""
+        """Return the UTF-8 bytes of one id; none for the separator."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values from which `tokenizer_from_dict` builds the same tokenizer."""
+        """Return plain values from which `tokenizer_from_dict` builds the same tokenizer."""
         ...
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """The text of ids; bytes that are no UTF-8 (half a character) show as the replacement character."""
+    """Return the text of ids; invalid UTF-8, such as half a character, becomes the replacement character."""
     return b"".join(tokenizer.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
 
 
-class TextStream:
-    """Ids in, text out as soon as it is whole: a character of several bytes is never shown in halves.
+class StreamingDecoder:
+    """Decodes ids one at a time; a character of several bytes appears once it is complete.
 
-    >>> stream = TextStream(ByteTokenizer())
+    >>> stream = StreamingDecoder(ByteTokenizer())
     >>> [stream.push(byte) for byte in "é!".encode()], stream.close()
     (['', 'é', '!'], '')
     """
@@ -64,21 +69,21 @@ class TextStream:
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that this id completes, possibly none."""
+        """Return the text that this id completes, possibly none."""
         return self.decoder.decode(self.tokenizer.token_bytes(token))
 
     def close(self) -> str:
-        """What is left at the end: a character that was never finished, as the replacement character."""
+        """Return the replacement character if the last character is incomplete."""
         return self.decoder.decode(b"", final=True)
 
 
 def byte_lengths(tokenizer: Tokenizer) -> list[int]:
-    """UTF-8 bytes of each id, (V,): what bits per byte divides by."""
+    """Return the number of UTF-8 bytes of each id, (V,), for bits per byte."""
     return [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
 
 
 def start_ids(tokenizer: Tokenizer, *, knows_separator: bool) -> list[int]:
-    """What an empty prompt starts from: the separator, or a line break if the model never saw a separator."""
+    """Return the ids of an empty prompt: the separator, or a line break if the model never saw a separator."""
     if knows_separator:
         return [tokenizer.separator]
     try:
@@ -87,31 +92,31 @@ def start_ids(tokenizer: Tokenizer, *, knows_separator: bool) -> list[int]:
         return [0]
 
 
-class ByteTokenizer:
-    """Every byte is an id, 256 is the separator: no file, no unknown character."""
+class ByteTokenizer(Tokenizer):
+    """Bytes as ids, and 256 as the separator: needs no file and knows every character."""
 
     name = "byte"
     vocab_size = 257
     separator = 256
 
     def encode(self, text: str) -> list[int]:
-        """The UTF-8 bytes of a text."""
+        """Return the UTF-8 bytes of a text."""
         return list(text.encode("utf-8", errors="replace"))
 
     def token_bytes(self, token: int) -> bytes:
-        """The byte itself."""
+        """Return the byte itself."""
         return b"" if token == self.separator else bytes([token])
 
     def to_dict(self) -> dict[str, Any]:
-        """Nothing but the kind."""
+        """Return the kind, which is all there is to know."""
         return {"kind": self.name}
 
 
-class CharTokenizer:
-    """Every character of the training file is an id, in code point order; one more is the separator.
+class CharTokenizer(Tokenizer):
+    """Characters of the training text as ids, in code point order, and one more id as the separator.
 
     Raises:
-        ConfigError: half a surrogate pair, or a character that is there twice.
+        ConfigError: half a surrogate pair, or a repeated character.
     """
 
     name = "char"
@@ -127,7 +132,7 @@ class CharTokenizer:
         self.vocab_size = len(alphabet) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Raises DataError for a character the alphabet lacks."""
+        """Return the ids of a text. Raises DataError for a character outside the alphabet."""
         try:
             return [self.ids[c] for c in text]
         except KeyError as error:
@@ -138,11 +143,11 @@ class CharTokenizer:
             ) from None
 
     def token_bytes(self, token: int) -> bytes:
-        """The character in UTF-8."""
+        """Return the character in UTF-8."""
         return b"" if token == self.separator else self.alphabet[token].encode("utf-8")
 
     def to_dict(self) -> dict[str, Any]:
-        """The alphabet."""
+        """Return the alphabet."""
         return {"kind": self.name, "alphabet": self.alphabet}
 
 
@@ -152,42 +157,44 @@ def make_tokenizer(
     texts: Callable[[], Iterable[str]] = tuple,
     *,
     offline: bool = False,
-    say: Say = silent,
+    log: LogFn = no_log,
 ) -> Tokenizer:
-    """The tokenizer that `--tokenizer spec` asks for.
+    """Make the tokenizer that `--tokenizer spec` names.
 
     Args:
-        spec: gpt2, bpe (4,096 ids or as many as the text gives), bpe:N (exactly N), char, byte, or the path of a
+        spec: gpt2, bpe (4,096 ids, or fewer if the text is small), bpe:N (exactly N), char, byte, or the path of a
             `tokenizer.json`.
-        alphabet: every character of the text.
-        texts: gives the training split, for bpe to learn from; called only then.
+        alphabet: every character of the text, for char.
+        texts: returns the training split, for bpe; not called for others.
         offline: download nothing.
-        say: called with a line for each damaged file that was passed over.
+        log: called with a message for each damaged file that was skipped.
 
     Raises:
-        ConfigError: no such tokenizer, a size the text does not give, or a file that cannot be used.
-        DataError: GPT-2's vocabulary is not here and cannot be downloaded.
+        ConfigError: an unknown tokenizer, a size that the text is too small for, or an unusable file.
+        DataError: GPT-2's vocabulary is not on this machine and cannot be downloaded.
     """
     kind, colon, size = spec.partition(":")
     if spec == "gpt2":
-        also = [tiktoken_cache_dir() / hashlib.sha1(GPT2_VOCABULARY.url.encode(), usedforsecurity=False).hexdigest()]
-        path = find_or_fetch(GPT2_VOCABULARY, offline=offline, also=also, say=say)
+        # tiktoken caches the same file under the SHA-1 of its URL.
+        url_hash = hashlib.sha1(GPT2_VOCABULARY.url.encode(), usedforsecurity=False).hexdigest()
+        extra_paths = [tiktoken_cache_dir() / url_hash]
+        path = ensure_file(GPT2_VOCABULARY, offline=offline, extra_paths=extra_paths, log=log)
         return GPT2Tokenizer(path.read_text(encoding="utf-8"))
     if spec == "byte":
         return ByteTokenizer()
     if spec == "char":
         return CharTokenizer(alphabet)
     if kind == "bpe":
-        return _trained(texts, size) if colon else train_bpe(texts(), BPE_SIZE)
+        return _train_exact_size(texts, size) if colon else train_bpe(texts(), BPE_SIZE)
     if spec.endswith(".json"):
-        return _from_file(Path(spec))
+        return _load_tokenizer_json(Path(spec))
     raise ConfigError(
         f"there is no tokenizer {spec!r}{did_you_mean(kind, NAMES)} The tokenizers are {', '.join(NAMES)}, "
         "bpe:N for another size, or the path of a tokenizer.json"
     )
 
 
-def _trained(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
+def _train_exact_size(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
     if not size.isdecimal():
         raise ConfigError(f"bpe:{size} cannot be read; write the number of ids after the colon, as in bpe:{BPE_SIZE}")
     tokenizer = train_bpe(texts(), int(size))
@@ -199,7 +206,7 @@ def _trained(texts: Callable[[], Iterable[str]], size: str) -> Tokenizer:
     return tokenizer
 
 
-def _from_file(path: Path) -> Tokenizer:
+def _load_tokenizer_json(path: Path) -> Tokenizer:
     try:
         return from_tokenizer_json(load_json(path), str(path))
     except OSError as error:
@@ -212,26 +219,26 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
-    """The inverse of `to_dict`. Raises CheckpointError for a kind this version does not know, or a damaged table."""
-    makers: dict[str, Callable[[], Tokenizer]] = {
+    """Build a tokenizer from the values of `to_dict`. Raises CheckpointError for an unknown kind or damaged values."""
+    builders: dict[str, Callable[[], Tokenizer]] = {
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
-        "bpe": lambda: from_plain(values["tokens"], values["separator"]),
+        "bpe": lambda: bpe_from_strings(values["tokens"], values["separator"]),
         "byte": ByteTokenizer,
         "char": lambda: CharTokenizer("".join(values["alphabet"])),
     }
     kind = values.get("kind")
-    if not isinstance(kind, str) or kind not in makers:
+    if not isinstance(kind, str) or kind not in builders:
         raise CheckpointError(
             f"the model file has a tokenizer of kind {repr_short(kind)}; this light-llm knows {', '.join(makers)}; "
             "load it with the version that wrote it"
         )
     try:
-        return makers[kind]()
+        return builders[kind]()
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"the model file has a damaged tokenizer of kind {kind!r}: {error}") from None
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """SHA-256 of the tokenizer's plain form, the same on every machine."""
-    plain = json.dumps(tokenizer.to_dict(), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(plain.encode()).hexdigest()
+    """Return the SHA-256 of the tokenizer's plain values, the same on every machine."""
+    values = json.dumps(tokenizer.to_dict(), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(values.encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoint import load_model
 from ..config import DEFAULT_SAMPLING, MAX_SEED, check_range, repr_short
-from ..data.tokenizers import TextStream, start_ids
+from ..data.tokenizers import StreamingDecoder, start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
 from .decode import decode
@@ -146,7 +146,7 @@ class TextGenerator:
             seed = secrets.randbits(32)
         stop = (stop,) if isinstance(stop, str) else stop
         check_request(max_new_tokens, stop, seed, rows=len(prompts))
-        streams = [_StopStringStream(TextStream(self.tokenizer), stop) for _ in prompts]
+        streams = [_StopStringStream(StreamingDecoder(self.tokenizer), stop) for _ in prompts]
         steps = decode(
             self.model,
             [self.encode_prompt(prompt) for prompt in prompts],
@@ -177,7 +177,7 @@ def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: 
 class _StopStringStream:
     """Decodes the ids of one row, up to the first stop string."""
 
-    def __init__(self, stream: TextStream, stop: Sequence[str]) -> None:
+    def __init__(self, stream: StreamingDecoder, stop: Sequence[str]) -> None:
         self.stream, self.stop = stream, stop
         self.held_back = ""  # it may be the beginning of a stop string
         self.stopped = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data import Tokenizer
-from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
+from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
 from ..data.tokenizer_json import to_tokenizer_json
 
 NORMAL, CONTROL = 1, 3  # kinds of a token; a control token is never found in a text and never shown
@@ -44,7 +44,7 @@ class Vocabulary:
 
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     """The vocabulary of any of our tokenizers, ids as they are."""
-    char_of = visible_bytes()
+    char_of = bytes_to_unicode()
     texts = ["".join(char_of[b] for b in tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
     names = {i: f"<|no-text-{i}|>" for i, text in enumerate(texts) if not text} | {tokenizer.separator: SEPARATOR}
     return Vocabulary(

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checkpoint import LoadedModel
 from ..config import ModelConfig
 from ..data import Tokenizer
-from ..data.bpe import from_visible
+from ..data.bpe import unicode_to_bytes
 from ..errors import CheckpointError
 from ..layers.positions import frequencies
 from . import hf_mapping
@@ -208,7 +208,7 @@ def _check_tokenizer(fields: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     tokens, kinds = fields[f"{prefix}tokens"], fields[f"{prefix}token_type"]
     if not len(tokens) == len(kinds) == tokenizer.vocab_size or len(set(tokens)) != len(tokens):
         raise _Differs(f"it has {len(set(tokens)):,} tokens and should have {tokenizer.vocab_size:,}")
-    shown = from_visible("" if kind == CONTROL else token for token, kind in zip(tokens, kinds, strict=True))
+    shown = unicode_to_bytes("" if kind == CONTROL else token for token, kind in zip(tokens, kinds, strict=True))
     for i, text in enumerate(shown):
         if text != tokenizer.token_bytes(i):
             raise _Differs(f"token {i} is {text!r} and should be {tokenizer.token_bytes(i)!r}")

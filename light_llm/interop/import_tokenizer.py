@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import repr_short
 from ..data import Tokenizer
-from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
+from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
 from ..data.tokenizer_json import ENDS, from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
@@ -205,7 +205,7 @@ def _without_joins(values: Any) -> Tokenizer | None:
         whole = sorted(letters.values()) == [*range(special[SEPARATOR])]
         if before is None and whole and all(len(letter) == 1 for letter in letters):
             return CharTokenizer("".join(sorted(letters, key=lambda letter: letters[letter])))
-        if before and before["type"] == "ByteLevel" and letters == {c: byte for byte, c in visible_bytes().items()}:
+        if before and before["type"] == "ByteLevel" and letters == {c: byte for byte, c in bytes_to_unicode().items()}:
             return ByteTokenizer() if special[SEPARATOR] == ByteTokenizer.separator else None
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
         pass

@@ -8,8 +8,8 @@ that has `<|endoftext|>` in it is read differently; a card says so.
 from typing import Any
 
 from ..data import Tokenizer
-from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, visible_bytes
-from ..data.tokenizer_json import pairs_json, to_tokenizer_json
+from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
+from ..data.tokenizer_json import bpe_tokenizer_json, to_tokenizer_json
 from ..data.tokenizers import ByteTokenizer, CharTokenizer
 from ..errors import ConfigError
 
@@ -32,7 +32,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     elif isinstance(tokenizer, ByteTokenizer):
         values = _byte_level(_vocabulary(tokenizer), [], cut_words=False)
     elif isinstance(tokenizer, CharTokenizer):
-        values = pairs_json(tokenizer.ids, []) | {"decoder": {"type": "Fuse"}}
+        values = bpe_tokenizer_json(tokenizer.ids, []) | {"decoder": {"type": "Fuse"}}
     else:
         raise ConfigError(
             f"a tokenizer of kind {tokenizer.name!r} has no form that other programs read; "
@@ -47,7 +47,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     """The id of each token that has a text, its bytes written as visible characters."""
-    char_of = visible_bytes()
+    char_of = bytes_to_unicode()
     tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     return {"".join(char_of[b] for b in token): i for i, token in enumerate(tokens) if token}
 
@@ -55,7 +55,7 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
 def _byte_level(vocab: dict[str, int], merges: list[list[str]], *, cut_words: bool) -> dict[str, Any]:
     """A tokenizer over bytes; `cut_words`: no pair is joined across the words of GPT-2's pattern."""
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": cut_words}
-    return pairs_json(vocab, merges) | {"pre_tokenizer": level, "decoder": level}
+    return bpe_tokenizer_json(vocab, merges) | {"pre_tokenizer": level, "decoder": level}
 
 
 def tokenizer_config(window: int) -> dict[str, Any]:

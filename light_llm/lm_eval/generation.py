@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import Sampling, repr_short, settings_of
 from ..data import Tokenizer
-from ..data.tokenizers import TextStream
+from ..data.tokenizers import StreamingDecoder
 from ..errors import ConfigError
 
 MOST_TOKENS = 256  # the harness's default
@@ -74,7 +74,7 @@ class Ending:
     """One text as it is written, up to the first of some strings."""
 
     def __init__(self, tokenizer: Tokenizer, until: Sequence[str]) -> None:
-        self.stream, self.until = TextStream(tokenizer), until
+        self.stream, self.until = StreamingDecoder(tokenizer), until
         self.longest = max(map(len, until), default=0)
         self.text, self.ended = "", False
 

@@ -11,7 +11,7 @@ from light_llm.checkpoint import Files, read_model, read_step, write_model_file
 from light_llm.checkpoint.model_file import read_model_file
 from light_llm.config import TrainConfig
 from light_llm.data import prepare_dataset
-from light_llm.data.fetch import KnownFile, find_or_fetch, sha256_of
+from light_llm.data.download import PinnedFile, ensure_file, sha256_of
 from light_llm.data.shards import Shard
 from light_llm.data.tokenizers import tokenizer_hash
 from light_llm.errors import CheckpointError, DataError
@@ -93,7 +93,7 @@ def test_each_file_of_a_step(tmp_path: Path, tries: int) -> None:
 
 def test_ids_and_their_manifest(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
-    write_shard(path, [range(500)] * 5, vocab_size=500, facts={"held_out": 0.1})
+    write_shard(path, [range(500)] * 5, vocab_size=500, metadata={"held_out": 0.1})
 
     def content() -> object:
         shard = Shard(path)
@@ -125,5 +125,5 @@ def test_a_download_that_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR", raising=False)
     path = tmp_path / "play.txt"
     path.write_bytes(b"To be, or not to be: that is the question.\n" * 100)
-    file = KnownFile("play.txt", "http://127.0.0.1:9/", sha256_of(path), path.stat().st_size)
-    assert refused(path, lambda: find_or_fetch(file, offline=True), DataError, 1000) == 1000
+    file = PinnedFile("play.txt", "http://127.0.0.1:9/", sha256_of(path), path.stat().st_size)
+    assert refused(path, lambda: ensure_file(file, offline=True), DataError, 1000) == 1000

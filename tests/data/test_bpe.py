@@ -232,4 +232,4 @@ def test_many_at_once_are_as_one_by_one(stretches: list[str | None]) -> None:
     """The fast way's twin is `encode`, text by text, whatever the texts say."""
     tokenizer = train_bpe(["a text that says one text and another one"], 280)
     one_by_one = [i for text in stretches for i in ([tokenizer.separator] if text is None else tokenizer.encode(text))]
-    assert tokenizer.encode_stretches(stretches).tolist() == one_by_one
+    assert tokenizer.encode_batch(stretches).tolist() == one_by_one

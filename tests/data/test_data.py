@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from light_llm.config import DataConfig
 from light_llm.data import TokenDataset, create_dataloader, prepare_dataset
 from light_llm.data.dataset import Source
-from light_llm.data.order import WindowOrder, mix, permuted
-from light_llm.data.shards import BLOCK, Shard, TokensInMemory
+from light_llm.data.shards import BLOCK_BYTES, Shard, TokensInMemory
+from light_llm.data.shuffle import WindowOrder, mix, permuted_index
 from light_llm.data.tokenizers import ByteTokenizer, decode
 from light_llm.errors import ConfigError, DataError
 from light_llm.json_io import dump_with_digest, load_verified
@@ -24,40 +24,40 @@ from tests.support.tools import byte_loader, write_shard
 
 def test_a_shard_is_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    write_shard(path, [[1, 2], [], [3, 65_535]], vocab_size=1 << 16, facts={"note": "x"})
+    write_shard(path, [[1, 2], [], [3, 65_535]], vocab_size=1 << 16, metadata={"note": "x"})
     shard = Shard(path)
     assert shard.read(0, 4).tolist() == [1, 2, 3, 65_535] and shard.read(1, 3).tolist() == [2, 3]
     assert (len(shard), shard.manifest["dtype"], shard.manifest["note"]) == (4, "<u2", "x")
-    write_shard(path, [[70_000]], vocab_size=70_001, facts={})
+    write_shard(path, [[70_000]], vocab_size=70_001, metadata={})
     assert Shard(path).read(0, 1).tolist() == [70_000] and path.stat().st_size == 4
 
 
 def test_an_id_outside_the_vocabulary_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="token id 9 is outside the vocabulary of 9"):
-        write_shard(tmp_path / "a.bin", [[1, 9]], vocab_size=9, facts={})
+        write_shard(tmp_path / "a.bin", [[1, 9]], vocab_size=9, metadata={})
 
 
-@pytest.mark.parametrize("at", [0, BLOCK - 1, BLOCK, BLOCK + 77])
+@pytest.mark.parametrize("at", [0, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 77])
 def test_a_flipped_bit_is_found_when_its_block_is_read(tmp_path: Path, at: int) -> None:
     path = tmp_path / "a.bin"
-    n = (BLOCK + 100) // 2
-    write_shard(path, [range(60_000)] * 8 + [range(n - 480_000)], vocab_size=1 << 16, facts={})
+    n = (BLOCK_BYTES + 100) // 2
+    write_shard(path, [range(60_000)] * 8 + [range(n - 480_000)], vocab_size=1 << 16, metadata={})
     data = bytearray(path.read_bytes())
     data[at] ^= 4
     path.write_bytes(data)
     shard, token = Shard(path), at // 2
     with pytest.raises(
-        DataError, match=rf"a.bin is damaged: its bytes from {at // BLOCK * BLOCK:,} .* delete the folder"
+        DataError, match=rf"a.bin is damaged: its bytes from {at // BLOCK_BYTES * BLOCK_BYTES:,} .* delete the folder"
     ):
         shard.read(token, token + 1)
-    other = 0 if at >= BLOCK else BLOCK // 2 + 1
+    other = 0 if at >= BLOCK_BYTES else BLOCK_BYTES // 2 + 1
     assert len(shard.read(other, other + 1)) == 1  # the rest can still be read
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b""])
 def test_a_cut_or_grown_shard_is_refused_when_opened(tmp_path: Path, change: object) -> None:
     path = tmp_path / "a.bin"
-    write_shard(path, [range(100)], vocab_size=100, facts={})
+    write_shard(path, [range(100)], vocab_size=100, metadata={})
     path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(DataError, match=r"a.bin has [\d,]+ bytes, its manifest says 200"):
         Shard(path)
@@ -94,12 +94,12 @@ def test_a_bad_manifest_is_refused(tmp_path: Path, manifest: bytes) -> None:
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
 def test_a_permutation_visits_everything_once(n: int, key: int) -> None:
-    assert sorted(permuted(i, n, key) for i in range(n)) == list(range(n))
+    assert sorted(permuted_index(i, n, key) for i in range(n)) == list(range(n))
 
 
 def test_permutations_mix() -> None:
     """Neighbours are not left beside each other, and keys differ."""
-    a, b = ([permuted(i, 1000, key) for i in range(1000)] for key in (1, 2))
+    a, b = ([permuted_index(i, 1000, key) for i in range(1000)] for key in (1, 2))
     assert sum(abs(x - y) == 1 for x, y in zip(a, a[1:], strict=False)) < 20
     assert sum(x == y for x, y in zip(a, b, strict=True)) < 20
     assert abs(np.corrcoef(range(1000), a)[0, 1]) < 0.1
@@ -108,7 +108,7 @@ def test_permutations_mix() -> None:
 def test_the_order_is_fixed_for_ever() -> None:
     """Checkpoints hold only a counter: another order under the same seed would repeat or skip text on resume."""
     assert mix(1, 2, 3) == 7_702_586_659_592_502_839
-    assert [permuted(i, 10, 7) for i in range(10)] == [0, 7, 2, 5, 6, 1, 8, 3, 9, 4]
+    assert [permuted_index(i, 10, 7) for i in range(10)] == [0, 7, 2, 5, 6, 1, 8, 3, 9, 4]
     assert [WindowOrder(1000, 8, 1337).start(c) for c in (0, 1, 2, 130)] == [91, 27, 35, 851]
 
 
@@ -252,7 +252,7 @@ def test_ids_of_another_tokenizer_are_refused(poem: Path) -> None:
 
 
 def test_ids_outside_the_vocabulary_are_refused_whatever_their_hash(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.bin", [[1, 300]], vocab_size=301, facts={})
+    write_shard(tmp_path / "a.bin", [[1, 300]], vocab_size=301, metadata={})
     manifest = tmp_path / "a.json"
     manifest.write_bytes(dump_with_digest(load_verified(manifest) | {"vocab_size": 300}))
     with pytest.raises(DataError, match=r"a.bin has token id 300, which is outside the vocabulary of 300"):

@@ -11,9 +11,9 @@ import pytest
 
 from light_llm.data import encode as room
 from light_llm.data.bpe import train_bpe
-from light_llm.data.encode import write_splits
-from light_llm.data.pieces import Piece
-from light_llm.data.shards import BLOCK, Shard
+from light_llm.data.encode import encode_splits
+from light_llm.data.shards import BLOCK_BYTES, Shard
+from light_llm.data.text_stream import Chunk
 from light_llm.data.tokenizers import ByteTokenizer, Tokenizer
 from light_llm.errors import DataError
 from light_llm.json_io import dump_with_digest
@@ -41,20 +41,20 @@ class Mortal(ByteTokenizer):
         return super().encode(text)
 
 
-def words(n: int) -> Iterator[Piece]:
+def words(n: int) -> Iterator[Chunk]:
     """A text of n stretches, each of them a task."""
     return (f" {i} " + "word " * 400 for i in range(n))
 
 
 def write(folder: Path, tokenizer: Tokenizer, *, separators: bool = False) -> None:
-    splits = iter([("train", words(60)), ("held_out", words(9))])
-    write_splits(folder, splits, tokenizer, facts=FACTS, separators=separators)
+    read_splits = iter([("train", words(60)), ("held_out", words(9))])
+    encode_splits(folder, read_splits, tokenizer, metadata=FACTS, separators=separators)
 
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "TASK", 1000)
-    monkeypatch.setattr(room, "MARK_EVERY", 0.0)
+    monkeypatch.setattr(room, "BATCH_CHARS", 1000)
+    monkeypatch.setattr(room, "CHECKPOINT_SECONDS", 0.0)
 
 
 def test_the_ids_are_the_text_in_order_on_any_number_of_threads(
@@ -126,7 +126,7 @@ def test_a_flip_in_half_written_ids_is_a_fresh_start(tmp_path: Path) -> None:
 
 
 def test_block_hashes_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("light_llm.data.shards.BLOCK", 1000)
+    monkeypatch.setattr("light_llm.data.shards.BLOCK_BYTES", 1000)
     with pytest.raises(Interrupted):
         write(tmp_path / "a", Mortal(30))
     write(tmp_path / "a", ByteTokenizer())
@@ -137,9 +137,9 @@ def test_block_hashes_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_separators_stand_around_documents_only(tmp_path: Path) -> None:
-    pieces: list[Piece] = ["ab", "c", None, "d"]
-    splits = iter([("train", iter(pieces)), ("held_out", iter(["e"]))])
-    write_splits(tmp_path / "a", splits, ByteTokenizer(), facts=FACTS, separators=True)
+    pieces: list[Chunk] = ["ab", "c", None, "d"]
+    read_splits = iter([("train", iter(pieces)), ("held_out", iter(["e"]))])
+    encode_splits(tmp_path / "a", read_splits, ByteTokenizer(), metadata=FACTS, separators=True)
     end = ByteTokenizer.separator
     train, rest = (Shard(tmp_path / "a" / f"{name}.bin") for name in ("train", "held_out"))
     assert train.read(0, 99).tolist() == [end, *b"abc", end, *b"d", end] and rest.read(0, 9).tolist() == [
@@ -178,17 +178,17 @@ def test_documents_have_the_ids_they_have_alone(poem: Path, tmp_path: Path) -> N
     tokenizer = train_bpe([text], 400)
     documents = [part for part in text.split("\n\n") if part]
     pieces = [piece for part in documents for piece in (part, None)][:-1]
-    write_splits(tmp_path / "a", iter([("train", iter(pieces))]), tokenizer, facts=FACTS, separators=True)
+    encode_splits(tmp_path / "a", iter([("train", iter(pieces))]), tokenizer, metadata=FACTS, separators=True)
     alone = [i for part in documents for i in [tokenizer.separator, *tokenizer.encode(part)]] + [tokenizer.separator]
     shard = Shard(tmp_path / "a" / "train.bin")
     assert shard.read(0, len(shard)).tolist() == alone
 
 
 def test_a_whole_shard_can_be_checked_at_once(tmp_path: Path) -> None:
-    write_splits(tmp_path / "a", iter([("train", words(1100))]), ByteTokenizer(), facts=FACTS, separators=False)
+    encode_splits(tmp_path / "a", iter([("train", words(1100))]), ByteTokenizer(), metadata=FACTS, separators=False)
     path, seen = tmp_path / "a" / "train.bin", list[tuple[int, int]]()
     Shard(path).check(lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (len(seen), len(seen)) and len(seen) == -(-path.stat().st_size // BLOCK) > 2
+    assert seen[-1] == (len(seen), len(seen)) and len(seen) == -(-path.stat().st_size // BLOCK_BYTES) > 2
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -206,11 +206,11 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
             written += 1
             return super().encode(text)
 
-    def pieces() -> Iterator[Piece]:
+    def pieces() -> Iterator[Chunk]:
         nonlocal ahead
         for i, piece in enumerate(words(300)):
             ahead = max(ahead, i - written)
             yield piece
 
-    write_splits(tmp_path / "a", iter([("train", pieces())]), Slow(), facts=FACTS, separators=False)
+    encode_splits(tmp_path / "a", iter([("train", pieces())]), Slow(), metadata=FACTS, separators=False)
     assert ahead <= 3 * usable_cores() + 3

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from light_llm.data import sources
-from light_llm.data.hub import HubFile, find_or_fetch_from_hub
+from light_llm.data.hub import HubFile, ensure_hub_file
 from light_llm.data.sources import SOURCES, find_source
 from light_llm.errors import DataError
 
@@ -29,12 +29,12 @@ class Hub(BaseHTTPRequestHandler):
     server: "Server"
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self._make_response(body=False)
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self._make_response(body=True)
 
-    def _answer(self, body: bool) -> None:
+    def _make_response(self, body: bool) -> None:
         self.server.seen.append((self.command, self.path, dict(self.headers)))
         files = {
             f"/datasets/{f.repo}/resolve/{f.revision}/{f.name}": (f.revision, data) for f, data in self.server.files
@@ -109,11 +109,11 @@ def test_a_file_is_fetched_once_and_whole(hub: Server, file: HubFile, capfd: pyt
     """Silently, without anyone's credentials, with our progress; the second time without a request."""
     data = LARGE if file is FILE else SMALL
     steps: list[tuple[int, int]] = []
-    path = find_or_fetch_from_hub(file, endpoint=hub.url, progress=lambda done, total: steps.append((done, total)))
+    path = ensure_hub_file(file, endpoint=hub.url, progress=lambda done, total: steps.append((done, total)))
     assert path.read_bytes() == data and steps[-1] == (len(data), len(data))
     requests = len(hub.seen)
-    assert requests and find_or_fetch_from_hub(file, endpoint=hub.url) == path and len(hub.seen) == requests
-    assert find_or_fetch_from_hub(file, endpoint=hub.url, offline=True) == path
+    assert requests and ensure_hub_file(file, endpoint=hub.url) == path and len(hub.seen) == requests
+    assert ensure_hub_file(file, endpoint=hub.url, offline=True) == path
     for _, _, headers in hub.seen:
         assert "light-llm/" in headers["user-agent"] and "torch/" not in headers["user-agent"]
         assert "authorization" not in {name.lower() for name in headers}
@@ -126,10 +126,10 @@ def test_the_librarys_settings_are_left_as_they_were(hub: Server, monkeypatch: p
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     before = constants.HF_HUB_DISABLE_TELEMETRY, logging.get_verbosity()
-    find_or_fetch_from_hub(FILE, endpoint=hub.url)
+    ensure_hub_file(FILE, endpoint=hub.url)
     hub.broken = 404
     with pytest.raises(DataError):
-        find_or_fetch_from_hub(HubFile("someone/Some", REVISION, "none.txt", "some"), endpoint=hub.url)
+        ensure_hub_file(HubFile("someone/Some", REVISION, "none.txt", "some"), endpoint=hub.url)
     assert (constants.HF_HUB_DISABLE_TELEMETRY, logging.get_verbosity()) == before
 
 
@@ -141,7 +141,7 @@ def test_a_file_someone_brought_along_needs_no_hub(
     path = tmp_path / folder / "some" / "texts" / "large.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(LARGE)
-    assert find_or_fetch_from_hub(FILE, endpoint=hub.url) == path and not hub.seen
+    assert ensure_hub_file(FILE, endpoint=hub.url) == path and not hub.seen
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_hub_that_fails(hub: Server, tmp_path: Path, broken: int, message: str
     """File, revision, the folder to put the file in, and another way out."""
     hub.broken = broken
     with pytest.raises(DataError, match=message) as caught:
-        find_or_fetch_from_hub(FILE, endpoint=hub.url)
+        ensure_hub_file(FILE, endpoint=hub.url)
     place = tmp_path / "cache" / "some" / "texts" / "large.txt"
     assert f"put the file (revision {REVISION} of someone/Some) at {place}, or name" in str(caught.value)
     assert str(caught.value).endswith("as in --data my.txt") and "\n" not in str(caught.value)
@@ -167,15 +167,15 @@ def test_a_hub_that_fails(hub: Server, tmp_path: Path, broken: int, message: str
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="could not be downloaded from someone/Some .*refused.*--data my.txt"):
-        find_or_fetch_from_hub(FILE, endpoint="http://127.0.0.1:9")
+        ensure_hub_file(FILE, endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="could not be downloaded from someone/Some .*HF_HUB_OFFLINE.*--data my.txt"):
-        find_or_fetch_from_hub(FILE, endpoint="http://127.0.0.1:9")
+        ensure_hub_file(FILE, endpoint="http://127.0.0.1:9")
 
 
 def test_offline_asks_nobody(hub: Server) -> None:
     with pytest.raises(DataError, match="texts/large.txt of someone/Some is not on this machine and --offline forbids"):
-        find_or_fetch_from_hub(FILE, endpoint=hub.url, offline=True)
+        ensure_hub_file(FILE, endpoint=hub.url, offline=True)
     assert not hub.seen
 
 
@@ -185,16 +185,16 @@ def test_other_bytes_than_announced_are_not_kept(hub: Server, tmp_path: Path, se
     with pytest.raises(
         DataError, match="sent other bytes for texts/large.txt than it announced|could not be downloaded"
     ):
-        find_or_fetch_from_hub(FILE, endpoint=hub.url)
+        ensure_hub_file(FILE, endpoint=hub.url)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1000]
     hub.sent = b""
-    assert find_or_fetch_from_hub(FILE, endpoint=hub.url).read_bytes() == LARGE
+    assert ensure_hub_file(FILE, endpoint=hub.url).read_bytes() == LARGE
 
 
 def test_a_cache_that_cannot_be_written(hub: Server, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.raises(DataError, match="could not be downloaded from someone/Some"):
-        find_or_fetch_from_hub(FILE, endpoint=hub.url)
+        ensure_hub_file(FILE, endpoint=hub.url)
 
 
 def test_a_fault_in_a_program_is_not_called_a_fault_of_the_network(
@@ -205,7 +205,7 @@ def test_a_fault_in_a_program_is_not_called_a_fault_of_the_network(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", wrong)
     with pytest.raises(TypeError, match="a bug"):
-        find_or_fetch_from_hub(FILE, endpoint=hub.url)
+        ensure_hub_file(FILE, endpoint=hub.url)
 
 
 # ---- the sources that come from there
@@ -256,9 +256,9 @@ def test_the_sources_of_the_hub(
             path.write_bytes(data)
     else:
         hub.files = [(files[file], data) for file, data in FILES[name].items()]
-        fetch = find_or_fetch_from_hub
+        fetch = ensure_hub_file
         monkeypatch.setattr(
-            sources, "find_or_fetch_from_hub", lambda file, **options: fetch(file, endpoint=hub.url, **options)
+            sources, "ensure_hub_file", lambda file, **options: fetch(file, endpoint=hub.url, **options)
         )
     source = find_source(name, offline=brought)
     assert source.held_out and source.name == source.title == source.held_out.title == name

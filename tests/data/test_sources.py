@@ -17,20 +17,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.data import documents, reading
+from light_llm.data import decode_utf8, documents
+from light_llm.data.decode_utf8 import read_text
 from light_llm.data.documents import SEPARATOR
-from light_llm.data.pieces import LONGEST_RUN, Piece, at_safe_cuts, split_at, tidy
-from light_llm.data.reading import read_text
-from light_llm.data.sources import SHAKESPEARE, Source, find_source, from_texts
-from light_llm.data.spool import spooled
-from light_llm.data.texts import Texts
+from light_llm.data.sources import SHAKESPEARE, Source, find_source, source_from_files
+from light_llm.data.stdin_text import save_stdin
+from light_llm.data.text_files import TextFiles
+from light_llm.data.text_stream import MAX_CHUNK_CHARS, Chunk, drop_empty_chunks, split_at, split_at_word_boundaries
 from light_llm.errors import DataError
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 PIECES = st.lists(st.none() | st.text("ab \n", max_size=9), max_size=12)
 
 
-def joined(pieces: Iterator[Piece]) -> list[str]:
+def joined(pieces: Iterator[Chunk]) -> list[str]:
     """The documents of a stream, whole."""
     found = [""]
     for piece in pieces:
@@ -53,8 +53,8 @@ def write_documents(folder: Path, texts: list[str]) -> dict[str, Source]:
     found = {n: find_source(str(folder / n)) for n in ("texts", "lines.jsonl", "lines.jsonl.gz", "rows.parquet")}
     if not any(line == SEPARATOR for text in texts for line in text.split("\n")):
         (folder / "stories.txt").write_bytes(f"\n{SEPARATOR}\n".join(texts).encode())
-        stories = Texts("stories", (folder / "stories.txt",))
-        found["stories"] = from_texts("stories", "stories", folder, stories)
+        stories = TextFiles("stories", (folder / "stories.txt",))
+        found["stories"] = source_from_files("stories", "stories", folder, stories)
     return found
 
 
@@ -66,8 +66,8 @@ def test_the_form_of_the_files_changes_nothing(texts: list[str], piece: int) -> 
     """Folder, JSON Lines (packed too), Parquet and a file of stories: the same documents, hash and counts."""
     texts = [text.removeprefix("\ufeff") or "x" for text in texts]  # a mark at the start of a file is no character
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", piece)
-        patch.setattr(documents, "PIECE", piece)
+        patch.setattr(decode_utf8, "READ_BYTES", piece)
+        patch.setattr(documents, "READ_BYTES", piece)
         sources = write_documents(Path(folder), texts)
         for form, source in sources.items():
             pieces = list(source.read())
@@ -95,17 +95,17 @@ def test_other_documents_have_another_hash(one: list[str], other: list[str]) -> 
 
 
 @given(PIECES)
-def test_breaks_are_never_first_last_or_doubled(pieces: list[Piece]) -> None:
-    found = list(tidy(iter(pieces)))
+def test_breaks_are_never_first_last_or_doubled(pieces: list[Chunk]) -> None:
+    found = list(drop_empty_chunks(iter(pieces)))
     assert "" not in found and found[:1] != [None] and found[-1:] != [None]
     assert all(a is not None or b is not None for a, b in zip(found, found[1:], strict=False))
     assert [d for d in joined(iter(found)) if d] == [d for d in joined(iter(pieces)) if d]
 
 
 @given(PIECES)
-def test_safe_cuts_lose_nothing_and_cut_before_white_space(pieces: list[Piece]) -> None:
-    pieces = list(tidy(iter(pieces)))
-    found = list(at_safe_cuts(iter(pieces)))
+def test_safe_cuts_lose_nothing_and_cut_before_white_space(pieces: list[Chunk]) -> None:
+    pieces = list(drop_empty_chunks(iter(pieces)))
+    found = list(split_at_word_boundaries(iter(pieces)))
     assert joined(iter(found)) == joined(iter(pieces))
     for left, right in zip(found, found[1:], strict=False):
         if left is not None and right is not None:
@@ -113,9 +113,9 @@ def test_safe_cuts_lose_nothing_and_cut_before_white_space(pieces: list[Piece]) 
 
 
 def test_a_text_without_spaces_is_cut_all_the_same() -> None:
-    found = list(at_safe_cuts(iter(["a" * (2 * LONGEST_RUN + 7), "b" * 5, None, "c"])))
-    assert joined(iter(found)) == ["a" * (2 * LONGEST_RUN + 7) + "b" * 5, "c"]
-    assert max(len(piece) for piece in found if piece) <= LONGEST_RUN
+    found = list(split_at_word_boundaries(iter(["a" * (2 * MAX_CHUNK_CHARS + 7), "b" * 5, None, "c"])))
+    assert joined(iter(found)) == ["a" * (2 * MAX_CHUNK_CHARS + 7) + "b" * 5, "c"]
+    assert max(len(piece) for piece in found if piece) <= MAX_CHUNK_CHARS
 
 
 @given(st.lists(st.text(max_size=5), max_size=6), st.integers(0, 20))
@@ -252,7 +252,7 @@ def test_standard_input_is_kept_and_found_again(
 
 
 def test_a_kept_pipe_is_what_its_name_says(shared_cache: Path) -> None:
-    kept = spooled(io.BytesIO(b"a text that came through a pipe, and was kept"))
+    kept = save_stdin(io.BytesIO(b"a text that came through a pipe, and was kept"))
     kept.write_bytes(kept.read_bytes().replace(b"came", b"cane"))
     with pytest.raises(DataError, match=r"\.txt is damaged: its SHA-256 is .* not the one it is named by; delete it"):
         find_source(str(kept))
@@ -269,9 +269,9 @@ def test_standard_input_that_breaks_off_leaves_nothing(shared_cache: Path, monke
     with pytest.raises(
         DataError, match="the text of the pipe cannot be kept at .*the pipe is gone; set LIGHT_LLM_CACHE"
     ):
-        spooled(Breaking(b"some text"))
+        save_stdin(Breaking(b"some text"))
     with pytest.raises(DataError, match="the pipe holds no text"):
-        spooled(io.BytesIO())
+        save_stdin(io.BytesIO())
     assert set((shared_cache / "stdin").glob("*")) == before
 
 

@@ -11,9 +11,8 @@ from itertools import islice
 import pytest
 
 from light_llm.data.tales import Story, stories, story
-from light_llm.data.tales.grammar import Grammar, Words
-from light_llm.data.tales.plots import TALES
-from light_llm.data.tales.telling import tell
+from light_llm.data.tales.generator import generate_story
+from light_llm.data.tales.grammar import Grammar, WordClass, built_in_grammar
 from tests.support.tales_parser import Parser, Reading
 
 N = 1000
@@ -27,7 +26,7 @@ def told() -> list[Story]:
 
 @pytest.fixture(scope="module")
 def parser() -> Parser:
-    return Parser(TALES)
+    return Parser(built_in_grammar())
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +38,12 @@ def readings(told: list[Story], parser: Parser) -> list[list[Reading]]:
 
 
 CHILDREN = (
-    Words("Ann, Eve", {"he": "she", "kind": "girl"}, scale=16),
-    Words("Bob", {"he": "he", "kind": "boy"}, scale=24),
+    WordClass("Ann, Eve", {"he": "she", "kind": "girl"}, scale=16),
+    WordClass("Bob", {"he": "he", "kind": "boy"}, scale=24),
 )
 SMALL = Grammar(
-    words={"child": CHILDREN, "thing": (Words("egg, ball, map", scale=16),)},
-    rules={"open": "2: Here is a {hero=child.kind}, {hero}.\n1: {hero=child} had [2:{own=thing.a}|nothing]."},
+    words={"child": CHILDREN, "thing": (WordClass("egg, ball, map", scale=16),)},
+    phrases={"open": "2: Here is a {hero=child.kind}, {hero}.\n1: {hero=child} had [2:{own=thing.a}|nothing]."},
     plots={
         "find": "<open>\n?40 {hero.He} saw {found=thing.a}.\n--\n{hero.He} took {last=thing.a}[|3: and left].",
         "meet": "<open>\n?75 {friend=child}\n    came [|too].\nSo {hero} and [{other=child}|2:{last=thing.a}] met.",
@@ -66,7 +65,7 @@ def every_telling(grammar: Grammar) -> Iterator[tuple[Story, Fraction]]:
             used += 1
             return script[used - 1][0]
 
-        each = tell(grammar, draw)
+        each = generate_story(grammar, draw)
         yield each, Fraction(1, math.prod(total for _, total in script))
         while script and script[-1][0] == script[-1][1] - 1:
             script.pop()
@@ -94,12 +93,12 @@ def test_all_texts_of_a_small_grammar_share_out_one() -> None:
 
 def test_the_parser_counts_every_derivation() -> None:
     """It would see an ambiguous grammar: here "x y" comes about in two ways."""
-    twice = Grammar(words={}, rules={}, plots={"p": "x[| y]\n?50 y", "q": "x y"})
+    twice = Grammar(words={}, phrases={}, plots={"p": "x[| y]\n?50 y", "q": "x y"})
     readings = Parser(twice).readings("x y")
     assert sorted(r.plot for r in readings) == ["p", "p", "q"]
     assert sum(r.probability for r in readings) == Fraction(1, 2) * (2 * Fraction(1, 4) + 1)
     assert {len(Parser(twice).readings(t)) for t in ("x", "x y y")} == {1}
-    both = Grammar(words={}, rules={}, plots={"p": "x[|1: y][| y]"})
+    both = Grammar(words={}, phrases={}, plots={"p": "x[|1: y][| y]"})
     assert [r.probability for r in Parser(both).readings("x y")] == [Fraction(1, 4)] * 2
 
 
@@ -175,7 +174,7 @@ def test_choices_are_as_frequent_as_their_weights(readings: list[list[Reading]],
         for name, chosen in reading.choices:
             counts[name][chosen] += 1
     plots = Counter(reading.plot for (reading,) in readings)
-    tests = [chi_square([plots[p] for p in TALES.plots], [1] * len(TALES.plots))]
+    tests = [chi_square([plots[p] for p in built_in_grammar().plots], [1] * len(built_in_grammar().plots))]
     for name, seen in counts.items():
         weights = parser.weights[name]
         tests.append(chi_square([seen[k] for k in range(len(weights))], weights))
@@ -256,7 +255,7 @@ def test_there_are_enough_words_and_plots(parser: Parser) -> None:
     content = {
         part for words in parser.words.values() for w in words for part in re.findall(r"[a-z]+", w.forms["w"].lower())
     }
-    assert len(content) > 500 and len(TALES.plots) >= 8
+    assert len(content) > 500 and len(built_in_grammar().plots) >= 8
 
 
 # ---- the same everywhere

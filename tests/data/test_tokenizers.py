@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_llm.data.pieces import at_safe_cuts
+from light_llm.data.text_stream import split_at_word_boundaries
 from light_llm.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
     GPT2Tokenizer,
-    TextStream,
+    StreamingDecoder,
     Tokenizer,
     byte_lengths,
     decode,
@@ -57,7 +57,7 @@ def test_gpt2_is_the_reference(gpt2: GPT2Tokenizer, offline_files: Path) -> None
 @given(st.text(), st.integers(1, 6))
 def test_pieces_have_the_ids_of_the_whole(gpt2: GPT2Tokenizer, text: str, size: int) -> None:
     pieces = (text[i : i + size] for i in range(0, len(text), size))
-    assert [i for piece in at_safe_cuts(pieces) for i in gpt2.encode(piece)] == gpt2.encode(text)
+    assert [i for piece in split_at_word_boundaries(pieces) for i in gpt2.encode(piece)] == gpt2.encode(text)
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
@@ -81,13 +81,13 @@ def test_special_text_is_ordinary(gpt2: GPT2Tokenizer, text: str) -> None:
 def test_a_stream_says_what_decoding_says(ids: list[int]) -> None:
     """Any bytes at all: joined pieces are the whole, and no piece ends in half a character."""
     tokenizer = ByteTokenizer()
-    stream = TextStream(tokenizer)
+    stream = StreamingDecoder(tokenizer)
     pieces = [stream.push(i) for i in ids] + [stream.close()]
     assert "".join(pieces) == decode(tokenizer, ids)
 
 
 def test_a_stream_waits_for_the_whole_character(gpt2: GPT2Tokenizer) -> None:
-    stream = TextStream(gpt2)
+    stream = StreamingDecoder(gpt2)
     pieces = [stream.push(i) for i in gpt2.encode("日")]
     assert len(pieces) > 1 and pieces[-1] == "日" and not any(pieces[:-1])
 
@@ -99,7 +99,7 @@ def test_lone_surrogates_do_not_crash(gpt2: GPT2Tokenizer) -> None:
 
 def test_a_million_equal_characters(gpt2: GPT2Tokenizer) -> None:
     for character in "^a ":
-        pieces = at_safe_cuts(iter([character * 300_000]))
+        pieces = split_at_word_boundaries(iter([character * 300_000]))
         ids = [i for piece in pieces for i in gpt2.encode(piece)]
         assert decode(gpt2, ids) == character * 300_000
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from light_llm.data.shards import TokensInMemory
-from light_llm.data.tales.grammar import Grammar, Words
-from light_llm.data.tales.telling import stories, tell
+from light_llm.data.tales.generator import generate_story, stories
+from light_llm.data.tales.grammar import Grammar, WordClass
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss, summarise
 from light_llm.layers.cross_entropy import (
     block_softmax,
@@ -153,14 +153,14 @@ def L10_a_wrong_model_pays_the_divergence() -> None:
 
 def L11_the_probability_of_a_tale() -> None:
     """A grammar small enough to write down all its texts: each one's bits are -log2 of its product of choices."""
-    words = {"animal": (Words("fox, cat, owl"),)}  # weights 1000 // 8, // 9, // 10
+    words = {"animal": (WordClass("fox, cat, owl"),)}  # weights 1000 // 8, // 9, // 10
     grammar = Grammar(words, {}, {"one": "[3:A|Every] {a=animal} saw [a|the] {b=animal}."})
     first, second = {"A": 3 / 4, "Every": 1 / 4}, {"a": 1 / 2, "the": 1 / 2}
     weight = {"fox": 125, "cat": 111, "owl": 100}
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(300):
-        told = tell(grammar, lambda total: int(rng.integers(total)))
+        told = generate_story(grammar, lambda total: int(rng.integers(total)))
         article, a, _, other, b = told.text.rstrip(".").split()
         left = sum(weight.values()) - weight[a]
         P = first[article] * weight[a] / sum(weight.values()) * second[other] * weight[b] / left

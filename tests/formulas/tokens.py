@@ -8,8 +8,8 @@ import torch
 
 from light_llm.data.bpe import train_bpe
 from light_llm.data.loader import DataLoader
-from light_llm.data.order import WindowOrder, permuted
 from light_llm.data.shards import TokensInMemory
+from light_llm.data.shuffle import WindowOrder, permuted_index
 from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
 from light_llm.objective import token_cross_entropy
 from tests.support.tools import some_tokens, tiny_model
@@ -69,7 +69,7 @@ def T5_windows_start_T_apart_from_an_offset() -> None:
         offsets.add(offset)
         orders.add(tuple((s - offset) // 8 for s in starts))
     assert len(offsets) > 3 and len(orders) > 3
-    assert sorted(permuted(i, n, key=5) for i in range(n)) == list(range(n))
+    assert sorted(permuted_index(i, n, key=5) for i in range(n)) == list(range(n))
 
 
 def T6_the_probability_of_a_text_is_a_product() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from light_llm.data.tokenizers import ByteTokenizer, TextStream
+from light_llm.data.tokenizers import ByteTokenizer, StreamingDecoder
 from light_llm.errors import ConfigError
 from light_llm.generate import TextGenerator
 from light_llm.generate.repl import COMMANDS, HELP, Repl, ReplSettings, visible_tail
@@ -328,10 +328,10 @@ def test_ctrl_c_stops_all_samples(writer: TextGenerator) -> None:
 
 def test_a_real_ctrl_c_is_never_lost(writer: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes in the middle of a token, where a library might drop it; the answer stops after that token."""
-    push = TextStream.push
+    push = StreamingDecoder.push
     pushed = 0
 
-    def press(stream: TextStream, token: int) -> str:
+    def press(stream: StreamingDecoder, token: int) -> str:
         nonlocal pushed
         pushed += 1
         if pushed == 3:
@@ -339,7 +339,7 @@ def test_a_real_ctrl_c_is_never_lost(writer: TextGenerator, monkeypatch: pytest.
                 signal.raise_signal(signal.SIGINT)
         return push(stream, token)
 
-    monkeypatch.setattr(TextStream, "push", press)
+    monkeypatch.setattr(StreamingDecoder, "push", press)
     before = signal.getsignal(signal.SIGINT)
     done = say(writer, "abc", typed=True)
     assert re.search(r"\n3 tokens, .*, seed 7, stopped\n", done.out) and pushed == 3

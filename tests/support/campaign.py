@@ -36,7 +36,7 @@ BY_TESTS = {
     "a terminal, disk, clock or tracker that fails": "tests/observe/test_observe.py",
     "texts, prompts and sampling values": "tests/data/test_text_faults.py",
     "no network": "tests/data/test_offline.py",
-    "a download that breaks off or lies": "tests/data/test_fetch.py",
+    "a download that breaks off or lies": "tests/data/test_download.py",
 }
 
 

@@ -27,8 +27,8 @@ from light_llm.checkpoint.commit import as_json, commit_folder
 from light_llm.checkpoint.model_file import KIND, digest
 from light_llm.data import prepare_dataset
 from light_llm.data.bpe import train_bpe
-from light_llm.data.fetch import KnownFile, find_or_fetch
-from light_llm.data.shards import BLOCK, FORMAT, Shard
+from light_llm.data.download import PinnedFile, ensure_file
+from light_llm.data.shards import BLOCK_BYTES, FORMAT, Shard
 from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.errors import LightLLMError
@@ -392,7 +392,7 @@ def make_shards(folder: Path) -> None:
     }.items():
         (folder / f"say_{name}.bin").write_bytes(b"\0\0\1\0")
         (folder / f"say_{name}.json").write_bytes(dump_with_digest({**sound, **changes}))
-    for name, hashes in {"sparse": ["0" * 64] * -(-TEN_GB // BLOCK), "sparse_unsaid": ["0" * 64]}.items():
+    for name, hashes in {"sparse": ["0" * 64] * -(-TEN_GB // BLOCK_BYTES), "sparse_unsaid": ["0" * 64]}.items():
         sparse(folder / f"{name}.bin", TEN_GB)
         (folder / f"{name}.json").write_bytes(dump_with_digest({**sound, "tokens": TEN_GB // 2, "sha256": hashes}))
 
@@ -451,7 +451,7 @@ def make_texts(folder: Path) -> None:
 
 
 def read_download(path: Path) -> object:
-    return find_or_fetch(KnownFile("none", "http://127.0.0.1:9/", "0" * 64, 5), offline=True, also=[path])
+    return ensure_file(PinnedFile("none", "http://127.0.0.1:9/", "0" * 64, 5), offline=True, extra_paths=[path])
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {

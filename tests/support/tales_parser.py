@@ -35,7 +35,9 @@ class Parser:
         self._choices: dict[str, Item] = {}
         self._items: dict[Item, Item] = {}  # what is written the same is the same
         self.plots = {name: self._plot(text) for name, text in grammar.plots.items()}
-        self.words = {name: [w for group in groups for w in group.entries()] for name, groups in grammar.words.items()}
+        self.words = {
+            name: [w for group in groups for w in group.weighted_words()] for name, groups in grammar.words.items()
+        }
         self.weights |= {name: [word.weight for word in words] for name, words in self.words.items()}
 
     def readings(self, text: str) -> list[Reading]:
@@ -132,7 +134,7 @@ class Parser:
                 items.append(self._weighted(_split(inside)))
             elif text[0] == "<":
                 rule, text = text[1:].split(">", 1)
-                lines = [re.sub(r"^(\d+): ", r"\1:", line) for line in _logical_lines(self.grammar.rules[rule])]
+                lines = [re.sub(r"^(\d+): ", r"\1:", line) for line in _logical_lines(self.grammar.phrases[rule])]
                 items.append(self._weighted(lines))
             elif text[0] == "{":
                 name, text = text[1:].split("}", 1)

@@ -62,9 +62,9 @@ def byte_model(dropout: float = 0.0, seed: int = 0) -> LightLLM:
     return LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_layer=2, n_head=3, dropout=dropout))
 
 
-def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, facts: Mapping[str, Any]) -> None:
-    """Write pieces of ids, in order, and then their manifest."""
-    with ShardWriter(path, vocab_size=vocab_size, facts=facts) as shard:
+def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, metadata: Mapping[str, Any]) -> None:
+    """Write a shard from several arrays of ids."""
+    with ShardWriter(path, vocab_size=vocab_size, metadata=metadata) as shard:
         for piece in ids:
             shard.write(np.fromiter(piece, dtype=np.int64))
         shard.finish()

@@ -1,6 +1,8 @@
-"""The built-in corpus: small stories from a grammar that knows the exact probability of each of its texts."""
+"""The built-in corpus: small stories from a probabilistic grammar, each with the exact probability of its text.
 
-from .plots import TALES as TALES
-from .telling import Story as Story
-from .telling import stories as stories
-from .telling import story as story
+The grammar is data: words.toml, phrases.toml and plots.toml.
+"""
+
+from .generator import Story as Story
+from .generator import stories as stories
+from .generator import story as story

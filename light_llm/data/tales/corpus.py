@@ -1,4 +1,4 @@
-"""The corpus as a file in the cache, with what each of its stories truly costs in another one beside it."""
+"""The corpus as a text file in the cache, with a second file of the exact bits of each of its stories."""
 
 import hashlib
 from pathlib import Path
@@ -7,40 +7,40 @@ from ...atomic_io import atomic_path
 from ...errors import DataError
 from ...runtime import cache_dir
 from ..documents import SEPARATOR
-from ..fetch import sha256_of
-from ..pieces import Progress
-from .plots import TALES
-from .telling import stories, story
+from ..download import sha256_of
+from ..text_stream import ProgressFn
+from .generator import stories, story
+from .grammar import built_in_grammar
 
 NAME = "tales"
-MEGABYTES = 10  # about one pass of 500 steps of 8 x 512 tokens
+DEFAULT_MEGABYTES = 10  # about one pass of 500 steps of 8 x 512 tokens
 SEED = 1
-MARK = f"\n{SEPARATOR}\n"  # between two stories of the file
+STORY_SEPARATOR = f"\n{SEPARATOR}\n"
 
 
-def size_of(data: str) -> int:
-    """The bytes that `tales` (10 MB) or `tales:N` (N MB) asks for. Raises DataError.
+def corpus_bytes(data: str) -> int:
+    """Return the size that `tales` (10 MB) or `tales:N` (N MB) names, in bytes. Raises DataError.
 
-    >>> size_of("tales"), size_of("tales:25")
+    >>> corpus_bytes("tales"), corpus_bytes("tales:25")
     (10000000, 25000000)
     """
     _, colon, size = data.partition(":")
     if colon and not (size.isdecimal() and 0 < int(size) <= 10_000):
         raise DataError(f"{data} cannot be read; write megabytes after the colon, 1 to 10,000, as in {NAME}:25")
-    return (int(size) if colon else MEGABYTES) * 1_000_000
+    return (int(size) if colon else DEFAULT_MEGABYTES) * 1_000_000
 
 
-def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[tuple[float, str], ...]]:
-    """The file of stories, written now if it is not there, and of each story its bits and its plot.
+def ensure_corpus(n_bytes: int, progress: ProgressFn | None = None) -> tuple[Path, tuple[tuple[float, str], ...]]:
+    """Return the file of stories, generated if it is missing, and the (bits, plot) of each story.
 
-    The first bytes of a larger corpus are a smaller one: stories depend on the seed and their number alone.
+    A larger corpus begins with the bytes of a smaller one: a story depends only on the seed and its index.
 
     Raises:
-        DataError: it cannot be kept.
+        DataError: the files cannot be written.
     """
-    # Whatever changes the grammar or how it is told changes the name.
-    told = "".join(story(SEED, i).text for i in range(30))
-    fingerprint = hashlib.sha256((repr(TALES) + told).encode()).hexdigest()[:8]
+    # The file name changes with the grammar and the generator: it hashes the grammar and the first stories.
+    sample = "".join(story(SEED, i).text for i in range(30))
+    fingerprint = hashlib.sha256((repr(built_in_grammar()) + sample).encode()).hexdigest()[:8]
     texts = cache_dir() / NAME / f"{fingerprint}-{SEED}-{n_bytes // 1_000_000}.txt"
     facts = texts.with_suffix(".tsv")
     try:
@@ -48,7 +48,7 @@ def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[
             _write(texts, facts, n_bytes, progress)
         try:
             return texts, _read(texts, facts)
-        except ValueError:  # one of them is damaged: both are made again
+        except ValueError:  # one of them is damaged, so generate both again
             _write(texts, facts, n_bytes, progress)
             return texts, _read(texts, facts)
     except OSError as error:
@@ -59,28 +59,27 @@ def corpus(n_bytes: int, progress: Progress | None = None) -> tuple[Path, tuple[
 
 
 def _read(texts: Path, facts: Path) -> tuple[tuple[float, str], ...]:
-    """Bits and plot of each story. Raises ValueError for files that are not as they were written."""
-    *lines, check = facts.read_text(encoding="utf-8").splitlines() or [""]
-    if check != _check(texts, lines):
+    """Return the (bits, plot) of each story. Raises ValueError if either file is damaged."""
+    *lines, digest = facts.read_text(encoding="utf-8").splitlines() or [""]
+    if digest != _digest(texts, lines):
         raise ValueError(facts)
     return tuple((float(bits), plot) for bits, _, plot in (line.partition("\t") for line in lines))
 
 
-def _check(texts: Path, lines: list[str]) -> str:
+def _digest(texts: Path, lines: list[str]) -> str:
     return hashlib.sha256("\n".join([sha256_of(texts), *lines]).encode()).hexdigest()
 
 
-def _write(texts: Path, facts: Path, n_bytes: int, progress: Progress | None) -> None:
-    """Both whole or not at all."""
+def _write(texts: Path, facts: Path, n_bytes: int, progress: ProgressFn | None) -> None:
     lines: list[str] = []
     with atomic_path(texts) as partial_texts, atomic_path(facts) as partial_facts:
         with open(partial_texts, "wb") as out:
-            written = 0
-            for told in stories(SEED):
-                if written >= n_bytes:
+            n_written = 0
+            for generated in stories(SEED):
+                if n_written >= n_bytes:
                     break
-                written += out.write(((MARK if lines else "") + told.text).encode())
-                lines.append(f"{told.bits!r}\t{told.plot}")
+                n_written += out.write(((STORY_SEPARATOR if lines else "") + generated.text).encode())
+                lines.append(f"{generated.bits!r}\t{generated.plot}")
                 if progress and len(lines) % 1000 == 0:
-                    progress(written, n_bytes)
-        partial_facts.write_text("\n".join([*lines, _check(partial_texts, lines)]), encoding="utf-8")
+                    progress(n_written, n_bytes)
+        partial_facts.write_text("\n".join([*lines, _digest(partial_texts, lines)]), encoding="utf-8")

@@ -1,20 +1,22 @@
-"""What a grammar of tales is written in, and how it is read: lines of text with slots and choices, made into a tree.
+"""The grammar of the stories: templates with slots and choices, parsed into a tree.
 
-    {hero=child}     a word of the class "child" that this story has not used yet; from here on it is called hero
-    {hero=child.a}   the same, in its form "a"; the forms of a class stand in words.py
-    {hero.his}       a form of the word called hero; {hero} is the word itself
-    [3:big|small]    one of these, big with the probability 3/4 (1 where no weight stands)
-    <open>           the rule of that name: one of its lines, each with its weight in front ("3: ...")
+    {hero=child}     a word of the class "child" that this story has not used yet, stored in the slot hero
+    {hero=child.a}   the same, in its form "a"; words.toml defines the forms of a class
+    {hero.his}       a form of the word in the slot hero; {hero} is the word itself
+    [3:big|small]    one of these, big with probability 3/4 (a missing weight is 1)
+    <open>           one line of the phrase of that name, each with its weight in front ("3: ...")
 
-A plot is told line by line. "?60 ..." is told with the probability 60/100, "--" begins a new paragraph, and a line
-that begins with spaces goes on with the one above it.
+A plot is a list of lines, one sentence or more each. "?60 ..." is included with probability 60/100, "--" begins a new
+paragraph, and a line that begins with spaces continues the line above it.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
 from itertools import accumulate
 
 _TOKEN = re.compile(r"\{(\w+)(?:=(\w+))?(?:\.(\w+))?\}|<(\w+)>|([\[|\]])|([^{}<>\[|\]]+)")
@@ -22,71 +24,71 @@ _WEIGHT = re.compile(r"(\d+):")
 
 
 @dataclass(frozen=True)
-class Words:
-    """Words that are used alike. `forms` names what a template may ask for besides w (the word) and a (a or an + it).
+class WordClass:
+    """Interchangeable words. `forms` adds to the forms w (the word) and a (the word with "a" or "an").
 
-    >>> beach = Words("beach/at, hill/on", {"at": "{1} the {0}"}).entries()[0]
+    >>> beach = WordClass("beach/at, hill/on", {"at": "{1} the {0}"}).weighted_words()[0]
     >>> beach.forms["w"], beach.forms["a"], beach.forms["A"], beach.forms["at"]
     ('beach', 'a beach', 'A beach', 'at the beach')
     """
 
-    listing: str
-    forms: Mapping[str, str] = field(default_factory=dict)
-    part: str = ""  # what stands after the slash where nothing does
+    words: str  # separated by commas, the most frequent first; a slash separates a word from a part for its forms
+    forms: Mapping[str, str] = field(default_factory=dict)  # templates: {0} is the word, {1} its part
+    part: str = ""  # of words without a slash
     scale: int = 1000  # a word's weight is scale // (rank + 8)
 
-    def entries(self) -> "list[Word]":
-        """The words with their weights, which fall as in Zipf's law but never so low that a word cannot be learned."""
-        found = []
-        for rank, entry in enumerate(" ".join(self.listing.split()).split(", ")):
+    def weighted_words(self) -> "list[Word]":
+        """Return the words with weights that fall as in Zipf's law, but slowly enough that a model can learn each."""
+        words = []
+        for rank, entry in enumerate(" ".join(self.words.split()).split(", ")):
             word, _, part = entry.partition("/")
             article = "an" if word[0].lower() in "aeiou" else "a"
             patterns = {"w": "{0}", "a": article + " {0}", **self.forms}
             forms = {name: pattern.format(word, part or self.part.format(word)) for name, pattern in patterns.items()}
-            capital = {name.capitalize(): form[0].upper() + form[1:] for name, form in forms.items()}
-            found.append(Word(self.scale // (rank + 8), forms | capital))
-        return found
+            capitalized = {name.capitalize(): form[0].upper() + form[1:] for name, form in forms.items()}
+            words.append(Word(self.scale // (rank + 8), forms | capitalized))
+        return words
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a class: its weight, and its forms by name; a name with a capital gives the form with one."""
+    """A word with its weight, and its forms by name; a capitalised name gives the capitalised form."""
 
     weight: int
     forms: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Say:
-    """A form of the word that a slot holds."""
+class SlotForm:
+    """A node of the tree: a form of the word in a slot."""
 
     slot: str
     form: str
 
 
 @dataclass(frozen=True)
-class Pick:
-    """A new word of a class into a slot, in one of its forms."""
+class NewWord:
+    """A node of the tree: store an unused word of a class in a slot, and insert one of its forms."""
 
     slot: str
-    words: str
+    word_class: str
     form: str
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several ways on; ends[i] is the sum of the weights up to and with the i-th."""
+    """A node of the tree: one of several options. ends[i] is the sum of the weights up to and including option i."""
 
     ends: tuple[int, ...]
-    ways: tuple["Nodes", ...]
+    options: tuple["Nodes", ...]
 
 
-Nodes = tuple["str | Say | Pick | Choice", ...]
+Nodes = tuple["str | SlotForm | NewWord | Choice", ...]
 
 
 @dataclass(frozen=True)
 class WordTable:
-    """The words of a class with the running sums of their weights."""
+    """The words of a class. ends[i] is the sum of the weights up to and including word i."""
 
     words: tuple[Word, ...]
     ends: tuple[int, ...]
@@ -94,75 +96,88 @@ class WordTable:
 
 @dataclass(frozen=True)
 class Grammar:
-    """Words, rules and plots as they are written; every plot is as likely as another. A rule never leads to itself."""
+    """Words, phrases and plots as written in the TOML files. All plots are equally likely; no phrase is recursive."""
 
-    words: Mapping[str, tuple[Words, ...]]
-    rules: Mapping[str, str]
+    words: Mapping[str, tuple[WordClass, ...]]
+    phrases: Mapping[str, str]
     plots: Mapping[str, str]
 
     @cached_property
     def trees(self) -> Mapping[str, Nodes]:
-        """The plots by name, read once."""
-        return {name: self._read_plot(text) for name, text in self.plots.items()}
+        """The parsed plots by name."""
+        return {name: self._parse_plot(text) for name, text in self.plots.items()}
 
     @cached_property
     def tables(self) -> Mapping[str, WordTable]:
-        """The classes of words by name, counted once."""
+        """The words of each class with their cumulative weights."""
         tables = {}
         for name, groups in self.words.items():
-            words = tuple(word for group in groups for word in group.entries())
+            words = tuple(word for group in groups for word in group.weighted_words())
             tables[name] = WordTable(words, tuple(accumulate(word.weight for word in words)))
         return tables
 
-    def _read_plot(self, text: str) -> Nodes:
-        nodes: list[str | Say | Pick | Choice] = []
-        for line in _lines(text):
+    def _parse_plot(self, text: str) -> Nodes:
+        nodes: list[str | SlotForm | NewWord | Choice] = []
+        for line in _logical_lines(text):
             if line == "--":
                 nodes.append("\n")
             elif line.startswith("?"):
                 percent, _, rest = line[1:].partition(" ")
-                told, of = Fraction(int(percent), 100).as_integer_ratio()
-                nodes.append(Choice((told, of), ((*self._read(rest), " "), ())))
+                weight, total = Fraction(int(percent), 100).as_integer_ratio()
+                nodes.append(Choice((weight, total), ((*self._parse(rest), " "), ())))
             else:
-                nodes += [*self._read(line), " "]
+                nodes += [*self._parse(line), " "]
         return tuple(nodes)
 
-    def _read(self, text: str) -> Nodes:
+    def _parse(self, text: str) -> Nodes:
         tokens = _TOKEN.finditer(text)
-        (nodes,) = self._read_ways(tokens, closing="")
+        (nodes,) = self._parse_options(tokens, closing="")
         return nodes
 
-    def _read_ways(self, tokens: Iterator[re.Match[str]], closing: str) -> list[Nodes]:
-        """What stands up to `closing`: several sequences, where bars divide them."""
-        ways: list[list[str | Say | Pick | Choice]] = [[]]
+    def _parse_options(self, tokens: Iterator[re.Match[str]], closing: str) -> list[Nodes]:
+        """Parse up to the token `closing`: one sequence, or several separated by bars."""
+        options: list[list[str | SlotForm | NewWord | Choice]] = [[]]
         for token in tokens:
-            slot, words, form, rule, mark, literal = token.groups()
+            slot, word_class, form, phrase, mark, literal = token.groups()
             if slot:
-                ways[-1].append(Pick(slot, words, form or "w") if words else Say(slot, form or "w"))
-            elif rule:
-                lines = _lines(self.rules[rule])
-                ways[-1].append(_choice([self._read(line.replace(": ", ":", 1)) for line in lines]))
+                form = form or "w"
+                options[-1].append(NewWord(slot, word_class, form) if word_class else SlotForm(slot, form))
+            elif phrase:
+                lines = _logical_lines(self.phrases[phrase])
+                options[-1].append(_weighted_choice([self._parse(line.replace(": ", ":", 1)) for line in lines]))
             elif mark == "[":
-                ways[-1].append(_choice(self._read_ways(tokens, closing="]")))
+                options[-1].append(_weighted_choice(self._parse_options(tokens, closing="]")))
             elif mark == "|":
-                ways.append([])
+                options.append([])
             elif mark == closing:
                 break
             else:
-                ways[-1].append(literal)
-        return [tuple(way) for way in ways]
+                options[-1].append(literal)
+        return [tuple(option) for option in options]
 
 
-def _lines(text: str) -> list[str]:
+@cache
+def built_in_grammar() -> Grammar:
+    """Load the grammar of the built-in corpus."""
+
+    def load(name: str) -> dict[str, object]:
+        return tomllib.loads(files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+    words: Mapping[str, list[dict[str, object]]] = load("words.toml")  # type: ignore[assignment]
+    classes = {name: tuple(WordClass(**group) for group in groups) for name, groups in words.items()}  # type: ignore[arg-type]
+    return Grammar(classes, load("phrases.toml"), load("plots.toml"))  # type: ignore[arg-type]
+
+
+def _logical_lines(text: str) -> list[str]:
     return re.sub(r"\n +", " ", text.strip()).splitlines()
 
 
-def _choice(ways: list[Nodes]) -> Choice:
-    """The ways with the weights that stand at their beginnings taken off; 1 where none stands."""
+def _weighted_choice(options: list[Nodes]) -> Choice:
+    """Return a choice between options, with the weights removed from their beginnings; a missing weight is 1."""
     weights, rest = [], []
-    for way in ways:
-        first = way[0] if way else ""
+    for option in options:
+        first = option[0] if option else ""
         weight = _WEIGHT.match(first) if isinstance(first, str) else None
         weights.append(int(weight[1]) if weight else 1)
-        rest.append((first[weight.end() :], *way[1:]) if weight and isinstance(first, str) else way)
+        rest.append((first[weight.end() :], *option[1:]) if weight and isinstance(first, str) else option)
     return Choice(tuple(accumulate(weights)), tuple(rest))

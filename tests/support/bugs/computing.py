@@ -160,15 +160,15 @@ BUGS = [
     Bug(
         "a vocabulary learnt from the held-out text too",
         "data: training_texts",
-        "    _, pieces = next(splits(source, held_out, progress))\n    every",
-        "    pieces = source.read(progress)\n    every",
+        "    _, chunks = next(read_splits(source, held_out, progress))\n    every",
+        "    chunks = source.read(progress)\n    every",
         "tests/data/test_bpe.py",
     ),
     Bug(
         "a preparation that goes on one task too late",
-        "data: _write_split",
-        "islice(todo, done, None)",
-        "islice(todo, done and done + 1, None)",
+        "data: _encode_split",
+        "islice(batches, n_done, None)",
+        "islice(batches, n_done and n_done + 1, None)",
         "tests/data/test_encode.py",
     ),
     Bug(
@@ -180,9 +180,9 @@ BUGS = [
     ),
     Bug(
         "a word of a tale is drawn as if none had been taken",
-        "data: _Telling.new_word",
-        "self.choose(_weight(table.ends, chosen), total)",
-        "self.choose(_weight(table.ends, chosen), table.ends[-1])",
+        "data: _StoryBuilder.new_word",
+        "self.multiply_probability(_weight(table.ends, chosen), total)",
+        "self.multiply_probability(_weight(table.ends, chosen), table.ends[-1])",
         "tests/data/test_tales.py",
     ),
     Bug(

@@ -264,7 +264,7 @@ BUGS = [
     ),
     Bug(
         "learning that cannot be ended",
-        "data: _interruptible",
+        "data: _run_interruptible",
         '    threading.Thread(target=work, name="learning", daemon=True).start()',
         "    work()",
         "tests/cli/test_signals.py -k hears_of_nothing",
@@ -446,8 +446,8 @@ BUGS = [
     ),
     Bug(
         "a shard of more blocks than hashes",
-        "data: _is_sound",
-        "return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK)",
+        "data: _is_valid",
+        "return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK_BYTES)",
         "return True",
         "tests/data/test_data.py",
     ),
@@ -460,17 +460,17 @@ BUGS = [
     ),
     Bug(
         "an unfinished block that nobody compares",
-        "data: _Journal.mark_of",
-        'hashlib.sha256(file.read(rest)).hexdigest() == mark["rest"]',
+        "data: EncodeCheckpoint.load",
+        'hashlib.sha256(file.read(rest)).hexdigest() == point["rest"]',
         "len(file.read(rest)) == rest",
         "tests/data/test_encode.py",
     ),
     Bug(
         "a damaged file that is passed over in silence",
-        "data: find_or_fetch",
-        'passed_over = f" ({\', \'.join(line for _, line in damaged)})" if damaged else ""',
-        'passed_over = ""',
-        "tests/data/test_fetch.py",
+        "data: ensure_file",
+        'skipped = f" ({\', \'.join(message for _, message in damaged)})" if damaged else ""',
+        'skipped = ""',
+        "tests/data/test_download.py",
     ),
     Bug(
         "a pickle whose values share and share",
@@ -496,8 +496,8 @@ BUGS = [
     Bug(
         "a word of a million letters",
         "light_llm/data/bpe.py",
-        "LONGEST_TEXT = 1 << 18 ",
-        "LONGEST_TEXT = 1 << 30 ",
+        "MAX_ENCODE_CHARS = 1 << 18 ",
+        "MAX_ENCODE_CHARS = 1 << 30 ",
         "tests/data/test_text_faults.py",
     ),
     Bug(

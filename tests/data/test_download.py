@@ -11,11 +11,11 @@ from time import monotonic, time
 
 import pytest
 
-from light_llm.data.fetch import KnownFile, Patience, download, find_or_fetch
+from light_llm.data.download import PinnedFile, RetryPolicy, download_file, ensure_file
 from light_llm.errors import DataError
 
 BODY = "".join(f"{i}: to be, or not to be, that is the question.\n" for i in range(6000)).encode()
-SOON = Patience(timeout=0.3, first_wait=0.0, longest_wait=0.05)
+SOON = RetryPolicy(timeout=0.3, first_delay=0.0, max_delay=0.05)
 
 
 class Misbehaving(BaseHTTPRequestHandler):
@@ -138,8 +138,8 @@ def server() -> Iterator[Server]:
     http.server_close()
 
 
-def known(url: str) -> KnownFile:
-    return KnownFile("play.txt", url, hashlib.sha256(BODY).hexdigest(), len(BODY))
+def known(url: str) -> PinnedFile:
+    return PinnedFile("play.txt", url, hashlib.sha256(BODY).hexdigest(), len(BODY))
 
 
 def rest(n: int) -> str:
@@ -171,10 +171,10 @@ def rest(n: int) -> str:
 def test_a_download_that_becomes_the_file(server: Server, tmp_path: Path, path: str, ranges: list[str | None]) -> None:
     """What is here is gone on with, what may pass is tried again, and the file is the file."""
     steps: list[tuple[int, int]] = []
-    found = download(
+    found = download_file(
         known(f"{server.url}/{path}"),
         tmp_path / "new" / "play.txt",
-        patience=SOON,
+        retry=SOON,
         progress=lambda done, total: steps.append((done, total)),
     )
     assert found.read_bytes() == BODY and [p.name for p in found.parent.iterdir()] == ["play.txt"]
@@ -206,17 +206,17 @@ def test_a_bad_download_is_refused_and_leaves_nothing(
     body = len(BODY)
     message = message.replace("294,894", f"{body + 4:,}").replace("294,890", f"{body:,}")
     with pytest.raises(DataError, match=message) as caught:
-        download(known(f"{server.url}/{path}"), tmp_path / "play.txt", patience=SOON)
+        download_file(known(f"{server.url}/{path}"), tmp_path / "play.txt", retry=SOON)
     assert hashlib.sha256(BODY).hexdigest() in str(caught.value) and "play.txt" in str(caught.value)
     assert len(server.ranges) == requests and not list(tmp_path.glob("*play*"))
 
 
 def test_another_part_than_was_asked_for_is_not_even_read(server: Server, tmp_path: Path) -> None:
     steps: list[int] = []
-    download(
+    download_file(
         known(f"{server.url}/cut/wrongpart/good"),
         tmp_path / "play.txt",
-        patience=SOON,
+        retry=SOON,
         progress=lambda done, total: steps.append(done),
     )
     again = steps.index(100_000) + 1
@@ -225,7 +225,7 @@ def test_another_part_than_was_asked_for_is_not_even_read(server: Server, tmp_pa
 
 def test_no_more_is_taken_than_the_file_has(server: Server, tmp_path: Path) -> None:
     """A server that does not stop is left in the middle of its sentence."""
-    download(known(f"{server.url}/endless"), tmp_path / "play.txt", patience=SOON)
+    download_file(known(f"{server.url}/endless"), tmp_path / "play.txt", retry=SOON)
     deadline = monotonic() + 5
     while not server.sent and monotonic() < deadline:
         threading.Event().wait(0.01)
@@ -236,30 +236,30 @@ def test_no_more_is_taken_than_the_file_has(server: Server, tmp_path: Path) -> N
 def test_a_redirection_leads_to_the_web_only(server: Server, tmp_path: Path, elsewhere: str) -> None:
     server.elsewhere = elsewhere
     with pytest.raises(DataError, match="could not be downloaded .*(is not followed|not allowed)"):
-        download(known(f"{server.url}/redirect"), tmp_path / "play.txt", patience=SOON)
+        download_file(known(f"{server.url}/redirect"), tmp_path / "play.txt", retry=SOON)
     assert not list(tmp_path.glob("*play*"))
 
 
 def test_redirections_in_a_circle_end(server: Server, tmp_path: Path) -> None:
     server.elsewhere = f"{server.url}/redirect"
     with pytest.raises(DataError, match="could not be downloaded .*302"):
-        download(known(f"{server.url}/redirect"), tmp_path / "play.txt", patience=SOON)
+        download_file(known(f"{server.url}/redirect"), tmp_path / "play.txt", retry=SOON)
 
 
 @pytest.mark.parametrize(("asked", "waits"), [("0", (0.0, 0.3)), ("1", (0.4, 2.0)), ("date", (0.4, 2.0))])
 def test_a_server_is_given_the_time_it_asks_for_up_to_a_bound(
     server: Server, tmp_path: Path, asked: str, waits: tuple[float, float]
 ) -> None:
-    patience = Patience(first_wait=9.0, longest_wait=0.4)
+    policy = RetryPolicy(first_delay=9.0, max_delay=0.4)
     began = monotonic()
-    download(known(f"{server.url}/503@{asked}/good"), tmp_path / "play.txt", patience=patience)
+    download_file(known(f"{server.url}/503@{asked}/good"), tmp_path / "play.txt", retry=policy)
     assert waits[0] <= monotonic() - began < waits[1]
 
 
 def test_waiting_doubles_within_bounds() -> None:
-    patience = Patience(first_wait=1.0, longest_wait=30.0)
-    assert [patience.wait(tried, None) for tried in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
-    assert [patience.wait(1, asked) for asked in (0.0, 5.0, 1e9, -3.0)] == [0, 5, 30, 0]
+    policy = RetryPolicy(first_delay=1.0, max_delay=30.0)
+    assert [policy.delay(tried, None) for tried in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [policy.delay(1, asked) for asked in (0.0, 5.0, 1e9, -3.0)] == [0, 5, 30, 0]
 
 
 def test_proxies_of_the_environment_are_not_for_this_machine(
@@ -269,9 +269,9 @@ def test_proxies_of_the_environment_are_not_for_this_machine(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    assert download(known(f"{server.url}/good"), tmp_path / "a.txt", patience=SOON).read_bytes() == BODY
+    assert download_file(known(f"{server.url}/good"), tmp_path / "a.txt", retry=SOON).read_bytes() == BODY
     with pytest.raises(DataError, match="refused"):  # any other host goes through it
-        download(known("http://light-llm.invalid/play.txt"), tmp_path / "b.txt", patience=SOON)
+        download_file(known("http://light-llm.invalid/play.txt"), tmp_path / "b.txt", retry=SOON)
 
 
 def test_no_connection_is_said_at_once_with_file_hash_and_folder(tmp_path: Path) -> None:
@@ -279,34 +279,34 @@ def test_no_connection_is_said_at_once_with_file_hash_and_folder(tmp_path: Path)
     with pytest.raises(
         DataError, match=r"play.txt could not be downloaded .* put the file \(SHA-256 [0-9a-f]{64}\) at .*--data"
     ):
-        download(known("http://127.0.0.1:9/none"), tmp_path / "play.txt", patience=Patience(first_wait=5.0))
+        download_file(known("http://127.0.0.1:9/none"), tmp_path / "play.txt", retry=RetryPolicy(first_delay=5.0))
     assert monotonic() - began < 2
 
 
 def test_a_folder_that_cannot_be_written_is_named(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="play.txt cannot be kept at .*; make room there, or set LIGHT_LLM_CACHE"):
-        download(known(f"{server.url}/good"), tmp_path / "file" / "play.txt", patience=SOON)
+        download_file(known(f"{server.url}/good"), tmp_path / "file" / "play.txt", retry=SOON)
 
 
 def test_the_places_are_tried_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Offline folder, cache, elsewhere; a file with other bytes is passed over."""
     file = known("http://127.0.0.1:9/none")
-    first, cache, also = tmp_path / "first", tmp_path / "cache", tmp_path / "also.txt"
+    first, cache, extra = tmp_path / "first", tmp_path / "cache", tmp_path / "also.txt"
     for folder in (first, cache):
         folder.mkdir()
     monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(first))
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(cache))
     with pytest.raises(DataError, match=r"play.txt is not on this machine and --offline forbids"):
-        find_or_fetch(file, offline=True, also=[also])
-    also.write_bytes(BODY)
-    assert find_or_fetch(file, offline=True, also=[also]) == also
+        ensure_file(file, offline=True, extra_paths=[extra])
+    extra.write_bytes(BODY)
+    assert ensure_file(file, offline=True, extra_paths=[extra]) == extra
     (cache / "play.txt").write_bytes(BODY)
-    assert find_or_fetch(file, offline=True, also=[also]) == cache / "play.txt"
+    assert ensure_file(file, offline=True, extra_paths=[extra]) == cache / "play.txt"
     (first / "play.txt").write_bytes(BODY[:-1] + b"?")
-    assert find_or_fetch(file, offline=True, also=[also]) == cache / "play.txt"
+    assert ensure_file(file, offline=True, extra_paths=[extra]) == cache / "play.txt"
     (first / "play.txt").write_bytes(BODY)
-    assert find_or_fetch(file, offline=True) == first / "play.txt"
+    assert ensure_file(file, offline=True) == first / "play.txt"
 
 
 def test_a_damaged_file_is_named(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -320,15 +320,15 @@ def test_a_damaged_file_is_named(server: Server, monkeypatch: pytest.MonkeyPatch
         rf"{re.escape(str(kept))} is there but damaged: SHA-256 [0-9a-f]{{12}}\.\.\. instead of [0-9a-f]{{12}}\.\.\."
     )
     with pytest.raises(DataError, match=rf"play.txt is not on this machine \({damaged}\) and --offline forbids"):
-        find_or_fetch(known("http://127.0.0.1:9/none"), offline=True)
+        ensure_file(known("http://127.0.0.1:9/none"), offline=True)
     with pytest.raises(DataError, match=rf"could not be downloaded .*\({damaged}\); put the file"):
-        find_or_fetch(known("http://127.0.0.1:9/none"), patience=SOON)
+        ensure_file(known("http://127.0.0.1:9/none"), retry=SOON)
     lines: list[str] = []
-    assert find_or_fetch(known(f"{server.url}/good"), patience=SOON, say=lines.append).read_bytes() == BODY
+    assert ensure_file(known(f"{server.url}/good"), retry=SOON, log=lines.append).read_bytes() == BODY
     assert len(lines) == 1 and re.fullmatch(rf"{damaged}; it was fetched anew", lines[0]), lines
     kept.write_bytes(BODY[:-1])
     with pytest.raises(DataError, match=r"it has [\d,]+ bytes instead of [\d,]+\) and --offline"):
-        find_or_fetch(known("http://127.0.0.1:9/none"), offline=True)
+        ensure_file(known("http://127.0.0.1:9/none"), offline=True)
 
 
 def test_what_is_nowhere_is_fetched_into_the_cache(
@@ -338,5 +338,5 @@ def test_what_is_nowhere_is_fetched_into_the_cache(
     monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR", raising=False)
     file = known(f"{server.url}/good")
     for _ in range(2):
-        assert find_or_fetch(file, patience=SOON) == tmp_path / "cache" / "play.txt"
+        assert ensure_file(file, retry=SOON) == tmp_path / "cache" / "play.txt"
     assert len(server.ranges) == 1

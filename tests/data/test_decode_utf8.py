@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.data import documents, reading
+from light_llm.data import decode_utf8, documents
+from light_llm.data.decode_utf8 import ReadCallbacks, read_text
 from light_llm.data.documents import SEPARATOR
-from light_llm.data.pieces import at_safe_cuts
-from light_llm.data.reading import Hooks, read_text
 from light_llm.data.sources import find_source
-from light_llm.data.texts import Texts
+from light_llm.data.text_files import TextFiles
+from light_llm.data.text_stream import split_at_word_boundaries
 from light_llm.errors import DataError
 from tests.data.test_sources import joined
 
@@ -30,7 +30,7 @@ from tests.data.test_sources import joined
 def test_any_text_is_read_as_it_is(text: str, mark: bool, piece: int) -> None:
     """In pieces of any size, so that characters are cut in the middle; NUL, CR and all; a mark is dropped."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", piece)
+        patch.setattr(decode_utf8, "READ_BYTES", piece)
         path = Path(folder, "t.txt")
         path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + b"text" + text.encode())
         assert "".join(read_text(path)) == f"text{text}"
@@ -44,10 +44,10 @@ def test_bad_bytes_are_replaced_and_counted(parts: list[bytes], piece: int) -> N
     data = b"ab" + b"".join(parts).replace(b"\0", b"0")
     counts: list[int] = []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", piece)
+        patch.setattr(decode_utf8, "READ_BYTES", piece)
         path = Path(folder, "t.txt")
         path.write_bytes(data)
-        found = "".join(read_text(path, errors="replace", hooks=Hooks(replaced=counts.append)))
+        found = "".join(read_text(path, errors="replace", callbacks=ReadCallbacks(on_replaced=counts.append)))
     assert found == data.decode("utf-8", "replace")
     assert sum(counts) == len(data) - len(data.decode("utf-8", "ignore").encode())
 
@@ -117,7 +117,7 @@ def test_texts_of_odd_shapes(tmp_path: Path, text: str) -> None:
     """One line of megabytes, nothing but breaks, one character: read, and cut into pieces that are not long."""
     (tmp_path / "odd.txt").write_text(text, encoding="utf-8")
     source = find_source("odd.txt")
-    pieces = list(at_safe_cuts(source.read()))
+    pieces = list(split_at_word_boundaries(source.read()))
     assert "".join(p or "" for p in pieces) == text and source.n_chars == len(text)
 
 
@@ -186,7 +186,7 @@ def test_a_field_may_lie_in_another(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_not_taken_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "LONGEST_LINE", 100)
+    monkeypatch.setattr(documents, "MAX_LINE_BYTES", 100)
     (tmp_path / "long.jsonl").write_text(json.dumps({"text": "a" * 100}))
     with pytest.raises(DataError, match="line 1 of .* is longer than 100 bytes; is it one JSON object a line"):
         find_source("long.jsonl")
@@ -264,9 +264,9 @@ def test_stories_are_what_stands_between_the_lines(lines: list[str], piece: int)
         else:
             expected[-1].append(line)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", piece)
+        patch.setattr(decode_utf8, "READ_BYTES", piece)
         Path(folder, "s.txt").write_text("\n".join(lines))
-        found = joined(Texts("stories", (Path(folder, "s.txt"),)).read())
+        found = joined(TextFiles("stories", (Path(folder, "s.txt"),)).read())
     assert [d for d in found if d] == [d for d in map("\n".join, expected) if d]
 
 

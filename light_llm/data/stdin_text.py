@@ -1,4 +1,4 @@
-"""Standard input kept as a file: a text is read more than once, and a resume must find it again."""
+"""Save standard input to a file: a text is read more than once, and a resumed run must find it again."""
 
 import sys
 from pathlib import Path
@@ -7,25 +7,16 @@ from typing import BinaryIO
 from ..atomic_io import write_by_digest
 from ..errors import DataError
 from ..runtime import cache_dir
-from .reading import PIECE
+from .decode_utf8 import READ_BYTES
 
 STDIN = "-"
 
 
-def check_spooled(path: Path, sha256: str) -> None:
-    """Raise DataError when a text that was kept from a pipe, under its hash, is another by now."""
-    if path.absolute().parent == (cache_dir() / "stdin").absolute() and path.stem != sha256:
-        raise DataError(
-            f"{path} is damaged: its SHA-256 is {sha256[:12]}..., not the one it is named by; "
-            "delete it and pipe the text in again"
-        )
-
-
-def spooled(stream: BinaryIO | None = None) -> Path:
-    """Read a pipe, standard input by default, to its end into `<cache>/stdin/<sha256>.txt`: whole or not at all.
+def save_stdin(stream: BinaryIO | None = None) -> Path:
+    """Copy a pipe, by default standard input, to `<cache>/stdin/<sha256>.txt`, and return that path.
 
     Raises:
-        DataError: there is nothing to read, it is a terminal, or the file cannot be written.
+        DataError: the pipe is empty, standard input is closed or a terminal, or the file cannot be written.
     """
     if stream is None:
         if sys.stdin is None or sys.stdin.closed:
@@ -37,8 +28,8 @@ def spooled(stream: BinaryIO | None = None) -> Path:
 
     def copy(file: BinaryIO) -> None:
         empty = True
-        while piece := stream.read(PIECE):
-            file.write(piece)
+        while block := stream.read(READ_BYTES):
+            file.write(block)
             empty = False
         if empty:
             raise DataError("the pipe holds no text; training needs some thousand characters")
@@ -50,3 +41,12 @@ def spooled(stream: BinaryIO | None = None) -> Path:
             f"the text of the pipe cannot be kept at {folder}: {error.strerror or error}; "
             f"set LIGHT_LLM_CACHE to a folder with room"
         ) from None
+
+
+def check_saved_stdin(path: Path, sha256: str) -> None:
+    """Raise DataError if a file that `save_stdin` wrote no longer has the SHA-256 in its name."""
+    if path.absolute().parent == (cache_dir() / "stdin").absolute() and path.stem != sha256:
+        raise DataError(
+            f"{path} is damaged: its SHA-256 is {sha256[:12]}..., not the one it is named by; "
+            "delete it and pipe the text in again"
+        )

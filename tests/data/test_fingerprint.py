@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from light_llm.data import scan
+from light_llm.data import fingerprint
 from light_llm.data.sources import find_source
-from light_llm.data.texts import Texts
+from light_llm.data.text_files import TextFiles
 from light_llm.errors import DataError
 
 
 @pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "own_cache"))
-    monkeypatch.setattr(scan, "RACY", 0.0)
+    monkeypatch.setattr(fingerprint, "STAMP_SECONDS", 0.0)
     return tmp_path / "own_cache"
 
 
@@ -46,10 +46,10 @@ def test_a_file_that_changed_just_now_is_not_trusted(
     poem: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is one from the future: a second change within the same tick of the clock would not show."""
-    monkeypatch.setattr(scan, "RACY", 2.0)
+    monkeypatch.setattr(fingerprint, "STAMP_SECONDS", 2.0)
     assert reads(str(poem)) and reads(str(poem))
     now = time.time()
-    monkeypatch.setattr(scan.time, "time", lambda: now + 5)
+    monkeypatch.setattr(fingerprint.time, "time", lambda: now + 5)
     assert reads(str(poem)) and not reads(str(poem))
     os.utime(poem, (now + 3600, now + 3600))
     assert reads(str(poem)) and reads(str(poem))
@@ -67,7 +67,7 @@ def test_a_damaged_result_is_written_anew(poem: Path, own_cache: Path, damage: s
 
 
 def test_a_cache_that_cannot_be_written_costs_a_pass(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "RACY", 0.0)
+    monkeypatch.setattr(fingerprint, "STAMP_SECONDS", 0.0)
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(poem))  # a file
     assert reads(str(poem)) and reads(str(poem))
 
@@ -78,7 +78,7 @@ def test_a_text_that_changes_under_a_reader_is_noticed(poem: Path, own_cache: Pa
     before = poem.stat()
     poem.write_text(poem.read_text().replace("cat", "dog"))
     [file] = own_cache.glob("scans/*.json")
-    key = scan._stamps(Texts("text", (poem,), plain=True))[0]
+    key = fingerprint._file_stamps(TextFiles("text", (poem,), hash_raw_bytes=True))[0]
     os.rename(file, file.with_name(f"{key}.json"))  # as if the stamps were as before
     for believed in (source, find_source(str(poem))):
         with pytest.raises(DataError, match="poem.txt was changed while it was read; start again"):

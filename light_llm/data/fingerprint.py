@@ -1,0 +1,150 @@
+"""Fingerprint a text: its SHA-256, sizes, alphabet and counts, from one pass that is cached; later reads are verified.
+
+Counts that a run's header shows (documents, replaced bytes) are collected here and copied into `Source`.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..atomic_io import atomic_write
+from ..errors import DataError
+from ..json_io import load_json
+from ..runtime import cache_dir
+from .decode_utf8 import ReadCallbacks
+from .text_files import TextFiles
+from .text_stream import Chunk, ProgressFn
+
+FORMAT = 1  # of the cached results; increase it after any change to what `text_stats` computes
+STAMP_SECONDS = 2.0  # the coarsest time stamps of a file system in use (FAT)
+
+
+@dataclass(frozen=True)
+class TextStats:
+    """Facts about a text that one pass over it computes."""
+
+    sha256: str
+    n_bytes: int
+    n_chars: int
+    alphabet: str
+    documents: int
+    replaced: int
+
+
+def text_stats(texts: TextFiles, progress: ProgressFn | None = None) -> TextStats:
+    """Return the facts of a text: from the cache if its files are unchanged, else by reading them.
+
+    Raises:
+        DataError: there is no text in the files, or they cannot be read.
+    """
+    # Trust time stamps as git does: files with the same paths, sizes and times are unchanged, unless they changed in
+    # the last 2 seconds, when a second change could get the same stamp. A file whose stamps were set back on purpose
+    # is caught when the text is next read as a whole: `read_verified` compares the hash.
+    key, changed = _file_stamps(texts)
+    cache_file = _cache_path(key)
+    if cached := _load_cached(cache_file):
+        return cached
+    stats = _compute_stats(texts, progress)
+    if changed + STAMP_SECONDS <= time.time() and _file_stamps(texts)[0] == key:
+        _save_cached(cache_file, stats)
+    return stats
+
+
+def read_verified(texts: TextFiles, sha256: str, progress: ProgressFn | None = None) -> Iterator[Chunk]:
+    """Yield the chunks of a text, then raise if their hash is not the expected one.
+
+    Raises:
+        DataError: the files have changed, or cannot be read.
+    """
+    digest = hashlib.sha256()
+    yield from _read_and_hash(texts, digest.update, ReadCallbacks(), progress)
+    if digest.hexdigest() != sha256:
+        with suppress(OSError):  # no cached result, or a read-only cache
+            _cache_path(_file_stamps(texts)[0]).unlink()
+        raise DataError(
+            f"{texts.files[0]}{' or a file beside it' if len(texts.files) > 1 else ''} was changed while it was read; "
+            f"start again when nothing writes to it"
+        )
+
+
+def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
+    digest, n_bytes, n_chars, documents = hashlib.sha256(), 0, 0, 1
+    alphabet, ascii_seen = set[str](), b""
+    replaced: list[int] = []
+    for chunk in _read_and_hash(texts, digest.update, ReadCallbacks(on_replaced=replaced.append), progress):
+        if chunk is None:
+            documents += 1
+            continue
+        data = chunk.encode()
+        n_bytes += len(data)
+        n_chars += len(chunk)
+        # Delete the ASCII characters seen before in one fast sweep over the bytes; what is left is mostly nothing.
+        if (rest := data.translate(None, delete=ascii_seen)) and not alphabet.issuperset(new := set(rest.decode())):
+            alphabet |= new
+            ascii_seen = "".join(c for c in alphabet if c.isascii()).encode()
+    if n_chars == 0:
+        where = texts.files[0] if len(texts.files) == 1 else f"{texts.files[0].parent} (all {len(texts.files):,} files)"
+        field = f" in field {texts.text_field!r}" if texts.kind in ("jsonl", "parquet") else ""
+        raise DataError(f"{where} holds no text{field}; training needs some thousand characters")
+    return TextStats(digest.hexdigest(), n_bytes, n_chars, "".join(sorted(alphabet)), documents, sum(replaced))
+
+
+def _read_and_hash(
+    texts: TextFiles, update: Callable[[bytes], object], callbacks: ReadCallbacks, progress: ProgressFn | None
+) -> Iterator[Chunk]:
+    """Yield the chunks, and pass the bytes that identify the text to `update`.
+
+    These are the raw bytes of a single text file, otherwise each document and 0xff: no UTF-8 contains 0xff, so that
+    different documents cannot give the same bytes.
+    """
+    if texts.hash_raw_bytes:
+        yield from texts.read(progress, ReadCallbacks(on_raw_bytes=update, on_replaced=callbacks.on_replaced))
+        return
+    for chunk in texts.read(progress, callbacks):
+        update(b"\xff" if chunk is None else chunk.encode())
+        yield chunk
+    update(b"\xff")
+
+
+def _file_stamps(texts: TextFiles) -> tuple[str, float]:
+    """Return a hash of the files' stamps and the reading options, and the time of the files' latest change."""
+    stamps, latest = [], 0.0
+    for file in texts.files:
+        try:
+            stat = os.stat(file)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+        stamps.append((str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        latest = max(latest, stat.st_mtime, stat.st_ctime)
+    options = (FORMAT, texts.kind, texts.text_field, texts.errors, texts.hash_raw_bytes)
+    return hashlib.sha256(repr((options, stamps)).encode("utf-8", "surrogateescape")).hexdigest(), latest
+
+
+def _cache_path(key: str) -> Path:
+    return cache_dir() / "scans" / f"{key}.json"
+
+
+def _load_cached(file: Path) -> TextStats | None:
+    """Return a cached result; None if it is missing or damaged."""
+    try:
+        values = load_json(file)
+        stats = TextStats(**values["scan"])
+        return stats if values["check"] == _digest_of(asdict(stats)) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _save_cached(file: Path, stats: TextStats) -> None:
+    values = {"scan": asdict(stats), "check": _digest_of(asdict(stats))}
+    with suppress(OSError):  # a cache that cannot be written only costs the next start a pass
+        atomic_write(file, json.dumps(values).encode())
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

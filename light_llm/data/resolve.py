@@ -1,0 +1,137 @@
+"""Turn the settings `data` and `tokenizer` into a source and a tokenizer; substitute for unavailable defaults."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ..atomic_io import atomic_write
+from ..config import DataConfig
+from ..errors import DataError, LightLLMError
+from ..json_io import dump_with_digest, load_verified
+from ..runtime import cache_dir
+from .shards import FORMAT
+from .sources import Source, find_source
+from .text_stream import Chunk, LogFn, ProgressFn, no_log, split_at
+from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
+
+BUILT_IN_SOURCE = "tales"  # the corpus that needs no file and no network
+MAX_TRAINING_BYTES = 100_000_000  # to train a tokenizer on, spread evenly over a larger text
+
+
+def resolve_source(
+    config: DataConfig, *, chosen: bool, offline: bool = False, progress: ProgressFn | None = None
+) -> tuple[Source, list[str]]:
+    """Find the text of a config. Returns it with notes for the user: substitutes used, damaged files skipped.
+
+    Args:
+        chosen: the user chose this text; if not, the built-in corpus replaces an unavailable one.
+    """
+    notes: list[str] = []
+
+    def find(data: str) -> Source:
+        return find_source(
+            data,
+            text_field=config.text_field,
+            errors=config.errors,
+            val_data=config.val_data,
+            offline=offline,
+            progress=progress,
+            log=notes.append,
+        )
+
+    try:
+        return find(config.data), notes
+    except DataError as error:
+        if chosen or config.val_data:
+            raise
+        notes = [f"this is {BUILT_IN_SOURCE}, the built-in corpus: {_without_remedy(error)}"]
+        return find(BUILT_IN_SOURCE), notes
+
+
+def resolve_tokenizer(
+    spec: str | None, source: Source, held_out: float, *, offline: bool = False, progress: ProgressFn | None = None
+) -> tuple[Tokenizer, list[str]]:
+    """Make the requested tokenizer. Returns it with notes for the user: substitutes used, damaged files skipped.
+
+    Args:
+        spec: as for `make_tokenizer`. None: GPT-2's, or BPE trained on this text if the vocabulary of GPT-2 is
+            unavailable or the text is the built-in corpus, whose few words do not need it.
+    """
+    notes: list[str] = []
+    if spec is None and source.name.partition(":")[0] != BUILT_IN_SOURCE:
+        try:
+            return make_tokenizer("gpt2", offline=offline, log=notes.append), notes
+        except DataError as error:
+            notes = [f"the vocabulary is bpe, learnt from this text: {_without_remedy(error)}"]
+    spec = spec or "bpe"
+    return cached_tokenizer(spec, source, held_out, offline=offline, progress=progress, log=notes.append), notes
+
+
+def cached_tokenizer(
+    spec: str,
+    source: Source,
+    held_out: float,
+    *,
+    offline: bool = False,
+    progress: ProgressFn | None = None,
+    log: LogFn = no_log,
+) -> Tokenizer:
+    """Make a tokenizer. One that was trained on the same text before is loaded from the cache."""
+
+    def texts() -> Iterator[str]:
+        return training_texts(source, held_out, progress)
+
+    if spec.partition(":")[0] != "bpe":
+        return make_tokenizer(spec, full_alphabet(source), texts, offline=offline, log=log)
+    key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_key(source, held_out))).encode()).hexdigest()[:24]
+    path = cache_dir() / "tokenizers" / f"{key}.json"
+    try:
+        return tokenizer_from_dict(load_verified(path))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, LightLLMError) as error:
+        log(f"the tokenizer kept at {path} is damaged ({error}) and is learnt anew")
+    tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
+    with suppress(OSError):  # a cache that cannot be written only costs the training again
+        atomic_write(path, dump_with_digest(tokenizer.to_dict()))
+    return tokenizer
+
+
+def training_texts(source: Source, held_out: float, progress: ProgressFn | None = None) -> Iterator[str]:
+    """Yield the training split to train a tokenizer on: every n-th chunk if the text is large."""
+    _, chunks = next(read_splits(source, held_out, progress))
+    every = -(-source.n_bytes // MAX_TRAINING_BYTES)
+    return (text for i, text in enumerate(chunk for chunk in chunks if chunk is not None) if i % every == 0)
+
+
+def read_splits(
+    source: Source, held_out: float, progress: ProgressFn | None = None
+) -> Iterator[tuple[str, Iterator[Chunk]]]:
+    """Yield the names and chunks of the training and then the held-out split; read each before asking for the next."""
+    if source.held_out:
+        yield "train", source.read(progress)
+        yield "held_out", source.held_out.read()
+        return
+    head, tail = split_at(source.read(progress), int(source.n_chars * (1 - held_out)), source.documents)
+    yield "train", head
+    yield "held_out", tail()
+
+
+def split_key(source: Source, held_out: float) -> float | str:
+    """Return what identifies the split: the held-out share, or the hash of the held-out text."""
+    return source.held_out.sha256 if source.held_out else held_out
+
+
+def max_documents(source: Source) -> int:
+    """Return the documents of the larger split. If there is more than one, separators are written between them."""
+    return max(source.documents, source.held_out.documents if source.held_out else 1)
+
+
+def full_alphabet(source: Source) -> str:
+    """Return every character of the text and of its held-out text, sorted."""
+    return "".join(sorted({*source.alphabet, *(source.held_out.alphabet if source.held_out else "")}))
+
+
+def _without_remedy(error: DataError) -> str:
+    """Return an error message without the advice: a substitute was used instead."""
+    return str(error).partition("; ")[0]

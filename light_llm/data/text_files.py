@@ -1,0 +1,120 @@
+"""Find the files of a text and read them as one stream of documents, whatever their kind."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import DataError
+from .decode_utf8 import NO_CALLBACKS, ReadCallbacks
+from .documents import jsonl_documents, story_documents, text_documents
+from .parquet import parquet_documents
+from .text_stream import Chunk, ProgressFn, drop_empty_chunks
+
+Reader = Callable[[Path, str, str, ReadCallbacks], Iterator[Chunk]]
+
+
+def _parquet_lines(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+    """Yield the rows of a Parquet file as one document, for data sets whose rows are the lines of one text."""
+    return (chunk for chunk in parquet_documents(path, text_field, errors, callbacks) if chunk is not None)
+
+
+READERS: dict[str, Reader] = {
+    "text": text_documents,
+    "stories": story_documents,
+    "jsonl": jsonl_documents,
+    "parquet": parquet_documents,
+    "parquet-lines": _parquet_lines,
+}
+SUFFIXES = {
+    "text": (".txt", ".md", ".text"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+}
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Files of one kind, and the options that decide how they become documents."""
+
+    kind: str  # a key of READERS
+    files: tuple[Path, ...]
+    text_field: str = "text"
+    errors: str = "strict"
+    hash_raw_bytes: bool = False  # identify the text by the bytes of its only file instead of its documents
+
+    def read(self, progress: ProgressFn | None = None, callbacks: ReadCallbacks = NO_CALLBACKS) -> Iterator[Chunk]:
+        """Yield all documents of all files, in order. Raises DataError."""
+        return drop_empty_chunks(self._documents(progress, callbacks))
+
+    def _documents(self, progress: ProgressFn | None, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+        try:
+            sizes = [file.stat().st_size for file in self.files]
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from None
+        offset = 0
+        for file, size in zip(self.files, sizes, strict=True):
+            if progress:
+                callbacks = replace(callbacks, on_position=_offset_progress(progress, offset, sum(sizes)))
+            yield from READERS[self.kind](file, self.text_field, self.errors, callbacks)
+            offset += size
+
+
+def _offset_progress(progress: ProgressFn, offset: int, total: int) -> Callable[[int], object]:
+    """Return a callback that turns the position in one file into the position in all of them."""
+    return lambda position: progress(offset + position, total)
+
+
+def find_text_files(path: Path, text_field: str, errors: str) -> TextFiles:
+    """Return the file at a path, or the files of a folder, which must all be of one kind.
+
+    Raises:
+        DataError: the folder has no text files, or several kinds, or cannot be read.
+    """
+    if not path.is_dir():
+        kind = file_kind(path) or "text"
+        return TextFiles(kind, (path,), text_field, errors, hash_raw_bytes=kind == "text")
+    by_kind: dict[str, list[Path]] = {}
+    for file in _files_below(path):
+        if file_type := file_kind(file):
+            by_kind.setdefault(file_type, []).append(file)
+    if not by_kind:
+        suffixes = ", ".join(suffix for kind_suffixes in SUFFIXES.values() for suffix in kind_suffixes)
+        raise DataError(
+            f"{path} is a folder without a text: looked in it and the folders below for files that end in {suffixes}; "
+            f"hidden ones, and folders that are links, are left out"
+        )
+    if len(by_kind) > 1:
+        kinds = " and ".join(f"{kind} ({files[0].relative_to(path)})" for kind, files in sorted(by_kind.items()))
+        raise DataError(
+            f"{path} holds files of more than one kind: {kinds}; name one file, or keep them in two folders"
+        )
+    [(kind, files)] = by_kind.items()
+    return TextFiles(kind, tuple(files), text_field, errors)
+
+
+def file_kind(path: Path) -> str | None:
+    """Return the kind that a file's name indicates, or None.
+
+    >>> file_kind(Path("a/b.JSONL")), file_kind(Path("b.jsonl.gz")), file_kind(Path("b.py"))
+    ('jsonl', 'jsonl', None)
+    """
+    name = path.name.lower().removesuffix(".gz")
+    return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted by the code points of its path, the same on every system.
+
+    Hidden files and folders are skipped. Links to files are followed, links to folders are not, so that loops are
+    harmless and no document comes twice.
+    """
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}")
+
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [path for name in names if not name.startswith(".") and (path := Path(parent, name)).is_file()]
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
