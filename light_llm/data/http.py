@@ -144,7 +144,7 @@ def _reason(error: Exception) -> str:
 def _parse_retry_after(value: str | None) -> float | None:
     """Parse a Retry-After header, in seconds or as a date; None if it is missing or unreadable.
 
-    >>> _seconds("120"), _seconds(None), _seconds("soon")
+    >>> _parse_retry_after("120"), _parse_retry_after(None), _parse_retry_after("soon")
     (120.0, None, None)
     """
     if value is None:
