@@ -9,7 +9,7 @@ from typing import Any
 from ..config import repr_short
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
-from ..data.tokenizer_json import ENDS, from_tokenizer_json
+from ..data.tokenizer_json import END_OF_TEXT_NAMES, from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json, read_bounded
@@ -186,7 +186,7 @@ def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> 
         if type(end) is int and 0 <= end < tokenizer.vocab_size and not tokenizer.tokens[end]:
             return BytePairTokenizer(tokenizer.tokens, end)
     added = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
-    if eos is None and (not added or tokenizer.separator in [added.get(name) for name in ENDS]):
+    if eos is None and (not added or tokenizer.separator in [added.get(name) for name in END_OF_TEXT_NAMES]):
         return tokenizer
     raise CheckpointError(
         f"the tokenizer {path} cannot be used here: eos_token_id={repr_short(eos)} in config.json is none of its ids "
