@@ -229,7 +229,7 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in builders:
         raise CheckpointError(
-            f"the model file has a tokenizer of kind {repr_short(kind)}; this light-llm knows {', '.join(makers)}; "
+            f"the model file has a tokenizer of kind {repr_short(kind)}; this light-llm knows {', '.join(builders)}; "
             "load it with the version that wrote it"
         )
     try:
