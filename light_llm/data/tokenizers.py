@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..json_io import load_json
