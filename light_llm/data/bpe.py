@@ -57,7 +57,7 @@ class BytePairTokenizer:
             raise ConfigError(
                 f"{len(tokens) - len(ranks) - tokens.count(NO_BYTES)} tokens are there twice; train another"
             )
-        if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_TEXT:
+        if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_BYTES:
             raise ConfigError(f"the separator {repr_short(separator)} is no id without a text; train another")
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
         self._ranks = ranks
