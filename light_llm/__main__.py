@@ -1,4 +1,4 @@
-"""`python -m light_llm VERB ...`: the same command line as `light-llm`."""
+"""`python -m light_llm COMMAND ...`: the same command line as `light-llm`."""
 
 from .cli import run
 

@@ -76,7 +76,7 @@ class SelfAttention(nn.Module):
         self.layer = layer
         self.heads = config.n_head, config.kv_heads, config.kv_heads  # of queries, keys and values
         self.head_size = D = config.head_size
-        self.window = config.window_of(layer)
+        self.window = config.window_size(layer)
         self.dropout = config.attn_dropout
         self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * D, bias=config.bias)
         self.q_norm = make_norm(config, D) if config.qk_norm else nn.Identity()

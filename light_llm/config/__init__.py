@@ -1,4 +1,4 @@
-"""Frozen values that describe a run. Nothing here imports torch."""
+"""Frozen values that describe a run. No module here imports torch."""
 
 from .data import DEFAULT_SOURCE as DEFAULT_SOURCE
 from .data import DataConfig as DataConfig

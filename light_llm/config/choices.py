@@ -1,4 +1,4 @@
-"""What a config may choose by name, and the facts of each choice that need no torch.
+"""The choices that a config names, with the facts of each that need no torch.
 
 The implementations are in `layers/` and `optim/`. Everything else (sizes, memory, time, disk space, exports, messages)
 asks a choice's row here and never compares its name, so that a new choice is a row here and its implementation.

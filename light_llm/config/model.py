@@ -1,4 +1,4 @@
-"""What decides the shape of a model, and nothing about how it is trained."""
+"""The shape of a model: every setting that changes its parameters or its arithmetic."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, SCALINGS
 from .settings import check_settings, setting
 from .validation import repr_short
 
-# d_k = n_embd / n_head = 64 in each; n_inner of the modern ones makes them as large as the others to 1%
+# d_k = n_embd / n_head = 64 in each. n_inner makes the Llama presets as large as GPT-2's, to within 1%.
 GPT2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True, "qk_norm": False, "tied_head": True}
 LLAMA = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "qk_norm": False, "tied_head": True}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -68,15 +68,14 @@ class ModelConfig:
 
     def _check_heads(self) -> None:
         if not self.head_dim and self.n_embd % self.n_head:
-            under = self.n_embd - self.n_embd % self.n_head
-            near = [n for n in (under, under + self.n_head) if n > 0]
-            ways = " or ".join(f"n_embd={n}" for n in near)
-            raise ConfigError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} heads; try {ways}")
+            below = self.n_embd - self.n_embd % self.n_head
+            nearest = " or ".join(f"n_embd={n}" for n in (below, below + self.n_head) if n > 0)
+            raise ConfigError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} heads; try {nearest}")
         if self.n_head % self.kv_heads:
-            near = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
+            divisors = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
             raise ConfigError(
                 f"n_head={self.n_head} query heads cannot share n_kv_head={self.n_kv_head} evenly; "
-                f"n_kv_head can be {', '.join(map(str, near))}"
+                f"n_kv_head can be {', '.join(map(str, divisors))}"
             )
 
     def _check_rope(self) -> None:
@@ -98,52 +97,51 @@ class ModelConfig:
     def _check_window_layers(self) -> None:
         words = [] if self.window_layers == "all" else str(self.window_layers).split(",")
         for word in words:
+            # At most 9 digits: Python refuses to parse numbers of thousands.
             is_number = isinstance(self.window_layers, str) and word.strip().isdecimal() and len(word) < 10
             if not is_number or int(word) >= self.n_layer:
                 raise ConfigError(
                     f"window_layers={repr_short(self.window_layers)} cannot be used; write all, or numbers of layers "
-                    "from 0 "
-                    f"to {self.n_layer - 1} with commas between: 0,2,4"
+                    f"from 0 to {self.n_layer - 1} with commas between: 0,2,4"
                 )
 
     @property
     def head_size(self) -> int:
-        """D, d_k: by default d_model / n_head."""
+        """Return D, d_k: by default d_model / n_head."""
         return self.head_dim or self.n_embd // self.n_head
 
     @property
     def kv_heads(self) -> int:
-        """Heads of the keys and values."""
+        """Return the number of heads of the keys and values."""
         return self.n_kv_head or self.n_head
 
     @property
     def inner_size(self) -> int:
-        """Numbers of a token inside the MLP. A gated one has three matrices for two, so it is narrower."""
+        """Return the width of the MLP. A gated MLP has three matrices instead of two, so its default is narrower."""
         if self.n_inner:
             return self.n_inner
         return -(-8 * self.n_embd // (3 * 64)) * 64 if MLPS[self.mlp].gated else 4 * self.n_embd
 
     @property
     def rope_trained_on(self) -> int:
-        """Tokens of the context before it was made longer."""
+        """Return the context before scaling, in tokens."""
         return self.rope_trained or max(1, round(self.n_positions / self.rope_factor))
 
-    def window_of(self, layer: int) -> int:
-        """Tokens that a layer sees at most, 0 where it sees all."""
-        chosen = self.window_layers == "all" or layer in map(int, self.window_layers.split(","))
-        return self.window if chosen else 0
+    def window_size(self, layer: int) -> int:
+        """Return how many tokens a layer sees at most; 0 if it sees all."""
+        has_window = self.window_layers == "all" or layer in map(int, self.window_layers.split(","))
+        return self.window if has_window else 0
 
-    @property
-    def choices(self) -> str:
-        """What is not GPT-2's, in words; empty where all is.
+    def describe_variant(self) -> str:
+        """Return how the model differs from GPT-2; empty if it does not.
 
-        >>> ModelConfig.micro().choices, ModelConfig.preset("llama-micro").choices
+        >>> ModelConfig.micro().describe_variant(), ModelConfig.preset("llama-micro").describe_variant()
         ('', 'rope, rmsnorm, swiglu, no biases, 2 heads of keys')
         """
-        windows = sum(self.window_of(layer) > 0 for layer in range(self.n_layer)) if self.window else 0
-        longer = "" if self.rope_scaling == "none" else f" {self.rope_scaling} x {self.rope_factor:g}"
+        windows = sum(self.window_size(layer) > 0 for layer in range(self.n_layer)) if self.window else 0
+        scaling = "" if self.rope_scaling == "none" else f" {self.rope_scaling} x {self.rope_factor:g}"
         words = [
-            f"{POSITIONS[self.positions].label}{longer}",
+            f"{POSITIONS[self.positions].label}{scaling}",
             NORMS[self.norm].label,
             ACTIVATIONS[self.activation] if MLPS[self.mlp].uses_activation else MLPS[self.mlp].label,
             "no biases" if not self.bias else "",
@@ -157,27 +155,27 @@ class ModelConfig:
 
     @classmethod
     def nano(cls, **changes: Any) -> "ModelConfig":
-        """12.5 M parameters with GPT-2's vocabulary."""
+        """Return the preset of 12.5 M parameters (with GPT-2's vocabulary)."""
         return cls.preset("nano", **changes)
 
     @classmethod
     def micro(cls, **changes: Any) -> "ModelConfig":
-        """30,339,456 parameters with GPT-2's vocabulary: the default."""
+        """Return the default preset, of 30,339,456 parameters (with GPT-2's vocabulary)."""
         return cls.preset("micro", **changes)
 
     @classmethod
     def small(cls, **changes: Any) -> "ModelConfig":
-        """51.5 M parameters with GPT-2's vocabulary."""
+        """Return the preset of 51.5 M parameters (with GPT-2's vocabulary)."""
         return cls.preset("small", **changes)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "ModelConfig":
-        """A preset by name, with any field changed. Raises ConfigError for a name that is none."""
+        """Return a preset by name, with any field changed. Raises ConfigError for an unknown name."""
         return cls(**(preset_settings(name) | changes))
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """The fields that a preset decides. Raises ConfigError for a name that is none."""
+    """Return the fields that a preset sets. Raises ConfigError for an unknown name."""
     if name not in PRESETS:
         raise ConfigError(
             f"there is no preset {name!r}{did_you_mean(name, PRESETS)} The presets are {', '.join(PRESETS)}"

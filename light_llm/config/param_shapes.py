@@ -1,4 +1,4 @@
-"""Every parameter of a model by name and shape, from its config alone: what sizes, plans and files are checked by."""
+"""The name and shape of every parameter, from the config alone: for sizes, plans and the check of model files."""
 
 import math
 
@@ -7,9 +7,9 @@ from .model import ModelConfig
 
 
 def block_shapes(config: ModelConfig) -> NamedShapes:
-    """The parameters of one block, by their names in it; all blocks are alike."""
+    """Return the parameters of one block, by their names in it. All blocks are alike."""
     C, D, inner = config.n_embd, config.head_size, config.inner_size
-    together = (config.n_head + 2 * config.kv_heads) * D  # queries, keys and values of all heads
+    qkv = (config.n_head + 2 * config.kv_heads) * D
     shapes: NamedShapes = {}
 
     def linear(name: str, n_in: int, n_out: int) -> None:
@@ -18,7 +18,7 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
             shapes[f"{name}.bias"] = (n_out,)
 
     shapes |= norm_shapes(config, "ln_1", C)
-    linear("attn.c_attn", C, together)
+    linear("attn.c_attn", C, qkv)
     if config.qk_norm:
         shapes |= norm_shapes(config, "attn.q_norm", D) | norm_shapes(config, "attn.k_norm", D)
     linear("attn.c_proj", config.n_head * D, C)
@@ -31,14 +31,14 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
 
 
 def norm_shapes(config: ModelConfig, name: str, size: int) -> NamedShapes:
-    """The gain of a norm, and its bias where it has one."""
+    """Return the gain of a norm, and its bias if it has one."""
     has_bias = NORMS[config.norm].has_bias and config.bias
     names = ("weight", "bias") if has_bias else ("weight",)
     return {f"{name}.{kind}": (size,) for kind in names}
 
 
 def outer_shapes(config: ModelConfig) -> NamedShapes:
-    """The parameters outside the blocks: tables, the last norm, and the head where it is a table of its own."""
+    """Return the parameters outside the blocks: embeddings, the final norm, and the output head if it is not tied."""
     shapes: NamedShapes = {"wte.weight": (config.vocab_size, config.n_embd)}
     shapes |= POSITIONS[config.positions].param_shapes(config)
     shapes |= norm_shapes(config, "ln_f", config.n_embd)
@@ -48,15 +48,15 @@ def outer_shapes(config: ModelConfig) -> NamedShapes:
 
 
 def count(shapes: NamedShapes) -> int:
-    """Parameters in all."""
+    """Return the total number of parameters."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def get_model_size(config: ModelConfig) -> int:
-    """The exact number of parameters, without building the model.
+    """Return the exact number of parameters, without building the model.
 
     GPT-2's is V d + T_max d + L (12 d^2 + 13 d) + 2 d: a block has 4 d^2 + 4 d in attention, 8 d^2 + 5 d in the MLP
-    and 4 d in its two norms; the final norm has 2 d; the head is the token table again (tied) and adds nothing.
+    and 4 d in its two norms; the final norm has 2 d; the tied head shares the token embedding and adds nothing.
 
     >>> get_model_size(ModelConfig.micro())
     30339456
@@ -65,7 +65,9 @@ def get_model_size(config: ModelConfig) -> int:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Parameters in the matrices of the blocks, which Muon moves and 16-bit copies are made of: GPT-2's are 12 L d^2.
+    """Return the parameters in the matrices of the blocks: those that Muon updates and autocast copies to 16 bits.
+
+    GPT-2 has 12 L d^2 of them.
 
     >>> matrix_parameters(ModelConfig.micro()) == 12 * 6 * 384**2
     True

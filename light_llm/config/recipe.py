@@ -1,8 +1,8 @@
-"""Recipes: files of settings (TOML). The package's own stand in `recipes/`, each with what to expect from it."""
+"""Recipes: TOML files of settings. The recipes of the package are in `recipes/`, with the results to expect."""
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,53 +10,54 @@ from typing import Any
 from ..errors import ConfigError, did_you_mean
 from .model import preset_settings
 from .run_config import PARTS
+from .settings import settings_of
 from .validation import from_dict, wrong_type
 
-_ABOUT = "about"  # the one table that holds no settings
+_ABOUT = "about"  # the only table without settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a recipe says of itself, in its table [about]; a user's recipe may leave it out."""
+    """The table [about] of a recipe, which is optional."""
 
-    title: str = ""  # a line: on what, and how
-    expect: str = ""  # what it costs and what it gives
+    title: str = ""  # one line
+    expect: str = ""  # its time and results
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    return sorted(f.name.removesuffix(".toml") for f in _shelf().iterdir() if f.name.endswith(".toml"))
+    """Return the names of the recipes of the package."""
+    return sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml"))
 
 
 def recipe_text(name: str) -> str:
-    """The file of a recipe of the package, as it is. Raises ConfigError for a name that is none."""
+    """Return the file of a recipe of the package. Raises ConfigError for an unknown name."""
     names = recipe_names()
     if name not in names:
         raise ConfigError(f"there is no recipe {name!r}{did_you_mean(name, names)} The recipes are {', '.join(names)}")
-    return str((_shelf() / f"{name}.toml").read_text(encoding="utf-8"))
+    return str((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def about_recipe(name_or_path: str) -> About:
-    """What a recipe says of itself. Raises ConfigError as `load_recipe` does."""
+    """Return the [about] table of a recipe. Raises ConfigError as `load_recipe` does."""
     tables, where = _read(name_or_path)
-    _settings_of(tables, where)
+    _settings(tables, where)
     return from_dict(About, tables.get(_ABOUT, {}), what=_ABOUT)
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
-    """Read a recipe (TOML with the tables [model], [data], [train]) into the keywords of `Run.with_settings`.
+    """Return a recipe (TOML with the tables [model], [data], [train]) as keywords of `Run.with_settings`.
 
-    A name is looked up in the package; anything else is the path of a file. `model.preset` may name a preset that the
-    other keys of [model] then change. The table [about] is checked and sets nothing.
+    A name means a recipe of the package; anything else is the path of a file. `model.preset` may name a preset, which
+    the other keys of [model] change. The table [about] is checked and sets nothing.
 
     Raises:
         ConfigError: no such recipe, a file that is not TOML, an unknown table or key, a value of the wrong type.
     """
-    return _settings_of(*_read(name_or_path))
+    return _settings(*_read(name_or_path))
 
 
 def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
-    """The tables of a recipe, and what to call it in a message."""
+    """Return the tables of a recipe, and its name in messages."""
     names = recipe_names()
     if name_or_path in names:
         text, where = recipe_text(name_or_path), f"recipe {name_or_path}"
@@ -74,7 +75,8 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"{where} is not TOML: {error}") from None
 
 
-def _settings_of(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _settings(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the checked settings of all tables as keywords of `Run.with_settings`."""
     settings: dict[str, Any] = {}
     for part, table in tables.items():
         try:
@@ -91,7 +93,7 @@ def _settings_of(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_table(part: str, table: Any) -> None:
-    """Raise ConfigError unless this is a table that a recipe can have."""
+    """Raise ConfigError unless a recipe can have this table."""
     known = [*PARTS, _ABOUT]
     if isinstance(table, Mapping):
         if part not in known:
@@ -100,13 +102,13 @@ def _check_table(part: str, table: Any) -> None:
     elif part in known:
         raise wrong_type(part, table, f"a table, [{part}]")
     else:
-        homes = [home for home, kind in PARTS.items() if part in {f.name for f in fields(kind)}]
-        where = " or ".join(f"[{home}]" for home in homes or PARTS)
+        tables = [name for name, kind in PARTS.items() if part in settings_of(kind)]
+        where = " or ".join(f"[{name}]" for name in tables or PARTS)
         raise ConfigError(f"{part}={table!r} stands outside any table; put it below {where}")
 
 
 def _with_preset(table: Mapping[str, Any]) -> dict[str, Any]:
-    """[model] with its preset spelled out."""
+    """Return the table [model] with its preset expanded."""
     values = dict(table)
     if "preset" not in values:
         return values
@@ -116,5 +118,6 @@ def _with_preset(table: Mapping[str, Any]) -> dict[str, Any]:
     return preset_settings(name) | values
 
 
-def _shelf() -> Any:
+def _folder() -> Any:
+    """Return the folder of the package's recipes."""
     return files(__package__) / "recipes"

@@ -1,4 +1,4 @@
-"""The whole of a run as one frozen value: which model, on what, how. It is written before the first step."""
+"""All settings of a run as one frozen value. It is written to the run folder before the first step."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,19 +26,19 @@ for _part in ("data", "train", "model"):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A model's shape, its data and its training, together."""
+    """The settings of a run: the model's shape, the data and the training."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "Run":
-        """The inverse of `to_dict`; settings that are missing keep their defaults. Raises ConfigError."""
+        """Return the run of a `to_dict`. Missing settings keep their defaults. Raises ConfigError."""
         for part in values:
             if part not in PARTS:
                 raise ConfigError(
@@ -47,7 +47,7 @@ class Run:
         return cls(**{part: from_dict(PARTS[part], values.get(part, {}), what=part) for part in PARTS})
 
     def with_settings(self, **settings: Any) -> "Run":
-        """Another run with some settings changed, named as `train__lr=...`: part, two underscores, field."""
+        """Return a run with some settings changed, named as `train__lr=...`: part, two underscores, field."""
         changed: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
         for name, value in settings.items():
             part, _, key = name.partition("__")
@@ -56,7 +56,7 @@ class Run:
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
-    """Read `--set path=value` words into the keywords of `Run.with_settings`. Raises ConfigError.
+    """Return the values of `--set path=value` as keywords of `Run.with_settings`. Raises ConfigError.
 
     >>> parse_settings(["train.lr=3e-4", "model.n_layer=2"])
     {'train__lr': 0.0003, 'model__n_layer': 2}
@@ -75,7 +75,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def differences(old: Run, new: Run) -> list[tuple[str, Any, Any]]:
-    """Each setting that differs: `part.name`, the old value, the new value."""
+    """Return each setting that differs: `part.name`, the old value, the new value."""
     pairs = [
         (f"{part}.{f.name}", getattr(getattr(old, part), f.name), getattr(getattr(new, part), f.name))
         for part, kind in PARTS.items()
@@ -85,5 +85,5 @@ def differences(old: Run, new: Run) -> list[tuple[str, Any, Any]]:
 
 
 def changes(old: Run, new: Run) -> list[str]:
-    """Each setting that differs, as `part.name: old -> new`."""
+    """Return each setting that differs, as `part.name: old -> new`."""
     return [f"{name}: {before} -> {after}" for name, before, after in differences(old, new)]

@@ -55,7 +55,7 @@ def setting(
     """Declare a field of a config dataclass, as in `lr: float = setting(1.5e-3, "peak learning rate", above=0)`.
 
     Args:
-        help: what it sets, in a few words that fit beside its flag on one line.
+        help: its effect, in a few words that fit on the line of its flag.
         low, high, above, below: bounds of a number; the first two are allowed values themselves.
         choices: the values a text can have.
         resume: whether a resumed run may change it. A setting is fixed unless it says otherwise, so that a forgotten
@@ -91,7 +91,7 @@ def types_of(config: type) -> dict[str, tuple[type, ...]]:
 
 
 def metavar_of(config: type, name: str) -> str:
-    """Return what a setting's value is called in help: its metavar, or N, X or NAME, by type."""
+    """Return the placeholder of a setting's value in help: its metavar, or N, X or NAME, by type."""
     kind = next(kind for kind in types_of(config)[name] if kind is not NoneType)
     return settings_of(config)[name].metavar or {int: "N", float: "X"}.get(kind, "NAME")
 

@@ -1,4 +1,4 @@
-"""Checks and conversions shared by the configs: the messages a wrong value gets are written here, once."""
+"""Check and convert the values of settings. The messages for a wrong value are written here, once."""
 
 import math
 import typing
@@ -11,8 +11,8 @@ from ..errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
 MAX_SEED = (1 << 63) - 1
-LONGEST_SHOWN = 80  # characters of a value in a message
-_NAMES: dict[type, str] = {
+MAX_REPR_LENGTH = 80  # characters of a value in a message
+_TYPE_NAMES: dict[type, str] = {
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -24,7 +24,7 @@ _NAMES: dict[type, str] = {
 
 
 def repr_short(value: Any) -> str:
-    """A value as Python writes it, for a message: cut where it is long.
+    """Return the repr of a value for a message, truncated if it is long.
 
     >>> repr_short("top"), repr_short(10**9), len(repr_short("a" * 10**6))
     ("'top'", '1000000000', 80)
@@ -33,9 +33,10 @@ def repr_short(value: Any) -> str:
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # Python refuses to write numbers of thousands of digits
+    except (ValueError, RecursionError):
+        # Python refuses to print numbers of thousands of digits.
         return "a number of thousands of digits" if isinstance(value, int) else "something without end"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
+    return text if len(text) <= MAX_REPR_LENGTH else f"{text[: MAX_REPR_LENGTH - 3]}..."
 
 
 def check_range(
@@ -49,27 +50,28 @@ def check_range(
     integer: bool = False,
 ) -> None:
     """Raise ConfigError unless value is a finite number with low <= value <= high and above < value < below."""
-    wanted = "a whole number" if integer else "a number"
+    expected = "a whole number" if integer else "a number"
     limits = [
         f"{word} {bound:g}"
         for word, bound in (("at least", low), ("at most", high), ("above", above), ("below", below))
         if math.isfinite(bound)
     ]
-    wanted = " ".join([wanted, " and ".join(limits)]).strip()
-    kind_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    if not kind_fits or not _is_finite(value) or not (low <= value <= high and above < value < below):
-        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {wanted}")
+    expected = " ".join([expected, " and ".join(limits)]).strip()
+    type_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+    if not type_fits or not _is_finite(value) or not (low <= value <= high and above < value < below):
+        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {expected}")
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float comes near
+    except OverflowError:
+        # A whole number beyond the range of a float.
         return False
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ConfigError, naming the nearest choice, unless value is one of them."""
+    """Raise ConfigError, with the most similar choice, unless value is one of them."""
     choices = list(choices)
     if value not in choices:
         near = did_you_mean(value if isinstance(value, str) else repr_short(value), choices)
@@ -77,9 +79,9 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Config:
-    """Build a config dataclass from plain values; an unknown key or a wrong type is a ConfigError.
+    """Return a config dataclass with plain values. Raises ConfigError for an unknown key or a wrong type.
 
-    Whole numbers are taken where a float is wanted; nothing else is converted.
+    A whole number is accepted for a float; nothing else is converted.
     """
     assert is_dataclass(kind)
     hints = typing.get_type_hints(kind)
@@ -88,20 +90,20 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Co
         if key not in known:
             raise ConfigError(_no_such_setting(what, key, known))
         if not _fits(value, hints[key]):
-            raise wrong_type(f"{what}.{key}", value, _spell(hints[key]))
+            raise wrong_type(f"{what}.{key}", value, _type_names(hints[key]))
     return typing.cast(Config, kind(**values))
 
 
 def wrong_type(name: str, value: Any, expected: str) -> ConfigError:
-    """The error for a value of the wrong type: what was expected, and what was found."""
-    return ConfigError(f"{name}={repr_short(value)} has the wrong type; expected {expected}, found {_kind_of(value)}")
+    """Return the error for a value of the wrong type, with the expected and the actual type."""
+    return ConfigError(f"{name}={repr_short(value)} has the wrong type; expected {expected}, found {_type_name(value)}")
 
 
 def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
-    """Read the text of `--set what.key=text` as the type that field has.
+    """Return the text of `--set what.key=text` as the type of that field.
 
     Raises:
-        ConfigError: an unknown key, or text that is not of the field's type.
+        ConfigError: an unknown key, or text that is not of that type.
     """
     hints = typing.get_type_hints(kind)
     if key not in hints:
@@ -117,7 +119,7 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
                 return option(text)
         except ValueError:
             continue
-    raise ConfigError(f"{what}.{key}={text} has the wrong type; expected {_spell(hints[key])}")
+    raise ConfigError(f"{what}.{key}={text} has the wrong type; expected {_type_names(hints[key])}")
 
 
 def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
@@ -136,12 +138,12 @@ def _fits(value: Any, hint: Any) -> bool:
     return any(isinstance(value, option) for option in options)
 
 
-def _spell(hint: Any) -> str:
-    return " or ".join(_NAMES.get(option, str(option)) for option in typing.get_args(hint) or (hint,))
+def _type_names(hint: Any) -> str:
+    return " or ".join(_TYPE_NAMES.get(option, str(option)) for option in typing.get_args(hint) or (hint,))
 
 
-def _kind_of(value: Any) -> str:
-    """What a value is, in words: anything that TOML or JSON can say."""
+def _type_name(value: Any) -> str:
+    """Return the type of a value from TOML or JSON, in words."""
     if isinstance(value, float):
         return "a decimal number"
-    return _NAMES.get(type(value), "a date or time")
+    return _TYPE_NAMES.get(type(value), "a date or time")

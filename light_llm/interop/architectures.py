@@ -64,7 +64,7 @@ def _strangers(config: ModelConfig, family: str) -> Iterator[str]:
 
 def has_windows(config: ModelConfig) -> bool:
     """Whether a layer sees less than all."""
-    return any(config.window_of(layer) for layer in range(config.n_layer))
+    return any(config.window_size(layer) for layer in range(config.n_layer))
 
 
 def cut_config(loaded: LoadedModel) -> ModelConfig:

@@ -39,7 +39,7 @@ _BLOCK = {
 def check_can_be_gguf(config: ModelConfig) -> str:
     """The family that llama.cpp runs this model as. Raises ConfigError naming what it would compute otherwise."""
     family = family_of(config)
-    seen = [w for layer in range(config.n_layer) if (w := config.window_of(layer)) and w < config.n_positions]
+    seen = [w for layer in range(config.n_layer) if (w := config.window_size(layer)) and w < config.n_positions]
     if family == "gpt2" and config.activation != "gelu_tanh":
         raise _cannot(f"activation={config.activation} is gelu_tanh there", "train with activation=gelu_tanh")
     if seen:

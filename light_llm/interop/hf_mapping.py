@@ -129,7 +129,7 @@ def _llama_config(config: ModelConfig, family: str) -> dict[str, Any]:
     }
     if family == "llama":
         return values | {"mlp_bias": False, "pretraining_tp": 1}
-    kinds = ["sliding_attention" if config.window_of(i) else "full_attention" for i in range(config.n_layer)]
+    kinds = ["sliding_attention" if config.window_size(i) else "full_attention" for i in range(config.n_layer)]
     windows = has_windows(config)
     sliding = {"use_sliding_window": windows, "sliding_window": config.window if windows else None}
     return values | sliding | {"layer_types": kinds, "max_window_layers": config.n_layer}

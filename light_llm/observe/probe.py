@@ -74,7 +74,7 @@ def probe_model(model: LightLLM, batch: ProbeBatch, *, dtype: str = "float32") -
         lens = predictions.logit_lens(model, seen.stream, targets)
         copies = _copying(model, twice)
     error, bins = predictions.calibration(predict.confidence, predict.right)
-    heads = _columns([attention.head_metrics(w, model.config.window_of(layer)) for layer, w in enumerate(weights)])
+    heads = _columns([attention.head_metrics(w, model.config.window_size(layer)) for layer, w in enumerate(weights)])
     alike = activations.to_floats([attention.overlap(w) for w in weights])
     row = {
         "loss": lens[-1],

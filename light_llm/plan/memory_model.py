@@ -166,7 +166,7 @@ def attention_bytes(s: StepShape, layer: int = 0) -> int:
     H, C = m.n_head, m.n_head * m.head_size
     if m.attn_dropout or not s.kernel:  # the formula: scores, probabilities and their mask, (T, T) per head
         return 12 * N * H * T + (4 if s.half else -4) * N * C
-    masked = POSITIONS[m.positions].score_bias or 0 < m.window_of(layer) < T  # a mask, which only the kernel takes
+    masked = POSITIONS[m.positions].score_bias or 0 < m.window_size(layer) < T  # a mask, which only the kernel takes
     if by_blocks(s) and not masked:
         return s.width * s.B * H * seen_by_blocks(T)
     bias = s.width * H * T * T if POSITIONS[m.positions].score_bias else 0

@@ -22,7 +22,7 @@ def facts(view: View) -> dict[str, str]:
     """Model, text, device and status, in words."""
     model, past = view.past.run.model, view.past
     shape = f"{model.n_layer} layers of {model.n_embd}, {model.n_head} heads, {past.parameters:,} parameters"
-    shape += f" ({model.choices})" if model.choices else ""
+    shape += f" ({model.describe_variant()})" if model.describe_variant() else ""
     data = mapping(view.record.get("data"))
     tokens = f", {text(data.get('tokenizer'))} tokens (V = {model.vocab_size:,})" if data else ""
     decided = mapping(view.record.get("decided"))

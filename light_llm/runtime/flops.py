@@ -20,7 +20,7 @@ def training_flops(config: ModelConfig, T: int) -> float:
     0.79
     """
     products = matrix_parameters(config) + config.vocab_size * config.n_embd
-    seen = sum(attended_tokens(T, config.window_of(layer)) for layer in range(config.n_layer))
+    seen = sum(attended_tokens(T, config.window_size(layer)) for layer in range(config.n_layer))
     return 6.0 * products + 12.0 * config.n_head * config.head_size * seen
 
 

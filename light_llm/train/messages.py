@@ -86,7 +86,7 @@ def header(
         f"model    {get_model_size(model):,} parameters: {model.n_layer} layers, {model.n_head} heads, "
         f"n_embd {model.n_embd},",
         f"         positions {model.n_positions:,}, vocabulary {model.vocab_size:,}",
-        *([f"         {model.choices}"] if model.choices else []),
+        *([f"         {model.describe_variant()}"] if model.describe_variant() else []),
         f"device   {decisions.device}; {device_name(decisions.device.value)}",
         f"format   {decisions.dtype}",
         f"compile  {decisions.compile}",

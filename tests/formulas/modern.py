@@ -355,7 +355,7 @@ def M26_tokens_that_a_query_sees() -> None:
 def M27_operations_of_any_choices() -> None:
     for config in (*MIXES, LLAMA_MICRO, replace(LLAMA_MICRO, window=256, window_layers="0,2,4")):
         for T in (16, 1024):
-            of_windows = [min(config.window_of(layer) or T, T) for layer in range(config.n_layer)]
+            of_windows = [min(config.window_size(layer) or T, T) for layer in range(config.n_layer)]
             seen = sum(w - w**2 / (2 * T) for w in of_windows)
             products = n_products(config) + config.vocab_size * config.n_embd
             agree(training_flops(config, T), 6 * products + 12 * config.n_head * config.head_size * seen)

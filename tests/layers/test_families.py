@@ -60,7 +60,7 @@ def their_settings(c: ModelConfig) -> dict[str, Any]:
         rope |= {"rope_type": c.rope_scaling, "factor": c.rope_factor}
     if c.rope_scaling == "llama3":
         rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": c.rope_trained}
-    kinds = ["sliding_attention" if c.window_of(i) else "full_attention" for i in range(c.n_layer)]
+    kinds = ["sliding_attention" if c.window_size(i) else "full_attention" for i in range(c.n_layer)]
     windows = {"use_sliding_window": True, "sliding_window": c.window, "layer_types": kinds} if c.window else {}
     return windows | {
         "vocab_size": c.vocab_size,

@@ -223,9 +223,9 @@ def test_a_window_carries_a_token_so_far_and_no_further(changes: dict[str, Any],
 
 
 def test_a_window_is_of_the_layers_that_are_named() -> None:
-    assert [ModelConfig(window=9, window_layers="0,2, 5").window_of(i) for i in range(6)] == [9, 0, 9, 0, 0, 9]
-    assert [ModelConfig(window=9).window_of(i) for i in range(6)] == [9] * 6
-    assert [ModelConfig(window_layers="0").window_of(i) for i in range(6)] == [0] * 6
+    assert [ModelConfig(window=9, window_layers="0,2, 5").window_size(i) for i in range(6)] == [9, 0, 9, 0, 0, 9]
+    assert [ModelConfig(window=9).window_size(i) for i in range(6)] == [9] * 6
+    assert [ModelConfig(window_layers="0").window_size(i) for i in range(6)] == [0] * 6
     whole, x = model_of(), some_tokens(1, 12)
     assert torch.equal(model_of(window=32)(x), whole(x)), "wider than the text"
     said = [whole(x), *(model_of(window=3, window_layers=layers)(x) for layers in ("0", "1", "0,1"))]

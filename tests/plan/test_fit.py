@@ -157,7 +157,7 @@ def test_a_smaller_model_keeps_what_was_chosen(layers: str, left: list[int]) -> 
     assert smaller and spent.plan.model.n_layer == 6
     for found in [*smaller, spent.plan.model]:
         assert (found.positions, found.mlp, found.qk_norm, found.tied_head) == ("rope", "relu2", True, False)
-        assert [found.window_of(layer) for layer in range(3)] == left
+        assert [found.window_size(layer) for layer in range(3)] == left
 
 
 def test_a_size_of_ones_own_is_to_be_left_out_with_a_preset() -> None:
