@@ -1,4 +1,4 @@
-"""`light-llm eval`: the same as `light-llm generate eval`; with --tasks, the tasks of lm-evaluation-harness."""
+"""`light-llm eval`: evaluate on the held-out text like `generate eval`, or with --tasks on lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
+from ..atomic_io import atomic_write
 from ..errors import ConfigError
+from ..json_io import canonical_json
 from ..text_format import format_number
 from . import generate
 from .args import PositionalArgs, file_to_write, parse
@@ -19,10 +21,10 @@ from .output import new_table, print_rich
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
-    from ..lm_eval import Answers, Row
+    from ..lm_eval import LightLLMForEval, Row
 
-OF_TASKS = ("include", "limit", "num_fewshot", "output", "batch_size", "last_window", "offline")
-MOST_WARNINGS = 5
+TASK_FLAGS = ("include", "limit", "num_fewshot", "output", "batch_size", "last_window", "offline")
+MAX_WARNINGS = 5
 _POSITIONAL = PositionalArgs("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", max_count=1)
 
 
@@ -49,14 +51,14 @@ class EvalFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Run the command. Returns the exit code."""
     about = (
         "Without --tasks: loss, perplexity and bits per byte of the held-out text.\n\n"
         "With --tasks: tasks of lm-evaluation-harness, or your own; see docs/eval.md."
     )
     given = {word.partition("=")[0] for word in argv}
     if not given & {"--tasks", "-h", "--help"}:
-        return generate.command(["eval", *_of_held_out(argv, given)])
+        return generate.command(["eval", *_held_out_argv(argv, given)])
     flags, named = parse(EvalFlags, argv, prog="light-llm eval", about=about)
     if "data" in named:
         raise ConfigError("--data is of the held-out text and has no effect on --tasks; leave one out")
@@ -65,28 +67,28 @@ def command(argv: Sequence[str]) -> int:
     return _run(flags)
 
 
-def _of_held_out(argv: Sequence[str], given: set[str]) -> list[str]:
-    """The words for `generate eval`, the checkpoint with its flag. Raises ConfigError for a flag that it has not."""
-    for name in OF_TASKS:
+def _held_out_argv(argv: Sequence[str], given: set[str]) -> list[str]:
+    """Return the arguments of `generate eval`, the checkpoint as a flag. Raises ConfigError for a flag of tasks."""
+    for name in TASK_FLAGS:
         if (flag := f"--{name.replace('_', '-')}") in given:
             raise ConfigError(f"{flag} is of tasks; add --tasks NAME, or leave it out")
     known = {f"--{f.name.replace('_', '-')}" for f in fields(generate.ALL_FLAGS)}
     if any(word.startswith("--") and word not in known for word in given):
-        parse(EvalFlags, argv, prog="light-llm eval", about="")  # it says so, with the nearest flag of this verb
+        parse(EvalFlags, argv, prog="light-llm eval", about="")  # raises, with the nearest flag of `eval`
     return ["--checkpoint", *argv] if argv and not argv[0].startswith("-") else list(argv)
 
 
 def _run(flags: EvalFlags) -> int:
     target = file_to_write("--output", flags.output)
-    from ..interop.optional_deps import need
+    from ..interop.optional_deps import require
 
-    need("lm_eval", "eval")  # before a model is loaded for nothing
+    require("lm_eval", "eval")  # before the model is loaded
     from ..checkpoint import load_model
-    from ..lm_eval import Answers, Job, rows_of, run_tasks
+    from ..lm_eval import EvalJob, LightLLMForEval, result_rows, run_tasks
     from ..runtime import choose_device
     from .progress import counting
 
-    job = Job(
+    job = EvalJob(
         tasks=tuple(filter(None, (name.strip() for name in flags.tasks.split(",")))),
         include=Path(flags.include) if flags.include else None,
         limit=flags.limit,
@@ -96,30 +98,30 @@ def _run(flags: EvalFlags) -> int:
     device = choose_device(flags.device)
     loaded = load_model(flags.model[0] if flags.model else flags.checkpoint or "checkpoints", device.value)
     with counting("evaluating") as progress:
-        answers = Answers(
+        model = LightLLMForEval(
             loaded,
             batch_size=flags.batch_size,
             last_window=flags.last_window,
-            progress=lambda what, done, total: progress(done, total),
+            progress=lambda kind, done, total: progress(done, total),
         )
-        results, warnings = run_tasks(answers, job)
+        results, warnings = run_tasks(model, job)
     file = loaded.file
-    print_rich(f"{file.path}, step {file.meta.get('step')}", "", _table(rows_of(results)), "")
-    print_rich(*_notes(answers, flags, device.value, warnings))
+    print_rich(f"{file.path}, step {file.meta.get('step')}", "", _table(result_rows(results)), "")
+    print_rich(*_notes(model, flags, device.value, warnings))
     if target:
-        _write(target, _described(file, answers, flags, results, warnings))
+        atomic_write(target, canonical_json(_report(file, model, flags, results, warnings)))
         print_rich(Text(f"written to {target}"))
     return 0
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    """A line a number; a task's name stands at its first."""
+    """Return a table with a line for each metric. The task is named on its first line only."""
     numbers = (Column(name, justify="right", no_wrap=True) for name in ("value", "±", "docs", "shots"))
     table = new_table(Column("task", style="bold"), "metric", *numbers, Column("better", style="dim", no_wrap=True))
     before = ""
     for row in rows:
-        head = (row.task, count(row.documents), count(row.shots)) if row.task != before else ("", "", "")
-        table.add_row(head[0], row.metric, _result(row.value), _result(row.stderr), head[1], head[2], row.better)
+        task, docs, shots = (row.task, _count(row.documents), _count(row.shots)) if row.task != before else ("", "", "")
+        table.add_row(task, row.metric, _result(row.value), _result(row.stderr), docs, shots, row.better)
         before = row.task
     return table
 
@@ -130,54 +132,46 @@ def _result(value: float | str | None) -> str:
     return format_number(value, digits=4)
 
 
-def count(value: int | None) -> str:
-    """A number of things; "" where nobody says."""
+def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _notes(answers: Answers, flags: EvalFlags, device: str, warnings: Sequence[str]) -> list[Text]:
-    """How the numbers were made, and what to know of them."""
+def _notes(model: LightLLMForEval, flags: EvalFlags, device: str, warnings: Sequence[str]) -> list[Text]:
+    """Return the lines below the table: the settings of the evaluation, and warnings."""
     lines = [
-        f"context {answers.context:,} tokens; {answers.dtype} on {device}",
-        f"what nothing stands before starts after {answers.start_name}",
+        f"context {model.context:,} tokens; {model.dtype} on {device}",
+        f"what nothing stands before starts after {model.start_name}",
     ]
     if flags.limit:
-        lines.append(f"of each task at most {flags.limit:,} documents: a look, not a result to report")
-    if answers.cut:
-        lines.append(f"{answers.cut:,} requests were longer than the context and lost their beginning")
-    lines += [f"the harness: {line}" for line in warnings[:MOST_WARNINGS]]
-    if len(warnings) > MOST_WARNINGS:
-        lines.append(f"the harness: {len(warnings) - MOST_WARNINGS} warnings more")
+        lines.append(f"of each task at most {flags.limit:,} documents: a sample, not a result to report")
+    if model.truncated:
+        lines.append(f"{model.truncated:,} requests were longer than the context and lost their beginning")
+    lines += [f"the harness: {line}" for line in warnings[:MAX_WARNINGS]]
+    if len(warnings) > MAX_WARNINGS:
+        lines.append(f"the harness: {len(warnings) - MAX_WARNINGS} warnings more")
     return [Text(line) for line in lines]
 
 
-def _described(
-    file: ModelFile, answers: Answers, flags: EvalFlags, results: Mapping[str, Any], warnings: Sequence[str]
+def _report(
+    file: ModelFile, model: LightLLMForEval, flags: EvalFlags, results: Mapping[str, Any], warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """The results, and all that decided them."""
+    """Return the content of --output: the results, and the settings and versions behind them."""
     from importlib.metadata import version
 
     from .. import __version__
-    from ..lm_eval import without_samples
+    from ..lm_eval import summarize_results
 
-    return without_samples(results) | {
+    return summarize_results(results) | {
         "model": file.path.name,
         "step": file.meta.get("step"),
-        "context": answers.context,
+        "context": model.context,
         "last_window": flags.last_window,
-        "dtype": answers.dtype,
-        "start": answers.start_name,
-        "cut": answers.cut,
+        "dtype": model.dtype,
+        "start": model.start_name,
+        "cut": model.truncated,
         "limit": flags.limit,
         "batch_size": flags.batch_size,
         "light_llm": __version__,
         "lm_eval": version("lm_eval"),
         "warnings": list(warnings),
     }
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    from ..atomic_io import atomic_write
-    from ..json_io import canonical_json
-
-    atomic_write(path, canonical_json(values))

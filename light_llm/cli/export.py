@@ -1,11 +1,11 @@
-"""`light-llm export hf|gguf|onnx|push`: a trained model for Transformers, llama.cpp or ONNX Runtime, verified there."""
+"""`light-llm export hf|gguf|onnx|push`: export a model for Transformers, llama.cpp or ONNX Runtime, and verify it."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from rich.text import Text
@@ -35,28 +35,11 @@ NO_EFFECT = {
     "onnx": {"push", "public", "dtype"},
     "push": {"checkpoint", "dtype", "overwrite"},
 }
-NEW = 40  # tokens that what is printed to try writes
-
-
-def next_command(mode: str, out: str, prompt: str, n: int) -> str:
-    """What to try, for a shell, whatever letters the path has.
-
-    >>> next_command("gguf", "my model.gguf", "To be", 24)
-    "llama-cli -m 'my model.gguf' -p 'To be' -n 24"
-    """
-    code = (
-        f'from transformers import pipeline; print(pipeline("text-generation", {json.dumps(out, ensure_ascii=False)})'
-    )
-    words = {
-        "hf": ["python", "-c", f'{code}("{prompt}", max_new_tokens={n}))'],
-        "gguf": ["llama-cli", "-m", out, "-p", prompt, "-n", str(n)],
-        "onnx": ["python", "examples/onnx_generate.py", out, prompt],
-    }
-    return shlex.join(words[mode])
+MAX_EXAMPLE_TOKENS = 40  # of the command that is printed
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Run the command. Returns the exit code."""
     about = (
         "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp and what is "
         "built on it (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. What is written is opened by "
@@ -70,9 +53,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _push(flags: ExportFlags) -> int:
-    """Upload a folder that is there."""
-    from pathlib import Path
-
+    """Upload an exported folder."""
     from ..interop.export import TARGETS
     from ..interop.hub import push
 
@@ -83,27 +64,25 @@ def _push(flags: ExportFlags) -> int:
 
 
 def _export(mode: str, flags: ExportFlags) -> int:
-    from pathlib import Path
-
     from ..checkpoint import load_model
     from ..config import get_model_size
     from ..interop.export import TARGETS, check_request, export
-    from ..interop.model_card import PROMPT, room_for_example
+    from ..interop.hub import check_push, push
+    from ..interop.model_card import PROMPT, max_example_tokens
 
-    target = TARGETS[mode]
-    out = Path(flags.out or target.out)
-    check_request(target, out, flags.dtype, overwrite=flags.overwrite)
+    exporter = TARGETS[mode]
+    out = Path(flags.out or exporter.out)
+    check_request(exporter, out, flags.dtype, overwrite=flags.overwrite)
     if flags.push:
-        from ..interop.hub import may_push, push
-
-        may_push(flags.push)
+        check_push(flags.push)
     loaded = load_model(flags.checkpoint)
     print(f"model     {loaded.file.path}: {get_model_size(loaded.file.config):,} parameters")
-    done = export(loaded, target, out, dtype=flags.dtype, overwrite=flags.overwrite, say=print)
-    print_rich(Text(f"result    {done.words}"))
-    print(f"written   {done.path} ({format_bytes(done.size)})")
+    result = export(loaded, exporter, out, dtype=flags.dtype, overwrite=flags.overwrite, log=print)
+    print_rich(Text(f"result    {result.summary}"))
+    print(f"written   {result.path} ({format_bytes(result.size)})")
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
-    if (room := room_for_example(loaded.model.config.n_positions)) > 0:
-        print_rich(Text(f"try it    {next_command(mode, str(out), PROMPT, min(NEW, room))}"))
+    if (n := max_example_tokens(loaded.model.config.n_positions)) > 0:
+        words = exporter.try_command(str(out), PROMPT, min(MAX_EXAMPLE_TOKENS, n))
+        print_rich(Text(f"try it    {shlex.join(words)}"))
     return 0

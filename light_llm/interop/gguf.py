@@ -1,4 +1,4 @@
-"""GGUF, the file of llama.cpp: written with the `gguf` package, opened again by llama.cpp where that is installed."""
+"""Export to GGUF, the file format of llama.cpp: written with the `gguf` package, opened by llama.cpp if installed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,58 +9,77 @@ from torch import Tensor
 
 from ..atomic_io import atomic_path
 from ..checkpoint import LoadedModel
-from ..config.validation import check_choice
+from ..config import check_choice
 from ..errors import ConfigError
-from .architectures import cut_to_tokenizer
-from .gguf_dtypes import allowed as allowed
-from .gguf_dtypes import as_computed as as_computed
-from .gguf_dtypes import packed
-from .gguf_dtypes import rounded as rounded
-from .gguf_tensors import DTYPES, check_can_be_gguf, format_of, gguf_tensors, metadata
-from .gguf_tokens import vocabulary
-from .gguf_verify import read_back as read_back
-from .llama_cpp import LlamaCpp as LlamaCpp
-from .llama_cpp import has_llama_cpp as has_llama_cpp
-from .llama_cpp import open_export as open_export
-from .optional_deps import need
+from .architectures import trim_vocab
+from .exporter import Exporter
+from .gguf_dtypes import emulate_llama_cpp, logit_tolerance, quantize
+from .gguf_tensors import DTYPES, check_can_be_gguf, gguf_tensors, metadata, tensor_dtype
+from .gguf_tokens import vocabulary_fields
+from .gguf_verify import check_file
+from .llama_cpp import LlamaCpp, open_with_llama_cpp
+from .optional_deps import require
 
 
-def write(loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> None:
-    """Write a model as one GGUF file, whole or not at all.
+class GGUFExporter(Exporter):
+    """Writes one file with tokenizer and weights: f32, f16, bf16, or q8_0 (8 bits, and a scale for each 32 numbers)."""
 
-    Args:
-        loaded: a model of the families gpt2, llama or qwen3, with or without a tokenizer. Rows of the token table
-            that the tokenizer has no id for are left out.
-        path: of the file.
-        dtype: of the matrices: f32, f16, bf16, or q8_0 (8 bits and a scale for each 32 numbers). Norms, biases and
-            the position table stay f32.
+    name = "gguf"
+    program = "llama.cpp"
+    out = "model.gguf"
+    dtypes = DTYPES
+    is_folder = False
+    magic = b"GGUF"
 
-    Raises:
-        ConfigError: no such dtype, a model that llama.cpp would compute otherwise, weights that the dtype cannot hold,
-            or the package `gguf` is not installed.
-        OSError: the file cannot be written.
-    """
-    check_choice("dtype", dtype, DTYPES)
-    check_can_be_gguf(loaded.model.config)
-    gguf = need("gguf", "gguf")
-    config, state = cut_to_tokenizer(loaded)
+    def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> None:
+        """Write the file atomically. Norms, biases and the position table stay f32."""
+        check_choice("dtype", dtype, DTYPES)
+        check_can_be_gguf(loaded.model.config)
+        gguf = require("gguf", "gguf")
+        write_parts(gguf, path, *file_parts(loaded, dtype), dtype)
+
+    def open(self, path: Path) -> LlamaCpp:
+        """Open the file with llama.cpp."""
+        return open_with_llama_cpp(path)
+
+    def try_command(self, path: str, prompt: str, n: int) -> list[str]:
+        """Return a call of llama.cpp's own program."""
+        return ["llama-cli", "-m", path, "-p", prompt, "-n", str(n)]
+
+    def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> str:
+        """Compare all fields and numbers of the file with the model, because llama.cpp is often not installed."""
+        fields, tensors = file_parts(loaded, dtype)
+        return check_file(path, fields, tensors, dtype).summary
+
+    def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
+        """Return our model with the roundings of llama.cpp's kernels."""
+        return emulate_llama_cpp(loaded, dtype)
+
+    def tolerance(self, loaded: LoadedModel, dtype: str) -> float:
+        """Return the limit, measured for this model: see `logit_tolerance`."""
+        return logit_tolerance(loaded, dtype)
+
+
+def file_parts(loaded: LoadedModel, dtype: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the fields of the file and its tensors, float32, both by GGUF's names. Raises ConfigError."""
+    config, state = trim_vocab(loaded)
     tokenizer = loaded.file.tokenizer
-    words = vocabulary(tokenizer).fields() if tokenizer else {"tokenizer.ggml.model": "no_vocab"}
-    fields = metadata(config, loaded.file, dtype) | words
-    write_parts(gguf, path, check_can_be_gguf(config), fields, gguf_tensors(config, state), dtype)
+    tokens = vocabulary_fields(tokenizer) if tokenizer else {"tokenizer.ggml.model": "no_vocab"}
+    return metadata(config, loaded.file, dtype) | tokens, gguf_tensors(config, state)
 
 
 def write_parts(
-    gguf: ModuleType, path: Path, family: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str
+    gguf: ModuleType, path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str
 ) -> None:
-    """Write fields and tensors (float32) as they are given. Raises ConfigError for a weight that dtype cannot hold."""
+    """Write fields and tensors (float32) as given. Raises ConfigError for a weight that the dtype cannot hold."""
     with atomic_path(path) as partial:
-        writer = gguf.GGUFWriter(partial, family)
+        writer = gguf.GGUFWriter(partial, fields["general.architecture"])
         for key, value in fields.items():
-            _add_field(writer, key, value)
+            if key != "general.architecture":  # the writer adds it
+                _add_field(writer, key, value)
         for name, tensor in tensors.items():
-            kind = format_of(name, tuple(tensor.shape), dtype)
-            numbers = packed(gguf, name, tensor, kind)
+            kind = tensor_dtype(name, tuple(tensor.shape), dtype)
+            numbers = quantize(gguf, name, tensor, kind)
             writer.add_tensor(name, numbers, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -69,9 +88,10 @@ def write_parts(
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:
-    """A field of the type that llama.cpp reads: whole numbers have 32 bits and no sign, others are float32.
+    """Add a field in the type that llama.cpp reads: unsigned 32 bits for whole numbers, float32 for others.
 
-    Raises ConfigError for a number that has no room there.
+    Raises:
+        ConfigError: a number that needs more bits.
     """
     if type(value) is int and not 0 <= value < 1 << 32:
         raise ConfigError(f"{key} is {value}, and a GGUF file has room for numbers below {1 << 32}")

@@ -1,65 +1,46 @@
-"""A tokenizer in the words of GGUF: all of ours are byte-pair encodings there, of llama.cpp's kind "gpt2".
+"""The tokenizer in a GGUF file. All of ours are byte-pair encodings there, of llama.cpp's kind "gpt2".
 
-That kind cuts a text by GPT-2's pattern, writes each byte as a visible character, and joins neighbours by a list of
-joins, the earliest first. What a join gives need not be a token unless it is left at the end. So
-  - bytes are 256 tokens and no join;
-  - characters of several bytes are joined from their bytes, the first with the second, then with the third. A join
-    always begins at a first byte, and none is both first and later, so that characters never grow together;
-  - of a trained table each way to make a token from two others is listed.
+That kind splits a text by GPT-2's pattern, writes each byte as a visible character, and merges neighbours by a list of
+merges, the earliest first. The result of a merge need not be a token unless it remains at the end. So
+  - bytes are 256 tokens and no merge;
+  - a character of several bytes is merged from them, the first two first. A merge always begins at a first byte, and no
+    byte is both first and later, so two characters never merge;
+  - for a trained vocabulary each way to make a token from two others is listed.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
 from ..data.tokenizer_json import to_tokenizer_json
 
-NORMAL, CONTROL = 1, 3  # kinds of a token; a control token is never found in a text and never shown
+NORMAL, CONTROL = 1, 3  # token types; a control token is never found in a text and never shown
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """Tokens by id, bytes written as visible characters, and the joins in order."""
-
-    tokens: tuple[str, ...]
-    kinds: tuple[int, ...]
-    merges: tuple[str, ...]
-    separator: int
-
-    def fields(self) -> dict[str, Any]:
-        """As fields of a GGUF file."""
-        return {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": "gpt-2",
-            "tokenizer.ggml.tokens": list(self.tokens),
-            "tokenizer.ggml.token_type": list(self.kinds),
-            "tokenizer.ggml.merges": list(self.merges),
-            "tokenizer.ggml.bos_token_id": self.separator,
-            "tokenizer.ggml.eos_token_id": self.separator,
-            "tokenizer.ggml.add_bos_token": False,
-            "tokenizer.ggml.add_eos_token": False,
-        }
-
-
-def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The vocabulary of any of our tokenizers, ids as they are."""
+def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the vocabulary of a tokenizer as fields of a GGUF file; ids stay the same."""
     char_of = bytes_to_unicode()
     texts = ["".join(char_of[b] for b in tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
     names = {i: f"<|no-text-{i}|>" for i, text in enumerate(texts) if not text} | {tokenizer.separator: SEPARATOR}
-    return Vocabulary(
-        tokens=tuple(names.get(i, text) for i, text in enumerate(texts)),
-        kinds=tuple(NORMAL if text else CONTROL for text in texts),
-        merges=tuple(_merges(tokenizer, texts)) or (f"{SEPARATOR} {SEPARATOR}",),
-        separator=tokenizer.separator,
-    )
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [names.get(i, text) for i, text in enumerate(texts)],
+        "tokenizer.ggml.token_type": [NORMAL if text else CONTROL for text in texts],
+        # An empty list cannot be written; this merge never applies, because the separator is no text.
+        "tokenizer.ggml.merges": _merges(tokenizer, texts) or [f"{SEPARATOR} {SEPARATOR}"],
+        "tokenizer.ggml.bos_token_id": tokenizer.separator,
+        "tokenizer.ggml.eos_token_id": tokenizer.separator,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_eos_token": False,
+    }
 
 
 def _merges(tokenizer: Tokenizer, texts: list[str]) -> list[str]:
-    """The joins, "left right" each. An empty list cannot be written: `vocabulary` puts one that never applies."""
+    """Return the merges, "left right" each."""
     if isinstance(tokenizer, GPT2Tokenizer):
         return [line for line in tokenizer.merges.split("\n")[1:] if line]
     if isinstance(tokenizer, BytePairTokenizer):
         return [f"{left} {right}" for left, right in to_tokenizer_json(tokenizer)["model"]["merges"]]
-    joins = (f"{text[:cut]} {text[cut]}" for text in texts for cut in range(1, len(text)))
-    return list(dict.fromkeys(joins))
+    merges = (f"{text[:cut]} {text[cut]}" for text in texts for cut in range(1, len(text)))
+    return list(dict.fromkeys(merges))

@@ -1,146 +1,190 @@
-"""What transformers calls our weights, and how its `config.json` says what a model is. Pure: no file, no transformers.
+"""Tensors between our names and those of transformers: one mapping per family, used for export and for import.
 
-Two things are different there, and each has a model that loads and writes nonsense where it is forgotten: GPT-2's
-matrices are (in, out), and a tied head is no tensor of the file.
+Two differences break a model without an error where they are forgotten: GPT-2's matrices are stored as (in, out), and a
+tied head has no tensor in the file.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, block_shapes, outer_shapes
-from ..errors import ConfigError
-from ..layers.positions import HIGH, LOW
-from .architectures import family_of, has_windows
+from ..checkpoint.model_file import WEIGHT_DTYPES
+from ..config import ModelConfig, block_shapes, outer_shapes, repr_short
+from ..errors import CheckpointError
+from .architectures import TensorNames, family_of
 
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-_LLAMA_NAMES = {
-    "ln_1.weight": "input_layernorm.weight",
-    "attn.q_norm.weight": "self_attn.q_norm.weight",
-    "attn.k_norm.weight": "self_attn.k_norm.weight",
-    "attn.c_proj.weight": "self_attn.o_proj.weight",
-    "ln_2.weight": "post_attention_layernorm.weight",
-    "mlp.c_gate.weight": "mlp.gate_proj.weight",
-    "mlp.c_fc.weight": "mlp.up_proj.weight",
-    "mlp.c_proj.weight": "mlp.down_proj.weight",
-}
-_LLAMA_OUTER = {"wte.weight": "model.embed_tokens.weight", "ln_f.weight": "model.norm.weight"}
+COMPLETE = "use a complete copy of the model"
+HEAD = "lm_head.weight"
+# Older files also hold masks and the frequencies of the rotation, which are computed here.
+_BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq", re.ASCII)
+_BIASES = re.compile(r"layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.bias", re.ASCII)
 
 
-def tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the names, and in the shapes, that transformers gives them."""
-    return _gpt2_tensors(config, state) if family_of(config) == "gpt2" else _llama_tensors(config, state)
+class TensorMapping(NamedTuple):
+    """One parameter of ours, and the tensors of transformers that hold its rows."""
+
+    name: str
+    parts: list[tuple[str, tuple[int, ...]]]  # names without prefix, and the shapes of the rows
+    transposed: bool
 
 
-def _gpt2_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each matrix transposed, as its Conv1D is x W + b; a bias that ours has not is zero there."""
-    C = config.n_embd
-    found = dict(state)
-    for part in ("ln_f", *(f"h.{layer}.{name}" for layer in range(config.n_layer) for name in ("ln_1", "ln_2"))):
-        found.setdefault(f"{part}.bias", torch.zeros(C))
+def tensor_mappings(names: TensorNames, config: ModelConfig) -> Iterator[TensorMapping]:
+    """Yield the mapping of each parameter of a model, layer by layer."""
+    D = config.head_size
+    qkv_rows = [config.n_head * D, config.kv_heads * D, config.kv_heads * D]
+
+    def mapping(name: str, shape: tuple[int, ...], ours: str = "", theirs: str = "") -> TensorMapping:
+        parts = names.names[name]
+        rows = [shape[0]] if len(parts) == 1 else qkv_rows
+        shapes = [(n, *shape[1:]) for n in rows]
+        named = [(theirs + part, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return TensorMapping(ours + name, named, name in names.transposed)
+
+    for name, shape in outer_shapes(config).items():
+        yield mapping(name, shape)
     for layer in range(config.n_layer):
-        for name in _TRANSPOSED:
-            weight = found[f"h.{layer}.{name}"] = state[f"h.{layer}.{name}"].T.contiguous()
-            found.setdefault(f"h.{layer}.{name.removesuffix('weight')}bias", torch.zeros(weight.size(1)))
-    return {name if name == "lm_head.weight" else f"transformer.{name}": t for name, t in found.items()}
+        for name, shape in block_shapes(config).items():
+            yield mapping(name, shape, f"h.{layer}.", f"{names.layers}.{layer}.")
 
 
-def _llama_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values apart; the pairs that turn are the same halves there."""
-    rows = [heads * config.head_size for heads in (config.n_head, config.kv_heads, config.kv_heads)]
-    found = {_LLAMA_OUTER.get(name, name): state[name] for name in outer_shapes(config)}
-    for layer in range(config.n_layer):
-        for name in block_shapes(config):
-            tensor = state[f"h.{layer}.{name}"]
-            if name == "attn.c_attn.weight":
-                parts = zip("qkv", tensor.split(rows), strict=True)
-                found |= {f"model.layers.{layer}.self_attn.{kind}_proj.weight": part for kind, part in parts}
-            else:
-                found[f"model.layers.{layer}.{_LLAMA_NAMES[name]}"] = tensor
-    return found
-
-
-def config_json(config: ModelConfig, *, separator: int | None, dtype: str) -> dict[str, Any]:
-    """The content of `config.json`, for transformers 5 and, where it has other names, for older versions too.
+def to_hf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the names, and in the shapes, that transformers gives them.
 
     Raises:
-        ConfigError: heads that transformers refuses in a Llama.
+        ConfigError: the model belongs to no family.
     """
     family = family_of(config)
-    values: dict[str, Any] = {
-        "architectures": [CLASSES[family]],
-        "model_type": family,
-        "vocab_size": config.vocab_size,
-        "bos_token_id": separator,
-        "eos_token_id": separator,
-        "tie_word_embeddings": config.tied_head,
-        "initializer_range": 0.02,
-        "use_cache": True,
-        "dtype": dtype,
-        "torch_dtype": dtype,  # its name before transformers 5
-    }
-    return values | (_gpt2_config(config) if family == "gpt2" else _llama_config(config, family))
+    with_biases = replace(config, bias=config.bias or family.always_biased)
+    tensors = {}
+    for name, parts, transposed in tensor_mappings(family.tensors, with_biases):
+        rows = [shape[0] for _, shape in parts]
+        # A bias that the model does not have is zero in the file.
+        tensor = state[name] if name in state else torch.zeros(sum(rows))
+        for (part, _), piece in zip(parts, tensor.split(rows), strict=True):
+            prefix = "" if part == HEAD else family.tensors.prefix
+            tensors[prefix + part] = piece.T.contiguous() if transposed else piece
+    return tensors
 
 
-def _gpt2_config(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_positions": config.n_positions,
-        "n_ctx": config.n_positions,  # what llama.cpp reads
-        "n_embd": config.n_embd,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_inner": config.inner_size,
-        "activation_function": {"gelu_tanh": "gelu_new", "gelu": "gelu"}[config.activation],
-        "layer_norm_epsilon": config.norm_eps,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.attn_dropout,
-        "scale_attn_weights": True,
-    }
+def strip_prefix(tensors: Mapping[str, Tensor], names: TensorNames, where: Path) -> dict[str, Tensor]:
+    """Return the tensors without the prefix of their family, and without buffers.
+
+    Raises:
+        CheckpointError: a name that occurs with and without the prefix, or a number type that weights do not have.
+    """
+    stripped: dict[str, Tensor] = {}
+    for full, tensor in tensors.items():
+        name = full.removeprefix(names.prefix)
+        if _BUFFERS.fullmatch(name):
+            continue
+        if name in stripped:
+            raise CheckpointError(f"{where} holds {name} twice, with {names.prefix} and without; {COMPLETE}")
+        if tensor.dtype not in WEIGHT_DTYPES:
+            raise CheckpointError(
+                f"{where}: {full} holds numbers of type {str(tensor.dtype).removeprefix('torch.')}; only float32, "
+                "float16, bfloat16 and float64 are weights here: use the model from before it was quantized"
+            )
+        stripped[name] = tensor
+    return stripped
 
 
-def _llama_config(config: ModelConfig, family: str) -> dict[str, Any]:
-    if family == "llama" and config.n_embd % config.n_head:
-        raise ConfigError(
-            f"transformers refuses a Llama whose n_embd={config.n_embd} is no multiple of n_head={config.n_head}, "
-            f"whatever head_dim says; train one with n_embd={-(-config.n_embd // config.n_head) * config.n_head}, "
-            "or with qk_norm, which makes it a Qwen3"
+def from_hf_tensors(
+    tensors: dict[str, Tensor], names: TensorNames, config: ModelConfig, where: Path
+) -> dict[str, Tensor]:
+    """Return all parameters of a model, float32 by our names.
+
+    Args:
+        tensors: from `strip_prefix`; emptied, so that each is freed once it is converted.
+        where: the folder or file, for messages.
+
+    Raises:
+        CheckpointError: a tensor that is missing, unknown, or of another shape than the config gives it.
+    """
+    # Checked before a name is made for each layer of a config that says a billion.
+    if config.n_layer > len(tensors):
+        raise CheckpointError(
+            f"{where}: its config says {repr_short(config.n_layer)} layers, and there are {len(tensors):,} tensors; "
+            + COMPLETE
         )
-    rope = _rope(config)
-    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-    values: dict[str, Any] = {
-        "max_position_embeddings": config.n_positions,
-        "hidden_size": config.n_embd,
-        "intermediate_size": config.inner_size,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_size,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_parameters": rope,
-        "rope_theta": config.rope_base,  # this and the next: before transformers 5
-        "rope_scaling": None if config.rope_scaling == "none" else scaling,
-        "attention_bias": False,
-        "attention_dropout": config.attn_dropout,
-    }
-    if family == "llama":
-        return values | {"mlp_bias": False, "pretraining_tp": 1}
-    kinds = ["sliding_attention" if config.window_size(i) else "full_attention" for i in range(config.n_layer)]
-    windows = has_windows(config)
-    sliding = {"use_sliding_window": windows, "sliding_window": config.window if windows else None}
-    return values | sliding | {"layer_types": kinds, "max_window_layers": config.n_layer}
+    head = tensors.pop(HEAD, None) if config.tied_head else None
+    weights = {}
+    for name, parts, transposed in tensor_mappings(names, config):
+        pieces = [_take(tensors, part, shape, transposed, where) for part, shape in parts]
+        weights[name] = _as_float32(pieces[0] if len(pieces) == 1 else torch.cat([piece.float() for piece in pieces]))
+    if head is not None and not same_numbers(head, weights["wte.weight"]):
+        raise CheckpointError(
+            f"{where}: tie_word_embeddings is true, but lm_head.weight is not the token table again; if it is meant to "
+            "be a table of its own, set tie_word_embeddings to false in config.json"
+        )
+    _refuse_unknown(tensors, where)
+    return _unshare(weights)
 
 
-def _rope(config: ModelConfig) -> dict[str, Any]:
-    """How positions turn, as transformers 5 has it."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_base}
-    if config.rope_scaling != "none":
-        rope |= {"rope_type": config.rope_scaling, "factor": config.rope_factor}
-    if config.rope_scaling == "llama3":
-        rope |= {"low_freq_factor": LOW, "high_freq_factor": HIGH}
-        rope |= {"original_max_position_embeddings": config.rope_trained_on}
-    return rope
+def drop_zero_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Drop the biases of a trained GPT-2 if all of them are zero: it was trained without.
+
+    transformers' GPT-2 always has biases, so a model without them is exported with zeros. An untrained GPT-2 has zeros
+    too, but norms whose gains are all 1: it keeps its biases.
+    """
+    biases = [name for name in weights if name.endswith(".bias")]
+    gains = [name for name in weights if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight"))]
+    if any(weights[name].any() for name in biases) or all(bool((weights[name] == 1).all()) for name in gains):
+        return config, weights
+    return replace(config, bias=False), {name: t for name, t in weights.items() if name not in biases}
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tables hold the same numbers."""
+    return a.shape == b.shape and torch.equal(a.float(), b.float())
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    """Return the numbers in float32, in a storage of exactly their size: a model file holds whole storages."""
+    wide = tensor.to(torch.float32).contiguous()
+    return wide if wide.untyped_storage().nbytes() == wide.nbytes else wide.clone()
+
+
+def _unshare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share a storage with an earlier one, because a model file of ours refuses shared storages."""
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        address = tensor.untyped_storage().data_ptr()
+        weights[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return weights
+
+
+def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], transposed: bool, where: Path) -> Tensor:
+    """Remove a tensor from the table and return it as (out, in). Raises CheckpointError."""
+    tensor = tensors.pop(name, None)
+    if tensor is None:
+        raise CheckpointError(f"{where} has no tensor {name}; {COMPLETE}")
+    expected, actual = shape[::-1] if transposed else shape, tuple(tensor.shape)
+    if actual != expected:
+        raise CheckpointError(
+            f"{where}: {name} has the shape {repr_short(actual)}, and its config makes it {repr_short(expected)}; "
+            + COMPLETE
+        )
+    return tensor.t() if transposed else tensor
+
+
+def _refuse_unknown(tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Raise CheckpointError for unused tensors. Biases of zeros are accepted, because they add nothing."""
+    for name in sorted(tensors):
+        if _BIASES.fullmatch(name) and tensors[name].any():
+            field = "mlp_bias" if ".mlp." in name else "attention_bias"
+            raise CheckpointError(
+                f"{where}: {field}=True cannot be imported: {name} is not zero, and a Llama has no such bias here; "
+                "use it with the program it is from"
+            )
+    unknown = sorted(name for name in tensors if not _BIASES.fullmatch(name))
+    if unknown:
+        more = f" and {len(unknown) - 1:,} more" if unknown[1:] else ""
+        raise CheckpointError(
+            f"{where} holds what its config says nothing of: the tensor {repr_short(unknown[0])}{more}; {COMPLETE}"
+        )

@@ -1,4 +1,4 @@
-"""A folder with a model to the Hugging Face hub."""
+"""Upload an exported folder to the Hugging Face hub."""
 
 import json
 import shlex
@@ -8,20 +8,20 @@ from .. import __version__
 from ..checkpoint.tensors import read_tensors
 from ..errors import CheckpointError, ConfigError, DataError
 
-NEEDED = ("config.json", "model.safetensors", "README.md")  # without them it is no model, or nobody knows which
+REQUIRED_FILES = ("config.json", "model.safetensors", "README.md")
 
 
-def may_push(name: str) -> str:
-    """The token to push with. Raises ConfigError for a name that is none, or where there is no token."""
+def check_push(name: str) -> str:
+    """Return the token to upload with. Raises ConfigError for an invalid model name, or without a token."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is there, and undeclared
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it exists, but is not declared
 
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         reason = str(error).strip().rstrip(".")
-        raise ConfigError(f"{name!r} is no name of a model: {reason}; try one like somebody/small-stories") from None
+        raise ConfigError(f"{name!r} is no name of a model: {reason}; try one like you/small-stories") from None
     token = get_token()
     if token is None:
         raise ConfigError(
@@ -32,32 +32,33 @@ def may_push(name: str) -> str:
 
 
 def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None = None) -> str:
-    """Upload an exported folder as a model of the hub: made where it is not there, else with a commit on top.
+    """Upload a folder as a model of the hub: a new model, or a commit to an existing one.
 
     Args:
-        name: of the model: `somebody/small-stories`, or without the owner for the one whose token is used.
-        private: whether only the owner may see it. A model that is there already keeps what it has.
+        name: of the model: `you/small-stories`; without an owner, the owner of the token.
+        private: whether only the owner may see a new model. An existing model stays as it is.
         endpoint: the address of another hub.
 
     Returns:
         The address of the model.
 
     Raises:
-        ConfigError: the folder is no export, the name is none, there is no token, or a private model is asked for and
-            the one that is there is public.
+        ConfigError: the folder is no export, the name is invalid, there is no token, or `private` and the existing
+            model is public.
         CheckpointError: its weights or a JSON file are damaged.
         DataError: the hub does not answer, or refuses.
     """
     from huggingface_hub import HfApi
 
-    if missing := [file for file in NEEDED if not (folder / file).is_file()]:
+    if missing := [file for file in REQUIRED_FILES if not (folder / file).is_file()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}; export it first: light-llm export hf --out {folder}")
     check_folder(folder)
-    token = may_push(name)
+    token = check_push(name)
     api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
     try:
-        whole_name = name if "/" in name else f"{api.whoami()['name']}/{name}"
-        repo = api.create_repo(whole_name, private=private, exist_ok=True).repo_id
+        full_name = name if "/" in name else f"{api.whoami()['name']}/{name}"
+        repo = api.create_repo(full_name, private=private, exist_ok=True).repo_id
+        # create_repo ignores `private` for an existing model.
         if private and not api.model_info(repo).private:
             raise ConfigError(
                 f"{repo} is on the hub already and public, and a private model was asked for; nothing was sent. "
@@ -65,7 +66,7 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
             )
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Exported with light-llm {__version__}")
     except Exception as error:
-        if not _is_of_the_hub(error):
+        if not _is_from_hub(error):
             raise
         raise DataError(
             f"{name} could not be pushed ({_reason(error)}); the folder {folder} is as it was, so push it again with: "
@@ -76,7 +77,7 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
 
 
 def check_folder(folder: Path) -> None:
-    """Raise CheckpointError where the weights or a JSON file of a folder cannot be read: a copy that was cut."""
+    """Raise CheckpointError if the weights or a JSON file of a folder cannot be read, as in an incomplete copy."""
     read_tensors(folder / "model.safetensors")
     for path in sorted(folder.glob("*.json")):
         try:
@@ -85,14 +86,14 @@ def check_folder(folder: Path) -> None:
             raise CheckpointError(f"{path} is damaged, or no JSON: {error}; nothing was sent") from None
 
 
-def _is_of_the_hub(error: Exception) -> bool:
-    """Whether it is about the network or the hub: the library raises its own errors, and those of its HTTP library."""
+def _is_from_hub(error: Exception) -> bool:
+    """Return whether an error is about the network or the hub: the library also raises those of its HTTP library."""
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or package.startswith(("huggingface_hub", "httpx", "httpcore", "requests"))
 
 
 def _reason(error: Exception) -> str:
-    """The first line of the first cause."""
+    """Return the first line of the first cause."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = str(error).strip().splitlines()

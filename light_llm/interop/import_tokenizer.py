@@ -1,4 +1,4 @@
-"""The tokenizer of a foreign folder as one of ours: the same ids for every text that was tried, or none at all."""
+"""Import the tokenizer of a Hugging Face folder, if one of ours gives the same ids for every text that is tried."""
 
 import hashlib
 import json
@@ -13,36 +13,37 @@ from ..data.tokenizer_json import END_OF_TEXT_NAMES, from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json, read_bounded
-from .verify import TEXTS
+from .verify import TOKENIZER_TEXTS
 
-ALONE = "import the weights alone with --tokenizer none"
-OTHER = f"name another with --tokenizer (gpt2, byte, or the path of a tokenizer.json), or {ALONE}"
+WITHOUT = "import the weights alone with --tokenizer none"
+ANOTHER = f"name another with --tokenizer (gpt2, byte, or the path of a tokenizer.json), or {WITHOUT}"
 
 
 def read_tokenizer(folder: Path, spec: str, config: Mapping[str, Any], *, offline: bool = False) -> Tokenizer | None:
-    """The tokenizer of a folder, or the one that is named instead.
+    """Return the tokenizer of a folder, or the one that is named instead.
 
     Args:
         spec: empty for the folder's own; none; gpt2, byte or the path of a `tokenizer.json`.
-        config: of the model: its eos_token_id stands between documents.
+        config: of the model: its eos_token_id becomes the separator of documents.
         offline: download nothing.
 
     Raises:
-        CheckpointError: the folder has none, or one that is not ours to compute; the message says in which part.
-        ConfigError: spec names no tokenizer that can be had without a text.
+        CheckpointError: the folder has none, or one that ours cannot express; the message names the part.
+        ConfigError: spec names no tokenizer, or one that is trained on a text.
     """
     if spec == "none":
         return None
     if spec:
         return named_tokenizer(spec, offline=offline)
-    values, path = _values_in(folder)
-    if (plain := _without_joins(values)) is not None:
-        return plain
-    return _with_separator(_known(_checked(values, path), values), config.get("eos_token_id"), values, path)
+    values, path = _read_values(folder)
+    if (simple := _without_merges(values)) is not None:
+        return simple
+    tokenizer = _as_gpt2(_checked(values, path), values)
+    return _with_separator(tokenizer, config.get("eos_token_id"), values, path)
 
 
 def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
-    """The tokenizer that `--tokenizer` names. Raises ConfigError for one that is made from a text."""
+    """Return the tokenizer that `--tokenizer` names. Raises ConfigError for one that is trained on a text."""
     if spec.partition(":")[0] in ("bpe", "char"):
         raise ConfigError(
             f"--tokenizer {spec} cannot be used here: it would be made from a text, and a model knows only the one it "
@@ -51,16 +52,13 @@ def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
     return make_tokenizer(spec, offline=offline)
 
 
-def _values_in(folder: Path) -> tuple[Any, Path]:
-    """The values of tokenizer.json, or the same made of GPT-2's two files; and which file they are from."""
+def _read_values(folder: Path) -> tuple[Any, Path]:
+    """Return the values of tokenizer.json, or the same made from vocab.json and merges.txt, and the path."""
     path, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not path.is_file() and not (vocab.is_file() and merges.is_file()):
-        only = (
-            "; its tokenizer.model is SentencePiece's, which is not read"
-            if (folder / "tokenizer.model").is_file()
-            else ""
-        )
-        raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt{only}; {OTHER}")
+        has_sentencepiece = (folder / "tokenizer.model").is_file()
+        only = "; its tokenizer.model is SentencePiece's, which is not read" if has_sentencepiece else ""
+        raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt{only}; {ANOTHER}")
     path = path if path.is_file() else vocab
     try:
         values = load_json(path)
@@ -71,64 +69,64 @@ def _values_in(folder: Path) -> tuple[Any, Path]:
         reason = error.strerror or str(error)
     except (ValueError, AttributeError, TypeError) as error:
         reason = str(error)
-    raise CheckpointError(f"the tokenizer {path} cannot be read: {reason}; {OTHER}")
+    raise CheckpointError(f"the tokenizer {path} cannot be read: {reason}; {ANOTHER}")
 
 
 def _as_tokenizer_json(vocab: Any, merges: str) -> dict[str, Any]:
-    """GPT-2's two older files in the form of one."""
-    joins = [line.split(" ") for line in merges.splitlines() if line and not line.startswith("#version")]
-    kept = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    """Return GPT-2's two older files in the form of tokenizer.json."""
+    pairs = [line.split(" ") for line in merges.splitlines() if line and not line.startswith("#version")]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
-        "added_tokens": [{"id": vocab[SEPARATOR], "content": SEPARATOR, **kept}] if SEPARATOR in vocab else [],
+        "added_tokens": [{"id": vocab[SEPARATOR], "content": SEPARATOR, **flags}] if SEPARATOR in vocab else [],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": dict(vocab), "merges": joins},
+        "model": {"type": "BPE", "vocab": dict(vocab), "merges": pairs},
     }
 
 
 def _checked(values: Any, path: Path) -> BytePairTokenizer:
-    """Ours of the same table, after both were asked for the same texts. Raises CheckpointError."""
+    """Return our tokenizer with the same vocabulary, after comparing its ids with those of the `tokenizers` library.
+
+    Raises:
+        CheckpointError: a part that ours does not have, or other ids.
+    """
     try:
-        if why := _strange_part(values):
-            raise ConfigError(why)
+        if part := _unsupported_part(values):
+            raise ConfigError(part)
         ours = from_tokenizer_json(values, str(path))
     except ConfigError as error:
-        why = str(error).removeprefix(f"{path}: ").partition("; ")[0]
-        raise CheckpointError(f"the tokenizer {path} cannot be used here: {why}; {ALONE}") from None
-    from tokenizers import Tokenizer as Theirs
+        reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+        raise _unusable(path, reason) from None
+    from tokenizers import Tokenizer as LibraryTokenizer
 
     try:
-        theirs = Theirs.from_str(json.dumps(values))
-    except Exception as error:  # the library has no type of its own
-        raise CheckpointError(f"the tokenizer {path} cannot be read: {str(error)[:200]}; {OTHER}") from None
+        theirs = LibraryTokenizer.from_str(json.dumps(values))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"the tokenizer {path} cannot be read: {str(error)[:200]}; {ANOTHER}") from None
     theirs.no_truncation()
     theirs.no_padding()
     if theirs.encode("a").ids != theirs.encode("a", add_special_tokens=False).ids:
-        raise CheckpointError(
-            f"the tokenizer {path} cannot be used here: its post_processor puts ids around each text "
-            f"({_added(theirs)}), which ours does not; {ALONE}"
-        )
-    for text in (*TEXTS, *_all_tokens(ours)):
+        added = " ".join(word for word in theirs.encode("a").tokens if word != "a")[:80]
+        raise _unusable(path, f"its post_processor puts ids around each text ({added}), which ours does not")
+    for text in (*TOKENIZER_TEXTS, *_texts_of_tokens(ours)):
         expected = theirs.encode(text, add_special_tokens=False).ids
-        if (found := ours.encode(text)) != expected:
-            at = next(i for i, (a, b) in enumerate(zip([*found, -1], [*expected, -2], strict=False)) if a != b)
-            raise CheckpointError(
-                f"the tokenizer {path} cannot be used here: a byte-level BPE makes other ids of some texts, "
-                f"such as {repr_short(text[max(0, at - 20) :][:40])}; {ALONE}"
-            )
+        if (ids := ours.encode(text)) != expected:
+            at = next(i for i, (a, b) in enumerate(zip([*ids, -1], [*expected, -2], strict=False)) if a != b)
+            example = repr_short(text[max(0, at - 20) :][:40])
+            raise _unusable(path, f"a byte-level BPE makes other ids of some texts, such as {example}")
     return ours
 
 
-def _added(tokenizer: Any) -> str:
-    """The tokens that a tokenizer adds to a text."""
-    return " ".join(word for word in tokenizer.encode("a").tokens if word != "a")[:80]
+def _unusable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"the tokenizer {path} cannot be used here: {reason}; {WITHOUT}")
 
 
-def _all_tokens(tokenizer: BytePairTokenizer) -> Iterator[str]:
-    """Every token of a table by itself, and in two texts: one after the other, and as words.
+def _texts_of_tokens(tokenizer: BytePairTokenizer) -> Iterator[str]:
+    """Yield the texts of all tokens: joined, with spaces between, and one by one.
 
-    A token that is made in all of them is made by the same joins, whatever they are.
+    A token that both tokenizers make in all of these is made by the same merges. One text alone would not do: there an
+    earlier merge can hide a difference.
     """
     tokens = [token.decode("utf-8", errors="ignore") for token in tokenizer.tokens]
     yield "".join(tokens)
@@ -136,11 +134,11 @@ def _all_tokens(tokenizer: BytePairTokenizer) -> Iterator[str]:
     yield from filter(None, tokens)
 
 
-def _strange_part(values: Any) -> str:
-    """The first part of a `tokenizer.json` that a byte-level BPE with GPT-2's pattern does not have; or nothing."""
+def _unsupported_part(values: Any) -> str:
+    """Return the first part of a `tokenizer.json` that a byte-level BPE with GPT-2's pattern does not have; or ""."""
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         return "it has no model"
-    model, before, normalizer = values["model"], values.get("pre_tokenizer"), values.get("normalizer")
+    model, pre, normalizer = values["model"], values.get("pre_tokenizer"), values.get("normalizer")
     if model.get("type") != "BPE":
         return f"its model is {repr_short(model.get('type'))} and no byte-level BPE"
     if model.get("byte_fallback"):
@@ -149,13 +147,13 @@ def _strange_part(values: Any) -> str:
         if model.get(mark):
             return f"its model has {mark}={repr_short(model[mark])}, so that tokens are not what texts are made of"
     if normalizer:
-        return f"its normalizer ({_kinds(normalizer)}) changes texts before they are cut"
-    if not isinstance(before, dict) or before.get("type") != "ByteLevel" or before.get("use_regex") is False:
-        return f"its pre_tokenizer ({_kinds(before)}) cuts texts by another pattern than GPT-2's"
-    if before.get("add_prefix_space") is not False:
+        return f"its normalizer ({_type_names(normalizer)}) changes texts before they are cut"
+    if not isinstance(pre, dict) or pre.get("type") != "ByteLevel" or pre.get("use_regex") is False:
+        return f"its pre_tokenizer ({_type_names(pre)}) cuts texts by another pattern than GPT-2's"
+    if pre.get("add_prefix_space") is not False:
         return "its pre_tokenizer has add_prefix_space=True, which puts a space before each text"
-    if not isinstance(after := values.get("decoder"), dict) or after.get("type") != "ByteLevel":
-        return f"its decoder ({_kinds(after)}) makes other texts of ids than joining their bytes"
+    if not isinstance(decoder := values.get("decoder"), dict) or decoder.get("type") != "ByteLevel":
+        return f"its decoder ({_type_names(decoder)}) makes other texts of ids than joining their bytes"
     added = values.get("added_tokens") or []
     if texts := [t.get("content") for t in added if isinstance(t, dict) and t.get("special") is False]:
         return (
@@ -164,20 +162,20 @@ def _strange_part(values: Any) -> str:
     return ""
 
 
-def _kinds(part: Any) -> str:
-    """What a part of a `tokenizer.json` is called, and where it is a sequence, its parts."""
+def _type_names(part: Any) -> str:
+    """Return the type of a part of a `tokenizer.json`, and for a sequence those of its parts."""
     if not isinstance(part, dict):
         return "none"
-    inner: list[Any] = next(
-        (part[name] for name in ("pretokenizers", "normalizers", "decoders") if isinstance(part.get(name), list)), []
-    )
-    return " of ".join(filter(None, [str(part.get("type"))[:40], ", ".join(_kinds(one) for one in inner[:4])]))
+    lists = (part.get(name) for name in ("pretokenizers", "normalizers", "decoders"))
+    inner: list[Any] = next((parts for parts in lists if isinstance(parts, list)), [])
+    return " of ".join(filter(None, [str(part.get("type"))[:40], ", ".join(_type_names(p) for p in inner[:4])]))
 
 
 def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> Tokenizer:
-    """With the end that the model was trained with between documents, an id without a text.
+    """Return the tokenizer with the end-of-text id of the model as its separator of documents.
 
-    Raises CheckpointError where config.json does not say which that is, and no name does.
+    Raises:
+        CheckpointError: neither config.json nor the name of an added token says which id that is.
     """
     ends = eos if isinstance(eos, list) else [eos]
     if type(tokenizer) is not BytePairTokenizer or tokenizer.separator in ends:
@@ -190,34 +188,34 @@ def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> 
         return tokenizer
     raise CheckpointError(
         f"the tokenizer {path} cannot be used here: eos_token_id={repr_short(eos)} in config.json is none of its ids "
-        f"without a text, so nobody knows where a text ends; write the right one there, or {ALONE}"
+        f"without a text, so the end of a text is unknown; write the right one there, or {WITHOUT}"
     )
 
 
-def _without_joins(values: Any) -> Tokenizer | None:
-    """Bytes or characters, each an id, in the form that an export of ours has; None for any other tokenizer."""
+def _without_merges(values: Any) -> Tokenizer | None:
+    """Return the tokenizer of bytes or characters that an export of ours wrote; None for any other file."""
     try:
-        model, before = values["model"], values.get("pre_tokenizer")
+        model, pre = values["model"], values.get("pre_tokenizer")
         special = {token["content"]: token["id"] for token in values["added_tokens"]}
         if model["type"] != "BPE" or model["merges"] or values.get("normalizer") or [*special] != [SEPARATOR]:
             return None
         letters = {letter: i for letter, i in model["vocab"].items() if letter not in special}
-        whole = sorted(letters.values()) == [*range(special[SEPARATOR])]
-        if before is None and whole and all(len(letter) == 1 for letter in letters):
+        is_dense = sorted(letters.values()) == [*range(special[SEPARATOR])]
+        if pre is None and is_dense and all(len(letter) == 1 for letter in letters):
             return CharTokenizer("".join(sorted(letters, key=lambda letter: letters[letter])))
-        if before and before["type"] == "ByteLevel" and letters == {c: byte for byte, c in bytes_to_unicode().items()}:
+        if pre and pre["type"] == "ByteLevel" and letters == {c: byte for byte, c in bytes_to_unicode().items()}:
             return ByteTokenizer() if special[SEPARATOR] == ByteTokenizer.separator else None
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
         pass
     return None
 
 
-def _known(tokenizer: BytePairTokenizer, values: Any) -> Tokenizer:
-    """GPT-2's own where its joins are GPT-2's, so that it is the same tokenizer here as anywhere."""
-    joins = [join if isinstance(join, str) else " ".join(join) for join in values["model"]["merges"]]
-    merges = "\n".join(["#version: 0.2", *joins, ""])
-    if hashlib.sha256(merges.encode()).hexdigest() != GPT2_VOCABULARY.sha256:
+def _as_gpt2(tokenizer: BytePairTokenizer, values: Any) -> Tokenizer:
+    """Return GPT2Tokenizer if the merges are GPT-2's, so that datasets and checkpoints recognise it by its name."""
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in values["model"]["merges"]]
+    text = "\n".join(["#version: 0.2", *merges, ""])
+    if hashlib.sha256(text.encode()).hexdigest() != GPT2_VOCABULARY.sha256:
         return tokenizer
-    known = GPT2Tokenizer(merges)
-    same = (known.tokens, known.separator) == ([*tokenizer.tokens], tokenizer.separator)
-    return known if same else tokenizer
+    gpt2 = GPT2Tokenizer(text)
+    same = (gpt2.tokens, gpt2.separator) == ([*tokenizer.tokens], tokenizer.separator)
+    return gpt2 if same else tokenizer

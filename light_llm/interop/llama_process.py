@@ -1,7 +1,7 @@
-"""The process that runs llama.cpp: `python -m light_llm.interop.llama_process`, questions on standard input.
+"""The child process that runs llama.cpp: `python -m light_llm.interop.llama_process`, requests on standard input.
 
-A question is a line of JSON: what to do, and with what. So is an answer; where it has a shape, the numbers follow, as
-float32. Neither torch nor a model of ours is here.
+A request is a line of JSON: the name of a method, and its arguments. An answer is a line of JSON too; if it has a
+shape, the numbers follow as float32. Neither torch nor a model of ours is loaded here.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-F32_CACHE = 0  # ggml's number for float32: keys and values are kept as they are
+GGML_TYPE_F32 = 0
 
 
 class Llama:
-    """A GGUF file as llama.cpp computes it on the CPU."""
+    """A GGUF file opened by llama.cpp on the CPU."""
 
     def __init__(self, path: str, threads: int) -> None:
         import llama_cpp
@@ -27,84 +27,86 @@ class Llama:
         self.api: Any = llama_cpp
         self.llama = llama_cpp.Llama(
             path,
-            n_ctx=0,  # as long as the model's
+            n_ctx=0,  # the context of the model
             n_threads=threads,
             n_threads_batch=threads,
             logits_all=True,
-            type_k=F32_CACHE,
-            type_v=F32_CACHE,
+            type_k=GGML_TYPE_F32,
+            type_v=GGML_TYPE_F32,
             verbose=False,
         )
         self.vocab = llama_cpp.llama_model_get_vocab(self.llama.model)
         self.has_tokenizer = llama_cpp.llama_vocab_type(self.vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
 
     def version(self) -> str:
-        """Of llama-cpp-python."""
+        """Return the version of llama-cpp-python."""
         return str(self.api.__version__)
 
     def logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """(B, T) ids -> (B, T, V), row by row."""
-        return np.stack([self._after(row) for row in ids])
-
-    def _after(self, row: Sequence[int], *, more: bool = False) -> NDArray[np.float32]:
-        """(T, V) logits of a row, or of what goes on after the tokens before."""
-        if not more:
+        """Compute logits row by row: (B, T) ids -> (B, T, V)."""
+        rows = []
+        for row in ids:
             self.llama.reset()
-        seen = self.llama.n_tokens
-        self.llama.eval(list(row))
-        return np.array(self.llama.scores[seen : seen + len(row)], np.float32)
+            rows.append(self._extend(row))
+        return np.stack(rows)
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """The n likeliest tokens after ids, one by one, with its cache."""
+        """Return the n most likely tokens after ids, one by one, with the cache."""
         written: list[int] = []
-        after = self._after(ids)
+        new = list(ids)
+        self.llama.reset()
         while len(written) < n:
-            written.append(int(after[-1].argmax()))
-            if len(written) < n:
-                after = self._after(written[-1:], more=True)
+            new = [int(self._extend(new)[-1].argmax())]
+            written += new
         return written
 
+    def _extend(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Append ids to the cached ones and return their logits: (T,) -> (T, V)."""
+        start = self.llama.n_tokens
+        self.llama.eval(list(ids))
+        return np.array(self.llama.scores[start : start + len(ids)], np.float32)
+
     def encode(self, text: str) -> list[int] | None:
-        """Ids by the tokenizer in the file, with what it adds by itself; None where it has none."""
+        """Return the ids of a text, with what the tokenizer adds by default; None if the file has no tokenizer."""
         if not self.has_tokenizer:
             return None
         return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=True, special=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
-        return b"".join(self._piece(i) for i in ids).decode("utf-8", errors="replace")
+        """Return the text of ids, special tokens left out."""
+        return b"".join(self._token_bytes(i) for i in ids).decode("utf-8", errors="replace")
 
-    def _piece(self, token: int) -> bytes:
-        """The bytes of one token, however many."""
+    def _token_bytes(self, token: int) -> bytes:
         size = 64
         while True:
             buffer = create_string_buffer(size)
             n = int(self.api.llama_token_to_piece(self.vocab, token, buffer, size, 0, False))
             if n >= 0:
                 return buffer.raw[:n]
-            size = -n  # what it needs
+            size = -n  # a negative count is the size that the token needs
 
 
 def main() -> None:
-    """Answer until there are no more questions."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks, which ends this one
+    """Answer requests until standard input is closed."""
+    # Ctrl-C goes to the whole process group; the parent handles it, and ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what llama.cpp prints is no answer
+    os.dup2(2, 1)  # llama.cpp prints to standard output, which is the channel of the answers
     llama: Llama | None = None
     for line in sys.stdin.buffer:
-        what, *values = json.loads(line)
+        method, *values = json.loads(line)
         try:
-            if what == "open":
+            if method == "open":
                 llama = Llama(*values)
-                what, values = "version", []
-            found = getattr(llama, what)(*values)
+                method, values = "version", []
+            result = getattr(llama, method)(*values)
         except (ValueError, RuntimeError, OSError) as error:
             answers.write(_line({"error": " ".join(str(error).split())}))
         else:
-            if isinstance(found, np.ndarray):
-                answers.write(_line({"shape": found.shape}) + found.tobytes())
+            if isinstance(result, np.ndarray):
+                answers.write(_line({"shape": result.shape}) + result.tobytes())
             else:
-                answers.write(_line({"value": found}))
+                answers.write(_line({"value": result}))
         answers.flush()
 
 

@@ -1,7 +1,7 @@
-"""nanoGPT's checkpoints to models of ours.
+"""Import checkpoints of nanoGPT.
 
 A checkpoint is a file of `torch.save`: {"model": tensors, "model_args": sizes, "optimizer", "iter_num",
-"best_val_loss", "config"}. Its matrices are as ours, (out, in), its head is tied, its GELU is the exact one.
+"best_val_loss", "config"}. Its matrices are (out, in) as ours, its head is tied, its GELU is the exact one.
 """
 
 import math
@@ -22,95 +22,94 @@ from ..config.choices import ACTIVATIONS
 from ..data import Tokenizer
 from ..data.tokenizers import CharTokenizer
 from ..errors import CheckpointError, ConfigError, DataError
-from .import_model import as_loaded
+from .architectures import NANOGPT_TENSORS
+from .hf_mapping import HEAD, from_hf_tensors, same_numbers, strip_prefix
+from .import_model import make_loaded
 from .import_tokenizer import named_tokenizer
-from .import_weights import renamed, same, to_ours
 
-GPT2_SIZES = (50257, 50304)  # ids, and the round number that nanoGPT makes of it
+GPT2_SIZES = (50257, 50304)  # ids, and the multiple of 64 that nanoGPT pads them to
 SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "block_size": "n_positions"}
-CHUNK = 1 << 20  # characters that are counted together
-MOST_PICKLE = 8 << 20  # bytes of names and sizes in a checkpoint: a hundred times what one has
+TEXT_CHUNK = 1 << 20  # characters that are read at once
+MAX_PICKLE = 8 << 20  # bytes of names and sizes in a checkpoint: a hundred times the usual
 _PICKLE = "a pickle, which can run code when it is read"
+_ANOTHER = "use a checkpoint that nanoGPT's train.py wrote"
 
 
 def read_checkpoint(
     path: Path, *, tokenizer: str = "", text: Path | None = None, activation: str = "gelu", offline: bool = False
 ) -> LoadedModel:
-    """The model in a checkpoint of nanoGPT. No code in it is run.
+    """Return the model in a checkpoint of nanoGPT, without running code from it.
 
     Args:
         tokenizer: gpt2 (the default for 50,257 or 50,304 ids), char, byte, the path of a `tokenizer.json`, or none.
-        text: for char, the text that was prepared: its alphabet, sorted, is the vocabulary. nanoGPT keeps that in
-            meta.pkl, a pickle. Ours has one id more, the separator, and its row is that of the rarest character: as
-            unlikely. A row of zeros would have the logit 0, 70 times as likely in a model of Shakespeare.
+        text: for char, the text that the model was trained on: its sorted alphabet is the vocabulary, which nanoGPT
+            keeps in a pickle, meta.pkl. Our vocabulary has one id more, the separator. Its row is a copy of the row of
+            the rarest character. A row of zeros would have the logit 0: 70 times as likely in a model of Shakespeare.
         activation: gelu, or gelu_tanh for a checkpoint from before nanoGPT changed to the exact form.
 
     Raises:
-        CheckpointError: damaged, no checkpoint of nanoGPT, or of a changed one: what is strange is named.
-        ConfigError: a tokenizer that does not exist, or char without a text.
+        CheckpointError: damaged, no checkpoint of nanoGPT, or one of a modified nanoGPT; the reason is named.
+        ConfigError: there is no such tokenizer, or char is named without a text.
         DataError: the text cannot be read, or has another alphabet.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     stored = _load(path)
-    theirs = renamed(_tensors_of(stored, path), "nanogpt", path)
-    head = theirs.pop("lm_head.weight", None)
-    tied = head is None or ("wte.weight" in theirs and same(head, theirs["wte.weight"]))
-    if not tied and head is not None:
-        theirs["lm_head.weight"] = head
+    tensors = strip_prefix(_tensors_of(stored, path), NANOGPT_TENSORS, path)
+    head, table = tensors.get(HEAD), tensors.get("wte.weight")
+    tied = head is None or (table is not None and same_numbers(head, table))
     config = replace(_config_of(stored, path), activation=activation, tied_head=tied)
-    weights = to_ours(theirs, "nanogpt", config, path)
-    found = _tokenizer_of(config.vocab_size, tokenizer, text, path, offline=offline)
-    if isinstance(found, CharTokenizer) and text is not None:
-        config, weights = _with_separator(config, weights, found, text)
-    if found is not None and found.vocab_size > config.vocab_size:
+    weights = from_hf_tensors(tensors, NANOGPT_TENSORS, config, path)
+    its_tokenizer = _tokenizer_of(config.vocab_size, tokenizer, text, path, offline=offline)
+    if isinstance(its_tokenizer, CharTokenizer) and text is not None:
+        config, weights = _add_separator(config, weights, its_tokenizer, text)
+    if its_tokenizer is not None and its_tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{path} has vocab_size={config.vocab_size:,}, and the tokenizer {found.vocab_size:,} ids; name the one it "
-            "was trained with, or --tokenizer none"
+            f"{path} has vocab_size={config.vocab_size:,}, and the tokenizer {its_tokenizer.vocab_size:,} ids; name "
+            "the one it was trained with, or --tokenizer none"
         )
     step, loss = stored.get("iter_num"), stored.get("best_val_loss")
     origin: dict[str, Any] = {"format": "nanogpt", "name": path.name}
-    with suppress(TypeError, ValueError, RuntimeError):  # it is for people to read
+    with suppress(TypeError, ValueError, RuntimeError):  # only shown to people, so a strange value is left out
         if math.isfinite(value := float(loss)):  # type: ignore[arg-type]
             origin["best_val_loss"] = value
-    documents = 1 if isinstance(found, CharTokenizer) else 2
+    documents = 1 if isinstance(its_tokenizer, CharTokenizer) else 2
     data = {"max_length": config.n_positions, "documents": documents}
     step = step if type(step) is int and 0 <= step < 1 << 53 else 0
-    return as_loaded(path, weights, config, found, data=data, origin=origin, step=step)
+    return make_loaded(path, weights, config, its_tokenizer, data=data, origin=origin, step=step)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The values of the file, whose parts are looked at first: it must not be larger in memory than it is."""
-    way_out = "use a checkpoint that nanoGPT's train.py wrote"
+    """Return the values of the file. Compressed records are refused: they could fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-            packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-            if packed or any(r.file_size > MOST_PICKLE for r in records if r.filename.endswith("data.pkl")):
+            compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+            if compressed or any(r.file_size > MAX_PICKLE for r in records if r.filename.endswith("data.pkl")):
                 raise CheckpointError(
-                    f"{path} is no checkpoint of nanoGPT: its records are packed or too large; {way_out}"
+                    f"{path} is no checkpoint of nanoGPT: its records are packed or too large; {_ANOTHER}"
                 )
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {way_out}") from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {_ANOTHER}") from None
     except CheckpointError:
         raise
     except Exception as error:  # damaged and foreign files raise several unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        if reason.startswith("Weights only"):  # what torch advises then is to run the file's code
+        if reason.startswith("Weights only"):  # torch's message advises to run the code in the file
             reason = "objects that only running its code would make"
         raise CheckpointError(
-            f"{path} is damaged, or holds more than numbers and names ({reason}); {way_out}"
+            f"{path} is damaged, or holds more than numbers and names ({reason}); {_ANOTHER}"
         ) from None
     missing = [name for name in ("model", "model_args") if not isinstance(stored, dict) or name not in stored]
     if isinstance(stored, dict) and stored.get("kind") == KIND:
         raise CheckpointError(f"{path} is a model of light-llm already; use it as it is: --checkpoint {path}")
     if missing:
-        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {missing[0]}; {way_out}")
+        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {missing[0]}; {_ANOTHER}")
     return dict(stored)
 
 
 def _tensors_of(stored: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The tensors by name, without what torch.compile puts before each."""
+    """Return the tensors by name, without the prefix that torch.compile adds. Raises CheckpointError."""
     tensors = stored["model"]
     if not isinstance(tensors, dict) or not all(isinstance(name, str) and _is_plain(t) for name, t in tensors.items()):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model is no table of plain tensors")
@@ -118,7 +117,7 @@ def _tensors_of(stored: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Whether something is a tensor with all its numbers in the file: no view of fewer, and none without numbers."""
+    """Return whether all numbers of a tensor are in the file: an expanded view of one byte can claim any size."""
     return (
         type(tensor) is Tensor
         and tensor.layout == torch.strided
@@ -128,7 +127,7 @@ def _is_plain(tensor: Any) -> bool:
 
 
 def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
-    """nanoGPT's sizes as ours. Raises CheckpointError for one that is missing, or not nanoGPT's."""
+    """Return nanoGPT's sizes as our config. Raises CheckpointError for a size that is missing or unknown."""
     sizes = stored["model_args"]
     if not isinstance(sizes, dict):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model_args are no table")
@@ -137,23 +136,23 @@ def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
         if name not in known:
             raise CheckpointError(
                 f"{path}: model_args has {repr_short(name)}={repr_short(value)}, which nanoGPT's GPT does not: a "
-                "changed nanoGPT "
-                "cannot be imported, as nobody knows what it computes"
+                "changed nanoGPT cannot be imported, because what it computes is unknown"
             )
     if missing := [name for name in known if name not in sizes and name != "dropout"]:
-        raise CheckpointError(f"{path}: model_args has no {missing[0]}; use a checkpoint that nanoGPT's train.py wrote")
-    shape = {ours: sizes[theirs] for theirs, ours in SIZES.items()}
+        raise CheckpointError(f"{path}: model_args has no {missing[0]}; {_ANOTHER}")
     if type(sizes["bias"]) is not bool:
         raise CheckpointError(f"{path}: model_args has bias={repr_short(sizes['bias'])}; it has to be True or False")
+    shape = {ours: sizes[theirs] for theirs, ours in SIZES.items()}
     try:
         return ModelConfig(
-            **shape, vocab_size=sizes["vocab_size"], bias=sizes["bias"], dropout=sizes.get("dropout", 0.0), n_inner=0
+            **shape, vocab_size=sizes["vocab_size"], bias=sizes["bias"], dropout=sizes.get("dropout", 0.0)
         )
     except ConfigError as error:
         raise CheckpointError(f"{path} describes no model of ours: {error}") from None
 
 
 def _tokenizer_of(size: int, spec: str, text: Path | None, path: Path, *, offline: bool) -> Tokenizer | None:
+    """Return the tokenizer of a model with `size` ids; None for `--tokenizer none`. Raises ConfigError."""
     if text is not None and spec != "char":
         raise ConfigError("--text is for the alphabet of --tokenizer char and has no effect on another; leave it out")
     if spec == "none":
@@ -164,7 +163,7 @@ def _tokenizer_of(size: int, spec: str, text: Path | None, path: Path, *, offlin
                 "--tokenizer char needs the text that was prepared, as in --text input.txt: nanoGPT keeps its "
                 f"alphabet in meta.pkl, {_PICKLE}"
             )
-        return CharTokenizer("".join(sorted(_count(text))))
+        return CharTokenizer("".join(sorted(_count_characters(text))))
     if spec or size in GPT2_SIZES:
         return named_tokenizer(spec or "gpt2", offline=offline)
     raise ConfigError(
@@ -174,32 +173,30 @@ def _tokenizer_of(size: int, spec: str, text: Path | None, path: Path, *, offlin
     )
 
 
-def _count(text: Path) -> Counter[str]:
-    """How often each character occurs."""
+def _count_characters(text: Path) -> Counter[str]:
+    """Count each character of a text file. Raises DataError."""
     try:
-        with open(text, encoding="utf-8", newline=None) as file:  # line ends as nanoGPT's prepare.py reads them
-            found = Counter[str]()
-            while part := file.read(CHUNK):
-                found.update(part)
+        with open(text, encoding="utf-8", newline=None) as file:  # nanoGPT's prepare.py reads with newline=None too
+            counts = Counter[str]()
+            while chunk := file.read(TEXT_CHUNK):
+                counts.update(chunk)
     except OSError as error:
         raise DataError(f"{text} cannot be read: {error.strerror or error}; name the text with --text") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{text} is not UTF-8 ({error.reason}); name the text that was prepared with --text") from None
-    return found
+    return counts
 
 
-def _with_separator(
+def _add_separator(
     config: ModelConfig, weights: dict[str, Tensor], tokenizer: CharTokenizer, text: Path
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """A model with one row more. Raises DataError where the text has not as many characters as the model has ids."""
+    """Append a row for the separator to the token tables. Raises DataError for a text with another alphabet."""
     if len(tokenizer.alphabet) != config.vocab_size:
         raise DataError(
             f"{text} has {len(tokenizer.alphabet):,} different characters, and the model "
             f"vocab_size={config.vocab_size:,}: it is not the text that was prepared; name that one with --text"
         )
-    counts = _count(text)
+    counts = _count_characters(text)
     rarest = min(range(config.vocab_size), key=lambda i: counts[tokenizer.alphabet[i]])
-    longer = {
-        n: torch.cat([weights[n], weights[n][rarest, None]]) for n in weights if n in ("wte.weight", "lm_head.weight")
-    }
+    longer = {n: torch.cat([weights[n], weights[n][rarest, None]]) for n in ("wte.weight", HEAD) if n in weights}
     return replace(config, vocab_size=config.vocab_size + 1), weights | longer

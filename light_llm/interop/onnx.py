@@ -1,7 +1,8 @@
-"""A model as a folder for ONNX Runtime, which needs neither torch nor this package: two graphs, and the tokenizer.
+"""Export to a folder for ONNX Runtime, which needs neither torch nor this package: two graphs, and the tokenizer.
 
-`model.onnx` reads whole texts; `model_with_past.onnx` also takes and gives keys and values, so that a token costs one
-token. Any mix of layers can be exported. `examples/onnx_generate.py` writes with such a folder.
+`model.onnx` reads whole texts. `model_with_past.onnx` also takes and returns keys and values, so that generating a
+token costs one token. Any combination of layers can be exported. `examples/onnx_generate.py` generates with such a
+folder.
 """
 
 import json
@@ -21,156 +22,165 @@ from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..runtime import disable_onnx_telemetry
-from .architectures import cut_to_tokenizer
-from .huggingface import trained_window
-from .onnx_graphs import continued_graph, for_tracing, forget_past
-from .optional_deps import need
+from .architectures import trim_vocab
+from .exporter import Exporter
+from .huggingface import training_window
+from .onnx_graphs import cached_graph, drop_past, prepare_for_tracing
+from .optional_deps import require
 from .tokenizer_files import tokenizer_config, tokenizer_json
 from .verify import Runtime
 
-WHOLE, CONTINUED = "model.onnx", "model_with_past.onnx"
-APART = 1e-4  # that a logit of the one graph may be from that of the other
-Past = dict[str, Any]  # of each layer, by the name of the input
+WHOLE, CACHED = "model.onnx", "model_with_past.onnx"
+MAX_GRAPH_ERROR = 1e-4  # between a logit of one graph and that of the other
+Past = dict[str, Any]  # keys and values of each layer, by the name of the input
 
 
-def write(loaded: LoadedModel, folder: Path) -> None:
-    """Write both graphs, in float32, and the tokenizer's files into a folder that is there and empty.
+class OnnxExporter(Exporter):
+    """Writes both graphs, in float32, and the files of the tokenizer.
 
-    Rows of the token table beyond the tokenizer's ids are cut. In the graphs' metadata stand `context`, the tokens of a
-    training window; `separator` and `start`, the ids that end a text and begin one; and the version of `light_llm`.
-
-    Raises:
-        ConfigError: a package is missing, or the model does not fit into one file.
-        OSError: a file cannot be written.
+    The metadata of the graphs has `context`, the tokens of a training window; `separator` and `start`, the ids that end
+    a text and begin one; and `light_llm`, the version.
     """
-    onnx = need("onnx", "onnx")
-    config, state = cut_to_tokenizer(loaded)
-    model = for_tracing(build(replace(loaded.file, config=config, weights=state)))
-    about = _about(loaded)
-    graph = continued_graph(model)
-    onnx.helper.set_model_props(graph, about)
-    onnx.checker.check_model(graph)
-    atomic_write(folder / CONTINUED, graph.SerializeToString())
-    forget_past(graph)
-    onnx.checker.check_model(graph)
-    atomic_write(folder / WHOLE, graph.SerializeToString())
-    if loaded.file.tokenizer is not None:
-        window = trained_window(loaded)
-        contents = {
-            "tokenizer.json": tokenizer_json(loaded.file.tokenizer),
-            "tokenizer_config.json": tokenizer_config(window),
-        }
-        for name, values in contents.items():
-            text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
-            atomic_write(folder / name, text.encode("utf-8"))
+
+    name = "onnx"
+    program = "ONNX Runtime"
+    out = "model-onnx"
+    dtypes = ("float32",)
+    files = (WHOLE, CACHED, "tokenizer.json", "tokenizer_config.json")
+    weights = WHOLE
+
+    def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "float32") -> None:
+        """Write the folder."""
+        onnx = require("onnx", "onnx")
+        config, state = trim_vocab(loaded)
+        model = prepare_for_tracing(build(replace(loaded.file, config=config, weights=state)))
+        graph = cached_graph(model)
+        onnx.helper.set_model_props(graph, _metadata(loaded))
+        onnx.checker.check_model(graph)
+        atomic_write(path / CACHED, graph.SerializeToString())
+        drop_past(graph)
+        onnx.checker.check_model(graph)
+        atomic_write(path / WHOLE, graph.SerializeToString())
+        if loaded.file.tokenizer is not None:
+            contents = {
+                "tokenizer.json": tokenizer_json(loaded.file.tokenizer),
+                "tokenizer_config.json": tokenizer_config(training_window(loaded)),
+            }
+            for name, values in contents.items():
+                text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
+                atomic_write(path / name, text.encode("utf-8"))
+
+    def open(self, path: Path, *, threads: int = 0) -> Runtime:
+        """Open a folder with ONNX Runtime on the CPU.
+
+        Args:
+            threads: of one matrix product; 0: the default of ONNX Runtime.
+
+        Raises:
+            MissingDependency: ONNX Runtime is not installed.
+            CheckpointError: a file is missing or damaged.
+        """
+        disable_onnx_telemetry()
+        runtime = require("onnxruntime", "onnx")
+        runtime.disable_telemetry_events()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # fatal: errors are raised, and need not be printed as well
+
+        def session(file: Path) -> Any:
+            try:
+                return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime's errors have no common base class
+                raise _unusable(file, "used", error) from None
+
+        name = f"onnxruntime {runtime.__version__}"
+        tokenizer = _open_tokenizer(path / "tokenizer.json")
+        return _OnnxRuntime(name, session(path / WHOLE), session(path / CACHED), tokenizer)
+
+    def try_command(self, path: str, prompt: str, n: int) -> list[str]:
+        """Return a call of the example."""
+        return ["python", "examples/onnx_generate.py", path, prompt]
 
 
-def _about(loaded: LoadedModel) -> dict[str, str]:
-    """What a program has to know of a model to write with it, beside its graphs."""
-    about = {"light_llm": __version__, "context": str(trained_window(loaded))}
+def _metadata(loaded: LoadedModel) -> dict[str, str]:
+    """Return what a program needs besides the graphs to generate text."""
+    values = {"light_llm": __version__, "context": str(training_window(loaded))}
     tokenizer = loaded.file.tokenizer
     if tokenizer is not None:
         knows_separator = int(loaded.file.data.get("documents") or 1) > 1
         start = start_ids(tokenizer, knows_separator=knows_separator)[0]
-        about |= {"separator": str(tokenizer.separator), "start": str(start)}
-    return about
-
-
-def open_export(folder: Path, *, threads: int = 0) -> Runtime:
-    """The model of a folder, opened by ONNX Runtime on the CPU.
-
-    Args:
-        threads: of one product; 0: as ONNX Runtime chooses.
-
-    Raises:
-        ConfigError: ONNX Runtime is not installed.
-        CheckpointError: a file is missing or cannot be used.
-    """
-    disable_onnx_telemetry()
-    runtime = need("onnxruntime", "onnx")
-    runtime.disable_telemetry_events()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # an error is raised as well, and not to be printed
-
-    def session(path: Path) -> Any:
-        try:
-            return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its kinds of error have no class of their own in common
-            raise _useless(path, "used", error) from None
-
-    name = f"onnxruntime {runtime.__version__}"
-    tokenizer = _open_tokenizer(folder / "tokenizer.json")
-    return _OnnxRuntime(name, session(folder / WHOLE), session(folder / CONTINUED), tokenizer)
+        values |= {"separator": str(tokenizer.separator), "start": str(start)}
+    return values
 
 
 def _open_tokenizer(path: Path) -> Any:
-    """The tokenizer of a file, None where there is no file."""
+    """Return the tokenizer of a file, None if there is no file. Raises CheckpointError."""
     from tokenizers import Tokenizer
 
     try:
         return Tokenizer.from_file(str(path)) if path.exists() else None
-    except Exception as error:  # it raises no other
-        raise _useless(path, "used", error) from None
+    except Exception as error:  # the library raises plain Exception
+        raise _unusable(path, "used", error) from None
 
 
-def _useless(name: Path | str, what: str, error: Exception) -> CheckpointError:
+def _unusable(name: Path | str, action: str, error: Exception) -> CheckpointError:
     reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-    return CheckpointError(f"{name} cannot be {what}: {reason}; export the model again")
+    return CheckpointError(f"{name} cannot be {action}: {reason}; export the model again")
 
 
 @dataclass
-class _OnnxRuntime:
-    """A `Runtime`: logits by the graph of whole texts, greedy texts by the one that has a cache."""
+class _OnnxRuntime(Runtime):
+    """Both graphs: logits by the one for whole texts, greedy texts by the one with a cache."""
 
     name: str
     whole: Any
-    continued: Any
+    cached: Any
     tokenizer: Any
 
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """(B, T) -> (B, T, V) float32. Raises CheckpointError where the graph with the cache finds others."""
+        """Return logits: (B, T) -> (B, T, V) float32. Raises CheckpointError if the graphs disagree."""
         tokens = np.asarray(ids, dtype=np.int64)
-        (found,) = _run(self.whole, WHOLE, {"input_ids": tokens})
+        (logits,) = _run(self.whole, WHOLE, {"input_ids": tokens})
+        # In two calls, so that the second has a past.
         middle = tokens.shape[1] // 2
-        first, past = self._read(tokens[:, :middle], self._no_past(len(tokens)))
-        second, _ = self._read(tokens[:, middle:], past)
+        first, past = self._extend(tokens[:, :middle], self._empty_past(len(tokens)))
+        second, _ = self._extend(tokens[:, middle:], past)
         both = np.concatenate((first, second), axis=1)
-        if both.shape != found.shape or not np.abs(both - found).max() <= APART:
-            raise CheckpointError(f"{CONTINUED} is not the model that {WHOLE} is; export the model again")
-        return torch.from_numpy(found)
+        if both.shape != logits.shape or not np.abs(both - logits).max() <= MAX_GRAPH_ERROR:
+            raise CheckpointError(f"{CACHED} is not the model that {WHOLE} is; export the model again")
+        return torch.from_numpy(logits)
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """The n likeliest ids, one by one, with keys and values kept; a separator does not end them."""
-        found: list[int] = []
-        new, past = list(ids), self._no_past(1)
-        while len(found) < n:
-            logits, past = self._read(np.asarray([new], dtype=np.int64), past)
+        """Return the n most likely ids, one by one, with the cache. A separator does not end them."""
+        written: list[int] = []
+        new, past = list(ids), self._empty_past(1)
+        while len(written) < n:
+            logits, past = self._extend(np.asarray([new], dtype=np.int64), past)
             new = [int(logits[0, -1].argmax())]
-            found += new
-        return found
+            written += new
+        return written
 
     def encode(self, text: str) -> list[int] | None:
-        """Ids of a text; None where there is no tokenizer."""
+        """Return the ids of a text; None if there is no tokenizer."""
         return None if self.tokenizer is None else list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text, special tokens left out."""
+        """Return the text, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _no_past(self, B: int) -> Past:
-        return {i.name: np.zeros((B, i.shape[1], 0, i.shape[3]), np.float32) for i in self.continued.get_inputs()[1:]}
+    def _empty_past(self, B: int) -> Past:
+        return {i.name: np.zeros((B, i.shape[1], 0, i.shape[3]), np.float32) for i in self.cached.get_inputs()[1:]}
 
-    def _read(self, tokens: Any, past: Past) -> tuple[Any, Past]:
-        """Logits of new tokens, and the past that they are in."""
-        logits, *present = _run(self.continued, CONTINUED, {"input_ids": tokens} | past)
-        names = [o.name.replace("present", "past_key_values") for o in self.continued.get_outputs()[1:]]
+    def _extend(self, tokens: Any, past: Past) -> tuple[Any, Past]:
+        """Return the logits of new tokens, and the past that includes them."""
+        logits, *present = _run(self.cached, CACHED, {"input_ids": tokens} | past)
+        names = [o.name.replace("present", "past_key_values") for o in self.cached.get_outputs()[1:]]
         return logits, dict(zip(names, present, strict=True))
 
 
 def _run(session: Any, name: str, inputs: dict[str, Any]) -> list[Any]:
-    """All outputs of a graph. Raises CheckpointError where it opened and does not work."""
+    """Return all outputs of a graph. Raises CheckpointError for a graph that opened but does not run."""
     try:
         return list(session.run(None, inputs))
     except Exception as error:
-        raise _useless(name, "run", error) from None
+        raise _unusable(name, "run", error) from None

@@ -1,7 +1,7 @@
-"""Our model as two ONNX graphs: one reads whole texts, one goes on from keys and values that it gave back before.
+"""Trace our model into two ONNX graphs: one for whole texts, one that continues from the keys and values it returned.
 
-Both are traced from the model itself, so that a choice of the architecture is written once. Attention is the formula,
-which every runtime computes the same.
+Both are traced from the model itself, so that no layer is written twice. Attention is the formula, which every runtime
+computes alike.
 """
 
 import logging
@@ -14,31 +14,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from ..config import ModelConfig, get_model_size
 from ..errors import ConfigError
 from ..model import LightLLM, attend_by_formula
 from ..text_format import format_bytes
-from .optional_deps import need
+from .optional_deps import require
 
-LIMIT = 2**31 - 2**24  # bytes of weights: protobuf ends at 2 GiB, and what is not weights takes some of it
-_CHATTER = (  # of the exporter, on things that are as they should be
-    "# The axis name: .* will not be used",  # all layers have as much past as the first
+MAX_WEIGHT_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB, and the graph itself takes some of it
+_HARMLESS_WARNINGS = (
+    "# The axis name: .* will not be used",  # all layers have a past of one length
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between parts of torch
 )
 
 
-def continued_graph(model: LightLLM) -> Any:
-    """New tokens after a past -> their logits, and the past of the next call, as an onnx.ModelProto.
+def cached_graph(model: LightLLM) -> Any:
+    """Trace the model with a cache: new tokens and a past -> logits and the next past, as an onnx.ModelProto.
 
     Inputs are `input_ids` (B, T) and, for each layer, `past_key_values.N.key` and `.value` (B, H_kv, P, D), where P may
     be 0; outputs `logits` (B, T, V) and `present.N.key`, `.value` (B, H_kv, P + T, D). P + T is at most n_positions.
     The names are those of Optimum.
 
     Args:
-        model: prepared by `for_tracing`.
+        model: from `prepare_for_tracing`.
     """
+    from torch.export import Dim
+
     config = model.config
     names = [f"{layer}.{kind}" for layer in range(config.n_layer) for kind in ("key", "value")]
     inputs = ["input_ids", *(f"past_key_values.{name}" for name in names)]
@@ -46,16 +47,16 @@ def continued_graph(model: LightLLM) -> Any:
     past = [torch.zeros(2, config.kv_heads, 3, config.head_size) for _ in names]
     batch, length = Dim("batch"), Dim("length", max=config.n_positions)
     shapes = {"input_ids": {0: batch, 1: length}, "past": [{0: batch, 2: Dim("past")} for _ in names]}
-    return _trace(_Continued(model), (torch.zeros(2, 2, dtype=torch.int64), past), inputs, outputs, shapes)
+    return _trace(_CachedModel(model), (torch.zeros(2, 2, dtype=torch.int64), past), inputs, outputs, shapes)
 
 
-def forget_past(proto: Any) -> None:
-    """Make a `continued_graph` one of whole texts: `input_ids` (B, T) -> `logits` (B, T, V). It is changed in place.
+def drop_past(proto: Any) -> None:
+    """Change a `cached_graph` in place into one for whole texts: `input_ids` (B, T) -> `logits` (B, T, V).
 
-    What came in as the past is now made from nothing, for as many rows as there are ids. To trace the model a second
-    time would take as long as the first.
+    An empty past is made inside the graph, for as many rows as there are ids. Tracing the model a second time would
+    take as long as the first.
     """
-    helper = need("onnx.helper", "onnx")
+    helper = require("onnx.helper", "onnx")
     graph = proto.graph
     past = {i.name for i in graph.input[1:]}
     _, H_kv, _, D = (dim.dim_value for dim in graph.input[1].type.tensor_type.shape.dim)
@@ -63,26 +64,27 @@ def forget_past(proto: Any) -> None:
     nodes = [
         helper.make_node("Shape", ["input_ids"], ["no_past_rows"], name="no_past_rows", start=0, end=1),
         helper.make_node("Concat", ["no_past_rows", sizes.name], ["no_past_shape"], name="no_past_shape", axis=0),
-        helper.make_node("ConstantOfShape", ["no_past_shape"], ["no_past"], name="no_past"),  # zeros, and none of them
+        helper.make_node("ConstantOfShape", ["no_past_shape"], ["no_past"], name="no_past"),
     ]
     for node in graph.node:
         node.input[:] = ["no_past" if name in past else name for name in node.input]
     graph.initializer.append(sizes)
     nodes += graph.node
-    for field, kept in (("node", nodes), ("input", [*graph.input[:1]]), ("output", [*graph.output[:1]])):
+    for field, values in (("node", nodes), ("input", [*graph.input[:1]]), ("output", [*graph.output[:1]])):
         graph.ClearField(field)
-        getattr(graph, field).extend(kept)
-    graph.ClearField("value_info")  # sizes that depend on a past
+        getattr(graph, field).extend(values)
+    graph.ClearField("value_info")  # its shapes depend on the past
 
 
-def for_tracing(model: LightLLM) -> LightLLM:
-    """The model with the formula for its attention, and without gradients. It is changed, not copied.
+def prepare_for_tracing(model: LightLLM) -> LightLLM:
+    """Change the model in place: the formula for attention, no gradients.
 
     Raises:
         ConfigError: its weights do not fit into one file.
     """
     check_size(model.config)
-    model.config = replace(model.config, n_positions=max(model.config.n_positions, 2))  # 1 would be no length to vary
+    # A dimension that can only be 1 would be traced as a constant.
+    model.config = replace(model.config, n_positions=max(model.config.n_positions, 2))
     for block in model.h:
         attn: Any = block.attn
         attn.attend, attn.window = partial(_attend, window=attn.window), 0
@@ -90,29 +92,29 @@ def for_tracing(model: LightLLM) -> LightLLM:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, *, window: int) -> Tensor:
-    """The formula in a layer that sees `window` tokens, 0: all, however many there are.
+    """Attend by the formula in a layer that sees `window` tokens, 0: all, for any number of tokens.
 
-    The model's own window asks first whether it ends within the text, and a trace goes only one of those ways.
+    The model's own window first tests whether the text is longer than it, and a trace follows only one branch.
     """
     if window:
         T, S = q.size(-2), k.size(-2)
-        back = torch.arange(S - T, S)[:, None] - torch.arange(S)  # (T, S) tokens from the query to the key
-        mask = mask & (back < window)
+        distance = torch.arange(S - T, S)[:, None] - torch.arange(S)  # (T, S) tokens from the query back to the key
+        mask = mask & (distance < window)
     return attend_by_formula(q, k, v, mask, dropout)
 
 
 def check_size(config: ModelConfig) -> None:
     """Raise ConfigError for a model whose weights, in float32, do not fit into one ONNX file."""
     size = 4 * get_model_size(config)
-    if size > LIMIT:
+    if size > MAX_WEIGHT_BYTES:
         raise ConfigError(
             f"the weights of this model take {format_bytes(size)}, and an ONNX file in one piece ends at 2 GB; "
             "export it for another program: hf or gguf"
         )
 
 
-class _Continued(nn.Module):
-    """The model with keys and values that come in and go out, instead of a cache that is kept."""
+class _CachedModel(nn.Module):
+    """The model with keys and values as inputs and outputs."""
 
     def __init__(self, model: LightLLM) -> None:
         super().__init__()
@@ -120,22 +122,22 @@ class _Continued(nn.Module):
 
     def forward(self, input_ids: Tensor, past: Sequence[Tensor]) -> tuple[Tensor, ...]:
         P, T = past[0].size(2), input_ids.size(1)
-        at = P + torch.arange(T)
-        mask = torch.arange(P + T) <= at[:, None]  # (T, S)
-        cache = _Joined(past)
-        hidden = self.model.hidden_states(input_ids, at, mask, cache)
+        positions = P + torch.arange(T)
+        mask = torch.arange(P + T) <= positions[:, None]  # (T, S)
+        cache = _TracedCache(past)
+        hidden = self.model.hidden_states(input_ids, positions, mask, cache)
         return (self.model.logits(hidden), *cache.present)
 
 
-class _Joined:
-    """A `Cache` of one call: the past as it came, followed by what is new."""
+class _TracedCache:
+    """A `Cache` for one call, which concatenates the given past and the new keys and values."""
 
     def __init__(self, past: Sequence[Tensor]) -> None:
         self.past = past
         self.present: list[Tensor] = []
 
     def extend(self, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H_kv, T, D) after the past of a layer: (B, H_kv, P + T, D)."""
+        """Append to the past of a layer: (B, H_kv, T, D) -> (B, H_kv, P + T, D)."""
         both = torch.cat((self.past[2 * layer], k), dim=2), torch.cat((self.past[2 * layer + 1], v), dim=2)
         self.present += both
         return both
@@ -145,10 +147,10 @@ class _Joined:
 def _trace(
     module: nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str], shapes: dict[str, Any]
 ) -> Any:
-    """A graph in the opset that torch prefers, with what torch notes of the sources of each node left out."""
-    need("onnxscript", "onnx")
+    """Return the graph of a module, in the opset that torch prefers."""
+    require("onnxscript", "onnx")
     with _quiet():
-        # Traced here: where a size cannot vary as it should, torch.onnx would narrow it without a word, and go on.
+        # torch.onnx.export would trace by itself, but silently fixes a size that cannot vary as it should.
         traced = torch.export.export(module.eval(), arguments, dynamic_shapes=shapes, strict=False)
         program = torch.onnx.export(
             traced,
@@ -166,7 +168,7 @@ def _trace(
 
 
 def _strip(graph: Any) -> None:
-    """Take out the notes that torch leaves for its developers: they name the files and folders of this machine."""
+    """Remove torch's debugging notes, which name the files and folders of this machine."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -178,18 +180,18 @@ def _strip(graph: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's chatter. Other warnings are shown."""
+    """Hide the exporter's harmless warnings. Others are shown."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    logger.addFilter(_is_news)
+    logger.addFilter(_keep_record)
     try:
         with warnings.catch_warnings():
-            for pattern in _CHATTER:
+            for pattern in _HARMLESS_WARNINGS:
                 warnings.filterwarnings("ignore", pattern)
             yield
     finally:
-        logger.removeFilter(_is_news)
+        logger.removeFilter(_keep_record)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """torchvision has operators that no language model uses, and is said to be missing, one by one."""
+def _keep_record(record: logging.LogRecord) -> bool:
+    """Return False for the reports of missing torchvision operators, which no language model uses."""
     return "torchvision" not in record.getMessage()

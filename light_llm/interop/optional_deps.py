@@ -1,4 +1,4 @@
-"""Packages that only an export needs: asked for when it is wanted, and not before."""
+"""Optional packages: imported when an export needs them, with an error that says how to install them."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -7,25 +7,27 @@ from types import ModuleType
 from ..errors import ConfigError
 
 
-class NotHere(ConfigError):
-    """A program is not on this machine, or does not run on it: of what was written for it nothing is known."""
+class MissingDependency(ConfigError):
+    """A program is not installed or does not run on this machine, so an export for it cannot be verified."""
 
 
-def need(module: str, extra: str) -> ModuleType:
-    """An optional package, imported.
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional package.
 
     Args:
-        module: its name in Python, with dots where it is a part: `onnxruntime`.
-        extra: of light-llm, that has it: hf, gguf, onnx, eval.
+        module: its name in Python, with dots for a part of it: `onnx.helper`.
+        extra: the extra of light-llm that installs it: hf, gguf, onnx, eval.
 
     Raises:
-        NotHere: it is not installed, or its own parts are not.
+        MissingDependency: it is not installed, or something that it needs is not.
     """
     package = module.partition(".")[0]
-    way_out = f'install it with: pip install "light-llm[{extra}]"'
+    remedy = f'install it with: pip install "light-llm[{extra}]"'
     if find_spec(package) is None:
-        raise NotHere(f"this needs the package {package}, which is not installed; {way_out}")
+        raise MissingDependency(f"this needs the package {package}, which is not installed; {remedy}")
     try:
         return import_module(module)
     except ImportError as error:
-        raise NotHere(f"the package {package} is installed and cannot be imported ({error}); {way_out}") from None
+        raise MissingDependency(
+            f"the package {package} is installed and cannot be imported ({error}); {remedy}"
+        ) from None

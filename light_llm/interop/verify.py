@@ -1,12 +1,12 @@
-"""Whether an exported model is the model: the other program opens the file, and both are asked the same.
+"""Compare a model with its export: logits, greedy tokens and token ids from the program that opens it.
 
-An export that was not opened by the program it is for is a guess. So each target is a `Runtime`, and a file that
-answers differently is refused before anybody uses it.
+A file that was not opened by the program it is for is a guess. So each target opens its exports as a `Runtime`, and an
+export whose runtime answers differently is refused.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -18,117 +18,131 @@ from ..errors import CheckpointError
 from ..generate.decode import decode
 from ..generate.sampling import Sampling
 
-GREEDY = 64  # tokens that are continued
-WINDOW = 48  # tokens of the two short windows whose logits are compared
-MOST = 1 << 26  # logits of the long window, 0.27 GB: 1,335 tokens with GPT-2's vocabulary
-TIES = 8  # tokens at which two logits are as near as they may differ, in a greedy text
-SPREAD = 0.25  # of the logits' own deviation: a limit beyond that would pass another model
-TEXTS = (  # what a tokenizer must give back: words, signs, numbers, lines, letters of several bytes
+GREEDY_TOKENS = 64
+SHORT_WINDOW = 48  # tokens of the two short windows
+MAX_LOGITS = 1 << 26  # of the long window, 0.27 GB: 1,335 tokens with GPT-2's vocabulary
+MAX_TIES = 8  # greedy tokens where two logits are closer than the tolerance
+MAX_SPREAD = 0.25  # of the standard deviation of the logits: a wider tolerance would pass another model
+TOKENIZER_TEXTS = (  # words, signs, numbers, line breaks, characters of several bytes
     "To be, or not to be: that is the question.\n",
     "  two spaces,\ttab, 1234 and don't!\n\n",
     "naïve café — Ωμέγα, 東京 🙂",
 )
 
 
-class Runtime(Protocol):
+class Runtime(ABC):
     """An exported model, opened by the program it is for."""
 
-    name: str  # and its version: "transformers 5.23.0"
+    name: str  # with its version: "transformers 5.23.0"
 
+    @abstractmethod
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """(B, T) ids, rows of one length -> (B, T, V) float32."""
+        """Return logits: (B, T) ids, rows of one length -> (B, T, V) float32."""
 
+    @abstractmethod
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """The n likeliest tokens after ids, one by one, as the program usually decodes (with its cache)."""
+        """Return the n most likely tokens after ids, one by one, decoded with the program's own cache."""
 
+    @abstractmethod
     def encode(self, text: str) -> list[int] | None:
-        """Ids by the tokenizer that was exported; None where the format has none."""
+        """Return the ids of a text by the exported tokenizer; None if there is none."""
 
+    @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
+        """Return the text of ids, special tokens left out."""
+
+    def close(self) -> None:  # noqa: B027  (most runtimes have nothing to close)
+        """Free the program."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was compared, and how far apart it was."""
+class ExportCheck:
+    """The comparison of a model with its export."""
 
     runtime: str
-    largest: float  # difference of two logits
-    limit: float
-    places: int  # positions whose logits were compared
-    compared: int  # greedy tokens that were compared
-    equal: int  # of them the same; the others tie
-    tokenizer: bool | None  # the same ids and texts; None where the format has none
+    max_logit_error: float
+    limit: float  # of max_logit_error
+    positions: int  # whose logits were compared, in the long window
+    greedy_compared: int  # tokens
+    greedy_equal: int  # tokens; the others tie
+    same_tokenizer: bool | None  # None: the export has no tokenizer
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """One line."""
-        ids = {True: ", the tokenizer gives the same ids", False: "", None: ""}[self.tokenizer]
-        tie = "" if self.equal == self.compared else " (the others tie)"
+        ids = ", the tokenizer gives the same ids" if self.same_tokenizer else ""
+        tie = "" if self.greedy_equal == self.greedy_compared else " (the others tie)"
         return (
-            f"verified with {self.runtime}: logits at {self.places:,} positions differ by {self.largest:.1e} at most "
-            f"(allowed {self.limit:.0e}), {self.equal} of {self.compared} greedy tokens are equal{tie}{ids}"
+            f"verified with {self.runtime}: logits at {self.positions:,} positions differ by "
+            f"{self.max_logit_error:.1e} at most (allowed {self.limit:.0e}), {self.greedy_equal} of "
+            f"{self.greedy_compared} greedy tokens are equal{tie}{ids}"
         )
 
 
 @torch.inference_mode()
-def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Verdict:
+def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> ExportCheck:
     """Compare a model with its export: logits of two short windows and a long one, a greedy text, the tokenizer.
 
-    The long one is the whole context, where that is at most MOST logits; what a model does further on is not seen.
+    The long window is the whole context where that is at most MAX_LOGITS logits; differences further on are not found.
 
     Args:
-        loaded: our side, in float32 on the CPU. Where the export rounds, a model with the same rounded weights.
+        loaded: our side, in float32 on the CPU. If the export rounds, a model with the same rounded weights.
         limit: of the difference between two logits.
 
     Raises:
         CheckpointError: they are not the same model; the message says in what.
     """
-    tokenizer = loaded.file.tokenizer
-    config = loaded.model.config
+    tokenizer, config = loaded.file.tokenizer, loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
-    drawn, long = looked_at(n_ids, config.n_positions)
-    ours = loaded.model(torch.tensor(drawn)).float()[..., :n_ids]
+    short, long = probe_windows(n_ids, config.n_positions)
+    ours = loaded.model(torch.tensor(short)).float()[..., :n_ids]
     if not ours.isfinite().all():
         raise CheckpointError(
             "the model itself gives logits that are no numbers; train it again, or export another step"
         )
-    limit = min(limit, SPREAD * float(ours.std()))
-    largest = max(_apart(loaded, runtime, rows, n_ids, limit) for rows in (drawn, long))
-    compared, equal = _greedy(loaded, runtime, drawn[0][: max(1, min(8, config.n_positions // 2))], n_ids, limit)
-    fits = None if tokenizer is None else _same_tokenizer(tokenizer, runtime)
-    return Verdict(runtime.name, largest, limit, len(long[0]), compared, equal, fits)
+    # Logits that hardly vary are within any fixed limit of those of another model.
+    limit = min(limit, MAX_SPREAD * float(ours.std()))
+    max_error = max(_compare_logits(loaded, runtime, rows, n_ids, limit) for rows in (short, long))
+    prompt = short[0][: max(1, min(8, config.n_positions // 2))]
+    compared, equal = _compare_greedy(loaded, runtime, prompt, n_ids, limit)
+    same_tokenizer = None if tokenizer is None else _compare_tokenizer(tokenizer, runtime)
+    return ExportCheck(runtime.name, max_error, limit, len(long[0]), compared, equal, same_tokenizer)
 
 
-def _apart(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int, limit: float) -> float:
-    """The largest difference of two logits of some windows. Raises CheckpointError where it is too large."""
+def _compare_logits(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int, limit: float) -> float:
+    """Return the largest difference of two logits of some windows. Raises CheckpointError if it exceeds the limit."""
     ours, theirs = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()
     if theirs.shape != ours.shape:
-        raise _wrong(runtime, f"it has logits for {theirs.size(-1):,} ids, and the model has {n_ids:,}")
-    largest = float((ours - theirs).abs().max())
-    if not largest <= limit:  # NaN is not
-        raise _wrong(runtime, f"its logits are off by {largest:.1e}, and {limit:.0e} is allowed")
-    return largest
+        raise _mismatch(runtime, f"it has logits for {theirs.size(-1):,} ids, and the model has {n_ids:,}")
+    max_error = float((ours - theirs).abs().max())
+    if not max_error <= limit:  # also true for NaN
+        raise _mismatch(runtime, f"its logits are off by {max_error:.1e}, and {limit:.0e} is allowed")
+    return max_error
 
 
-def looked_at(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Two short windows and one of the context, as rows of ids: (2, <= WINDOW) and (1, <= n_positions)."""
-    long = min(n_positions, max(WINDOW, MOST // n_ids))
-    return windows(n_ids, min(WINDOW, n_positions)), windows(n_ids, long)[1:]
+def probe_windows(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return two short windows and one of the context, as rows of ids: (2, <= SHORT_WINDOW) and (1, <= n_positions)."""
+    long = min(n_positions, max(SHORT_WINDOW, MAX_LOGITS // n_ids))
+    return random_windows(n_ids, min(SHORT_WINDOW, n_positions)), random_windows(n_ids, long)[1:]
 
 
-def windows(n_ids: int, T: int) -> list[list[int]]:
-    """Two windows of ids drawn evenly: every part of a table is as likely to be looked at."""
-    drawn = torch.randint(n_ids, (2, T), generator=Generator().manual_seed(1))
-    return [[int(i) for i in row] for row in drawn.tolist()]
+def random_windows(n_ids: int, T: int) -> list[list[int]]:
+    """Return two windows of uniformly random ids, so that every row of a table is as likely to be compared."""
+    ids = torch.randint(n_ids, (2, T), generator=Generator().manual_seed(1))
+    return [[int(i) for i in row] for row in ids.tolist()]
 
 
-def _greedy(loaded: LoadedModel, runtime: Runtime, prompt: list[int], n_ids: int, limit: float) -> tuple[int, int]:
-    """How many tokens were compared, and how many of them are equal.
+def _compare_greedy(
+    loaded: LoadedModel, runtime: Runtime, prompt: list[int], n_ids: int, limit: float
+) -> tuple[int, int]:
+    """Return the number of greedy tokens that were compared, and of those that are equal.
 
-    Where two tokens tie, ours is taken, and the text goes on from there.
+    Where two tokens tie, both texts continue from ours.
+
+    Raises:
+        CheckpointError: a token differs and is no tie, or there are more than MAX_TIES ties.
     """
-    n = min(GREEDY, loaded.model.config.n_positions - len(prompt))
+    n = min(GREEDY_TOKENS, loaded.model.config.n_positions - len(prompt))
     steps = decode(loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids)
     ours = [token for (token,) in steps if token is not None]
     done = ties = 0
@@ -140,31 +154,37 @@ def _greedy(loaded: LoadedModel, runtime: Runtime, prompt: list[int], n_ids: int
             break
         ties += 1
         logits = loaded.model(torch.tensor([[*prompt, *ours[:done]]]))[0, -1].float()
-        near = same < len(theirs) and float(logits[ours[done]] - logits[theirs[same]]) <= 2 * limit
-        if not near or ties > TIES:
-            raise _wrong(runtime, f"its greedy text is another one from token {done} of {n} on")
+        # Each side may be off by the limit, so two logits tie within twice that.
+        is_tie = same < len(theirs) and float(logits[ours[done]] - logits[theirs[same]]) <= 2 * limit
+        if not is_tie or ties > MAX_TIES:
+            raise _mismatch(runtime, f"its greedy text is another one from token {done} of {n} on")
         done += 1
     return n, n - ties
 
 
-def _same_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
-    """Whether texts have the same ids there, and come back whole. An alphabet is a text itself; what it lacks is left
-    out of the others."""
+def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
+    """Return True if texts have the same ids there and come back whole; None if the export has no tokenizer.
+
+    Characters that an alphabet lacks are left out of the texts, and the alphabet is a text of its own.
+
+    Raises:
+        CheckpointError: the ids or the text differ.
+    """
     alphabet = getattr(tokenizer, "alphabet", None)
-    for text in (*TEXTS, *([alphabet] if alphabet else [])):
+    for text in (*TOKENIZER_TEXTS, *([alphabet] if alphabet else [])):
         known = text if alphabet is None else "".join(c for c in text if c in alphabet)
-        found, ids = runtime.encode(known), tokenizer.encode(known)
-        if found is None:
+        theirs, ours = runtime.encode(known), tokenizer.encode(known)
+        if theirs is None:
             return None
-        if found != ids:
-            raise _wrong(runtime, f"its tokenizer makes other ids of {known!r}: {found[:8]} and not {ids[:8]}")
-        if runtime.decode(ids) != decode_ids(tokenizer, ids):
-            raise _wrong(runtime, f"its tokenizer does not give back {known!r}")
+        if theirs != ours:
+            raise _mismatch(runtime, f"its tokenizer makes other ids of {known!r}: {theirs[:8]} and not {ours[:8]}")
+        if runtime.decode(ours) != decode_ids(tokenizer, ours):
+            raise _mismatch(runtime, f"its tokenizer does not give back {known!r}")
     return True
 
 
-def _wrong(runtime: Runtime, what: str) -> CheckpointError:
+def _mismatch(runtime: Runtime, difference: str) -> CheckpointError:
     return CheckpointError(
-        f"{runtime.name} opened the export, and it is not the model: {what}. Nothing was kept; "
+        f"{runtime.name} opened the export, and it is not the model: {difference}. Nothing was kept; "
         "please report it, with the versions of torch and of that program"
     )

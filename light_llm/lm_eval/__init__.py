@@ -1,15 +1,15 @@
-"""A model under the tasks of lm-evaluation-harness (Gao et al., EleutherAI), in process.
+"""Evaluate a model on tasks of lm-evaluation-harness (Gao et al., EleutherAI), in this process.
 
-The package `lm_eval` is imported where tasks are run, and nowhere else.
+The package `lm_eval` of the harness is imported only where tasks run.
 """
 
-from .generation import Wanted as Wanted
-from .generation import read_wanted as read_wanted
-from .lm import Answers as Answers
+from .generation import GenerationRequest as GenerationRequest
+from .generation import parse_generation_kwargs as parse_generation_kwargs
+from .lm import LightLLMForEval as LightLLMForEval
 from .results import Row as Row
-from .results import rows_of as rows_of
-from .results import without_samples as without_samples
-from .run import Job as Job
+from .results import result_rows as result_rows
+from .results import summarize_results as summarize_results
+from .run import EvalJob as EvalJob
 from .run import run_tasks as run_tasks
 from .windows import Window as Window
-from .windows import split as split
+from .windows import split_windows as split_windows

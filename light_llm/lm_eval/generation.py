@@ -1,4 +1,4 @@
-"""How a task wants its text written, and where it ends."""
+"""The `generation_kwargs` of a task, and the strings at which a text ends."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ from ..data import Tokenizer
 from ..data.tokenizers import StreamingDecoder
 from ..errors import ConfigError
 
-MOST_TOKENS = 256  # the harness's default
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # one thing; the first given counts
-WITHOUT_EFFECT = {
+DEFAULT_MAX_TOKENS = 256  # the harness's default
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
+NO_EFFECT = {  # values of other settings that change nothing here
     "num_beams": (1,),
     "early_stopping": (False,),
     "num_return_sequences": (1,),
     "use_cache": (True, False),
 }
-SAMPLING_SETTINGS = [name for name in settings_of(Sampling) if name != "temperature"]
+SAMPLING_SETTINGS = settings_of(Sampling).keys() - {"temperature"}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What `generation_kwargs` of a task says."""
+class GenerationRequest:
+    """The parsed `generation_kwargs` of a task."""
 
     until: tuple[str, ...]  # the text ends before the first of these
     max_tokens: int
     sampling: Sampling
 
 
-def read_wanted(kwargs: Mapping[str, Any]) -> Wanted:
-    """Read the `generation_kwargs` of a task, by the harness's rules.
+def parse_generation_kwargs(kwargs: Mapping[str, Any]) -> GenerationRequest:
+    """Parse the `generation_kwargs` of a task by the harness's rules.
 
-    Greedy unless `do_sample` is true, or is not said and the temperature is above 0.
+    Texts are greedy unless `do_sample` is true, or is missing and the temperature is above 0.
 
     Raises:
-        ConfigError: a value out of range, or a wish that would be ignored, such as `num_beams: 10`.
+        ConfigError: a value out of range, or a setting that would be ignored, such as `num_beams: 10`.
     """
     given = {name: value for name, value in kwargs.items() if value is not None}
     until = given.pop("until", [])
@@ -43,35 +43,37 @@ def read_wanted(kwargs: Mapping[str, Any]) -> Wanted:
     if not isinstance(until, (list, tuple)) or not all(isinstance(text, str) for text in until):
         raise ConfigError(f"the task's until={repr_short(until)} cannot be used; it must be a text, or a list of them")
     lengths = [given.pop(name) for name in LENGTHS if name in given]
-    most = int(lengths[0]) if lengths else MOST_TOKENS
-    if most < 1:
-        raise ConfigError(f"the task's max_gen_toks={most} cannot be used; it must be at least 1")
+    max_tokens = int(lengths[0]) if lengths else DEFAULT_MAX_TOKENS
+    if max_tokens < 1:
+        raise ConfigError(f"the task's max_gen_toks={max_tokens} cannot be used; it must be at least 1")
     temperature = float(given.pop("temperature", 1.0 if given.get("do_sample") else 0.0))
-    sampled = given.pop("do_sample", temperature > 0)
-    knobs = {name: given.pop(name) for name in SAMPLING_SETTINGS if name in given}
+    do_sample = given.pop("do_sample", temperature > 0)
+    settings = {name: given.pop(name) for name in SAMPLING_SETTINGS & given.keys()}
     for name, value in given.items():
-        if value not in WITHOUT_EFFECT.get(name, ()):
+        if value not in NO_EFFECT.get(name, ()):
             raise ConfigError(
                 f"the task wants {repr_short(name)}={repr_short(value)}, which this model cannot do; take it out of "
                 "the task's "
                 "generation_kwargs, or leave the task out"
             )
-    return Wanted(tuple(filter(None, until)), most, Sampling(temperature=temperature if sampled else 0.0, **knobs))
+    sampling = Sampling(temperature=temperature if do_sample else 0.0, **settings)
+    return GenerationRequest(tuple(filter(None, until)), max_tokens, sampling)
 
 
-def room_for_prompt(context: int, max_tokens: int) -> int:
-    """How many of a prompt's last tokens are kept: what the text to come leaves of the window, as the harness does it.
+def max_prompt_tokens(context: int, max_tokens: int) -> int:
+    """Return how many of a prompt's last tokens are read: the context less the tokens to generate, as in the harness.
 
-    Where it leaves nothing, and the harness refuses, half a window: the window then moves on as the text grows.
+    The harness refuses a task whose text leaves no room for a prompt. Here it gets half of the context, and the window
+    moves as the text grows.
 
-    >>> room_for_prompt(512, 256), room_for_prompt(128, 256)
+    >>> max_prompt_tokens(512, 256), max_prompt_tokens(128, 256)
     (256, 64)
     """
     return context - max_tokens if max_tokens < context else max(1, context // 2)
 
 
-class Ending:
-    """One text as it is written, up to the first of some strings."""
+class StopMatcher:
+    """Collects the text of one request up to the first stop string."""
 
     def __init__(self, tokenizer: Tokenizer, until: Sequence[str]) -> None:
         self.stream, self.until = StreamingDecoder(tokenizer), until
@@ -79,20 +81,20 @@ class Ending:
         self.text, self.ended = "", False
 
     def push(self, token: int | None) -> None:
-        """One more token; None: the model has ended the text."""
+        """Add a token; None: the model has ended the text."""
         new = self.stream.close() if token is None else self.stream.push(token)
         if not self.ended:
-            self._add(new)
+            self._append(new)
             self.ended = self.ended or token is None
 
     def close(self) -> str:
-        """The text, now that nothing more comes."""
+        """Return the text, including characters whose last bytes are missing."""
         self.push(None)
         return self.text
 
-    def _add(self, new: str) -> None:
-        start = max(0, len(self.text) - self.longest + 1)  # one may have begun before
+    def _append(self, new: str) -> None:
+        start = max(0, len(self.text) - self.longest + 1)  # a stop string may have begun in the text before
         self.text += new
-        ends = [at for text in self.until if (at := self.text.find(text, start)) >= 0]
-        if ends:
-            self.text, self.ended = self.text[: min(ends)], True
+        stops = [at for text in self.until if (at := self.text.find(text, start)) >= 0]
+        if stops:
+            self.text, self.ended = self.text[: min(stops)], True

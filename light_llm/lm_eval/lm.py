@@ -1,36 +1,36 @@
-"""What the harness asks a model, answered: likelihoods of continuations and of whole texts, and texts."""
+"""The three requests of the harness: likelihoods of continuations, likelihoods of whole texts, and generated texts."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..checkpoint import LoadedModel
-from ..config import MAX_SEED, check_range
+from ..config import MAX_SEED, check_choice, check_range
 from ..data.tokenizers import start_ids
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from ..generate.decode import decode
-from .generation import Ending, Wanted, read_wanted, room_for_prompt
-from .loglikelihood import Score, score
-from .windows import Window, by_length, split
+from .generation import GenerationRequest, StopMatcher, max_prompt_tokens, parse_generation_kwargs
+from .loglikelihood import WindowScore, score_windows
+from .windows import Window, batch_by_length, split_windows
 
 LAST_WINDOWS = ("cold", "full")
-Progress = Callable[[str, int, int], None]  # what is done, how many of them, of how many
+Progress = Callable[[str, int, int], None]  # the kind of request, the number done, the number in all
 
 
-class Answers:
-    """A model with its tokenizer, and how it is asked.
+class LightLLMForEval:
+    """A model with its tokenizer, with the methods of the harness's `LM` over plain values.
 
     Args:
-        batch_size: windows, or texts that are written side by side.
-        dtype: the number format of the products for likelihoods, by default the one it was trained in, as in
-            `light-llm eval`. Texts are written in float32.
-        last_window: of a text longer than the context. cold: it starts cold, as in `evaluate_loss`; full: it sees
-            tokens of the window before, as in the harness's own models.
+        batch_size: windows, or texts that are generated together.
+        dtype: of matrix products for likelihoods, by default the one it was trained in, as in `light-llm eval`. Texts
+            are generated in float32.
+        last_window: of a text longer than the context. cold: it starts cold, as in `evaluate_loss`; full: it also
+            reads tokens of the window before, as in the harness's own models.
         seed: of texts that are sampled.
 
     Raises:
         CheckpointError: the model has no tokenizer.
-        ConfigError: a value that cannot be used.
+        ConfigError: a value out of range.
     """
 
     def __init__(
@@ -45,8 +45,7 @@ class Answers:
     ) -> None:
         check_range("batch_size", batch_size, low=1, integer=True)
         check_range("seed", seed, low=0, high=MAX_SEED, integer=True)
-        if last_window not in LAST_WINDOWS:
-            raise ConfigError(f"last_window={last_window!r} is not known. It can be {' or '.join(LAST_WINDOWS)}")
+        check_choice("last_window", last_window, LAST_WINDOWS)
         if loaded.file.tokenizer is None:
             raise CheckpointError(
                 f"{loaded.file.path} has no tokenizer, so it cannot read the text of a task: "
@@ -54,85 +53,87 @@ class Answers:
             )
         self.model, self.tokenizer, data = loaded.model, loaded.file.tokenizer, loaded.file.data
         n_positions = loaded.model.config.n_positions
-        self.context = min(int(data.get("max_length") or n_positions), n_positions)  # beyond, nothing was trained
+        self.context = min(int(data.get("max_length") or n_positions), n_positions)  # positions beyond are untrained
         starts = start_ids(self.tokenizer, knows_separator=int(data.get("documents") or 1) > 1)
-        self.start = starts[-1]  # stands before a text that nothing stands before
+        self.start = starts[-1]  # the token before a text without context
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
         self.dtype = dtype or str(loaded.file.meta.get("dtype") or "float32")
-        self.full = last_window == "full"
-        self.cut = 0  # requests that were longer than the context, and lost their left end
+        self.fill_last_window = last_window == "full"
+        self.truncated = 0  # requests longer than the context, which lost their left end
 
     @property
     def start_name(self) -> str:
-        """The start token for a reader."""
+        """The start token in words."""
         if self.start == self.tokenizer.separator:
             return "the separator of documents"
         return f"the token {self.tokenizer.token_bytes(self.start).decode('utf-8', errors='replace')!r}"
 
-    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each context and continuation: log P(continuation | context) in nats, and whether it is the greedy one.
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """Return log P(continuation | context) in nats, and whether the continuation is the greedy one, for each pair.
 
-        Nothing has the probability 1. A continuation that is longer than the model's context is scored in windows.
+        An empty continuation has probability 1. One that is longer than the model's context is scored in windows.
         """
         windows = []
         for context, continuation in pairs:
-            before, after = self.pair_ids(context, continuation)
-            self.cut += len(before) + len(after) > self.context + 1
-            windows.append(split([*before, *after], len(after), self.context))
-        scores = self._scores("continuations", windows, greedy=True)
-        return [(-math.fsum(s.nats for s in one), all(s.greedy for s in one)) for one in scores]
+            context_ids, ids = self.encode_pair(context, continuation)
+            self.truncated += len(context_ids) + len(ids) > self.context + 1
+            windows.append(split_windows([*context_ids, *ids], len(ids), self.context))
+        per_pair = self._score("continuations", windows, greedy=True)
+        return [(-math.fsum(s.nats for s in scores), all(s.greedy for s in scores)) for scores in per_pair]
 
-    def texts(self, texts: Sequence[str]) -> list[float]:
-        """log P of each text in nats, all its tokens, the first one after the start token."""
+    def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
+        """Return log P of each text in nats: of all its tokens, the first one after the start token."""
         ids = [self.tokenizer.encode(text) for text in texts]
-        windows = [split([self.start, *row], len(row), self.context, full=self.full) for row in ids]
-        return [-math.fsum(s.nats for s in one) for one in self._scores("windows", windows, greedy=False)]
+        windows = [
+            split_windows([self.start, *row], len(row), self.context, fill_last=self.fill_last_window) for row in ids
+        ]
+        return [-math.fsum(s.nats for s in scores) for scores in self._score("windows", windows, greedy=False)]
 
-    def continuations(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-        """What the model writes after each context; see `read_wanted`. The i-th request is drawn with seed + i."""
-        groups: dict[Wanted, list[int]] = {}
+    def generate_until(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+        """Return the text after each context; see `parse_generation_kwargs`. Request i is sampled with seed + i."""
+        groups: dict[GenerationRequest, list[int]] = {}
         for i, (_, kwargs) in enumerate(requests):
-            groups.setdefault(read_wanted(kwargs), []).append(i)
-        found: dict[int, str] = {}
-        for wanted, places in groups.items():
-            room = room_for_prompt(self.context, wanted.max_tokens)
-            ids = [self.tokenizer.encode(requests[i][0]) or [self.start] for i in places]
-            self.cut += sum(len(row) > room for row in ids)
-            for batch in by_length(list(map(len, ids)), self.batch_size):
-                texts = self._written([ids[j][-room:] for j in batch], wanted, [places[j] for j in batch])
-                found |= zip((places[j] for j in batch), texts, strict=True)
-                self._say("texts", len(found), len(requests))
-        return [found[i] for i in range(len(requests))]
+            groups.setdefault(parse_generation_kwargs(kwargs), []).append(i)
+        texts: dict[int, str] = {}
+        for request, indices in groups.items():
+            n = max_prompt_tokens(self.context, request.max_tokens)
+            ids = [self.tokenizer.encode(requests[i][0]) or [self.start] for i in indices]
+            self.truncated += sum(len(row) > n for row in ids)
+            for batch in batch_by_length(list(map(len, ids)), self.batch_size):
+                new = self._generate([ids[j][-n:] for j in batch], request, [indices[j] for j in batch])
+                texts |= zip((indices[j] for j in batch), new, strict=True)
+                self._report("texts", len(texts), len(requests))
+        return [texts[i] for i in range(len(requests))]
 
-    def pair_ids(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Ids of a context and its continuation, as the harness divides them.
+    def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a context and its continuation, divided as in the harness.
 
-        Spaces at the end of the context belong to the continuation, whose word they begin, and both are encoded
-        together. What has no context stands after the start token.
+        Spaces at the end of the context belong to the continuation, whose first word they begin, and both are encoded
+        together. A continuation without context follows the start token.
         """
         bare = context.rstrip()
         continuation = context[len(bare) :] + continuation
         if not bare:
             return [self.start], self.tokenizer.encode(continuation)
-        before = self.tokenizer.encode(bare)
-        after = self.tokenizer.encode(bare + continuation)[len(before) :]
-        # Where the two melt into fewer tokens, nothing would be left to score.
-        return before, after or self.tokenizer.encode(continuation)
+        context_ids = self.tokenizer.encode(bare)
+        ids = self.tokenizer.encode(bare + continuation)[len(context_ids) :]
+        # If both merge into no more tokens than the context has, no token would be left to score.
+        return context_ids, ids or self.tokenizer.encode(continuation)
 
-    def _scores(self, what: str, groups: Sequence[list[Window]], *, greedy: bool) -> list[list[Score]]:
-        """The scores of each request's windows."""
-        flat = [window for windows in groups for window in windows]
+    def _score(self, kind: str, requests: Sequence[list[Window]], *, greedy: bool) -> list[list[WindowScore]]:
+        """Return the scores of the windows of each request."""
+        windows = [window for its_windows in requests for window in its_windows]
         done = 0
 
         def count(n: int) -> None:
             nonlocal done
             done += n
-            self._say(what, done, len(flat))
+            self._report(kind, done, len(windows))
 
         scores = iter(
-            score(
+            score_windows(
                 self.model,
-                flat,
+                windows,
                 batch_size=self.batch_size,
                 dtype=self.dtype,
                 n_ids=self.tokenizer.vocab_size,
@@ -140,28 +141,28 @@ class Answers:
                 progress=count,
             )
         )
-        return [[next(scores) for _ in windows] for windows in groups]
+        return [[next(scores) for _ in its_windows] for its_windows in requests]
 
-    def _written(self, prompts: Sequence[list[int]], wanted: Wanted, places: Sequence[int]) -> list[str]:
-        """The texts after some prompts, written side by side."""
-        endings = [Ending(self.tokenizer, wanted.until) for _ in prompts]
+    def _generate(self, prompts: Sequence[list[int]], request: GenerationRequest, indices: Sequence[int]) -> list[str]:
+        """Return the texts after some prompts, generated together."""
+        matchers = [StopMatcher(self.tokenizer, request.until) for _ in prompts]
         steps = decode(
             self.model,
             prompts,
-            sampling=wanted.sampling,
-            seeds=[(self.seed + i) % (MAX_SEED + 1) for i in places],
-            max_new_tokens=wanted.max_tokens,
+            sampling=request.sampling,
+            seeds=[(self.seed + i) % (MAX_SEED + 1) for i in indices],
+            max_new_tokens=request.max_tokens,
             context=self.context,
             end=self.tokenizer.separator,
             n_ids=self.tokenizer.vocab_size,
         )
         for step in steps:
-            for ending, token in zip(endings, step, strict=True):
-                ending.push(token)
-            if all(ending.ended for ending in endings):
+            for matcher, token in zip(matchers, step, strict=True):
+                matcher.push(token)
+            if all(matcher.ended for matcher in matchers):
                 break
-        return [ending.close() for ending in endings]
+        return [matcher.close() for matcher in matchers]
 
-    def _say(self, what: str, done: int, total: int) -> None:
+    def _report(self, kind: str, done: int, total: int) -> None:
         if self.progress:
-            self.progress(what, done, total)
+            self.progress(kind, done, total)

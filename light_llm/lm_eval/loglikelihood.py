@@ -1,4 +1,4 @@
-"""How likely a model finds the targets of windows, and whether it would have written them."""
+"""Score windows: the log-likelihood of their targets, and whether each target is the most likely token."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,20 +10,20 @@ from torch import Tensor
 from ..model import LightLLM
 from ..objective import IGNORED, token_cross_entropy_from_hidden
 from ..runtime import autocast
-from .windows import Window, by_length
+from .windows import Window, batch_by_length
 
-ROWS = 1024  # of logits that exist at once
+LOGIT_ROWS = 1024  # that are in memory at once
 
 
 @dataclass(frozen=True)
-class Score:
-    """The targets of one window."""
+class WindowScore:
+    """The score of the targets of one window."""
 
     nats: float  # the sum of -log P
-    greedy: bool | None  # each target is the likeliest token; None: not asked for
+    greedy: bool | None  # whether each target is the most likely token; None: not computed
 
 
-def score(
+def score_windows(
     model: LightLLM,
     windows: Sequence[Window],
     *,
@@ -32,35 +32,36 @@ def score(
     n_ids: int | None = None,
     greedy: bool = True,
     progress: Callable[[int], None] | None = None,
-) -> list[Score]:
-    """Score windows in batches of about one length. No (B, T, V) logits: only rows that are targets go to the head.
+) -> list[WindowScore]:
+    """Score windows in batches of similar length. Only positions with a target reach the head: no (B, T, V) logits.
 
     Args:
-        dtype: the number format of the products.
-        n_ids: ids from here on are never the likeliest: for a model with a larger table than its tokenizer.
-        greedy: also look for the likeliest tokens.
-        progress: called with the number of windows of each batch that is done.
+        dtype: of matrix products.
+        n_ids: ids from here on are never the most likely: for a model with a larger table than its tokenizer.
+        greedy: also find the most likely tokens.
+        progress: called with the number of windows of each finished batch.
     """
-    found: dict[int, Score] = {}
+    scores: dict[int, WindowScore] = {}
     device = model.head_weight.device
-    for batch in by_length([len(window.ids) for window in windows], batch_size):
-        tokens, targets = padded([windows[i] for i in batch], device)
-        chosen = targets != IGNORED  # (B, T)
+    for batch in batch_by_length([len(window.ids) for window in windows], batch_size):
+        tokens, targets = pad_windows([windows[i] for i in batch], device)
+        is_target = targets != IGNORED  # (B, T)
         with torch.no_grad(), autocast(device.type, dtype):
-            hidden, wanted = model.hidden_states(tokens)[chosen], targets[chosen]  # (N, C), (N,)
-            nats = token_cross_entropy_from_hidden(model, hidden[None], wanted[None], ROWS)[0].cpu().double().tolist()
-            right = (likeliest(model, hidden, n_ids) == wanted).tolist() if greedy else []
+            hidden, targets = model.hidden_states(tokens)[is_target], targets[is_target]  # (N, C), (N,)
+            losses = token_cross_entropy_from_hidden(model, hidden[None], targets[None], LOGIT_ROWS)[0]
+            nats = losses.cpu().double().tolist()
+            right = (argmax_tokens(model, hidden, n_ids) == targets).tolist() if greedy else []
         end = 0
         for i in batch:
             start, end = end, end + windows[i].scored
-            found[i] = Score(math.fsum(nats[start:end]), all(right[start:end]) if greedy else None)
+            scores[i] = WindowScore(math.fsum(nats[start:end]), all(right[start:end]) if greedy else None)
         if progress:
             progress(len(batch))
-    return [found[i] for i in range(len(windows))]
+    return [scores[i] for i in range(len(windows))]
 
 
-def padded(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What is read and what is guessed, both (B, T), padded on the right, where no causal model looks."""
+def pad_windows(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets, both (B, T), padded on the right, where a causal model does not look."""
     T = max(len(window.ids) for window in windows) - 1
     tokens = torch.zeros(len(windows), T, dtype=torch.long)
     targets = torch.full((len(windows), T), IGNORED)
@@ -71,7 +72,7 @@ def padded(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Ten
     return tokens.to(device), targets.to(device)
 
 
-def likeliest(model: LightLLM, hidden: Tensor, n_ids: int | None = None) -> Tensor:
-    """The likeliest token after each hidden state, a block of rows at a time: (N, C) -> (N,)."""
-    parts = [model.logits(rows)[:, :n_ids].argmax(dim=-1) for rows in hidden.split(ROWS)]
+def argmax_tokens(model: LightLLM, hidden: Tensor, n_ids: int | None = None) -> Tensor:
+    """Return the most likely token after each hidden state, a block of rows at a time: (N, C) -> (N,)."""
+    parts = [model.logits(rows)[:, :n_ids].argmax(dim=-1) for rows in hidden.split(LOGIT_ROWS)]
     return torch.cat(parts) if parts else hidden.new_empty(0, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Tasks in, results out: the harness runs, the model answers."""
+"""Run tasks of the harness on a model, and return their results."""
 
 import contextlib
 import io
@@ -11,27 +11,28 @@ from typing import Any
 
 from ..config import check_range
 from ..errors import DataError, LightLLMError
-from ..interop.optional_deps import need
-from .lm import Answers
-from .tasks import find_tasks, on_this_machine
+from ..interop.optional_deps import require
+from .lm import LightLLMForEval
+from .tasks import find_tasks, offline_datasets
 
-FEWSHOT_SEED = 1234  # the harness's own
-DEFAULTS = "using default"  # a warning for each metric of a task that leaves to the harness how it is added up
+FEWSHOT_SEED = 1234  # the harness's default
+# The harness warns of each metric for which a task does not say how it is aggregated, which is usual.
+USUAL_WARNING = "using default"
 
 
 @dataclass(frozen=True)
-class Job:
-    """Which tasks are run, and how much of them.
+class EvalJob:
+    """The tasks to run, and how much of each.
 
     Raises:
-        ConfigError: a number below 0.
+        ConfigError: a negative number.
     """
 
     tasks: tuple[str, ...]  # names, patterns such as mmlu_*, or paths of YAML files
     include: Path | None = None  # a folder of tasks
-    limit: int = 0  # the first so many documents of each task; 0: all
+    limit: int = 0  # documents of each task; 0: all
     num_fewshot: int | None = None  # examples before each question; None: as the task says
-    offline: bool = False  # data sets only from this machine
+    offline: bool = False  # download no data sets
 
     def __post_init__(self) -> None:
         check_range("limit", self.limit, low=0, integer=True)
@@ -39,113 +40,112 @@ class Job:
             check_range("num_fewshot", self.num_fewshot, low=0, integer=True)
 
 
-def run_tasks(answers: Answers, job: Job) -> tuple[dict[str, Any], list[str]]:
-    """Run tasks by lm-evaluation-harness.
+def run_tasks(model: LightLLMForEval, job: EvalJob) -> tuple[dict[str, Any], list[str]]:
+    """Run tasks with lm-evaluation-harness.
 
     Returns:
-        What `lm_eval.evaluate` returns, without samples: `results`, `versions`, `n-shot`, `n-samples` and more; and
-        what the harness warned of, a line each.
+        The result of `lm_eval.evaluate` without samples: `results`, `versions`, `n-shot`, `n-samples` and more; and
+        the harness's warnings, a line each.
 
     Raises:
-        ConfigError: no lm_eval on this machine, an unknown task, or wishes of one that this model cannot fulfil.
-        DataError: a task whose data cannot be had, or that fails.
+        ConfigError: lm_eval is not installed, a task is unknown, or it needs a setting that this model lacks.
+        DataError: the data of a task cannot be loaded, or the task fails.
     """
-    need("lm_eval", "eval")
-    with _quiet() as warnings, on_this_machine(job.offline):
+    require("lm_eval", "eval")
+    with _collect_warnings() as warnings, offline_datasets(job.offline):
         manager, names = find_tasks(job.tasks, job.include)
-        tasks = _loaded(manager, names, job)
-        model = _model(answers)
+        tasks = _load_tasks(manager, names, job)
+        adapter = _adapt(model)
         evaluate = import_module("lm_eval.evaluator").evaluate
         try:
-            results = evaluate(model, tasks, limit=job.limit or None, log_samples=False)
+            results = evaluate(adapter, tasks, limit=job.limit or None, log_samples=False)
         except LightLLMError:
             raise
         except Exception as error:
-            if error is model.failure:  # ours: not the task's fault
+            if error is adapter.failure:  # raised by our code and not by the task
                 raise
-            raise DataError(f"the tasks {', '.join(names)} cannot be run: {_line(error)}") from error
+            raise DataError(f"the tasks {', '.join(names)} cannot be run: {_one_line(error)}") from error
     return dict(results), warnings
 
 
-def _loaded(manager: Any, names: Sequence[str], job: Job) -> Any:
-    """The tasks with their data, ready to run. Raises DataError."""
-    tasks: dict[str, Any] = {}
+def _load_tasks(manager: Any, names: Sequence[str], job: EvalJob) -> Any:
+    """Return the tasks with their data, ready to run. Raises DataError."""
     try:
         tasks = manager.load(list(names))
     except Exception as error:
         more = f" and {len(names) - 3:,} more" if names[3:] else ""
-        said = f"{', '.join(names[:3])}{more} cannot be loaded: {_line(error)}; {_way_out(error, job)}"
-        raise DataError(said) from error
+        shown = f"{', '.join(names[:3])}{more}"
+        raise DataError(f"{shown} cannot be loaded: {_one_line(error)}; {_remedy(error, job)}") from error
     for task in tasks["tasks"].values():
-        own = task.get_config("num_fewshot")
-        if job.num_fewshot is not None and own != 0:  # a task that says 0 cannot have any
+        its_fewshot = task.get_config("num_fewshot")
+        if job.num_fewshot is not None and its_fewshot != 0:  # a task that says 0 has no examples
             task.set_config(key="num_fewshot", value=job.num_fewshot)
-        elif own is None:
+        elif its_fewshot is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return tasks
 
 
-def _model(answers: Answers) -> Any:
-    """The answers as the harness wants them: an instance of a subclass of its LM."""
+def _adapt(model: LightLLMForEval) -> Any:
+    """Return the model as an instance of the harness's `LM`, which is a base class only once lm_eval is imported."""
     base: Any = import_module("lm_eval.api.model").LM
 
-    class Model(base):  # type: ignore[misc]
-        """Ours under the harness."""
+    class Adapter(base):  # type: ignore[misc]
+        """Passes the arguments of the harness's requests on."""
 
         failure: Exception | None = None
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            return self._answer(answers.likelihoods, requests)
+            return self._answer(model.loglikelihood, requests)
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-            return self._answer(lambda all_args: answers.texts([text for (text,) in all_args]), requests)
+            return self._answer(lambda args: model.loglikelihood_rolling([text for (text,) in args]), requests)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            return self._answer(answers.continuations, requests)
+            return self._answer(model.generate_until, requests)
 
-        def _answer(self, ask: Callable[[list[Any]], list[Any]], requests: Sequence[Any]) -> list[Any]:
+        def _answer(self, method: Callable[[list[Any]], list[Any]], requests: Sequence[Any]) -> list[Any]:
             try:
-                return ask([request.args for request in requests])
+                return method([request.args for request in requests])
             except Exception as error:
                 self.failure = error
                 raise
 
-    return Model()
+    return Adapter()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Inside, the harness's bars and remarks go nowhere, and each of its warnings once into the list."""
-    found: list[str] = []
+def _collect_warnings() -> Iterator[list[str]]:
+    """Silence the harness's progress bars and messages, and yield a list that gets each of its warnings once."""
+    lines: list[str] = []
 
-    class Keep(logging.Handler):
+    class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             line = " ".join(record.getMessage().split())
-            if line not in found and DEFAULTS not in line:
-                found.append(line)
+            if line not in lines and USUAL_WARNING not in line:
+                lines.append(line)
 
-    logger, handler = logging.getLogger("lm_eval"), Keep(logging.WARNING)
-    propagates = logger.propagate
+    logger, handler = logging.getLogger("lm_eval"), Collect(logging.WARNING)
+    propagated = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
-    nowhere = io.StringIO()
+    ignored = io.StringIO()
     try:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            yield found
+        with contextlib.redirect_stdout(ignored), contextlib.redirect_stderr(ignored):
+            yield lines
     finally:
         logger.removeHandler(handler)
-        logger.propagate = propagates
+        logger.propagate = propagated
 
 
-def _way_out(error: Exception, job: Job) -> str:
-    """What to do where a task or its data cannot be loaded."""
+def _remedy(error: Exception, job: EvalJob) -> str:
+    """Return what to do about a task that cannot be loaded."""
     if isinstance(error, ConnectionError):
         return "without --offline it is downloaded" if job.offline else "once it was downloaded, it is kept"
     return "install what it needs" if isinstance(error, ImportError) else "look into its YAML file and its data"
 
 
-def _line(error: BaseException) -> str:
-    """An error of another program in a line."""
+def _one_line(error: BaseException) -> str:
+    """Return an error of another package in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""The tasks that a command names: of a folder of one's own, and of the harness."""
+"""Find the tasks that a command names, in a folder of the user's and in the harness."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,46 +11,47 @@ from typing import Any
 from ..config import repr_short
 from ..errors import ConfigError, did_you_mean
 
-ENDINGS = (".yaml", ".yml")
-SINGLE = ("TASK", "PY_TASK")  # kinds of the harness that are no groups of others
+YAML_SUFFIXES = (".yaml", ".yml")
+SINGLE_KINDS = ("TASK", "PY_TASK")  # of the harness; the others are groups of tasks
+MAX_CANDIDATES = 200  # names that did_you_mean compares letter by letter
 
 
 def find_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Any, list[str]]:
-    """The harness's task manager, and the names it is to load, patterns such as `mmlu_*` written out.
+    """Return the harness's task manager and the names to load, with patterns such as `mmlu_*` expanded.
 
-    The harness comes with more than ten thousand tasks, and listing them takes seconds: it is left out where the
-    folder `include` has every name, or all are paths of YAML files.
+    The harness has more than ten thousand tasks, and listing them takes seconds. They are not listed if the folder
+    `include` has every name, or all names are paths of YAML files.
 
     Raises:
-        ConfigError: no such folder, or no such task, with the nearest name that exists.
+        ConfigError: there is no such folder or task; the nearest name is suggested.
     """
     if not names:
         raise ConfigError("no task was named; write one, or several with commas, as in --tasks lambada_openai,piqa")
-    if lost := [name for name in names if name.endswith(ENDINGS) and not Path(name).is_file()]:
-        raise ConfigError(f"there is no file {lost[0]}; a task is a name, or the path of a YAML file")
+    if missing := [name for name in names if name.endswith(YAML_SUFFIXES) and not Path(name).is_file()]:
+        raise ConfigError(f"there is no file {missing[0]}; a task is a name, or the path of a YAML file")
     if include is not None and not include.is_dir():
         raise ConfigError(f"there is no folder {include} with tasks; it is where your task's YAML file is")
-    make = import_module("lm_eval.tasks").TaskManager
+    task_manager = import_module("lm_eval.tasks").TaskManager
     folder = str(include) if include else None
-    manager = make(include_path=folder, include_defaults=False)
-    if not all(name.endswith(ENDINGS) or _is_single(manager, name) for name in names):
-        manager = make(include_path=folder)
-    found = [one for name in names for one in _matching(name, manager)]
-    return manager, list(dict.fromkeys(found))
+    manager = task_manager(include_path=folder, include_defaults=False)
+    if not all(name.endswith(YAML_SUFFIXES) or _is_single(manager, name) for name in names):
+        manager = task_manager(include_path=folder)
+    expanded = [task for name in names for task in _expand(name, manager)]
+    return manager, list(dict.fromkeys(expanded))
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that share the most pairs of letters with a name, the best first: few enough to compare well."""
+    """Return the known names that share the most pairs of letters with a name, the best first."""
     pairs = Counter(pairwise(name))
     shared = {other: (pairs & Counter(pairwise(other))).total() for other in known}
-    return sorted(shared, key=lambda other: -shared[other])[:200]
+    return sorted(shared, key=lambda other: -shared[other])[:MAX_CANDIDATES]
 
 
 @contextmanager
-def on_this_machine(offline: bool) -> Iterator[None]:
-    """Inside, where offline is asked for, data sets come from their cache and from files, and nothing is downloaded.
+def offline_datasets(offline: bool) -> Iterator[None]:
+    """Load data sets only from their cache and from files, if `offline`.
 
-    The libraries read HF_HUB_OFFLINE once, when they are imported, into these names, and ask the names.
+    The libraries read HF_HUB_OFFLINE once, when they are imported, into the attributes that are set here.
     """
     if not offline:
         yield
@@ -68,14 +69,14 @@ def on_this_machine(offline: bool) -> Iterator[None]:
 
 
 def _is_single(manager: Any, name: str) -> bool:
-    """Whether the name is a task by itself. A group or a tag may have members elsewhere."""
+    """Return whether the manager knows the name as one task. The members of a group or a tag may be elsewhere."""
     entry = manager.task_index.get(name)
-    return entry is not None and entry.kind.name in SINGLE
+    return entry is not None and entry.kind.name in SINGLE_KINDS
 
 
-def _matching(name: str, manager: Any) -> list[str]:
-    """What one name stands for. Raises ConfigError."""
-    if name.endswith(ENDINGS) or name in manager.task_index:
+def _expand(name: str, manager: Any) -> list[str]:
+    """Return the tasks that one name or pattern matches. Raises ConfigError if there is none."""
+    if name.endswith(YAML_SUFFIXES) or name in manager.task_index:
         return [name]
     matches: list[str] = manager.match_tasks([name]) if any(sign in name for sign in "*?[") else []
     if matches:

@@ -33,7 +33,7 @@ def test_a_file_and_what_to_do_with_it(checkpoint: Path, capsys: pytest.CaptureF
     assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
     assert "model     checkpoints/best_model.pt: " in said and "writing   weights in q8_0" in said
     assert "result    read back with gguf" in said or "result    verified with llama.cpp" in said
-    assert "written   model.gguf (0." in said and "try it    llama-cli -m model.gguf -p 'To be' -n 27" in said
+    assert "written   model.gguf (" in said and "try it    llama-cli -m model.gguf -p 'To be' -n 27" in said
     assert main(["export", "gguf", "--overwrite"]) == 0
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "model.gguf"]
 

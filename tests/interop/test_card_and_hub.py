@@ -1,4 +1,4 @@
-"""The card of an export, and its way to the hub."""
+"""The model card of an export, and its upload to the hub."""
 
 import hashlib
 import json
@@ -15,13 +15,11 @@ import pytest
 from light_llm.checkpoint import LoadedModel
 from light_llm.cli import main
 from light_llm.config import get_model_size
-from light_llm.errors import CheckpointError, ConfigError, DataError
-from light_llm.interop import huggingface
+from light_llm.errors import CheckpointError, ConfigError, DataError, LightLLMError
+from light_llm.interop.hub import push
 from light_llm.interop.model_card import write_card
 from tests.interop.test_export_hf import exported
 from tests.support.export_tools import tiny_loaded
-
-# --- the card and the hub ------------------------------------------------------------------------------------------
 
 
 def card_of(loaded: LoadedModel, folder: Path, **changes: Any) -> str:
@@ -29,23 +27,28 @@ def card_of(loaded: LoadedModel, folder: Path, **changes: Any) -> str:
     return (folder / "README.md").read_text()
 
 
-def test_the_card_says_what_is_so(tmp_path: Path) -> None:
+def with_data(loaded: LoadedModel, **changes: Any) -> LoadedModel:
+    return replace(loaded, file=replace(loaded.file, **changes))
+
+
+def test_the_card_has_the_facts_of_the_model_file(tmp_path: Path) -> None:
     loaded, out = exported(tmp_path, vocab_size=320)
     text = card_of(loaded, out)
-    assert card_of(loaded, out) == text  # its own hash is not among the others
-    cut = replace(loaded.model.config, vocab_size=257)
+    assert card_of(loaded, out) == text, "its own hash is not on it"
+    trimmed = replace(loaded.model.config, vocab_size=257)
     for row in (
-        f"| parameters | {get_model_size(cut):,} |",
-        "| tokens at once | 24; there are 32 positions, and beyond 24 nothing was learnt |",
+        f"| parameters | {get_model_size(trimmed):,} |",
+        "| context | 24 tokens in training, 32 positions |",
         "| tokenizer | byte, 257 ids |",
-        "| left out | 63 rows of padding in the token table |",
+        "| rows of padding left out | 63 |",
         "| updates | 120 |",
-        "| number format in training | bfloat16 |",
+        "| training dtype | bfloat16 |",
         "| text | poem.txt |",
-        "| held-out loss | 1.2500 ± 0.0100 nats per token |",
-        "| bits per byte | 1.8000 |",
+        "| held-out nats per token | 1.2500 |",
+        "| standard error of the loss | 0.0100 |",
+        "| held-out bits per byte | 1.8000 |",
         "- verified with a program: all is well.",
-        "In a text that has these 13 characters, the tokenizer of this folder sees the id",
+        "`<|endoftext|>` is id 256, between documents",
     ):
         assert row in text, row
     for path in out.iterdir():
@@ -65,36 +68,30 @@ def test_the_hub_can_read_the_card(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     loaded, out = exported(tmp_path, "qwen3")
-    said = {"source": "tinystories", "title": 'a "quoted" | title:\n---\n'}
-    loaded = replace(loaded, file=replace(loaded.file, data=loaded.file.data | said))
+    loaded = with_data(loaded, data=loaded.file.data | {"title": 'a "quoted" | title:\n---\n'})
     card = ModelCard(card_of(loaded, out, license="mit"))
     data = card.data.to_dict()
     assert (data["license"], data["library_name"], data["pipeline_tag"]) == ("mit", "transformers", "text-generation")
-    assert (data["language"], data["datasets"]) == (["en"], ["roneneldan/TinyStories"])
     assert data["tags"] == ["light-llm", "qwen3"]
-    found = {r.metric_type: r.metric_value for r in card.data.eval_results or []}
-    assert found == {"loss": 1.25, "bits_per_byte": 1.8, "perplexity": 3.49}
     assert 'a "quoted" \\| title: ---' in card.text and "No licence" not in card.text
 
 
-def test_the_card_makes_nothing_up(tmp_path: Path) -> None:
-    """A model of which little is known, for another program; and no path of the machine it was trained on."""
+def test_the_card_leaves_out_what_is_unknown(tmp_path: Path) -> None:
+    """Also the path of the text on the machine that the model was trained on."""
     from huggingface_hub import ModelCard
 
     loaded = tiny_loaded(tmp_path)
     secret = {"source": "/home/somebody/diary.txt", "title": "diary.txt"}
-    unlucky = {"evaluation": {"loss": 800.0, "perplexity": float("inf")}}
-    card = ModelCard(card_of(replace(loaded, file=replace(loaded.file, data=secret, meta=unlucky)), tmp_path))
-    assert "which stands between documents" in card.text and "the model never saw" not in card.text
-    assert "/home" not in card.content and [r.metric_type for r in card.data.eval_results or []] == ["loss"]
+    card = ModelCard(card_of(with_data(loaded, data=secret, meta={}), tmp_path))
+    assert "/home" not in card.content and "diary.txt" in card.text
     assert card.data.license == "unknown" and "No licence has been chosen" in card.text
-    one = replace(loaded, file=replace(loaded.file, data={"documents": 1}))
-    assert "is id 256, which the model never saw: its text was one document" in card_of(one, tmp_path)
+    one = with_data(loaded, data={"documents": 1})
+    assert "is id 256, never seen by the model" in card_of(one, tmp_path)
     strange = tiny_loaded(tmp_path, mlp="relu2")
-    text = card_of(replace(strange, file=replace(strange.file, data={}, meta={}, tokenizer=None)), tmp_path)
-    assert "# A transformer, " in text and 'library_name: "onnx"' in text and "\nlanguage:" not in text
-    for row in ("| updates | not known |", "| text | not known |", "not measured", "none in the model file"):
-        assert row in text
+    text = card_of(with_data(strange, data={}, meta={}, tokenizer=None), tmp_path)
+    assert "# Transformer, " in text and 'library_name: "onnx"' in text
+    for fact in ("| updates |", "| text |", "held-out", "| tokenizer |", "endoftext"):
+        assert fact not in text
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -110,26 +107,24 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         server, body = self.server, self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        server.seen.append((self.command, self.path, self.headers.get("Authorization"), body))
-        place = f"http://127.0.0.1:{server.server_port}/me/tiny"
-        status, found = 200, dict[str, Any]()
+        server.requests.append((self.command, self.path, self.headers.get("Authorization"), body))
+        url = f"http://127.0.0.1:{server.server_port}/me/tiny"
+        status, answer = 200, dict[str, Any]()
         if server.refuses:
-            status, found = server.refuses, {"error": "no"}
+            status, answer = server.refuses, {"error": "no"}
         elif self.path == "/api/whoami-v2":
-            found = {"name": "me", "type": "user"}
+            answer = {"name": "me", "type": "user"}
         elif self.path == "/api/repos/create":
-            status, found = 409 if server.public is not None else 200, {"url": place, "name": "me/tiny"}
+            status, answer = 409 if server.public is not None else 200, {"url": url, "name": "me/tiny"}
             server.created = server.created or json.loads(body)
         elif "/preupload/" in self.path:
-            files = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
-            ]
-            found = {"files": files}
+            names = [f["path"] for f in json.loads(body)["files"]]
+            answer = {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]}
         elif "/commit/" in self.path:
-            found = {"success": True, "commitUrl": f"{place}/commit/1", "commitOid": "1" * 40, "hookOutput": ""}
+            answer = {"success": True, "commitUrl": f"{url}/commit/1", "commitOid": "1" * 40, "hookOutput": ""}
         elif self.path.startswith("/api/models/me/tiny"):
-            found = {"id": "me/tiny", "private": not server.public, "sha": "0" * 40, "siblings": [], "tags": []}
-        data = json.dumps(found).encode()
+            answer = {"id": "me/tiny", "private": not server.public, "sha": "0" * 40, "siblings": [], "tags": []}
+        data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -141,13 +136,13 @@ class Hub(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """The hub on this machine."""
+    """A stand-in of the hub on this machine."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Hub)
-        self.seen: list[tuple[str, str, str | None, bytes]] = []
+        self.requests: list[tuple[str, str, str | None, bytes]] = []
         self.created: dict[str, Any] = {}
-        self.public: bool | None = None  # what the model is that is there already; None: there is none
+        self.public: bool | None = None  # of an existing model; None: there is none
         self.refuses = 0
 
     @property
@@ -175,66 +170,61 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_push_sends_every_file_to_a_private_model(hub: Server, folder: Path) -> None:
-    """The real library on one side of the wire, a stand-in of the hub on the other."""
-    assert huggingface.push(folder, "tiny", endpoint=hub.address) == f"{hub.address}/me/tiny"
-    assert hub.created["visibility"] == "private" and (hub.created["organization"], hub.created["name"]) == (
-        "me",
-        "tiny",
-    )
-    commit = next(body for _, path, _, body in hub.seen if "/commit/" in path)
+    """The real client library talks to the stand-in."""
+    assert push(folder, "tiny", endpoint=hub.address) == f"{hub.address}/me/tiny"
+    created = [hub.created[name] for name in ("visibility", "organization", "name")]
+    assert created == ["private", "me", "tiny"]
+    commit = next(body for _, path, _, body in hub.requests if "/commit/" in path)
     sent = [json.loads(line)["value"]["path"] for line in commit.splitlines() if b'"file"' in line]
     assert sorted(sent) == sorted(path.name for path in folder.iterdir())
-    assert {token for _, _, token, _ in hub.seen} == {"Bearer hf_nobody"}
+    assert {token for _, _, token, _ in hub.requests} == {"Bearer hf_nobody"}
 
 
-def test_a_folder_that_is_there_is_pushed_as_it_is(
+def test_an_existing_folder_is_pushed_unchanged(
     hub: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the command line: the card that a user has changed goes, and nothing is exported again."""
+    """By the command: a card that the user has edited is sent, and nothing is exported again."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
     (folder / "README.md").write_text("My own words.")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert main(["export", "push", "--out", str(folder), "--push", "me/tiny"]) == 0
     assert capsys.readouterr().out == f"uploaded  {hub.address}/me/tiny\n"
     assert hub.created["visibility"] == "private"
-    assert any(b64encode(b"My own words.") in body for _, path, _, body in hub.seen if "/commit/" in path)
+    assert any(b64encode(b"My own words.") in body for _, path, _, body in hub.requests if "/commit/" in path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_private_model_never_goes_where_all_can_see_it(hub: Server, folder: Path) -> None:
+def test_a_private_model_is_not_sent_to_a_public_one(hub: Server, folder: Path) -> None:
     hub.public = True
-    with pytest.raises(ConfigError, match="me/tiny is on the hub already and public.*nothing was sent"):
-        huggingface.push(folder, "me/tiny", endpoint=hub.address)
-    assert not [path for _, path, _, _ in hub.seen if "/commit/" in path or "/preupload/" in path]
-    assert huggingface.push(folder, "me/tiny", private=False, endpoint=hub.address).endswith("/me/tiny")
+    with pytest.raises(ConfigError, match="me/tiny is on the hub already and public"):
+        push(folder, "me/tiny", endpoint=hub.address)
+    assert not [path for _, path, _, _ in hub.requests if "/commit/" in path or "/preupload/" in path]
+    assert push(folder, "me/tiny", private=False, endpoint=hub.address).endswith("/me/tiny")
 
 
-def test_what_keeps_a_push_from_beginning(hub: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_that_cannot_succeed_sends_nothing(hub: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(error: type[LightLLMError], match: str, name: str = "me/tiny") -> None:
+        with pytest.raises(error, match=match):
+            push(folder, name, endpoint=hub.address)
+
     for name in ("a/b/c", "so many words", "me/-x"):
-        with pytest.raises(ConfigError, match="is no name of a model"):
-            huggingface.push(folder, name, endpoint=hub.address)
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(ConfigError, match="no token of the Hugging Face hub on this machine.*hf auth login"):
-        huggingface.push(folder, "me/tiny", endpoint=hub.address)
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_nobody")
-    for name, message in (("model.safetensors", "is damaged or cut"), ("config.json", "is damaged, or no JSON")):
+        refused(ConfigError, "is no name of a model", name)
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.get_token", lambda: None)
+        refused(ConfigError, "no token .*hf auth login")
+    for name in ("model.safetensors", "config.json"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match=message):
-            huggingface.push(folder, "me/tiny", endpoint=hub.address)
+        refused(CheckpointError, f"{name} is damaged")
         (folder / name).write_bytes(whole)
     (folder / "README.md").unlink()
-    with pytest.raises(ConfigError, match="has no README.md; export it first: light-llm export hf --out"):
-        huggingface.push(folder, "me/tiny", endpoint=hub.address)
-    assert not hub.seen
+    refused(ConfigError, "has no README.md; .*light-llm export hf --out")
+    assert not hub.requests
 
 
-def test_a_hub_that_refuses_or_is_not_there(hub: Server, folder: Path) -> None:
+def test_an_error_of_the_hub_says_how_to_push_again(hub: Server, folder: Path) -> None:
     hub.refuses = 403
-    with pytest.raises(
-        DataError,
-        match="could not be pushed .*403.*push it again with: light-llm export push --out .* me/tiny",
-    ):
-        huggingface.push(folder, "me/tiny", endpoint=hub.address)
+    with pytest.raises(DataError, match="403.*light-llm export push --out .* me/tiny"):
+        push(folder, "me/tiny", endpoint=hub.address)
     with pytest.raises(DataError, match="me/tiny could not be pushed .*refused"):
-        huggingface.push(folder, "me/tiny", endpoint="http://127.0.0.1:9")
+        push(folder, "me/tiny", endpoint="http://127.0.0.1:9")

@@ -20,12 +20,12 @@ from torch import Tensor
 from light_llm.checkpoint import LoadedModel
 from light_llm.config import PRESETS, ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop import huggingface
-from light_llm.interop.architectures import cut_to_tokenizer, family_of
-from light_llm.interop.export import rounded
-from light_llm.interop.optional_deps import need
+from light_llm.interop.architectures import family_of, trim_vocab
+from light_llm.interop.exporter import rounded
+from light_llm.interop.huggingface import training_window
+from light_llm.interop.optional_deps import require
 from light_llm.interop.verify import verify
-from tests.support.export_tools import FAMILIES, MODERN, tiny_loaded
+from tests.support.export_tools import FAMILIES, HF, MODERN, tiny_loaded
 
 transformers = pytest.importorskip("transformers")
 
@@ -49,7 +49,7 @@ def exported(folder: Path, family: str = "gpt2", dtype: str = "float32", **chang
     loaded = tiny_loaded(folder, family, **changes)
     out = folder / "model-hf"
     out.mkdir()
-    huggingface.write(loaded, out, dtype=dtype)
+    HF.write(loaded, out, dtype=dtype)
     return loaded, out
 
 
@@ -83,10 +83,10 @@ def in_silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(("family", "changes"), VARIANTS)
 def test_the_same_numbers_and_the_same_text(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     loaded, out = exported(tmp_path, family, **(LONG | changes))
-    runtime = huggingface.open_export(out)
-    verdict = verify(loaded, runtime)
-    assert verdict.largest < 1e-4 and verdict.equal == verdict.compared == 64 and verdict.tokenizer
-    assert verdict.runtime == f"transformers {transformers.__version__}"
+    runtime = HF.open(out)
+    check = verify(loaded, runtime)
+    assert check.max_logit_error < 1e-4 and check.greedy_equal == check.greedy_compared == 64 and check.same_tokenizer
+    assert check.runtime == f"transformers {transformers.__version__}"
     assert len(set(runtime.greedy([5, 6, 7], 64))) > 4  # a text that could have gone another way
 
 
@@ -138,7 +138,7 @@ def test_both_forms_of_the_rotation_say_the_same(tmp_path: Path) -> None:
     """Versions before 5 read the older fields, and version 5 reads either."""
     loaded, out = exported(tmp_path, "llama", rope_scaling="llama3", rope_factor=4.0, rope_base=500.0)
     tamper_config(out, lambda values: values.pop("rope_parameters"))
-    assert verify(loaded, huggingface.open_export(out)).largest < 1e-4
+    assert verify(loaded, HF.open(out)).max_logit_error < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -147,8 +147,8 @@ def test_half_the_bytes(tmp_path: Path, dtype: str) -> None:
     loaded, out = exported(tmp_path, "qwen3", dtype=dtype)
     assert {str(t.dtype) for t in load_file(out / "model.safetensors").values()} == {f"torch.{dtype}"}
     assert transformers.AutoConfig.from_pretrained(out).dtype == getattr(torch, dtype)
-    runtime = huggingface.open_export(out)
-    assert verify(rounded(loaded, dtype), runtime).largest < 1e-5
+    runtime = HF.open(out)
+    assert verify(rounded(loaded, dtype), runtime).max_logit_error < 1e-5
     with pytest.raises(CheckpointError, match="its logits are off by"):
         verify(loaded, runtime)
 
@@ -160,21 +160,21 @@ def test_a_number_that_the_format_lacks_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"wte.weight has numbers up to 7e\+04, and float16 ends at 6.55e\+04; export"
     ):
-        huggingface.write(loaded, tmp_path, dtype="float16")
+        HF.write(loaded, tmp_path, dtype="float16")
     with pytest.raises(ConfigError, match="dtype='int8'"):
-        huggingface.write(loaded, tmp_path, dtype="int8")
+        HF.write(loaded, tmp_path, dtype="int8")
 
 
 def test_the_trained_window_is_no_longer_than_the_positions(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path)
     for data, window in (({"max_length": 24}, 24), ({"max_length": 999}, 32), ({}, 32)):
-        assert huggingface.trained_window(replace(loaded, file=replace(loaded.file, data=data))) == window
+        assert training_window(replace(loaded, file=replace(loaded.file, data=data))) == window
 
 
 def test_a_model_with_few_positions(tmp_path: Path) -> None:
     loaded, out = exported(tmp_path, n_positions=4)
-    verdict = verify(loaded, huggingface.open_export(out))
-    assert verdict.compared == verdict.equal == 2 and verdict.largest < 1e-4
+    check = verify(loaded, HF.open(out))
+    assert check.greedy_compared == check.greedy_equal == 2 and check.max_logit_error < 1e-4
 
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     loaded = replace(loaded, file=replace(loaded.file, tokenizer=None))
     out = tmp_path / "out"
     out.mkdir()
-    huggingface.write(loaded, out)
-    runtime = huggingface.open_export(out)
-    assert verify(loaded, runtime).tokenizer is None and runtime.encode("To be") is None
+    HF.write(loaded, out)
+    runtime = HF.open(out)
+    assert verify(loaded, runtime).same_tokenizer is None and runtime.encode("To be") is None
     assert not list(out.glob("tokenizer*"))
 
 
@@ -296,7 +296,7 @@ def test_wrong_weights_are_refused(tmp_path: Path, what: str) -> None:
     loaded, out = exported(tmp_path, family, **changes)
     tamper_tensors(out, change)
     with pytest.raises(CheckpointError, match=message):
-        verify(loaded, huggingface.open_export(out))
+        verify(loaded, HF.open(out))
 
 
 @pytest.mark.parametrize("what", OF_CONFIGS)
@@ -305,14 +305,14 @@ def test_a_wrong_config_is_refused(tmp_path: Path, what: str) -> None:
     loaded, out = exported(tmp_path, family, **changes)
     tamper_config(out, lambda values: values.update(wrong))
     with pytest.raises(CheckpointError, match="its logits are off by"):
-        verify(loaded, huggingface.open_export(out))
+        verify(loaded, HF.open(out))
 
 
 def test_a_head_that_is_said_to_be_tied_and_is_not(tmp_path: Path) -> None:
     _, out = exported(tmp_path, "llama", tied_head=False)
     tamper_config(out, lambda values: values.update(tie_word_embeddings=True))
     with pytest.raises(CheckpointError, match=r"lm_head.weight is \(257, 24\) and not None"):
-        huggingface.open_export(out)
+        HF.open(out)
 
 
 def test_rows_of_padding_are_refused(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_rows_of_padding_are_refused(tmp_path: Path) -> None:
     tamper_config(out, lambda values: values.update(vocab_size=320))
     tamper_tensors(out, lambda t: t.update({"transformer.wte.weight": loaded.model.wte.weight.detach()}))
     with pytest.raises(CheckpointError, match="it has logits for 320 ids, and the model has 257"):
-        verify(loaded, huggingface.open_export(out))
+        verify(loaded, HF.open(out))
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     vocab["T"], vocab["o"] = vocab["o"], vocab["T"]
     (out / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'To be"):
-        verify(loaded, huggingface.open_export(out))
+        verify(loaded, HF.open(out))
 
 
 def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
@@ -338,54 +338,68 @@ def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
     data = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="transformers cannot open .*model-hf: .*; export it again"):
-        huggingface.open_export(out)
+        HF.open(out)
     (out / "config.json").unlink()
     with pytest.raises(CheckpointError, match="transformers cannot open"):
-        huggingface.open_export(out)
+        HF.open(out)
 
 
 # --- families and packages -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "nearest", "differences"),
     [
-        ({"norm": "rmsnorm"}, "GPT-2's, and there norm='rmsnorm' has to be 'layernorm'. It can be used with light-llm"),
-        ({"mlp": "relu2"}, "mlp='relu2' has to be 'gelu'"),
-        ({"qk_norm": True}, "qk_norm=True has to be False"),
-        ({"logit_cap": 30.0}, "logit_cap=30.0 has to be 0.0"),
-        ({"n_kv_head": 2}, "n_kv_head=2 has to be n_head=6"),
-        ({"head_dim": 32}, "head_dim=32 has to be n_embd / n_head, which is 64"),
-        ({"window": 9}, "window=9 has to be 0: windows need qk_norm as well"),
-        (MODERN | {"bias": True}, "with positions=rope it would be Llama's, and there bias=True has to be False"),
-        (MODERN | {"mlp": "gelu"}, "mlp='gelu' has to be 'swiglu'"),
-        (MODERN | {"window": 9}, "window=9 has to be 0"),
-        (MODERN | {"qk_norm": True, "norm": "layernorm"}, "rope and qk_norm it would be Qwen3's, and there norm="),
-        (MODERN | {"logit_cap": 5.0, "bias": True}, "bias=True has to be False; logit_cap=5.0 has to be 0.0"),
+        ({"norm": "rmsnorm"}, "GPT-2", ["norm='rmsnorm' has to be 'layernorm'"]),
+        ({"mlp": "relu2"}, "GPT-2", ["mlp='relu2'"]),
+        ({"qk_norm": True}, "GPT-2", ["qk_norm=True"]),
+        ({"logit_cap": 30.0}, "GPT-2", ["logit_cap=30.0"]),
+        ({"n_kv_head": 2}, "GPT-2", ["n_kv_head=2 has to be n_head=6"]),
+        ({"head_dim": 32}, "GPT-2", ["head_dim=32 has to be n_embd / n_head, which is 64"]),
+        ({"window": 9}, "GPT-2", ["window=9 has to be 0"]),
+        (MODERN | {"bias": True}, "Llama", ["bias=True has to be False"]),
+        (MODERN | {"mlp": "gelu"}, "Llama", ["mlp='gelu' has to be 'swiglu'"]),
+        (MODERN | {"window": 9}, "Llama", ["window=9 has to be 0", "Qwen3", "qk_norm=False has to be True"]),
+        (MODERN | {"qk_norm": True, "norm": "layernorm"}, "Qwen3", ["norm='layernorm' has to be 'rmsnorm'"]),
+        (MODERN | {"logit_cap": 5.0, "bias": True}, "Llama", ["bias=True", "logit_cap=5.0"]),
     ],
 )
-def test_a_mix_that_no_family_has(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as error:
+def test_a_combination_of_no_family_is_refused(changes: dict[str, Any], nearest: str, differences: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"nearest is {nearest}, where") as error:
         family_of(ModelConfig(**changes))
-    assert message in str(error.value)
+    for difference in differences:
+        assert difference in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["micro", "llama-micro"])
+@pytest.mark.parametrize("setting", ["positions", "norm", "mlp"])
+def test_a_choice_that_is_new_belongs_to_no_family(name: str, setting: str) -> None:
+    """A choice that is added later must not be taken for one of another program, whatever it is called."""
+    config = ModelConfig.preset(name)
+    object.__setattr__(config, setting, "new")
+    with pytest.raises(ConfigError, match=f"{setting}='new' has to be"):
+        family_of(config)
 
 
 def test_presets_and_their_relatives_have_a_family() -> None:
-    assert {family_of(ModelConfig.preset(name)) for name in PRESETS} == {"gpt2", "llama"}
-    assert family_of(ModelConfig(n_kv_head=6, bias=False, tied_head=False, activation="gelu", norm_eps=1e-6)) == "gpt2"
-    assert family_of(ModelConfig(**MODERN, n_kv_head=2, head_dim=32, rope_scaling="llama3")) == "llama"
-    assert family_of(ModelConfig(**MODERN, qk_norm=True, **WINDOWS)) == "qwen3"
+    assert {family_of(ModelConfig.preset(name)).name for name in PRESETS} == {"gpt2", "llama"}
+    for changes, family in (
+        ({"n_kv_head": 6, "bias": False, "tied_head": False, "activation": "gelu", "norm_eps": 1e-6}, "gpt2"),
+        (MODERN | {"n_kv_head": 2, "head_dim": 32, "rope_scaling": "llama3"}, "llama"),
+        (MODERN | {"qk_norm": True} | WINDOWS, "qwen3"),
+    ):
+        assert family_of(ModelConfig(**changes)).name == family
 
 
 def test_a_llama_that_transformers_refuses(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path, "llama", n_embd=26, head_dim=4)
     with pytest.raises(ConfigError, match=r"refuses a Llama whose n_embd=26 is no multiple of n_head=6.*n_embd=30"):
-        huggingface.write(loaded, tmp_path)
+        HF.write(loaded, tmp_path)
 
 
 def test_padding_is_cut_and_nothing_else(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path, vocab_size=320, tied_head=False)
-    config, state = cut_to_tokenizer(loaded)
+    config, state = trim_vocab(loaded)
     assert config == replace(loaded.model.config, vocab_size=257)
     for name, whole in loaded.model.state_dict().items():
         kept = whole[:257] if name in ("wte.weight", "lm_head.weight") else whole
@@ -393,11 +407,11 @@ def test_padding_is_cut_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert need("json", "hf") is json
+    assert require("json", "hf") is json
     with pytest.raises(ConfigError, match=r'needs the package no_such, which is not installed; .* "light-llm\[onnx\]"'):
-        need("no_such.part", "onnx")
+        require("no_such.part", "onnx")
     (tmp_path / "half_there.py").write_text("import no_such_part")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="half_there is installed and cannot be imported .*no_such_part"):
-        need("half_there", "hf")
+        require("half_there", "hf")
     assert "half_there" not in sys.modules

@@ -15,12 +15,12 @@ from light_llm.data.tokenizer_json import from_tokenizer_json
 from light_llm.data.tokenizers import decode
 from light_llm.errors import ConfigError
 from light_llm.interop.tokenizer_files import tokenizer_config, tokenizer_json
-from light_llm.interop.verify import TEXTS
+from light_llm.interop.verify import TOKENIZER_TEXTS
 from tests.support.export_tools import ODD, TOKENIZERS, a_tokenizer
 
 transformers = pytest.importorskip("transformers")
 HARD = (
-    *TEXTS,
+    *TOKENIZER_TEXTS,
     ODD,
     "",
     " ",

@@ -12,7 +12,7 @@ from light_llm.checkpoint import LoadedModel, ModelFile
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode
 from light_llm.errors import CheckpointError
 from light_llm.interop.export import TARGETS, export
-from light_llm.interop.verify import TIES, verify
+from light_llm.interop.verify import MAX_TIES, verify
 from light_llm.model import LightLLM
 from tests.support.tools import tiny_model
 
@@ -56,10 +56,10 @@ def model_of(**changes: Any) -> LightLLM:
 @pytest.mark.parametrize("n_positions", [1, 2, 5, 9, 160])
 def test_the_model_itself_is_verified(n_positions: int) -> None:
     model = model_of(n_positions=n_positions)
-    verdict = verify(loaded(model), Program(model))
-    assert verdict.largest == 0 and verdict.places == n_positions and verdict.equal == verdict.compared
-    assert verdict.compared == min(64, n_positions - max(1, min(8, n_positions // 2)))
-    assert f"logits at {n_positions} positions differ by 0.0e+00" in verdict.words
+    check = verify(loaded(model), Program(model))
+    assert check.max_logit_error == 0 and check.positions == n_positions and check.greedy_equal == check.greedy_compared
+    assert check.greedy_compared == min(64, n_positions - max(1, min(8, n_positions // 2)))
+    assert f"logits at {n_positions} positions differ by 0.0e+00" in check.summary
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,14 @@ def test_a_greedy_text_goes_on_after_a_tie() -> None:
     model = nearly_tied()
     with pytest.raises(CheckpointError, match="its greedy text is another one from token"):
         verify(loaded(model), Other(model, lambda place: 1 if place == 12 else 17 if place == 20 else 0))
-    verdict = verify(loaded(model), Other(model, lambda place: 1 if place in (12, 30) else 0))
-    assert (verdict.compared, verdict.equal) == (64, 62) and "62 of 64 greedy tokens are equal (the others tie)" in (
-        verdict.words
-    )
+    check = verify(loaded(model), Other(model, lambda place: 1 if place in (12, 30) else 0))
+    assert (check.greedy_compared, check.greedy_equal) == (
+        64,
+        62,
+    ) and "62 of 64 greedy tokens are equal (the others tie)" in (check.summary)
     with pytest.raises(CheckpointError, match="greedy text"):  # one that ties at every token says nothing
         verify(loaded(model), Other(model, lambda place: 1 if place % 4 == 0 else 0))
-    assert 64 // 4 > TIES
+    assert 64 // 4 > MAX_TIES
 
 
 def test_a_limit_is_never_wider_than_what_the_model_says() -> None:
@@ -139,7 +140,7 @@ def test_an_alphabet_is_tried_on_itself() -> None:
 
     ours = CharTokenizer("абв")
     model = model_of(vocab_size=ours.vocab_size)
-    assert verify(loaded(model, ours), Program(model, ours)).tokenizer
+    assert verify(loaded(model, ours), Program(model, ours)).same_tokenizer
     with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'абв'"):
         verify(loaded(model, ours), Deaf(model, ours))
 

@@ -19,11 +19,10 @@ from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, Tokenizer
 from light_llm.errors import CheckpointError
 from light_llm.generate import TextGenerator
-from light_llm.interop import huggingface
-from light_llm.interop.import_config import config_of
-from light_llm.interop.import_model import as_loaded, read_folder
+from light_llm.interop.hf_config import read_config
+from light_llm.interop.import_model import make_loaded, read_folder
 from light_llm.interop.model_card import write_card
-from tests.support.export_tools import tiny_loaded
+from tests.support.export_tools import HF, tiny_loaded
 from tests.support.tools import some_tokens, tiny_model
 
 transformers = pytest.importorskip("transformers")
@@ -149,24 +148,24 @@ def test_the_shape_is_in_our_words(saved: Callable[[str], Path]) -> None:
 
 def test_older_rotary_fields_mean_the_same(saved: Callable[[str], Path]) -> None:
     values = json.loads((saved("llama-3.1") / "config.json").read_text())
-    new = config_of(values, "config.json")
+    new = read_config(values, "config.json")
     rope = values.pop("rope_parameters")
     for kind in ("rope_type", "type"):
         scaling = {kind if k == "rope_type" else k: v for k, v in rope.items() if k != "rope_theta"}
         old = values | {"rope_theta": 500, "rope_scaling": scaling}
-        assert config_of(old, "config.json") == new
+        assert read_config(old, "config.json") == new
     plain = values | {"rope_theta": 500, "rope_scaling": None}
-    assert config_of(plain, "config.json")[1] == replace(new[1], rope_scaling="none", rope_factor=1.0)
+    assert read_config(plain, "config.json")[1] == replace(new[1], rope_scaling="none", rope_factor=1.0)
 
 
 def test_what_is_left_out_means_what_it_means_there() -> None:
     rope = {k: v for k, v in LLAMA3_ROPE.items() if k != "original_max_position_embeddings"}
     values = LLAMA | {"model_type": "llama", "rope_parameters": rope}
-    found, theirs = config_of(values, "c")[1], transformers.LlamaConfig(**values)
+    found, theirs = read_config(values, "c")[1], transformers.LlamaConfig(**values)
     assert found.rope_trained == theirs.rope_parameters["original_max_position_embeddings"] == 32
     for family, there in (("gpt2", "GPT2"), ("llama", "Llama"), ("qwen3", "Qwen3")):
         usual = getattr(transformers, f"{there}Config")()
-        found = config_of((GPT2 if family == "gpt2" else LLAMA) | {"model_type": family}, "c")[1]
+        found = read_config((GPT2 if family == "gpt2" else LLAMA) | {"model_type": family}, "c")[1]
         assert found.tied_head == usual.tie_word_embeddings
         assert found.norm_eps == (usual.layer_norm_epsilon if family == "gpt2" else usual.rms_norm_eps)
         if family != "gpt2":
@@ -175,20 +174,20 @@ def test_what_is_left_out_means_what_it_means_there() -> None:
 
 def test_older_names_of_gpt2s_sizes_mean_the_same() -> None:
     old = {"model_type": "gpt2", "vocab_size": V, "n_ctx": 32, "hidden_size": 24, "num_hidden_layers": 2}
-    assert config_of(old | {"num_attention_heads": 3}, "c")[1] == ModelConfig(**GPT2, dropout=0.1, attn_dropout=0.1)
-    assert config_of(GPT2 | {"architectures": ["GPT2LMHeadModel"]}, "c")[0] == "gpt2"
+    assert read_config(old | {"num_attention_heads": 3}, "c")[1] == ModelConfig(**GPT2, dropout=0.1, attn_dropout=0.1)
+    assert read_config(GPT2 | {"architectures": ["GPT2LMHeadModel"]}, "c")[0].name == "gpt2"
     with pytest.raises(CheckpointError, match="n_embd=24 and hidden_size=32 are one field by two names"):
-        config_of(GPT2 | {"model_type": "gpt2", "hidden_size": 32}, "c")
+        read_config(GPT2 | {"model_type": "gpt2", "hidden_size": 32}, "c")
 
 
 def test_windows_from_the_first_layer_that_has_one() -> None:
     """Qwen3's older form: the layers from max_window_layers on."""
     values = LLAMA | {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 7}
-    assert config_of(values | {"max_window_layers": 1}, "c")[1].window_layers == "1"
-    assert config_of(values | {"max_window_layers": 0}, "c")[1].window_layers == "all"
-    assert config_of(values | {"max_window_layers": 2}, "c")[1].window == 0
-    assert config_of(values | {"max_window_layers": 0, "use_sliding_window": False}, "c")[1].window == 0
-    assert config_of({k: v for k, v in values.items() if k != "head_dim"}, "c")[1].head_dim == 128
+    assert read_config(values | {"max_window_layers": 1}, "c")[1].window_layers == "1"
+    assert read_config(values | {"max_window_layers": 0}, "c")[1].window_layers == "all"
+    assert read_config(values | {"max_window_layers": 2}, "c")[1].window == 0
+    assert read_config(values | {"max_window_layers": 0, "use_sliding_window": False}, "c")[1].window == 0
+    assert read_config({k: v for k, v in values.items() if k != "head_dim"}, "c")[1].head_dim == 128
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -260,7 +259,7 @@ def test_biases_of_zeros_add_nothing(saved: Callable[[str], Path], tmp_path: Pat
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config=.* use the weights it was made from"),
         ("llama", {"quantization": {"bits": 4}}, "quantization=.* use the weights it was made from"),
         ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "auto_map=.* has code of its own"),
-        ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5 .* only a part of each head is turned"),
+        ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5 .* only a part of each head"),
         (
             "llama",
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
@@ -295,11 +294,11 @@ def test_a_size_that_is_left_out_is_named() -> None:
         for name in values.keys() - optional:
             rest = {k: v for k, v in values.items() if k != name}
             with pytest.raises(CheckpointError, match=name):
-                config_of({"model_type": family, **rest}, "config.json")
+                read_config({"model_type": family, **rest}, "config.json")
 
 
 def test_null_means_that_a_field_is_off() -> None:
-    assert config_of(GPT2 | {"model_type": "gpt2", "some_new_feature": None}, "c")[1].n_layer == 2
+    assert read_config(GPT2 | {"model_type": "gpt2", "some_new_feature": None}, "c")[1].n_layer == 2
 
 
 # Weights that are not what the config says.
@@ -450,9 +449,7 @@ def exported(folder: Path, tokenizer: Tokenizer, *, max_length: int = 16, **chan
     model = tiny_model(scale=4, **({"vocab_size": tokenizer.vocab_size + 7} | changes))
     data = {"max_length": max_length, "documents": 1}
     folder.mkdir()
-    huggingface.write(
-        as_loaded(folder, dict(model.state_dict()), model.config, tokenizer, data=data, origin={}), folder
-    )
+    HF.write(make_loaded(folder, dict(model.state_dict()), model.config, tokenizer, data=data, origin={}), folder)
     return model, folder
 
 
@@ -528,6 +525,6 @@ def test_what_is_no_number_is_not_imported(tmp_path: Path) -> None:
     with torch.no_grad():
         loaded.model.ln_f.weight[3] = torch.nan
     (tmp_path / "out").mkdir()
-    huggingface.write(loaded, tmp_path / "out")
+    HF.write(loaded, tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"holds what is no number, NaN or infinite, in ln_f\.weight"):
         read_folder(tmp_path / "out")

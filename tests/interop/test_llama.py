@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop import gguf, llama_cpp
-from light_llm.interop.export import TARGETS, Exported, export
-from light_llm.interop.optional_deps import NotHere
+from light_llm.interop import llama_cpp
+from light_llm.interop.export import ExportResult, export
+from light_llm.interop.optional_deps import MissingDependency
 from tests.interop.test_export_gguf import a_model
+from tests.support.export_tools import GGUF
 
 STAND_IN = """
 import os, signal, sys
@@ -66,7 +67,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str = NOTHIN
 def test_questions_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers come over whole, also many; texts of any letters; and what it prints is no answer."""
     stand_in(tmp_path, monkeypatch)
-    runtime = gguf.open_export(tmp_path / "a model.gguf")
+    runtime = GGUF.open(tmp_path / "a model.gguf")
     assert runtime.name == "llama.cpp (llama-cpp-python 0.0.1)"
     rows = [[1, 2, 3], [4, 5, 6]]
     by_formula = [[np.cos(place + i + np.arange(7)) for place, i in enumerate(row)] for row in rows]
@@ -93,8 +94,12 @@ SAYS = "at = lambda where: (print('ggml.c: an assertion failed', file=sys.stderr
     [
         (SAYS, CheckpointError, r"llama.cpp ended over .*m.gguf \(signal 6\): ggml.c: an assertion failed. Nothing"),
         (DIES.format("SIGKILL", "eval"), CheckpointError, r"\(signal 9\): "),
-        (DIES.format("SIGILL", "eval"), NotHere, r"instructions that this processor refuses; build it again without"),
-        (DIES.format("SIGILL", "open"), NotHere, r"GGML_NATIVE=OFF"),
+        (
+            DIES.format("SIGILL", "eval"),
+            MissingDependency,
+            r"instructions that this processor refuses; build it again without",
+        ),
+        (DIES.format("SIGILL", "open"), MissingDependency, r"GGML_NATIVE=OFF"),
         ("at = lambda where: sys.exit(3)", CheckpointError, r"\(exit code 3\)"),
         (
             "def at(where): raise ValueError('no such file')",
@@ -109,19 +114,19 @@ def test_what_ends_it_ends_nothing_else(
 ) -> None:
     stand_in(tmp_path, monkeypatch, change)
     with pytest.raises(kind, match=message):
-        gguf.open_export(tmp_path / "m.gguf").logits([[1]])
+        GGUF.open(tmp_path / "m.gguf").logits([[1]])
 
 
-def exported(tmp_path: Path) -> Exported:
-    return export(a_model(tmp_path), TARGETS["gguf"], tmp_path / "model.gguf")
+def exported(tmp_path: Path) -> ExportResult:
+    return export(a_model(tmp_path), GGUF, tmp_path / "model.gguf")
 
 
 def test_where_it_does_not_run_the_export_is_read_back_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build for another processor says nothing of the file; an assertion does."""
     stand_in(tmp_path, monkeypatch, DIES.format("SIGILL", "eval"))
     done = exported(tmp_path)
-    assert done.verdict is None and done.path.is_file()
-    assert re.search(r"^read back with gguf .*; NOT run by the program itself: llama.cpp is built here for", done.words)
+    assert done.check is None and done.path.is_file()
+    assert re.search(r"^read back with gguf .*; NOT run .*: llama.cpp is built", done.summary)
     done.path.unlink()
     stand_in(tmp_path, monkeypatch, SAYS)
     before = sorted(tmp_path.iterdir())
@@ -139,6 +144,6 @@ def test_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_without_llama_cpp_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install llama-cpp-python"):
-        gguf.open_export(tmp_path / "model.gguf")
+        GGUF.open(tmp_path / "model.gguf")
     found = r"read back with gguf .*; NOT run by the program itself: this needs the package llama-cpp-python"
-    assert re.search(found, exported(tmp_path).words)
+    assert re.search(found, exported(tmp_path).summary)

@@ -23,15 +23,23 @@ from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths, decode
 from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.evaluate import Evaluation, evaluate_loss
-from light_llm.lm_eval import Answers, Job, read_wanted, rows_of, run_tasks, split, without_samples
-from light_llm.lm_eval.generation import Ending, room_for_prompt
-from light_llm.lm_eval.loglikelihood import score
-from light_llm.lm_eval.results import plain
+from light_llm.lm_eval import (
+    EvalJob,
+    LightLLMForEval,
+    parse_generation_kwargs,
+    result_rows,
+    run_tasks,
+    split_windows,
+    summarize_results,
+)
+from light_llm.lm_eval.generation import StopMatcher, max_prompt_tokens
+from light_llm.lm_eval.loglikelihood import score_windows
+from light_llm.lm_eval.results import to_json
 from light_llm.lm_eval.tasks import find_tasks, nearest
-from light_llm.lm_eval.windows import Window, by_length
+from light_llm.lm_eval.windows import Window, batch_by_length
 from light_llm.train.checkpointer import model_meta
 from tests.conftest import CHECKOUT
-from tests.support.export_tools import a_tokenizer, tiny_loaded
+from tests.support.export_tools import HF, a_tokenizer, tiny_loaded
 from tests.support.tools import model_path, run_child, tiny_model
 
 TEXT = "A fox went up the hill,\nnaïve and 東.\n"  # 42 bytes
@@ -100,7 +108,7 @@ def by_hand(loaded: LoadedModel, read: list[int], n: int) -> tuple[float, bool]:
     return float(chosen.sum()), bool((logits.argmax(-1) == targets).all())
 
 
-def held_out(answers: Answers, text: str, loaded: LoadedModel) -> Evaluation:
+def held_out(answers: LightLLMForEval, text: str, loaded: LoadedModel) -> Evaluation:
     """Our own evaluation of a text after the start token."""
     ids = np.array([answers.start, *answers.tokenizer.encode(text)])
     lengths = np.array(byte_lengths(answers.tokenizer))
@@ -125,7 +133,7 @@ class Plain:
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 20), st.booleans())
 def test_each_target_is_in_one_window_that_fits(before: int, n: int, T: int, full: bool) -> None:
-    windows = split(range(before + n), n, T, full=full)
+    windows = split_windows(range(before + n), n, T, fill_last=full)
     guessed = [i for w in windows for i in w.ids[len(w.ids) - w.scored :]]
     assert guessed == list(range(before, before + n))
     for window in windows:
@@ -141,13 +149,13 @@ def test_full_windows_are_the_harness_s_own(n: int, T: int) -> None:
 
     text = list(range(1, n + 1))
     theirs = [(list(read), list(guessed)) for read, guessed in get_rolling_token_windows(text, 0, T, 1)]
-    ours = [(list(w.ids[:-1]), list(w.ids[-w.scored :])) for w in split([0, *text], n, T, full=True)]
+    ours = [(list(w.ids[:-1]), list(w.ids[-w.scored :])) for w in split_windows([0, *text], n, T, fill_last=True)]
     assert ours == theirs
 
 
 @given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 5))
 def test_batches_hold_everything_once_and_the_longest_first(lengths: list[int], size: int) -> None:
-    batches = list(by_length(lengths, size))
+    batches = list(batch_by_length(lengths, size))
     flat = [i for batch in batches for i in batch]
     assert sorted(flat) == list(range(len(lengths))) and all(len(batch) <= size for batch in batches)
     assert [lengths[i] for i in flat] == sorted(lengths, reverse=True)
@@ -167,7 +175,7 @@ def test_scores_are_those_of_the_logits(batch_size: int, changes: dict[str, Any]
         ids[-1] = int(model(torch.tensor([ids[:-1]]))[0, -1].argmax())  # the last guess is right
         windows.append(Window(tuple(ids), 1 if n < 6 else n // 2))
     done: list[int] = []
-    found = score(model, windows, batch_size=batch_size, progress=done.append)
+    found = score_windows(model, windows, batch_size=batch_size, progress=done.append)
     for window, one in zip(windows, found, strict=True):
         logits = model(torch.tensor([window.ids[:-1]]))[0, -window.scored :].detach().double()
         targets = torch.tensor(window.ids[-window.scored :])
@@ -182,12 +190,12 @@ def test_ids_beyond_the_tokenizer_are_never_the_likeliest() -> None:
     assert 0 < best
     cut = int(model(torch.tensor([[1, 2]]))[0, -1, :best].argmax())
     windows = [Window((1, 2, best), 1), Window((1, 2, cut), 1)]
-    assert [one.greedy for one in score(model, windows, batch_size=2)] == [True, False]
-    assert [one.greedy for one in score(model, windows, batch_size=2, n_ids=best)] == [False, True]
+    assert [one.greedy for one in score_windows(model, windows, batch_size=2)] == [True, False]
+    assert [one.greedy for one in score_windows(model, windows, batch_size=2, n_ids=best)] == [False, True]
 
 
 def test_likelihoods_are_those_of_the_logits(loaded: LoadedModel) -> None:
-    answers = Answers(loaded)
+    answers = LightLLMForEval(loaded)
     start = answers.start
     assert (answers.context, start) == (16, ord("\n"))  # it never saw a separator
     pairs = {
@@ -199,37 +207,37 @@ def test_likelihoods_are_those_of_the_logits(loaded: LoadedModel) -> None:
         ("a question that is too long to see", " yes"): ([*b" long to see yes"], 4),  # 16 read, the last 4 guessed
     }
     pairs["a question that is too long to see", " yes"] = ([*b"a question that is too long to see yes"][-17:], 4)
-    found = answers.likelihoods(list(pairs))
+    found = answers.loglikelihood(list(pairs))
     for (pair, (ids, n)), (log_p, greedy) in zip(pairs.items(), found, strict=True):
         expected = by_hand(loaded, ids, n)
         assert (log_p, greedy) == (pytest.approx(expected[0], rel=1e-5), expected[1]), pair
-    assert answers.cut == 1
-    assert answers.likelihoods([("abc", "")]) == [(0.0, True)]  # nothing is certain
+    assert answers.truncated == 1
+    assert answers.loglikelihood([("abc", "")]) == [(0.0, True)]  # nothing is certain
 
 
 def test_what_is_written_greedily_is_greedy(loaded: LoadedModel) -> None:
-    answers = Answers(loaded)
-    (text,) = answers.continuations([("abc", {"max_gen_toks": 5})])
+    answers = LightLLMForEval(loaded)
+    (text,) = answers.generate_until([("abc", {"max_gen_toks": 5})])
     other = text[:-1] + ("a" if text[-1] != "a" else "b")
     assert text and text.isascii()
-    (right, wrong) = answers.likelihoods([("abc", text), ("abc", other)])
+    (right, wrong) = answers.loglikelihood([("abc", text), ("abc", other)])
     assert (right[1], wrong[1]) == (True, False) and right[0] > wrong[0]
 
 
 def test_a_continuation_longer_than_the_context_is_scored_in_windows(loaded: LoadedModel) -> None:
-    answers = Answers(loaded)
+    answers = LightLLMForEval(loaded)
     ids = answers.tokenizer.encode("b" + TEXT)
     parts = [by_hand(loaded, ids[i : i + 17], len(ids[i : i + 17]) - 1)[0] for i in range(0, len(ids) - 1, 16)]
     assert len(parts) == 3
-    assert answers.likelihoods([("aab", TEXT)])[0][0] == pytest.approx(math.fsum(parts), rel=1e-5)
+    assert answers.loglikelihood([("aab", TEXT)])[0][0] == pytest.approx(math.fsum(parts), rel=1e-5)
 
 
 def test_a_pair_that_melts_into_one_token_still_has_something_to_score(tmp_path: Path) -> None:
     tokenizer = train_bpe(["xy xy xy xy xy xy"], 258)
     assert len(tokenizer.encode("xy")) == 1
-    answers = Answers(load_model(model_path(tmp_path, tokenizer)))
-    assert answers.pair_ids("x", "y") == (tokenizer.encode("x"), tokenizer.encode("y"))
-    assert answers.pair_ids("xy ", "xy") == (tokenizer.encode("xy"), tokenizer.encode("xy xy")[1:])
+    answers = LightLLMForEval(load_model(model_path(tmp_path, tokenizer)))
+    assert answers.encode_pair("x", "y") == (tokenizer.encode("x"), tokenizer.encode("y"))
+    assert answers.encode_pair("xy ", "xy") == (tokenizer.encode("xy"), tokenizer.encode("xy xy")[1:])
 
 
 @pytest.mark.parametrize(
@@ -242,10 +250,10 @@ def test_a_pair_that_melts_into_one_token_still_has_something_to_score(tmp_path:
 )
 def test_what_stands_before_a_text(tokenizer: Tokenizer, documents: int, start: int, name: str, tmp_path: Path) -> None:
     loaded = load_model(model_path(tmp_path, tokenizer, documents))
-    answers = Answers(loaded)
+    answers = LightLLMForEval(loaded)
     assert (answers.start, answers.start_name) == (start, name)
     expected = by_hand(loaded, [start, *tokenizer.encode("abc")], 3)[0]
-    assert answers.texts(["abc"]) == [pytest.approx(expected, rel=1e-5)]
+    assert answers.loglikelihood_rolling(["abc"]) == [pytest.approx(expected, rel=1e-5)]
 
 
 # ---- bits per byte: the harness's and ours
@@ -253,25 +261,27 @@ def test_what_stands_before_a_text(tokenizer: Tokenizer, documents: int, start: 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 32, 40, 84])
 def test_a_text_has_our_own_bits_per_byte(n: int, loaded: LoadedModel) -> None:
-    answers = Answers(loaded)
+    answers = LightLLMForEval(loaded)
     text = (TEXT * 3).encode()[:n].decode(errors="ignore")
     ours = held_out(answers, text, loaded)
-    (log_p,) = answers.texts([text])
+    (log_p,) = answers.loglikelihood_rolling([text])
     assert ours.bytes == len(text.encode())
     assert -log_p / math.log(2) / len(text.encode()) == pytest.approx(ours.bits_per_byte, rel=1e-7)
 
 
 def test_a_full_last_window_sees_more(loaded: LoadedModel) -> None:
     """And it is the only difference: a text that windows divide has the same number."""
-    cold, full = Answers(loaded), Answers(loaded, last_window="full")
+    cold, full = LightLLMForEval(loaded), LightLLMForEval(loaded, last_window="full")
     whole, more = "x" * 32, TEXT[:30]
-    assert cold.texts([whole]) == full.texts([whole])
+    assert cold.loglikelihood_rolling([whole]) == full.loglikelihood_rolling([whole])
     ids = [cold.start, *cold.tokenizer.encode(more)]
     n = len(ids) - 1
     first = by_hand(loaded, ids[:17], 16)[0]
-    assert cold.texts([more]) == [pytest.approx(first + by_hand(loaded, ids[16:], n - 16)[0], rel=1e-6)]
-    assert full.texts([more]) == [pytest.approx(first + by_hand(loaded, ids[-17:], n - 16)[0], rel=1e-6)]
-    assert abs(cold.texts([more])[0] - full.texts([more])[0]) > 0.01
+    assert cold.loglikelihood_rolling([more]) == [pytest.approx(first + by_hand(loaded, ids[16:], n - 16)[0], rel=1e-6)]
+    assert full.loglikelihood_rolling([more]) == [
+        pytest.approx(first + by_hand(loaded, ids[-17:], n - 16)[0], rel=1e-6)
+    ]
+    assert abs(cold.loglikelihood_rolling([more])[0] - full.loglikelihood_rolling([more])[0]) > 0.01
 
 
 # ---- texts that are written
@@ -292,7 +302,7 @@ def test_a_full_last_window_sees_more(loaded: LoadedModel) -> None:
     ],
 )
 def test_wishes_of_a_task(kwargs: dict[str, Any], until: tuple[str, ...], most: int, temperature: float) -> None:
-    wanted = read_wanted(kwargs)
+    wanted = parse_generation_kwargs(kwargs)
     assert (wanted.until, wanted.max_tokens, wanted.sampling.temperature) == (until, most, temperature)
     assert wanted.sampling.top_k == kwargs.get("top_k", 0) and wanted.sampling.top_p == kwargs.get("top_p", 1)
 
@@ -308,12 +318,12 @@ def test_wishes_of_a_task(kwargs: dict[str, Any], until: tuple[str, ...], most: 
 )
 def test_wishes_that_cannot_be_fulfilled(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_wanted(kwargs)
+        parse_generation_kwargs(kwargs)
 
 
 def test_a_text_ends_before_the_first_of_its_ends() -> None:
     def written(text: str, *until: str) -> tuple[str, int]:
-        ending = Ending(ByteTokenizer(), until)
+        ending = StopMatcher(ByteTokenizer(), until)
         read = 0
         for byte in text.encode():
             if not ending.ended:
@@ -328,10 +338,10 @@ def test_a_text_ends_before_the_first_of_its_ends() -> None:
     assert written("abab", "abab", "b") == ("a", 2)
     tokenizer = train_bpe(["xy xy xy xy xy xy"], 258)
     (both,) = tokenizer.encode("xy")
-    ending = Ending(tokenizer, ("y", "x"))  # both in one token
+    ending = StopMatcher(tokenizer, ("y", "x"))  # both in one token
     ending.push(both)
     assert ending.close() == ""
-    half = Ending(ByteTokenizer(), ())
+    half = StopMatcher(ByteTokenizer(), ())
     for byte in "aï".encode()[:2]:
         half.push(byte)
     half.push(None)
@@ -350,7 +360,7 @@ def plain_greedy(loaded: LoadedModel, ids: list[int], n: int) -> list[int]:
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_texts_are_the_greedy_ones_of_the_end_of_the_prompt(batch_size: int, tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path)  # its blocks weigh, so that a text depends on all that stands before it
-    answers = Answers(loaded, batch_size=batch_size)
+    answers = LightLLMForEval(loaded, batch_size=batch_size)
     assert (answers.context, answers.start) == (24, 256)
     prompts = ["abc", "", "a prompt of more than the eighteen bytes there are"]
     requests = [(prompt, {"max_gen_toks": 6, "until": []}) for prompt in prompts] + [("abc", {"max_gen_toks": 2})]
@@ -359,23 +369,23 @@ def test_texts_are_the_greedy_ones_of_the_end_of_the_prompt(batch_size: int, tmp
     assert plain_greedy(loaded, encoded[2][1:], 6) != plain_greedy(loaded, encoded[2], 6)
     assert plain_greedy(loaded, [10], 6) != plain_greedy(loaded, [256], 6) != plain_greedy(loaded, [0], 6)
     expected.append(decode(answers.tokenizer, plain_greedy(loaded, encoded[0], 2)))
-    assert answers.continuations(requests) == expected and answers.cut == 1
+    assert answers.generate_until(requests) == expected and answers.truncated == 1
     end = expected[0][2:4]
-    assert answers.continuations([("abc", {"max_gen_toks": 6, "until": [end]})]) == [expected[0].partition(end)[0]]
+    assert answers.generate_until([("abc", {"max_gen_toks": 6, "until": [end]})]) == [expected[0].partition(end)[0]]
 
 
 def test_a_text_longer_than_the_context_goes_on(loaded: LoadedModel) -> None:
-    answers = Answers(loaded)
-    assert room_for_prompt(16, 40) == 8
-    (text,) = answers.continuations([("twelve bytes", {"max_gen_toks": 40})])
-    assert len(answers.tokenizer.encode(text)) >= 40 and answers.cut == 1
+    answers = LightLLMForEval(loaded)
+    assert max_prompt_tokens(16, 40) == 8
+    (text,) = answers.generate_until([("twelve bytes", {"max_gen_toks": 40})])
+    assert len(answers.tokenizer.encode(text)) >= 40 and answers.truncated == 1
 
 
 def test_drawn_texts_repeat_with_the_seed_and_differ_with_the_place(loaded: LoadedModel) -> None:
     requests = [("abc", {"max_gen_toks": 8, "do_sample": True, "temperature": 2.0})] * 3
-    first, again = (Answers(loaded, batch_size=n).continuations(requests) for n in (1, 3))
+    first, again = (LightLLMForEval(loaded, batch_size=n).generate_until(requests) for n in (1, 3))
     assert first == again and len(set(first)) == 3
-    assert Answers(loaded, seed=99).continuations(requests) != first
+    assert LightLLMForEval(loaded, seed=99).generate_until(requests) != first
 
 
 # ---- through the harness
@@ -385,8 +395,8 @@ def test_drawn_texts_repeat_with_the_seed_and_differ_with_the_place(loaded: Load
 def ran(loaded: LoadedModel, tasks: Path) -> tuple[dict[str, Any], list[str], list[tuple[str, int, int]]]:
     """The three tasks, run once: results, warnings, and what the progress said."""
     said: list[tuple[str, int, int]] = []
-    answers = Answers(loaded, progress=lambda *words: said.append(words))
-    results, warnings = run_tasks(answers, Job(("our_choice", "our_rolling", "our_writing"), tasks, offline=True))
+    answers = LightLLMForEval(loaded, progress=lambda *words: said.append(words))
+    results, warnings = run_tasks(answers, EvalJob(("our_choice", "our_rolling", "our_writing"), tasks, offline=True))
     return results, warnings, said
 
 
@@ -402,7 +412,7 @@ def test_choices_are_made_by_hand(ran: Any, loaded: LoadedModel) -> None:
 
 
 def test_the_harness_says_our_bits_per_byte(ran: Any, loaded: LoadedModel) -> None:
-    answers = Answers(loaded)
+    answers = LightLLMForEval(loaded)
     evaluations = [held_out(answers, text, loaded) for text in (TEXT * 3, "x")]
     bits, size = (math.fsum(e.bits_per_byte * e.bytes for e in evaluations), sum(e.bytes for e in evaluations))
     assert size == len((TEXT * 3 + "x").encode())
@@ -415,13 +425,13 @@ def test_a_text_is_compared_as_it_was_written(ran: Any, loaded: LoadedModel, tmp
     rows = [{"q": "abc", "a": answer}, {"q": "x", "a": "?"}]
     lines = ("doc_to_text: '{{q}}'", "doc_to_target: '{{a}}'", "generation_kwargs: {until: [], max_gen_toks: 6}")
     task(tmp_path, "writing", rows, *lines, metric="exact_match")
-    results, _ = run_tasks(Answers(loaded), Job(("our_writing",), tmp_path))
+    results, _ = run_tasks(LightLLMForEval(loaded), EvalJob(("our_writing",), tmp_path))
     assert results["results"]["our_writing"]["exact_match,none"] == 0.5
 
 
 def test_rows_and_progress(ran: Any) -> None:
     results, warnings, said = ran
-    rows = rows_of(results)
+    rows = result_rows(results)
     assert [(row.task, row.metric, row.better, row.documents, row.shots) for row in rows] == [
         ("our_choice", "acc", "higher", 3, 0),
         ("our_rolling", "bits_per_byte", "lower", 2, 0),
@@ -433,31 +443,31 @@ def test_rows_and_progress(ran: Any) -> None:
         "windows": (9, 9),  # 126 bytes in windows of 16, and one
         "texts": (2, 2),
     }
-    assert json.loads(json.dumps(without_samples(results)))["n-samples"]["our_choice"]["effective"] == 3
+    assert json.loads(json.dumps(summarize_results(results)))["n-samples"]["our_choice"]["effective"] == 3
 
 
 def test_few_shots_and_a_limit(loaded: LoadedModel, tasks: Path) -> None:
-    results, _ = run_tasks(Answers(loaded), Job(("our_choice",), tasks, limit=2, num_fewshot=1))
-    (row,) = rows_of(results)
+    results, _ = run_tasks(LightLLMForEval(loaded), EvalJob(("our_choice",), tasks, limit=2, num_fewshot=1))
+    (row,) = result_rows(results)
     assert (row.documents, row.shots) == (2, 1)
 
 
 def test_a_task_is_also_a_path_and_a_pattern(loaded: LoadedModel, tasks: Path) -> None:
-    by_path, _ = run_tasks(Answers(loaded), Job((str(tasks / "rolling.yaml"),)))
+    by_path, _ = run_tasks(LightLLMForEval(loaded), EvalJob((str(tasks / "rolling.yaml"),)))
     assert list(by_path["results"]) == ["our_rolling"]
 
 
 def test_nothing_of_the_harness_is_heard(loaded: LoadedModel, tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run_tasks(Answers(loaded), Job(("our_writing",), tasks))
+    run_tasks(LightLLMForEval(loaded), EvalJob(("our_writing",), tasks))
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_no_number_is_none_in_a_file() -> None:
-    found = plain({"a": np.float64(0.5), "b": math.inf, "c": (1, None, "x"), "d": Path("p"), "e": True})
+    found = to_json({"a": np.float64(0.5), "b": math.inf, "c": (1, None, "x"), "d": Path("p"), "e": True})
     assert found == {"a": 0.5, "b": None, "c": [1, None, "x"], "d": "p", "e": True}
     groups = {"g": {"acc,none": 0.5, "acc_stderr,none": "N/A", "alias": "g"}}
     results = {"results": {"t": {"f1,strict": math.nan}, "g": groups["g"]}, "groups": groups}
-    assert [(row.task, row.metric, row.stderr) for row in rows_of(results)] == [
+    assert [(row.task, row.metric, row.stderr) for row in result_rows(results)] == [
         ("t", "f1 (strict)", None),
         ("g", "acc", None),
     ]
@@ -473,18 +483,18 @@ def test_failures_of_a_task_are_data_errors_and_ours_are_not(
     for rows, what in (([{"n": 0}], "our_rolling cannot be loaded"), ([{"n": 1}, {"n": 0}], "cannot be run")):
         task(tmp_path, "rolling", rows, *lines, metric="bits_per_byte")
         with pytest.raises(DataError, match=f"{what}: ZeroDivisionError: division by zero"):
-            run_tasks(Answers(loaded), Job(("our_rolling",), tmp_path))
+            run_tasks(LightLLMForEval(loaded), EvalJob(("our_rolling",), tmp_path))
     task(tmp_path, "gone", [{"q": 1}], "doc_to_text: '{{q}}'", metric="acc", kind="multiple_choice")
     (tmp_path / "gone.jsonl").unlink()
     with pytest.raises(DataError, match=r"our_gone cannot be loaded: FileNotFoundError: .*; look into its YAML file"):
-        run_tasks(Answers(loaded), Job(("our_gone",), tmp_path))
-    letters = Answers(load_model(model_path(tmp_path, CharTokenizer("abc"))))
+        run_tasks(LightLLMForEval(loaded), EvalJob(("our_gone",), tmp_path))
+    letters = LightLLMForEval(load_model(model_path(tmp_path, CharTokenizer("abc"))))
     with pytest.raises(DataError, match=r"character 't' .* is not in the alphabet"):
-        run_tasks(letters, Job(("our_choice",), tasks))
-    broken = Answers(loaded)
+        run_tasks(letters, EvalJob(("our_choice",), tasks))
+    broken = LightLLMForEval(loaded)
     monkeypatch.setattr(broken, "context", "sixteen")
     with pytest.raises(TypeError):
-        run_tasks(broken, Job(("our_choice",), tasks))
+        run_tasks(broken, EvalJob(("our_choice",), tasks))
 
 
 def test_offline_nothing_is_downloaded(loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +508,7 @@ def test_offline_nothing_is_downloaded(loaded: LoadedModel, tmp_path: Path, monk
     for module in (datasets.config, huggingface_hub.constants):  # as on a machine that is online
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
     with pytest.raises(DataError, match=r"our_rolling cannot be loaded: .*nobody/nothing.*; without --offline"):
-        run_tasks(Answers(loaded), Job(("our_rolling",), tmp_path, offline=True))
+        run_tasks(LightLLMForEval(loaded), EvalJob(("our_rolling",), tmp_path, offline=True))
     assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
@@ -507,21 +517,21 @@ def test_offline_nothing_is_downloaded(loaded: LoadedModel, tmp_path: Path, monk
     [
         ({"batch_size": 0}, ConfigError, r"batch_size=0 cannot be used"),
         ({"seed": -1}, ConfigError, r"seed=-1 cannot be used"),
-        ({"last_window": "warm"}, ConfigError, r"last_window='warm' is not known. It can be cold or full"),
+        ({"last_window": "warm"}, ConfigError, r"last_window='warm' .* cold, full"),
     ],
 )
 def test_how_a_model_cannot_be_asked(
     changes: dict[str, Any], error: type[Exception], message: str, loaded: LoadedModel
 ) -> None:
     with pytest.raises(error, match=message):
-        Answers(loaded, **changes)
+        LightLLMForEval(loaded, **changes)
 
 
 def test_a_model_without_a_tokenizer_reads_nothing(loaded: LoadedModel) -> None:
     from dataclasses import replace
 
     with pytest.raises(CheckpointError, match=r"has no tokenizer, so it cannot read the text of a task"):
-        Answers(replace(loaded, file=replace(loaded.file, tokenizer=None)))
+        LightLLMForEval(replace(loaded, file=replace(loaded.file, tokenizer=None)))
 
 
 def test_the_nearest_names_are_few_and_good() -> None:
@@ -551,7 +561,7 @@ def test_a_table_and_a_file(
     assert all(len(line) <= 80 for line in lines)
     found = json.loads(Path("found.json").read_text())
     bits = ran[0]["results"]["our_rolling"]["bits_per_byte,none"]
-    assert f"our_rolling  bits_per_byte  {bits:.4f}" in out
+    assert re.search(rf"our_rolling +bits_per_byte +{bits:.4g} ", out)
     assert found["results"]["our_rolling"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-6)
     assert (found["context"], found["last_window"], found["cut"], found["limit"]) == (16, "cold", 2, 0)
     assert "2 requests were longer than the context" in out and "after the token '\\n'" in out
@@ -593,7 +603,7 @@ def test_a_missing_package_is_named(
     assert main(["eval", str(loaded.file.path), "--tasks", "a"]) == 2
     assert 'pip install "light-llm[eval]"' in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"light-llm\[eval\]"):
-        run_tasks(Answers(loaded), Job(("a",)))
+        run_tasks(LightLLMForEval(loaded), EvalJob(("a",)))
 
 
 def test_without_tasks_it_is_the_held_out_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -649,15 +659,15 @@ def test_rows_of_padding_are_never_the_likeliest(tmp_path: Path) -> None:
     padded = tiny_loaded(tmp_path, vocab_size=320)
     with torch.no_grad():
         padded.model.wte.weight[257:] = 40 * padded.model.wte.weight[:63]
-    answers = Answers(padded, dtype="float32")
+    answers = LightLLMForEval(padded, dtype="float32")
     first = {}
     for prompt in map(chr, range(33, 127)):
         logits = padded.model(torch.tensor([[ord(prompt)]]))[0, -1]
         assert logits.argmax() >= 257
         first[prompt] = int(logits[:257].argmax())
     prompt = next(prompt for prompt, i in first.items() if i < 128)  # a letter of one byte
-    assert answers.continuations([(prompt, {"max_gen_toks": 1})]) == [chr(first[prompt])]
-    assert answers.likelihoods([(prompt, chr(first[prompt]))])[0][1] is True
+    assert answers.generate_until([(prompt, {"max_gen_toks": 1})]) == [chr(first[prompt])]
+    assert answers.loglikelihood([(prompt, chr(first[prompt]))])[0][1] is True
 
 
 # ---- beside the harness's own model class
@@ -673,27 +683,27 @@ def test_the_harness_s_own_model_class_says_the_same_of_the_export(family: str, 
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from light_llm.interop import huggingface
-
     ours = tiny_loaded(tmp_path, family, a_tokenizer(kind))
     (tmp_path / "hf").mkdir()
-    huggingface.write(ours, tmp_path / "hf")
+    HF.write(ours, tmp_path / "hf")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, max_length=24, batch_size=3, device="cpu")
-    answers = Answers(ours, dtype="float32", last_window="full", batch_size=3)
+    answers = LightLLMForEval(ours, dtype="float32", last_window="full", batch_size=3)
 
     def asked(request: str, arguments: list[Any]) -> Any:
         return getattr(theirs, request)([Instance(request, {}, args, i) for i, args in enumerate(arguments)])
 
     pairs = [("The cat", " sat on"), ("The cat ", "sat"), ("", " hello"), ("x", "\n"), ("to be " * 9, " naïve 東京")]
-    pairs.append(("The cat", answers.continuations([("The cat", {"max_gen_toks": 3})])[0]))
+    pairs.append(("The cat", answers.generate_until([("The cat", {"max_gen_toks": 3})])[0]))
     texts = ["To be, or not to be.\n" * 4, "a", "  naïve\n\n", "x y z w " * 30]
     kwargs: list[dict[str, Any]] = [{"until": ["e"], "max_gen_toks": 10}, {"until": "\n\n", "max_gen_toks": 12}]
     requests = [(prompt, one) for prompt in ("The cat", "to be or not to be, that is it", "x") for one in kwargs]
     expected = asked("loglikelihood", pairs)
-    found = answers.likelihoods(pairs)
+    found = answers.loglikelihood(pairs)
     assert [log_p for log_p, _ in found] == pytest.approx([log_p for log_p, _ in expected], rel=1e-5)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-    assert answers.texts(texts) == pytest.approx(asked("loglikelihood_rolling", [(text,) for text in texts]), rel=1e-5)
-    assert answers.continuations(requests) == asked("generate_until", [(c, dict(one)) for c, one in requests])
+    assert answers.loglikelihood_rolling(texts) == pytest.approx(
+        asked("loglikelihood_rolling", [(text,) for text in texts]), rel=1e-5
+    )
+    assert answers.generate_until(requests) == asked("generate_until", [(c, dict(one)) for c, one in requests])

@@ -33,15 +33,16 @@ from light_llm.checkpoint import LoadedModel  # noqa: E402
 from light_llm.data import Tokenizer  # noqa: E402
 from light_llm.data.tokenizers import decode  # noqa: E402
 from light_llm.errors import LightLLMError  # noqa: E402
-from light_llm.interop import gguf  # noqa: E402
-from light_llm.interop.architectures import cut_to_tokenizer, family_of  # noqa: E402
-from light_llm.interop.gguf_tensors import DTYPES, gguf_tensors, metadata  # noqa: E402
-from light_llm.interop.gguf_tokens import vocabulary  # noqa: E402
-from light_llm.interop.optional_deps import NotHere, need  # noqa: E402
+from light_llm.interop.gguf import file_parts, write_parts  # noqa: E402
+from light_llm.interop.gguf_dtypes import emulate_llama_cpp, logit_tolerance, round_weights  # noqa: E402
+from light_llm.interop.gguf_tensors import DTYPES  # noqa: E402
+from light_llm.interop.llama_cpp import LlamaCpp, has_llama_cpp  # noqa: E402
+from light_llm.interop.optional_deps import MissingDependency, require  # noqa: E402
 from light_llm.interop.verify import verify  # noqa: E402
 from light_llm.objective import NextTokenLoss  # noqa: E402
 from tests.interop.test_export_gguf import MODELS, a_model  # noqa: E402
-from tests.support.export_tools import FAMILIES, TOKENIZERS, a_tokenizer  # noqa: E402
+from tests.support.export_tools import FAMILIES, GGUF, TOKENIZERS, a_tokenizer  # noqa: E402
+from tests.support.gguf_reference import check_by_reference  # noqa: E402
 
 STEPS = {"gpt2": 40, "bpe": 150, "char": 150, "byte": 150}  # of training, by tokenizer: GPT-2's table is large
 TEXT = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +52,7 @@ COLUMNS = "{:43} {:5} {:>8} {:>8} {:>8} {:>6} {:>9} {:>8}"
 
 def main() -> int:
     """Print the tables. Returns the exit code."""
-    if not gguf.has_llama_cpp():
+    if not has_llama_cpp():
         print("llama-cpp-python is not installed: pip install llama-cpp-python (it is compiled there, in some minutes)")
         return 2
     torch.set_num_threads(1)
@@ -120,32 +121,33 @@ def train(loaded: LoadedModel, steps: int) -> None:
 def _row(name: str, loaded: LoadedModel, path: Path, dtype: str, *, back: bool = True) -> bool:
     """Write, read back, open, compare, print. Returns whether something is wrong."""
     try:
-        gguf.write(loaded, path, dtype=dtype)
+        GGUF.write(loaded, path, dtype=dtype)
         if back:
-            gguf.read_back(loaded, path, dtype=dtype)
-        plain, twin = gguf.rounded(loaded, dtype), gguf.as_computed(loaded, dtype)
-        limit, runtime = gguf.allowed(loaded, dtype), gguf.open_export(path)
+            GGUF.read_back(loaded, path, dtype=dtype)
+            check_by_reference(loaded, path)
+        plain, twin = round_weights(loaded, dtype), emulate_llama_cpp(loaded, dtype)
+        limit, runtime = logit_tolerance(loaded, dtype), GGUF.open(path)
         try:
-            verdict = verify(twin, runtime, limit=limit)
+            check = verify(twin, runtime, limit=limit)
             moved, off = float(_off(plain, runtime).max()), _off(twin, runtime)
             ids = _same_texts(loaded.file.tokenizer, runtime)
         finally:
             runtime.close()
-    except NotHere as error:
+    except MissingDependency as error:
         print(f"{name:43} {dtype:5} NOT RUN: {error}", flush=True)
         return False
     except LightLLMError as error:
         print(f"{name:43} {dtype:5} WRONG: {error}", flush=True)
         return True
     exact = float((off < 1e-4).float().mean())
-    greedy, texts = f"{verdict.equal}/{verdict.compared}", f"{ids}/{N_TEXTS}"
+    greedy, texts = f"{check.greedy_equal}/{check.greedy_compared}", f"{ids}/{N_TEXTS}"
     numbers = (f"{moved:.1e}", f"{limit:.1e}", f"{float(off.max()):.1e}", f"{exact:.0%}", greedy, texts)
     wrong = ids != N_TEXTS or moved > limit
     print(COLUMNS.format(name, dtype, *numbers), "WRONG" if wrong else "", flush=True)
     return wrong
 
 
-def _off(loaded: LoadedModel, runtime: gguf.LlamaCpp) -> Tensor:
+def _off(loaded: LoadedModel, runtime: LlamaCpp) -> Tensor:
     """The largest difference at each place of eight windows, (8, T)."""
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
@@ -154,7 +156,7 @@ def _off(loaded: LoadedModel, runtime: gguf.LlamaCpp) -> Tensor:
     return (ours - runtime.logits(windows.tolist())).abs().amax(dim=-1)
 
 
-def _same_texts(tokenizer: Tokenizer | None, runtime: gguf.LlamaCpp) -> int:
+def _same_texts(tokenizer: Tokenizer | None, runtime: LlamaCpp) -> int:
     """Of how many texts, hard ones among them, ids and texts are the same."""
     if tokenizer is None:
         return N_TEXTS
@@ -200,7 +202,7 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
     }
     (folder / "no model.gguf").write_bytes(b"GGUF but not really")
     try:
-        gguf.open_export(folder / "no model.gguf")
+        GGUF.open(folder / "no model.gguf")
         yield True
     except LightLLMError as error:
         yield "llama.cpp does not open" not in str(error)
@@ -212,16 +214,14 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
 
 def _noticed(loaded: LoadedModel, change: Any, path: Path) -> str:
     """What `verify` says of a wrong file; empty where it takes it."""
-    config, state = cut_to_tokenizer(loaded)
-    assert loaded.file.tokenizer
-    fields = metadata(config, loaded.file, "f32") | vocabulary(loaded.file.tokenizer).fields()
-    gguf.write_parts(need("gguf", "gguf"), path, family_of(config), fields, change(gguf_tensors(config, state)), "f32")
+    fields, tensors = file_parts(loaded, "f32")
+    write_parts(require("gguf", "gguf"), path, fields, change(tensors), "f32")
     try:
-        runtime = gguf.open_export(path)
+        runtime = GGUF.open(path)
     except LightLLMError:
         return "llama.cpp does not open it"
     try:
-        verify(loaded, runtime, limit=gguf.allowed(loaded, "f32"))
+        verify(loaded, runtime, limit=logit_tolerance(loaded, "f32"))
     except LightLLMError as error:
         return str(error).partition("not the model: ")[2].partition(";")[0].partition(". ")[0]
     finally:

@@ -79,8 +79,8 @@ def exported(loaded: LoadedModel, name: str, dtype: str, folder: Path) -> Cell:
         return Cell("marked", "no such model there", str(error))
     except LightLLMError as error:
         return Cell("red", "WRONG", str(error))
-    if (v := done.verdict) is None:
-        return Cell("marked", "written, not run", done.words[done.words.find("NOT ") :])
+    if (v := done.check) is None:
+        return Cell("marked", "written, not run", done.summary[done.summary.find("NOT ") :])
     tie = "" if v.equal == v.compared else " tie"
     ids = " ids" if v.tokenizer else ""
     return Cell("green", f"{v.largest:.0e} {v.equal}/{v.compared}{tie}{ids}")

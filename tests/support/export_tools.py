@@ -9,10 +9,14 @@ from light_llm.checkpoint import Files, LoadedModel, load_model, write_model_fil
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, make_tokenizer
-from light_llm.interop.verify import TEXTS
+from light_llm.interop.gguf import GGUFExporter
+from light_llm.interop.huggingface import HuggingFaceExporter
+from light_llm.interop.onnx import OnnxExporter
+from light_llm.interop.verify import TOKENIZER_TEXTS
 from light_llm.train.checkpointer import model_meta
 from tests.support.tools import tiny_model
 
+HF, GGUF, ONNX = HuggingFaceExporter(), GGUFExporter(), OnnxExporter()
 ODD = (
     "a\tb  c\n\n\u00a0 𝔘nicode 𐍈 e\u0301 \u200d👩‍👩‍👧 \ufeff\x00\x7f «ß»"  # spaces of all kinds, letters beyond U+FFFF
 )
@@ -31,9 +35,9 @@ def a_tokenizer(name: str) -> Tokenizer:
     GPT-2's is read from the folder LIGHT_LLM_OFFLINE_DIR: ask for the fixture `offline_files` too.
     """
     if name == "bpe":
-        return train_bpe([*TEXTS, ODD] * 2, 300)
+        return train_bpe([*TOKENIZER_TEXTS, ODD] * 2, 300)
     if name == "char":
-        return CharTokenizer("".join(sorted({*"".join(TEXTS), *ODD})))
+        return CharTokenizer("".join(sorted({*"".join(TOKENIZER_TEXTS), *ODD})))
     return make_tokenizer(name, offline=True)
 
 
