@@ -13,9 +13,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from light_llm.report.live import open_port, serving
-from light_llm.report.page import page_of
-from light_llm.report.view import read_view
+from light_llm.report.page import render_page
+from light_llm.report.run_log import read_run_log
+from light_llm.report.server import open_port, serve
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SIZE = {"width": 1200, "height": 1500}
@@ -34,9 +34,9 @@ def main() -> None:
     with sync_playwright() as play, tempfile.TemporaryDirectory() as scratch:
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])  # our own pages only
         report = Path(scratch, "report.html")
-        report.write_text(page_of([read_view(folders[0])]), encoding="utf-8")
+        report.write_text(render_page([read_run_log(folders[0])]), encoding="utf-8")
         take(browser, report.as_uri(), "report", "light")
-        with serving(folders, open_port()) as served:
+        with serve(folders, open_port()) as served:
             take(browser, served.address, "live", "dark")
         browser.close()
 

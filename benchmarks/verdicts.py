@@ -21,8 +21,8 @@ from pathlib import Path
 
 from measure import RESULTS
 
-from light_llm.report.verdicts import judge
-from light_llm.report.view import read_view
+from light_llm.report.health import judge
+from light_llm.report.run_log import read_run_log
 
 EVERY = 10  # steps between two readings
 TINY = 8_000  # characters of the text that is memorised
@@ -104,7 +104,7 @@ def names_at(folder: Path, rule: str) -> tuple[int | None, set[str]]:
         for step in range(EVERY, last + 1, EVERY):
             kept = [row for row in rows if row["step"] <= step and not (row["kind"] == "end" and step < last)]
             (part / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            bad = {v.rule for v in judge(read_view(part)) if v.level == "bad"}
+            bad = {v.rule for v in judge(read_run_log(part)) if v.level == "bad"}
             named = None if rule not in bad else named or step
     return named, bad
 

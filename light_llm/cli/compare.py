@@ -1,4 +1,4 @@
-"""`light-llm compare A B`: two runs side by side, what differs first."""
+"""`light-llm compare A B`: compare two runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,24 @@ from tyro.conf import Positional, arg
 from ..errors import ConfigError
 from ..report import (
     FINAL_STEPS,
-    CurvePoint,
-    HeldOut,
-    Measure,
-    PastRun,
-    beyond,
-    common_curve,
-    common_measure,
-    difference,
+    CommonEval,
+    Evaluation,
+    LossUnit,
+    RunLog,
+    common_evals,
+    comparable_unit,
+    eval_difference,
+    exceeds_error,
     open_run,
-    what_differs,
+    run_differences,
 )
+from ..report.figures.figure import evenly_spaced
 from ..text_format import format_duration
 from .args import PositionalArgs, parse
 from .output import new_table, print_rich
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
-MOST_POINTS = 12  # lines of the held-out curve: what fits on a screen with the rest
+MAX_EVALS = 12  # rows of held-out losses, so that everything fits on one screen
 _POSITIONAL = PositionalArgs("run folder", EXAMPLE, min_count=2, max_count=2)
 
 
@@ -42,24 +43,24 @@ class CompareFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Run the command. Returns the exit code."""
     about = "Two runs side by side: what differs, what came of it, and the held-out curve."
     flags, _ = parse(CompareFlags, argv, prog="light-llm compare", about=about)
     first, second = (Path(f) for f in flags.folders)
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same run; name two, as in {EXAMPLE}")
     a, b = open_run(first), open_run(second)
-    measure, why = common_measure(a, b)
-    print_rich(_heads(a, b), "", _settings(a, b), "", _results(a, b, measure))
-    points = common_curve(a, b) if measure else []
-    if measure and points:
-        print_rich("", _curve(points, measure))
-    for note in _notes(a, b, measure, why, points):
+    unit, reason = comparable_unit(a, b)
+    print_rich(_heads(a, b), "", _settings(a, b), "", _results(a, b, unit))
+    evals = common_evals(a, b) if unit else []
+    if unit and evals:
+        print_rich("", _eval_table(evals, unit))
+    for note in _notes(a, b, unit, reason, evals):
         print_rich("", Text(note))
     return 0
 
 
-def _heads(a: PastRun, b: PastRun) -> Table:
+def _heads(a: RunLog, b: RunLog) -> Table:
     table = new_table("", Column("run", style="bold", overflow="fold"), "data, tokens", "started")
     for letter, run in (("A", a), ("B", b)):
         data = f"{run.data['title']}, {run.data['tokenizer']}" if run.data else "a loader of its own"
@@ -67,38 +68,40 @@ def _heads(a: PastRun, b: PastRun) -> Table:
     return table
 
 
-def _settings(a: PastRun, b: PastRun) -> Table | Text:
-    differing = what_differs(a, b)
-    if not differing:
+def _settings(a: RunLog, b: RunLog) -> Table | Text:
+    changes = run_differences(a, b)
+    if not changes:
         return Text("No setting differs; nor do the text, the machine and the versions.")
     table = new_table("what differs", Column("A", overflow="fold"), Column("B", overflow="fold"))
-    for name, left, right in differing:
+    for name, left, right in changes:
         table.add_row(name, _plain(left), _plain(right))
     return table
 
 
-def _results(a: PastRun, b: PastRun, measure: Measure | None) -> Table:
-    """Numbers of both runs; a difference only where it means something."""
+def _results(a: RunLog, b: RunLog, unit: LossUnit | None) -> Table:
+    """Return the results of both runs, with their difference where losses may be compared."""
     table = new_table("result", *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")))
-    same_tokens = measure == "loss"
+    same_tokens = unit == "loss"
 
-    def add(name: str, of: Callable[[PastRun], Any], form: str, compared: bool = False, sign: str = "+.3f") -> None:
-        left, right = of(a), of(b)
+    def add(
+        name: str, value: Callable[[RunLog], Any], form: str, compared: bool = False, gap_form: str = "+.3f"
+    ) -> None:
+        left, right = value(a), value(b)
         gap = ""
         if compared and left is not None and right is not None:
-            gap = f"{right - left:{sign}}" if left != right else "same"
+            gap = f"{right - left:{gap_form}}" if left != right else "same"
         table.add_row(name, *("-" if v is None else format(v, form) for v in (left, right)), gap)
 
-    table.add_row("steps", *(f"{r.step:,} of {r.run.train.max_steps:,}" for r in (a, b)), "")
+    table.add_row("steps", *(f"{r.last_step:,} of {r.run.train.max_steps:,}" for r in (a, b)), "")
     add("parameters", lambda r: r.parameters, ",", True, "+,")
     add("tokens trained on", lambda r: r.tokens, ",", same_tokens, "+,")
     losses = [_with_error(r.best, "loss") for r in (a, b)]
     table.add_row("best held-out loss", *losses, _gap(a.best, b.best, "loss") if same_tokens else "")
     add("  at step", lambda r: r.best and r.best.step, ",")
     bits = [_with_error(r.best, "bits_per_byte") for r in (a, b)]
-    table.add_row("  bits per byte", *bits, _gap(a.best, b.best, "bits_per_byte") if measure else "")
+    table.add_row("  bits per byte", *bits, _gap(a.best, b.best, "bits_per_byte") if unit else "")
     add(f"training, last {FINAL_STEPS} steps", lambda r: r.final_loss, ".3f", same_tokens)
-    add("  bits per byte", lambda r: r.final_bits_per_byte, ".3f", measure is not None)
+    add("  bits per byte", lambda r: r.final_bits_per_byte, ".3f", unit is not None)
     table.add_row("time in steps", *(format_duration(r.seconds) for r in (a, b)), "")
     speeds = [r.tokens_per_second for r in (a, b)]
     times = f"x {speeds[1] / speeds[0]:.2f}" if same_tokens and speeds[0] and speeds[1] else ""
@@ -106,31 +109,24 @@ def _results(a: PastRun, b: PastRun, measure: Measure | None) -> Table:
     return table
 
 
-def _curve(points: list[CurvePoint], measure: Measure) -> Table:
-    """The held-out curve at common steps, thinned to what fits a screen; the lower value of each line in bold."""
-    what = "held-out loss" if measure == "loss" else "held-out bits/byte"
-    table = new_table(what, *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")), "")
-    for point in _thinned(points):
-        gap, error = difference(point.a, point.b, measure)
-        cells = [Text(_with_error(e, measure)) for e in (point.a, point.b)]
+def _eval_table(evals: list[CommonEval], unit: LossUnit) -> Table:
+    """Return the held-out losses at common steps, with the lower one of each row in bold."""
+    title = "held-out loss" if unit == "loss" else "held-out bits/byte"
+    table = new_table(title, *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")), "")
+    for pair in (evals[i] for i in evenly_spaced(len(evals), MAX_EVALS)):
+        gap, error = eval_difference(pair.a, pair.b, unit)
+        cells = [Text(_with_error(e, unit)) for e in (pair.a, pair.b)]
         if gap:
             cells[gap < 0].stylize("bold green")
-        verdict = {True: "beyond", False: "within", None: ""}[beyond(gap, error)]
-        table.add_row(f"step {point.step:,}", *cells, _gap(point.a, point.b, measure), verdict)
+        word = {True: "beyond", False: "within", None: ""}[exceeds_error(gap, error)]
+        table.add_row(f"step {pair.step:,}", *cells, _gap(pair.a, pair.b, unit), word)
     return table
 
 
-def _thinned(points: list[CurvePoint]) -> list[CurvePoint]:
-    """The first, the last and evenly spaced ones between them."""
-    if len(points) <= MOST_POINTS:
-        return points
-    return [points[round(i * (len(points) - 1) / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
-
-
-def _notes(a: PastRun, b: PastRun, measure: Measure | None, why: str, points: list[CurvePoint]) -> list[str]:
-    """What a reader has to know about the numbers above."""
-    notes = [why] if why else []
-    if measure is None:
+def _notes(a: RunLog, b: RunLog, unit: LossUnit | None, reason: str, evals: list[CommonEval]) -> list[str]:
+    """Return the caveats of the numbers above."""
+    notes = [reason] if reason else []
+    if unit is None:
         return notes
     contexts = [r.best.context if r.best else None for r in (a, b)]
     if None not in contexts and contexts[0] != contexts[1]:
@@ -138,11 +134,11 @@ def _notes(a: PastRun, b: PastRun, measure: Measure | None, why: str, points: li
             f"A was evaluated in windows of {contexts[0]:,} tokens, B of {contexts[1]:,}. Each window starts cold: the "
             "shorter one costs the same model some loss."
         )
-    if not points:
+    if not evals:
         notes.append("There is no step at which both were evaluated, so there is no curve to compare.")
-    elif len(points) > MOST_POINTS:
-        notes.append(f"{MOST_POINTS} of {len(points)} common evaluations are shown.")
-    if any(beyond(*difference(p.a, p.b, measure)) is not None for p in points):
+    elif len(evals) > MAX_EVALS:
+        notes.append(f"{MAX_EVALS} of {len(evals)} common evaluations are shown.")
+    if any(exceeds_error(*eval_difference(p.a, p.b, unit)) is not None for p in evals):
         notes.append(
             "± in B - A is sqrt(A² + B²) of the two standard errors; a difference is beyond it or within it. That "
             "would be its standard error if the two were independent. They are correlated: both come from the same "
@@ -152,22 +148,22 @@ def _notes(a: PastRun, b: PastRun, measure: Measure | None, why: str, points: li
     return notes
 
 
-def _with_error(found: HeldOut | None, measure: Measure) -> str:
-    """A value ± its standard error."""
-    value, error = found.by(measure) if found else (None, None)
+def _with_error(evaluation: Evaluation | None, unit: LossUnit) -> str:
+    """Format a loss ± its standard error."""
+    value, error = evaluation.in_unit(unit) if evaluation else (None, None)
     return "-" if value is None else f"{value:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
-def _gap(a: HeldOut | None, b: HeldOut | None, measure: Measure) -> str:
-    """B - A ± what it would be if they were independent."""
+def _gap(a: Evaluation | None, b: Evaluation | None, unit: LossUnit) -> str:
+    """Format b - a ± its standard error as if the two were independent."""
     if a is None or b is None:
         return ""
-    gap, error = difference(a, b, measure)
+    gap, error = eval_difference(a, b, unit)
     return "" if gap is None else f"{gap:+.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def _plain(value: Any) -> str:
-    """A setting as it would be written on the command line."""
-    if isinstance(value, str) and len(value) == 64:  # a hash: its beginning tells it from another
+    """Format a setting as on the command line, and a hash by its first digits."""
+    if isinstance(value, str) and len(value) == 64:
         return value[:12]
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

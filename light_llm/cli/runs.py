@@ -1,4 +1,4 @@
-"""`light-llm runs`: the runs of a folder at a glance, newest first."""
+"""`light-llm runs`: list the runs of a folder, newest first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from ..report import PastRun, find_runs, read_all
+from ..report import RunLog, find_runs, read_runs
 from ..text_format import format_count
 from .args import PositionalArgs, parse
 from .output import new_table, print_rich
@@ -30,11 +30,11 @@ class RunsFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
+    """Run the command. Returns the exit code."""
     about = "The runs in each FOLDER and one level below it, newest first."
     flags, _ = parse(RunsFlags, argv, prog="light-llm runs", about=about)
     roots = [Path(f) for f in flags.folders or (".",)]
-    runs, errors = read_all(find_runs(roots))
+    runs, errors = read_runs(find_runs(roots))
     if runs:
         print_rich(_table(runs))
     elif not errors:
@@ -45,8 +45,8 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _table(runs: Sequence[PastRun]) -> Table:
-    """A line a run. In a narrow terminal names and texts are cut short, numbers never."""
+def _table(runs: Sequence[RunLog]) -> Table:
+    """Return one row per run. A narrow terminal cuts names short, never numbers."""
     table = new_table(
         Column("run", style="bold"),
         Column("model", justify="right", no_wrap=True),
@@ -59,24 +59,24 @@ def _table(runs: Sequence[PastRun]) -> Table:
     for run in runs:
         best, data = run.best, run.data
         table.add_row(
-            _short(str(run.folder)),
+            _one_line(str(run.folder)),
             format_count(run.parameters),
-            _short(f"{data['title']}, {data['tokenizer']}" if data else "a loader of its own"),
-            f"{run.step}/{run.run.train.max_steps}",
+            _one_line(f"{data['title']}, {data['tokenizer']}" if data else "a loader of its own"),
+            f"{run.last_step}/{run.run.train.max_steps}",
             f"{best.loss:.3f}" if best else "-",
             f"{best.bits_per_byte:.3f}" if best and best.bits_per_byte is not None else "-",
-            when(run.started, datetime.now().astimezone()),
+            format_date(run.started, datetime.now().astimezone()),
         )
     return table
 
 
-def _short(text: str) -> Text:
-    """Cut where the terminal is too narrow; its column gives way to those that are not to be wrapped."""
+def _one_line(text: str) -> Text:
+    """Return text that is cut short and not wrapped, so that columns of numbers keep their width."""
     return Text(text, no_wrap=True)
 
 
-def when(moment: datetime, now: datetime) -> str:
-    """A moment on this machine's clock: with its hour within this year, with its year otherwise, as `ls` has it."""
+def format_date(moment: datetime, now: datetime) -> str:
+    """Format a moment like `ls`, in the time zone of `now`: with the hour if it is in the same year, else the year."""
     local = moment.astimezone(now.tzinfo)
     day = f"{local.day:2} {_MONTHS[local.month - 1]}"
     return f"{day} {local:%H:%M}" if local.year == now.year else f"{day}  {local.year}"

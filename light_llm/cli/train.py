@@ -206,12 +206,12 @@ def _live_page(flags: TrainFlags, trainer: Trainer) -> Iterator[None]:
     if not flags.watch:
         yield
         return
-    from ..report.live import watching
+    from ..report.server import serve_while_training
 
     def warn(line: str) -> None:
         print(f"notice   {line}", file=sys.stderr, flush=True)
 
-    with watching(trainer.folder.path, warn=warn) as address:
+    with serve_while_training(trainer.folder.path, warn=warn) as address:
         if address and not flags.quiet:
             print(f"watch    {address}", flush=True)
         yield

@@ -1,4 +1,4 @@
-"""`light-llm watch`: the live page of runs that go on, or of those that are over."""
+"""`light-llm watch`: serve the live page of runs, finished or still training."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class WatchFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code; Ctrl-C ends it."""
+    """Run the command until Ctrl-C, or until the server ends: then the exit code is 1."""
     about = "Show the runs in each FOLDER and one level below it in a browser, as they go on."
     flags, _ = parse(WatchFlags, argv, prog="light-llm watch", about=about)
-    from ..report.live import open_port, serving
+    from ..report.server import open_port, serve
 
     roots = [Path(f) for f in flags.folders or ("checkpoints",)]
     for root in roots:
         if root.exists() and not root.is_dir():
             raise ConfigError(f"{root} is no folder; name a run folder, or a folder of runs")
-    with serving(roots, open_port(flags.port), warn=_tell) as page:
+    with serve(roots, open_port(flags.port), warn=_warn) as page:
         missing = [str(root) for root in roots if not root.is_dir()]
         if missing:
             print_rich(f"waiting for a run to begin in {', '.join(missing)}")
@@ -51,5 +51,5 @@ def command(argv: Sequence[str]) -> int:
     return 1
 
 
-def _tell(line: str) -> None:
+def _warn(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -45,16 +45,22 @@ class JsonLines:
         self.file.close()
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics file. A torn line, as a crash leaves at the end, is passed over."""
+def read_rows(path: Path, *, on_skip: Callable[[str], object] = lambda line: None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a metrics file, without lines that are not JSON objects.
+
+    Args:
+        on_skip: called with each such line, except a last line that is torn: a crash or a run in progress leaves one.
+    """
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                continue
+                row = None
             if isinstance(row, dict):
                 yield row
+            elif line.endswith("\n"):
+                on_skip(line)
 
 
 def _line(row: Row) -> str:

@@ -1,19 +1,19 @@
-"""Small charts for a terminal, as lines of text: braille dots and shades, or ASCII where those cannot be shown."""
+"""Small charts for a terminal, as lines of text: braille dots and shades, or ASCII for terminals without those."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .tolerant import Number, known
+from .coerce import Number, drop_none, mean_of
 
-DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille cell: 4 rows of 2
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of a braille character: 4 rows of 2
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 SHADES, ASCII_SHADES = " ░▒▓█", " .+*#"
-LABEL = 9  # columns for the numbers beside a chart
+LABEL_WIDTH = 9  # columns for the numbers beside a chart
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve; with a `mark` its points are drawn as that letter, without one as a line of dots."""
+    """One curve; with a `mark` its points are drawn as that letter, otherwise as dots."""
 
     x: Sequence[float]
     y: Sequence[Number]
@@ -21,61 +21,57 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], *, width: int = 72, height: int = 10, plain: bool = False) -> list[str]:
-    """Curves over one another, the numbers of both axes at their ends. Nothing for curves without two points.
+    """Draw curves over one another, with the ends of both axes as numbers; [] if there are fewer than two points.
 
     Args:
-        width, height: in characters, the numbers at the left and below included.
+        width, height: in characters, numbers included.
         plain: ASCII only.
     """
     points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if y is not None]
     if len(points) < 2:
         return []
     (left, right), (low, high) = ((min(v), max(v)) for v in zip(*points, strict=True))
-    columns, rows = width - LABEL - 1, height - 1
-    across, up = (columns, rows) if plain else (2 * columns, 4 * rows)
-
-    def place(x: float, y: float) -> tuple[int, int]:
-        column = round((x - left) / (right - left or 1.0) * (across - 1))
-        return column, round((high - y) / (high - low or 1.0) * (up - 1))
-
+    columns, rows = width - LABEL_WIDTH - 1, height - 1
+    # A braille character holds 2 x 4 dots.
+    dots_across, dots_down = (columns, rows) if plain else (2 * columns, 4 * rows)
     cells = [[0] * columns for _ in range(rows)]
     letters: dict[tuple[int, int], str] = {}
     for s in series:
         for x, y in zip(s.x, s.y, strict=True):
             if y is None:
                 continue
-            column, row = place(x, y)
-            at = (row, column) if plain else (row // 4, column // 2)
+            column = round((x - left) / (right - left or 1.0) * (dots_across - 1))
+            row = round((high - y) / (high - low or 1.0) * (dots_down - 1))
+            cell = (row, column) if plain else (row // 4, column // 2)
             if s.mark or plain:
-                letters[at] = s.mark or letters.get(at, ".")
+                letters[cell] = s.mark or letters.get(cell, ".")
             else:
-                cells[at[0]][at[1]] |= DOTS[row % 4][column % 2]
+                cells[cell[0]][cell[1]] |= DOTS[row % 4][column % 2]
     lines = []
     for r in range(rows):
         label = f"{high:.3g}" if r == 0 else f"{low:.3g}" if r == rows - 1 else ""
-        drawn = (letters.get((r, c)) or (chr(0x2800 + dots) if dots else " ") for c, dots in enumerate(cells[r]))
-        lines.append(f"{label:>{LABEL}} {''.join(drawn)}".rstrip())
-    ends = f"{left:,.0f}", f"{right:,.0f}"
-    return [*lines, " " * (LABEL + 1) + f"{ends[0]}{ends[1]:>{columns - len(ends[0])}}"]
+        text = "".join(letters.get((r, c)) or (chr(0x2800 + dots) if dots else " ") for c, dots in enumerate(cells[r]))
+        lines.append(f"{label:>{LABEL_WIDTH}} {text}".rstrip())
+    first, last = f"{left:,.0f}", f"{right:,.0f}"
+    return [*lines, " " * (LABEL_WIDTH + 1) + f"{first}{last:>{columns - len(first)}}"]
 
 
 def sparkline(values: Sequence[Number], width: int = 60, *, plain: bool = False) -> str:
-    """A curve in one line: each letter is the mean of a stretch, from the lowest value to the highest.
+    """Draw a curve in one line: each letter is the mean of a stretch, between the lowest and the highest mean.
 
     >>> sparkline([1, 2, 3, 4, 5, 6, 7, 8]), sparkline([1.0, None, 8.0], plain=True), sparkline([])
     ('▁▂▃▄▅▆▇█', '_ @', '')
     """
     letters = ASCII_BLOCKS if plain else BLOCKS
-    width = min(width, len(values))
-    stretches = [known(values[i * len(values) // width : (i + 1) * len(values) // width]) for i in range(width)]
-    means = [sum(s) / len(s) if s else None for s in stretches]
-    low, high = min(known(means), default=0.0), max(known(means), default=0.0)
+    n = min(width, len(values))
+    means = [mean_of(values[i * len(values) // n : (i + 1) * len(values) // n]) for i in range(n)]
+    low, high = min(drop_none(means), default=0.0), max(drop_none(means), default=0.0)
     scale = (len(letters) - 1) / (high - low or 1.0)
     return "".join(" " if m is None else letters[round((m - low) * scale)] for m in means)
 
 
 def shade(value: Number, *, plain: bool = False) -> str:
-    """A share from 0 to 1 as two letters of a grey.
+    """Draw a share from 0 to 1 as two letters of a grey.
 
     >>> shade(0.0), shade(0.5), shade(1.0), shade(1.0, plain=True), shade(None)
     ('  ', '▒▒', '██', '##', '??')
@@ -89,7 +85,7 @@ def shade(value: Number, *, plain: bool = False) -> str:
 def shaded_rows(
     names: Sequence[str], values: Sequence[Sequence[Number]], *, width: int = 80, plain: bool = False
 ) -> list[str]:
-    """A heat map of shares, a row a line: with its numbers where they fit, without them otherwise."""
+    """Draw a heat map of shares, a row per line, with its numbers if they fit."""
     label = max(map(len, names), default=0)
     fits = all(label + 9 * len(row) + 1 <= width for row in values)
     lines = []

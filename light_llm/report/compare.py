@@ -1,39 +1,38 @@
-"""Two runs side by side: what differs, whether their losses may be compared, and by how much they differ."""
+"""Compare two runs: what differs, whether their losses may be compared, and by how much they differ."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from ..config import differences
-from .past_run import HeldOut, Measure, PastRun
+from .log_rows import Evaluation, LossUnit
+from .run_log import RunLog
+
+_DATA_FACTS = {"text, SHA-256": "sha256", "vocabulary, SHA-256": "tokenizer_sha256"}
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """Both runs at a step where both were evaluated."""
+class CommonEval:
+    """The evaluations of two runs at the same step."""
 
     step: int
-    a: HeldOut
-    b: HeldOut
+    a: Evaluation
+    b: Evaluation
 
 
-def what_differs(a: PastRun, b: PastRun) -> list[tuple[str, Any, Any]]:
-    """Each setting that differs, by name; then the text, the machine and the versions, where they differ."""
-    differing: list[tuple[str, Any, Any]] = list(differences(a.run, b.run))
-    facts = [(name, (a.data or {}).get(key), (b.data or {}).get(key)) for name, key in _FACTS.items()]
+def run_differences(a: RunLog, b: RunLog) -> list[tuple[str, Any, Any]]:
+    """Return the name and both values of each setting that differs, then of the text, machine and versions."""
+    facts = [(name, (a.data or {}).get(key), (b.data or {}).get(key)) for name, key in _DATA_FACTS.items()]
     facts.append(("machine", a.machine, b.machine))
     facts += [(name, a.versions.get(name), b.versions.get(name)) for name in sorted({*a.versions, *b.versions})]
-    return differing + [fact for fact in facts if fact[1] != fact[2]]
+    return [*differences(a.run, b.run), *(fact for fact in facts if fact[1] != fact[2])]
 
 
-_FACTS = {"text, SHA-256": "sha256", "vocabulary, SHA-256": "tokenizer_sha256"}
+def comparable_unit(a: RunLog, b: RunLog) -> tuple[LossUnit | None, str]:
+    """Return the unit in which held-out losses may be compared, and the reason if it is not nats per token.
 
-
-def common_measure(a: PastRun, b: PastRun) -> tuple[Measure | None, str]:
-    """By what the held-out results of two runs can be compared, and why it is not the loss (empty if it is).
-
-    A loss is nats per token: it means the same in both runs only if text, split and tokens are the same. Bits per byte
-    do not ask for the same tokens. Nothing makes two texts comparable.
+    Nats per token compare only if text, split and tokens are the same; bits per byte compare across tokenizers. Losses
+    on different texts never compare: the unit is then None.
     """
     if a.data is None or b.data is None:
         which = "neither run" if a.data is None and b.data is None else "A" if a.data is None else "B"
@@ -66,30 +65,29 @@ def common_measure(a: PastRun, b: PastRun) -> tuple[Measure | None, str]:
     return "loss", ""
 
 
-def common_curve(a: PastRun, b: PastRun) -> list[CurvePoint]:
-    """The steps at which both were evaluated, in order."""
-    of_b = {e.step: e for e in b.evaluations}
-    return [CurvePoint(e.step, e, of_b[e.step]) for e in a.evaluations if e.step in of_b]
+def common_evals(a: RunLog, b: RunLog) -> list[CommonEval]:
+    """Return the evaluations at steps at which both runs were evaluated, in order."""
+    by_step = {e.step: e for e in b.evals}
+    return [CommonEval(e.step, e, by_step[e.step]) for e in a.evals if e.step in by_step]
 
 
-def difference(a: HeldOut, b: HeldOut, measure: Measure) -> tuple[float | None, float | None]:
-    """B - A, and sqrt(A^2 + B^2) of the two standard errors.
+def eval_difference(a: Evaluation, b: Evaluation, unit: LossUnit) -> tuple[float | None, float | None]:
+    """Return b - a and its standard error, sqrt(error_a^2 + error_b^2).
 
-    That is the standard error of the difference if the two were independent. Both are measured on the same windows, and
-    windows that are hard for one model are hard for the other: the errors are correlated, the covariance is left out,
-    and where it is positive the true standard error is smaller. It counts the choice of the held-out text only, not the
-    choice of the seed.
+    That would be exact if the two were independent. Both are measured on the same windows, which are hard or easy for
+    both models, so the errors are correlated and the true standard error is usually smaller. It includes the choice of
+    the held-out text, not the choice of the seed.
     """
-    (value_a, error_a), (value_b, error_b) = a.by(measure), b.by(measure)
+    (value_a, error_a), (value_b, error_b) = a.in_unit(unit), b.in_unit(unit)
     gap = None if value_a is None or value_b is None else value_b - value_a
     error = None if error_a is None or error_b is None else math.hypot(error_a, error_b)
     return gap, error
 
 
-def beyond(gap: float | None, error: float | None) -> bool | None:
-    """Whether a difference is larger than its standard error. None where one of them is not known.
+def exceeds_error(gap: float | None, error: float | None) -> bool | None:
+    """Return whether a difference is larger than its standard error; None if either is unknown.
 
-    >>> beyond(-0.2, 0.1), beyond(0.05, 0.1), beyond(0.2, None)
+    >>> exceeds_error(-0.2, 0.1), exceeds_error(0.05, 0.1), exceeds_error(0.2, None)
     (True, False, None)
     """
     return None if gap is None or error is None else abs(gap) > error

@@ -1,49 +1,50 @@
-"""A training loss as means over windows: one batch alone is noise, and nothing must be fooled by it."""
+"""Windowed means of a training loss: the loss of a single batch is too noisy to judge."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import median
 
-from .tolerant import Number
+from .coerce import Number
 
-MEAN_OF = 10  # steps
+# Steps. Shorter windows are noisy; longer ones delay every warning. The bands of benchmarks/bands.py use the same.
+MEAN_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A training loss without its gaps, with sums that make any mean cheap."""
+    """A training loss without its gaps, with prefix sums so that any mean takes constant time."""
 
     steps: tuple[int, ...]
     losses: tuple[float, ...]
-    sums: tuple[float, ...]  # sums[i]: of the first i losses
+    sums: tuple[float, ...]  # sums[i]: the sum of the first i losses
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def mean(self, i: int, n: int = MEAN_OF) -> float:
-        """Of the n losses up to the i-th (from 0), of fewer near the start."""
+    def mean(self, i: int, n: int = MEAN_STEPS) -> float:
+        """Return the mean of the n losses that end at index i, or of all up to i if there are fewer."""
         first = max(0, i + 1 - n)
         return (self.sums[i + 1] - self.sums[first]) / (i + 1 - first)
 
-    def noise(self, i: int, n: int = MEAN_OF) -> float:
-        """The standard error of `mean`, from how neighbours differ: a trend does not count as noise."""
-        around = self.losses[max(0, i - 3 * n) : i + 1]
-        gaps = [b - a for a, b in pairwise(around)]
-        return median(map(abs, gaps)) / 0.954 / math.sqrt(n) if gaps else 0.0  # 0.954 std: median of |N(0, 2 std^2)|
+    def noise(self, i: int, n: int = MEAN_STEPS) -> float:
+        """Return the standard error of `mean`, estimated from differences of neighbours so that a trend adds nothing.
+
+        For normal noise of deviation s, the median of |b - a| is 0.954 s.
+        """
+        window = self.losses[max(0, i - 3 * n) : i + 1]
+        gaps = [abs(b - a) for a, b in pairwise(window)]
+        return median(gaps) / 0.954 / math.sqrt(n) if gaps else 0.0
 
     def index(self, step: int) -> int:
-        """The last place at or before a step; -1 before the first."""
-        low, high = 0, len(self.steps)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if self.steps[middle] <= step else (low, middle)
-        return low - 1
+        """Return the index of the last loss at or before a step; -1 if there is none."""
+        return bisect_right(self.steps, step) - 1
 
 
 def curve_of(steps: Iterable[int], losses: Iterable[Number]) -> Curve:
-    """The losses that are there."""
+    """Build a curve from losses, without the missing ones."""
     pairs = [(step, loss) for step, loss in zip(steps, losses, strict=True) if loss is not None]
-    there = tuple(loss for _, loss in pairs)
-    return Curve(tuple(step for step, _ in pairs), there, tuple(accumulate(there, initial=0.0)))
+    values = tuple(loss for _, loss in pairs)
+    return Curve(tuple(step for step, _ in pairs), values, tuple(accumulate(values, initial=0.0)))

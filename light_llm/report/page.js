@@ -89,7 +89,7 @@
   // ---- one picture
 
   const pickOf = (figure, axis) => {
-    const known = figure.switches.find((s) => s.axis === axis);
+    const known = figure.toggles.find((s) => s.axis === axis);
     const name = picked[`${figure.id} ${axis}`];
     return known && (known.options.find(([key]) => key === name) || known.options[0]);
   };
@@ -119,14 +119,14 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "@rule", activecolor: "@accent" },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger that scrolls must not zoom
       hovermode: "closest",
-      uirevision: figure.switches.map((s) => pickOf(figure, s.axis)[0]).join() || "same", // a zoom outlives new numbers
+      uirevision: figure.toggles.map((s) => pickOf(figure, s.axis)[0]).join() || "same", // a zoom outlives new numbers
       ...figure.layout,
     };
     for (const name of ["xaxis", "yaxis", ...Object.keys(layout).filter((key) => /^[xy]axis\d/.test(key))]) {
       layout[name] = { ...axis, ...layout[name] };
       layout[name].title = { ...layout[name].title, font: { size: 12 }, standoff: 8 };
     }
-    for (const s of figure.switches) {
+    for (const s of figure.toggles) {
       const [key, title] = pickOf(figure, s.axis);
       layout[`${s.axis}axis`].title.text = title;
       if (key === "FLOPs") layout.xaxis.exponentformat = "power";
@@ -169,11 +169,11 @@
     const words = el("div", { class: "words" });
     const numbers = el("div");
     const details = el("details", { ontoggle: () => update(cards.get(key)) }, el("summary", {}, "The numbers"), numbers);
-    const switches = el("div", { class: "switches" });
+    const toggles = el("div", { class: "toggles" });
     const title = el("h3", { id: `title-${key}` });
     const node = el("article", { class: "card", id: `figure-${key}`, "aria-labelledby": `title-${key}` },
-      el("div", { class: "card-head" }, title, switches), plot, words, details);
-    return { figure, key, node, plot, words, numbers, details, switches, title, fresh: "" };
+      el("div", { class: "card-head" }, title, toggles), plot, words, details);
+    return { figure, key, node, plot, words, numbers, details, toggles, title, fresh: "" };
   }
 
   function update(card) {
@@ -181,7 +181,7 @@
     card.node.className = `card ${figure.level}${figure.wide ? " wide" : ""}`;
     card.title.textContent = figure.title;
     card.plot.setAttribute("aria-label", `${figure.title}. ${figure.sentence} The numbers are in the table below.`);
-    fill(card.switches, figure.switches, (all) => all.map((s) =>
+    fill(card.toggles, figure.toggles, (all) => all.map((s) =>
       segments(`${key}-${s.axis}`, s.label, s.options.map(([name]) => [name, name]), pickOf(figure, s.axis)[0], (name) => {
         picked[`${figure.id} ${s.axis}`] = name;
         draw(card);
@@ -215,18 +215,18 @@
     return [el("h1", {}, run.name), facts, numbers];
   }
 
-  function verdictList(verdicts) {
-    if (!verdicts.length) return [];
+  function noteList(notes) {
+    if (!notes.length) return [];
     const item = (v) => {
       const [sign, name] = LEVELS[v.level];
-      const there = at(`figure-${v.picture}-${chosen}`);
-      const words = [el("b", {}, v.what), v.advice ? ` ${v.advice}` : ""];
+      const there = at(`figure-${v.figure}-${chosen}`);
+      const words = [el("b", {}, v.message), v.advice ? ` ${v.advice}` : ""];
       return el("li", { class: v.level }, el("span", { class: "badge" }, `${sign} ${name}`),
-        there ? el("a", { href: `#figure-${v.picture}-${chosen}` }, words) : el("span", {}, words));
+        there ? el("a", { href: `#figure-${v.figure}-${chosen}` }, words) : el("span", {}, words));
     };
-    const calm = verdicts.filter((v) => v.level !== "bad" && v.level !== "watch");
-    const urgent = verdicts.filter((v) => !calm.includes(v));
-    const list = (of) => el("ul", { class: "verdicts" }, of.map(item));
+    const calm = notes.filter((v) => v.level !== "bad" && v.level !== "watch");
+    const urgent = notes.filter((v) => !calm.includes(v));
+    const list = (of) => el("ul", { class: "notes" }, of.map(item));
     return [
       el("h2", {}, "At a glance"),
       urgent.length ? list(urgent) : el("p", { class: "lead" }, "Nothing here asks for attention."),
@@ -270,7 +270,7 @@
 
   const main = at("main");
   const spots = {};
-  for (const name of ["together", "choice", "head", "verdicts", "pictures", "samples", "plan", "repeat"]) {
+  for (const name of ["together", "choice", "head", "notes", "pictures", "samples", "plan", "repeat"]) {
     spots[name] = main.appendChild(el("div", { class: `spot-${name}` }));
   }
 
@@ -298,7 +298,7 @@
     fill(spots.choice, runs.length > 1 ? runs.map((r) => r.name) : [], (names) => (names.length ? segments("run", "Run", names.map((n, i) => [String(i), n]), String(chosen), choose) : null));
     fill(spots.head, [run.name, run.facts, run.numbers], () => head(run));
     fill(spots.pictures, [chosen, run.sections.map((s) => [s.id, s.figures.map((f) => f.id)])], () => pictures(run.sections));
-    fill(spots.verdicts, [chosen, run.verdicts], () => verdictList(run.verdicts));
+    fill(spots.notes, [chosen, run.notes], () => noteList(run.notes));
     fill(spots.samples, run.samples, samplesOf);
     fill(spots.plan, run.plan, (t) => block("plan", "The plan and what happened", tableOf(t)));
     fill(spots.repeat, run.repeat, repeatOf);

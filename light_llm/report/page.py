@@ -1,6 +1,6 @@
-"""One HTML page that needs nothing else: runs as plain values in it, and a script of ours that draws them.
+"""Render runs as one HTML page: their values as JSON, and a script that draws them.
 
-Every text of a run reaches the page as JSON in which no tag can end or begin, and is shown as text, never as HTML.
+Every text of a run reaches the page as JSON without any HTML tag, and the script shows it as text.
 """
 
 import hashlib
@@ -10,66 +10,86 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from ..atomic_io import Files, atomic_write
 from .figures import loss_figure, run_sections
-from .summary import facts, key_numbers, plan_table, settings_tables
-from .verdicts import judge
-from .view import View
+from .find_runs import open_run
+from .health import judge
+from .run_log import RunLog
+from .summary import key_numbers, plan_table, repro_tables, run_facts
+
+REPORT_NAME = "report.html"
 
 
 @dataclass(frozen=True)
-class Live:
-    """What makes a page a live one: it reads `/data.json` again and again, and plotly from `/plotly.js`."""
+class LiveOptions:
+    """Options of a live page, which reads `/data.json` repeatedly and plotly from `/plotly.js`."""
 
     title: str = "light-llm, live"
     poll: float = 2.0  # seconds between two readings
     nonce: str = ""  # of the scripts, for the policy that the server sends
 
 
-def state_of(views: Sequence[View]) -> dict[str, Any]:
-    """All that the page shows, as plain values: what is inlined in report.html and what `/data.json` answers."""
-    together = loss_figure(views) if len(views) > 1 else None
+def write_report(folder: str | Path, files: Files | None = None, *, log: RunLog | None = None) -> Path:
+    """Write `report.html` into a run folder, also while the run is training. Returns its path.
+
+    Args:
+        log: the run, if it has been read already.
+
+    Raises:
+        ConfigError, CheckpointError: there is no run that can be read.
+        OSError: the file cannot be written; an older page is unchanged.
+    """
+    path = Path(folder) / REPORT_NAME
+    atomic_write(path, render_page([log or open_run(folder)]).encode(), files)
+    return path
+
+
+def page_state(logs: Sequence[RunLog]) -> dict[str, Any]:
+    """Return everything the page shows as plain values: inlined in report.html, and the body of `/data.json`."""
+    together = loss_figure(logs) if len(logs) > 1 else None
     return {
         "format": 1,
         "together": asdict(together) if together else None,
-        "runs": [_run_state(view) for view in views],
+        "runs": [_run_state(log) for log in logs],
     }
 
 
-def _run_state(view: View) -> dict[str, Any]:
-    verdicts = judge(view)
+def _run_state(log: RunLog) -> dict[str, Any]:
+    notes = judge(log)
     return {
-        "name": view.name,
-        "status": view.status,
-        "facts": facts(view),
-        "numbers": key_numbers(view),
-        "verdicts": [asdict(v) for v in verdicts],
-        "sections": [asdict(section) for section in run_sections(view, verdicts)],
-        "samples": [{"step": step, "text": text} for step, text in view.samples],
-        "plan": plan_table(view),
-        "repeat": settings_tables(view),
+        "name": log.name,
+        "status": log.status,
+        "facts": run_facts(log),
+        "numbers": key_numbers(log),
+        "notes": [asdict(note) for note in notes],
+        "sections": [asdict(section) for section in run_sections(log, notes)],
+        "samples": [{"step": step, "text": text} for step, text in log.samples],
+        "plan": plan_table(log),
+        "repeat": repro_tables(log),
     }
 
 
-def page_of(views: Sequence[View], *, live: Live | None = None, state: str | None = None) -> str:
-    """The page: of one run, or of several side by side.
+def render_page(logs: Sequence[RunLog], *, live: LiveOptions | None = None, state: str | None = None) -> str:
+    """Return the page of one run, or of several side by side.
 
     Args:
-        state: `state_of` the same runs as JSON, where it is there already.
-        live: None makes a page that is complete in itself; else plotly and fresh numbers come from the server, which
-            also sends the policy.
+        state: `page_state` of the same runs as JSON, if it has been computed already.
+        live: without it the page is complete in itself; with it, plotly, new values and the security policy come from
+            the server.
     """
     if state is None:
-        state = json.dumps(state_of(views), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        state = json.dumps(page_state(logs), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     script, style = _asset("page.js"), _asset("page.css")
-    how = {"poll": live.poll} if live else None
-    title = live.title if live else f"{', '.join(view.name for view in views)} - light-llm"
+    options = {"poll": live.poll} if live else None
+    title = live.title if live else f"{', '.join(log.name for log in logs)} - light-llm"
     nonce = f' nonce="{html.escape(live.nonce)}"' if live and live.nonce else ""
     if live:
         plotly, policy = f'<script src="/plotly.js"{nonce}></script>', ""
     else:
-        library = _in_script(_plotly())
+        library = _escape_script(plotly_source())
         plotly = f"<script>{library}</script>"
         policy = f'<meta http-equiv="Content-Security-Policy" content="{_policy(library, script)}">\n'
     return (
@@ -78,14 +98,22 @@ def page_of(views: Sequence[View], *, live: Live | None = None, state: str | Non
         '<meta name="color-scheme" content="light dark">\n'
         f'<title>{html.escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{style}</style>\n</head>\n'
         f"<body>\n{_asset('page.html')}"
-        f'<script type="application/json" id="state">{_as_island(state)}</script>\n'
-        f'<script type="application/json" id="live">{_as_island(json.dumps(how))}</script>\n'
+        f'<script type="application/json" id="state">{_escape_json(state)}</script>\n'
+        f'<script type="application/json" id="live">{_escape_json(json.dumps(options))}</script>\n'
         f"{plotly}\n<script{nonce}>{script}</script>\n</body>\n</html>\n"
     )
 
 
+def plotly_source() -> str:
+    """Return plotly's JavaScript from the installed package."""
+    from plotly.offline import get_plotlyjs
+
+    code: str = get_plotlyjs()
+    return code
+
+
 def _policy(*scripts: str) -> str:
-    """Only these scripts run, by their hash; nothing is loaded. Plotly sets styles on what it draws."""
+    """Return a policy that runs only these scripts, by hash, and loads nothing. Plotly needs inline styles."""
     hashes = " ".join(f"'sha256-{b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -93,26 +121,18 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _as_island(text: str) -> str:
-    """JSON that can stand in a script element: no tag ends or begins in it, and it is still the same JSON.
+def _escape_json(text: str) -> str:
+    """Escape JSON for a script element: no tag begins or ends in it, and its value stays the same.
 
-    >>> _as_island('"</script><!--"')
+    >>> _escape_json('"</script><!--"')
     '"\\\\u003c/script\\\\u003e\\\\u003c!--"'
     """
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
-def _in_script(code: str) -> str:
-    """JavaScript that can stand in a script element: `</script` is in its strings only, where a backslash is idle."""
+def _escape_script(code: str) -> str:
+    """Escape JavaScript for a script element. `</script` occurs only in strings, where the backslash has no effect."""
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _plotly() -> str:
-    """Plotly's own JavaScript, from the installed package."""
-    from plotly.offline import get_plotlyjs
-
-    code: str = get_plotlyjs()
-    return code
 
 
 def _asset(name: str) -> str:

@@ -1,157 +1,142 @@
-"""What the head and the tail of a report say: what the run is, its key numbers, its plan, and how to repeat it."""
+"""The head and the tail of a report as text: facts, key numbers, the plan, and the tables that repeat the run."""
 
 from collections.abc import Callable
+from statistics import median_high
 from typing import Any
 
 from ..text_format import format_bytes, format_count, format_duration
-from .past_run import FINAL_STEPS
-from .repeat import all_settings, changed_settings, repeat_command
-from .tolerant import known, mapping, text
-from .view import View
+from .coerce import as_mapping, as_number, as_text, drop_none, mean_of
+from .repro_command import all_settings, changed_settings, repro_command
+from .run_log import FINAL_STEPS, RunLog
 
-STATUS = {
+STATUS_WORDS = {
     "done": "done",
     "interrupted": "interrupted",
     "stopped": "stopped early",
     "nonfinite": "stopped: a number was not finite",
     "unfinished": "not finished: going on, or cut off",
 }
+HASHES = {"text": "sha256", "held-out text": "held_out_sha256", "vocabulary": "tokenizer_sha256"}
 
 
-def facts(view: View) -> dict[str, str]:
-    """Model, text, device and status, in words."""
-    model, past = view.past.run.model, view.past
-    shape = f"{model.n_layer} layers of {model.n_embd}, {model.n_head} heads, {past.parameters:,} parameters"
-    shape += f" ({model.describe_variant()})" if model.describe_variant() else ""
-    data = mapping(view.record.get("data"))
-    tokens = f", {text(data.get('tokenizer'))} tokens (V = {model.vocab_size:,})" if data else ""
-    decided = mapping(view.record.get("decided"))
-    dtype = text(mapping(decided.get("dtype")).get("value")) or past.run.train.dtype
-    device = text(mapping(decided.get("device")).get("value")) or past.run.train.device
-    return {
+def run_facts(log: RunLog) -> dict[str, str]:
+    """Return model, text, device and status as words."""
+    model, data = log.run.model, as_mapping(log.record.get("data"))
+    shape = f"{model.n_layer} layers of {model.n_embd}, {model.n_head} heads, {log.parameters:,} parameters"
+    variant = model.describe_variant()
+    shape += f" ({variant})" if variant else ""
+    tokens = f", {as_text(data.get('tokenizer'))} tokens (V = {model.vocab_size:,})" if data else ""
+    decided = as_mapping(log.record.get("decided"))
+    dtype = as_text(as_mapping(decided.get("dtype")).get("value")) or log.run.train.dtype
+    device = as_text(as_mapping(decided.get("device")).get("value")) or log.run.train.device
+    facts = {
         "model": shape,
-        "text": (text(data.get("title")) or "a loader of your own") + tokens,
-        "device": ", ".join(word for word in (device, past.machine, dtype) if word),
-        "started": f"{past.started:%Y-%m-%d %H:%M} {past.started.tzname() or ''}".strip(),
-        "status": STATUS.get(view.status, view.status),
+        "text": (as_text(data.get("title")) or "a loader of your own") + tokens,
+        "device": ", ".join(word for word in (device, log.machine, dtype) if word),
+        "started": f"{log.started:%Y-%m-%d %H:%M} {log.started.tzname() or ''}".strip(),
+        "status": STATUS_WORDS.get(log.status, log.status),
     }
+    if log.skipped_rows:
+        facts["metrics"] = f"{log.skipped_rows:,} lines of metrics.jsonl could not be read and were skipped"
+    return facts
 
 
-def key_numbers(view: View) -> list[dict[str, str]]:
-    """The numbers of the head row: a label, the value, and what belongs to it in small letters."""
-    past, best = view.past, view.past.best
-    found = []
+def key_numbers(log: RunLog) -> list[dict[str, str]]:
+    """Return the numbers of the head row: label, value, and a note in small print."""
+    numbers, best = [], log.best
 
     def add(label: str, value: str, note: str = "") -> None:
-        found.append({"label": label, "value": value, "note": note})
+        numbers.append({"label": label, "value": value, "note": note})
 
     if best:
         error = f"± {best.stderr:.3f}, " if best.stderr is not None else ""
         add("best held-out loss", f"{best.loss:.3f}", f"{error}step {best.step:,}")
         if best.bits_per_byte is not None:
-            limit = next((e.limit for e in view.held_out if e.step == best.step and e.limit is not None), None)
-            add("bits per byte", f"{best.bits_per_byte:.3f}", f"limit {limit:.3f}" if limit is not None else "held out")
-    if past.final_loss is not None:
-        n = min(FINAL_STEPS, len(past.steps))
-        add("training loss", f"{past.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
-    add("steps", f"{past.step:,}", f"of {past.run.train.max_steps:,}")
-    add("tokens", format_count(past.tokens), f"{past.tokens:,}")
-    add("time", format_duration(past.seconds), "in steps")
-    if past.tokens_per_second:
-        add("speed", f"{past.tokens_per_second:,.0f}", "tokens/s")
-    mfu, peak = known(view.steps.mfu), peak_memory_of(view)
-    if mfu:
-        add("MFU", f"{100 * sum(mfu) / len(mfu):.0f}%", "of the machine's product rate")
+            note = f"limit {best.limit:.3f}" if best.limit is not None else "held out"
+            add("bits per byte", f"{best.bits_per_byte:.3f}", note)
+    if log.final_loss is not None:
+        n = min(FINAL_STEPS, len(log.steps))
+        add("training loss", f"{log.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
+    add("steps", f"{log.last_step:,}", f"of {log.run.train.max_steps:,}")
+    add("tokens", format_count(log.tokens), f"{log.tokens:,}")
+    add("time", format_duration(log.seconds), "in steps")
+    if log.tokens_per_second:
+        add("speed", f"{log.tokens_per_second:,.0f}", "tokens/s")
+    mfu, peak = mean_of(log.steps.mfu), peak_memory(log)
+    if mfu is not None:
+        add("MFU", f"{100 * mfu:.0f}%", "of the machine's product rate")
     if peak:
-        add("peak memory", format_bytes(peak))
-    return found
+        amount, _, unit = format_bytes(peak).partition(" ")
+        add("peak memory", amount, unit)
+    return numbers
 
 
-def peak_memory_of(view: View) -> float | None:
-    """The most memory that was seen, bytes; None where nobody looked."""
-    return max([*known(view.steps.memory), *known([view.end.memory if view.end else None])], default=None)
+def peak_memory(log: RunLog) -> float | None:
+    """Return the largest memory of any step or of the whole process, bytes; None if it was not measured."""
+    return max(drop_none([*log.steps.memory, log.end.memory if log.end else None]), default=None)
 
 
-def plan_table(view: View) -> dict[str, Any]:
-    """What was planned beside what happened."""
-    past, plan = view.past, view.plan
-    rows = [["steps", _whole(past.run.train.max_steps), f"{past.step:,}"]]
-    rows.append(["parameters", _whole(plan.get("parameters")), f"{past.parameters:,}"])
-    rows.append(["tokens", _whole(plan.get("tokens")), f"{past.tokens:,}"])
-    data = mapping(view.record.get("data"))
-    passes, size = plan.get("passes"), data.get("train_tokens")
-    if isinstance(passes, (int, float)) and isinstance(size, int) and size > 0:
-        rows.append(["passes over the text", f"{passes:g}", f"{past.tokens / size:.2f}"])
-    flops = view.flops_per_token
-    if flops:
-        rows.append(
-            [
-                "arithmetic, FLOPs",
-                f"{flops * past.run.train.batch_size * past.run.data.max_length * past.run.train.max_steps:.3g}",
-                f"{flops * past.tokens:.3g}",
-            ]
-        )
-    middle = sorted(row.seconds for row in past.steps)[len(past.steps) // 2] if past.steps else None
-    rows.append(
-        [
-            "time of a step, median",
-            _formatted(plan.get("step_seconds"), format_duration),
-            _formatted(middle, format_duration),
-        ]
-    )
-    rows.append(["time in steps", _formatted(plan.get("seconds"), format_duration), format_duration(past.seconds)])
-    if view.end and view.end.seconds is not None:
-        rows.append(
-            ["time, all in", _formatted(plan.get("all_seconds"), format_duration), format_duration(view.end.seconds)]
-        )
-    if peak := peak_memory_of(view):
-        planned = mapping(plan.get("memory")).get("total")
-        rows.append(["peak memory", _formatted(planned, format_bytes), format_bytes(peak)])
-    last, every = past.run.train.max_steps, past.run.train.eval_interval
-    evaluations = last // every + (last % every > 0)  # the last step is one of them
-    rows.append(["evaluations", f"{evaluations:,}", f"{len(view.held_out):,}"])
-    rows.append(["rollbacks", "0", f"{len(view.rollbacks):,}"])
+def plan_table(log: RunLog) -> dict[str, Any]:
+    """Return the table of planned and measured values."""
+    train, plan = log.run.train, log.plan
+    rows = [
+        ["steps", f"{train.max_steps:,}", f"{log.last_step:,}"],
+        ["parameters", _integer(plan.get("parameters")), f"{log.parameters:,}"],
+        ["tokens", _integer(plan.get("tokens")), f"{log.tokens:,}"],
+    ]
+    passes, size = as_number(plan.get("passes")), as_number(as_mapping(log.record.get("data")).get("train_tokens"))
+    if passes is not None and size:
+        rows.append(["passes over the text", f"{passes:g}", f"{log.tokens / size:.2f}"])
+    if flops := log.flops_per_token:
+        planned = flops * log.tokens_per_step * train.max_steps
+        rows.append(["arithmetic, FLOPs", f"{planned:.3g}", f"{flops * log.tokens:.3g}"])
+    step_seconds = [s or 0.0 for s in log.steps.seconds]
+    median_step = median_high(step_seconds) if step_seconds else None
+    rows.append(["time of a step, median", *_pair(format_duration, plan.get("step_seconds"), median_step)])
+    rows.append(["time in steps", *_pair(format_duration, plan.get("seconds"), log.seconds)])
+    if log.end and log.end.seconds is not None:
+        rows.append(["time, all in", *_pair(format_duration, plan.get("all_seconds"), log.end.seconds)])
+    if peak := peak_memory(log):
+        rows.append(["peak memory", *_pair(format_bytes, as_mapping(plan.get("memory")).get("total"), peak)])
+    # The last step is evaluated too.
+    evals = -(-train.max_steps // train.eval_interval)
+    rows.append(["evaluations", f"{evals:,}", f"{len(log.evals):,}"])
+    rows.append(["rollbacks", "0", f"{len(log.rollbacks):,}"])
     return {"heads": ["", "planned", "happened"], "rows": rows, "note": ""}
 
 
-def settings_tables(view: View) -> dict[str, Any]:
-    """Everything that is needed to make the run again."""
-    run = view.past.run
-    record = mapping(view.record.get("data"))
-    hashes = [[label, text(record.get(key))] for label, key in _HASHES.items() if text(record.get(key))]
+def repro_tables(log: RunLog) -> dict[str, Any]:
+    """Return the command and the tables needed to make the run again."""
+    run, data = log.run, as_mapping(log.record.get("data"))
+    hashes = [[label, as_text(data.get(key))] for label, key in HASHES.items() if as_text(data.get(key))]
     if run.train.init_from:
         hashes.append(["weights to start from", run.train.init_from])
-    decided = [
-        [name, text(mapping(choice).get("value")), text(mapping(choice).get("reason"))]
-        for name, choice in mapping(view.record.get("decided")).items()
+    decisions = [
+        [name, as_text(as_mapping(decision).get("value")), as_text(as_mapping(decision).get("reason"))]
+        for name, decision in as_mapping(log.record.get("decided")).items()
     ]
+    changed = [[name, value, default] for name, default, value in changed_settings(run)]
     return {
-        "command": repeat_command(run),
+        "command": repro_command(run),
         "tables": [
-            _table(
-                "What differs from the defaults",
-                ("setting", "value", "default"),
-                [[n, v, d] for n, d, v in changed_settings(run)],
-            ),
+            _table("What differs from the defaults", ("setting", "value", "default"), changed),
             _table("Text and vocabulary", ("what", "SHA-256"), hashes),
-            _table("Versions", ("what", "version"), [list(pair) for pair in sorted(view.past.versions.items())]),
-            _table("Decided on this machine", ("what", "value", "why"), decided),
+            _table("Versions", ("what", "version"), [list(pair) for pair in sorted(log.versions.items())]),
+            _table("Decided on this machine", ("what", "value", "why"), decisions),
             _table("All settings", ("setting", "value", "default"), [list(row) for row in all_settings(run)]),
         ],
     }
 
 
-_HASHES = {"text": "sha256", "held-out text": "held_out_sha256", "vocabulary": "tokenizer_sha256"}
-
-
 def _table(title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
-    shown = [["none" if cell is None else str(cell) for cell in row] for row in rows]
-    return {"title": title, "heads": list(heads), "rows": shown, "note": ""}
+    cells = [["none" if cell is None else str(cell) for cell in row] for row in rows]
+    return {"title": title, "heads": list(heads), "rows": cells, "note": ""}
 
 
-def _whole(value: Any) -> str:
+def _integer(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
 
 
-def _formatted(value: Any, format_: Callable[[float], str]) -> str:
-    return format_(value) if isinstance(value, (int, float)) else ""
+def _pair(format_fn: Callable[[float], str], *values: Any) -> list[str]:
+    """Format numbers; a missing one is empty."""
+    return ["" if (number := as_number(value)) is None else format_fn(number) for value in values]

@@ -13,7 +13,7 @@ from ..errors import LightLLMError
 from ..observe import BackgroundSink, Console, JsonLines, Sink
 from ..observe.tracking import start_tracker
 from ..plan.render import MANY_PASSES, header_lines
-from ..report.write import write_report
+from ..report.page import write_report
 from ..runtime import device_name
 from ..text_format import format_bytes, format_duration
 from .preflight import Decisions, PreflightReport, smaller_micro_batch

@@ -19,7 +19,7 @@ from light_llm.checkpoint.commit import verify_folder
 from light_llm.checkpoint.run_folder import contains_run
 from light_llm.errors import CheckpointError
 from light_llm.generate import TextGenerator
-from light_llm.report import find_runs, read_all, read_past_run
+from light_llm.report import find_runs, read_run_log, read_runs
 from tests.checkpoint.test_checkpoint import save, trained
 from tests.support.faults import in_child
 from tests.support.tools import train_small
@@ -234,9 +234,9 @@ def test_a_running_folder_can_be_read_at_any_time(best: bool, poem: Path) -> Non
         while time.monotonic() < until:
             seen.append(int(read_model("run").meta["step"]))
             assert TextGenerator("run").generate("The ", max_new_tokens=2, seed=1).startswith("The ")
-            past = read_past_run("run")
-            assert [row.step for row in past.steps] == list(range(1, len(past.steps) + 1))
-            assert [found.folder for found in read_all(find_runs([Path()]))[0]] == [Path("run")]
+            log = read_run_log("run")
+            assert log.steps.step == tuple(range(1, len(log.steps) + 1))
+            assert [found.folder for found in read_runs(find_runs([Path()]))[0]] == [Path("run")]
         assert seen == sorted(seen) and len(set(seen)) > 3
         assert os.waitpid(child, os.WNOHANG) == (0, 0)  # and the run never noticed
     finally:

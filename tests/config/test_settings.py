@@ -8,7 +8,7 @@ import pytest
 from light_llm.cli.train import TrainFlags, parse_train
 from light_llm.config import FLAGS, PARTS, SETTINGS, Run, check_settings, setting
 from light_llm.errors import ConfigError
-from light_llm.report.repeat import repeat_command
+from light_llm.report.repro_command import repro_command
 from tests.conftest import CHECKOUT
 
 RULES = {
@@ -84,5 +84,5 @@ def test_a_flag_sets_its_settings_and_is_in_the_command_that_repeats_the_run(nam
     assert given == {name}
     assert settings == {path.replace(".", "__"): value for path in FLAGS[name]}
     run = Run().with_settings(**settings)
-    words = repeat_command(run).split()[2:]
+    words = repro_command(run).split()[2:]
     assert Run().with_settings(**parse_train(TrainFlags, words, prog="", about="")[2]) == run

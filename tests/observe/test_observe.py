@@ -16,7 +16,7 @@ import pytest
 
 from light_llm.atomic_io import Files
 from light_llm.observe import BackgroundSink, Console, JsonLines, read_rows
-from light_llm.report import read_past_run
+from light_llm.report import read_run_log
 from tests.support.tools import files_of, rows_of, run_child, train_small
 
 
@@ -145,7 +145,7 @@ def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(poem: Path, capf
 def test_the_cut_of_a_resumed_run_is_durable(poem: Path) -> None:
     """The shorter file is synced before it takes the place of the longer one, and the folder after it."""
 
-    class Watched(Files):
+    class RunWatcher(Files):
         def __init__(self) -> None:
             self.done: list[tuple[str, str]] = []
 
@@ -162,7 +162,7 @@ def test_the_cut_of_a_resumed_run_is_durable(poem: Path) -> None:
             super().sync_folder(path)
 
     train_small(poem, max_steps=10)
-    files = Watched()
+    files = RunWatcher()
     train_small(poem, max_steps=12, resume=True, files=files)
     at = files.done.index(("rename", "metrics.jsonl"))
     assert files.done[at - 1][0] == "sync" and files.done[at - 1][1].startswith(".metrics.jsonl.tmp-")
@@ -176,7 +176,7 @@ def test_a_reader_of_a_running_run_sees_whole_rows_at_every_byte(poem: Path) -> 
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        seen = len(read_past_run("run").steps)
+        seen = len(read_run_log("run").steps)
         assert seen - sum(end <= cut for end in ends[:3]) in (0, int(cut + 1 in ends)), cut  # or all but its line end
 
 

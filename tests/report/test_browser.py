@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from light_llm.report.live import open_port, serving
-from light_llm.report.page import page_of
-from light_llm.report.view import read_view
+from light_llm.report.page import render_page
+from light_llm.report.run_log import read_run_log
+from light_llm.report.server import open_port, serve
 from tests.cli.test_signals import child_of, ended, posix, rows
 from tests.support.browser import (
     DRAWN,
@@ -55,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, lr in zip(NAMES, (1e-2, 1e-3), strict=True):
         train_small(poem, str(folder / name), max_steps=40, lr=lr, sample_interval=20)
         measure_all(folder / name)
-    (folder / "report.html").write_text(page_of([read_view(folder / "slow")]), encoding="utf-8")
+    (folder / "report.html").write_text(render_page([read_run_log(folder / "slow")]), encoding="utf-8")
     return folder
 
 
@@ -135,7 +135,7 @@ def measure_all(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def live(runs: Path) -> Iterator[str]:
     """The address of a page of both runs."""
-    with serving([runs], open_port(), warn=pytest.fail) as served:
+    with serve([runs], open_port(), warn=pytest.fail) as served:
         yield served.address
 
 

@@ -1,7 +1,8 @@
-"""The pictures as values: the numbers of the run, thinned where there are too many, absent where there are none."""
+"""Figures as values: the numbers of the run, thinned if there are too many, absent if there are none."""
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.report import View, line_chart, read_view, shaded_rows, sparkline
-from light_llm.report.bands import Band, Point
+from light_llm.report import RunLog, line_chart, read_run_log, shaded_rows, sparkline
 from light_llm.report.charts import Series
 from light_llm.report.figures import Figure, loss_figure, run_sections
-from light_llm.report.figures.figure import MOST_POINTS, MOST_ROWS, binned, extremes, rounded, smoothed, table
+from light_llm.report.figures.figure import (
+    MAX_POINTS,
+    MAX_ROWS,
+    bin_means,
+    downsample_minmax,
+    make_table,
+    round_digits,
+    running_mean,
+)
+from light_llm.report.reference_curves import Band, BandPoint
 from tests.support.made_up_run import ANALYSIS, BITS, GROUPS, PER_STEP, RUN, H, L, learning, made_up_run
 
 
-def drawn(view: View) -> dict[str, Figure]:
-    """All pictures by their ids."""
-    return {f.id: f for section in run_sections(view, []) for f in section.figures}
+def drawn(log: RunLog) -> dict[str, Figure]:
+    """All figures by id."""
+    return {f.id: f for section in run_sections(log, []) for f in section.figures}
 
 
 @pytest.fixture(scope="module")
-def view(tmp_path_factory: pytest.TempPathFactory) -> View:
+def log(tmp_path_factory: pytest.TempPathFactory) -> RunLog:
     folder = made_up_run(tmp_path_factory.mktemp("figures") / "run")
     (folder / "analysis.json").write_text(json.dumps(ANALYSIS))
-    return read_view(folder)
+    return read_run_log(folder)
 
 
-def test_every_picture_has_words_and_numbers(view: View) -> None:
-    figures = drawn(view)
+def test_every_figure_has_words_and_numbers(log: RunLog) -> None:
+    figures = drawn(log)
     assert len(figures) >= 28
     for figure in figures.values():
         assert figure.title and figure.sentence.endswith((".", "?", ".)")), figure.id
@@ -39,9 +48,9 @@ def test_every_picture_has_words_and_numbers(view: View) -> None:
         json.dumps([figure.traces, figure.layout], allow_nan=False)
 
 
-def test_the_loss_against_every_axis_and_in_both_units(view: View) -> None:
-    figure = loss_figure([view])
-    assert figure and [name for name, _ in figure.switches[0].options] == ["steps", "tokens", "time", "FLOPs"]
+def test_the_loss_against_every_axis_and_in_both_units(log: RunLog) -> None:
+    figure = loss_figure([log])
+    assert figure and [name for name, _ in figure.toggles[0].options] == ["steps", "tokens", "time", "FLOPs"]
     raw, mean, held = figure.traces
     x, y = raw["choices"]["x"], raw["choices"]["y"]
     assert raw["x"] == x["steps"] == [float(s) for s in range(1, 201)] and raw["y"] == y["nats"]
@@ -55,16 +64,14 @@ def test_the_loss_against_every_axis_and_in_both_units(view: View) -> None:
     assert mean["choices"]["y"]["nats"][-1] == pytest.approx(sum(map(learning, range(191, 201))) / 10, rel=1e-4)
 
 
-def test_the_limit_and_the_band_are_drawn_in_both_units(tmp_path: Path, view: View) -> None:
-    from dataclasses import replace
-
+def test_the_limit_and_the_band_are_drawn_in_both_units(tmp_path: Path, log: RunLog) -> None:
     def limited(row: dict[str, Any]) -> None:
         if row["kind"] == "eval":
             row["limit"] = 1.5
 
     folder = made_up_run(tmp_path / "run", change=limited)
-    band = Band("x", 3, (), (Point(100, 4.0, 0.1), Point(200, 3.6, 0.1)))
-    figure = loss_figure([replace(read_view(folder), band=band)])
+    band = Band("x", 3, (), (BandPoint(100, 4.0, 0.1), BandPoint(200, 3.6, 0.1)))
+    figure = loss_figure([replace(read_run_log(folder), band=band)])
     assert figure
     by_name = {t["name"]: t["choices"]["y"] for t in figure.traces}
     assert by_name["limit of this text"] == {"nats": [pytest.approx(1.5 / BITS)] * 2, "bits": [1.5, 1.5]}
@@ -72,31 +79,31 @@ def test_the_limit_and_the_band_are_drawn_in_both_units(tmp_path: Path, view: Vi
     assert edge == pytest.approx([4.3464, 3.9464, 3.2536, 3.6536], abs=1e-3)
 
 
-def test_an_old_run_has_the_pictures_it_has_numbers_for(tmp_path: Path) -> None:
-    old = drawn(read_view(made_up_run(tmp_path / "old", probed=False)))
+def test_an_old_run_has_the_figures_it_has_numbers_for(tmp_path: Path) -> None:
+    old = drawn(read_run_log(made_up_run(tmp_path / "old", probed=False)))
     assert set(old) == {"loss", "gap", "lr", "grad_norm", "speed"}
 
 
 def test_one_step_is_enough_for_a_page(tmp_path: Path) -> None:
-    assert "loss" in drawn(read_view(made_up_run(tmp_path / "one", steps=1, status=None)))
+    assert "loss" in drawn(read_run_log(made_up_run(tmp_path / "one", steps=1, status=None)))
 
 
-def test_a_run_before_its_first_step_has_no_picture(tmp_path: Path) -> None:
+def test_a_run_before_its_first_step_has_no_figure(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "none", steps=1)
     (folder / "metrics.jsonl").write_text("")
-    assert drawn(read_view(folder)) == {}
+    assert drawn(read_run_log(folder)) == {}
 
 
-def test_groups_over_time_are_in_powers_of_ten(view: View) -> None:
-    figure = drawn(view)["grad_groups"]
+def test_groups_over_time_are_in_powers_of_ten(log: RunLog) -> None:
+    figure = drawn(log)["grad_groups"]
     trace = figure.traces[0]
     assert trace["y"] == list(GROUPS) and trace["z"][3][0] == pytest.approx(math.log10(0.3), rel=1e-3)
     assert len(trace["x"]) == 150 and trace["x"][-1] == 200
     assert figure.table.heads[1:] == GROUPS
 
 
-def test_attention_by_head_and_over_time(view: View) -> None:
-    figures = drawn(view)
+def test_attention_by_head_and_over_time(log: RunLog) -> None:
+    figures = drawn(log)
     assert figures["entropy"].traces[0]["z"] == [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]
     time = figures["entropy_time"].traces[0]
     assert time["y"] == [f"{layer}.{head}" for layer in range(L) for head in range(H)] and len(time["x"]) == 10
@@ -107,26 +114,26 @@ def test_attention_by_head_and_over_time(view: View) -> None:
     assert map_.table.rows[2] == ("⏎", "⏎ (1.00), ·be (0.00), To (0.00)")
 
 
-def test_the_landscape_is_the_analysis(view: View) -> None:
-    figures = drawn(view)
+def test_the_landscape_is_the_analysis(log: RunLog) -> None:
+    figures = drawn(log)
     plane = figures["plane"].traces[0]
     assert (len(plane["z"]), len(plane["z"][0])) == (len(plane["y"]), len(plane["x"])) == (2, 3)
     assert plane["z"][1] == [6.0, 5.0, 6.0]  # the row of the second b
     assert figures["path"].traces[1]["x"] == [0.0, 1.0] and "explains 90% of" in figures["path"].sentence
-    assert figures["sharpness"].traces[0]["y"] == [rounded(9 / 1333), 0.5]
+    assert figures["sharpness"].traces[0]["y"] == [round_digits(9 / 1333), 0.5]
     assert "100 ± 3" in figures["eigenvalues"].sentence
     assert figures["noise"].traces[0]["x"] == [8 * 16, 80.0 * 64]  # tokens
     assert figures["noise"].table.rows[1] == ("noise scale", 5120.0, 5.0 * 64)
 
 
-def test_calibration_is_accuracy_against_confidence(view: View) -> None:
-    ideal, model = drawn(view)["calibration"].traces
+def test_calibration_is_accuracy_against_confidence(log: RunLog) -> None:
+    ideal, model = drawn(log)["calibration"].traces
     assert (ideal["x"], ideal["y"]) == ([0, 1], [0, 1]) and model["x"] == model["y"] == [0.1, 0.5, 0.9]
 
 
-def test_several_runs_share_one_picture(tmp_path: Path, view: View) -> None:
-    other = read_view(made_up_run(tmp_path / "<b>other", steps=100))
-    figure = loss_figure([view, other])
+def test_several_runs_share_one_figure(tmp_path: Path, log: RunLog) -> None:
+    other = read_run_log(made_up_run(tmp_path / "<b>other", steps=100))
+    figure = loss_figure([log, other])
     assert figure and [t["name"] for t in figure.traces if t["mode"] == "lines+markers"] == [
         "run: held out",
         "&lt;b&gt;other: held out",
@@ -138,17 +145,17 @@ def test_several_runs_share_one_picture(tmp_path: Path, view: View) -> None:
 
 def test_long_runs_are_thinned(tmp_path: Path) -> None:
     run = RUN.with_settings(train__max_steps=4000)
-    figures = drawn(read_view(made_up_run(tmp_path / "long", steps=4000, every=40, run=run)))
+    figures = drawn(read_run_log(made_up_run(tmp_path / "long", steps=4000, every=40, run=run)))
     for figure in figures.values():
-        assert len(figure.table.rows) <= MOST_ROWS, figure.id
+        assert len(figure.table.rows) <= MAX_ROWS, figure.id
         for trace in figure.traces:
-            assert len(trace.get("y") or []) <= MOST_POINTS, figure.id
+            assert len(trace.get("y") or []) <= MAX_POINTS, figure.id
     assert figures["lr"].table.note.startswith("60 of ")
 
 
 @given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=400), st.integers(4, 60))
 def test_thinning_keeps_extremes_and_ends(values: list[float | None], most: int) -> None:
-    kept = extremes(values, most)
+    kept = downsample_minmax(values, most)
     assert kept == sorted(set(kept)) and len(kept) <= max(most, 2)
     there = [v for v in values if v is not None]
     if there:
@@ -161,20 +168,20 @@ def test_thinning_keeps_extremes_and_ends(values: list[float | None], most: int)
 
 
 def test_a_running_mean_never_looks_ahead() -> None:
-    assert smoothed([1.0] * 9 + [100.0], 50)[8] == 1.0
-    assert smoothed([float(i) for i in range(100)], 10)[99] == 94.5
-    assert smoothed([1.0, None, None, 4.0], 1) == [1.0, None, None, 4.0]
+    assert running_mean([1.0] * 9 + [100.0], 50)[8] == 1.0
+    assert running_mean([float(i) for i in range(100)], 10)[99] == 94.5
+    assert running_mean([1.0, None, None, 4.0], 1) == [1.0, None, None, 4.0]
 
 
 def test_bins_are_means_up_to_their_last_step() -> None:
-    assert binned([1, 2, 3, 4], [1.0, 3.0, None, 5.0], 2) == ([2, 4], [2.0, 5.0])
-    assert binned([], [], 2) == ([], [])
+    assert bin_means([1, 2, 3, 4], [1.0, 3.0, None, 5.0], 2) == ([2, 4], [2.0, 5.0])
+    assert bin_means([], [], 2) == ([], [])
 
 
 def test_a_thinned_table_says_so() -> None:
-    long = table(("n",), ([i] for i in range(1000)))
-    assert len(long.rows) == MOST_ROWS and long.rows[-1] == (999,) and long.note == "60 of 1,000 rows, evenly spaced"
-    assert table(("n",), [[1]]).note == ""
+    long = make_table(("n",), ([i] for i in range(1000)))
+    assert len(long.rows) == MAX_ROWS and long.rows[-1] == (999,) and long.note == "60 of 1,000 rows, evenly spaced"
+    assert make_table(("n",), [[1]]).note == ""
 
 
 # --- charts for a terminal

@@ -1,4 +1,4 @@
-"""The page and the verb that writes it: complete in one file, inert whatever a run holds, the same numbers in text."""
+"""The page and the command that writes it: complete in one file, inert with any texts, the same numbers in text."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ import pytest
 
 from light_llm.atomic_io import Files
 from light_llm.cli import main
-from light_llm.report import read_view, write_report
-from light_llm.report.page import Live, page_of, state_of
+from light_llm.report import read_run_log, write_report
+from light_llm.report.page import LiveOptions, page_state, render_page
 from tests.support.made_up_run import made_up_run, memorised_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--\u2028{{7*7}}"
@@ -54,11 +54,11 @@ class Seen(HTMLParser):
 
 
 def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
-    view = read_view(made_up_run(tmp_path / "run"))
-    text = page_of([view])
+    log = read_run_log(made_up_run(tmp_path / "run"))
+    text = render_page([log])
     seen = Seen(text)
     assert seen.loads == [] and len(seen.scripts) == 4
-    assert seen.island("state") == json.loads(json.dumps(state_of([view]))) and seen.island("live") is None
+    assert seen.island("state") == json.loads(json.dumps(page_state([log]))) and seen.island("live") is None
     for landmark in ("header", "nav", "main", "footer", "noscript"):
         assert landmark in seen.tags
     assert "width=device-width" in seen.metas["viewport"]
@@ -67,7 +67,7 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
 
 
 def test_only_its_own_scripts_run(tmp_path: Path) -> None:
-    seen = Seen(page_of([read_view(made_up_run(tmp_path / "run"))]))
+    seen = Seen(render_page([read_run_log(made_up_run(tmp_path / "run"))]))
     policy = seen.metas["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'sha256-" in policy
     hashes = {b64decode(h) for h in re.findall(r"'sha256-([^']+)'", policy)}
@@ -87,8 +87,8 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
     name = "<b>run & 'co'"
     folder = made_up_run(tmp_path / name, change=hostile, data={"title": HOSTILE})
-    text = page_of([read_view(folder)])
-    seen, plain = Seen(text), Seen(page_of([read_view(made_up_run(tmp_path / "plain"))]))
+    text = render_page([read_run_log(folder)])
+    seen, plain = Seen(text), Seen(render_page([read_run_log(made_up_run(tmp_path / "plain"))]))
     assert seen.tags == plain.tags  # not one element more
     assert "<title>&lt;b&gt;run &amp; &#x27;co&#x27; - light-llm</title>" in text
     state = seen.island("state")
@@ -99,30 +99,30 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
 
 def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
-    view = read_view(made_up_run(tmp_path / "run"))
-    seen = Seen(page_of([view], live=Live(poll=0.5, nonce="n0")))
+    log = read_run_log(made_up_run(tmp_path / "run"))
+    seen = Seen(render_page([log], live=LiveOptions(poll=0.5, nonce="n0")))
     assert seen.loads == ["/plotly.js"] and seen.island("live") == {"poll": 0.5}
     assert "Content-Security-Policy" not in seen.metas  # the server sends it
     assert all(values.get("nonce") == "n0" for values, _ in seen.scripts if "type" not in values)
-    assert Seen(page_of([], live=Live())).island("state")["runs"] == []
+    assert Seen(render_page([], live=LiveOptions())).island("state")["runs"] == []
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:
-    views = [read_view(made_up_run(tmp_path / name)) for name in ("a", "b")]
-    state = state_of(views)
+    logs = [read_run_log(made_up_run(tmp_path / name)) for name in ("a", "b")]
+    state = page_state(logs)
     assert [run["name"] for run in state["runs"]] == ["a", "b"] and state["together"]["title"] == "Loss of all runs"
-    assert state_of(views[:1])["together"] is None
+    assert page_state(logs[:1])["together"] is None
 
 
-def test_verdicts_stand_beside_their_pictures(tmp_path: Path) -> None:
-    run = state_of([read_view(memorised_run(tmp_path / "run"))])["runs"][0]
+def test_notes_stand_beside_their_figures(tmp_path: Path) -> None:
+    run = page_state([read_run_log(memorised_run(tmp_path / "run"))])["runs"][0]
     gap = next(f for s in run["sections"] for f in s["figures"] if f["id"] == "gap")
     assert gap["level"] == "bad" and "memorising" in gap["remarks"][0][1]
-    assert run["verdicts"][0]["rule"] == "memorising"
+    assert run["notes"][0]["rule"] == "memorising"
 
 
 def test_what_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
-    run = state_of([read_view(made_up_run(tmp_path / "run"))])["runs"][0]
+    run = page_state([read_run_log(made_up_run(tmp_path / "run"))])["runs"][0]
     assert run["repeat"]["command"].startswith("light-llm train --data verse.txt --tokenizer bpe:512 ")
     tables = {t["title"]: t["rows"] for t in run["repeat"]["tables"]}
     assert ["text", "a" * 64] in tables["Text and vocabulary"] and ["torch", "2.13.0"] in tables["Versions"]
@@ -133,7 +133,7 @@ def test_what_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
     assert plan["passes over the text"] == ["20", "20.00"]
 
 
-def test_the_verb_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = memorised_run(tmp_path / "run")
     assert main(["report", str(folder)]) == 0
     said = capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_the_verb_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.Capt
     assert all(len(line) <= 80 for line in charts.splitlines())
 
 
-def test_the_verb_without_a_page_and_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_without_a_page_and_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made_up_run(tmp_path / "checkpoints", steps=30, status=None)  # as it goes on
     assert main(["report", "--no-page"]) == 0  # in this folder, by its default name
     said = capsys.readouterr().out

@@ -1,8 +1,11 @@
-"""The pictures of a run, by subject: pure functions from a View to plain values in plotly's JSON."""
+"""The figures of a run, by subject: pure functions from a `RunLog` to plain values in plotly's JSON.
 
-from .assemble import run_sections as run_sections
+Each module here with a `SECTION` and a function `make_figures` is found by `sections`; no other list names them.
+"""
+
 from .curves import loss_figure as loss_figure
+from .figure import AxisToggle as AxisToggle
 from .figure import Figure as Figure
 from .figure import Section as Section
-from .figure import Switch as Switch
 from .figure import Table as Table
+from .sections import run_sections as run_sections

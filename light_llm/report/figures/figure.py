@@ -1,27 +1,28 @@
-"""A picture as plain values in plotly's JSON, with what it says in words and its numbers as a table.
+"""A figure as plain values in plotly's JSON, with a sentence about it and its numbers as a table.
 
-Colours are names that begin with @ (`@train`, `@heat`): the page puts in those of its light or dark theme.
+Colours are names that begin with @ (`@train`, `@heat`); the page replaces them by those of its light or dark theme.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ..tolerant import Number, known
+from ..coerce import Number, mean_of
 
 Trace = dict[str, Any]
 Cell = str | float | int | None
 
-MOST_POINTS = 1500  # of a trace
-MOST_ROWS = 60  # of a table
-MOST_COLUMNS = 150  # of a heat map over time
+# Limits that keep a page of 100,000 steps below 8 MB and quick to draw.
+MAX_POINTS = 1500  # of a trace
+MAX_ROWS = 60  # of a table
+MAX_COLUMNS = 150  # of a heat map over time
 
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers of a picture. `note` says what was left out."""
+    """The numbers of a figure. `note` says which rows are shown."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -29,8 +30,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Switch:
-    """A choice over a picture's axis: each trace has its values by the choice's name, under `choices`."""
+class AxisToggle:
+    """A choice of values for one axis. Each trace has its values by option name under `choices`."""
 
     axis: str  # "x" or "y"
     label: str
@@ -39,60 +40,54 @@ class Switch:
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture.
-
-    `traces` and `layout` are what `Plotly.react` takes. `sentence` says what is to be seen; what it means for this run
-    is added from the verdicts, with the level of the worst: good, watch, bad or info.
-    """
+    """One figure: `traces` and `layout` are arguments of `Plotly.react`."""
 
     id: str
     title: str
-    sentence: str
+    sentence: str  # how to read it
     traces: tuple[Trace, ...]
     layout: dict[str, Any]
     table: Table
-    level: str = "info"
-    remarks: tuple[tuple[str, str], ...] = ()  # (level, words), from the verdicts
-    switches: tuple[Switch, ...] = ()
+    level: str = "info"  # of the worst health note about it
+    remarks: tuple[tuple[str, str], ...] = ()  # (level, text) of the health notes
+    toggles: tuple[AxisToggle, ...] = ()
     wide: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """Pictures of one subject."""
+    """The figures of one subject."""
 
     id: str
     title: str
-    figures: tuple[Figure, ...] = field(default_factory=tuple)
+    figures: tuple[Figure, ...] = ()
 
 
-def inert(text: str) -> str:
-    """A text that plotly shows as it is: it would take <b> and <a> for marks.
+def escape_markup(text: str) -> str:
+    """Escape a text for plotly, which would interpret <b> and <a>.
 
-    >>> inert('<a href="x">&')
+    >>> escape_markup('<a href="x">&')
     '&lt;a href="x"&gt;&amp;'
     """
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def line(name: str, x: Sequence[Any], y: Sequence[Any], color: str, **more: Any) -> Trace:
-    """A curve in a colour of the theme."""
+def line_trace(name: str, x: Sequence[Any], y: Sequence[Any], color: str, **more: Any) -> Trace:
+    """Return a curve; `width` and `dash` style its line, other keywords are keys of the trace."""
     style = {"color": color, "width": more.pop("width", 2)} | ({"dash": more.pop("dash")} if "dash" in more else {})
-    return {"type": "scatter", "mode": "lines", "name": inert(name), "x": list(x), "y": list(y), "line": style} | more
+    trace = {"type": "scatter", "mode": "lines", "name": escape_markup(name), "x": list(x), "y": list(y), "line": style}
+    return trace | more
 
 
-def heat(x: Sequence[Any], y: Sequence[str], z: Sequence[Sequence[Number]], label: str, **more: Any) -> Trace:
-    """A heat map, (len(y), len(x)) values."""
+def heatmap_trace(x: Sequence[Any], y: Sequence[str], z: Sequence[Sequence[Number]], label: str, **more: Any) -> Trace:
+    """Return a heat map of (len(y), len(x)) values."""
     bar = {"title": {"text": label, "side": "right"}, "thickness": 12, "outlinewidth": 0}
-    return {"type": "heatmap", "x": list(x), "y": list(map(inert, y)), "z": [list(r) for r in z], "colorbar": bar} | {
-        "colorscale": "@heat",
-        "hoverongaps": False,
-        **more,
-    }
+    trace = {"type": "heatmap", "x": list(x), "y": list(map(escape_markup, y)), "z": [list(row) for row in z]}
+    return trace | {"colorbar": bar, "colorscale": "@heat", "hoverongaps": False, **more}
 
 
-def axes(x: str, y: str, **more: Any) -> dict[str, Any]:
-    """A layout with titles on both axes; keywords such as `yaxis={"type": "log"}` are added to them."""
+def axis_layout(x: str, y: str, **more: Any) -> dict[str, Any]:
+    """Return a layout with axis titles; `xaxis` and `yaxis` add to the axes, other keywords to the layout."""
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": x}} | more.pop("xaxis", {}),
         "yaxis": {"title": {"text": y}} | more.pop("yaxis", {}),
@@ -100,8 +95,8 @@ def axes(x: str, y: str, **more: Any) -> dict[str, Any]:
     return layout | more
 
 
-def threshold(value: float, label: str, color: str = "@muted") -> dict[str, Any]:
-    """Layout of a dashed horizontal line over the whole width, with its name at the right."""
+def threshold_line(value: float, label: str, color: str = "@muted") -> dict[str, Any]:
+    """Return the layout of a dashed horizontal line with its label at the right."""
     shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "below"}
     note = {"xref": "paper", "x": 1, "y": value, "text": label, "showarrow": False, "xanchor": "right"}
     return {
@@ -110,82 +105,80 @@ def threshold(value: float, label: str, color: str = "@muted") -> dict[str, Any]
     }
 
 
-def spread(n: int, most: int) -> list[int]:
-    """At most `most` indices below n, evenly spaced, the first and the last among them.
+def evenly_spaced(n: int, limit: int) -> list[int]:
+    """Return at most `limit` evenly spaced indices below n, with the first and the last.
 
-    >>> spread(3, 10), spread(10, 4)
+    >>> evenly_spaced(3, 10), evenly_spaced(10, 4)
     ([0, 1, 2], [0, 3, 6, 9])
     """
-    return list(range(n)) if n <= most else [round(i * (n - 1) / (most - 1)) for i in range(most)]
+    return list(range(n)) if n <= limit else [round(i * (n - 1) / (limit - 1)) for i in range(limit)]
 
 
-def extremes(values: Sequence[Number], most: int = MOST_POINTS) -> list[int]:
-    """At most `most` indices of a curve that keep its shape: of each stretch the lowest and the highest, in order."""
-    if len(values) <= most:
-        return list(range(len(values)))
-    kept: set[int] = {0, len(values) - 1}
-    stretches = (most - 2) // 2
+def downsample_minmax(values: Sequence[Number], limit: int = MAX_POINTS) -> list[int]:
+    """Return at most `limit` indices that keep the shape of a curve: the minimum and maximum of each stretch."""
+    n = len(values)
+    if n <= limit:
+        return list(range(n))
+    kept = {0, n - 1}
+    stretches = (limit - 2) // 2
     for i in range(stretches):
-        stretch = range(i * len(values) // stretches, (i + 1) * len(values) // stretches)
-        there = [j for j in stretch if values[j] is not None]
-        if there:
-            kept |= {min(there, key=lambda j: values[j] or 0.0), max(there, key=lambda j: values[j] or 0.0)}
+        indices = [j for j in range(i * n // stretches, (i + 1) * n // stretches) if values[j] is not None]
+        if indices:
+            kept |= {min(indices, key=lambda j: values[j] or 0.0), max(indices, key=lambda j: values[j] or 0.0)}
     return sorted(kept)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table of at most 60 rows, which says so when it was thinned."""
-    every = [tuple(row) for row in rows]
-    kept = spread(len(every), MOST_ROWS)
-    note = f"{len(kept)} of {len(every):,} rows, evenly spaced" if len(kept) < len(every) else ""
-    return Table(tuple(heads), tuple(every[i] for i in kept), note)
+def make_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+    """Return a table of at most 60 rows, with a note if rows were dropped."""
+    all_rows = [tuple(row) for row in rows]
+    kept = evenly_spaced(len(all_rows), MAX_ROWS)
+    note = f"{len(kept)} of {len(all_rows):,} rows, evenly spaced" if len(kept) < len(all_rows) else ""
+    return Table(tuple(heads), tuple(all_rows[i] for i in kept), note)
 
 
-def rounded(value: Number, digits: int = 5) -> Number:
-    """A number with so many digits that count: pages stay small, pictures the same.
+def round_digits(value: Number, digits: int = 5) -> Number:
+    """Round to significant digits, which keeps pages small and figures the same.
 
-    >>> rounded(3.14159265), rounded(1234567.0), rounded(None)
+    >>> round_digits(3.14159265), round_digits(1234567.0), round_digits(None)
     (3.1416, 1234600.0, None)
     """
-    if value is None or value == 0 or not math.isfinite(value):
-        return None if value is None or not math.isfinite(value) else 0.0
-    return float(f"{value:.{digits}g}")
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}") if value else 0.0
 
 
-def smoothed(values: Sequence[Number], steps: int) -> list[Number]:
-    """At each place the mean of the values up to `steps` back that are there; it never looks ahead.
+def running_mean(values: Sequence[Number], steps: int) -> list[Number]:
+    """Return at each index the mean of the last `steps` values, without the missing ones.
 
-    Near the start, where a loss falls fast, fewer are taken: a fifth of those before, so that the mean hardly lags.
+    Near the start, where a loss falls fast, the window is a fifth of the index, so that the mean hardly lags.
     """
     sums, counts = [0.0], [0]
     for value in values:
         sums.append(sums[-1] + (value or 0.0))
         counts.append(counts[-1] + (value is not None))
-    out: list[Number] = []
+    means: list[Number] = []
     for i in range(1, len(sums)):
         first = i - min(steps, 1 + i // 5)
-        there = counts[i] - counts[first]
-        out.append((sums[i] - sums[first]) / there if there else None)
-    return out
+        n = counts[i] - counts[first]
+        means.append((sums[i] - sums[first]) / n if n else None)
+    return means
 
 
-def binned(steps: Sequence[int], values: Sequence[Number], most: int = MOST_COLUMNS) -> tuple[list[int], list[Number]]:
-    """At most `most` columns of a heat map over time: the last step of each stretch, the mean over the stretch."""
-    n = min(most, len(steps))
+def bin_means(
+    steps: Sequence[int], values: Sequence[Number], limit: int = MAX_COLUMNS
+) -> tuple[list[int], list[Number]]:
+    """Return at most `limit` columns of a heat map over time: the last step and the mean of each stretch."""
+    n = min(limit, len(steps))
     edges = [i * len(steps) // n for i in range(n + 1)] if n else []
-    means: list[Number] = []
-    for a, b in pairwise(edges):
-        there = known(values[a:b])
-        means.append(math.fsum(there) / len(there) if there else None)
-    return [steps[b - 1] for b in edges[1:]], means
+    return [steps[end - 1] for end in edges[1:]], [mean_of(values[start:end]) for start, end in pairwise(edges)]
 
 
-def figure(
-    id: str, title: str, sentence: str, traces: Sequence[Trace], layout: dict[str, Any], numbers: Table, **more: Any
+def make_figure(
+    id: str, title: str, sentence: str, traces: Sequence[Trace], layout: dict[str, Any], table: Table, **more: Any
 ) -> Figure | None:
-    """A picture; None where there is nothing to draw: no number in any trace."""
-    there = [t for t in traces if _has_numbers(t.get("z") or t.get("y") or t.get("x"))]
-    return Figure(id, title, sentence, tuple(there), layout, numbers, **more) if there else None
+    """Return a figure of the traces that have numbers; None if no trace has any."""
+    drawn = [t for t in traces if _has_numbers(t.get("z") or t.get("y") or t.get("x"))]
+    return Figure(id, title, sentence, tuple(drawn), layout, table, **more) if drawn else None
 
 
 def _has_numbers(values: Any) -> bool:

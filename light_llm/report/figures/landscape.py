@@ -1,192 +1,192 @@
-"""Pictures of curvature and landscape, from analysis.json: read leniently, since a hand may have edited it."""
+"""Curvature, sharpness, gradient noise and loss landscape, from the run's analysis.json."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..tolerant import finite, grid, items, mapping, numbers, whole
-from ..view import View
-from .figure import Cell, Figure, Trace, axes, figure, line, rounded, spread, table, threshold
+from ..coerce import as_grid, as_int, as_mapping, as_number, as_numbers, as_objects, drop_none
+from ..run_log import RunLog
+from .figure import (
+    Cell,
+    Figure,
+    Trace,
+    axis_layout,
+    evenly_spaced,
+    line_trace,
+    make_figure,
+    make_table,
+    round_digits,
+    threshold_line,
+)
+
+SECTION = "landscape"
 
 
-def landscape_pictures(view: View) -> list[Figure]:
-    """All that the analysis has; none without one."""
-    found = view.analysis
-    made = [_line(found), _plane(found), _path(found), _eigenvalues(found), _density(found), _sharpness(found)]
-    return [f for f in [*made, _noise(view)] if f]
+def make_figures(log: RunLog) -> list[Figure | None]:
+    """Return a figure for each part of the analysis."""
+    analysis = log.analysis
+    landscape, hessian = as_mapping(analysis.get("landscape")), as_mapping(analysis.get("hessian"))
+    return [
+        _line(as_mapping(landscape.get("line"))),
+        _plane(as_mapping(landscape.get("plane"))),
+        _path(as_mapping(analysis.get("path"))),
+        _eigenvalues(hessian),
+        _density(as_mapping(hessian.get("density"))),
+        _sharpness(as_mapping(analysis.get("sharpness"))),
+        _noise(log),
+    ]
 
 
-def _line(found: Mapping[str, Any]) -> Figure | None:
-    values = mapping(mapping(found.get("landscape")).get("line"))
-    x, y = [rounded(v) for v in numbers(values.get("at"))], [rounded(v) for v in numbers(values.get("loss"))]
-    return figure(
+def _line(line: Mapping[str, Any]) -> Figure | None:
+    x, y = _rounded(line.get("at")), _rounded(line.get("loss"))
+    return make_figure(
         "line",
         "The valley in one direction",
         "The loss while all weights move along one random direction, in units of each row's own length (0: the model). "
         "A wide bowl is easy to train and to round; a narrow one is not.",
-        [line("loss", x, y, "@train", mode="lines+markers", showlegend=False)],
-        axes("distance", "nats per token"),
-        table(("distance", "loss"), zip(x, y, strict=False)),
+        [line_trace("loss", x, y, "@train", mode="lines+markers", showlegend=False)],
+        axis_layout("distance", "nats per token"),
+        make_table(("distance", "loss"), zip(x, y, strict=False)),
     )
 
 
-def _contour(values: Mapping[str, Any]) -> tuple[Trace, list[list[Cell]]]:
-    """The map, and its table: loss[i][j] stands at a[j], b[i]."""
-    a, b = [rounded(v) for v in numbers(values.get("a"))], [rounded(v) for v in numbers(values.get("b"))]
-    z = [[rounded(v) for v in row] for row in grid(values.get("loss"))]
-    trace = {"type": "contour", "x": a, "y": b, "z": z, "colorscale": "@heat", "ncontours": 24, "line": {"width": 0.5}}
+def _contour(plane: Mapping[str, Any]) -> Trace:
+    """Return a contour map of loss[i][j] at (a[j], b[i])."""
+    z = [_rounded(row) for row in as_grid(plane.get("loss"))]
+    trace = {"type": "contour", "x": _rounded(plane.get("a")), "y": _rounded(plane.get("b")), "z": z}
     bar = {"title": {"text": "nats", "side": "right"}, "thickness": 12, "outlinewidth": 0}
-    rows: list[list[Cell]] = [[at, *row] for at, row in zip(b, z, strict=False)]
-    return trace | {"colorbar": bar, "hovertemplate": "%{x:.3g}, %{y:.3g}: %{z:.4g} nats<extra></extra>"}, rows
+    hover = "%{x:.3g}, %{y:.3g}: %{z:.4g} nats<extra></extra>"
+    style = {"colorscale": "@heat", "ncontours": 24, "line": {"width": 0.5}}
+    return trace | style | {"colorbar": bar, "hovertemplate": hover}
 
 
-def _plane(found: Mapping[str, Any]) -> Figure | None:
-    values = mapping(mapping(found.get("landscape")).get("plane"))
-    trace, rows = _contour(values)
-    here = _marks([0], [0], "the model", ["the model"])
-    heads = ["second \\ first", *(f"{rounded(v, 3)}" for v in numbers(values.get("a")))]
-    what = "The same over two random directions, as a map: the dot is the model, and it should lie at the bottom."
-    return trace["z"] and figure(
+def _plane(plane: Mapping[str, Any]) -> Figure | None:
+    trace = _contour(plane)
+    if not trace["z"]:
+        return None
+    model = _marker_trace([0], [0], "the model", ["the model"])
+    heads = ["second \\ first", *(f"{round_digits(v, 3)}" for v in as_numbers(plane.get("a")))]
+    rows: list[list[Cell]] = [[b, *losses] for b, losses in zip(trace["y"], trace["z"], strict=False)]
+    return make_figure(
         "plane",
         "The valley in two directions",
-        what,
-        [trace, here],
-        axes("first direction", "second direction"),
-        table(heads, rows),
+        "The same over two random directions, as a map: the dot is the model, and it should lie at the bottom.",
+        [trace, model],
+        axis_layout("first direction", "second direction"),
+        make_table(heads, rows),
     )
 
 
-def _path(found: Mapping[str, Any]) -> Figure | None:
-    values = mapping(found.get("path"))
-    points = items(values.get("points"))
-    trace, _ = _contour(values)
+def _path(path: Mapping[str, Any]) -> Figure | None:
+    points = as_objects(path.get("points"))
     if not points:
         return None
-    x, y = [rounded(finite(p.get("a"))) for p in points], [rounded(finite(p.get("b"))) for p in points]
-    steps = [whole(p.get("step")) for p in points]
-    walked = _marks(x, y, "the run", [f"step {s}" for s in steps]) | {
-        "mode": "lines+markers",
-        "line": {"color": "@held", "width": 2},
-    }
-    shares = [v for v in numbers(values.get("explained")) if v is not None]
+    steps = [as_int(p.get("step")) for p in points]
+    x, y, losses = ([round_digits(as_number(p.get(key))) for p in points] for key in ("a", "b", "loss"))
+    run = _marker_trace(x, y, "the run", [f"step {step}" for step in steps])
+    run |= {"mode": "lines+markers", "line": {"color": "@held", "width": 2}}
+    shares = drop_none(as_numbers(path.get("explained")))
     share = f" The plane explains {100 * sum(shares):.0f}% of their squared distances." if shares else ""
-    return figure(
+    return make_figure(
         "path",
         "The way the run took",
         f"The run's own checkpoints on the plane that holds most of their way, with the loss as a map.{share}",
-        [trace, walked],
-        axes("first principal direction", "second"),
-        table(
-            ("step", "a", "b", "loss"), zip(steps, x, y, (rounded(finite(p.get("loss"))) for p in points), strict=True)
-        ),
+        [_contour(path), run],
+        axis_layout("first principal direction", "second"),
+        make_table(("step", "a", "b", "loss"), zip(steps, x, y, losses, strict=True)),
     )
 
 
-def _marks(x: list[Any], y: list[Any], name: str, labels: list[str]) -> Trace:
-    style = {"color": "@held", "size": 9, "line": {"color": "@card", "width": 1.5}}
-    return {"type": "scatter", "mode": "markers", "name": name, "x": x, "y": y, "text": labels, "marker": style} | {
-        "hovertemplate": "%{text}<extra></extra>",
-        "showlegend": False,
-    }
+def _marker_trace(x: list[Any], y: list[Any], name: str, labels: list[str]) -> Trace:
+    marker = {"color": "@held", "size": 9, "line": {"color": "@card", "width": 1.5}}
+    trace = {"type": "scatter", "mode": "markers", "name": name, "x": x, "y": y, "text": labels, "marker": marker}
+    return trace | {"hovertemplate": "%{text}<extra></extra>", "showlegend": False}
 
 
-def _eigenvalues(found: Mapping[str, Any]) -> Figure | None:
-    hessian = mapping(found.get("hessian"))
-    values = [rounded(v) for v in numbers(hessian.get("eigenvalues"))]
-    errors = [rounded(v) for v in numbers(hessian.get("residuals"))][: len(values)]
-    trace = mapping(hessian.get("trace"))
-    size = finite(trace.get("value"))
-    error = f" ± {finite(trace.get('stderr')):.2g}" if finite(trace.get("stderr")) is not None else ""
-    in_all = f" The sum of all (the trace) is {size:.3g}{error}." if size is not None else ""
+def _eigenvalues(hessian: Mapping[str, Any]) -> Figure | None:
+    values = _rounded(hessian.get("eigenvalues"))
+    errors = _rounded(hessian.get("residuals"))[: len(values)]
+    trace = as_mapping(hessian.get("trace"))
+    total, stderr = as_number(trace.get("value")), as_number(trace.get("stderr"))
+    error = f" ± {stderr:.2g}" if stderr is not None else ""
+    sum_of_all = f" The sum of all (the trace) is {total:.3g}{error}." if total is not None else ""
     names = [str(i + 1) for i in range(len(values))]
     bars: Trace = {"type": "bar", "x": names, "y": values, "marker": {"color": "@train"}, "showlegend": False}
     bars["error_y"] = {"type": "data", "array": errors, "color": "@ink", "thickness": 1}
-    return figure(
+    padded = errors + [None] * (len(values) - len(errors))
+    return make_figure(
         "eigenvalues",
         "Largest curvatures",
-        f"The largest eigenvalues of the Hessian: how sharply the loss bends in its sharpest directions.{in_all}",
+        f"The largest eigenvalues of the Hessian: how sharply the loss bends in its sharpest directions.{sum_of_all}",
         [bars],
-        axes("", "eigenvalue", xaxis={"type": "category"}),
-        table(
-            ("", "eigenvalue", "residual"),
-            (
-                (n, v, errors[i] if i < len(errors) else None)
-                for i, (n, v) in enumerate(zip(names, values, strict=True))
-            ),
-        ),
+        axis_layout("", "eigenvalue", xaxis={"type": "category"}),
+        make_table(("", "eigenvalue", "residual"), zip(names, values, padded, strict=True)),
     )
 
 
-def _density(found: Mapping[str, Any]) -> Figure | None:
-    values = mapping(mapping(found.get("hessian")).get("density"))
-    x, y = numbers(values.get("at")), numbers(values.get("density"))
-    kept = spread(min(len(x), len(y)), 800)
-    x, y = tuple(rounded(x[i]) for i in kept), tuple(rounded(y[i]) for i in kept)
+def _density(density: Mapping[str, Any]) -> Figure | None:
+    x, y = _rounded(density.get("at")), _rounded(density.get("density"))
+    kept = evenly_spaced(min(len(x), len(y)), 800)
+    x, y = [x[i] for i in kept], [y[i] for i in kept]
+    # On a log axis, the tails of the bells would squeeze everything else.
     floor = max((v for v in y if v), default=1.0) * 1e-6
-    return figure(
+    curve = [None if v is None or v < floor else v for v in y]
+    return make_figure(
         "density",
         "Density of the curvature",
         "How many directions bend how much: nearly all are flat, the peak at 0. Each eigenvalue is drawn as a bell a "
         "hundredth of the whole width wide, so only mass beyond that on the left means a direction that curves down.",
-        [
-            line(
-                "density",
-                x,
-                [None if v is None or v < floor else v for v in y],
-                "@train",
-                showlegend=False,
-                fill="tozeroy",
-            )
-        ],
-        axes("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power"}),
-        table(("eigenvalue", "density"), zip(x, y, strict=True)),
+        [line_trace("density", x, curve, "@train", showlegend=False, fill="tozeroy")],
+        axis_layout("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power"}),
+        make_table(("eigenvalue", "density"), zip(x, y, strict=True)),
     )
 
 
-def _sharpness(found: Mapping[str, Any]) -> Figure | None:
-    values = mapping(found.get("sharpness"))
-    pairs = [("gradient descent", "plain"), ("Adam's own metric", "preconditioned")]
-    rows = [(n, finite(values.get(k)), finite(values.get(f"{k}_threshold"))) for n, k in pairs]
-    rows = [row for row in rows if row[1] is not None and row[2]]
-    names = [row[0] for row in rows]
-    share = [rounded((row[1] or 0.0) / (row[2] or 1.0)) for row in rows]
-    bars: Trace = {"type": "bar", "x": names, "y": share, "marker": {"color": "@train"}, "showlegend": False}
-    layout = axes("", "share of its threshold", xaxis={"type": "category"}, yaxis={"rangemode": "tozero"}, bargap=0.55)
-    return figure(
+def _sharpness(sharpness: Mapping[str, Any]) -> Figure | None:
+    rows: list[list[Cell]] = []
+    for name, key in (("gradient descent", "plain"), ("Adam's own metric", "preconditioned")):
+        value, threshold = as_number(sharpness.get(key)), as_number(sharpness.get(f"{key}_threshold"))
+        if value is not None and threshold:
+            rows.append([name, round_digits(value), round_digits(threshold), round_digits(value / threshold)])
+    bars: Trace = {"type": "bar", "x": [row[0] for row in rows], "y": [row[3] for row in rows]}
+    bars |= {"marker": {"color": "@train"}, "showlegend": False}
+    x, y = {"type": "category"}, {"rangemode": "tozero"}
+    return make_figure(
         "sharpness",
         "Sharpness and its threshold",
         "At 1 an update overshoots the sharpest direction (2/lr for gradient descent, 38/lr for Adam with beta1 = "
         "0.9). Adam is the metric that counts here; training near 1 is common and stable.",
         [bars],
-        layout | threshold(1.0, "threshold", "@bad"),
-        table(
-            ("metric", "sharpness", "threshold", "share"),
-            ([*map(_cell, row), s] for row, s in zip(rows, share, strict=True)),
-        ),
+        axis_layout("", "share of its threshold", xaxis=x, yaxis=y, bargap=0.55)
+        | threshold_line(1.0, "threshold", "@bad"),
+        make_table(("metric", "sharpness", "threshold", "share"), rows),
     )
 
 
-def _noise(view: View) -> Figure | None:
-    values, length = mapping(view.analysis.get("noise")), mapping(view.analysis.get("batch")).get("context")
-    scale, error, T = finite(values.get("scale_tokens")), finite(values.get("stderr")), finite(length)
+def _noise(log: RunLog) -> Figure | None:
+    noise, window = as_mapping(log.analysis.get("noise")), as_mapping(log.analysis.get("batch"))
+    scale, stderr, T = (
+        as_number(value) for value in (noise.get("scale_tokens"), noise.get("stderr"), window.get("context"))
+    )
     if scale is None or scale <= 0:
         return None
-    batch = view.tokens_per_step
-    error = error * T if error is not None and T is not None else None  # it is of the scale in sequences of T tokens
-    bars: Trace = {"type": "bar", "orientation": "h", "y": ["batch", "noise scale"], "x": [batch, rounded(scale)]}
+    # The standard error is that of the scale in sequences of T tokens.
+    error = stderr * T if stderr is not None and T is not None else None
+    batch = log.tokens_per_step
+    bars: Trace = {"type": "bar", "orientation": "h", "y": ["batch", "noise scale"], "x": [batch, round_digits(scale)]}
     bars |= {"marker": {"color": ["@muted", "@train"]}, "showlegend": False}
-    return figure(
+    return make_figure(
         "noise",
         "Gradient noise",
         "The batch at which noise and signal of the gradient are equal. Far below it, larger batches help almost in "
         "proportion; far above it, they waste arithmetic.",
         [bars],
-        axes("tokens", "", bargap=0.45),
-        table(
+        axis_layout("tokens", "", bargap=0.45),
+        make_table(
             ("", "tokens", "standard error"),
-            [("batch", batch, None), ("noise scale", rounded(scale), rounded(error))],
+            [("batch", batch, None), ("noise scale", round_digits(scale), round_digits(error))],
         ),
     )
 
 
-def _cell(value: Cell) -> Cell:
-    return rounded(value) if isinstance(value, float) else value
+def _rounded(value: Any) -> list[float | None]:
+    return [round_digits(v) for v in as_numbers(value)]

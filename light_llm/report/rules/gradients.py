@@ -1,114 +1,132 @@
-"""Rules about updates: gradients that explode or vanish, clipping, and how much each group moves."""
+"""Rules about updates: exploding and vanishing gradients, clipping, and how far each group of weights moves."""
 
 from collections.abc import Iterator, Mapping
 from statistics import median
 
-from ..tolerant import Numbers, known
-from ..view import View
-from .finding import Finding
+from ..coerce import Numbers, drop_none
+from ..run_log import RunLog
+from .rule import Finding, Rule
 
-RECENT = 20  # steps
-SETTLED = 60  # steps before which ratios are those of small initial weights
-TOO_HIGH, TOO_LOW = 1e-2, 1e-4  # update over weight; about 1e-3 is usual (Karpathy's rule of thumb)
-TABLES = {"wte": 3e-2, "wpe": 3e-2}  # too high for them: rows of tables start small, and few see a gradient
-VANISHED = 1e-4  # of the typical group's gradient norm
-EXPLODED = 10.0  # times what it was
+# Steps whose median is the present value: one batch alone is noise.
+RECENT = 20
+# Gradients explode if their recent norm is this many times the usual one, and at least 1. Norms of default runs stay
+# within a factor of 3 after the warm-up.
+EXPLODED, EXPLODED_NORM = 10.0, 1.0
+# A group has a vanished gradient below this share of the median group. Groups of default runs lie within a factor of
+# 100 of each other.
+VANISHED = 1e-4
+# Update over weight, per step: about 1e-3 is usual (Karpathy, A Recipe for Training Neural Networks).
+RATIO_TOO_HIGH, RATIO_TOO_LOW = 1e-2, 1e-4
+# Embedding tables start small and most rows get no gradient, so their own updates are larger: 1% to 2% in default runs.
+TABLE_RATIO_TOO_HIGH = {"wte": 3e-2, "wpe": 3e-2}
+# Steps before which ratios are those of small initial weights.
+RATIO_AFTER = 60
+# Ratios are judged while the learning rate is at least this share of its peak: later they fall with it.
+RATIO_LR = 0.3
+# Steps over which clipping is judged, and the share of them above which it is the rule and not the exception.
+CLIP_WINDOW, MOSTLY_CLIPPED = 100, 0.5
+# Typical norms up to this multiple of the limit are shortened a little. Beyond it, every batch counts alike.
+MILD_CLIP = 3
+MAX_NAMES = 4  # groups named in a message; of more, 3 and a count
 
 
-def exploding(view: View) -> Finding | None:
-    """The recent gradients are many times what they were."""
-    norms = known(view.steps.grad_norm)
+def check_exploding(log: RunLog) -> Finding | None:
+    """Find recent gradients many times larger than before."""
+    norms = drop_none(log.steps.grad_norm)
     if len(norms) < 3 * RECENT:
         return None
     now, usual = median(norms[-RECENT:]), median(norms[:-RECENT])
-    if now < EXPLODED * usual or now < 1:
+    if now < EXPLODED * usual or now < EXPLODED_NORM:
         return None
-    pairs = list(zip(view.steps.step, view.steps.grad_norm, strict=True))
+    pairs = list(zip(log.steps.step, log.steps.grad_norm, strict=True))
     calm = max((i for i, (_, v) in enumerate(pairs[:-1]) if v and v < EXPLODED * usual), default=-1)
-    since = pairs[calm + 1][0]
-    what = f"Gradients are exploding: their norm is {now:.3g} now and was {usual:.3g}."
-    return Finding("bad", what, "Lower the learning rate, or warm up longer; clipping alone only hides it.", since)
+    message = f"Gradients are exploding: their norm is {now:.3g} now and was {usual:.3g}."
+    advice = "Lower the learning rate, or warm up longer; clipping alone only hides it."
+    return Finding("bad", message, advice, pairs[calm + 1][0])
 
 
-def vanishing(view: View) -> Finding | None:
-    """Some group gets next to no gradient, and hardly moves: Adam alone would move it by little signal as by much."""
-    last, moves = _recent(view.steps.grad_norms), _recent(view.steps.update_ratios)
-    if not last:
+def check_vanishing(log: RunLog) -> Finding | None:
+    """Find a group with a vanishing gradient and a tiny update.
+
+    The update is checked too, because Adam rescales small gradients: by gradient alone, a group may look dead and move.
+    """
+    norms, ratios = _recent(log.steps.grad_norms), _recent(log.steps.update_ratios)
+    if not norms:
         return None
-    usual = median(last.values())
-    dark = [name for name, v in last.items() if v < VANISHED * usual and moves.get(name, 0.0) < TOO_LOW]
-    if usual == 0 or not dark:
+    usual = median(norms.values())
+    dead = [name for name, v in norms.items() if v < VANISHED * usual and ratios.get(name, 0.0) < RATIO_TOO_LOW]
+    if usual == 0 or not dead:
         return None
-    what = f"Gradients have vanished in {_list(dark)}: less than a ten-thousandth of what is typical here."
-    return Finding(
-        "bad", what, "These weights learn nothing: lower the learning rate and start again.", _first_step(view, dark)
-    )
+    message = f"Gradients have vanished in {_join(dead)}: less than a ten-thousandth of what is typical here."
+    advice = "These weights learn nothing: lower the learning rate and start again."
+    history = zip(log.steps.step, log.steps.grad_norms[dead[0]], strict=True)
+    since = next((step for step, v in history if v is not None and v < VANISHED * usual), None)
+    return Finding("bad", message, advice, since)
 
 
-def _first_step(view: View, dark: list[str]) -> int | None:
-    norms = view.steps.grad_norms[dark[0]]
-    usual = median(_recent(view.steps.grad_norms).values())
-    return next(
-        (s for s, v in zip(view.steps.step, norms, strict=True) if v is not None and v < VANISHED * usual), None
-    )
-
-
-def clipping(view: View) -> Finding | None:
-    """Most steps are clipped: each counts alike then, whatever its gradient."""
-    recent = [c for c in view.steps.clipped[-5 * RECENT :] if c is not None]
+def check_clipping(log: RunLog) -> Finding | None:
+    """Find runs in which most steps are clipped: then each batch counts alike, whatever its gradient."""
+    recent = drop_none(log.steps.clipped[-CLIP_WINDOW:])
     if len(recent) < RECENT:
         return None
-    share, clip = sum(recent) / len(recent), view.past.run.train.grad_clip
-    norm = median(known(view.steps.grad_norm[-5 * RECENT :]) or [0.0])
-    what = f"{100 * share:.0f}% of the last {len(recent)} steps were clipped at {clip:g}; a typical norm is {norm:.2f}."
-    if share <= 0.5:
-        return Finding("good", what)
-    if norm < 3 * clip:
-        return Finding("info", what, "With norms this near the limit, clipping is a mild brake and harmless.")
-    return Finding(
-        "watch", what, "The batch is small or the rate high: larger batches or a lower rate give steadier steps."
+    share, clip = sum(recent) / len(recent), log.run.train.grad_clip
+    norm = median(drop_none(log.steps.grad_norm[-CLIP_WINDOW:]) or [0.0])
+    message = (
+        f"{100 * share:.0f}% of the last {len(recent)} steps were clipped at {clip:g}; a typical norm is {norm:.2f}."
     )
+    if share <= MOSTLY_CLIPPED:
+        return Finding("good", message)
+    if norm < MILD_CLIP * clip:
+        return Finding("info", message, "With norms this near the limit, clipping is a mild brake and harmless.")
+    advice = "The batch is small or the rate high: larger batches or a lower rate give steadier steps."
+    return Finding("watch", message, advice)
 
 
-def update_ratios(view: View) -> Iterator[Finding]:
-    """Groups that are torn about, and groups that hardly move; while the learning rate is at work."""
-    peak, rates = view.past.run.train.lr, view.steps.lr
-    at_work = [i for i, lr in enumerate(rates) if i >= SETTLED and lr is not None and lr >= 0.3 * peak]
-    if len(at_work) < RECENT:
+def check_update_ratios(log: RunLog) -> Iterator[Finding]:
+    """Find groups that change too much or too little at each step, while the learning rate is near its peak."""
+    peak = log.run.train.lr
+    judged = [i for i, lr in enumerate(log.steps.lr) if i >= RATIO_AFTER and lr is not None and lr >= RATIO_LR * peak]
+    if len(judged) < RECENT:
         return
-    places = at_work[-RECENT:]
-    typical = {
-        name: median(there)
-        for name, values in view.steps.update_ratios.items()
-        if (there := known([values[i] for i in places]))
-    }
-    high = [name for name, v in typical.items() if v > TABLES.get(name, TOO_HIGH)]
-    low = [name for name, v in typical.items() if v < TOO_LOW]
-    step = view.steps.step[places[0]]
+    places = judged[-RECENT:]
+    columns = {name: drop_none([values[i] for i in places]) for name, values in log.steps.update_ratios.items()}
+    typical = {name: median(values) for name, values in columns.items() if values}
+    high = [name for name, v in typical.items() if v > TABLE_RATIO_TOO_HIGH.get(name, RATIO_TOO_HIGH)]
+    low = [name for name, v in typical.items() if v < RATIO_TOO_LOW]
+    step = log.steps.step[places[0]]
     if high and low:
-        what = (
-            f"Groups move at very different rates: {_list(high)} by more than 1% of their size a step, {_list(low)} by"
+        message = (
+            f"Groups move at very different rates: {_join(high)} by more than 1% of their size a step, {_join(low)} by "
+            "less than 0.01%."
         )
-        yield Finding("watch", f"{what} less than 0.01%.", "No single learning rate mends that.", step)
+        yield Finding("watch", message, "No single learning rate mends that.", step)
     elif high:
         top = max(high, key=lambda name: typical[name])
-        what = f"More than {100 * TABLES.get(top, TOO_HIGH):.0f}% of its size is changed at each step in {_list(high)}"
-        what = f"{what} ({top}: {100 * typical[top]:.1f}%)."
-        yield Finding("watch", what, f"The learning rate may be too high: try --lr {peak / 3:.2g}.", step)
+        limit = 100 * TABLE_RATIO_TOO_HIGH.get(top, RATIO_TOO_HIGH)
+        message = f"More than {limit:.0f}% of its size is changed at each step in {_join(high)}"
+        message = f"{message} ({top}: {100 * typical[top]:.1f}%)."
+        yield Finding("watch", message, f"The learning rate may be too high: try --lr {peak / 3:.2g}.", step)
     elif low:
-        what = f"Less than 0.01% of its size is changed at each step in {_list(low)}: hardly anything."
-        yield Finding("watch", what, f"The learning rate may be too low: try --lr {peak * 3:.2g}.", step)
+        message = f"Less than 0.01% of its size is changed at each step in {_join(low)}: hardly anything."
+        yield Finding("watch", message, f"The learning rate may be too low: try --lr {peak * 3:.2g}.", step)
     elif typical:
-        yield Finding(
-            "good",
-            f"Every group changes by {100 * min(typical.values()):.2f}% to {100 * max(typical.values()):.2f}% a step.",
-        )
+        least, most = 100 * min(typical.values()), 100 * max(typical.values())
+        yield Finding("good", f"Every group changes by {least:.2f}% to {most:.2f}% a step.")
 
 
 def _recent(groups: Mapping[str, Numbers]) -> dict[str, float]:
-    """The typical value of each group over the last steps."""
-    return {name: median(there) for name, values in groups.items() if (there := known(values[-RECENT:]))}
+    """Return the median of each group over the last steps."""
+    recent = {name: drop_none(values[-RECENT:]) for name, values in groups.items()}
+    return {name: median(values) for name, values in recent.items() if values}
 
 
-def _list(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+def _join(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= MAX_NAMES else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+RULES = (
+    Rule("exploding gradients", "grad_norm", check_exploding, order=50),
+    Rule("vanishing gradients", "grad_groups", check_vanishing, order=60),
+    Rule("update ratios", "update_ratios", check_update_ratios, order=120),
+    Rule("clipping", "grad_norm", check_clipping, order=130),
+)

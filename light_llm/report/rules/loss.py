@@ -1,46 +1,65 @@
-"""Rules about the loss of the training batches: what went wrong."""
+"""Rules about the training loss: numbers that are not finite, and spikes."""
 
 from statistics import median
 
-from ..view import View
-from .finding import Finding
+from ..run_log import RunLog
+from .rule import Finding, Rule
 
-SPIKE = 8.0  # robust standard deviations above the losses before it, as the notice of the run has it
+# Losses before a spike that say what is usual.
+BEFORE = 20
+# Steps before which the loss falls too fast for the losses before to say what is usual.
+SPIKES_AFTER = 30
+# Robust standard deviations above the usual loss, as in `train.guards`; a share of the loss and a number of nats at
+# least: where losses hardly differ, every batch would be a spike.
+SPIKE_DEVIATIONS, SPIKE_SHARE, SPIKE_NATS = 8.0, 0.15, 0.3
+# 1.48 times the median absolute deviation estimates the standard deviation of a normal distribution.
+MAD_TO_STD = 1.48
+# Nats above the mean that are surely no spike. The mean is cheap; the medians are computed for the few others.
+SURELY_NONE = 0.15
+# Steps within which two high losses are one spike.
+SAME_SPIKE = 10
+# More spikes than this are bad: each costs some of what was learned. Rule of thumb.
+MAX_SPIKES = 10
 
 
-def nonfinite(view: View) -> Finding | None:
-    """The run ended on a number that was none, or had losses that were none."""
-    missing = [s for s, v in zip(view.steps.step, view.steps.loss, strict=True) if v is None]
-    if view.status != "nonfinite" and not missing:
+def check_nonfinite(log: RunLog) -> Finding | None:
+    """Find losses that are not finite, and a run that ended for one."""
+    missing = [s for s, v in zip(log.steps.step, log.steps.loss, strict=True) if v is None]
+    ended = log.status == "nonfinite"
+    if not ended and not missing:
         return None
-    since = missing[0] if missing else view.past.step
-    if view.status == "nonfinite":
-        what = f"The run ended at step {since:,}: a loss or gradient was no finite number."
+    since = missing[0] if missing else log.last_step
+    if ended:
+        message = f"The run ended at step {since:,}: a loss or gradient was no finite number."
     else:
-        what = f"The loss was no finite number at {len(missing)} of the steps, first at step {since:,}."
-    level = "bad" if view.status == "nonfinite" else "watch"
-    return Finding(
-        level, what, "Lower the learning rate, or train in float32; --on-nonfinite rollback goes back by itself.", since
-    )
+        message = f"The loss was no finite number at {len(missing)} of the steps, first at step {since:,}."
+    advice = "Lower the learning rate, or train in float32; --on-nonfinite rollback goes back by itself."
+    return Finding("bad" if ended else "watch", message, advice, since)
 
 
-def spikes(view: View) -> Finding | None:
-    """Single batches far above their neighbours."""
-    curve = view.curve
-    found = []
-    for i in range(30, len(curve)):
-        if curve.losses[i] < curve.mean(i - 1, 20) + 0.15:  # nearly all steps, and medians cost more
+def check_spikes(log: RunLog) -> Finding | None:
+    """Find single batches with a loss far above those before them."""
+    curve = log.curve
+    high = []
+    for i in range(SPIKES_AFTER, len(curve)):
+        if curve.losses[i] < curve.mean(i - 1, BEFORE) + SURELY_NONE:
             continue
-        before = curve.losses[i - 20 : i]
-        middle = median(before)
-        spread = 1.48 * median(abs(v - middle) for v in before)
-        if curve.losses[i] > middle + max(SPIKE * spread, 0.15 * middle, 0.3):
-            found.append(i)
-    apart = [i for n, i in enumerate(found) if n == 0 or i - found[n - 1] > 10]
-    if not apart:
+        before = curve.losses[i - BEFORE : i]
+        usual = median(before)
+        deviation = MAD_TO_STD * median(abs(v - usual) for v in before)
+        if curve.losses[i] > usual + max(SPIKE_DEVIATIONS * deviation, SPIKE_SHARE * usual, SPIKE_NATS):
+            high.append(i)
+    spikes = [i for n, i in enumerate(high) if n == 0 or i - high[n - 1] > SAME_SPIKE]
+    if not spikes:
         return None
-    steps = [curve.steps[i] for i in apart]
-    times = "once" if len(steps) == 1 else f"{len(steps)} times"
-    what = f"The loss jumped {times}, first at step {steps[0]:,}."
+    first = curve.steps[spikes[0]]
+    times = "once" if len(spikes) == 1 else f"{len(spikes)} times"
+    message = f"The loss jumped {times}, first at step {first:,}."
     advice = "If it comes back by itself each time, go on; else lower the learning rate or set train.on_spike=rollback."
-    return Finding("watch" if len(steps) <= 10 else "bad", what, advice, steps[0])
+    return Finding("watch" if len(spikes) <= MAX_SPIKES else "bad", message, advice, first)
+
+
+RULES = (
+    Rule("not finite", "loss", check_nonfinite, order=20),
+    Rule("spikes", "loss", check_spikes, order=110),
+)

@@ -1,4 +1,4 @@
-"""The command that repeats a run, from what the run wrote down of itself."""
+"""Build the command line that repeats a run, from the settings in its run.json."""
 
 import shlex
 from dataclasses import fields
@@ -8,42 +8,44 @@ from ..config import FLAGS, PRESETS, DataConfig, ModelConfig, Run, TrainConfig, 
 
 
 def changed_settings(run: Run) -> list[tuple[str, Any, Any]]:
-    """Each setting that is not at its default: `part.name`, the default, the value; in the order of the config."""
-    found = differences(Run(), run)
-    return [d for d in found if d[0] != "train.lr_horizon" or d[2] != run.train.max_steps]
+    """Return "part.name", default and value of each setting that is not at its default, in the order of the config."""
+    changed = differences(Run(), run)
+    # lr_horizon follows max_steps unless it was set to something else.
+    return [entry for entry in changed if entry[0] != "train.lr_horizon" or entry[2] != run.train.max_steps]
 
 
-def repeat_command(run: Run) -> str:
-    """The command line of a training with these settings.
+def repro_command(run: Run) -> str:
+    """Return the command line that trains with these settings.
 
-    >>> repeat_command(Run().with_settings(train__lr=0.003, train__beta2=0.99, model__n_layer=2))
+    >>> repro_command(Run().with_settings(train__lr=0.003, train__beta2=0.99, model__n_layer=2))
     'light-llm train --data shakespeare --set model.n_layer=2 --lr 0.003 --set train.beta2=0.99'
     """
     words = ["light-llm", "train"]
-    model = run.model
-    preset = next((name for name, known in PRESETS.items() if known.items() <= vars(model).items()), None)
+    preset = next((name for name, sizes in PRESETS.items() if sizes.items() <= vars(run.model).items()), None)
     if preset not in (None, "micro"):
         words += ["--preset", str(preset)]
     words += ["--data", run.data.data]
     if run.data.tokenizer != DataConfig().tokenizer:
         # The size of a trained vocabulary is that of the model's table.
-        size = f":{model.vocab_size}" if run.data.tokenizer == "bpe" else ""
+        size = f":{run.model.vocab_size}" if run.data.tokenizer == "bpe" else ""
         words += ["--tokenizer", f"{run.data.tokenizer}{size}"]
     if run.train.seed == run.data.seed != TrainConfig().seed:
         words += ["--seed", str(run.train.seed)]
     for name, _, value in changed_settings(run):
         flag = name.partition(".")[2]
-        if _is_said(name, run, preset):
+        text = "none" if value is None else str(value)
+        if _is_implied(name, run, preset):
             continue
-        if FLAGS.get(flag) == [name]:  # --seed sets two settings, and cannot give them different values
-            words += [f"--{flag.replace('_', '-')}", _written(value)]
+        # --seed sets two settings, and cannot give them different values.
+        if FLAGS.get(flag) == [name]:
+            words += [f"--{flag.replace('_', '-')}", text]
         else:
-            words += ["--set", f"{name}={_written(value)}"]
+            words += ["--set", f"{name}={text}"]
     return shlex.join(words)
 
 
 def all_settings(run: Run) -> list[tuple[str, Any, Any]]:
-    """Every setting: `part.name`, its value, its default."""
+    """Return "part.name", value and default of every setting."""
     default = Run()
     return [
         (f"{part}.{f.name}", getattr(getattr(run, part), f.name), getattr(getattr(default, part), f.name))
@@ -52,16 +54,12 @@ def all_settings(run: Run) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _is_said(name: str, run: Run, preset: str | None) -> bool:
-    """Whether a setting follows from a word that the command has already."""
+def _is_implied(name: str, run: Run, preset: str | None) -> bool:
+    """Return whether a setting follows from the preset, the data, the tokenizer or the seed of the command."""
     if preset is not None and name.removeprefix("model.") in PRESETS[preset]:
         return True
     if name in ("train.seed", "data.seed"):
         return run.train.seed == run.data.seed
-    if name == "model.vocab_size":  # it is the tokenizer's
+    if name == "model.vocab_size":
         return run.data.tokenizer != DataConfig().tokenizer
     return name in ("data.data", "data.tokenizer")
-
-
-def _written(value: Any) -> str:
-    return "none" if value is None else str(value)

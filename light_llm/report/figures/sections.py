@@ -1,0 +1,49 @@
+"""Collect the figures of a run in the order of the page, each with the health notes about it."""
+
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from ..health import HealthNote
+from ..rules.rule import LEVELS
+from ..run_log import RunLog
+from .figure import Figure, Section
+
+# `SECTION` of a module -> title. Within a section, modules come in alphabetical order.
+TITLES = {
+    "learning": "What is learned",
+    "updates": "Gradients and updates",
+    "attention": "Attention",
+    "stream": "Inside the layers",
+    "landscape": "Landscape and curvature",
+    "machine": "The machine",
+}
+
+
+def run_sections(log: RunLog, notes: Sequence[HealthNote]) -> list[Section]:
+    """Return the sections that have at least one figure."""
+    sections = []
+    for id, title in TITLES.items():
+        modules = [module for module in _find_modules() if module.SECTION == id]
+        figures = [figure for module in modules for figure in module.make_figures(log) if figure]
+        if figures:
+            sections.append(Section(id, title, tuple(_with_notes(figure, notes) for figure in figures)))
+    return sections
+
+
+@cache
+def _find_modules() -> tuple[ModuleType, ...]:
+    """Import the modules of this package that make figures."""
+    package = __name__.rpartition(".")[0]
+    path = import_module(package).__path__
+    modules = [import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(path)]
+    return tuple(module for module in modules if hasattr(module, "SECTION"))
+
+
+def _with_notes(figure: Figure, notes: Sequence[HealthNote]) -> Figure:
+    about = [note for note in notes if note.figure == figure.id]
+    remarks = tuple((note.level, f"{note.message} {note.advice}".strip()) for note in about)
+    return replace(figure, remarks=remarks, level=min((n.level for n in about), key=LEVELS.index, default="info"))

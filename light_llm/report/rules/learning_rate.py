@@ -1,0 +1,88 @@
+"""Rules about the learning rate and the batch: usual values, and what curvature and gradient noise say of them."""
+
+from ...config.choices import OPTIMIZERS
+from ..coerce import as_mapping, as_number
+from ..run_log import RunLog
+from .rule import Finding, Rule
+
+# Peak rates of AdamW outside of which training small models usually diverges or hardly moves. The best rate found for
+# nano and micro is 1.5e-3, the default.
+HIGH_LR, LOW_LR = 1e-2, 5e-5
+USUAL_LR = "1e-3 to 3e-3 is usual at this size."
+# Share of the threshold of Cohen et al., 2022, above which updates may overshoot. Training at 1 is common and stable.
+# Measured on a few sequences, a healthy nano in its warm-up had 3.7.
+SHARP = 1.5
+# Share of the threshold below which a higher rate is safe, if the measured checkpoint had at least this share of the
+# peak rate: sharpness adapts to the rate.
+FLAT, NEAR_PEAK = 0.2, 0.5
+# The noise scale (McCandlish et al., 2018) is uncertain if its standard error is above this share of it.
+NOISE_ERROR = 0.5
+# A batch within this factor of the noise scale loses little time and little arithmetic.
+BATCH_FACTOR = 3
+
+
+def check_learning_rate(log: RunLog) -> Finding | None:
+    """Compare the peak learning rate with what is usual for AdamW on models of this size."""
+    train = log.run.train
+    if not OPTIMIZERS[train.optimizer].is_adam or LOW_LR <= train.lr <= HIGH_LR:
+        return None
+    word = "high" if train.lr > HIGH_LR else "low"
+    return Finding("watch", f"A peak learning rate of {train.lr:.2g} is {word} for AdamW.", USUAL_LR, 1)
+
+
+def check_sharpness(log: RunLog) -> Finding | None:
+    """Compare the sharpness in Adam's metric with the value from which steps overshoot (Cohen et al., 2022)."""
+    values = as_mapping(log.analysis.get("sharpness"))
+    value, threshold = as_number(values.get("preconditioned")), as_number(values.get("preconditioned_threshold"))
+    if value is None or not threshold:
+        return None
+    share = value / threshold
+    message = f"The sharpness in Adam's own metric is {share:.2f} of its threshold{_measured_at(log)}."
+    if share > SHARP:
+        advice = (
+            "Updates may overshoot. A few sequences look sharper than all of the text: look again with a larger "
+            "--batch-size of light-llm analyze; if it stays so, lower the learning rate or warm up for longer."
+        )
+        return Finding("watch", message, advice)
+    lr, peak = as_number(values.get("lr")), log.run.train.lr
+    if lr is None:
+        return Finding("good", message)
+    if lr < NEAR_PEAK * peak:
+        advice = f"The rate has fallen to {lr:.2g} here; a checkpoint near the peak would judge the peak."
+        return Finding("good", message, advice)
+    return Finding("good", message, "There is room for a higher learning rate." if share < FLAT else "")
+
+
+def check_noise(log: RunLog) -> Finding | None:
+    """Compare the batch with the gradient noise scale (McCandlish et al., 2018), both in tokens."""
+    values = as_mapping(log.analysis.get("noise"))
+    scale = as_number(values.get("scale_tokens"))
+    error, sequences = as_number(values.get("stderr")), as_number(values.get("scale_sequences"))
+    if scale is None or scale <= 0:
+        return None
+    batch = log.tokens_per_step
+    message = (
+        f"Signal and noise of the gradient are equal at {scale:,.0f} tokens{_measured_at(log)}; a step has {batch:,}."
+    )
+    if error is not None and sequences and error > NOISE_ERROR * sequences:
+        advice = "That is uncertain by more than half: too few sequences to judge the batch by."
+    elif batch < scale / BATCH_FACTOR:
+        advice = "Larger batches would give better steps almost in proportion."
+    elif batch > BATCH_FACTOR * scale:
+        advice = "Smaller batches would learn as much from less arithmetic."
+    else:
+        return Finding("good", message, "The batch is well chosen.")
+    return Finding("info", message, advice)
+
+
+def _measured_at(log: RunLog) -> str:
+    """Return the step of an analysis as words, unless it is the last step."""
+    step = as_number(log.analysis.get("step"))
+    return f" at step {step:,.0f}" if step is not None and step != log.last_step else ""
+
+
+RULES = (
+    Rule("learning rate", "lr", check_learning_rate, order=140),
+    Rule("sharpness", "sharpness", check_sharpness, order=280),
+    Rule("noise", "noise", check_noise, order=290),
+)

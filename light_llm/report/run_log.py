@@ -1,0 +1,275 @@
+"""Read a run folder into a `RunLog`: run.json, metrics.jsonl, and analysis.json if there is one.
+
+A run that is still training is read as far as it has been written. A row that cannot be parsed is skipped and counted.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..config import Run, get_model_size
+from ..errors import CheckpointError, ConfigError
+from ..json_io import load_json
+from ..observe import read_rows
+from .coerce import Number, as_int, as_mapping, as_number, as_text, mean_of
+from .curve import Curve, curve_of
+from .log_rows import (
+    AttentionSample,
+    End,
+    Evaluation,
+    Probe,
+    Row,
+    StepColumns,
+    Steps,
+    parse_attention,
+    parse_end,
+    parse_evaluation,
+)
+from .reference_curves import Band, find_band
+
+FORMAT = 1  # of run.json
+MAX_STEP_SECONDS = 1e9  # a longer step is a damaged row
+FINAL_STEPS = 50  # steps whose mean is the final training loss: the loss of one batch is noise
+LAST_OF_KIND = ("eval", "rollback", "sample", "probe", "end")  # kinds of rows of which each step keeps the last
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """A run and everything it measured. What an older version did not write is empty or None."""
+
+    folder: Path
+    record: Row  # run.json
+    started: datetime  # with its time zone
+    run: Run
+    data: Mapping[str, str] | None  # titles and hashes; None: a loader that is not light-llm's
+    versions: Mapping[str, str]
+    steps: Steps
+    evals: tuple[Evaluation, ...]  # in order, one per step
+    probes: tuple[Probe, ...]
+    attention: AttentionSample | None  # the last one
+    samples: tuple[tuple[int, str], ...]  # step, text
+    rollbacks: tuple[tuple[int, int], ...]  # the step it went back to, the step it came from
+    end: End | None
+    skipped_rows: int  # lines of metrics.jsonl that could not be parsed
+    analysis: Row  # analysis.json; empty without one
+    band: Band | None  # losses to expect from these settings
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run folder."""
+        return self.folder.resolve().name
+
+    @property
+    def machine(self) -> str:
+        """Return the description of the machine that started the run."""
+        return str(self.record.get("machine", ""))
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of parameters of the model."""
+        return get_model_size(self.run.model)
+
+    @property
+    def last_step(self) -> int:
+        """Return the number of steps made."""
+        return self.steps.step[-1] if len(self.steps) else 0
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens trained on."""
+        return int(self.steps.tokens[-1] or 0) if len(self.steps) else 0
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of all steps, without evaluation and saving."""
+        return math.fsum(s for s in self.steps.seconds if s is not None and s < MAX_STEP_SECONDS)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Return the mean speed over all steps; None before the first."""
+        return self.tokens / self.seconds if self.seconds else None
+
+    @property
+    def best(self) -> Evaluation | None:
+        """Return the evaluation with the lowest loss; None before the first."""
+        return min(self.evals, key=lambda e: e.loss, default=None)
+
+    @property
+    def final_loss(self) -> Number:
+        """Return the mean training loss of the last 50 steps, nats per token, without those that were not finite."""
+        return mean_of(self.steps.loss[-FINAL_STEPS:])
+
+    @property
+    def final_bits_per_byte(self) -> Number:
+        """Return `final_loss` in bits per byte."""
+        return mean_of(self.steps.bits_per_byte[-FINAL_STEPS:])
+
+    @property
+    def status(self) -> str:
+        """Return done, interrupted, stopped or nonfinite; "unfinished" if the run is training or was killed."""
+        if self.end and self.end.step >= self.last_step:
+            return self.end.status or "unfinished"
+        return "done" if self.last_step >= self.run.train.max_steps else "unfinished"
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether no more steps are expected."""
+        return self.last_step >= self.run.train.max_steps or self.status != "unfinished"
+
+    @property
+    def plan(self) -> Row:
+        """Return the estimates that were made before the run."""
+        return as_mapping(self.record.get("plan"))
+
+    @property
+    def flops_per_token(self) -> Number:
+        """Return the FLOPs of training on one token, forward and backward."""
+        return as_number(self.plan.get("flops_per_token"))
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Return the tokens of one optimizer step."""
+        return self.run.train.batch_size * self.run.data.max_length
+
+    @property
+    def uniform_loss(self) -> float:
+        """Return log V in nats, the loss of a model that gives every token the same probability."""
+        return math.log(self.run.model.vocab_size)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Return the training loss with windowed means."""
+        return curve_of(self.steps.step, self.steps.loss)
+
+    @property
+    def probe(self) -> Probe | None:
+        """Return the last probe."""
+        return self.probes[-1] if self.probes else None
+
+
+def read_run_log(folder: str | Path) -> RunLog:
+    """Read a run folder, also while the run is training.
+
+    Raises:
+        CheckpointError: run.json or metrics.jsonl is missing, damaged or of another format; the message says which.
+    """
+    folder = Path(folder)
+    path = folder / "run.json"
+    record = _read_record(path)
+    try:
+        started = datetime.fromisoformat(record["started"])
+        run, data = Run.from_dict(record["run"]), record["data"]
+        if data is not None:
+            held_out = data.get("held_out_sha256")  # only runs with a validation text of their own have it
+            data = {key: str(data[key]) for key in ("title", "sha256", "tokenizer", "tokenizer_sha256")}
+            data["held_out_sha256"] = str(held_out or "")
+        versions = {name: str(value) for name, value in record["versions"].items()}
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: {error} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    rows = _read_metrics(folder / "metrics.jsonl")
+    evals = [e for row in rows.of_kind("eval") if (e := parse_evaluation(row))]
+    ends = rows.of_kind("end")
+    return RunLog(
+        folder=folder,
+        record=record,
+        started=started if started.tzinfo else started.replace(tzinfo=UTC),
+        run=run,
+        data=data,
+        versions=versions,
+        steps=rows.steps.to_steps(),
+        evals=tuple(evals),
+        probes=tuple(Probe(row["step"], row) for row in rows.of_kind("probe")),
+        attention=rows.attention,
+        samples=tuple((row["step"], as_text(row.get("text"))) for row in rows.of_kind("sample")),
+        rollbacks=tuple((row["step"], as_int(row.get("from_step")) or row["step"]) for row in rows.of_kind("rollback")),
+        end=parse_end(ends[-1]) if ends else None,
+        skipped_rows=rows.skipped,
+        analysis=_read_optional(folder / "analysis.json"),
+        band=find_band(run, as_mapping(record["data"])),
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read run.json. Raises CheckpointError."""
+    try:
+        record = load_json(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: what was decided in this run is not known") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is written in format {record.get('format')!r}; this light-llm reads format {FORMAT}: "
+            "use the version that wrote it, or a newer one"
+        )
+    return record
+
+
+def _read_optional(path: Path) -> Row:
+    """Read a JSON object; {} if there is none that can be read."""
+    try:
+        return as_mapping(load_json(path))
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_metrics(path: Path) -> "_Rows":
+    """Read metrics.jsonl. Raises CheckpointError if it is missing or has not one step or evaluation."""
+    rows = _Rows()
+    try:
+        for row in read_rows(path, on_skip=rows.skip):
+            rows.add(row)
+        with path.open("rb") as file:
+            has_line = file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: what came of this run is not known") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    # A run that has just begun may be writing its first line at this moment.
+    if has_line and not rows.steps and not rows.of_kind("eval"):
+        raise CheckpointError(f"{path} is damaged: no line of it is a step or an evaluation")
+    return rows
+
+
+class _Rows:
+    """The rows of a metrics file. Of a kind and step that was written twice, as after a rollback, the last counts."""
+
+    def __init__(self) -> None:
+        self.steps = StepColumns()
+        self.attention: AttentionSample | None = None
+        self.skipped = 0
+        self._last: dict[str, dict[int, Row]] = {kind: {} for kind in LAST_OF_KIND}
+
+    def add(self, row: Row) -> None:
+        """Add a row; skip one without a step, or with attention maps that do not fit their tokens."""
+        kind, step = row.get("kind"), as_int(row.get("step"))
+        if step is None:
+            self.skip()
+        elif kind == "step":
+            self.steps.add(step, row)
+        elif kind == "attention":
+            sample = parse_attention(row)
+            self.attention = sample or self.attention
+            self.skipped += sample is None
+        elif isinstance(kind, str) and kind in self._last and row.get("split", "held_out") == "held_out":
+            self._last[kind][step] = row
+
+    def skip(self, line: str = "") -> None:
+        """Count a line that could not be parsed."""
+        self.skipped += 1
+
+    def of_kind(self, kind: str) -> list[Row]:
+        """Return the rows of a kind in the order of their steps."""
+        return [row for _, row in sorted(self._last[kind].items())]
