@@ -44,16 +44,6 @@ def forward_sums(config: ModelConfig, T: int) -> list[int]:
     return [C, C, D, T, C, C, C, 4 * C] * config.n_layer + [C, C]
 
 
-def loss_sums(config: ModelConfig, T: int) -> list[int]:
-    """Return the sums from tokens to the loss."""
-    return [*forward_sums(config, T), min(config.vocab_size, SUM_BLOCK)]
-
-
-def gradient_sums(config: ModelConfig, B: int, T: int) -> list[int]:
-    """Return the sums of a gradient: forward, twice as many backward, and one over all positions."""
-    return [*loss_sums(config, T), *forward_sums(config, T) * 2, B * T]
-
-
 def relative_error(result: Tensor, exact: Tensor) -> float:
     """Return max |result - exact| / max |exact|; infinity for another shape or an element that is not finite."""
     result, exact = result.detach().cpu(), exact.detach()

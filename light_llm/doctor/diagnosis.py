@@ -34,7 +34,6 @@ class CheckResult:
     """The result of one check. `Diagnosis.to_dict` writes the fields under these names."""
 
     case: str  # name of the check
-    operation: str  # in words, for messages
     part: str  # REQUIRED, MUON or COMPILED
     dtype: str
     ok: bool
@@ -110,21 +109,19 @@ class Diagnosis:
         """True if every check passed."""
         return all(result.ok for result in self.findings)
 
-    def verdict(self, dtype: str) -> str:
-        """Return "right", "wrong" or "not checked" for a number format, compiled steps not included."""
-        return summary([r for r in self.findings if r.dtype == dtype and r.part != COMPILED])
-
-    @property
-    def compiled(self) -> str:
-        """Return "right", "wrong" or "not checked" for the compiled training step."""
-        return summary([r for r in self.findings if r.part == COMPILED])
+    def verdict(self, dtype: str = "", *, compiled: bool = False) -> str:
+        """Return "right", "wrong" or "not checked" for a number format, or for compiled training steps."""
+        results = [r for r in self.findings if r.dtype.startswith(dtype) and (r.part == COMPILED) == compiled]
+        if any(result.failed for result in results):
+            return "wrong"
+        return "right" if any(result.checked for result in results) else "not checked"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, derived properties included."""
         return {
             **{name: getattr(self, name) for name in ("device", "name", "torch", "version", "seconds", "safe")},
             "formats": {dtype: self.verdict(dtype) for dtype in FORMATS},
-            "compile": self.compiled,
+            "compile": self.verdict(compiled=True),
             "remedies": [asdict(advice) for advice in self.advice],
             "findings": [asdict(result) for result in self.findings],
         }
@@ -144,20 +141,14 @@ class Diagnosis:
         verdict = "safe" if self.safe else "NOT SAFE, it computes wrong" if self.refused else "not known to be safe"
         lines = [f"{self.device} ({self.name}), torch {self.torch}: {verdict}", ""]
         lines += [f"{dtype:10}{self.verdict(dtype)}" for dtype in FORMATS]
-        lines.append(f"{'compile':10}{self.compiled}{'; --compile checks it' * (self.compiled == 'not checked')}")
+        compiled = self.verdict(compiled=True)
+        lines.append(f"{'compile':10}{compiled}{'; --compile checks it' * (compiled == 'not checked')}")
         lines += [f"{'wrong':10}{advice.because}; {advice.action}" for advice in self.advice]
         skipped = [r for r in self.findings if not r.checked]
-        return lines + [f"{'skipped':10}{r.operation}: {r.note}" for r in skipped]
+        return lines + [f"{'skipped':10}{r.case}: {r.note}" for r in skipped]
 
 
 def describe(results: Sequence[CheckResult]) -> str:
     """Name the first failed operation. The checks run from single operations to whole models, so it is the cause."""
     more = f", and {len(results) - 1} more" if len(results) > 1 else ""
-    return f"{results[0].operation} is wrong ({results[0].note}){more}"
-
-
-def summary(results: Sequence[CheckResult]) -> str:
-    """Return one verdict for several results."""
-    if any(result.failed for result in results):
-        return "wrong"
-    return "right" if any(result.checked for result in results) else "not checked"
+    return f"{results[0].case} is wrong ({results[0].note}){more}"

@@ -9,20 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..generate.cache import visible
-from ..generate.packed_linear import PackedLinear, can_pack
-from ..layers.attention import attend, blocked_causal_attention, should_use_blocks
+from ..layers.attention import attend
 from ..layers.norms import rms_norm
 from ..layers.positions import RotaryAngles, rotate
 from ..model import attend_by_formula
-from ..runtime import autocast
+from ..runtime import autocast, has_attention_kernel
 from .compare import ELEMENTWISE, compare, numbers, relative_error, to_device, tolerance
 from .diagnosis import Comparison
 
 C, WIDE, V = 64, 192, 50_257
 # Batch sizes and lengths at which kernels have been wrong: from 9 sequences on, at 1,024 tokens, for one token.
 BATCHES = ((1, 1), (1, 7), (8, 1), (8, 7), (9, 1), (9, 7), (16, 7), (1, 1023), (1, 1024))
-ATTENTION_SHAPES = ((9, 2, 7, 32), (1, 2, 1024, 64))  # B, H, T, D
-MORE_ATTENTION_SHAPES = ((1, 1, 1, 64), (8, 2, 7, 64), (16, 3, 7, 64), (1, 2, 1023, 64), (2, 2, 129, 32))
 # Values that careless copies lose: subnormal, largest, odd last bit, signed zeros.
 SPECIAL = (2.0**-149, -(2.0**-126), 3.4028234663852886e38, 1 + 2.0**-23, -0.0, 0.0, 1 / 3)
 
@@ -33,42 +30,20 @@ def shape_name(B: int, T: int) -> str:
 
 
 def linear(device: str) -> Iterator[Comparison]:
-    """Check x W^T + b."""
+    """Check x W^T + b for many batch shapes, and for views with gaps or permuted dimensions."""
     w, b = numbers(WIDE, C, seed=1), numbers(WIDE, seed=2)
-    for B, T in BATCHES:
-        x, length = numbers(B, T, C, seed=3), max(WIDE, B * T)
-        yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[length], where=shape_name(B, T))
-
-
-def strided_linear(device: str) -> Iterator[Comparison]:
-    """Check x W^T + b for inputs that are not contiguous."""
-    w, b = numbers(WIDE, C, seed=1), numbers(WIDE, seed=2)
-    views = {
+    inputs = {shape_name(B, T): numbers(B, T, C, seed=3) for B, T in BATCHES} | {
         "transposed": numbers(7, 9, C, seed=4).transpose(0, 1),
         "columns 1 to 65 of 66": numbers(9, 7, C + 2, seed=5)[..., 1 : C + 1],
         "every second row": numbers(9, 14, C, seed=6)[:, ::2],
         "the last row of each": numbers(9, 7, C, seed=7)[:, -1],
         "one row for all": numbers(1, 1, C, seed=8).expand(9, 7, C),
     }
-    for where, x in views.items():
-        yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[WIDE], where=where)
+    for where, x in inputs.items():
+        length = max(WIDE, x.numel() // C)
+        yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[length], where=where)
     x, w = numbers(9, 7, C, seed=4), numbers(C, WIDE, seed=9).T
     yield from compare(device, F.linear, x, w, b, sums=[C], grad_sums=[WIDE], where="weight transposed")
-
-
-def matmul(device: str) -> Iterator[Comparison]:
-    """Check batched products of queries, keys and values, which are views of one packed product."""
-    for B, T in ((2, 7), (9, 7), (1, 1024)):
-        q, k, _ = packed_qkv(B, 2, T, 32)
-        weights, where = numbers(B, 2, T, T, seed=11), f"{shape_name(B, T)}, heads permuted"
-        scores = lambda q, k: q @ k.transpose(-2, -1)  # noqa: E731
-        yield from compare(device, scores, q, k, sums=[32], grad_sums=[T], where=where)
-        yield from compare(device, torch.matmul, weights, k, sums=[T], grad_sums=[T], where=where)
-
-
-def packed_qkv(B: int, H: int, T: int, D: int) -> tuple[Tensor, ...]:
-    """Return queries, keys and values (B, H, T, D) as the model makes them: views of one product."""
-    return numbers(B, T, 3, H, D, seed=31).permute(2, 0, 3, 1, 4).unbind()
 
 
 def softmax(device: str) -> Iterator[Comparison]:
@@ -91,8 +66,8 @@ def softmax(device: str) -> Iterator[Comparison]:
     yield from compare(device, masked, x, sums=[65, 65], grad_sums=[65], where=where)
 
 
-def layer_norm(device: str) -> Iterator[Comparison]:
-    """Check LayerNorm, also for rows so small that eps counts."""
+def norm(device: str, function: Callable[..., Tensor]) -> Iterator[Comparison]:
+    """Check a norm of x with a gain and a bias, also for rows so small that eps counts."""
     gain, bias = numbers(C, seed=21, scale=0.1) + 1, numbers(C, seed=22, scale=0.1)
     rows = {
         "rows of size 1": numbers(9, 7, C, seed=17),
@@ -100,19 +75,14 @@ def layer_norm(device: str) -> Iterator[Comparison]:
         "1,024 rows, transposed": numbers(1024, 1, C, seed=19).transpose(0, 1),
         "columns 1 to 65 of 66": numbers(9, 7, C + 2, seed=20)[..., 1 : C + 1],
     }
-    norm = lambda x, g, b: F.layer_norm(x, (C,), g, b, 1e-5)  # noqa: E731
     for where, x in rows.items():
-        n = x.numel() // C
-        yield from compare(device, norm, x, gain, bias, sums=[C, C], grad_sums=[C, C, n], where=where)
+        grad_sums = [C, C, x.numel() // C]
+        yield from compare(device, function, x, gain, bias, sums=[C, C], grad_sums=grad_sums, where=where)
 
 
-def rmsnorm(device: str) -> Iterator[Comparison]:
-    """Check RMSNorm, also for rows so small that eps counts."""
-    gain = numbers(C, seed=42, scale=0.1) + 1
-    for where, scale in (("rows of size 1", 1.0), ("rows of size 0.002", 0.002)):
-        x = numbers(9, 7, C, seed=43, scale=scale)
-        norm = lambda x, g: rms_norm(x, g, 1e-5)  # noqa: E731
-        yield from compare(device, norm, x, gain, sums=[C, ELEMENTWISE], grad_sums=[C, C, 63], where=where)
+# Both with the arguments x, gain and bias.
+LAYER_NORM = lambda x, g, b: F.layer_norm(x, (C,), g, b, 1e-5)  # noqa: E731
+RMS_NORM = lambda x, g, b: rms_norm(x, g, 1e-5) + b  # noqa: E731
 
 
 def activations(device: str, functions: dict[str, Callable[[Tensor], Tensor]]) -> Iterator[Comparison]:
@@ -180,31 +150,29 @@ def exact_by_formula(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda q, *rest: (attend_by_formula if q.dtype == torch.float64 else attention)(q, *rest)
 
 
-def fused_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Call torch's fused attention kernel."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def causal_attention(
-    device: str,
-    attention: Callable[..., Tensor],
-    shapes: tuple[tuple[int, int, int, int], ...] = ATTENTION_SHAPES,
-    dtype: torch.dtype = torch.float32,
-) -> Iterator[Comparison]:
-    """Check causal attention and its gradients against the formula."""
-    for B, H, T, D in shapes:
+def attention(device: str, dtype: str = "float32", function: Callable[..., Tensor] = attend) -> Iterator[Comparison]:
+    """Check causal attention and its gradients against the formula; in training on a CPU it goes by blocks."""
+    for B, H, T, D in (
+        (9, 2, 7, 32),
+        (1, 1, 1, 64),
+        (16, 3, 7, 64),
+        (2, 2, 129, 32),
+        (1, 2, 1023, 64),
+        (1, 2, 1024, 64),
+    ):
         # The only weight of a single token is 1 whatever Q and K are, so that their gradients are 0.
         chain = [D, T, T] if T > 1 else []
-        function, where = exact_by_formula(attention), shape_name(B, T)
-        qkv = packed_qkv(B, H, T, D)
-        yield from compare(device, function, *qkv, sums=[D, T], grad_sums=chain, dtype=dtype, where=where)
+        # Views of one packed product, as the model makes them.
+        q, k, v = numbers(B, T, 3, H, D, seed=31).permute(2, 0, 3, 1, 4)
+        options = {"sums": [D, T], "grad_sums": chain, "dtype": getattr(torch, dtype), "where": shape_name(B, T)}
+        yield from compare(device, exact_by_formula(function), q, k, v, **options)
 
 
-def block_attention(device: str, **options: tuple[tuple[int, int, int, int], ...]) -> Iterator[Comparison]:
-    """Check attention by blocks of queries on devices that use it."""
-    q = torch.empty(1, 1, 8, 8, device=device, requires_grad=True)
-    if should_use_blocks(q, q):
-        yield from causal_attention(device, blocked_causal_attention, **options)
+def fused_attention(device: str) -> Iterator[Comparison]:
+    """Check torch's fused kernel on devices where the model uses it."""
+    if has_attention_kernel(device):
+        kernel = partial(F.scaled_dot_product_attention, is_causal=True)
+        yield from attention(device, function=kernel)
 
 
 @torch.no_grad()
@@ -213,35 +181,23 @@ def masked_attention(device: str) -> Iterator[Comparison]:
     B, H, S, D = 3, 2, 40, 32
     for T, position_ids in ((1, None), (5, None), (2, torch.tensor([[3, 4], [20, 21], [S - 2, S - 1]]))):
 
-        def attention(q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = position_ids) -> Tensor:
+        def masked(q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = position_ids) -> Tensor:
             return exact_by_formula(attend)(q, k, v, None if at is None else visible(at.to(q.device)))
 
         q, k, v = (numbers(B, H, n, D, seed=32 + i) for i, n in enumerate((T, S, S)))
         where = f"{T} of {S} tokens" if position_ids is None else "rows of different lengths"
-        yield from compare(device, attention, q, k, v, sums=[D, S], where=where)
+        yield from compare(device, masked, q, k, v, sums=[D, S], where=where)
 
 
-def long_sums(device: str, dtype: torch.dtype) -> Iterator[Comparison]:
+def long_sums(device: str, dtype: str) -> Iterator[Comparison]:
     """Check products of 4,096 positive terms: a sum kept in bfloat16 stops growing at 256 times a term."""
     weight, generator = numbers(24, 4096, seed=61).abs(), torch.Generator().manual_seed(61)
     for rows in (1, 9, 64):
         x = torch.rand(rows, 4096, generator=generator)
-        with torch.no_grad(), autocast(device, str(dtype).removeprefix("torch.")):
+        with torch.no_grad(), autocast(device, dtype):
             y = F.linear(x.to(device), weight.to(device))
         error = relative_error(y, x.double() @ weight.double().T)
-        yield Comparison(error, tolerance([4096], dtype), f"{rows} rows, 4,096 terms")
-
-
-@torch.no_grad()
-def packed_linear(device: str, dtype: torch.dtype) -> Iterator[Comparison]:
-    """Check the packed weights that generation uses for few rows, on processors that have them."""
-    if can_pack(torch.device(device), dtype):
-        weight, bias = numbers(257, 384, seed=52), numbers(257, seed=53)
-        packed = PackedLinear(weight, bias, dtype)
-        for rows in (1, 3, 9, 64):
-            x = numbers(rows, 384, seed=54)
-            error = relative_error(packed(x), x.double() @ weight.double().T + bias.double())
-            yield Comparison(error, tolerance([384], dtype), f"{rows} rows")
+        yield Comparison(error, tolerance([4096], getattr(torch, dtype)), f"{rows} rows, 4,096 terms")
 
 
 def save_and_load(device: str) -> Iterator[Comparison]:

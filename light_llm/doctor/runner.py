@@ -4,18 +4,17 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..atomic_io import atomic_write
 from ..errors import DeviceError
 from ..json_io import dump_with_digest, load_verified
-from ..layers.attention import attend
 from ..runtime import cache_dir, choose_compile, device_name, is_out_of_memory
 from ..runtime.machine_cache import machine_key
 from . import models, operations
@@ -29,81 +28,55 @@ class Check:
     """Something that a device has to compute correctly."""
 
     name: str
-    operation: str  # in words, for messages
-    run: Callable[[str], Iterable[Comparison]]  # yields nothing on a device that does not have the operation
+    function: Callable[..., Iterable[Comparison]]  # yields nothing on a device that does not have the operation
+    options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     part: str = REQUIRED
 
 
-def low_precision(name: str) -> tuple[Check, ...]:
+def low_precision(dtype: str) -> tuple[Check, ...]:
     """Return the checks of bfloat16 or float16."""
-    dtype = getattr(torch, name)
-    attention = partial(operations.causal_attention, attention=attend, dtype=dtype)
-    forward = partial(models.forward, shapes=((1, 1), (9, 7)), dtype=name)
-    step = partial(models.training_step, shapes=((9, 7),), dtype=name)
+    options = {"dtype": dtype}
     return (
-        Check(f"long sums, {name}", f"a matrix product in {name}", partial(operations.long_sums, dtype=dtype), name),
-        Check(f"attention, {name}", f"attention in {name}", attention, name),
-        Check(f"forward, {name}", f"the forward pass in {name}", forward, name),
-        Check(f"training step, {name}", f"a gradient in {name}", step, name),
+        Check(f"long sums, {dtype}", operations.long_sums, options, dtype),
+        Check(f"attention, {dtype}", operations.attention, options, dtype),
+        Check(f"training step, {dtype}", models.training_step, options | {"shapes": ((9, 7),)}, dtype),
     )
 
 
-MORE = operations.MORE_ATTENTION_SHAPES
 # From single operations to whole models: the first check that fails names the cause.
 QUICK = (
-    Check("linear", "linear, x W^T + b,", operations.linear),
-    Check("linear, strided", "linear of inputs that are not contiguous", operations.strided_linear),
-    Check("matmul", "batched matrix products", operations.matmul),
-    Check("softmax", "softmax", operations.softmax),
-    Check("layer norm", "layer norm", operations.layer_norm),
-    Check("RMSNorm", "RMSNorm", operations.rmsnorm),
-    Check("GELU", "GELU", partial(operations.activations, functions=operations.GELU)),
-    Check("gates", "a gated MLP", partial(operations.activations, functions=operations.GATES)),
-    Check("rotation", "the rotation of queries and keys", operations.rotation),
-    Check("embedding", "embedding", operations.embedding),
-    Check("lerp", "lerp, the moving average of an optimizer,", operations.lerp, part=MUON),
-    Check(
-        "fused attention",
-        "the fused attention kernel",
-        partial(operations.causal_attention, attention=operations.fused_causal),
-    ),
-    Check("block attention", "attention by blocks of queries", operations.block_attention),
-    Check("masked attention", "attention on a cache and under a mask", operations.masked_attention),
-    Check("packed linear", "a product with packed weights", partial(operations.packed_linear, dtype=torch.float32)),
-    Check("save and load", "saving and loading", operations.save_and_load),
-    Check("forward", "the forward pass", models.forward),
-    Check("training step", "a gradient", models.training_step),
-    Check("AdamW", "the fused update of AdamW", partial(models.optimizer_steps, optimizer="adamw")),
-    Check("Muon", "the update of Muon", partial(models.optimizer_steps, optimizer="muon"), part=MUON),
-    Check("cache", "logits on a cache", models.cached_forward),
-    Check("greedy", "greedy decoding", models.greedy),
-    Check("sampling", "sampling", models.sampled),
+    Check("linear", operations.linear),
+    Check("softmax", operations.softmax),
+    Check("LayerNorm", operations.norm, {"function": operations.LAYER_NORM}),
+    Check("RMSNorm", operations.norm, {"function": operations.RMS_NORM}),
+    Check("GELU", operations.activations, {"functions": operations.GELU}),
+    Check("gates", operations.activations, {"functions": operations.GATES}),
+    Check("rotation", operations.rotation),
+    Check("embedding", operations.embedding),
+    Check("lerp", operations.lerp, part=MUON),
+    Check("attention", operations.attention),
+    Check("fused attention", operations.fused_attention),
+    Check("masked attention", operations.masked_attention),
+    Check("save and load", operations.save_and_load),
+    Check("training step", models.training_step),
+    Check("AdamW", models.optimizer_steps, {"optimizer": "adamw"}),
+    Check("Muon", models.optimizer_steps, {"optimizer": "muon"}, part=MUON),
+    Check("cache", models.cached_forward),
+    Check("greedy", models.greedy),
+    Check("sampling", models.sampled),
     *low_precision("bfloat16"),
-    Check(
-        "packed linear, bfloat16",
-        "a product with packed weights in bfloat16",
-        partial(operations.packed_linear, dtype=torch.bfloat16),
-        "bfloat16",
-    ),
 )
 FULL = (
     *QUICK,
-    Check(
-        "fused attention, more",
-        "the fused attention kernel",
-        partial(operations.causal_attention, attention=operations.fused_causal, shapes=MORE),
-    ),
-    Check("block attention, more", "attention by blocks of queries", partial(operations.block_attention, shapes=MORE)),
-    Check("forward, large", "the forward pass of large batches", partial(models.forward, shapes=models.LARGE)),
-    Check("training step, more", "a gradient", partial(models.training_step, shapes=models.LARGE_STEPS)),
+    Check("training step, more", models.training_step, {"shapes": models.MORE_STEPS}),
     *low_precision("float16"),
 )
 COMPILE = tuple(
     Check(
         f"compiled, {dtype}",
-        f"the compiled step in {dtype}",
-        partial(models.training_step, shapes=((9, 7),), dtype=dtype, compile=True),
+        models.training_step,
+        {"shapes": ((9, 7),), "dtype": dtype, "compile": True},
         dtype,
         COMPILED,
     )
@@ -112,7 +85,7 @@ COMPILE = tuple(
 
 
 def check_device(device: str, *, dtype: str = "float32", optimizer: str = "adamw") -> Diagnosis:
-    """Run the quick checks, or read their cached results, and refuse what a run needs and the device gets wrong.
+    """Run the quick checks, or read their cached results, and refuse a run that depends on one that failed.
 
     Only results without a failure are cached: a device that failed is checked again, because it may have been fixed.
 
@@ -154,25 +127,22 @@ def quick_check(device: str, *, compile: bool = False, progress: ProgressFn | No
     Raises:
         DeviceError: `compile` without a compiler.
     """
-    return run_checks(device, with_compile(QUICK, device, compile), progress=progress)
+    return run_checks(device, QUICK, compile=compile, progress=progress)
 
 
 def full_check(device: str, *, compile: bool = False, progress: ProgressFn | None = None) -> Diagnosis:
     """Run all checks: about a minute on a CPU, and 3 GB. Arguments and errors as of `quick_check`."""
-    return run_checks(device, with_compile(FULL, device, compile), progress=progress)
+    return run_checks(device, FULL, compile=compile, progress=progress)
 
 
-def with_compile(checks: tuple[Check, ...], device: str, compile: bool) -> tuple[Check, ...]:
-    """Append the checks of the compiled step if asked to. Raises DeviceError if there is no compiler."""
-    if not compile:
-        return checks
-    choose_compile("on", device)
-    return checks + COMPILE
-
-
-def run_checks(device: str, checks: Sequence[Check], *, progress: ProgressFn | None = None) -> Diagnosis:
-    """Run some checks. Errors of the device become results; global generators and grad modes stay as they were."""
+def run_checks(
+    device: str, checks: Sequence[Check], *, compile: bool = False, progress: ProgressFn | None = None
+) -> Diagnosis:
+    """Run some checks. Errors of the device become results; generators and grad modes are left alone."""
     start, results = time.perf_counter(), []
+    if compile:
+        choose_compile("on", device)
+        checks = (*checks, *COMPILE)
     with torch.inference_mode(False), torch.enable_grad():
         for done, check in enumerate(checks):
             if progress is not None:
@@ -189,7 +159,7 @@ def run_check(check: Check, device: str) -> CheckResult | None:
     """Return the worst comparison of a check; None if there was nothing to compare on this device."""
     ok, checked, error, limit = False, True, None, None
     try:
-        worst = max(check.run(device), key=lambda comparison: comparison.ratio, default=None)
+        worst = max(check.function(device, **check.options), key=lambda comparison: comparison.ratio, default=None)
         if worst is None:
             return None
         ok, limit, note = worst.ratio <= 1, worst.tolerance, worst.where
@@ -203,4 +173,4 @@ def run_check(check: Check, device: str) -> CheckResult | None:
             isinstance(caught, MemoryError) or (isinstance(caught, RuntimeError) and is_out_of_memory(caught))
         )
         note = f"fails: {message}" if checked else f"not enough memory: {message}"
-    return CheckResult(check.name, check.operation, check.part, check.dtype, ok, checked, error, limit, note)
+    return CheckResult(check.name, check.part, check.dtype, ok, checked, error, limit, note)

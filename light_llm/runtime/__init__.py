@@ -1,4 +1,4 @@
-"""The machine: its devices, number formats, random generators, clock and environment. Decided once, said out loud."""
+"""The machine: device, number format, threads, memory limits, random generators, environment, measurements."""
 
 from .busy import is_busy as is_busy
 from .decision import Decision as Decision

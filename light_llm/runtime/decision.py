@@ -1,13 +1,13 @@
-"""What was decided about the machine, and why: both are printed and kept with the run."""
+"""A setting that was resolved, and why: both are printed and written to run.json."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A decision and its reason.
+    """A resolved value with its reason.
 
-    >>> print(Choice("cpu", "asked for"))
+    >>> print(Decision("cpu", "asked for"))
     cpu (asked for)
     """
 

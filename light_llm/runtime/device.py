@@ -1,4 +1,4 @@
-"""Which device computes: MPS, then CUDA, then the CPU, unless one is asked for."""
+"""Choose the device: MPS, then CUDA, then the CPU, unless one is named."""
 
 import platform
 
@@ -11,7 +11,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def choose_device(asked: str = "auto") -> Decision:
-    """The device for a run, with the reason.
+    """Choose the device of a run, with the reason.
 
     Args:
         asked: auto, cpu, cuda, cuda:N or mps.
@@ -42,10 +42,8 @@ def choose_device(asked: str = "auto") -> Decision:
 
 
 def can_gate_updates(device: str) -> bool:
-    """Whether an update can be gated on the device, so that the program need not wait for its numbers: on CUDA.
-
-    On a CPU there is nothing to wait for; whether MPS heeds the flag has not been seen, so there the program waits.
-    """
+    """Return True if the device itself can skip a non-finite update, so that the loop need not wait for the loss."""
+    # On a CPU there is nothing to wait for. On MPS some versions of the fused AdamW ignore `found_inf`.
     return device.startswith("cuda")
 
 
@@ -55,7 +53,7 @@ def has_attention_kernel(device: str) -> bool:
 
 
 def device_name(device: str) -> str:
-    """What the device is called: a GPU's product name, or the processor's architecture and thread count."""
+    """Return the product name of a GPU, or the architecture and number of threads of a CPU."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     if device == "mps":

@@ -1,4 +1,4 @@
-"""The environment variables light-llm reads, all of them, each behind a function."""
+"""Read the environment variables of light-llm; no other module reads any."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ from ..errors import ConfigError
 
 
 def offline_dir() -> Path | None:
-    """LIGHT_LLM_OFFLINE_DIR: a folder someone filled beforehand; only ever read."""
+    """Return LIGHT_LLM_OFFLINE_DIR: a folder of downloads for machines without a network. It is never written to."""
     value = os.environ.get("LIGHT_LLM_OFFLINE_DIR")
     return Path(value) if value else None
 
 
 def cache_dir() -> Path:
-    """LIGHT_LLM_CACHE, or `light-llm` in the platform's own cache folder."""
+    """Return LIGHT_LLM_CACHE, or `light-llm` in the platform's cache folder."""
     value = os.environ.get("LIGHT_LLM_CACHE")
     if value:
         return Path(value)
@@ -29,13 +29,13 @@ def cache_dir() -> Path:
 
 
 def tiktoken_cache_dir() -> Path:
-    """Where tiktoken keeps its downloads; read, never written."""
+    """Return tiktoken's cache folder. It is never written to."""
     value = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     return Path(value) if value else Path(tempfile.gettempdir()) / "data-gym-cache"
 
 
 def stop_after() -> int | None:
-    """LIGHT_LLM_STOP_AFTER=N: end any training after N steps, as a polite interruption would.
+    """Return LIGHT_LLM_STOP_AFTER: the number of steps after which training stops as if interrupted; None if not set.
 
     Raises:
         ConfigError: the value is not a whole number above 0.
@@ -49,28 +49,26 @@ def stop_after() -> int | None:
 
 
 def stop_after_env(steps: int | None) -> dict[str, str]:
-    """The environment for a child process that is to end its training after so many steps, or not at all."""
+    """Return the environment for a child process that stops training after some steps, or does not stop for None."""
     rest = {name: value for name, value in os.environ.items() if name != "LIGHT_LLM_STOP_AFTER"}
     return rest | ({"LIGHT_LLM_STOP_AFTER": str(steps)} if steps else {})
 
 
 def subprocess_env() -> dict[str, str]:
-    """The environment for a child process that runs a module of this package, wherever it is started."""
+    """Return the environment for a child process that can import this package from any working directory."""
     package = str(Path(__file__).parents[2])
     search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     return dict(os.environ) | {"PYTHONPATH": search}
 
 
 def disable_onnx_telemetry() -> None:
-    """ORT_DISABLE_TELEMETRY, before ONNX Runtime is imported: some builds of it send how they are used."""
+    """Set ORT_DISABLE_TELEMETRY, because some builds of ONNX Runtime report their use. Call it before the import."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def wandb_reason() -> str:
-    """Why rows may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" where neither is set.
-
-    WANDB_MODE=disabled is W&B's own word for no, whatever the key.
-    """
+    """Return why metrics may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" if neither is set."""
+    # WANDB_MODE=disabled is W&B's own switch, and is stronger than a key.
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "dryrun"):
         return f"WANDB_MODE={mode}"
@@ -78,10 +76,10 @@ def wandb_reason() -> str:
 
 
 def wandb_subprocess_env(files: Path) -> dict[str, str]:
-    """The environment for the child process that speaks with W&B.
+    """Return the environment for the child process that runs W&B.
 
-    It finds this package wherever it is started, sends no reports of its own errors, and keeps what it would put into
-    the home folder in `files`, unless WANDB_CACHE_DIR or WANDB_DATA_DIR says otherwise.
+    W&B's error reports are off, and its cache goes to `files` instead of the home folder, unless WANDB_CACHE_DIR or
+    WANDB_DATA_DIR is set.
     """
     folders = {"WANDB_CACHE_DIR": str(files / "cache"), "WANDB_DATA_DIR": str(files / "data")}
     return folders | subprocess_env() | {"WANDB_ERROR_REPORTING": "false"}

@@ -1,4 +1,4 @@
-"""How much a training step computes, and how fast this machine's products are: what a speed is a share of."""
+"""Count the floating-point operations of training, and measure the rate of matrix products: both sides of MFU."""
 
 import torch
 
@@ -8,13 +8,13 @@ from .timing import time_calls
 
 
 def training_flops(config: ModelConfig, T: int) -> float:
-    """Floating-point operations a token costs in training, in windows of T: the products, forward and backward.
+    """Return the floating-point operations of training per token, in windows of T: matrix products, both passes.
 
-    A weight is multiplied and added once forward and twice backward, 6 operations a token: 12 L C^2 of them in GPT-2's
-    blocks and V C in the head. Causal attention looks at T / 2 tokens on average, fewer in a layer with a window, in
-    two products of H D: 12 H D times the tokens seen, or 6 L C T in all. What is no product (norms, softmax, GELU) is
-    left out, as usual (Kaplan et al., 2020, section 2.1; Chowdhery et al., 2022, appendix B, where the whole square is
-    counted).
+    Each weight costs 6 operations per token: a multiplication and an addition, once forward and twice backward. There
+    are 12 L C^2 of them in GPT-2's blocks and V C in the head. Causal attention sees T / 2 tokens on average, fewer in
+    a layer with a window, in two products of H D: 12 H D times the tokens seen, or 6 L C T in all. Norms, softmax and
+    GELU are left out, as usual (Kaplan et al., 2020, section 2.1; Chowdhery et al., 2022, appendix B, where the whole
+    square is counted).
 
     >>> round(training_flops(ModelConfig.micro(), 1024) * 4096 / 1e12, 2)
     0.79
@@ -25,9 +25,9 @@ def training_flops(config: ModelConfig, T: int) -> float:
 
 
 def attended_tokens(T: int, window: int = 0) -> float:
-    """How many tokens a query looks at, on average over windows of T: T / 2, or fewer where a window ends before.
+    """Return the tokens that a query attends to, averaged over a sequence of T: T / 2, or fewer with a window.
 
-    >>> tokens_seen(1024), tokens_seen(1024, 256), tokens_seen(100, 256)
+    >>> attended_tokens(1024), attended_tokens(1024, 256), attended_tokens(100, 256)
     (512.0, 224.0, 50.0)
     """
     w = min(window, T) if window else T
@@ -35,13 +35,13 @@ def attended_tokens(T: int, window: int = 0) -> float:
 
 
 def matmul_rate(device: str, dtype: str) -> float:
-    """Operations a second of a device's matrix products in a number format, measured once: what MFU is a share of."""
+    """Return the FLOP/s of matrix products on a device, measured once per machine: the 100% of MFU."""
     key = f"{dtype} products on {device}, FLOP/s: {machine_key()}"
     return cached_measurement(key, lambda: measure_matmul_rate(device, dtype))
 
 
 def measure_matmul_rate(device: str, dtype: str, seconds: float = 0.15) -> float:
-    """The rate of products of a block's own shape on a CPU, (2048, 384) x (384, 1536); of 4,096 squares on a GPU."""
+    """Measure the FLOP/s of (2048, 384) x (384, 1536), an MLP of micro, on a CPU, and of 4,096 squares on a GPU."""
     on_cpu = torch.device(device).type == "cpu"
     n, k, m = (2048, 384, 1536) if on_cpu else (4096, 4096, 4096)
     a = torch.ones(n, k, device=device, dtype=getattr(torch, dtype))

@@ -1,4 +1,4 @@
-"""A lock on a folder, which its owner's end releases, however it ends.
+"""Lock a folder until the process that holds the lock ends, in whatever way.
 
 POSIX only: Windows has no `flock`, and some network file systems refuse it. There, nothing is locked.
 """
@@ -12,10 +12,10 @@ if sys.platform != "win32":
 
 
 def lock_folder(folder: Path, *, wait: bool = False) -> int | None:
-    """A handle to give to `unlock`; None where folders cannot be locked.
+    """Lock a folder and return a handle for `unlock`; None where folders cannot be locked.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is False.
+        BlockingIOError: another process holds the lock, and `wait` is False.
     """
     if sys.platform == "win32":
         return None
@@ -32,6 +32,6 @@ def lock_folder(folder: Path, *, wait: bool = False) -> int | None:
 
 
 def unlock(handle: int | None) -> None:
-    """Let another have the folder."""
+    """Release a lock."""
     if handle is not None:
         os.close(handle)

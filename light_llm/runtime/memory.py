@@ -1,6 +1,7 @@
-"""How much memory the process has taken, and whether it gives it back between steps."""
+"""Measure the memory of this process, and keep glibc from returning freed memory between steps."""
 
 import ctypes
+import os
 import platform
 import re
 import sys
@@ -9,34 +10,34 @@ from pathlib import Path
 
 import torch
 
-# From glibc's <malloc.h>. Blocks of 16 MB and more stay mappings of their own: with 32 MB, glibc's upper bound,
-# every second run of micro had a heap that was 0.35 GB larger (docs/log.md).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT, _NEVER = 16 << 20, (1 << 31) - 1
+# Options of mallopt in glibc's <malloc.h>.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Blocks of 16 MB and more stay mappings of their own: with 32 MB, glibc's upper bound, every second run of micro had a
+# heap that was 0.35 GB larger (docs/log.md).
+MMAP_THRESHOLD, NO_TRIM = 16 << 20, (1 << 31) - 1
 
 
 def configure_malloc() -> bool:
-    """Tell glibc to keep the memory that is freed: a step asks for the same blocks as the one before it.
+    """Tell glibc to keep freed memory in the process. Return True if it does; musl, macOS and Windows do not.
 
-    Otherwise each large block is given back and mapped again, and the kernel has to clear its pages. For the whole
-    process, so a program's decision and never a library's. Returns whether it was done; not on musl, macOS, Windows.
+    Each training step allocates the blocks of the step before it. By default every large block is returned to the
+    kernel and mapped again, which then has to clear its pages. This changes the whole process, so commands call it and
+    library code must not.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return bool(mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)) and bool(mallopt(M_TRIM_THRESHOLD, NO_TRIM))
 
 
 def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
-    """The largest resident size of the whole process so far, in bytes; None on Windows.
-
-    On Linux its own high-water mark: `ru_maxrss` begins with that of whoever started the process.
-    """
+    """Return the largest resident size of the process so far, in bytes; None on Windows."""
     if sys.platform == "win32":
         return None
+    # Linux has a mark per process. Its ru_maxrss would not do: it starts with that of the parent process.
     with suppress(OSError):
-        if found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE):
-            return 1024 * int(found.group(1))
+        if match := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE):
+            return 1024 * int(match.group(1))
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
@@ -44,11 +45,9 @@ def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
 
 
 def total_memory() -> int | None:
-    """Bytes of memory this machine has; None where the system does not say."""
+    """Return the memory of this machine in bytes; None where the system does not tell."""
     if sys.platform == "win32":
         return None
-    import os
-
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
@@ -56,6 +55,7 @@ def total_memory() -> int | None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory could not be had: on a GPU by its type, on MPS and the CPU by its words."""
-    words = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    """Return True if torch raised an error because it could not allocate memory."""
+    # Only CUDA has a type for it; on MPS and the CPU the message has to tell.
+    messages = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)

@@ -1,4 +1,4 @@
-"""How much memory a process may come to have: of the machine, a container, a limit of the shell, or a GPU."""
+"""Find the limit on the memory of this process: of the machine, a container, the shell, or a GPU."""
 
 import re
 from contextlib import suppress
@@ -11,29 +11,27 @@ from ..text_format import format_bytes
 from .memory import peak_memory, total_memory
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
-NO_LIMIT = 1 << 60  # bytes; older kernels say "none" with a number like this
-THREADS = 256 << 20  # bytes of addresses that the stacks and heaps of threads take beyond what they use
+NO_LIMIT = 1 << 60  # bytes; older kernels write "no limit" as a number above this
+THREAD_ADDRESSES = 256 << 20  # bytes of address space reserved by the stacks and heaps of threads, beyond what they use
 
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """The most bytes this process may come to have, and what says so."""
+    """The largest size that this process can reach, and what limits it."""
 
     bytes: int
     reason: str
 
 
 def resident_memory(proc: Path = PROC) -> int:
-    """Bytes this process has in memory now; where the system does not say, the most it ever had, or 0."""
+    """Return the bytes of this process in memory now; its peak where the system does not tell, or 0."""
     with suppress(OSError, ValueError, IndexError):
-        import resource
-
-        return int((proc / "self/statm").read_text().split()[1]) * resource.getpagesize()
+        return _statm(proc)[1]
     return peak_memory() or 0
 
 
 def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit | None:
-    """The tightest of the limits on the memory of a device; None where nothing says one."""
+    """Return the tightest limit on the memory of a device; None if no limit is known."""
     kind = torch.device(device).type
     if kind == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -42,57 +40,53 @@ def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Me
         with suppress(RuntimeError):
             return MemoryLimit(torch.mps.recommended_max_memory(), "what macOS lets this GPU use")
         return None
-    mine = resident_memory(proc)
-    rooms = [_of_the_machine(proc, mine), _of_the_container(cgroup, mine), _of_the_shell(proc, mine)]
-    return min((room for room in rooms if room), key=lambda room: room.bytes, default=None)
+    resident = resident_memory(proc)
+    limits = [_machine_limit(proc, resident), _container_limit(cgroup, resident), _shell_limit(proc, resident)]
+    return min((limit for limit in limits if limit), key=lambda limit: limit.bytes, default=None)
 
 
 def available_memory(proc: Path = PROC) -> int | None:
-    """Bytes that can be had without swapping, as Linux counts them; None elsewhere."""
-    return _of_meminfo("MemAvailable", proc)
+    """Return the bytes that can be allocated without swapping, as Linux estimates them; None on other systems."""
+    return _meminfo("MemAvailable", proc)
 
 
 def container_limit(cgroup: Path = CGROUP) -> int | None:
-    """Bytes that this process's container allows, as Linux shows it from inside; None where there is no limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # the second version of its files, and the first
-        limit = _number(cgroup / name)
+    """Return the memory limit of the container in bytes; None without one."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups version 2 and version 1
+        limit = _read_int(cgroup / name)
         if limit is not None and limit < NO_LIMIT:
             return limit
     return None
 
 
 def shell_limit(name: str = "RLIMIT_AS") -> int | None:
-    """Bytes that a limit of the shell allows, `ulimit -v` by default; None where there is none."""
+    """Return a limit of the shell in bytes, by default that of `ulimit -v`; None without one."""
     try:
         import resource
 
         limit, _ = resource.getrlimit(getattr(resource, name))
-    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this one
+    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this limit
         return None
     return None if limit in (resource.RLIM_INFINITY, -1) or limit >= NO_LIMIT else limit
 
 
-def _of_the_machine(proc: Path, mine: int) -> MemoryLimit | None:
-    """What is free, swap included; elsewhere than on Linux all there is."""
+def _machine_limit(proc: Path, resident: int) -> MemoryLimit | None:
     available, total = available_memory(proc), total_memory()
-    if available is not None:
-        whole = _of_meminfo("MemTotal", proc) or total or available
-        return MemoryLimit(
-            available + (_of_meminfo("SwapFree", proc) or 0) + mine,
-            f"free of the {format_bytes(whole)} of this machine",
-        )
-    return MemoryLimit(total, "this machine's memory") if total else None
+    if available is None:
+        return MemoryLimit(total, "this machine's memory") if total else None
+    free = available + (_meminfo("SwapFree", proc) or 0)
+    total = _meminfo("MemTotal", proc) or total or available
+    return MemoryLimit(free + resident, f"free of the {format_bytes(total)} of this machine")
 
 
-def _of_the_container(cgroup: Path, mine: int) -> MemoryLimit | None:
-    """What its limit leaves; copies of files that it keeps in memory would be given up first."""
+def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
     limit = container_limit(cgroup)
-    used = _number(cgroup / "memory.current") or _number(cgroup / "memory/memory.usage_in_bytes")
+    used = _read_int(cgroup / "memory.current") or _read_int(cgroup / "memory/memory.usage_in_bytes")
     if limit is None or used is None:
         return None
-    return MemoryLimit(
-        min(limit, limit - used + mine + _file_pages(cgroup)), f"left of this container's {format_bytes(limit)}"
-    )
+    # The page cache counts as used, but the kernel drops it before it refuses memory.
+    free = min(limit, limit - used + resident + _file_pages(cgroup))
+    return MemoryLimit(free, f"left of this container's {format_bytes(limit)}")
 
 
 def _file_pages(cgroup: Path) -> int:
@@ -102,29 +96,33 @@ def _file_pages(cgroup: Path) -> int:
     return 0
 
 
-def _of_the_shell(proc: Path, mine: int) -> MemoryLimit | None:
-    """`ulimit -v` bounds addresses; a process has more of them than memory, and its threads take some more."""
+def _shell_limit(proc: Path, resident: int) -> MemoryLimit | None:
     limit = shell_limit()
     if limit is None:
         return None
+    # `ulimit -v` limits address space, of which a process has more than resident memory.
     with suppress(OSError, ValueError, IndexError):
-        import resource
-
-        addresses = int((proc / "self/statm").read_text().split()[0]) * resource.getpagesize()
-        return MemoryLimit(
-            max(0, limit - addresses - THREADS) + mine, f"left of the {format_bytes(limit)} that ulimit -v allows"
-        )
+        free = max(0, limit - _statm(proc)[0] - THREAD_ADDRESSES)
+        return MemoryLimit(free + resident, f"left of the {format_bytes(limit)} that ulimit -v allows")
     return MemoryLimit(limit, f"ulimit -v allows {format_bytes(limit)}")
 
 
-def _of_meminfo(name: str, proc: Path) -> int | None:
+def _statm(proc: Path) -> tuple[int, int]:
+    """Return address space and resident memory of this process in bytes."""
+    import resource
+
+    pages = (proc / "self/statm").read_text().split()
+    return int(pages[0]) * resource.getpagesize(), int(pages[1]) * resource.getpagesize()
+
+
+def _meminfo(name: str, proc: Path) -> int | None:
     with suppress(OSError):
-        found = re.search(rf"^{name}:\s+(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)
-        return 1024 * int(found.group(1)) if found else None
+        match = re.search(rf"^{name}:\s+(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)
+        return 1024 * int(match.group(1)) if match else None
     return None
 
 
-def _number(path: Path) -> int | None:
+def _read_int(path: Path) -> int | None:
     with suppress(OSError, ValueError):
         return int(path.read_text())
     return None

@@ -1,4 +1,4 @@
-"""The number format of the matrix products: bfloat16 where this machine is really faster in it, float32 otherwise."""
+"""Choose the number format of matrix products: bfloat16 if this machine is measurably faster in it, else float32."""
 
 import shutil
 from contextlib import AbstractContextManager, nullcontext
@@ -12,15 +12,16 @@ from .machine_cache import cached_measurement, machine_key
 from .timing import time_calls
 
 COMPILERS = ("g++", "c++", "clang++", "cl")
-FASTER = 1.3  # bfloat16 has to win by this much: its rounding is not free
+# A smaller gain in speed is not worth the rounding of bfloat16.
+MIN_BFLOAT16_SPEEDUP = 1.3
 
 
 def choose_dtype(asked: str, device: str) -> Decision:
-    """float32 or bfloat16 for the products of a run; the weights, the loss and the optimizer stay in float32.
+    """Choose float32 or bfloat16 for the matrix products. Weights, loss and optimizer state stay in float32.
 
     Args:
         asked: auto, float32 or bfloat16.
-        device: what `choose_device` decided.
+        device: as returned by `choose_device`.
     """
     if asked != "auto":
         return Decision(asked, "asked for")
@@ -31,16 +32,16 @@ def choose_dtype(asked: str, device: str) -> Decision:
             return Decision("bfloat16", "this GPU multiplies it in hardware")
         return Decision("float32", "this GPU has no bfloat16")
     gain = _cached_bfloat16_speedup()
-    if gain >= FASTER:
+    if gain >= MIN_BFLOAT16_SPEEDUP:
         return Decision("bfloat16", f"measured {gain:.1f}x as fast as float32 here")
     return Decision("float32", f"bfloat16 measured only {gain:.1f}x as fast here")
 
 
 def choose_compile(asked: str, device: str) -> Decision:
-    """on or off. `auto` is off: a compiled step was measured slower on a CPU than the blocks of `layers/`.
+    """Choose on or off. "auto" is off: on a CPU a compiled step was slower than the blocks of `layers/`.
 
     Raises:
-        DeviceError: compiling for the CPU was asked for and there is no C++ compiler.
+        DeviceError: "on" for the CPU without a C++ compiler.
     """
     if asked == "auto":
         reason = "slower than ours on a CPU" if device == "cpu" else "compiling takes minutes"
@@ -53,14 +54,14 @@ def choose_compile(asked: str, device: str) -> Decision:
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager[object]:
-    """The context in which a forward pass makes its products in dtype."""
+    """Return a context manager in which a forward pass makes its matrix products in dtype."""
     if dtype == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, getattr(torch, dtype))
 
 
 def measure_bfloat16_speedup(seconds: float = 0.15) -> float:
-    """Return how many times as fast the CPU multiplies in bfloat16 as in float32, on a block's own shapes."""
+    """Measure how many times as fast the CPU multiplies in bfloat16 as in float32, with the shapes of micro's MLP."""
     x, w = torch.randn(2048, 384), torch.randn(1536, 384)
     xh, wh = x.bfloat16(), w.bfloat16()
 
@@ -73,5 +74,5 @@ def measure_bfloat16_speedup(seconds: float = 0.15) -> float:
 
 
 def _cached_bfloat16_speedup() -> float:
-    """`measure_bfloat16_speedup`, once per machine, torch version and thread count."""
+    """Return `measure_bfloat16_speedup`, measured once per machine, torch version and thread count."""
     return cached_measurement(machine_key(), lambda: round(measure_bfloat16_speedup(), 2))

@@ -1,4 +1,4 @@
-"""Random generators: seeded together, saved together, put back together."""
+"""Seed, save and restore torch's random generators."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's generators on every device. Nothing in light-llm draws from Python's or numpy's."""
+    """Seed torch's generators on every device; light-llm does not use those of Python and numpy."""
     torch.manual_seed(seed)
 
 
 def rng_state(device: str) -> dict[str, Tensor]:
-    """The state of the generators that dropout draws from, as CPU byte tensors by name."""
+    """Return the state of the generators that dropout uses, as CPU byte tensors by device kind."""
     state = {"cpu": torch.get_rng_state()}
     if device.startswith("cuda"):
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -22,7 +22,7 @@ def rng_state(device: str) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: Mapping[str, Tensor], device: str) -> None:
-    """Put back what `rng_state` returned; a generator the state does not know stays as it is."""
+    """Restore what `rng_state` returned. A generator that is not in it keeps its state."""
     torch.set_rng_state(state["cpu"])
     if device.startswith("cuda") and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,22 +1,22 @@
-"""How many cores this process may use, and using no more of them."""
+"""Count the cores that this process may use, and limit torch's threads to them."""
 
 import os
 from pathlib import Path
 
 import torch
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of the container, as Linux shows it from inside
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of the container, on Linux
 
 
 def usable_cores() -> int:
-    """The cores of this process's own set, which a container or `taskset` may have made smaller than the machine's."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux; macOS and Windows do not say
+    """Return the number of cores this process may use: its affinity mask, within the quota of its container."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, cpu_quota(_QUOTA) or cores))
+    return max(1, min(cores, cpu_quota(CPU_QUOTA) or cores))
 
 
 def cpu_quota(path: Path) -> int | None:
-    """The whole cores that a container's quota amounts to; None where there is none."""
+    """Return the whole cores that a container's quota allows; None without a quota."""
     try:
         allowed, period = path.read_text().split()
         return max(1, int(allowed) // int(period))
@@ -25,9 +25,8 @@ def cpu_quota(path: Path) -> int | None:
 
 
 def limit_threads() -> None:
-    """Compute with no more threads than there are cores for: more of them wait for each other at every product.
-
-    torch counts the cores of the process's set itself, and knows nothing of a quota.
-    """
+    """Lower torch's number of threads to the number of usable cores."""
+    # torch respects the affinity mask but not a quota, and threads without a core of their own wait for each other at
+    # every matrix product.
     if torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())

@@ -1,4 +1,4 @@
-"""What a run was made with, for its record."""
+"""Versions for run.json."""
 
 import platform
 
@@ -9,7 +9,7 @@ from .. import __version__
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide what a run computes."""
+    """Return the versions that can change the results of a run."""
     return {
         "light_llm": __version__,
         "python": platform.python_version(),

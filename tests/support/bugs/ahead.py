@@ -62,15 +62,15 @@ BUGS = [
     Bug(
         "memory that others have counted as free",
         "runtime: available_memory",
-        '_of_meminfo("MemAvailable", proc)',
-        '_of_meminfo("MemTotal", proc)',
+        '_meminfo("MemAvailable", proc)',
+        '_meminfo("MemTotal", proc)',
         "tests/runtime/test_memory_limits.py",
     ),
     Bug(
         "a container that is not looked at",
         "runtime: memory_limit",
-        "rooms = [_of_the_machine(proc, mine), _of_the_container(cgroup, mine), _of_the_shell(proc, mine)]",
-        "rooms = [_of_the_machine(proc, mine), _of_the_shell(proc, mine)]",
+        "limits = [_machine_limit(proc, resident), _container_limit(cgroup, resident), _shell_limit(proc, resident)]",
+        "limits = [_machine_limit(proc, resident), _shell_limit(proc, resident)]",
         "tests/runtime/test_memory_limits.py",
     ),
     Bug(
