@@ -1,4 +1,4 @@
-"""The front door to the data: `from dataset import prepare_dataset, create_dataloader`."""
+"""The data: `from dataset import prepare_dataset, create_dataloader`."""
 
 from light_llm.data import create_dataloader, prepare_dataset
 

@@ -1,4 +1,4 @@
-"""The front door to writing: `python generate.py demo`, or `from generate import TextGenerator`."""
+"""Text generation: `python generate.py demo`, or `from generate import TextGenerator`."""
 
 import sys
 
@@ -7,6 +7,7 @@ from light_llm.cli import main, run
 if __name__ == "__main__":
     raise SystemExit(run(["generate", *sys.argv[1:]]))
 
-from light_llm.generate import TextGenerator  # below, so that --help does not wait for torch
+# Imported after the command has run, so that --help does not wait for torch.
+from light_llm.generate import TextGenerator
 
 __all__ = ["TextGenerator", "main"]

@@ -1,4 +1,4 @@
-"""The front door to the shapes: `from model_config import ModelConfig, get_model_size`."""
+"""The shapes of models: `from model_config import ModelConfig, get_model_size`."""
 
 from light_llm.config import PRESETS, DataConfig, ModelConfig, Run, TrainConfig, get_model_size
 

@@ -1,4 +1,4 @@
-"""The front door to training: `python train.py`, or `from train import Trainer`."""
+"""Training: `python train.py`, or `from train import Trainer`."""
 
 import sys
 
@@ -7,6 +7,7 @@ from light_llm.cli import main, run
 if __name__ == "__main__":
     raise SystemExit(run(["train", *sys.argv[1:]]))
 
-from light_llm.train import Trainer, analyze_training_dynamics  # below, so that --help does not wait for torch
+# Imported after the command has run, so that --help does not wait for torch.
+from light_llm.train import Trainer, analyze_training_dynamics
 
 __all__ = ["Trainer", "analyze_training_dynamics", "main"]

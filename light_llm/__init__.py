@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Looked up at first use, so that `import light_llm` and `--help` never wait for torch.
-_HOME = {
+# Imported at first use, so that `import light_llm` and `--help` never wait for torch.
+_MODULES = {
     "DataConfig": "config",
     "ModelConfig": "config",
     "Run": "config",
@@ -38,10 +38,10 @@ _HOME = {
     "Trainer": "train",
     "analyze_training_dynamics": "train",
 }
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604  (the names above, spelled once)
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604  (the names of the table above)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'light_llm' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

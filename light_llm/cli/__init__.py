@@ -1,4 +1,4 @@
-"""The command line: one thin module per verb, and `main` over them, which `run` gives a process."""
+"""The command line: one module per command, and `main`, which runs one of them."""
 
 from .main import main as main
 from .main import run as run

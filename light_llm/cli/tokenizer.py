@@ -1,4 +1,4 @@
-"""`light-llm tokenizer train|show|compare`: learn a vocabulary, see how it cuts a text, weigh several."""
+"""`light-llm tokenizer train|show|compare`: train a tokenizer, show the tokens of a text, compare tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig
 from ..errors import ConfigError
-from .args import parse_mode
+from .args import flag_of, parse_mode
 
 if TYPE_CHECKING:
     from ..data import Source, Tokenizer
@@ -41,8 +41,12 @@ NO_EFFECT = {
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns the exit code."""
-    modes: dict[str, Callable[[TokenizerFlags, set[str]], None]] = {"train": train, "show": show, "compare": compare}
+    """Train, show or compare tokenizers, as the mode says."""
+    modes: dict[str, Callable[[TokenizerFlags, set[str]], None]] = {
+        "train": train,
+        "show": show_tokens,
+        "compare": compare,
+    }
     about = (
         "train: learn a byte-level BPE from --data. "
         "show: how a tokenizer cuts --text. "
@@ -54,7 +58,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def train(flags: TokenizerFlags, given: set[str]) -> None:
-    """Learn a vocabulary from the training split of a text, and write it as `tokenizer.json`."""
+    """Train a byte-level BPE on the training split of a text, and write it as `tokenizer.json`."""
     import json
     import shlex
     from pathlib import Path
@@ -72,18 +76,18 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     written = json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode()
     atomic_write(out, written)
-    asked = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
-    print(f"learnt   {tokenizer.vocab_size:,} ids{asked} from {source.title}")
+    fewer = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
+    print(f"learnt   {tokenizer.vocab_size:,} ids{fewer} from {source.title}")
     size, (n,) = _counts([tokenizer], source, flags.held_out)
     print(f"cuts     {size / n:.2f} bytes per token on its held-out end")
     print(f"written  {out}")
     same = [name for name in ("held_out", "text_field") if name in given]
-    again = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(flags, name)))}" for name in same)
+    again = "".join(f" {flag_of(name)} {shlex.quote(str(getattr(flags, name)))}" for name in same)
     print(f"next     light-llm train --data {shlex.quote(source.name)}{again} --tokenizer {shlex.quote(str(out))}")
 
 
-def show(flags: TokenizerFlags, given: set[str]) -> None:
-    """How each tokenizer cuts a text: its tokens in turning colours, or between bars where there are none."""
+def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
+    """Print the tokens of a text by each tokenizer: in alternating colours, or separated by bars without colours."""
     import sys
 
     from rich.console import Console
@@ -91,20 +95,20 @@ def show(flags: TokenizerFlags, given: set[str]) -> None:
     text = flags.text if "text" in given else "" if sys.stdin.isatty() else sys.stdin.read()
     if not text:
         raise ConfigError('there is no text to cut; give one, as in: tokenizer show --text "Once upon a time"')
-    screen = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     for spec in flags.tokenizer or ("gpt2",):
         tokenizer = _tokenizer(spec, flags, given, text)
         ids = tokenizer.encode(text)
         size = len(text.encode("utf-8", errors="replace"))
-        screen.print(_coloured(tokenizer, ids, in_colour=screen.is_terminal))
-        screen.print(
+        console.print(_join_tokens(tokenizer, ids, in_color=console.is_terminal))
+        console.print(
             f"{spec}: {len(ids):,} tokens, {size:,} bytes, {size / max(1, len(ids)):.2f} bytes per token; "
             f"ids {' '.join(map(str, ids[:16]))}{' ...' if len(ids) > 16 else ''}"
         )
 
 
 def compare(flags: TokenizerFlags, given: set[str]) -> None:
-    """Bytes per token of several tokenizers on the held-out end of a text, and what each costs a micro model."""
+    """Print bytes per token of several tokenizers on a held-out text, and the size of a micro model with each."""
     from rich.console import Console
     from rich.table import Table
 
@@ -124,6 +128,7 @@ def compare(flags: TokenizerFlags, given: set[str]) -> None:
 
 
 def _source(flags: TokenizerFlags, given: set[str]) -> Source:
+    """Return the text of --data, and print notes on a fall-back."""
     from ..data.resolve import resolve_source
 
     source, notes = resolve_source(
@@ -137,7 +142,7 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
 
 
 def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, source: Source | None = None) -> Tokenizer:
-    """What a spec means here: bpe learns from --data, char takes its alphabet from the text that is cut."""
+    """Return the tokenizer of a spec: bpe is trained on --data, char takes its alphabet from the text to be shown."""
     from ..data.resolve import cached_tokenizer, full_alphabet
     from ..data.tokenizers import make_tokenizer
 
@@ -148,19 +153,21 @@ def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, sou
 
 
 def _held_out(source: Source, held_out: float) -> Iterator[str]:
+    """Return the chunks of the held-out text."""
     from ..data.resolve import read_splits
     from ..data.text_stream import split_at_word_boundaries
 
     parts = read_splits(source, held_out)
     _, training = next(parts)
     if source.held_out is None:
-        for _ in training:  # to where the held-out end begins
+        # The held-out split comes after the training split in the same file.
+        for _ in training:
             pass
     return (piece for piece in split_at_word_boundaries(next(parts)[1]) if piece is not None)
 
 
 def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) -> tuple[int, list[int]]:
-    """Bytes of the held-out text, and its tokens by each tokenizer, in one pass."""
+    """Return the bytes of the held-out text and its tokens by each tokenizer, in one pass."""
     size, counts = 0, [0] * len(tokenizers)
     for text in _held_out(source, held_out):
         size += len(text.encode())
@@ -168,8 +175,8 @@ def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) ->
     return size, counts
 
 
-def _coloured(tokenizer: Tokenizer, ids: Sequence[int], *, in_colour: bool) -> object:
-    """Tokens of half a character are shown together with what completes them."""
+def _join_tokens(tokenizer: Tokenizer, ids: Sequence[int], *, in_color: bool) -> object:
+    """Return the tokens as text. Tokens that split a character are joined."""
     from rich.text import Text
 
     from ..data.tokenizers import StreamingDecoder
@@ -179,6 +186,6 @@ def _coloured(tokenizer: Tokenizer, ids: Sequence[int], *, in_colour: bool) -> o
         if piece := stream.push(token):
             parts.append(piece)
     styles = ("black on cyan", "black on yellow", "black on magenta", "black on green")
-    if not in_colour:
+    if not in_color:
         return Text("|".join(parts))
     return Text.assemble(*((part, styles[i % len(styles)]) for i, part in enumerate(parts)))

@@ -1,4 +1,4 @@
-"""`light-llm verify-resume`: the experiment behind the promise, on this machine: one run whole, one in two parts."""
+"""`light-llm verify-resume`: train a small run whole and in two parts, and compare the results bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .args import flag_of, parse, with_run_settings
 
 @dataclass(frozen=True)
 class VerifyFlags:
-    """The flags of `verify-resume`: those of `train` that can make a difference."""
+    """The flags of `verify-resume`; the settings in DEFAULTS follow them."""
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "nano"
     stop_at: Annotated[int, arg(metavar="N", help="interrupt after this step; 0: half")] = 0
@@ -48,7 +48,7 @@ DEFAULTS = {
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the verb. Returns 0 when the runs are the same to the last bit, else 1."""
+    """Compare the two runs. Returns 0 if they are equal bit for bit, else 1."""
     about = (
         "Train a small run whole, and the same run stopped and resumed, each in a process of its own, and compare them "
         "bit for bit: weights, optimizer, generators, counters, best model and every number on the way."
@@ -88,6 +88,7 @@ def _train_args(flags: VerifyFlags, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _compare(scratch: Path, words: list[str], last: int, stop_at: int) -> int:
+    """Train both runs, print their differences, and return the exit code."""
     whole, parts = scratch / "whole", scratch / "parts"
     print(f"1 of 3   {last} steps in one go", flush=True)
     _train([*words, "--out", str(whole)])
@@ -95,8 +96,8 @@ def _compare(scratch: Path, words: list[str], last: int, stop_at: int) -> int:
     _train([*words, "--out", str(parts)], stop_after=stop_at)
     print(f"3 of 3   resumed at step {stop_at}, in another process", flush=True)
     _train(["--resume", "--out", str(parts)])
-    settled = json.loads((whole / "run.json").read_text(encoding="utf-8"))["decided"]
-    print("on       " + ", ".join(f"{name} {choice['value']}" for name, choice in settled.items()))
+    decided = json.loads((whole / "run.json").read_text(encoding="utf-8"))["decided"]
+    print("on       " + ", ".join(f"{name} {decision['value']}" for name, decision in decided.items()))
     differences = list(_differences(whole, parts, last))
     for line in differences:
         print(f"differs  {line}")
@@ -108,10 +109,11 @@ def _compare(scratch: Path, words: list[str], last: int, stop_at: int) -> int:
 
 
 def _differences(whole: Path, parts: Path, last: int) -> Iterator[str]:
+    """Yield a description of each file that differs."""
     a, b = (folder / f"step-{last:06d}" for folder in (whole, parts))
     for name in sorted({p.name for p in [*a.iterdir(), *b.iterdir()]} - {"MANIFEST.json", "settings.json"}):
         if _hash(a / name) != _hash(b / name):
-            yield f"{name} of step {last}{_which(a / name, b / name)}"
+            yield f"{name} of step {last}{_tensor_difference(a / name, b / name)}"
     if _hash(whole / "best_model.pt") != _hash(parts / "best_model.pt"):
         yield "best_model.pt"
     rows = [_rows(folder / "metrics.jsonl") for folder in (whole, parts)]
@@ -120,21 +122,22 @@ def _differences(whole: Path, parts: Path, last: int) -> Iterator[str]:
         yield f"the metrics, from step {first.get('step')} on"
 
 
-def _which(a: Path, b: Path) -> str:
-    """Of a file of tensors, the first that differs, and by how much."""
+def _tensor_difference(a: Path, b: Path) -> str:
+    """Return the first tensor of a file that differs, with the largest difference; empty for other files."""
     if a.suffix != ".safetensors" or not b.is_file():
         return ""
     import safetensors.torch
 
-    ours, theirs = safetensors.torch.load_file(a), safetensors.torch.load_file(b)
-    for name in ours:
-        x, y = ours[name].double(), theirs[name].double()
+    tensors_a, tensors_b = safetensors.torch.load_file(a), safetensors.torch.load_file(b)
+    for name in tensors_a:
+        x, y = tensors_a[name].double(), tensors_b[name].double()
         if not x.equal(y):
             return f": {name}, by up to {(x - y).abs().max():.3g}"
     return ""
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file without the measured times, which always differ."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
         {key: value for key, value in row.items() if key not in TIMING_KEYS} for row in rows if row["kind"] != "end"
@@ -146,7 +149,7 @@ def _hash(path: Path) -> str:
 
 
 def _train(words: list[str], stop_after: int | None = None) -> None:
-    """`light-llm train` in a process of its own. Raises ConfigError with what it said when it fails."""
+    """Run `light-llm train` in a child process. Raises ConfigError with its error message if it fails."""
     child = subprocess.run(  # noqa: S603  (our own program)
         [sys.executable, "-m", "light_llm", "train", "--quiet", *words],
         env=stop_after_env(stop_after),
