@@ -51,7 +51,7 @@ class EvalFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Returns the exit code."""
+    """Evaluate a model on its held-out text, or on tasks."""
     about = (
         "Without --tasks: loss, perplexity and bits per byte of the held-out text.\n\n"
         "With --tasks: tasks of lm-evaluation-harness, or your own; see docs/eval.md."
