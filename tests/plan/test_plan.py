@@ -1,4 +1,4 @@
-"""What a plan says is what torch allocates, what is written to disk, and what the arithmetic of the subject demands."""
+"""A plan's numbers are what torch allocates, what is written to disk, and what the arithmetic demands."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,17 +14,11 @@ from light_llm.layers.attention import QUERY_BLOCK
 from light_llm.observe import step_metrics
 from light_llm.optim import build_optimizer
 from light_llm.plan import memory_model as formulas
+from light_llm.plan import plan as plan_module
 from light_llm.plan import profile as profile_module
-from light_llm.plan.memory_model import (
-    StepShape,
-    moments,
-    optimizer_bytes,
-    saved_bytes_of_layer,
-    seen_by_blocks,
-    step_memory,
-)
+from light_llm.plan.memory_model import StepShape, moments, saved_bytes_of_layer
 from light_llm.plan.parameters import parameters_by_part
-from light_llm.plan.plan import KEPT_STEPS, DatasetSize, make_plan
+from light_llm.plan.plan import KEPT_STEPS, DatasetSize, Plan, make_plan
 from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
 from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
@@ -34,18 +28,10 @@ from tests.support.tools import byte_loader, byte_model, tiny_model
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off", batch_size=4)
 PROFILE = Profile(
-    block_batch=(1e-4, 2e-4, 4e-4),
-    block_token=(1e-6, 3e-6, 1e-5),
-    attention=(1e-7, 2e-7, 8e-7),
-    attention_kernel=(4e-7, 8e-7, 2e-6),
-    head_batch=(1e-7, 2e-7, 4e-7),
-    head_token=(1e-9, 2e-9, 4e-9),
-    table=1e-9,
-    muon=(1e-3, 4e-3, 2e-2),
-    adamw=1e-9,
-    dropout=2e-9,
-    forward=0.35,
-    evaluated=0.4,
+    block_batch=(1e-4, 2e-4, 4e-4), block_token=(1e-6, 3e-6, 1e-5),
+    attention=(1e-7, 2e-7, 8e-7), attention_kernel=(4e-7, 8e-7, 2e-6),
+    head_batch=(1e-7, 2e-7, 4e-7), head_token=(1e-9, 2e-9, 4e-9), muon=(1e-3, 4e-3, 2e-2),
+    table=1e-9, adamw=1e-9, dropout=2e-9, forward=0.35, evaluated=0.4,
 )
 
 
@@ -68,7 +54,12 @@ def test_the_matrices_are_what_muon_moves() -> None:
     assert sum(p.numel() for p in moved) == matrix_parameters(model.config)
 
 
-# Memory. The step really made, its allocations counted, against the formulas.
+def shape_of(model: dict[str, Any] | None = None, T: int = 128, **train: Any) -> StepShape:
+    return StepShape.of(shaped(**model or {}), replace(CPU, **train), T)
+
+
+# ---- memory: a real step, its allocations counted, against the formulas
+
 CASES = [
     (shaped(), {}, 128),
     (shaped(), {"dtype": "bfloat16"}, 128),
@@ -96,9 +87,9 @@ CASES = [
 @pytest.mark.parametrize(("model", "changes", "T"), CASES)
 def test_the_peak_of_a_step_is_what_torch_allocates(model: ModelConfig, changes: dict[str, object], T: int) -> None:
     train = replace(CPU, **changes)  # type: ignore[arg-type]
-    foretold = step_memory(StepShape.of(model, train, T))
-    happened = peak_of_a_step(model, train, T)
-    assert foretold.total - foretold.weights - foretold.optimizer == pytest.approx(happened, rel=0.05, abs=1 << 20)
+    predicted = formulas.step_memory(StepShape.of(model, train, T))
+    measured = peak_of_a_step(model, train, T)
+    assert predicted.total - predicted.weights - predicted.optimizer == pytest.approx(measured, rel=0.05, abs=1 << 20)
 
 
 def test_constants_that_are_written_twice_are_the_same() -> None:
@@ -110,21 +101,21 @@ def test_the_blocks_of_attention_keep_what_they_see() -> None:
     weights = sum(
         min(T, (i // QUERY_BLOCK + 1) * QUERY_BLOCK) for i in range(T)
     )  # each query's keys, to the end of its block
-    assert seen_by_blocks(T) == weights
+    assert formulas.seen_by_blocks(T) == weights
 
 
 @pytest.mark.parametrize("change", [{"micro_batch": 2}, {"checkpointing": True}])
-def test_what_saves_memory_saves_it(change: dict[str, object]) -> None:
-    large, small = (StepShape.of(shaped(L=6), replace(CPU, **c), 128) for c in ({}, change))  # type: ignore[arg-type]
-    assert step_memory(small).total < step_memory(large).total
+def test_memory_is_saved(change: dict[str, Any]) -> None:
+    saving, plain = (formulas.step_memory(shape_of({"L": 6}, **c)).total for c in (change, {}))
+    assert saving < plain
 
 
-def test_half_a_format_keeps_38_bytes_an_element_and_a_whole_one_68() -> None:
+def test_16_bits_keep_38_bytes_an_element_and_32_bits_68() -> None:
     """Beside attention, norms and copies of the matrices."""
-    whole, half = (StepShape.of(shaped(), replace(CPU, dtype=dtype), 128) for dtype in ("float32", "bfloat16"))
+    full, half = (shape_of(dtype=dtype) for dtype in ("float32", "bfloat16"))
     C, N = 128, 4 * 128
-    rest = [formulas.attention_bytes(s) + 16 * N for s in (whole, half)]
-    assert saved_bytes_of_layer(whole) - rest[0] == 68 * N * C
+    rest = [formulas.attention_bytes(s) + 16 * N for s in (full, half)]
+    assert saved_bytes_of_layer(full) - rest[0] == 68 * N * C
     assert saved_bytes_of_layer(half) - rest[1] - 24 * C**2 == 38 * N * C
 
 
@@ -137,39 +128,35 @@ def test_the_moments_are_those_of_the_optimizer() -> None:
         optimizer.step()
         state = [v for values in optimizer.state.values() for v in values.values() if hasattr(v, "nbytes")]
         kept = sum(v.nbytes for v in state if v.ndim)
-        assert optimizer_bytes(model.config, name) == kept
+        assert formulas.optimizer_bytes(model.config, name) == kept
 
 
 def test_each_moment_holds_the_weights() -> None:
-    shapes = StepShape.of(shaped(), CPU, 128)
-    assert all(moment.weights == 4 * get_model_size(shaped()) for moment in moments(shapes))
+    assert all(moment.weights == 4 * get_model_size(shaped()) for moment in moments(shape_of()))
 
 
-# Time.
+# ---- time
 
 
 def test_a_step_takes_its_parts() -> None:
-    shapes = StepShape.of(shaped(C=256, H=4), CPU, 256)
-    block = PROFILE.block_batch[1] + shapes.N * (PROFILE.block_token[1] + 4 * PROFILE.attention[1])
-    head = 4096 * (PROFILE.head_batch[1] + shapes.N * PROFILE.head_token[1])
-    rest = 4096 * 256 * PROFILE.table + get_model_size(shapes.model) * PROFILE.adamw
-    assert step_seconds(shapes, PROFILE) == pytest.approx(3 * block + head + rest)
+    shape = shape_of({"C": 256, "H": 4}, 256)
+    block = PROFILE.block_batch[1] + shape.N * (PROFILE.block_token[1] + 4 * PROFILE.attention[1])
+    head = 4096 * (PROFILE.head_batch[1] + shape.N * PROFILE.head_token[1])
+    rest = 4096 * 256 * PROFILE.table + get_model_size(shape.model) * PROFILE.adamw
+    assert step_seconds(shape, PROFILE) == pytest.approx(3 * block + head + rest)
 
 
 @pytest.mark.parametrize(
     ("change", "model"),
-    [({"micro_batch": 1}, {}), ({"checkpointing": True}, {}), ({}, {"dropout": 0.1}), ({}, {"n_layer": 4})],
+    [({"micro_batch": 1}, {}), ({"checkpointing": True}, {}), ({}, {"dropout": 0.1}), ({}, {"L": 4})],
 )
-def test_what_costs_time_costs_it(change: dict[str, object], model: dict[str, float]) -> None:
-    plain = step_seconds(StepShape.of(shaped(), CPU, 128), PROFILE)
-    more = StepShape.of(replace(shaped(), **model), replace(CPU, **change), 128)  # type: ignore[arg-type]
-    assert step_seconds(more, PROFILE) > plain
+def test_extra_work_takes_time(change: dict[str, Any], model: dict[str, Any]) -> None:
+    assert step_seconds(shape_of(model, **change), PROFILE) > step_seconds(shape_of(), PROFILE)
 
 
 def test_an_evaluation_takes_time_by_its_tokens() -> None:
-    shapes = StepShape.of(shaped(), CPU, 128)
-    assert evaluation_seconds(shapes, PROFILE, 2000) == pytest.approx(2 * evaluation_seconds(shapes, PROFILE, 1000))
-    assert evaluation_seconds(shapes, PROFILE, shapes.N) < step_seconds(shapes, PROFILE)  # no backward pass
+    one, two = (evaluation_seconds(shape_of(), PROFILE, n * shape_of().N) for n in (1, 2))
+    assert two == pytest.approx(2 * one) and one < step_seconds(shape_of(), PROFILE)  # no backward pass
 
 
 @pytest.mark.parametrize("x", [64, 128, 200, 512, 2048])
@@ -204,11 +191,12 @@ def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert measured.forward == pytest.approx(1 / 3) and measured.evaluated == pytest.approx(1 / 3)
 
 
-# The whole.
+# ---- the whole
 
 
-def test_a_plan_says_what_a_run_will_be(poem: Path) -> None:
-    """Tokens, passes, and the bytes of its checkpoints: those of a run that was made."""
+def test_a_plan_is_what_a_run_becomes(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tokens, its passes, and the bytes of its checkpoints."""
+    monkeypatch.setattr(plan_module, "profile", lambda device, dtype, model: PROFILE)
     loader = byte_loader(poem)
     config = replace(CPU, max_steps=4, save_interval=2, eval_interval=2, sample_interval=0, probe_interval=0)
     text = DatasetSize(len(loader.dataset.tokens), len(loader.dataset.held_out))
@@ -216,16 +204,15 @@ def test_a_plan_says_what_a_run_will_be(poem: Path) -> None:
     result = Trainer(byte_model(), loader, config, out="run", quiet=True).train()
     assert plan.tokens == 4 * 4 * 16 and plan.passes == pytest.approx(plan.tokens / len(loader.dataset.tokens))
     files = [f for pattern in ("step-*/*.safetensors", "best_model.pt") for f in result.folder.glob(pattern)]
-    kept = sum(f.stat().st_size for f in files)
     assert len(list(result.folder.glob("step-*"))) == KEPT_STEPS
-    assert plan.bytes_of_checkpoints == pytest.approx(kept, rel=0.25)  # of a model as small as its files' headers
+    written = sum(f.stat().st_size for f in files)
+    assert plan.bytes_of_checkpoints == pytest.approx(written, rel=0.25)  # of a model as small as its files' headers
     assert plan.seconds is not None and plan.step is not None and plan.seconds.steps == pytest.approx(4 * plan.step)
 
 
-def test_a_plan_fits_where_there_is_room() -> None:
-    plan = make_plan(shaped(), CPU, 128, framework=0, limit=MemoryLimit(1 << 40, "plenty"), timed=False)
-    assert plan.fits and plan.step is None
-    tight = make_plan(
-        shaped(), CPU, 128, framework=0, limit=MemoryLimit(plan.memory.total - 1, "a byte too little"), timed=False
-    )
-    assert not tight.fits
+def test_a_plan_fits_within_its_limit() -> None:
+    def planned(limit: int) -> Plan:
+        return make_plan(shaped(), CPU, 128, framework=0, limit=MemoryLimit(limit, "a test"), timed=False)
+
+    plan = planned(1 << 40)
+    assert plan.fits and plan.step is None and not planned(plan.memory.total - 1).fits
