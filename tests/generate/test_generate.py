@@ -1,4 +1,4 @@
-"""Sampling rules against transformers, decoding against its slow twin, and texts as a user gets them."""
+"""Sampling rules against transformers, decoding against its uncached reference, and texts from a model file."""
 
 import math
 from collections import Counter
@@ -37,36 +37,32 @@ def some_logits(seed: int, V: int = 50) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rules_are_those_of_transformers(seed: int) -> None:
-    from transformers import (
-        MinPLogitsWarper,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
+    from transformers.generation import logits_process as hf
 
     z, ids = some_logits(seed), torch.tensor([[3, 7, 7, 11]])
+    penalty, min_p = hf.RepetitionPenaltyLogitsProcessor, hf.MinPLogitsWarper
     pairs: list[tuple[torch.Tensor, Any]] = [
-        (apply_top_k(z, 7), TopKLogitsWarper(7)),
-        (apply_top_p(z, 0.8), TopPLogitsWarper(0.8)),
-        (apply_top_p(z, 0.05), TopPLogitsWarper(0.05)),
-        (apply_min_p(z, 0.1), MinPLogitsWarper(0.1)),
-        (penalise_repetition(z, [3, 7, 7, 11], 1.3), RepetitionPenaltyLogitsProcessor(1.3)),
+        (apply_top_k(z, 7), hf.TopKLogitsWarper(7)),
+        (apply_top_p(z, 0.8), hf.TopPLogitsWarper(0.8)),
+        (apply_top_p(z, 0.05), hf.TopPLogitsWarper(0.05)),
+        (apply_min_p(z, 0.1), min_p(0.1)),
+        (penalise_repetition(z, [3, 7, 7, 11], 1.3), penalty(1.3)),
     ]
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs(ids, z[None])[0])
     sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
     expected = z[None]
-    for rule in (
-        RepetitionPenaltyLogitsProcessor(1.2),
-        TemperatureLogitsWarper(0.7),
-        TopKLogitsWarper(20),
-        TopPLogitsWarper(0.9),
-        MinPLogitsWarper(0.02),
-    ):
+    rules = (
+        penalty(1.2),
+        hf.TemperatureLogitsWarper(0.7),
+        hf.TopKLogitsWarper(20),
+        hf.TopPLogitsWarper(0.9),
+        min_p(0.02),
+    )
+    for rule in rules:
         expected = rule(ids, expected)
-    found = apply_filters(z, [3, 7, 7, 11], sampling).softmax(-1)
-    torch.testing.assert_close(found.float(), expected[0].softmax(-1))
+    ours = apply_filters(z, [3, 7, 7, 11], sampling).softmax(-1)
+    torch.testing.assert_close(ours.float(), expected[0].softmax(-1))
 
 
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=20), st.floats(0.001, 1.0), st.integers(1, 25))
@@ -115,24 +111,20 @@ def test_temperature_zero_is_the_likeliest_and_asks_no_generator() -> None:
     assert torch.equal(generator.get_state(), before)
 
 
+OUT_OF_BOUNDS: dict[str, tuple[Any, ...]] = {
+    "temperature": (-0.1, math.nan, math.inf, "hot", True),
+    "top_k": (-1, 1.5),
+    "top_p": (0.0, 1.1),
+    "min_p": (2.0,),
+    "repetition_penalty": (0.0,),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "range_"),
-    [
-        ("temperature", -0.1, "at least 0"),
-        ("temperature", math.nan, "at least 0"),
-        ("temperature", math.inf, "at least 0"),
-        ("top_k", -1, "a whole number at least 0"),
-        ("top_k", 1.5, "a whole number at least 0"),
-        ("top_p", 0.0, "at most 1 and above 0"),
-        ("top_p", 1.1, "at most 1 and above 0"),
-        ("min_p", 2.0, "at least 0 and at most 1"),
-        ("repetition_penalty", 0.0, "above 0"),
-        ("temperature", "hot", "a number"),
-        ("temperature", True, "a number"),
-    ],
+    ("name", "value"), [(name, value) for name, values in OUT_OF_BOUNDS.items() for value in values]
 )
-def test_values_out_of_range(name: str, value: Any, range_: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name}=.* cannot be used; it must be .*{range_}"):
+def test_a_setting_out_of_bounds_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}=.* cannot be used"):
         Sampling(**{name: value})
 
 
@@ -146,7 +138,7 @@ def run(prompts: list[list[int]], seeds: list[int], **changes: Any) -> list[list
     return list(decode(tiny_model(scale=6, n_positions=16), prompts, seeds=seeds, **options))
 
 
-def test_cached_decoding_is_the_slow_one_far_past_the_window() -> None:
+def test_cached_decoding_is_uncached_decoding_far_past_the_window() -> None:
     """Rows of different lengths, each window rolling at its own time."""
     assert run(PROMPTS, [1, 2, 3, 4]) == run(PROMPTS, [1, 2, 3, 4], use_cache=False)
 
@@ -163,12 +155,9 @@ def test_seeds_differ_and_repeat() -> None:
 
 
 def test_a_smaller_context_is_respected() -> None:
-    """With a context of 4, what lies further back cannot matter."""
-    a, b = run([[1, 2, 3, 4]], [1], context=4), run([[1, 2, 3, 4]], [1], context=4, use_cache=False)
-    assert a == b
-    model = tiny_model(scale=6, n_positions=16)
-    first = next(decode(model, [[1, 2, 3, 9, 9]], seeds=[1], sampling=Sampling(), max_new_tokens=1, context=4))
-    other = next(decode(model, [[7, 2, 3, 9, 9]], seeds=[1], sampling=Sampling(), max_new_tokens=1, context=4))
+    """With a context of 4, a token further back cannot matter."""
+    assert run([[1, 2, 3, 4]], [1], context=4) == run([[1, 2, 3, 4]], [1], context=4, use_cache=False)
+    first, other = (run([[n, 2, 3, 9, 9]], [1], context=4, max_new_tokens=1) for n in (1, 7))
     assert first == other
 
 
@@ -276,20 +265,16 @@ def test_positions_beyond_the_trained_ones_are_not_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ("abcde" * 4, {}, r"the prompt has 20 tokens and this model can see 16; leave out at least 4"),
-        ("a", {"max_new_tokens": 0}, "max_new_tokens=0 cannot be used; it must be a whole number at least 1"),
-        ("a", {"temperature": -1.0}, "temperature=-1.0 cannot be used"),
-        ("a", {"seed": -1}, "seed=-1 cannot be used"),
+        ("abcde" * 4, {}, "20 tokens .* 16.* 4"),
+        ("a", {"max_new_tokens": 0}, "^max_new_tokens=0"),
+        ("a", {"temperature": -1.0}, "^temperature=-1.0"),
+        ("a", {"seed": -1}, "^seed=-1"),
+        ("Z", {}, r"'Z' \(U\+005A\)"),
     ],
 )
-def test_what_cannot_be_written(writer: TextGenerator, prompt: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_an_unusable_request_is_named(writer: TextGenerator, prompt: str, options: Any, message: str) -> None:
+    with pytest.raises(DataError if prompt == "Z" else ConfigError, match=message):
         writer.generate(prompt, **options)
-
-
-def test_a_character_the_model_does_not_know(writer: TextGenerator) -> None:
-    with pytest.raises(DataError, match=r"character 'Z' \(U\+005A\) is not in the alphabet"):
-        writer.generate("Z")
 
 
 def test_a_prompt_as_long_as_the_context(writer: TextGenerator) -> None:
@@ -298,13 +283,9 @@ def test_a_prompt_as_long_as_the_context(writer: TextGenerator) -> None:
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     model = tiny_model()
-    write_model_file(
-        tmp_path / "m.pt",
-        model.state_dict(),
-        model_meta(model, None, step=1, dtype="float32", evaluation=None),
-        Files(),
-    )
-    with pytest.raises(CheckpointError, match="has no tokenizer: it was trained from a loader that is not ours"):
+    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
+    write_model_file(tmp_path / "m.pt", model.state_dict(), meta, Files())
+    with pytest.raises(CheckpointError, match="m.pt has no tokenizer"):
         TextGenerator(tmp_path / "m.pt")
 
 

@@ -1,4 +1,4 @@
-"""The terminal of `generate interactive`: what streams are, lines that are edited and remembered, keys and pipes.
+"""The terminal of `generate interactive`: streams, edited lines, the history, keys and pipes.
 
 The last tests run real processes: one behind pipes, one in a terminal of its own.
 """
@@ -33,26 +33,23 @@ from tests.support.tools import light_llm
 
 
 class FakeTty(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_what_streams_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_abilities_of_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    pipe, terminal = io.StringIO(), FakeTty()
+    pipe, tty = io.StringIO(), FakeTty()
     assert detect_terminal(pipe, pipe, pipe) == Terminal(pipe, pipe)
-    assert detect_terminal(terminal, terminal, pipe) == Terminal(
-        terminal, pipe, interactive=True, live=True, styled=True
-    )
-    assert detect_terminal(pipe, terminal, pipe) == Terminal(terminal, pipe, interactive=False, live=True, styled=True)
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not detect_terminal(terminal, terminal, pipe).styled
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setenv("TERM", "dumb")
-    assert not detect_terminal(terminal, terminal, pipe).styled
+    assert detect_terminal(tty, tty, pipe) == Terminal(tty, pipe, interactive=True, live=True, styled=True)
+    assert detect_terminal(pipe, tty, pipe) == Terminal(tty, pipe, interactive=False, live=True, styled=True)
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert not detect_terminal(tty, tty, pipe).styled
 
 
 def test_styles_are_for_terminals_that_know_them() -> None:
@@ -117,7 +114,7 @@ def test_the_history_keeps_its_last_thousand_lines(own_cache: Path) -> None:
     assert [path.name for path in own_cache.parent.iterdir()] == [own_cache.name]
 
 
-def test_a_history_that_cannot_be_kept_is_no_matter(
+def test_a_history_that_cannot_be_written_is_silent(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     own_cache.parent.write_text("a file where the folder should be")

@@ -1,4 +1,4 @@
-"""What a config may choose instead of GPT-2's parts: laws of each choice, alone and in a whole model."""
+"""Parts that a config may choose instead of GPT-2's: laws of each choice, alone and in a whole model."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from light_llm.config import (
-    ModelConfig,
-)
-from light_llm.layers.attention import sliding_window_mask
+from light_llm.config import ModelConfig
+from light_llm.generate import KVCache, Sampling, decode
+from light_llm.layers.attention import additive_mask, attend, sliding_window_mask
 from light_llm.layers.mlps import SquaredReLU, SwiGLU
 from light_llm.layers.norms import RMSNorm, rms_norm
-from light_llm.layers.positions import RotaryAngles, frequencies, rotate
+from light_llm.layers.positions import PositionEncoding, RotaryAngles, frequencies, rotate
 from light_llm.model import LightLLM, attend_by_formula
 from light_llm.objective import NextTokenLoss
 from light_llm.optim.groups import group_parameters
@@ -112,6 +111,70 @@ def test_a_rope_of_longer_contexts_leaves_the_quick_waves_alone() -> None:
     said = ModelConfig(**base, rope_scaling="llama3", rope_factor=4.0, rope_trained=1024)
     assert torch.equal(frequencies(said, CPU), llama3)
     assert not torch.equal(frequencies(replace(said, rope_trained=2048), CPU), llama3)
+
+
+# ---- a bias of the scores
+
+
+class NearIsLoud(PositionEncoding):
+    """A bias that is -slope * distance, another slope in each head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.slopes = 0.7 / torch.arange(1, config.n_head + 1)
+
+    def score_bias(self, position_ids: Tensor) -> Any:
+        return lambda keys: (
+            -self.slopes[:, None, None] * (position_ids[..., :, None] - keys[..., None, :]).unsqueeze(-3)
+        )
+
+
+def biased(**changes: Any) -> LightLLM:
+    model = model_of(**changes)
+    model.wpe = NearIsLoud(model.config)
+    return model
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1}, {"window": 5}, {"dropout": 0.1}, LLAMA | {"window": 5}])
+def test_a_biased_score_is_the_formula_in_every_path(changes: dict[str, Any]) -> None:
+    """The fast path with its gradients, activations computed again, and read in parts on a cache."""
+    x, y, results = some_tokens(2, 14), some_tokens(2, 14, seed=6), []
+    for attention, again in ((attend, False), (attend_by_formula, False), (attend, True)):
+        model = biased(**changes).train()
+        model.checkpointing = again
+        for block in model.h:
+            block.attn.attend = attention  # type: ignore[union-attr]
+        torch.manual_seed(1)
+        loss = NextTokenLoss(model)(x, y)
+        loss.backward()
+        results.append({"loss": loss.detach(), **gradients(model)})
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(results[2], results[0])
+    model.eval().requires_grad_(False)
+    expected, cache, at = model.hidden_states(x), KVCache(model.config, 2, 16, CPU, torch.float32), torch.arange(14)
+    parts = [model.hidden_states(x[:, part], at[part], None, cache) for part in (slice(6), slice(6, 7), slice(7, 14))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
+    plain = model_of(**changes).eval()
+    plain.wpe = PositionEncoding()
+    assert not torch.allclose(plain.hidden_states(x), expected, atol=1e-2)
+
+
+def test_a_bias_is_added_to_the_scores_of_each_head_and_row() -> None:
+    q, k, v = torch.randn(3, 2, 3, 5, 8)
+    places = torch.stack([torch.arange(5), torch.arange(5) * 2])
+    bias = NearIsLoud(TINY).score_bias(places)(places)
+    assert bias.shape == (2, 3, 5, 5) and bias[1, 2, 4, 1] == pytest.approx(-0.7 / 3 * 6)
+    scores = q @ k.transpose(-2, -1) / 8**0.5 + bias
+    expected = scores.masked_fill(torch.ones(5, 5).triu(1) > 0, -torch.inf).softmax(-1) @ v
+    for attention in (attend, attend_by_formula):
+        torch.testing.assert_close(attention(q, k, v, additive_mask(None, bias)), expected)
+
+
+def test_rows_of_different_lengths_have_their_own_biases() -> None:
+    model = biased(n_positions=16)
+    options: dict[str, Any] = {"seeds": [1, 2, 3], "sampling": Sampling(), "max_new_tokens": 30}
+    prompts = [[1, 2, 3], [4] * 15, list(range(9))]
+    assert list(decode(model, prompts, **options)) == list(decode(model, prompts, **options, use_cache=False))
 
 
 # ---- norms

@@ -28,10 +28,18 @@ from tests.support.tools import byte_loader, byte_model, tiny_model
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off", batch_size=4)
 PROFILE = Profile(
-    block_batch=(1e-4, 2e-4, 4e-4), block_token=(1e-6, 3e-6, 1e-5),
-    attention=(1e-7, 2e-7, 8e-7), attention_kernel=(4e-7, 8e-7, 2e-6),
-    head_batch=(1e-7, 2e-7, 4e-7), head_token=(1e-9, 2e-9, 4e-9), muon=(1e-3, 4e-3, 2e-2),
-    table=1e-9, adamw=1e-9, dropout=2e-9, forward=0.35, evaluated=0.4,
+    block_batch=(1e-4, 2e-4, 4e-4),
+    block_token=(1e-6, 3e-6, 1e-5),
+    attention=(1e-7, 2e-7, 8e-7),
+    attention_kernel=(4e-7, 8e-7, 2e-6),
+    head_batch=(1e-7, 2e-7, 4e-7),
+    head_token=(1e-9, 2e-9, 4e-9),
+    muon=(1e-3, 4e-3, 2e-2),
+    table=1e-9,
+    adamw=1e-9,
+    dropout=2e-9,
+    forward=0.35,
+    evaluated=0.4,
 )
 
 
