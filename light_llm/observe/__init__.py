@@ -1,4 +1,4 @@
-"""What a run says of itself: rows of numbers to any number of sinks, on the screen and in a file."""
+"""Metrics of a run as rows, and the sinks that write them: console, metrics.jsonl, trackers."""
 
 from .background_sink import BackgroundSink as BackgroundSink
 from .console import Console as Console

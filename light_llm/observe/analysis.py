@@ -1,4 +1,4 @@
-"""The X-ray of a model at rest: curvature, gradient noise and landscape, as the plain values of analysis.json."""
+"""Analyse the weights of a model: curvature, gradient noise and loss landscape, as the values of analysis.json."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from .curvature import (
 )
 from .flat_params import flatten, mean_loss, trainable_parameters
 from .gradient_noise import noise_scale, sequence_gradient
-from .landscape import around, filter_normalised, loss_along, loss_over, plane_through
+from .landscape import filter_normalised_direction, fit_plane, loss_on_line, loss_on_plane, spaced_values
 from .metrics import replace_nonfinite
 
-Progress = Callable[[str, int, int], object]  # what is being computed, how much of it is done, of how much
+ProgressFn = Callable[[str, int, int], object]  # called with the stage, units done and units in total
 FORMAT = 1
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -38,37 +38,35 @@ Y = TypeVar("Y")
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisConfig:
-    """How much is computed; each product with the Hessian takes about as long as two passes forward and back."""
+    """How much to compute. A product with the Hessian takes as long as two forward and backward passes."""
 
-    batch_size: int = 4  # sequences of the batch that curvature and landscape are of
-    k: int = 5  # largest eigenvalues that are reported
+    batch_size: int = 4  # sequences of the batch for curvature and landscape
+    k: int = 5  # largest eigenvalues to report
     steps: int = 18  # of a Lanczos iteration; each keeps a vector of all weights in memory
-    spectra: int = 2  # iterations the density is a mean of
-    sharpness_steps: int = 10  # of the iteration in Adam's metric, where the largest one stands far out
-    signs: int = 12  # random sign vectors the trace is a mean of, those of the iterations included
-    sequences: int = 24  # whose gradients the noise scale is from
-    line: int = 21  # points along a random direction; odd, so that the weights themselves are one
+    spectra: int = 2  # iterations whose mean is the spectral density
+    sharpness_steps: int = 10  # of the iteration in Adam's metric; few are needed, as its largest eigenvalue stands out
+    signs: int = 12  # random sign vectors for the trace, those of the iterations included
+    sequences: int = 24  # whose gradients give the noise scale
+    line: int = 21  # points along a random direction; odd, so that one is at the weights themselves
     side: int = 9  # points along each side of a plane
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, low=1, integer=True)
         check_range("k", self.k, low=1, integer=True)
         if self.k > self.steps:
-            raise ConfigError(
-                f"k={self.k} eigenvalues cannot be had from steps={self.steps}; ask for at least {self.k}"
-            )
+            raise ConfigError(f"k={self.k} eigenvalues need steps={self.k} or more, not steps={self.steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamState:
-    """What is known of the optimizer at these weights."""
+    """The known state of the optimizer at these weights."""
 
     lr: float | None = None  # of the next update
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-6
-    moments: Mapping[str, Tensor] | None = None  # as a step folder keeps them; None where there are none
-    why_not: str = ""  # why there are none
+    moments: Mapping[str, Tensor] | None = None  # optimizer tensors of a step folder; None without one
+    why_not: str = ""  # the reason why `moments` is None
 
 
 @dataclass(frozen=True)
@@ -88,21 +86,21 @@ def analyze(
     run: Sequence[CheckpointWeights] = (),
     config: AnalysisConfig | None = None,
     seed: int = 1337,
-    progress: Progress = lambda what, done, total: None,
+    progress: ProgressFn = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Everything that is measured on demand, as plain JSON values; NaN and infinity are None.
+    """Return all results as plain JSON values, with None for NaN and infinity.
 
-    The model is left exactly as it was: weights, gradients, training mode, attention.
+    Weights, gradients, training mode and attention of the model stay as they are.
 
     Args:
-        windows: text that the model was trained on, (B, T). The first `batch_size` sequences are the batch of curvature
-            and landscape, the first `sequences` are those of the noise scale.
+        windows: training text, (B, T). The first `batch_size` sequences are the batch for curvature and landscape, the
+            first `sequences` those for the noise scale.
         step: of the weights.
-        run: the run's other checkpoints; with at least two there is a plane through them and the model.
+        run: the run's other checkpoints; a plane needs at least two.
         seed: of the random directions and signs.
 
     Raises:
-        ConfigError: nothing is trainable, or there are too few windows.
+        ConfigError: no parameter is trainable, or there are too few windows.
     """
     config = config or AnalysisConfig()
     _check_windows(windows, config)
@@ -110,56 +108,56 @@ def analyze(
     generator = torch.Generator().manual_seed(seed)
     hessian = hessian_of(model, batch)
     B, T = batch.tokens.shape
-    found: dict[str, Any] = {
+    eigen = spectrum(hessian, config, generator, progress)
+    results: dict[str, Any] = {
         "format": FORMAT,
         "batch": {"sequences": B, "context": T, "tokens": B * T},
         "loss": hessian.loss,
         "gradient_norm": float(hessian.gradient.norm()),
-        "hessian": spectrum(hessian, config, generator, progress),
+        "hessian": eigen,
+        "sharpness": sharpness(hessian, eigen["eigenvalues"][0], model, optimizer, config, generator, progress),
     }
-    found["sharpness"] = sharpness(
-        hessian, found["hessian"]["eigenvalues"][0], model, optimizer, config, generator, progress
-    )
-    del hessian  # its graph is many times the batch
-    found["noise"] = noise(model, windows, config.sequences, progress)
-    found["landscape"] = landscape(model, batch, config, generator, progress)
-    found["path"] = path(
-        model, batch, CheckpointWeights(step, flatten(trainable_parameters(model).values())), run, config.side, progress
-    )
-    result: dict[str, Any] = replace_nonfinite(found)
-    return result
+    # Its graph takes many times the memory of the batch.
+    del hessian
+    current = CheckpointWeights(step, flatten(trainable_parameters(model).values()))
+    results["noise"] = noise(model, windows, config.sequences, progress)
+    results["landscape"] = landscape(model, batch, config, generator, progress)
+    results["path"] = path(model, batch, current, run, config.side, progress)
+    plain: dict[str, Any] = replace_nonfinite(results)
+    return plain
 
 
 def spectrum(
-    hessian: Hessian, config: AnalysisConfig, generator: torch.Generator, progress: Progress
+    hessian: Hessian, config: AnalysisConfig, generator: torch.Generator, progress: ProgressFn
 ) -> dict[str, Any]:
-    """Largest eigenvalues, the smallest, the trace and the density: from iterations that start at random signs."""
-    n, more = len(hessian.gradient), max(0, config.signs - config.spectra)
-    product = _counted(hessian.product, "curvature", config.spectra * config.steps + more, progress)
+    """Return the largest eigenvalues, the smallest, trace and density, from iterations that start at random signs."""
+    n, extra_signs = len(hessian.gradient), max(0, config.signs - config.spectra)
+    product = _with_progress(hessian.product, "curvature", config.spectra * config.steps + extra_signs, progress)
 
     def signs() -> Tensor:
         return rademacher(n, generator, hessian.gradient)
 
-    found = [lanczos(product, signs(), config.steps) for _ in range(config.spectra)]
-    forms = [n * quadratic_form(ritz) for ritz in found]
-    for _ in range(more):
+    iterations = [lanczos(product, signs(), config.steps) for _ in range(config.spectra)]
+    forms = [n * quadratic_form(ritz) for ritz in iterations]
+    for _ in range(extra_signs):
         v = signs()
         forms.append(float(v @ product(v)))
-    best = min(found, key=lambda ritz: float(ritz.residuals[: config.k].max()))
+    # Report the iteration whose eigenvalues converged best: the smallest of the worst residuals.
+    best = min(iterations, key=lambda ritz: float(ritz.residuals[: config.k].max()))
     trace, error = mean_and_error(forms)
-    density = spectral_density(found)
+    density = spectral_density(iterations)
     return {
         "eigenvalues": best.values[: config.k].tolist(),
         "residuals": best.residuals[: config.k].tolist(),
-        "smallest": min(float(ritz.values[-1]) for ritz in found),
+        "smallest": min(float(ritz.values[-1]) for ritz in iterations),
         "parameters": n,
         "trace": {"value": trace, "stderr": error, "probes": len(forms)},
         "density": {
             "at": density.at.tolist(),
             "density": density.density.tolist(),
             "broadening": density.broadening,
-            "probes": len(found),
-            "steps": max(len(ritz.values) for ritz in found),
+            "probes": len(iterations),
+            "steps": max(len(ritz.values) for ritz in iterations),
         },
     }
 
@@ -171,18 +169,19 @@ def sharpness(
     optimizer: AdamState,
     config: AnalysisConfig,
     generator: torch.Generator,
-    progress: Progress,
+    progress: ProgressFn,
 ) -> dict[str, Any]:
-    """The largest eigenvalue, as it is and in Adam's metric, each beside the value from which its steps overshoot."""
+    """Return the largest eigenvalue, plain and in Adam's metric, each with the threshold above which steps diverge."""
     lr, weights = optimizer.lr, trainable_parameters(model)
     in_adams, why_not = None, optimizer.why_not
     if optimizer.moments is not None:
         try:
             metric = adam_metric(optimizer.moments, weights, beta2=optimizer.beta2, eps=optimizer.eps)
+        # Muon keeps no second moments for matrices.
         except KeyError as missing:
             why_not = f"the optimizer keeps no {missing.args[0]}: Adam's metric is not that of all weights"
         else:
-            product = _counted(hessian.product, "sharpness", config.sharpness_steps, progress)
+            product = _with_progress(hessian.product, "sharpness", config.sharpness_steps, progress)
             start = rademacher(len(metric), generator, hessian.gradient)
             in_adams = lanczos(precondition(product, metric.to(start)), start, config.sharpness_steps)
     return {
@@ -196,64 +195,63 @@ def sharpness(
     }
 
 
-def noise(model: LightLLM, windows: Batch, n: int, progress: Progress) -> dict[str, Any]:
-    """The gradient noise scale in sequences and in tokens."""
-    gradient = _counted(partial(sequence_gradient, model, windows), "noise", 2 * n, progress)
-    found, T = noise_scale(gradient, n), windows.tokens.size(1)
+def noise(model: LightLLM, windows: Batch, n: int, progress: ProgressFn) -> dict[str, Any]:
+    """Return the gradient noise scale in sequences and in tokens."""
+    gradient = _with_progress(partial(sequence_gradient, model, windows), "noise", 2 * n, progress)
+    estimate, T = noise_scale(gradient, n), windows.tokens.size(1)
     return {
-        "gradient_squared": found.gradient_squared,
-        "trace": found.trace,
-        "scale_sequences": found.scale,
-        "scale_tokens": None if found.scale is None else found.scale * T,
-        "stderr": found.stderr,
+        "gradient_squared": estimate.gradient_squared,
+        "trace": estimate.trace,
+        "scale_sequences": estimate.scale,
+        "scale_tokens": None if estimate.scale is None else estimate.scale * T,
+        "stderr": estimate.stderr,
         "sequences": n,
     }
 
 
 def landscape(
-    model: LightLLM, batch: Batch, config: AnalysisConfig, generator: torch.Generator, progress: Progress
+    model: LightLLM, batch: Batch, config: AnalysisConfig, generator: torch.Generator, progress: ProgressFn
 ) -> dict[str, Any]:
-    """The loss along one filter-normalised random direction, and over the plane of two. loss[i][j] is at a[j], b[i]."""
+    """Return the loss along a filter-normalised random direction and on the plane of two: loss[i][j] at a[j], b[i]."""
     weights = trainable_parameters(model)
     origin = flatten(weights.values())
-    first, second = (filter_normalised(weights, generator) for _ in range(2))
-    loss = _counted(_loss_at(model, batch), "landscape", config.line + config.side**2, progress)
-    line, side = around((-1.0, 1.0), config.line, 0), around((-1.0, 1.0), config.side, 0)
+    first, second = (filter_normalised_direction(weights, generator) for _ in range(2))
+    loss = _with_progress(_loss_at(model, batch), "landscape", config.line + config.side**2, progress)
+    line, side = spaced_values((-1.0, 1.0), config.line, 0), spaced_values((-1.0, 1.0), config.side, 0)
     return {
-        "line": {"at": line, "loss": loss_along(loss, origin, first, line)},
-        "plane": {"a": side, "b": side, "loss": loss_over(loss, origin, first, second, side, side)},
+        "line": {"at": line, "loss": loss_on_line(loss, origin, first, line)},
+        "plane": {"a": side, "b": side, "loss": loss_on_plane(loss, origin, first, second, side, side)},
     }
 
 
 def path(
     model: LightLLM,
     batch: Batch,
-    here: CheckpointWeights,
+    current: CheckpointWeights,
     run: Sequence[CheckpointWeights],
     side: int,
-    progress: Progress,
+    progress: ProgressFn,
 ) -> dict[str, Any] | None:
-    """The plane through the run's checkpoints, their places, and the loss on it. loss[i][j] is at a[j], b[i].
+    """Return the plane through the run's checkpoints, their coordinates and the loss on it: loss[i][j] at a[j], b[i].
 
-    The loss of a point is that of its own weights, which lie off the plane by what the plane does not explain.
+    The loss of a checkpoint is that of its own weights, which lie off the plane by the unexplained distance.
     """
-    others = [CheckpointWeights(p.step, p.weights.to(here.weights)) for p in run if p.step != here.step]
-    plane = plane_through(here.weights, [p.weights for p in others])
+    others = [CheckpointWeights(p.step, p.weights.to(current.weights)) for p in run if p.step != current.step]
+    plane = fit_plane(current.weights, [p.weights for p in others])
     if plane is None:
         return None
-    loss = _counted(_loss_at(model, batch), "path", side**2 + len(others) + 1, progress)
-    a, b = (around([0.0, *(place[i] for place in plane.places)], side) for i in range(2))
-    places = [(0.0, 0.0), *plane.places]
+    loss = _with_progress(_loss_at(model, batch), "path", side**2 + len(others) + 1, progress)
+    a, b = (spaced_values([0.0, *(point[i] for point in plane.coordinates)], side) for i in range(2))
     points = [
-        {"step": p.step, "a": place[0], "b": place[1], "loss": loss(p.weights)}
-        for p, place in zip([here, *others], places, strict=True)
+        {"step": p.step, "a": point[0], "b": point[1], "loss": loss(p.weights)}
+        for p, point in zip([current, *others], [(0.0, 0.0), *plane.coordinates], strict=True)
     ]
     return {
         "explained": list(plane.explained),
         "points": sorted(points, key=lambda p: p["step"]),
         "a": a,
         "b": b,
-        "loss": loss_over(loss, plane.origin, plane.first, plane.second, a, b),
+        "loss": loss_on_plane(loss, plane.origin, plane.first, plane.second, a, b),
     }
 
 
@@ -271,15 +269,15 @@ def _loss_at(model: LightLLM, batch: Batch) -> Callable[[Tensor], float]:
     return loss
 
 
-def _counted(function: Callable[[X], Y], what: str, total: int, progress: Progress) -> Callable[[X], Y]:
-    """The function, which also says how often it was called."""
+def _with_progress(function: Callable[[X], Y], stage: str, total: int, progress: ProgressFn) -> Callable[[X], Y]:
+    """Return the function with a progress report after each call."""
     calls = 0
 
     def counting(x: X) -> Y:
         nonlocal calls
         result = function(x)
         calls += 1
-        progress(what, calls, total)
+        progress(stage, calls, total)
         return result
 
     return counting

@@ -1,4 +1,4 @@
-"""Rows for somebody else's program: a tracker on the network, a picture, a notebook. It can fail; the run cannot."""
+"""Pass rows to a sink that may be slow or fail, such as a tracker on the network, without affecting the run."""
 
 import queue
 import threading
@@ -7,22 +7,23 @@ from typing import Any
 
 from .metrics import Row, Sink
 
-ROOM = 10_000  # rows that may wait
-PATIENCE = 5.0  # seconds that the end of a run waits for the last rows
+MAX_WAITING_ROWS = 10_000
+CLOSE_TIMEOUT = 5.0  # seconds that the end of a run waits for the last rows
 
 
 class BackgroundSink:
-    """Hands rows to a sink in a thread of its own: however slow or broken it is, the run neither waits nor ends.
+    """A sink that passes rows to another in a thread, so that the run never waits for it or ends with it.
 
-    A sink that raises is dropped, one that does not keep up loses rows; either is said once. `metrics.jsonl` has all.
+    A sink that raises gets no more rows, one that is too slow loses rows; either is reported once. `metrics.jsonl` has
+    every row.
 
     Args:
-        name: what to call it in a notice.
-        make: gives the sink; called in the thread too, since logging in to a tracker can fail or hang. A sink that has
-            a `close` is closed after the last row.
-        say: where notices go.
-        room: rows that may wait.
-        patience: seconds to wait for the last rows.
+        name: of the sink, for messages.
+        make: returns the sink. It is called in the thread, because logging in to a tracker can fail or hang. If the
+            sink has a `close` method, it is called after the last row.
+        say: receives messages.
+        max_rows: that may wait.
+        timeout: seconds to wait for the last rows.
     """
 
     def __init__(
@@ -31,60 +32,62 @@ class BackgroundSink:
         make: Callable[[], Sink],
         say: Callable[[str], object],
         *,
-        room: int = ROOM,
-        patience: float = PATIENCE,
+        max_rows: int = MAX_WAITING_ROWS,
+        timeout: float = CLOSE_TIMEOUT,
     ) -> None:
-        self.name, self.make, self.say, self.patience = name, make, say, patience
-        self.waiting: queue.Queue[Row | None] = queue.Queue(room)
-        self.problem: BaseException | None = None
+        self.name, self.make, self.say, self.timeout = name, make, say, timeout
+        self.waiting: queue.Queue[Row | None] = queue.Queue(max_rows)
+        self.error: BaseException | None = None
         self.dropped, self.warned = 0, False
-        self.over = threading.Event()
+        self.finished = threading.Event()
         threading.Thread(target=self._work, name=f"tracker {name}", daemon=True).start()
 
     @classmethod
-    def of(cls, sink: Sink, say: Callable[[str], object], **how: Any) -> "BackgroundSink":
-        """Around a sink that is there already, by the name it has."""
-        return cls(getattr(sink, "__name__", type(sink).__name__), lambda: sink, say, **how)
+    def of(cls, sink: Sink, say: Callable[[str], object], **options: Any) -> "BackgroundSink":
+        """Wrap an existing sink, under the name of its function or class."""
+        return cls(getattr(sink, "__name__", type(sink).__name__), lambda: sink, say, **options)
 
     def __call__(self, row: Row) -> None:
-        """Take a row; never waits, never raises."""
-        if not self.over.is_set():
+        """Take a row without waiting or raising."""
+        if not self.finished.is_set():
             try:
                 self.waiting.put_nowait(dict(row))
             except queue.Full:
                 self.dropped += 1
-        self._notice()
+        self._report()
 
     def close(self) -> None:
-        """After the last row: wait for a while, and say what was not handed over."""
-        if not self.over.is_set():
+        """Wait for the last rows until the timeout, and report those that were not delivered."""
+        if not self.finished.is_set():
             try:
-                self.waiting.put(None, timeout=self.patience)
-                self.over.wait(self.patience)
+                self.waiting.put(None, timeout=self.timeout)
+                self.finished.wait(self.timeout)
             except queue.Full:
                 self.dropped += 1
-        self._notice()
-        if not self.over.is_set():
-            self.say(f"notice   the tracker {self.name} did not take its last rows in {self.patience:g} s: left behind")
+        self._report()
+        if not self.finished.is_set():
+            self.say(f"notice   the tracker {self.name} did not take its last rows in {self.timeout:g} s: left behind")
 
-    def _notice(self) -> None:
-        """Said by the run's own thread: the log is its."""
-        if self.warned or not (self.problem or self.dropped):
+    def _report(self) -> None:
+        """Report a failure once. Called in the run's thread, because the log is not thread-safe."""
+        if self.warned or not (self.error or self.dropped):
             return
         self.warned = True
-        if self.problem:
-            why = f"failed ({type(self.problem).__name__}: {self.problem}): it gets no more rows"
+        if self.error:
+            reason = f"failed ({type(self.error).__name__}: {self.error}): it gets no more rows"
         else:
-            why = "does not keep up: rows for it are dropped"
-        self.say(f"notice   the tracker {self.name} {why}; the run goes on, metrics.jsonl has every row")
+            reason = "does not keep up: rows for it are dropped"
+        self.say(f"notice   the tracker {self.name} {reason}; the run goes on, metrics.jsonl has every row")
 
     def _work(self) -> None:
+        # The thread is a daemon: a sink that hangs must not keep the process alive.
         try:
             sink = self.make()
             while (row := self.waiting.get()) is not None:
                 sink(row)
             getattr(sink, "close", lambda: None)()
-        except BaseException as error:  # also a SystemExit: it would end this thread without a word
-            self.problem = error
+        # Also SystemExit, which would end this thread silently.
+        except BaseException as error:
+            self.error = error
         finally:
-            self.over.set()
+            self.finished.set()

@@ -1,4 +1,4 @@
-"""The run on a screen: a progress line in a terminal, plain lines anywhere else, and the same lines in train.log."""
+"""Show a run on the screen: a progress line in a terminal, plain lines elsewhere, and the same lines in train.log."""
 
 import sys
 import time
@@ -13,38 +13,39 @@ from ..text_format import format_duration
 from .metrics import Row
 from .resilient_io import LogFile, SafeStream
 
-PLAIN_EVERY = 10  # steps between two plain lines
+PLAIN_INTERVAL = 10  # steps between two plain lines
 
 
 class Console:
-    """A sink for rows, and a place to say things.
+    """A sink that prints rows and messages to the screen and to a log file.
 
     Args:
         total: steps of the whole run.
-        log: a file that gets everything as plain lines; None for none.
-        quiet: nothing on the screen; the log is written all the same.
-        file: where to write instead of standard output.
+        log: a file for all lines; None for none.
+        quiet: print nothing on the screen; the log is still written.
+        file: the stream to print to; standard output by default.
     """
 
     def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
         self.total = total
         stream = file or sys.stdout
-        fading: Any = (
-            SafeStream(stream) if stream is not None else None
-        )  # a screen that goes away takes nothing with it
-        self.screen = RichConsole(file=fading, quiet=quiet, highlight=False)
+        # A terminal that is closed during a run must not end it.
+        safe: Any = SafeStream(stream) if stream is not None else None
+        self.screen = RichConsole(file=safe, quiet=quiet, highlight=False)
         self.live = self.screen.is_terminal and not quiet
-        self.screen.soft_wrap = not self.screen.is_terminal  # a terminal gets whole words, a log whole lines
+        # Rich wraps at 80 columns where there is no terminal, which would break the lines of a piped log.
+        self.screen.soft_wrap = not self.screen.is_terminal
         self.log = LogFile(log, fresh=False, warn=self._print) if log else None
         self.progress: Progress | None = None
         self.task: TaskID | None = None
-        self.began: float | None = None  # when the first step did
-        self.shown = 0  # steps: a run may go back and make some again
+        self.started: float | None = None  # when the first step started
+        # Counted here: after a rollback the step number says less than how many were made.
+        self.steps_made = 0
 
     def say(self, line: str, style: str = "") -> None:
-        """A line above the progress line, and in the log."""
+        """Print a line above the progress line, and log it."""
         self._print(line, style)
-        self._note(line)
+        self._write_log(line)
 
     def __call__(self, row: Row) -> None:
         """Show a row of kind step, eval or sample."""
@@ -59,13 +60,14 @@ class Console:
 
     def _show_step(self, row: Row) -> None:
         step, now = row["step"], time.perf_counter()
-        if self.began is None:
-            self.began = now - row["seconds"]
-        self.shown += 1
-        left = format_duration((now - self.began) / self.shown * (self.total - step))
-        if step == 1 or step % PLAIN_EVERY == 0 or step == self.total or self.shown == 1:
+        if self.started is None:
+            self.started = now - row["seconds"]
+        self.steps_made += 1
+        left = format_duration((now - self.started) / self.steps_made * (self.total - step))
+        # A plain log of every step would be long; the first, every tenth and the last are enough.
+        if step == 1 or step % PLAIN_INTERVAL == 0 or step == self.total or self.steps_made == 1:
             line = f"{step_line(row, self.total)}  {left} left"
-            self._note(line)
+            self._write_log(line)
             if not self.live:
                 self._print(line)
         if self.live:
@@ -85,30 +87,30 @@ class Console:
         self.progress.update(self.task, completed=row["step"], line=line)
 
     def pause(self) -> None:
-        """Take the progress line away; the next step brings it back."""
+        """Remove the progress line until the next step."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
     def close(self) -> None:
-        """The end of the run."""
+        """Remove the progress line and close the log."""
         self.pause()
         if self.log:
             self.log.close()
             self.log = None
 
     def _print(self, line: str, style: str = "") -> None:
-        """What the screen's encoding lacks is shown as a question mark: no letter may end a run."""
+        # A character that the screen's encoding lacks becomes a question mark instead of an error.
         encoding = self.screen.encoding
         self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
 
-    def _note(self, line: str) -> None:
+    def _write_log(self, line: str) -> None:
         if self.log:
             self.log.add(line + "\n")
 
 
 def step_line(row: Row, total: int) -> str:
-    """A row of kind step in plain words."""
+    """Return the line for a row of kind step."""
     return (
         f"step {row['step']}/{total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  lr {row['lr']:.1e}  "
         f"|g| {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tok/s"
@@ -116,18 +118,18 @@ def step_line(row: Row, total: int) -> str:
 
 
 def evaluation_line(row: Row, total: int) -> str:
-    """A row of kind eval in plain words."""
-    give_or_take = f" ± {row['stderr']:.3f}" if row.get("stderr") is not None else ""
+    """Return the line for a row of kind eval."""
+    error = f" ± {row['stderr']:.3f}" if row.get("stderr") is not None else ""
     best = "  best" if row.get("best") else ""
     if row.get("split") == "training":
         return f"step {row['step']}/{total}  mean training loss {row['loss']:.3f}{best}"
-    to_limit = f", {row['distance']:.3f} above the limit" if row.get("distance") is not None else ""
+    distance = f", {row['distance']:.3f} above the limit" if row.get("distance") is not None else ""
     return (
-        f"step {row['step']}/{total}  held out {row['loss']:.3f}{give_or_take}  "
-        f"{row['bits_per_byte']:.3f} bits/byte{to_limit}  perplexity {row['perplexity']:.1f}{best}"
+        f"step {row['step']}/{total}  held out {row['loss']:.3f}{error}  "
+        f"{row['bits_per_byte']:.3f} bits/byte{distance}  perplexity {row['perplexity']:.1f}{best}"
     )
 
 
-def _bits(row: Row, form: str) -> str:
+def _bits(row: Row, template: str) -> str:
     bits = row.get("bits_per_byte")
-    return "" if bits is None else " " + form.format(bits)
+    return "" if bits is None else " " + template.format(bits)

@@ -1,4 +1,4 @@
-"""How much the gradient of one sequence differs from the next: the gradient noise scale, and the batch it suggests."""
+"""Estimate the gradient noise scale: how much the gradients of single sequences differ, and the batch it suggests."""
 
 import math
 from collections.abc import Callable
@@ -15,35 +15,35 @@ from .flat_params import flatten, mean_loss, trainable_parameters
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """Estimates from n independent per-sequence gradients."""
+    """Estimates from n independent gradients of single sequences."""
 
-    gradient_squared: float  # |G|^2 of the true gradient; unbiased, so it can come out below 0 where noise covers it
+    gradient_squared: float  # |G|^2 of the true gradient; unbiased, so it can fall below 0 where noise dominates
     trace: float  # tr(Sigma) of the covariance of one sequence's gradient; unbiased
-    scale: float | None  # tr(Sigma) / |G|^2, sequences; None where |G|^2 is not told from 0
-    stderr: float | None  # of the scale, by the jackknife; None where leaving one sequence out loses |G|^2
+    scale: float | None  # tr(Sigma) / |G|^2, sequences; None where |G|^2 is not distinguishable from 0
+    stderr: float | None  # of the scale, by the jackknife; None where |G|^2 vanishes without one of the sequences
     sequences: int  # n
 
 
 def sequence_gradient(model: LightLLM, batch: Batch, i: int) -> Tensor:
-    """The gradient of the mean loss of sequence i alone, (n,), dropout off. The model's own `.grad` is not touched."""
-    at = flatten(trainable_parameters(model).values()).requires_grad_(True)
+    """Return the gradient of the mean loss of sequence i alone, (n,), without dropout. `.grad` is not touched."""
+    vector = flatten(trainable_parameters(model).values()).requires_grad_(True)
     with torch.enable_grad():
-        loss = mean_loss(model, at, Batch(batch.tokens[i : i + 1], batch.targets[i : i + 1]))
-        (gradient,) = torch.autograd.grad(loss, at)
+        loss = mean_loss(model, vector, Batch(batch.tokens[i : i + 1], batch.targets[i : i + 1]))
+        (gradient,) = torch.autograd.grad(loss, vector)
     return gradient
 
 
 def noise_scale(gradient: Callable[[int], Tensor], n: int) -> NoiseScale:
-    """B_simple = tr(Sigma) / |G|^2 from the gradients of n sequences (McCandlish et al., 2018, equation 2.9).
+    """Return B_simple = tr(Sigma) / |G|^2 from the gradients of n sequences (McCandlish et al., 2018, equation 2.9).
 
-    A batch far below it wastes steps, one far above it wastes text. Each gradient is asked for twice, so that two of
-    them are in memory at a time and not n.
+    A batch far below it wastes steps, one far above it wastes text.
 
     Args:
-        gradient: the gradient (any size) of sequence 0 ... n - 1, the same whenever it is asked for.
+        gradient: returns the gradient, of any size, of sequence 0 ... n - 1. It is called twice for each, so that two
+            gradients are in memory at a time and not n.
 
     Raises:
-        ConfigError: fewer than 3 sequences: without one of them there is no variance.
+        ConfigError: fewer than 3 sequences: with 2, leaving one out for the error leaves no variance.
     """
     if n < 3:
         raise ConfigError(f"a noise scale from {n} sequences has no error; use at least 3")
@@ -55,24 +55,27 @@ def noise_scale(gradient: Callable[[int], Tensor], n: int) -> NoiseScale:
         g = gradient(i)
         squares.append(float(g @ g))
         with_total.append(float(g @ total))
-    whole, all_squares = math.fsum(with_total), math.fsum(squares)  # |sum of g|^2, sum of |g|^2
-    squared, trace = _unbiased(whole, all_squares, n)
+    total_square, sum_of_squares = math.fsum(with_total), math.fsum(squares)  # |sum of g|^2, sum of |g|^2
+    squared, trace = _unbiased(total_square, sum_of_squares, n)
     # Without sequence i: |S - g|^2 = |S|^2 - 2 g.S + |g|^2.
-    without = [
-        _unbiased(whole - 2 * dot + own, all_squares - own, n - 1) for dot, own in zip(with_total, squares, strict=True)
+    leave_one_out = [
+        _unbiased(total_square - 2 * dot + square, sum_of_squares - square, n - 1)
+        for dot, square in zip(with_total, squares, strict=True)
     ]
+    # The estimate of |G|^2 can be negative; a ratio would then mean nothing.
     scale = trace / squared if squared > 0 else None
-    known = scale is not None and all(s > 0 for s, _ in without)
-    return NoiseScale(squared, trace, scale, _jackknife([t / s for s, t in without]) if known else None, n)
+    has_error = scale is not None and all(s > 0 for s, _ in leave_one_out)
+    stderr = _jackknife([t / s for s, t in leave_one_out]) if has_error else None
+    return NoiseScale(squared, trace, scale, stderr, n)
 
 
-def _unbiased(whole: float, squares: float, n: int) -> tuple[float, float]:
-    """|G|^2 from the products of different gradients, tr(Sigma) from their spread: (|sum g|^2, sum |g|^2) of n."""
-    return (whole - squares) / (n * (n - 1)), (squares - whole / n) / (n - 1)
+def _unbiased(total_square: float, sum_of_squares: float, n: int) -> tuple[float, float]:
+    """Return unbiased |G|^2 and tr(Sigma) from |sum of g|^2 and the sum of |g|^2 of n gradients."""
+    return (total_square - sum_of_squares) / (n * (n - 1)), (sum_of_squares - total_square / n) / (n - 1)
 
 
 def _jackknife(estimates: list[float]) -> float:
-    """The standard error from the n estimates that leave one out (Efron and Tibshirani, 1993, equation 11.5)."""
+    """Return the standard error from n leave-one-out estimates (Efron and Tibshirani, 1993, equation 11.5)."""
     n = len(estimates)
     mean = math.fsum(estimates) / n
     return math.sqrt((n - 1) / n * math.fsum((x - mean) ** 2 for x in estimates))

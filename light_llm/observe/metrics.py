@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, the source of every picture. A sink is any function of a row."""
+"""Write and read `metrics.jsonl`: one JSON object a line, the source of every report. A sink is a function of a row."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from .resilient_io import LogFile
 
 Row = Mapping[str, Any]
 WRITTEN_KINDS = ("step", "eval", "rollback", "probe", "attention", "sample", "end")  # kinds of rows in the file
-TIMING_KEYS = ("seconds", "tok_per_sec", "mfu", "memory", "phases")  # what may differ between two equal runs
+TIMING_KEYS = ("seconds", "tok_per_sec", "mfu", "memory", "phases")  # keys that differ between two equal runs
 Sink = Callable[[Row], object]
 
 
@@ -19,8 +19,8 @@ class JsonLines:
     """A sink that appends the rows of a run to a file, each at once.
 
     Args:
-        keep: rows of later steps are cut off first, durably: a resumed run writes them anew.
-        warn: told when the file cannot be written; the rows wait until it can.
+        keep: cut off the rows of later steps first, because a resumed run writes them again; None for a new file.
+        warn: called once with a message when the file cannot be written; the rows wait until it can.
     """
 
     def __init__(
@@ -32,16 +32,17 @@ class JsonLines:
         files: Files | None = None,
     ) -> None:
         if keep is not None and path.is_file():
-            kept = "".join(_line(row) for row in read_rows(path) if row.get("step", 0) <= keep).encode()
+            kept = "".join(_to_line(row) for row in read_rows(path) if row.get("step", 0) <= keep).encode()
+            # Atomic, so that a crash here cannot lose the rows of the run so far.
             atomic_write(path, kept, files)
         self.file = LogFile(path, fresh=keep is None, warn=warn)
 
     def __call__(self, row: Row) -> None:
         if row["kind"] in WRITTEN_KINDS:
-            self.file.add(_line(row))
+            self.file.add(_to_line(row))
 
     def close(self) -> None:
-        """No more rows."""
+        """Write waiting rows and close the file."""
         self.file.close()
 
 
@@ -63,23 +64,19 @@ def read_rows(path: Path, *, on_skip: Callable[[str], object] = lambda line: Non
                 on_skip(line)
 
 
-def _line(row: Row) -> str:
-    return json.dumps(replace_nonfinite(row)) + "\n"
-
-
 def round_significant(value: float) -> float:
-    """Four significant digits: as many as a number that is looked at needs in a row.
+    """Round to four significant digits, enough for a plot.
 
-    >>> short(0.123456), short(12345.6)
+    >>> round_significant(0.123456), round_significant(12345.6)
     (0.1235, 12350.0)
     """
     return float(f"{value:.4g}")
 
 
 def replace_nonfinite(value: Any) -> Any:
-    """The same values; JSON has no NaN and no infinity: they become null.
+    """Replace NaN and infinity, which JSON lacks, by None in nested values.
 
-    >>> finite({"loss": math.nan, "norms": [1.0, math.inf]})
+    >>> replace_nonfinite({"loss": math.nan, "norms": [1.0, math.inf]})
     {'loss': None, 'norms': [1.0, None]}
     """
     if isinstance(value, Mapping):
@@ -87,3 +84,7 @@ def replace_nonfinite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [replace_nonfinite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _to_line(row: Row) -> str:
+    return json.dumps(replace_nonfinite(row)) + "\n"

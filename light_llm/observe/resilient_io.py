@@ -1,4 +1,4 @@
-"""Streams that may go away: a pipe nobody reads any more, a terminal that was closed, a disk that is full."""
+"""Text output that survives a closed pipe or terminal and a full disk."""
 
 import os
 from collections.abc import Callable
@@ -8,33 +8,34 @@ from typing import Any, TextIO
 
 
 class SafeStream:
-    """A text stream for people: once it cannot be written it falls silent, whichever thread wrote.
+    """A text stream that falls silent, instead of raising, once it cannot be written.
 
-    A progress line is drawn by a thread of its own, where an error could not be caught.
+    Rich draws progress lines in a thread of its own, where no caller could catch the error.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write if it is still possible."""
+        """Write a text; discard it once the stream has failed."""
         try:
             self.stream.write(text)
-        except UnicodeError:  # a letter that the stream lacks is another matter
+        # A UnicodeError is a ValueError, but means a character that the encoding lacks, not a lost stream.
+        except UnicodeError:
             raise
         except (OSError, ValueError):
             self.redirect_to_null()
         return len(text)
 
     def flush(self) -> None:
-        """Flush if it is still possible."""
+        """Flush the stream, unless it has failed."""
         try:
             self.stream.flush()
         except (OSError, ValueError):
             self.redirect_to_null()
 
     def redirect_to_null(self) -> None:
-        """Lead the stream to nowhere, so that nothing that is still buffered fails later."""
+        """Redirect the stream to the null device, so that text in its buffer cannot fail when Python exits."""
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
@@ -43,38 +44,40 @@ class SafeStream:
 
 
 class LogFile:
-    """Appends whole lines to a file. What cannot be written is kept, and written as soon as it can be again.
+    """A file of whole lines that keeps in memory what it cannot write, and tries again with the next line.
 
-    A line of which the disk took a part is gone on with at that byte, so none is ever cut or there twice.
+    A disk that fills up takes a part of a line; the rest follows at that byte, so no line is torn or written twice.
 
     Args:
-        fresh: an old file is emptied first.
-        warn: told once that the file cannot be written, and at the end what it lacks.
+        fresh: empty an existing file.
+        warn: called when the file cannot be written, and at the end if lines are missing.
     """
 
     def __init__(self, path: Path, *, fresh: bool, warn: Callable[[str], object]) -> None:
         self.path, self.warn = path, warn
         self.unwritten = bytearray()
         self.warned = False
-        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        self.handle = os.open(path, how | (os.O_TRUNC if fresh else 0), 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        # Unbuffered: os.write returns how many bytes the disk took, which a buffered file hides.
+        self.handle = os.open(path, flags | (os.O_TRUNC if fresh else 0), 0o666)
 
     def add(self, line: str) -> None:
-        """Append a line, ending included; and what waits before it."""
+        """Append a line, its ending included, after any lines that wait."""
         self.unwritten += line.encode(errors="replace")
         try:
             while self.unwritten:
                 del self.unwritten[: os.write(self.handle, self.unwritten)]
         except OSError as error:
             if not self.warned:
-                self.warned = True  # first: what is said may come here as a line
+                # Set before the call: the warning itself may be logged to this file.
+                self.warned = True
                 self.warn(
                     f"notice   {self.path} cannot be written ({error.strerror}): its lines are kept in memory and "
                     "tried again at each step"
                 )
 
     def close(self) -> None:
-        """Try a last time."""
+        """Try to write waiting lines once more, and close the file."""
         self.add("")
         os.close(self.handle)
         if self.unwritten:

@@ -1,4 +1,4 @@
-"""The rows of a run as TensorBoard's event files."""
+"""Write the rows of a run as TensorBoard event files."""
 
 import json
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ FLUSH_SECONDS = 10  # how far TensorBoard may lag behind a run
 
 
 class TensorBoardSink:
-    """A sink that writes numbers, pictures, samples and settings into `tensorboard/` in the run folder.
+    """A sink that writes numbers, images, samples and settings into `tensorboard/` in the run folder.
 
-    What an earlier process, or this one before it went back, wrote of steps that are made again is hidden: a new event
-    file begins with the step from which on nothing older counts.
+    After a resume or a rollback some steps are made again. A new event file then begins with a purge step, from which
+    on TensorBoard hides the older events.
 
     Args:
         folder: the run folder.
         record: run.json.
-        resumed_at: the last step that stays as it is; 0 for a new run.
+        resumed_at: the last step whose events stay; 0 for a new run.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -40,26 +40,22 @@ class TensorBoardSink:
             self._open(step + 1)
         for name, number in tracked_values(row).items():
             self.writer.add_scalar(name, number, step)
-        for name, picture in row_images(row).items():
-            self.writer.add_image(name, picture.pixels, step, dataformats="HWC")
+        for name, image in row_images(row).items():
+            self.writer.add_image(name, image.pixels, step, dataformats="HWC")
         if row["kind"] == "sample":
-            self.writer.add_text("sample", _verbatim(row["text"]), step)
+            # TensorBoard shows text as Markdown; four spaces before a line keep it verbatim.
+            self.writer.add_text("sample", "\n".join(f"    {line}" for line in row["text"].splitlines()), step)
         elif row["kind"] == "end":
             self.writer.add_text("run/status", str(row.get("status")), step)
         if row["kind"] != "step":
             self.writer.flush()
 
     def close(self) -> None:
-        """No more rows."""
+        """Close the event file."""
         self.writer.close()
 
-    def _open(self, first: int) -> None:
-        """A new event file, from which on older events of step `first` and later do not count."""
+    def _open(self, first_step: int) -> None:
+        """Open a new event file that hides older events of `first_step` and later."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.folder), purge_step=first, flush_secs=FLUSH_SECONDS)
-
-
-def _verbatim(text: str) -> str:
-    """TensorBoard shows text as Markdown; four spaces before a line keep it as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+        self.writer = SummaryWriter(str(self.folder), purge_step=first_step, flush_secs=FLUSH_SECONDS)

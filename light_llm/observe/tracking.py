@@ -1,4 +1,4 @@
-"""Which tracker a run has, why, and how it is made. `metrics.jsonl` has every row whatever is decided here."""
+"""Choose and start the tracker of a run. `metrics.jsonl` has every row with any of them."""
 
 import hashlib
 import importlib.util
@@ -14,21 +14,22 @@ from .metrics import Sink
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package could be imported; a folder that only has its name, as a run folder may hold, is none."""
+    """Return whether a package can be imported."""
+    # A run folder may hold a folder named wandb or tensorboard, which is found as a namespace package without origin.
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None
 
 
 def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] = is_installed) -> Decision:
-    """Settle who else gets the rows: "wandb", "tensorboard" or "none".
+    """Choose the tracker: "wandb", "tensorboard" or "none".
 
     Args:
-        asked: train.tracker; "auto" is W&B where it is installed and the environment asks for it.
+        asked: train.tracker; "auto" is W&B if it is installed and the environment asks for it.
         wanted: why the environment asks for W&B (`runtime.wandb_reason`); "" if it does not.
-        installed: whether a package is there.
+        installed: returns whether a package is installed.
 
     Raises:
-        ConfigError: what was asked for by name is not installed, or W&B has neither a key nor a file to write to.
+        ConfigError: the tracker named is not installed, or W&B has no key and is not offline.
     """
     if asked == "none":
         return Decision("none", "asked for")
@@ -50,24 +51,31 @@ def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] 
     return Decision(asked, "asked for")
 
 
-def make_tracker(
-    name: str, *, folder: Path, record: Mapping[str, Any], identity: str, resumed_at: int = 0
-) -> Callable[[], Sink]:
-    """What a `BackgroundSink` calls, in its own thread, to get its sink. Nothing is imported before.
+def start_tracker(
+    name: str, folder: Path, record: Mapping[str, Any], resumed_at: int, say: Callable[[str], object]
+) -> list[BackgroundSink]:
+    """Start the tracker that `choose_tracker` chose, in its thread; return an empty list for "none".
 
     Args:
-        name: "wandb" or "tensorboard".
+        name: "wandb", "tensorboard" or "none".
         folder: the run folder.
         record: run.json.
-        identity: of `tracking_id`.
-        resumed_at: the step a resumed run goes on from; 0 for a new run.
+        resumed_at: the step from which a resumed run continues; 0 for a new run.
+        say: receives messages.
     """
+    if name == "none":
+        return []
+    return [BackgroundSink(name, make_tracker(name, folder=folder, record=record, resumed_at=resumed_at), say)]
+
+
+def make_tracker(name: str, *, folder: Path, record: Mapping[str, Any], resumed_at: int = 0) -> Callable[[], Sink]:
+    """Return a function that makes the sink, and imports its package only then. The arguments are `start_tracker`'s."""
 
     def make() -> Sink:
         if name == "wandb":
             from .wandb_sink import WandbSink
 
-            return WandbSink(folder, record, identity=identity)
+            return WandbSink(folder, record, identity=tracking_id(record, folder))
         from .tensorboard_sink import TensorBoardSink
 
         return TensorBoardSink(folder, record, resumed_at=resumed_at)
@@ -75,22 +83,11 @@ def make_tracker(
     return make
 
 
-def start_tracker(
-    name: str, folder: Path, record: Mapping[str, Any], resumed_at: int, say: Callable[[str], object]
-) -> list[BackgroundSink]:
-    """The tracker that was chosen, in its thread; none for "none". The arguments are those of `make_tracker`."""
-    if name == "none":
-        return []
-    identity = tracking_id(record, folder)
-    make = make_tracker(name, folder=folder, record=record, identity=identity, resumed_at=resumed_at)
-    return [BackgroundSink(name, make, say)]
-
-
 def tracking_id(record: Mapping[str, Any], folder: Path) -> str:
-    """A run's id, 16 hexadecimal digits: the same however often the run is resumed, another for every other run.
+    """Return a run's id at its tracker, 16 hexadecimal digits: the same after every resume, unique to the run.
 
-    It is made of when the run began, the name of its folder and settings that no resumed run may change.
+    It hashes the start time, the folder name and settings that a resumed run cannot change.
     """
     train = record["run"]["train"]
-    facts = [record["started"], folder.resolve().name, record["run"]["model"], train["seed"], train["lr"]]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    identity = [record["started"], folder.resolve().name, record["run"]["model"], train["seed"], train["lr"]]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]

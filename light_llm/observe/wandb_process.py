@@ -1,7 +1,7 @@
-"""The process that speaks with Weights & Biases: `python -m light_llm.observe.wandb_process`, rows on standard input.
+"""The process that talks to Weights & Biases: `python -m light_llm.observe.wandb_process`, with rows on standard input.
 
-The first line says what run it is, each further one is a row. Nothing but the rows and the run's settings leaves: no
-console, code, Git state, machine, packages or statistics. The key is read by W&B itself, from WANDB_API_KEY.
+The first line describes the run, each further line is a row. Only the rows and the run's settings are uploaded: no
+console output, code, Git state, machine, packages or statistics. W&B itself reads the key, from WANDB_API_KEY.
 """
 
 import html
@@ -17,58 +17,63 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .heatmap import row_images
-from .metric_names import BEST_LOW, tracked_values
+from .metric_names import LOWER_IS_BETTER, tracked_values
 from .metrics import Row
 
-LONGEST_UPLOAD = 600.0  # seconds that an upload may go on after the run has ended
+UPLOAD_TIMEOUT = 600.0  # seconds that an upload may take after the run has ended
 
 
 def main() -> int:
-    """Take a run and its rows until there are no more. Returns the exit code; the reason of a failure is printed."""
-    stream = open(0, "rb", closefd=False)  # noqa: SIM115  (Python cannot end while a thread waits in its own stdin)
+    """Log a run and its rows until the input ends. Returns the exit code; the reason of a failure is printed."""
+    # Not sys.stdin: Python cannot exit while a thread waits in it.
+    stream = open(0, "rb", closefd=False)  # noqa: SIM115
     try:
-        what = json.loads(stream.readline())
-        rows = read_ahead(stream)  # from now on: W&B may take its time to begin
-        run = begin(**what)
-        status = "failed"  # unless a row says how the run ended: it was killed, or an error ended it
+        run_description = json.loads(stream.readline())
+        # W&B may take long to start, so rows are read from now on.
+        rows = read_ahead(stream)
+        run = start_run(**run_description)
+        # Stays so when the run is killed or ends with an error: then no `end` row comes.
+        status = "failed"
         for row in rows:
-            log(run, row)
+            log_row(run, row)
             status = str(row["status"]) if row.get("kind") == "end" else status
         run.finish(exit_code=int(status in ("failed", "nonfinite")))
-    except Exception as error:  # whatever W&B raises: the training process reads this line
+    # W&B raises many types; the training process reads this line.
+    except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", flush=True)
         return 1
     return 0
 
 
 def read_ahead(stream: BinaryIO) -> Iterable[Row]:
-    """The rows, taken from the pipe as they come, so that a slow network holds nobody up."""
+    """Return an iterator over the rows, read by a thread so that a slow network does not fill the pipe."""
     rows: queue.Queue[Row | None] = queue.Queue()
 
-    def take() -> None:
-        with suppress(ValueError):  # half a line: the training was killed while it wrote
+    def read() -> None:
+        with suppress(ValueError):  # a torn line: the training was killed while it wrote
             for line in stream:
                 rows.put(json.loads(line))
         rows.put(None)
-        limit = threading.Timer(LONGEST_UPLOAD, os._exit, [1])
+        limit = threading.Timer(UPLOAD_TIMEOUT, os._exit, [1])
         limit.daemon = True
         limit.start()
 
-    threading.Thread(target=take, daemon=True).start()
+    threading.Thread(target=read, daemon=True).start()
     return iter(rows.get, None)
 
 
-def begin(folder: str, record: Mapping[str, Any], identity: str) -> Any:
-    """Start or go on with the run at W&B, every number over our own count of steps.
+def start_run(folder: str, record: Mapping[str, Any], identity: str) -> Any:
+    """Start or continue the run at W&B, with our step as the x axis of every metric.
 
-    W&B's own count only grows; ours goes back when a run is resumed or rolled back.
+    W&B's own step can only grow; ours goes back when a run is resumed or rolled back.
     """
     import wandb
 
-    of_user = wandb.setup().settings  # WANDB_PROJECT and WANDB_NAME go before ours
+    # WANDB_PROJECT and WANDB_NAME take precedence over our names.
+    user_settings = wandb.setup().settings
     run = wandb.init(
-        project=of_user.project or "light-llm",
-        name=of_user.run_name or f"{Path(folder).name}-{identity[:4]}",
+        project=user_settings.project or "light-llm",
+        name=user_settings.run_name or f"{Path(folder).name}-{identity[:4]}",
         id=identity,
         resume="allow",
         reinit="create_new",
@@ -91,21 +96,23 @@ def begin(folder: str, record: Mapping[str, Any], identity: str) -> Any:
     )
     run.define_metric("step", hidden=True)
     run.define_metric("*", step_metric="step")
-    for name in BEST_LOW:
+    for name in LOWER_IS_BETTER:
         run.define_metric(name, step_metric="step", summary="min")
     return run
 
 
-def log(run: Any, row: Row) -> None:
-    """One row: its numbers, pictures and text as one entry of the run's history; the end as a summary."""
+def log_row(run: Any, row: Row) -> None:
+    """Log the numbers, images and text of a row as one history entry; an `end` row goes into the summary."""
     import wandb
 
     values: dict[str, Any] = dict(tracked_values(row))
     if row.get("kind") == "end":
         run.summary.update(values | {"run/status": str(row.get("status"))})
         return
-    if importlib.util.find_spec("PIL"):  # W&B draws with Pillow, and can do without
-        values |= {name: wandb.Image(p.pixels, caption=p.caption) for name, p in row_images(row).items()}
+    # W&B draws images with Pillow, which is optional.
+    if importlib.util.find_spec("PIL"):
+        images = row_images(row).items()
+        values |= {name: wandb.Image(image.pixels, caption=image.caption) for name, image in images}
     if row.get("kind") == "sample":
         values["sample"] = wandb.Html(f"<pre>{html.escape(str(row['text']))}</pre>", inject=False)
     if values:

@@ -131,7 +131,7 @@ def _data_lines(dataset: TokenDataset, config: TrainConfig, report: PreflightRep
 
 def resume_lines(resume: ResumeState) -> list[str]:
     """Return the header's lines about the checkpoint that a run resumes from, and the files that are damaged."""
-    damaged = [*(d.what for d in resume.saved.damaged), *resume.saved.problems]
+    damaged = [*(d.reason for d in resume.saved.damaged), *resume.saved.problems]
     return [
         *(f"notice   {problem}: not used" for problem in damaged),
         f"resumed  at step {resume.state.step} from {resume.saved.step}",

@@ -264,7 +264,7 @@ WRONG = [
         "context=4000 cannot be used; it must be a whole number at least 0 and at most 32",
     ),
     (["run", "--k", "0"], "k=0 cannot be used; it must be a whole number at least 1"),
-    (["run", "--k", "30"], "k=30 eigenvalues cannot be had from steps=18; ask for at least 30"),
+    (["run", "--k", "30"], "k=30 eigenvalues need steps=30"),
     (["run", "--seed", "-1"], "seed=-1 cannot be used; it must be a whole number at least 0"),
     (["run", "--batch-size", "0"], "batch_size=0 cannot be used; it must be a whole number at least 1"),
     (

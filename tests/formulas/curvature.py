@@ -23,7 +23,7 @@ from light_llm.observe.curvature import (
 )
 from light_llm.observe.flat_params import flatten, mean_loss, mean_loss_by_formula, trainable_parameters
 from light_llm.observe.gradient_noise import noise_scale, sequence_gradient
-from light_llm.observe.landscape import filter_normalised, loss_along, loss_over, plane_through
+from light_llm.observe.landscape import filter_normalised_direction, fit_plane, loss_on_line, loss_on_plane
 from light_llm.optim import build_optimizer
 from tests.support.tools import gradients, some_tokens, tiny_model
 
@@ -197,7 +197,7 @@ def H10_the_metric_of_adam() -> None:
 
 def H11_a_direction_as_long_as_the_weights_row_by_row() -> None:
     model = tiny_model()
-    direction = filter_normalised(trainable_parameters(model), torch.Generator().manual_seed(0))
+    direction = filter_normalised_direction(trainable_parameters(model), torch.Generator().manual_seed(0))
     parts = direction.split([p.numel() for p in trainable_parameters(model).values()])
     for (_, p), part in zip(trainable_parameters(model).items(), parts, strict=True):
         if p.ndim == 1:
@@ -214,21 +214,21 @@ def H12_the_loss_along_directions() -> None:
         return float(array(w) @ A @ array(w)) / 2
 
     line = [(o + x * a) @ A @ (o + x * a) / 2 for x in (-1.0, 0.0, 0.5)]
-    agree(loss_along(loss, tensor(o), tensor(a), (-1.0, 0.0, 0.5)), line)
+    agree(loss_on_line(loss, tensor(o), tensor(a), (-1.0, 0.0, 0.5)), line)
     plane = [[(o + x * a + y * b) @ A @ (o + x * a + y * b) / 2 for x in (0.0, 1.0)] for y in (-1.0, 0.0, 2.0)]
-    agree(loss_over(loss, tensor(o), tensor(a), tensor(b), (0.0, 1.0), (-1.0, 0.0, 2.0)), plane)
+    agree(loss_on_plane(loss, tensor(o), tensor(a), tensor(b), (0.0, 1.0), (-1.0, 0.0, 2.0)), plane)
 
 
 def H13_the_plane_of_a_path() -> None:
     """Its two directions are the first right singular vectors of the points' distances to the origin."""
     origin, points = normal(N), normal(5, N, seed=1) * np.array([5.0, 3.0, 1.0, 0.5, 0.1])[:, None]
-    found = plane_through(tensor(origin), [tensor(origin + p) for p in points])
+    found = fit_plane(tensor(origin), [tensor(origin + p) for p in points])
     assert found is not None
     _, s, Vt = np.linalg.svd(points, full_matrices=False)
     agree(found.explained, s[:2] ** 2 / (s**2).sum(), rtol=1e-7)
     for direction, v in ((found.first, Vt[0]), (found.second, Vt[1])):
         agree(abs(array(direction) @ v), 1.0, rtol=1e-7)
-    agree(found.places, np.stack([points @ array(found.first), points @ array(found.second)], axis=-1), rtol=1e-6)
+    agree(found.coordinates, np.stack([points @ array(found.first), points @ array(found.second)], axis=-1), rtol=1e-6)
 
 
 def _sequence_gradients(n: int = 6) -> Array:

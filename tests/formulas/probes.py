@@ -93,7 +93,7 @@ def P9_dead_units() -> None:
     model, ids = tiny_model(scale=3), some_tokens(1, 3)
     with record_activations(model) as seen:
         model(ids)
-    for units in seen.units:
+    for units in seen.mlp_units:
         share = np.mean([(array(units)[..., i] <= 0).all() for i in range(96)])
         assert 0 < share < 1
         agree(dead_share(units), share, rtol=1e-6)

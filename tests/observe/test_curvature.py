@@ -30,7 +30,7 @@ from light_llm.observe.flat_params import (
     mean_loss_by_formula,
     trainable_parameters,
     unflatten,
-    written_attention,
+    use_naive_attention,
 )
 from tests.support.tools import some_tokens, tiny_model
 
@@ -167,7 +167,7 @@ def test_everything_is_put_back_after_an_error() -> None:
     model, batch = small()
     model.train()
     attend = model.h[0].attn.attend
-    with pytest.raises(KeyboardInterrupt), written_attention(model):
+    with pytest.raises(KeyboardInterrupt), use_naive_attention(model):
         assert not model.training and model.h[0].attn.attend is not attend
         raise KeyboardInterrupt
     assert all(m.training for m in model.modules()) and model.h[0].attn.attend is attend

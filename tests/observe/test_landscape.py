@@ -8,7 +8,13 @@ from torch import Tensor
 from light_llm.data import Batch
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.observe.flat_params import flatten, mean_loss, trainable_parameters, unflatten
-from light_llm.observe.landscape import around, filter_normalised, loss_along, loss_over, plane_through
+from light_llm.observe.landscape import (
+    filter_normalised_direction,
+    fit_plane,
+    loss_on_line,
+    loss_on_plane,
+    spaced_values,
+)
 from tests.support.tools import some_tokens, tiny_model
 
 
@@ -26,7 +32,7 @@ def batch_of(B: int = 3) -> Batch:
 
 def test_each_row_is_as_long_as_the_row_of_the_weights() -> None:
     weights = trainable_parameters(tiny_model(scale=3))
-    direction = unflatten(filter_normalised(weights, generator()), weights)
+    direction = unflatten(filter_normalised_direction(weights, generator()), weights)
     for name, w in weights.items():
         if w.ndim == 1:
             assert not direction[name].any(), name
@@ -36,12 +42,14 @@ def test_each_row_is_as_long_as_the_row_of_the_weights() -> None:
 
 def test_a_direction_grows_with_the_weights_and_is_random() -> None:
     model = tiny_model()
-    first, other = (filter_normalised(trainable_parameters(model), generator(seed)) for seed in (0, 1))
+    first, other = (filter_normalised_direction(trainable_parameters(model), generator(seed)) for seed in (0, 1))
     cosine = torch.cosine_similarity(first, other, dim=0)
     assert abs(cosine) < 0.05
     with torch.no_grad():
         model.h[0].mlp.c_fc.weight[3] *= 10
-    grown = unflatten(filter_normalised(trainable_parameters(model), generator()), trainable_parameters(model))
+    grown = unflatten(
+        filter_normalised_direction(trainable_parameters(model), generator()), trainable_parameters(model)
+    )
     before = unflatten(first, trainable_parameters(model))
     for name, part in grown.items():
         factor = torch.ones(part.shape)
@@ -54,7 +62,9 @@ def test_a_row_of_zeros_has_no_direction() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.wte.weight[5] = 0
-    direction = unflatten(filter_normalised(trainable_parameters(model), generator()), trainable_parameters(model))
+    direction = unflatten(
+        filter_normalised_direction(trainable_parameters(model), generator()), trainable_parameters(model)
+    )
     assert not direction["wte.weight"][5].any() and torch.isfinite(direction["wte.weight"]).all()
 
 
@@ -64,7 +74,7 @@ def test_a_row_of_zeros_has_no_direction() -> None:
 def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> None:
     model, batch = tiny_model(scale=4), batch_of()
     origin = flatten(trainable_parameters(model).values())
-    direction = filter_normalised(trainable_parameters(model), generator())
+    direction = filter_normalised_direction(trainable_parameters(model), generator())
 
     def loss(at: Tensor) -> float:
         with torch.no_grad():
@@ -74,7 +84,7 @@ def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> 
         with torch.no_grad():
             return float(NextTokenLoss(model)(batch.tokens, batch.targets) / total_weight(batch.targets))
 
-    line = loss_along(loss, origin, direction, [-0.5, 0.0, 0.5])
+    line = loss_on_line(loss, origin, direction, [-0.5, 0.0, 0.5])
     assert line[1] == own()
     for p, part in zip(model.parameters(), unflatten(direction, trainable_parameters(model)).values(), strict=True):
         p.data.add_(0.5 * part)
@@ -83,7 +93,9 @@ def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> 
 
 def test_a_grid_has_a_row_for_each_place_along_the_second_direction() -> None:
     first, second = torch.eye(3)[0], torch.eye(3)[1]
-    grid = loss_over(lambda w: float(w[0] + 10 * w[1] + w[2]), torch.tensor([0, 0, 5.0]), first, second, [1, 2], [0, 3])
+    grid = loss_on_plane(
+        lambda w: float(w[0] + 10 * w[1] + w[2]), torch.tensor([0, 0, 5.0]), first, second, [1, 2], [0, 3]
+    )
     assert grid == [[6, 7], [36, 37]]
 
 
@@ -101,7 +113,7 @@ def test_the_model_is_as_before_even_when_interrupted() -> None:
 
     model.h[1].attn.attend = attend
     with pytest.raises(KeyboardInterrupt), torch.no_grad():
-        loss_along(lambda w: float(mean_loss(model, w, batch)), origin, torch.ones_like(origin), [0, 1, 2, 3])
+        loss_on_line(lambda w: float(mean_loss(model, w, batch)), origin, torch.ones_like(origin), [0, 1, 2, 3])
     assert torch.equal(flatten(model.parameters()), origin) and all(m.training for m in model.modules())
     assert all(isinstance(p, torch.nn.Parameter) and p.grad is None for p in model.parameters())
     assert model.h[1].attn.attend is attend and calls == 3
@@ -118,36 +130,36 @@ def points(k: int, n: int = 500, seed: int = 0) -> list[Tensor]:
 
 def test_a_plane_goes_exactly_through_three_points() -> None:
     origin, *others = points(3)
-    plane = plane_through(origin, others)
+    plane = fit_plane(origin, others)
     assert plane is not None and sum(plane.explained) == pytest.approx(1)
     assert float(plane.first @ plane.second) == pytest.approx(0, abs=1e-6)
     assert float(plane.first.norm()) == pytest.approx(1) and float(plane.second.norm()) == pytest.approx(1)
-    for (a, b), point in zip(plane.places, others, strict=True):
+    for (a, b), point in zip(plane.coordinates, others, strict=True):
         torch.testing.assert_close(plane.origin + a * plane.first + b * plane.second, point, rtol=1e-4, atol=1e-4)
 
 
 def test_of_many_points_it_is_numpys_principal_plane() -> None:
     *others, origin = points(8)
-    plane = plane_through(origin, others)
+    plane = fit_plane(origin, others)
     assert plane is not None
     away = (torch.stack(others) - origin).double().numpy()
     _, sizes, axes = np.linalg.svd(away)
     assert plane.explained == pytest.approx(tuple((sizes**2 / (sizes**2).sum())[:2]), rel=1e-4)
     for i, direction in enumerate((plane.first, plane.second)):
         assert abs(direction.double().numpy() @ axes[i]) == pytest.approx(1, abs=1e-4)
-        along = np.array(plane.places)[:, i]
+        along = np.array(plane.coordinates)[:, i]
         assert along[np.abs(along).argmax()] > 0
         assert np.abs(along) == pytest.approx(np.abs(away @ axes[i]), abs=1e-2)
 
 
 def test_points_on_a_line_or_too_few_have_no_plane() -> None:
     origin, away = torch.zeros(50), torch.randn(50, generator=generator())
-    assert plane_through(origin, [away, 2 * away, -away]) is None
-    assert plane_through(origin, [away]) is None and plane_through(origin, []) is None
-    assert plane_through(origin, [origin, origin]) is None
+    assert fit_plane(origin, [away, 2 * away, -away]) is None
+    assert fit_plane(origin, [away]) is None and fit_plane(origin, []) is None
+    assert fit_plane(origin, [origin, origin]) is None
 
 
 def test_a_grid_covers_its_points_and_some_more() -> None:
-    at = around([2.0, -1.0, 0.0], 7)
+    at = spaced_values([2.0, -1.0, 0.0], 7)
     assert len(at) == 7 and at[0] == -1.75 and at[-1] == 2.75
-    assert around((-1.0, 1.0), 5, 0) == [-1, -0.5, 0, 0.5, 1]
+    assert spaced_values((-1.0, 1.0), 5, 0) == [-1, -0.5, 0, 0.5, 1]

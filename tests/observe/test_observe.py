@@ -265,7 +265,7 @@ def test_a_tracker_that_cannot_begin_is_said(tmp_path: Path) -> None:
 
     said: list[str] = []
     tracker = BackgroundSink("W&B", login, said.append)
-    assert tracker.over.wait(10)
+    assert tracker.finished.wait(10)
     tracker(step_row(1))
     tracker(step_row(2))
     tracker.close()
@@ -277,7 +277,7 @@ def test_a_tracker_that_cannot_begin_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_sink_that_sleeps_for_ever_holds_nothing_up(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BackgroundSink.__init__, "__kwdefaults__", {"room": 5, "patience": 0.2})
+    monkeypatch.setattr(BackgroundSink.__init__, "__kwdefaults__", {"max_rows": 5, "timeout": 0.2})
     asleep = threading.Event()
     _, result = train_small(poem, max_steps=12, sinks=[lambda row: asleep.wait(3600)])
     assert result.status == "done" and len(rows_of("run", "step")) == 12

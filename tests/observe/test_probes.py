@@ -175,7 +175,7 @@ def test_the_stream_is_recorded_after_the_embeddings_and_each_block(opinionated:
     x = some_tokens()
     with activations.record_activations(opinionated) as seen:
         hidden = opinionated.hidden_states(x)
-    assert len(seen.stream) == 3 and len(seen.units) == 2 and seen.units[0].shape == (3, 16, 96)
+    assert len(seen.stream) == 3 and len(seen.mlp_units) == 2 and seen.mlp_units[0].shape == (3, 16, 96)
     torch.testing.assert_close(seen.stream[0], opinionated.wte(x) + opinionated.wpe(torch.arange(16)))
     torch.testing.assert_close(opinionated.ln_f(seen.stream[-1]), hidden)
     opinionated.hidden_states(x)
@@ -188,8 +188,8 @@ def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> N
         opinionated.h[1].mlp.c_fc.bias[:24] = -3
     with activations.record_activations(opinionated) as seen:
         opinionated.hidden_states(some_tokens(8, 32))
-    assert float(activations.dead_share(seen.units[0])) == 0
-    assert float(activations.dead_share(seen.units[1])) == 0.25
+    assert float(activations.dead_share(seen.mlp_units[0])) == 0
+    assert float(activations.dead_share(seen.mlp_units[1])) == 0.25
 
 
 # ---- guesses
@@ -331,7 +331,7 @@ def test_a_look_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: P
     quick = opinionated.h[0].attn.attend
     opinionated.train()
     with pytest.raises(IndexError):
-        probe_model(opinionated, ProbeBatch(batch.tokens + 1000, batch.targets, batch.twice))
+        probe_model(opinionated, ProbeBatch(batch.tokens + 1000, batch.targets, batch.repeated))
     assert opinionated.training and opinionated.h[0].attn.attend is quick
     assert not any(m._forward_hooks for m in opinionated.modules())
 
@@ -351,7 +351,7 @@ def test_the_shortest_windows_can_be_looked_at(context: int) -> None:
     batch = make_probe_batch(Ids(some_tokens(1, 40)[0].numpy()), context=context, n_ids=61)
     row = probe_model(model, batch).row
     assert (row["induction"]["gain"] is None) == (context < 3)
-    assert batch.twice.size(1) - 1 <= context and select_attention_maps(probe_model(model, batch))
+    assert batch.repeated.size(1) - 1 <= context and select_attention_maps(probe_model(model, batch))
 
 
 def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: ProbeBatch) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from light_llm.config import TrainConfig
 from light_llm.model import LightLLM
-from light_llm.observe.step_metrics import MOST, StepMetrics, group_of, sample_elements
+from light_llm.observe.step_metrics import MAX_SAMPLE, StepMetrics, group_of, sample_elements
 from light_llm.optim import build_optimizer
 from tests.support.tools import gradients, rows_of, some_tokens, tiny_model, train_small
 
@@ -96,11 +96,11 @@ def test_frozen_parameters_and_parameters_without_a_gradient_are_no_trouble() ->
     assert "wpe" not in norms and norms["ln_f"] > 0 and norms["h.0.attn"] == 0
 
 
-@pytest.mark.parametrize("shape", [(1000, 384), (384, 1000), (50257, 192), (3 * MOST + 1,), (16, 16, 1024)])
+@pytest.mark.parametrize("shape", [(1000, 384), (384, 1000), (50257, 192), (3 * MAX_SAMPLE + 1,), (16, 16, 1024)])
 def test_a_sample_goes_over_all_rows_and_columns(shape: tuple[int, ...]) -> None:
     t = torch.arange(torch.Size(shape).numel()).view(shape)
     seen = sample_elements(t)
-    assert MOST / 2 < len(seen) <= MOST
+    assert MAX_SAMPLE / 2 < len(seen) <= MAX_SAMPLE
     if len(shape) == 2:
         columns = torch.bincount(seen % shape[1], minlength=shape[1])
         assert columns.min() > 0 and columns.max() <= 2 * columns.min()

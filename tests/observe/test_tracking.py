@@ -18,7 +18,7 @@ import pytest
 from light_llm.config import TrainConfig
 from light_llm.errors import ConfigError
 from light_llm.observe import BackgroundSink, read_rows
-from light_llm.observe.heatmap import LIGHT_TO_DARK, NOTHING, heatmap, row_images
+from light_llm.observe.heatmap import LIGHT_TO_DARK, MISSING_COLOR, heatmap, row_images
 from light_llm.observe.metric_names import tracked_values
 from light_llm.observe.tensorboard_sink import TensorBoardSink
 from light_llm.observe.tracking import choose_tracker, is_installed, tracking_id
@@ -162,14 +162,18 @@ def test_what_is_missing_null_or_unknown_has_no_name() -> None:
 
 
 def test_a_heat_map_goes_from_light_to_dark_in_squares() -> None:
-    pixels = heatmap([[0.0], [0.25, 1.0, float("nan")], [None, 7.0]], side=30)
+    pixels = heatmap([[0.0], [0.25, 1.0, float("nan")], [None, 7.0]], min_side=30)
     assert pixels.shape == (30, 30, 3) and pixels.dtype == np.uint8
     cells = pixels.reshape(3, 10, 3, 10, 3)
     assert (cells == cells[:, :1, :, :1]).all()  # each number one square
     light, middle, dark = LIGHT_TO_DARK
-    wanted = [[light, NOTHING, NOTHING], [middle, dark, NOTHING], [NOTHING, dark, NOTHING]]
+    wanted = [
+        [light, MISSING_COLOR, MISSING_COLOR],
+        [middle, dark, MISSING_COLOR],
+        [MISSING_COLOR, dark, MISSING_COLOR],
+    ]
     assert cells[:, 0, :, 0].tolist() == np.array(wanted).tolist()
-    brightness = heatmap([list(np.linspace(0, 1, 50))], side=1).sum(axis=-1, dtype=int)[0]
+    brightness = heatmap([list(np.linspace(0, 1, 50))], min_side=1).sum(axis=-1, dtype=int)[0]
     assert (np.diff(brightness) < 0).all()
 
 
@@ -571,7 +575,7 @@ def test_a_network_that_never_answers_holds_nobody_up(tmp_path: Path, service: S
             assert time.perf_counter() - began < 60, "W&B has not called"
             time.sleep(0.02)
         said: list[str] = []
-        tracker = BackgroundSink("wandb", lambda: sink, said.append, patience=0.5)
+        tracker = BackgroundSink("wandb", lambda: sink, said.append, timeout=0.5)
         start = time.perf_counter()
         for step in range(2000):  # more than a pipe holds
             tracker({**STEP, "step": step})
@@ -588,11 +592,11 @@ def test_the_training_process_stays_as_it_was(tmp_path: Path, offline: Service) 
     """Nothing is imported by a decision, nor W&B by the process that trains; what it would replace stays in place."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from light_llm.observe.tracking import choose_tracker, tracking_id, make_tracker\n"
+        "from light_llm.observe.tracking import choose_tracker, make_tracker\n"
         f"record, folder, before = {RECORD!r}, Path({str(tmp_path)!r}), (sys.exit, sys.excepthook)\n"
         "names = ('wandb', 'tensorboard', 'torch.utils.tensorboard')\n"
         "choice = choose_tracker('auto', wanted='WANDB_MODE=offline')\n"
-        "how = dict(folder=folder, record=record, identity=tracking_id(record, folder))\n"
+        "how = dict(folder=folder, record=record)\n"
         "make, other = make_tracker(choice.value, **how), make_tracker('tensorboard', **how)\n"
         "assert not any(name in sys.modules for name in names), 'a decision'\n"
         "sink = make(); sink({'kind': 'step', 'step': 1, 'loss': 1.0}); sink.close()\n"

@@ -101,7 +101,7 @@ def test_the_peak_of_a_step_is_what_torch_allocates(model: ModelConfig, changes:
 
 
 def test_constants_that_are_written_twice_are_the_same() -> None:
-    assert step_metrics.MOST == formulas.SAMPLED_ELEMENTS
+    assert step_metrics.MAX_SAMPLE == formulas.SAMPLED_ELEMENTS
 
 
 def test_the_blocks_of_attention_keep_what_they_see() -> None:

@@ -286,8 +286,8 @@ BUGS = [
     Bug(
         "a full disk said at each row",
         "observe: LogFile.add",
-        "                self.warned = True  # first",
-        "                pass  # first",
+        "                self.warned = True\n",
+        "                pass\n",
         "tests/observe/test_observe.py -k rows_wait",
     ),
     Bug(
@@ -307,8 +307,8 @@ BUGS = [
     Bug(
         "a sink in the run's own thread",
         "observe: BackgroundSink.__call__",
-        "        if not self.over.is_set():\n            try:\n                self.waiting.put_nowait(dict(row))",
-        "        if not self.over.is_set():\n            try:\n                self.make()(row)",
+        "        if not self.finished.is_set():\n            try:\n                self.waiting.put_nowait(dict(row))",
+        "        if not self.finished.is_set():\n            try:\n                self.make()(row)",
         "tests/observe/test_observe.py -k sink_that_raises",
     ),
     Bug(

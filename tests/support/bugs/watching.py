@@ -5,9 +5,9 @@ from . import Bug
 BUGS = [
     Bug(
         "group norms that add up instead of their squares",
-        "observe: StepMetrics._by_group",
-        "index_add_(0, home, norms.square()).sqrt()",
-        "index_add_(0, home, norms)",
+        "observe: StepMetrics._sum_by_group",
+        "index_add_(0, group_index, norms.square()).sqrt()",
+        "index_add_(0, group_index, norms)",
         "tests/observe/test_step_metrics.py",
     ),
     Bug(
@@ -27,8 +27,8 @@ BUGS = [
     Bug(
         "a sample taken for the whole",
         "observe: StepMetrics.__post_init__",
-        "self.scale = torch.tensor([math.sqrt(n / seen) for n, seen in counts], device=device)",
-        "self.scale = torch.tensor([1.0 for n, seen in counts], device=device)",
+        "self.scale = torch.tensor([math.sqrt(n / sampled) for n, sampled in sizes], device=device)",
+        "self.scale = torch.tensor([1.0 for n, sampled in sizes], device=device)",
         "tests/observe/test_step_metrics.py",
     ),
     Bug(
@@ -62,7 +62,7 @@ BUGS = [
     Bug(
         "attention that is recorded for ever",
         "observe: record_attention",
-        "            layer.attend = fast\n",
+        "            layer.attend = attend\n",
         "            pass\n",
         "tests/observe/test_probes.py",
     ),
@@ -83,8 +83,8 @@ BUGS = [
     Bug(
         "a calibration error that forgets how many guesses a bin has",
         "observe: calibration",
-        "sum(b.count * abs(b.confidence - b.accuracy) for b in found) / total",
-        "sum(abs(b.confidence - b.accuracy) for b in found) / len(found)",
+        "sum(b.count * abs(b.confidence - b.accuracy) for b in filled) / total",
+        "sum(abs(b.confidence - b.accuracy) for b in filled) / len(filled)",
         "tests/observe/test_probes.py",
     ),
     Bug(
@@ -125,15 +125,15 @@ BUGS = [
     Bug(
         "a Lanczos iteration that forgets what it has found",
         "observe: lanczos",
-        "for _ in range(2):  # once more",
-        "for _ in range(0):  # once more",
+        "for _ in range(2):\n            w -= previous",
+        "for _ in range(0):\n            w -= previous",
         "tests/observe/test_curvature.py",
     ),
     Bug(
         "a trace of one direction taken for that of all",
         "observe: spectrum",
-        "forms = [n * quadratic_form(ritz) for ritz in found]",
-        "forms = [quadratic_form(ritz) for ritz in found]",
+        "forms = [n * quadratic_form(ritz) for ritz in iterations]",
+        "forms = [quadratic_form(ritz) for ritz in iterations]",
         "tests/cli/test_analyze.py tests/observe/test_curvature.py",
     ),
     Bug(
@@ -152,7 +152,7 @@ BUGS = [
     ),
     Bug(
         "directions as long as a matrix and not as its rows",
-        "observe: filter_normalised",
+        "observe: filter_normalised_direction",
         "w.detach().norm(dim=-1, keepdim=True) / d.norm(dim=-1, keepdim=True)",
         "w.detach().norm() / d.norm()",
         "tests/observe/test_landscape.py",
@@ -160,8 +160,8 @@ BUGS = [
     Bug(
         "a noise scale that counts noise as signal",
         "observe: _unbiased",
-        "return (whole - squares) / (n * (n - 1)),",
-        "return whole / (n * n),",
+        "return (total_square - sum_of_squares) / (n * (n - 1)),",
+        "return total_square / (n * n),",
         "tests/observe/test_gradient_noise.py",
     ),
     Bug(
