@@ -43,12 +43,13 @@ class BytePairTokenizer:
         separator: the id between documents.
 
     Raises:
-        ConfigError: a byte is missing, a token is repeated, or the separator is no special id.
+        ConfigError: a byte is missing, a token is repeated, or the separator is not a special id.
     """
 
     name = "bpe"
 
     def __init__(self, tokens: Sequence[bytes], separator: int) -> None:
+        # tiktoken merges by rank, and the rank of a token is its id.
         ranks = {token: i for i, token in enumerate(tokens) if token}
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:
@@ -66,6 +67,7 @@ class BytePairTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; a lone surrogate becomes the replacement character."""
+        # Cut long texts where GPT-2's pattern splits anyway, which gives the same ids.
         if len(text) <= MAX_ENCODE_CHARS:
             return self.encoding.encode_ordinary(text)
         slices = (text[start : start + MAX_ENCODE_CHARS] for start in range(0, len(text), MAX_ENCODE_CHARS))
@@ -151,6 +153,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    # All 256 bytes are in the initial alphabet, sorted so that their ids do not depend on the text.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         min_frequency=2,

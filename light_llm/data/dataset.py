@@ -53,9 +53,10 @@ class TokenDataset:
         """(-log2 of the true probability, kind) of each held-out document of the built-in corpus; else empty."""
         if not self.source.limits or self.source.held_out:
             return ()
+        # The held-out documents are the last of the text; a separator stands before each and after the last one.
         ids = self.held_out.read(0, len(self.held_out))
-        n = int((ids == self.tokenizer.separator).sum()) - 1
-        return self.source.limits[len(self.source.limits) - n :]
+        n_documents = int((ids == self.tokenizer.separator).sum()) - 1
+        return self.source.limits[len(self.source.limits) - n_documents :]
 
     def record(self) -> dict[str, Any]:
         """Return the facts about the data that run.json and checkpoints store, as plain values."""
@@ -159,6 +160,7 @@ def load_dataset(
         spec = config.tokenizer if "tokenizer" in chosen else None
         tokenizer, more = resolve_tokenizer(spec, source, config.held_out, offline=offline, progress=stage("learning"))
         notes += more
+    # Store the names of what is really used, substitutes included: a resumed run must find the same text.
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
     folder = _ensure_shards(source, tokenizer, config.held_out, stage("encoding"))
     expected = {**_identity(source, tokenizer, config.held_out), "vocab_size": tokenizer.vocab_size}

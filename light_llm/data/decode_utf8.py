@@ -22,7 +22,7 @@ def _ignore(_: object) -> None:
 
 @dataclass(frozen=True)
 class ReadCallbacks:
-    """Callbacks of a reader: progress, the raw bytes, and counts of what it replaced."""
+    """Callbacks of a reader: progress, the raw bytes, and the number of replaced bytes."""
 
     on_position: Callable[[int], object] = _ignore  # bytes of the file on disk read so far
     on_raw_bytes: Callable[[bytes], object] = _ignore  # of text files only
@@ -71,6 +71,7 @@ def read_text(path: Path, *, errors: str = "strict", callbacks: ReadCallbacks = 
                 check_not_utf16(path, block[:4096])
             final = not block
             callbacks.on_raw_bytes(block)
+            # A chunk may end in the middle of a character; its bytes wait in `held` for the next block.
             data = held + block
             try:
                 text, used, replaced = decode_bytes(data, errors, final=final)
@@ -97,6 +98,7 @@ def open_file(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
     try:
         with open(path, "rb") as file:
             if path.suffix.lower() == ".gz":
+                # The position is that of the packed file, so that progress can be compared with its size on disk.
                 with gzip.open(file, "rb") as unpacked:
                     yield cast(IO[bytes], unpacked), file.tell
             else:

@@ -64,6 +64,7 @@ def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCal
     """
     offset = reported = number = 0
     with open_file(path) as (file, position):
+        # Limit the line: a large file without line breaks would otherwise be read into memory at once.
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             where = f"line {number:,} of {path}"
@@ -92,7 +93,7 @@ def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCal
 
 
 def document_chunks(document: str | None, errors: str, callbacks: ReadCallbacks, where: str) -> Iterator[Chunk]:
-    r"""Yield a document in chunks of limited size, then None. Skip a document that is None.
+    r"""Yield a document in chunks of limited size, then None. A missing document (None) is skipped.
 
     Raises:
         DataError: with errors="strict", half a surrogate pair, which JSON can spell (`"\ud800"`) and UTF-8 cannot.
@@ -131,7 +132,7 @@ def _parse_object(text: str, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where} is not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
         ) from None
-    except ValueError:
+    except ValueError:  # Python refuses to convert integers of more than 4,300 digits
         raise DataError(f"{where} is no JSON that can be read: a number of thousands of digits") from None
     except RecursionError:
         raise DataError(f"{where} is no JSON that can be read: brackets nested thousands deep") from None

@@ -86,6 +86,7 @@ def ensure_file(
         except DataError as error:
             problem, semicolon, remedy = str(error).partition("; ")
             raise DataError(f"{problem}{skipped}{semicolon}{remedy}") from None
+    # Report damaged files also when the file was found: they would be skipped at every start.
     for damaged_path, message in damaged:
         log(f"{message}; " + ("it was fetched anew" if damaged_path == path else f"{path} is used instead"))
     return path
@@ -95,6 +96,7 @@ def _mismatch(path: Path, file: PinnedFile) -> str:
     """Describe how a file differs from the pinned one; empty if it does not."""
     try:
         size = path.stat().st_size
+        # Comparing the size first avoids hashing a file that cannot match.
         sha256 = sha256_of(path) if size == file.size else ""
     except OSError as error:
         return error.strerror or str(error)
@@ -177,6 +179,7 @@ def _download_rest(file: PinnedFile, out: BinaryIO, timeout: float, progress: Pr
         RetryableError, PermanentError: the bytes received so far stay in `out`.
     """
     with request(file.url, start=out.seek(0, os.SEEK_END), timeout=timeout) as response:
+        # A server without support for ranges sends the file from the beginning: overwrite what is there.
         received = out.seek(response.start)
         out.truncate()
         if response.file_size is not None and response.file_size > file.size:

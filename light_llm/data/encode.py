@@ -16,9 +16,10 @@ from ..atomic_io import Files, atomic_write
 from ..errors import DataError
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import lock_folder, unlock, usable_cores
+from .bpe import Ids
 from .shards import BLOCK_BYTES, ShardWriter, id_dtype
 from .text_stream import Chunk, split_at_word_boundaries
-from .tokenizers import Ids, Tokenizer
+from .tokenizers import Tokenizer
 
 BATCH_CHARS = 1 << 18  # that one thread encodes at a time
 CHECKPOINT_SECONDS = 10.0  # of work that an interruption can cost
@@ -49,6 +50,7 @@ def encode_splits(
         for split, chunks in splits:
             batches = batch_chunks(chain([None], chunks, [None]) if separators else chunks)
             _encode_split(partial / f"{split}.bin", batches, tokenizer, {**metadata, "split": split}, checkpoint)
+        # All names in the folder must be on the disk before it gets its own, which means that it is complete.
         checkpoint.path.unlink()
         files = Files()
         files.sync_folder(partial)
@@ -63,6 +65,7 @@ def _encode_split(
     metadata: Mapping[str, Any],
     checkpoint: "EncodeCheckpoint",
 ) -> None:
+    # The batches of a text are always the same, so skipping the first n_done continues where the shard ends.
     point = checkpoint.load(path, tokenizer.vocab_size)
     n_done = point["tasks"] if point else 0
     with ShardWriter(path, vocab_size=tokenizer.vocab_size, metadata=metadata, resume_point=point) as shard:
@@ -131,7 +134,7 @@ class EncodeCheckpoint:
             self.points = load_verified(self.path)
 
     def load(self, path: Path, vocab_size: int) -> dict[str, Any] | None:
-        """Return the resume point of a shard; None if there is none or the file does not match it."""
+        """Return the resume point of a shard; None if it is missing or does not match the file."""
         # Complete blocks are verified when the shard is first read. The incomplete last one is hashed again by the
         # next writer, which would hide damage, so verify it here.
         try:
@@ -161,6 +164,7 @@ def _lock_partial(folder: Path) -> Iterator[Path | None]:
             f"the tokens cannot be kept at {folder} ({error.strerror}); set LIGHT_LLM_CACHE to a folder that can be "
             "written"
         ) from None
+    # Another process may be encoding the same text: wait for it, and then find its result.
     lock = lock_folder(partial, wait=True)
     if lock is None:
         # This file system has no locks, so use a folder with a unique name, which cannot be resumed.

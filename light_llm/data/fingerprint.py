@@ -38,7 +38,7 @@ class TextStats:
 
 
 def text_stats(texts: TextFiles, progress: ProgressFn | None = None) -> TextStats:
-    """Return the facts of a text: from the cache if its files are unchanged, else by reading them.
+    """Return the facts of a text from the cache, or read it if its files have changed.
 
     Raises:
         DataError: there is no text in the files, or they cannot be read.
@@ -51,6 +51,7 @@ def text_stats(texts: TextFiles, progress: ProgressFn | None = None) -> TextStat
     if cached := _load_cached(cache_file):
         return cached
     stats = _compute_stats(texts, progress)
+    # Compare the stamps again: a change while the text was read must not be cached under the old ones.
     if changed + STAMP_SECONDS <= time.time() and _file_stamps(texts)[0] == key:
         _save_cached(cache_file, stats)
     return stats
@@ -65,7 +66,8 @@ def read_verified(texts: TextFiles, sha256: str, progress: ProgressFn | None = N
     digest = hashlib.sha256()
     yield from _read_and_hash(texts, digest.update, ReadCallbacks(), progress)
     if digest.hexdigest() != sha256:
-        with suppress(OSError):  # no cached result, or a read-only cache
+        # The cached facts are those of the old text, so delete them.
+        with suppress(OSError):  # they were never cached, or the cache is read-only
             _cache_path(_file_stamps(texts)[0]).unlink()
         raise DataError(
             f"{texts.files[0]}{' or a file beside it' if len(texts.files) > 1 else ''} was changed while it was read; "
@@ -122,6 +124,7 @@ def _file_stamps(texts: TextFiles) -> tuple[str, float]:
             raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
         stamps.append((str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         latest = max(latest, stat.st_mtime, stat.st_ctime)
+    # Each option can change what is read, so it is part of the key.
     options = (FORMAT, texts.kind, texts.text_field, texts.errors, texts.hash_raw_bytes)
     return hashlib.sha256(repr((options, stamps)).encode("utf-8", "surrogateescape")).hexdigest(), latest
 

@@ -89,6 +89,7 @@ def _make_response(body: http.client.HTTPResponse, start: int) -> Response:
     length = body.headers.get("Content-Length", "")
     if body.status != 206:
         return Response(body, 0, int(length) if length.isdecimal() else None)
+    # Appending a part that begins elsewhere would damage the file, so check where it begins.
     content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
     if not content_range or int(content_range[1]) != start:
         raise RetryableError("it sent another part of the file than was asked for", restart=True)
@@ -108,6 +109,7 @@ class _HttpRedirects(urllib.request.HTTPRedirectHandler):
 
 def _build_opener(url: str) -> urllib.request.OpenerDirector:
     """Return an opener for http and https only: the default one would also read local files."""
+    # A proxy could not reach a server on this machine.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler({} if _is_this_machine(urlsplit(url).hostname or "") else None),
@@ -133,6 +135,7 @@ def _is_transient(error: Any) -> bool:
     """Return whether a connection broke. Failing to connect at all (no name server, a closed port) is permanent."""
     reason = getattr(error, "reason", error)
     transient = (TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError, http.client.HTTPException)
+    # A connection that is cut during the TLS handshake raises SSLEOFError.
     return isinstance(reason, (*transient, ssl.SSLEOFError))
 
 

@@ -43,6 +43,7 @@ def ensure_hub_file(
     for folder in (offline_dir(), cache_dir()):
         if folder and (path := folder / file.folder / file.name).is_file():
             return path
+    # Look into the library's cache first: with a complete file there, no request is sent.
     try:
         return Path(_hub_download(file, None, endpoint, local_files_only=True))
     except Exception as error:
@@ -105,6 +106,7 @@ def _quiet_library() -> Iterator[None]:
 def _progress_bar_class(progress: ProgressFn | None) -> Any:
     """Return a replacement for the tqdm class, which draws nothing and calls `progress`."""
 
+    # The methods that huggingface_hub calls; its versions differ in the arguments.
     class Bar:
         def __init__(self, *args: Any, total: int | None = None, initial: int = 0, **kwargs: Any) -> None:
             self.total, self.n = total, initial

@@ -37,6 +37,7 @@ class DataLoader:
         """Return the batch of step k (0, 1, 2, ...)."""
         T = self.dataset.max_length
         starts = (self.order.start(k * self.batch_size + row) for row in range(self.batch_size))
+        # One extra token per window: the last target.
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 

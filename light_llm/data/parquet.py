@@ -26,6 +26,7 @@ def parquet_documents(path: Path, text_field: str, errors: str, callbacks: ReadC
         raise DataError(
             f"{path} is a Parquet file, and reading it needs pyarrow: pip install 'light-llm[parquet]'"
         ) from None
+    # Without memory mapping a file that is cut off while it is read raises an error instead of crashing the process.
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
             column = _find_column(file.schema_arrow, text_field, path, pa)

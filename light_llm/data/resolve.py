@@ -44,6 +44,7 @@ def resolve_source(
     except DataError as error:
         if chosen or config.val_data:
             raise
+        # Damaged files are part of the error message, so the notes so far are not needed.
         notes = [f"this is {BUILT_IN_SOURCE}, the built-in corpus: {_without_remedy(error)}"]
         return find(BUILT_IN_SOURCE), notes
 
@@ -83,6 +84,7 @@ def cached_tokenizer(
 
     if spec.partition(":")[0] != "bpe":
         return make_tokenizer(spec, full_alphabet(source), texts, offline=offline, log=log)
+    # A trained vocabulary depends on the text, its training split, and the spec. FORMAT is a version for all caches.
     key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_key(source, held_out))).encode()).hexdigest()[:24]
     path = cache_dir() / "tokenizers" / f"{key}.json"
     try:
@@ -99,6 +101,7 @@ def cached_tokenizer(
 
 def training_texts(source: Source, held_out: float, progress: ProgressFn | None = None) -> Iterator[str]:
     """Yield the training split to train a tokenizer on: every n-th chunk if the text is large."""
+    # Only the training split: a vocabulary that knew the held-out text would make its loss look better.
     _, chunks = next(read_splits(source, held_out, progress))
     every = -(-source.n_bytes // MAX_TRAINING_BYTES)
     return (text for i, text in enumerate(chunk for chunk in chunks if chunk is not None) if i % every == 0)

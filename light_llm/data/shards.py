@@ -59,9 +59,11 @@ class Shard:
         if file_size != n_bytes:
             raise DataError(f"{path} has {max(file_size, 0):,} bytes, its manifest says {n_bytes:,}; {_rebuild(path)}")
         try:
+            # An empty file cannot be mapped.
             self.ids = np.memmap(path, dtype=dtype, mode="r") if file_size else np.zeros(0, dtype)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
+        # Verifying lazily keeps the start of a run on a large text fast.
         self.unchecked = set(range(len(self.manifest["sha256"])))
 
     def __len__(self) -> int:
@@ -92,6 +94,7 @@ class Shard:
                 f"{self.path} is damaged: its bytes from {block * BLOCK_BYTES:,} are not the ones that were written; "
                 + _rebuild(self.path)
             )
+        # A hash proves that the bytes are unchanged, not that the ids fit; a wrong id would fail inside a kernel.
         if ids.max() >= self.manifest["vocab_size"]:
             raise DataError(
                 f"{self.path} has token id {ids.max()}, which is outside the vocabulary of "
@@ -138,6 +141,7 @@ class ShardWriter:
         self.digest = hashlib.sha256()  # of the incomplete last block
         self.filled = 0  # bytes of the incomplete last block
         self.file = open(path, "r+b" if resume_point else "wb")  # noqa: SIM115  (closed by __exit__)
+        # Bytes after the point may be incomplete; the last, incomplete block is hashed again from the file.
         if resume_point:
             self.file.truncate(self.tokens * self.dtype.itemsize)
             self.file.seek(len(self.hashes) * BLOCK_BYTES)

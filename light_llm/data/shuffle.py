@@ -29,6 +29,7 @@ class WindowOrder:
     def start(self, counter: int) -> int:
         """Return the index of the first of the T + 1 tokens of sequence `counter` (0, 1, 2, ...)."""
         epoch, index = divmod(counter, self.per_epoch)
+        # A different offset in each epoch, so that a token is not always at the same place of a window.
         offsets = min(self.T, self.n_tokens - self.per_epoch * self.T)
         offset = mix(self.seed, epoch, 0) % offsets
         return offset + self.T * permuted_index(index, self.per_epoch, mix(self.seed, epoch, 1))
@@ -43,6 +44,7 @@ def permuted_index(i: int, n: int, key: int) -> int:
     >>> sorted(permuted_index(i, 10, key=7) for i in range(10))
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
+    # Both halves have the same number of bits, so the network permutes a power of four.
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     while True:

@@ -131,6 +131,7 @@ def find_source(
     source = _find(data, text_field, errors, offline, progress, log)
     if val_data is None:
         return source
+    # The validation files of a source that is itself used for validation are ignored.
     held_out = replace(_find(val_data, text_field, errors, offline, progress, log), held_out=None)
     if held_out.sha256 == source.sha256:
         raise DataError(
@@ -171,7 +172,8 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
         return source_from_files(str(path), "standard input", path, find_text_files(path, text_field, errors), progress)
     path, name, source_names = Path(data), data, [*SOURCES, corpus.NAME]
     try:
-        if path.is_fifo():  # process substitution of the shell, as in --data <(zcat my.txt.gz)
+        # Process substitution of the shell, as in --data <(zcat my.txt.gz), gives a pipe that can be read only once.
+        if path.is_fifo():
             with open(path, "rb") as pipe:
                 path = save_stdin(pipe)
             name = str(path)

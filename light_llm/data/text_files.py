@@ -48,6 +48,7 @@ class TextFiles:
         return drop_empty_chunks(self._documents(progress, callbacks))
 
     def _documents(self, progress: ProgressFn | None, callbacks: ReadCallbacks) -> Iterator[Chunk]:
+        # Read all sizes first: the total for the progress, and an early error for a file that has gone.
         try:
             sizes = [file.stat().st_size for file in self.files]
         except OSError as error:

@@ -26,6 +26,7 @@ def drop_empty_chunks(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         if chunk is None:
             pending_break = started
         elif chunk:
+            # A break is only due once text follows it, so an empty document leaves no trace.
             if pending_break:
                 yield None
             yield chunk
@@ -117,6 +118,7 @@ def _split_documents(
         for chunk in chunks:
             if chunk is None:
                 breaks_left -= 1
+                # Stop at the last break too, so that the tail gets at least one document.
                 if n_read >= n_chars or breaks_left == 0:
                     return
             else:
@@ -127,7 +129,7 @@ def _split_documents(
 
 
 def _last_word_boundary(text: str) -> int:
-    """Return the index after the last word that a space or line break follows; 0 if there is none."""
+    """Return the index after the last word that a space or line break follows; 0 without such a word."""
     # Search ever larger parts from the end: searching the whole text would be slow for ordinary prose, and stepping
     # back one character at a time would be slow for a text of spaces.
     part = 1024

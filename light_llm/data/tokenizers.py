@@ -200,6 +200,7 @@ def _train_exact_size(texts: Callable[[], Iterable[str]], size: str) -> Tokenize
     if not size.isdecimal():
         raise ConfigError(f"bpe:{size} cannot be read; write the number of ids after the colon, as in bpe:{BPE_SIZE}")
     tokenizer = train_bpe(texts(), int(size))
+    # bpe:N is an exact size, for example that of another model's embedding table, so fewer ids are an error.
     if tokenizer.vocab_size < int(size):
         raise ConfigError(
             f"bpe:{size} is more than this text gives: its {tokenizer.vocab_size:,} ids join all that occurs twice; "
@@ -242,5 +243,6 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Return the SHA-256 of the tokenizer's plain values, the same on every machine."""
+    # ASCII and sorted keys, so that the bytes and the hash are the same everywhere.
     values = json.dumps(tokenizer.to_dict(), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(values.encode()).hexdigest()

@@ -79,6 +79,7 @@ def _write(texts: Path, facts: Path, n_bytes: int, progress: ProgressFn | None) 
                 if n_written >= n_bytes:
                     break
                 n_written += out.write(((STORY_SEPARATOR if lines else "") + generated.text).encode())
+                # repr gives a float exactly.
                 lines.append(f"{generated.bits!r}\t{generated.plot}")
                 if progress and len(lines) % 1000 == 0:
                     progress(n_written, n_bytes)

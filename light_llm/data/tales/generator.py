@@ -53,6 +53,7 @@ def story(seed: int, i: int, *, grammar: Grammar | None = None) -> Story:
     Its k-th choice takes the integer floor(u * total / 2**64) of u = mix(mix(seed, i), k), 64 bits: an option's
     probability is weight / total to within 2**-64, and a story's bits are right to 1e-9.
     """
+    # Integer arithmetic only: floats could round differently on another machine.
     key, numbers = mix(seed, i), count()
     return generate_story(grammar or built_in_grammar(), lambda total: mix(key, next(numbers)) * total >> 64)
 

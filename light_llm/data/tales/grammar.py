@@ -123,6 +123,7 @@ class Grammar:
                 nodes.append("\n")
             elif line.startswith("?"):
                 percent, _, rest = line[1:].partition(" ")
+                # The smallest integers for the share: the draws, and so the texts, depend on the total.
                 weight, total = Fraction(int(percent), 100).as_integer_ratio()
                 nodes.append(Choice((weight, total), ((*self._parse(rest), " "), ())))
             else:
