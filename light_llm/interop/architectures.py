@@ -88,6 +88,7 @@ def has_window(config: ModelConfig) -> bool:
     return any(config.window_size(layer) for layer in range(config.n_layer))
 
 
+# All names that a GPT-2 can have; transformers uses ours, because ours are GPT-2's.
 _UNTIED = ModelConfig(tied_head=False)
 _LINEAR = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _GPT2_TENSORS = TensorNames(
@@ -182,7 +183,7 @@ FAMILIES = {
             multi_head=True,
             always_biased=True,
             fields=_GPT2_FIELDS,
-            # llama.cpp's converter reads n_ctx; there is one dropout here and three in GPT-2's config.
+            # llama.cpp's converter reads n_ctx. GPT-2 has three dropouts where we have one.
             also_written=lambda config: {
                 "n_ctx": config.n_positions,
                 "embd_pdrop": config.dropout,
@@ -238,6 +239,7 @@ def family_of(config: ModelConfig) -> Family:
     ['gpt2', 'llama']
     """
     differences = {name: list(family.differences(config)) for name, family in FAMILIES.items()}
+    # Several families can be equally near: a window is one setting from Llama, and from Qwen3.
     fewest = min(map(len, differences.values()))
     nearest = [FAMILIES[name] for name, clauses in differences.items() if len(clauses) == fewest]
     if not fewest:

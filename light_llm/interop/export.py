@@ -54,11 +54,12 @@ def export(
 
     Raises:
         ConfigError: the program has no such model or format.
-        CheckpointError: something is in the way, the disk is full, or the export is not the model. Nothing is kept.
+        CheckpointError: `out` exists, the disk is full, or the export differs from the model. Nothing is kept.
     """
     dtype = dtype or exporter.dtypes[0]
     check_request(exporter, out, dtype, overwrite=overwrite)
     remove_stale(out)
+    # In the same folder as `out`, because a rename works only within one file system.
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         (partial if exporter.is_folder else partial.parent).mkdir(parents=True, exist_ok=True)
@@ -81,11 +82,12 @@ def export(
 
 
 def _verify(loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str) -> tuple[ExportCheck | None, str]:
-    """Return the comparison with the program, and a line on it, or None and why there is no comparison.
+    """Return the comparison with the program (None if it is not installed), and one line on the result.
 
     Raises:
         CheckpointError: the export is not the model.
     """
+    # Before the program, whose answer to a damaged file can be a crash.
     without_program = exporter.read_back(loaded, path, dtype=dtype)
     try:
         runtime = exporter.open(path)
@@ -106,7 +108,7 @@ def check_request(exporter: Exporter, out: Path, dtype: str, *, overwrite: bool)
 
     Raises:
         ConfigError: the exporter has no such dtype.
-        CheckpointError: something is in the way, and may not be replaced.
+        CheckpointError: `out` exists and may not be replaced.
     """
     check_choice("dtype", dtype or exporter.dtypes[0], exporter.dtypes)
     if out.name in ("", "..") or out.is_symlink():
@@ -127,7 +129,7 @@ def check_request(exporter: Exporter, out: Path, dtype: str, *, overwrite: bool)
                 )
         return
     names = sorted(f.name for f in out.iterdir())
-    # A folder without weights is no export, even if it has nothing but a README.md.
+    # README.md alone does not make an export: it may be the user's own.
     unknown = [name for name in names if name not in _KNOWN_FILES] or ([] if _WEIGHTS.intersection(names) else names)
     if unknown:
         raise CheckpointError(

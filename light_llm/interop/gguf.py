@@ -48,6 +48,7 @@ class GGUFExporter(Exporter):
 
     def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> str:
         """Compare all fields and numbers of the file with the model, because llama.cpp is often not installed."""
+        # Made again, because an exporter keeps no state between calls.
         fields, tensors = file_parts(loaded, dtype)
         return check_file(path, fields, tensors, dtype).summary
 
@@ -93,6 +94,7 @@ def _add_field(writer: Any, key: str, value: Any) -> None:
     Raises:
         ConfigError: a number that needs more bits.
     """
+    # struct.pack would fail later, without the name of the field.
     if type(value) is int and not 0 <= value < 1 << 32:
         raise ConfigError(f"{key} is {value}, and a GGUF file has room for numbers below {1 << 32}")
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}

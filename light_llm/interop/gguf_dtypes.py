@@ -39,6 +39,7 @@ def quantize(gguf: ModuleType, name: str, tensor: Tensor, kind: str) -> NDArray[
         ConfigError: a weight that the format cannot hold.
     """
     numbers = tensor.detach().float().contiguous().numpy()
+    # The package would write infinity without an error.
     largest = float(np.abs(numbers).max(initial=0.0))
     bound = {"f16": MAX_F16, "q8_0": 127 * MAX_F16}.get(kind, float(np.finfo(np.float32).max))
     if not largest <= bound:  # also true for NaN
@@ -76,6 +77,7 @@ def emulate_llama_cpp(loaded: LoadedModel, dtype: str) -> LoadedModel:
             module.register_forward_pre_hook(lambda _, inputs, kind=kind: (round_trip(inputs[0], kind), *inputs[1:]))
         elif isinstance(module, nn.GELU):
             module.register_forward_hook(_table_gelu)
+    # The head is a function of the model and not a module, so a hook cannot reach it.
     head, kind = model.head_weight, tensor_dtype("", tuple(model.head_weight.shape), dtype)
     model.logits = lambda hidden: F.linear(round_trip(hidden, kind), head)  # type: ignore[method-assign]
     return emulated

@@ -47,6 +47,7 @@ def check_can_be_gguf(config: ModelConfig) -> None:
             raise _unsupported(
                 f"{name}={value} is not what its {family.title} has", f"train with {name}={' or '.join(supported)}"
             )
+    # A window as long as the context hides nothing.
     if any(0 < config.window_size(layer) < config.n_positions for layer in range(config.n_layer)):
         raise _unsupported(
             f"window={config.window} is not read there: its {family.title} sees all tokens in every layer",
@@ -140,6 +141,7 @@ def tensor_dtype(name: str, shape: tuple[int, ...], dtype: str) -> str:
 def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]:
     """Return the fields of the file by name, without those of the tokenizer. No author, path or date is written."""
     family = family_of(config)
+    # The convention of GGUF file names: 30.3M.
     size = format_count(get_model_size(config)).upper()
     fields: dict[str, Any] = {
         "general.architecture": family.name,

@@ -27,7 +27,7 @@ def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": [names.get(i, text) for i, text in enumerate(texts)],
         "tokenizer.ggml.token_type": [NORMAL if text else CONTROL for text in texts],
-        # An empty list cannot be written; this merge never applies, because the separator is no text.
+        # An empty list cannot be written. This merge never applies, because no text contains the separator.
         "tokenizer.ggml.merges": _merges(tokenizer, texts) or [f"{SEPARATOR} {SEPARATOR}"],
         "tokenizer.ggml.bos_token_id": tokenizer.separator,
         "tokenizer.ggml.eos_token_id": tokenizer.separator,
@@ -42,5 +42,6 @@ def _merges(tokenizer: Tokenizer, texts: list[str]) -> list[str]:
         return [line for line in tokenizer.merges.split("\n")[1:] if line]
     if isinstance(tokenizer, BytePairTokenizer):
         return [f"{left} {right}" for left, right in to_tokenizer_json(tokenizer)["model"]["merges"]]
+    # Byte by byte from the left: a merge needs both of its sides to exist already.
     merges = (f"{text[:cut]} {text[cut]}" for text in texts for cut in range(1, len(text)))
     return list(dict.fromkeys(merges))

@@ -1,4 +1,4 @@
-"""Read a GGUF file back with the `gguf` package and compare it with what was to be written.
+"""Read a GGUF file back with the `gguf` package and compare it with the intended fields and tensors.
 
 Most users do not have llama.cpp, which is compiled from source: without it this is the only check of an export. It
 finds damage and wrong numbers, but not a wrong name or order of rows, which tests/support/gguf_reference.py checks by
@@ -54,6 +54,7 @@ def check_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tens
     """
     gguf = require("gguf", "gguf")
     try:
+        # A damaged file can fail in any part of the reader, by several types of error.
         reader = gguf.GGUFReader(path)
         stored = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
         _check_fields(stored, fields)
@@ -79,6 +80,7 @@ def _check_fields(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> Non
 def _equal(stored: Any, expected: Any) -> bool:
     if isinstance(expected, float) and isinstance(stored, (int, float)):
         return abs(stored - expected) <= FLOAT32_ERROR * abs(expected)
+    # The type too: True and 1 are equal in Python and different in the file.
     return type(stored) is type(expected) and bool(stored == expected)
 
 

@@ -192,11 +192,13 @@ def read_config(values: Any, where: str) -> tuple[Family, ModelConfig]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{where} holds no fields; use a complete copy of the model")
     family, reader = _find_family(values, where), ConfigReader(values, where)
+    # Before the fields, so that the message names the cause and not an odd shape that follows from it.
     for name in ("quantization_config", "quantization"):
         if (value := reader.take(name, None)) is not None:
             raise reader.refusal(name, value, "the weights are rounded", "use the weights it was made from")
     if (code := reader.take("auto_map", None)) is not None:
         raise reader.refusal("auto_map", code, "the model has code of its own, which is not run here")
+    # `window` is 0 by default, and a family without windows has no field for it.
     settings = {name: value for name, value in family.required.items() if name != "window"}
     if family.layer_windows:
         settings |= _read_windows(reader)
@@ -215,6 +217,7 @@ def read_config(values: Any, where: str) -> tuple[Family, ModelConfig]:
 
 def _usual_as_zero(config: ModelConfig) -> ModelConfig:
     """Return the same shape with 0 for each size that 0 stands for, as our own configs have it."""
+    # Otherwise a re-imported model would not equal its own preset.
     usual: dict[str, Any] = {}
     if config.n_kv_head == config.n_head:
         usual["n_kv_head"] = 0
@@ -232,6 +235,7 @@ def _find_family(values: Mapping[str, Any], where: str) -> Family:
     named = values.get("architectures")
     named = [name for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)]
     of_classes = next((f.name for f in FAMILIES.values() if {*f.classes} & {*named}), None)
+    # Very old files have no model_type.
     kind = values.get("model_type") or of_classes
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
@@ -251,6 +255,7 @@ def _read_windows(reader: ConfigReader) -> dict[str, Any]:
     size, used = reader.take("sliding_window", 4096), reader.take_flag("use_sliding_window", default=False)
     first, types = reader.take("max_window_layers", 28), reader.take("layer_types", None)
     n = reader.unread.get("num_hidden_layers")
+    # A list is made of n entries below, so n is bounded before ModelConfig can check it.
     if not isinstance(n, int) or not 0 < n <= 1 << 16:
         raise reader.refusal("num_hidden_layers", n, "it has to be a whole number of layers")
     if types is None:  # the form before transformers 5: windows from a layer on

@@ -111,6 +111,7 @@ def from_hf_tensors(
             f"{where}: its config says {repr_short(config.n_layer)} layers, and there are {len(tensors):,} tensors; "
             + COMPLETE
         )
+    # Older files repeat a tied table; it is checked below and not loaded twice.
     head = tensors.pop(HEAD, None) if config.tied_head else None
     weights = {}
     for name, parts, transposed in tensor_mappings(names, config):
@@ -152,6 +153,7 @@ def _as_float32(tensor: Tensor) -> Tensor:
 def _unshare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors that share a storage with an earlier one, because a model file of ours refuses shared storages."""
     seen: set[int] = set()
+    # By address: two views of one storage are different tensor objects.
     for name, tensor in weights.items():
         address = tensor.untyped_storage().data_ptr()
         weights[name] = tensor.clone() if address in seen else tensor

@@ -36,15 +36,15 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
 
     Args:
         name: of the model: `you/small-stories`; without an owner, the owner of the token.
-        private: whether only the owner may see a new model. An existing model stays as it is.
+        private: whether only the owner may see a new model. An existing model keeps its visibility.
         endpoint: the address of another hub.
 
     Returns:
         The address of the model.
 
     Raises:
-        ConfigError: the folder is no export, the name is invalid, there is no token, or `private` and the existing
-            model is public.
+        ConfigError: a folder that lacks files of an export, an invalid name, a missing token, or `private` for a model
+            that is public.
         CheckpointError: its weights or a JSON file are damaged.
         DataError: the hub does not answer, or refuses.
     """
@@ -52,6 +52,7 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
 
     if missing := [file for file in REQUIRED_FILES if not (folder / file).is_file()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}; export it first: light-llm export hf --out {folder}")
+    # Before anything is sent: a damaged upload would replace a good model.
     check_folder(folder)
     token = check_push(name)
     api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
@@ -88,6 +89,7 @@ def check_folder(folder: Path) -> None:
 
 def _is_from_hub(error: Exception) -> bool:
     """Return whether an error is about the network or the hub: the library also raises those of its HTTP library."""
+    # The HTTP library has changed between versions of huggingface_hub, so no single class can be named.
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or package.startswith(("huggingface_hub", "httpx", "httpcore", "requests"))
 

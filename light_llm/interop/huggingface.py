@@ -39,6 +39,7 @@ class HuggingFaceExporter(Exporter):
     def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "float32") -> None:
         """Write config, weights, tokenizer and defaults for generating. The card is written by `write_card`."""
         check_choice("dtype", dtype, self.dtypes)
+        # Refuse the combination before the weights are copied.
         family_of(loaded.model.config)
         config, state = trim_vocab(loaded)
         tokenizer = loaded.file.tokenizer
@@ -117,8 +118,10 @@ def _cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
 
 def _check_tensors(folder: Path, transformers: Any, config: Any) -> None:
     """Compare the names and shapes in the file with those of the model that the config describes."""
+    # On the meta device no memory is allocated for the second model.
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
+    # A tied head is in state_dict() but not in the file.
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in tied}
     with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -173,7 +176,7 @@ class _Transformers(Runtime):
         return [int(i) for i in text[0, len(ids) :]]
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text, with what the tokenizer adds by default; None if there is no tokenizer."""
+        """Return the ids of a text, with what the tokenizer adds by default; None without a tokenizer."""
         if self.tokenizer is None:
             return None
         return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]  # no warning about long texts

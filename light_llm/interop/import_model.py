@@ -50,9 +50,10 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
     Raises:
         CheckpointError: a file that is missing or damaged, or something that ours cannot express: the field, the
             tensor or the part of the tokenizer is named.
-        ConfigError: there is no such tokenizer.
+        ConfigError: an unknown tokenizer.
         DataError: GPT-2's vocabulary is not cached and cannot be downloaded.
     """
+    # First, so that a folder in another format gets the advice for that format and not a missing config.json.
     find_weights(folder)
     config_json = read_object(folder / "config.json")
     family, config = read_config(config_json, str(folder / "config.json"))
@@ -76,6 +77,7 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
 
 def _check_claims(folder: Path, config_json: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raise CheckpointError if config.json claims missing biases, or the card has another hash of the weights."""
+    # A true flag without tensors means that part of the model was lost on the way.
     for field, part in (("attention_bias", ".self_attn."), ("mlp_bias", ".mlp.")):
         if config_json.get(field) and not any(part in name and name.endswith(".bias") for name in tensors):
             path, value = folder / "config.json", repr_short(config_json[field])
@@ -126,6 +128,7 @@ def make_loaded(
     Raises:
         CheckpointError: a weight is NaN or infinite.
     """
+    # NaN would show only later, as text without sense.
     if odd := next((name for name, t in weights.items() if not bool(t.isfinite().all())), None):
         raise CheckpointError(f"{path} holds what is no number, NaN or infinite, in {odd}; use another copy")
     meta = {

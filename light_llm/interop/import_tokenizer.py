@@ -36,6 +36,7 @@ def read_tokenizer(folder: Path, spec: str, config: Mapping[str, Any], *, offlin
     if spec:
         return named_tokenizer(spec, offline=offline)
     values, path = _read_values(folder)
+    # Our own exports of bytes and characters are not byte-level BPEs with GPT-2's pattern.
     if (simple := _without_merges(values)) is not None:
         return simple
     tokenizer = _as_gpt2(_checked(values, path), values)
@@ -104,6 +105,7 @@ def _checked(values: Any, path: Path) -> BytePairTokenizer:
         theirs = LibraryTokenizer.from_str(json.dumps(values))
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"the tokenizer {path} cannot be read: {str(error)[:200]}; {ANOTHER}") from None
+    # Settings of training, which transformers ignores too unless they are requested.
     theirs.no_truncation()
     theirs.no_padding()
     if theirs.encode("a").ids != theirs.encode("a", add_special_tokens=False).ids:
@@ -178,6 +180,7 @@ def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> 
         CheckpointError: neither config.json nor the name of an added token says which id that is.
     """
     ends = eos if isinstance(eos, list) else [eos]
+    # GPT2Tokenizer, a subclass, has a fixed separator.
     if type(tokenizer) is not BytePairTokenizer or tokenizer.separator in ends:
         return tokenizer
     for end in ends:

@@ -45,7 +45,7 @@ def write_card(loaded: LoadedModel, folder: Path, checks: Sequence[str], *, lice
 
 
 def hash_on_card(folder: Path, name: str) -> str:
-    """Return the SHA-256 of a file that the card of its folder lists; empty if there is none."""
+    """Return the SHA-256 of a file that the card of its folder lists; empty if the card or the line is missing."""
     try:
         text = read_bounded(folder / CARD).decode("utf-8", errors="replace")
     except (OSError, ValueError):

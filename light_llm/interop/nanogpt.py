@@ -49,13 +49,14 @@ def read_checkpoint(
 
     Raises:
         CheckpointError: damaged, no checkpoint of nanoGPT, or one of a modified nanoGPT; the reason is named.
-        ConfigError: there is no such tokenizer, or char is named without a text.
+        ConfigError: an unknown tokenizer, or char without a text.
         DataError: the text cannot be read, or has another alphabet.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     stored = _load(path)
     tensors = strip_prefix(_tensors_of(stored, path), NANOGPT_TENSORS, path)
     head, table = tensors.get(HEAD), tensors.get("wte.weight")
+    # torch.save keeps both names of the tied table; a fork may have untied them.
     tied = head is None or (table is not None and same_numbers(head, table))
     config = replace(_config_of(stored, path), activation=activation, tied_head=tied)
     weights = from_hf_tensors(tensors, NANOGPT_TENSORS, config, path)
@@ -72,8 +73,10 @@ def read_checkpoint(
     with suppress(TypeError, ValueError, RuntimeError):  # only shown to people, so a strange value is left out
         if math.isfinite(value := float(loss)):  # type: ignore[arg-type]
             origin["best_val_loss"] = value
+    # nanoGPT separates documents with GPT-2's separator, but its character data is one text without any.
     documents = 1 if isinstance(its_tokenizer, CharTokenizer) else 2
     data = {"max_length": config.n_positions, "documents": documents}
+    # Beyond 2^53 a JSON reader may not return the same number.
     step = step if type(step) is int and 0 <= step < 1 << 53 else 0
     return make_loaded(path, weights, config, its_tokenizer, data=data, origin=origin, step=step)
 
@@ -131,6 +134,7 @@ def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
     sizes = stored["model_args"]
     if not isinstance(sizes, dict):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model_args are no table")
+    # An unknown size belongs to a modified GPT, which this import would compute wrongly.
     known = (*SIZES, "bias", "vocab_size", "dropout")
     for name, value in sizes.items():
         if name not in known:

@@ -56,6 +56,7 @@ class OnnxExporter(Exporter):
         model = prepare_for_tracing(build(replace(loaded.file, config=config, weights=state)))
         graph = cached_graph(model)
         onnx.helper.set_model_props(graph, _metadata(loaded))
+        # Other runtimes are stricter about malformed graphs than ONNX Runtime.
         onnx.checker.check_model(graph)
         atomic_write(path / CACHED, graph.SerializeToString())
         drop_past(graph)
@@ -82,6 +83,7 @@ class OnnxExporter(Exporter):
         """
         disable_onnx_telemetry()
         runtime = require("onnxruntime", "onnx")
+        # Some builds send usage data.
         runtime.disable_telemetry_events()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -103,7 +105,7 @@ class OnnxExporter(Exporter):
 
 
 def _metadata(loaded: LoadedModel) -> dict[str, str]:
-    """Return what a program needs besides the graphs to generate text."""
+    """Return the values that a program needs besides the graphs to generate text."""
     values = {"light_llm": __version__, "context": str(training_window(loaded))}
     tokenizer = loaded.file.tokenizer
     if tokenizer is not None:
@@ -114,7 +116,7 @@ def _metadata(loaded: LoadedModel) -> dict[str, str]:
 
 
 def _open_tokenizer(path: Path) -> Any:
-    """Return the tokenizer of a file, None if there is no file. Raises CheckpointError."""
+    """Return the tokenizer of a file, None if the file is missing. Raises CheckpointError."""
     from tokenizers import Tokenizer
 
     try:
@@ -161,7 +163,7 @@ class _OnnxRuntime(Runtime):
         return written
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text; None if there is no tokenizer."""
+        """Return the ids of a text; None without a tokenizer."""
         return None if self.tokenizer is None else list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:

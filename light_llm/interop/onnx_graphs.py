@@ -44,6 +44,7 @@ def cached_graph(model: LightLLM) -> Any:
     names = [f"{layer}.{kind}" for layer in range(config.n_layer) for kind in ("key", "value")]
     inputs = ["input_ids", *(f"past_key_values.{name}" for name in names)]
     outputs = ["logits", *(f"present.{name}" for name in names)]
+    # Sizes other than 0 and 1, which torch.export would treat as constants.
     past = [torch.zeros(2, config.kv_heads, 3, config.head_size) for _ in names]
     batch, length = Dim("batch"), Dim("length", max=config.n_positions)
     shapes = {"input_ids": {0: batch, 1: length}, "past": [{0: batch, 2: Dim("past")} for _ in names]}

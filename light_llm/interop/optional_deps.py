@@ -23,6 +23,7 @@ def require(module: str, extra: str) -> ModuleType:
     """
     package = module.partition(".")[0]
     remedy = f'install it with: pip install "light-llm[{extra}]"'
+    # Asked first, because an ImportError can also come from inside an installed package.
     if find_spec(package) is None:
         raise MissingDependency(f"this needs the package {package}, which is not installed; {remedy}")
     try:

@@ -62,7 +62,7 @@ def _byte_level(vocab: dict[str, int], merges: list[list[str]], *, split_words: 
 def tokenizer_config(window: int) -> dict[str, Any]:
     """Return the content of `tokenizer_config.json`.
 
-    There is no padding token, as in GPT-2: if it were the separator, a program that leaves padding out of the loss
+    A padding token is not set, as in GPT-2: if it were the separator, a program that leaves padding out of the loss
     would silently leave out the ends of texts too.
 
     Args:

@@ -45,7 +45,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text by the exported tokenizer; None if there is none."""
+        """Return the ids of a text by the exported tokenizer; None without one."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -122,6 +122,7 @@ def _compare_logits(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]]
 
 def probe_windows(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return two short windows and one of the context, as rows of ids: (2, <= SHORT_WINDOW) and (1, <= n_positions)."""
+    # Windows and rope scaling change the logits only far from the start, so the long window matters.
     long = min(n_positions, max(SHORT_WINDOW, MAX_LOGITS // n_ids))
     return random_windows(n_ids, min(SHORT_WINDOW, n_positions)), random_windows(n_ids, long)[1:]
 
@@ -140,9 +141,10 @@ def _compare_greedy(
     Where two tokens tie, both texts continue from ours.
 
     Raises:
-        CheckpointError: a token differs and is no tie, or there are more than MAX_TIES ties.
+        CheckpointError: a token differs without a tie, or more than MAX_TIES tokens tie.
     """
     n = min(GREEDY_TOKENS, loaded.model.config.n_positions - len(prompt))
+    # No end token: a model that ends its text at once would be compared on nothing.
     steps = decode(loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids)
     ours = [token for (token,) in steps if token is not None]
     done = ties = 0
@@ -170,6 +172,7 @@ def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
     Raises:
         CheckpointError: the ids or the text differ.
     """
+    # Only CharTokenizer has an alphabet; the others encode any text.
     alphabet = getattr(tokenizer, "alphabet", None)
     for text in (*TOKENIZER_TEXTS, *([alphabet] if alphabet else [])):
         known = text if alphabet is None else "".join(c for c in text if c in alphabet)

@@ -48,7 +48,9 @@ def parse_generation_kwargs(kwargs: Mapping[str, Any]) -> GenerationRequest:
         raise ConfigError(f"the task's max_gen_toks={max_tokens} cannot be used; it must be at least 1")
     temperature = float(given.pop("temperature", 1.0 if given.get("do_sample") else 0.0))
     do_sample = given.pop("do_sample", temperature > 0)
+    # Taken from Sampling, so that a new sampling setting works in tasks too.
     settings = {name: given.pop(name) for name in SAMPLING_SETTINGS & given.keys()}
+    # A setting that was ignored in silence would give numbers that are not comparable.
     for name, value in given.items():
         if value not in NO_EFFECT.get(name, ()):
             raise ConfigError(

@@ -54,6 +54,7 @@ class LightLLMForEval:
         self.model, self.tokenizer, data = loaded.model, loaded.file.tokenizer, loaded.file.data
         n_positions = loaded.model.config.n_positions
         self.context = min(int(data.get("max_length") or n_positions), n_positions)  # positions beyond are untrained
+        # The same token that an empty prompt starts from in `generate`, so both see the same distribution.
         starts = start_ids(self.tokenizer, knows_separator=int(data.get("documents") or 1) > 1)
         self.start = starts[-1]  # the token before a text without context
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
@@ -92,6 +93,7 @@ class LightLLMForEval:
     def generate_until(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         """Return the text after each context; see `parse_generation_kwargs`. Request i is sampled with seed + i."""
         groups: dict[GenerationRequest, list[int]] = {}
+        # decode() takes one set of sampling settings for a batch.
         for i, (_, kwargs) in enumerate(requests):
             groups.setdefault(parse_generation_kwargs(kwargs), []).append(i)
         texts: dict[int, str] = {}
@@ -150,6 +152,7 @@ class LightLLMForEval:
             self.model,
             prompts,
             sampling=request.sampling,
+            # By the index of the request, so that a text does not depend on the batch size.
             seeds=[(self.seed + i) % (MAX_SEED + 1) for i in indices],
             max_new_tokens=request.max_tokens,
             context=self.context,

@@ -49,6 +49,7 @@ def score_windows(
         with torch.no_grad(), autocast(device.type, dtype):
             hidden, targets = model.hidden_states(tokens)[is_target], targets[is_target]  # (N, C), (N,)
             losses = token_cross_entropy_from_hidden(model, hidden[None], targets[None], LOGIT_ROWS)[0]
+            # Summed in float64: a long text has thousands of terms.
             nats = losses.cpu().double().tolist()
             right = (argmax_tokens(model, hidden, n_ids) == targets).tolist() if greedy else []
         end = 0
@@ -62,6 +63,7 @@ def score_windows(
 
 def pad_windows(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return inputs and targets, both (B, T), padded on the right, where a causal model does not look."""
+    # The last id of a window is a target only, so inputs are one shorter.
     T = max(len(window.ids) for window in windows) - 1
     tokens = torch.zeros(len(windows), T, dtype=torch.long)
     targets = torch.full((len(windows), T), IGNORED)

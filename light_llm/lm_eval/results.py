@@ -47,6 +47,7 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(inner) for inner in value]
+    # After the containers, and before numbers: True has __float__ as well.
     if value is None or isinstance(value, (bool, str, int)):
         return value
     number = _as_float(value)

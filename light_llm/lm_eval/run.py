@@ -51,6 +51,7 @@ def run_tasks(model: LightLLMForEval, job: EvalJob) -> tuple[dict[str, Any], lis
         ConfigError: lm_eval is not installed, a task is unknown, or it needs a setting that this model lacks.
         DataError: the data of a task cannot be loaded, or the task fails.
     """
+    # Before any other import of lm_eval, for a message that names the extra.
     require("lm_eval", "eval")
     with _collect_warnings() as warnings, offline_datasets(job.offline):
         manager, names = find_tasks(job.tasks, job.include)
@@ -62,7 +63,8 @@ def run_tasks(model: LightLLMForEval, job: EvalJob) -> tuple[dict[str, Any], lis
         except LightLLMError:
             raise
         except Exception as error:
-            if error is adapter.failure:  # raised by our code and not by the task
+            # A bug in our code must show its traceback; an error in a task is the user's to fix.
+            if error is adapter.failure:
                 raise
             raise DataError(f"the tasks {', '.join(names)} cannot be run: {_one_line(error)}") from error
     return dict(results), warnings
@@ -78,7 +80,8 @@ def _load_tasks(manager: Any, names: Sequence[str], job: EvalJob) -> Any:
         raise DataError(f"{shown} cannot be loaded: {_one_line(error)}; {_remedy(error, job)}") from error
     for task in tasks["tasks"].values():
         its_fewshot = task.get_config("num_fewshot")
-        if job.num_fewshot is not None and its_fewshot != 0:  # a task that says 0 has no examples
+        # The harness does the same: a task that says 0 was written to have no examples.
+        if job.num_fewshot is not None and its_fewshot != 0:
             task.set_config(key="num_fewshot", value=job.num_fewshot)
         elif its_fewshot is None:
             task.set_config(key="num_fewshot", value=0)
@@ -125,6 +128,7 @@ def _collect_warnings() -> Iterator[list[str]]:
             if line not in lines and USUAL_WARNING not in line:
                 lines.append(line)
 
+    # propagate is off, so that the root logger does not print the warnings a second time.
     logger, handler = logging.getLogger("lm_eval"), Collect(logging.WARNING)
     propagated = logger.propagate
     logger.addHandler(handler)

@@ -23,8 +23,9 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Any, 
     `include` has every name, or all names are paths of YAML files.
 
     Raises:
-        ConfigError: there is no such folder or task; the nearest name is suggested.
+        ConfigError: an unknown folder or task; the nearest name is suggested.
     """
+    # The harness would report these three in its own words, after seconds.
     if not names:
         raise ConfigError("no task was named; write one, or several with commas, as in --tasks lambada_openai,piqa")
     if missing := [name for name in names if name.endswith(YAML_SUFFIXES) and not Path(name).is_file()]:
@@ -33,10 +34,12 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Any, 
         raise ConfigError(f"there is no folder {include} with tasks; it is where your task's YAML file is")
     task_manager = import_module("lm_eval.tasks").TaskManager
     folder = str(include) if include else None
+    # First without the harness's own tasks, which take seconds to list.
     manager = task_manager(include_path=folder, include_defaults=False)
     if not all(name.endswith(YAML_SUFFIXES) or _is_single(manager, name) for name in names):
         manager = task_manager(include_path=folder)
     expanded = [task for name in names for task in _expand(name, manager)]
+    # Two patterns may match the same task.
     return manager, list(dict.fromkeys(expanded))
 
 
@@ -75,7 +78,7 @@ def _is_single(manager: Any, name: str) -> bool:
 
 
 def _expand(name: str, manager: Any) -> list[str]:
-    """Return the tasks that one name or pattern matches. Raises ConfigError if there is none."""
+    """Return the tasks that one name or pattern matches. Raises ConfigError without a match."""
     if name.endswith(YAML_SUFFIXES) or name in manager.task_index:
         return [name]
     matches: list[str] = manager.match_tasks([name]) if any(sign in name for sign in "*?[") else []

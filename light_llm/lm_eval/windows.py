@@ -34,7 +34,8 @@ def split_windows(ids: Sequence[int], scored: int, context: int, *, fill_last: b
         return []
     if scored <= context:
         return [Window(tuple(ids[-(context + 1) :]), scored)]
-    ids = ids[-(scored + 1) :]  # the first of them is input only
+    # One more than the targets: the first is input only.
+    ids = ids[-(scored + 1) :]
     windows = []
     for start in range(0, scored, context):
         end = min(start + context, scored)
