@@ -1,4 +1,4 @@
-"""What a model knows of a text it was not trained on: one deterministic pass, exact token-weighted means."""
+"""Evaluate a model on held-out text: one deterministic pass, exact token-weighted means."""
 
 import itertools
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .data import TokenArray, TokenDataset
 from .errors import DataError
@@ -18,17 +19,17 @@ from .runtime import autocast
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """The targets at some positions of their windows: does more context help?"""
+class PositionBucket:
+    """The loss of the targets in a range of positions in their windows: it shows how much context helps."""
 
-    upto: int  # the last position; the first is one after the bucket before. A target at position n sees n tokens
+    upto: int  # last position of the range; a target at position n sees n tokens
     loss: float  # mean nats per token
     tokens: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss over all targets of a text, and how sure it is."""
+    """The loss over all targets of a text, with its standard error."""
 
     loss: float  # nats per token: the mean over all targets
     stderr: float | None  # standard error of `loss` over windows; None with a single window
@@ -36,12 +37,13 @@ class Evaluation:
     tokens: int  # targets
     bytes: int  # of the targets
     windows: int
-    context: int  # T, tokens a window can see; each starts cold
-    by_position: tuple["Bucket", ...] = ()  # the same nats by their place in the window
+    context: int  # T, tokens of a window; each starts without context
+    by_position: tuple[PositionBucket, ...] = ()  # the same nats by position in the window
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): the number of equally likely tokens that would be as hard to guess."""
+        """Return exp(loss): the number of equally likely tokens that would be as hard to predict."""
+        # exp of more overflows a float.
         return math.exp(self.loss) if self.loss < 709 else math.inf
 
 
@@ -54,17 +56,18 @@ def evaluate_loss(
     batch_size: int = 4,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
-    each: Callable[[int, NDArray[np.float64]], None] | None = None,
+    on_window: Callable[[int, NDArray[np.float64]], None] | None = None,
 ) -> Evaluation:
-    """Held-out loss of n tokens: the nats of the n - 1 targets, in windows of `context`, the short last one included.
+    """Return the held-out loss of n tokens: the mean nats of n - 1 targets, in windows of `context`.
 
-    Window j sees the tokens jT ... jT + T - 1 and nothing before them, so the first tokens of each are guessed with
-    little context: a longer T gives a lower loss for the same model, which is why T is part of the result.
+    Window j sees the tokens jT ... jT + T - 1 and nothing before them, so the first targets of each have little
+    context: a longer T gives a lower loss for the same model, which is why T is part of the result. The last window may
+    be shorter.
 
     Args:
         byte_lengths: UTF-8 bytes of each token id, (V,).
-        progress: called with (windows done, windows in all).
-        each: called with the place of a window's first target (1 ... n - 1) and the nats of its targets.
+        progress: called with (windows done, windows in total).
+        on_window: called with the index of a window's first target (1 ... n - 1) and the nats of its targets.
 
     Raises:
         DataError: fewer than two tokens.
@@ -72,46 +75,60 @@ def evaluate_loss(
     n = len(tokens)
     if n < 2:
         raise DataError(f"an evaluation needs at least 2 tokens, this text has {n}; use a longer text")
-    starts = list(range(0, n - 1, context))
+    n_windows = -(-(n - 1) // context)
     sums, counts, n_bytes = [], [], 0
-    by_place, there = np.zeros(context), np.zeros(context, dtype=np.int64)  # nats and targets at each position
-    device = model.head_weight.device
+    position_nats, position_counts = np.zeros(context), np.zeros(context, dtype=np.int64)
     with eval_mode(model):
-        for i in range(0, len(starts), batch_size):
-            # The short last window makes a batch of its own: no padding, so nothing to mask.
-            group = starts[i : i + batch_size]
-            full = [s for s in group if s + context < n]
-            for batch in filter(None, (full, [s for s in group if s not in full])):
-                ids = np.stack([tokens.read(s, min(s + context + 1, n)) for s in batch])  # (B, T + 1)
-                n_bytes += int(byte_lengths[ids[:, 1:]].sum())
-                window = torch.from_numpy(ids).to(device)
-                with torch.no_grad(), autocast(device.type, dtype):
-                    nats = token_cross_entropy(model, window[:, :-1], window[:, 1:])
-                rows = nats.cpu().double()  # MPS has no float64
-                sums += rows.sum(dim=1).tolist()
-                by_place[: rows.size(1)] += rows.sum(dim=0).numpy()
-                there[: rows.size(1)] += rows.size(0)
-                if each:
-                    for start, row in zip(batch, rows.numpy(), strict=True):
-                        each(start + 1, row)
-                counts += [nats.size(1)] * nats.size(0)
+        for starts, ids in _read_windows(tokens, context, batch_size):
+            nats = _target_nats(model, ids, dtype)
+            B, T = nats.shape
+            n_bytes += int(byte_lengths[ids[:, 1:]].sum())
+            sums += nats.sum(dim=1).tolist()
+            counts += [T] * B
+            position_nats[:T] += nats.sum(dim=0).numpy()
+            position_counts[:T] += B
+            if on_window:
+                for start, row in zip(starts, nats.numpy(), strict=True):
+                    on_window(start + 1, row)
             if progress:
-                progress(min(i + batch_size, len(starts)), len(starts))
-    return replace(summarise(sums, counts, n_bytes, context), by_position=tuple(buckets(by_place, there)))
+                progress(len(sums), n_windows)
+    buckets = tuple(position_buckets(position_nats, position_counts))
+    return replace(summarise(sums, counts, n_bytes, context), by_position=buckets)
 
 
-def buckets(nats: NDArray[np.float64], targets: NDArray[np.int64]) -> Iterator[Bucket]:
-    """Nats and targets at each position, (T,), put together in buckets that double; their weighted mean is the loss."""
-    starts = [0, *edges(len(nats))]
-    for start, end in itertools.pairwise(starts):
+def _read_windows(tokens: TokenArray, context: int, batch_size: int) -> Iterator[tuple[list[int], NDArray[np.generic]]]:
+    """Yield the starts of windows and their ids with one target more, (B, T + 1), in batches of equal length."""
+    n = len(tokens)
+    starts = list(range(0, n - 1, context))
+    for i in range(0, len(starts), batch_size):
+        group = starts[i : i + batch_size]
+        full = [s for s in group if s + context < n]
+        # The short last window is a batch of its own: without padding there is nothing to mask.
+        for batch in filter(None, (full, [s for s in group if s not in full])):
+            yield batch, np.stack([tokens.read(s, min(s + context + 1, n)) for s in batch])
+
+
+def _target_nats(model: LightLLM, ids: NDArray[np.generic], dtype: str) -> Tensor:
+    """Return the nats of the targets of windows, (B, T + 1) -> (B, T), float64 on the CPU."""
+    device = model.head_weight.device
+    window = torch.from_numpy(ids).to(device)
+    with torch.no_grad(), autocast(device.type, dtype):
+        nats = token_cross_entropy(model, window[:, :-1], window[:, 1:])
+    # On the CPU first: MPS has no float64.
+    return nats.cpu().double()
+
+
+def position_buckets(nats: NDArray[np.float64], targets: NDArray[np.int64]) -> Iterator[PositionBucket]:
+    """Merge nats and targets by position, (T,), into buckets of doubling width; their weighted mean is the loss."""
+    for start, end in itertools.pairwise([0, *bucket_ends(len(nats))]):
         if n := int(targets[start:end].sum()):
-            yield Bucket(end, math.fsum(nats[start:end]) / n, n)
+            yield PositionBucket(end, math.fsum(nats[start:end]) / n, n)
 
 
-def edges(T: int) -> list[int]:
-    """The last position of each bucket, doubling: 1, 2, 4, ... T.
+def bucket_ends(T: int) -> list[int]:
+    """Return the last position of each bucket, doubling: 1, 2, 4, ... T.
 
-    >>> edges(12)
+    >>> bucket_ends(12)
     [1, 2, 4, 8, 12]
     """
     doubling = itertools.takewhile(lambda n: n < T, (1 << i for i in itertools.count()))
@@ -119,34 +136,34 @@ def edges(T: int) -> list[int]:
 
 
 def summarise(sums: list[float], counts: list[int], n_bytes: int, context: int) -> Evaluation:
-    """From the nats and targets of each window to the means.
+    """Return the means from the nats and the number of targets of each window.
 
-    The standard error is that of a ratio of sums over windows (Cochran, 1977, section 6.3): windows are taken as the
-    independent draws, because tokens within one are not.
+    The standard error is that of a ratio of sums over windows (Cochran, 1977, section 6.3): windows count as
+    independent, because the tokens within one are not.
     """
     total, n, W = math.fsum(sums), sum(counts), len(sums)
     loss = total / n
     stderr = None
     if W > 1:
-        spread = math.fsum((s - loss * c) ** 2 for s, c in zip(sums, counts, strict=True))
-        stderr = math.sqrt(spread * W / (W - 1)) / n
+        squares = math.fsum((s - loss * c) ** 2 for s, c in zip(sums, counts, strict=True))
+        stderr = math.sqrt(squares * W / (W - 1)) / n
     bits = total / math.log(2)
     return Evaluation(loss, stderr, bits / n_bytes if n_bytes else math.nan, n, n_bytes, W, context)
 
 
 @dataclass(frozen=True)
-class Distance:
-    """How far a model is from a text whose probability is known, in bits per byte."""
+class LimitDistance:
+    """The distance of a model from the entropy of a text whose probability is known, in bits per byte."""
 
     limit: float  # -log2 P(text) / bytes: no model does better in expectation (Shannon, 1948)
     model: float
-    whole: float | None  # the distance in documents that one window holds whole; None if there is none
-    cut: float | None  # the distance in documents that a window's edge cuts, so that their beginning is not seen
-    kinds: tuple[tuple[str, float], ...]  # the distance by kind of document, the farthest first
+    in_whole: float | None  # distance in documents that lie in one window; None without such documents
+    in_cut: float | None  # distance in documents that a window's edge cuts, so that their beginning is not seen
+    by_kind: tuple[tuple[str, float], ...]  # distance by kind of document, the farthest first
 
     @property
     def distance(self) -> float:
-        """What the model has still to learn."""
+        """Return how far the model is above the limit."""
         return self.model - self.limit
 
 
@@ -158,49 +175,72 @@ def evaluate_against_limits(
     separator: int,
     *,
     context: int,
-    **how: Any,
-) -> tuple[Evaluation, Distance]:
-    """The held-out loss of documents whose probabilities are known, and where the distance to them lies.
+    **options: Any,
+) -> tuple[Evaluation, LimitDistance]:
+    """Return the held-out loss of documents whose probabilities are known, and its distance to their limit.
 
     Args:
         tokens: documents with the separator before each and after the last.
-        limits: of each document -log2 P, its end included, and its kind.
-        how: further arguments of `evaluate_loss`.
+        limits: -log2 P of each document, its end included, and its kind.
+        options: further arguments of `evaluate_loss`.
     """
     nats = np.zeros(len(tokens))
 
-    def keep(first: int, row: NDArray[np.float64]) -> None:
+    def store(first: int, row: NDArray[np.float64]) -> None:
         nats[first : first + len(row)] = row
 
-    evaluation = evaluate_loss(model, tokens, byte_lengths, context=context, each=keep, **how)
+    evaluation = evaluate_loss(model, tokens, byte_lengths, context=context, on_window=store, **options)
     ids = tokens.read(0, len(tokens))
     ends = np.flatnonzero(ids == separator)
     assert len(ends) == len(limits) + 1, "each document has a limit"
     # The targets of document j are its own tokens and the separator after it: ends[j] + 1 ... ends[j + 1].
-    paid = np.diff(np.cumsum(nats)[ends]) / math.log(2)  # bits
-    size = np.diff(np.cumsum(byte_lengths[ids])[ends])
-    known = np.array([bits for bits, _ in limits])
+    bits = np.diff(np.cumsum(nats)[ends]) / math.log(2)
+    n_bytes = np.diff(np.cumsum(byte_lengths[ids])[ends])
     is_whole = ends[:-1] // context == (ends[1:] - 1) // context
+    return evaluation, _limit_distance(bits, n_bytes, limits, is_whole)
 
-    def distance(chosen: NDArray[np.bool_]) -> float | None:
-        return float((paid - known)[chosen].sum() / size[chosen].sum()) if chosen.any() else None
 
+def _limit_distance(
+    bits: NDArray[np.float64],
+    n_bytes: NDArray[np.int64],
+    limits: Sequence[tuple[float, str]],
+    is_whole: NDArray[np.bool_],
+) -> LimitDistance:
+    """Return the distance over all documents, by position of the window's edge, and by kind.
+
+    Args:
+        bits: of each document by the model, (D,).
+        n_bytes: of each document, (D,).
+        is_whole: whether a document lies in one window, (D,).
+    """
+    known_bits = np.array([document_bits for document_bits, _ in limits])
     names = np.array([kind for _, kind in limits])
+
+    def distance(selected: NDArray[np.bool_]) -> float | None:
+        if not selected.any():
+            return None
+        return float((bits - known_bits)[selected].sum() / n_bytes[selected].sum())
+
     kinds = [(str(kind), distance(names == kind) or 0.0) for kind in np.unique(names)]
-    return evaluation, Distance(
-        limit=float(known.sum() / size.sum()),
-        model=float(paid.sum() / size.sum()),
-        whole=distance(is_whole),
-        cut=distance(~is_whole),
-        kinds=tuple(sorted(kinds, key=lambda kind: -kind[1])),
+    return LimitDistance(
+        limit=float(known_bits.sum() / n_bytes.sum()),
+        model=float(bits.sum() / n_bytes.sum()),
+        in_whole=distance(is_whole),
+        in_cut=distance(~is_whole),
+        by_kind=tuple(sorted(kinds, key=lambda kind: -kind[1])),
     )
 
 
 def evaluate_held_out(
-    model: LightLLM, dataset: TokenDataset, lengths: NDArray[np.int64], **how: Any
-) -> tuple[Evaluation, Distance | None]:
-    """The held-out loss, and where the text's true probability is known, the distance to it."""
+    model: LightLLM, dataset: TokenDataset, byte_lengths: NDArray[np.int64], **options: Any
+) -> tuple[Evaluation, LimitDistance | None]:
+    """Return the held-out loss of a dataset, and its distance to the limit if the text's probability is known.
+
+    Args:
+        byte_lengths: UTF-8 bytes of each token id, (V,).
+        options: further arguments of `evaluate_loss`.
+    """
     held_out, limits = dataset.held_out, dataset.limits
     if not limits:
-        return evaluate_loss(model, held_out, lengths, **how), None
-    return evaluate_against_limits(model, held_out, lengths, limits, dataset.tokenizer.separator, **how)
+        return evaluate_loss(model, held_out, byte_lengths, **options), None
+    return evaluate_against_limits(model, held_out, byte_lengths, limits, dataset.tokenizer.separator, **options)

@@ -80,8 +80,8 @@ def test_who_knows_the_grammar_is_at_the_limit(small: dict[str, float]) -> None:
     tokens, limits = held_out()
     model: Any = Knows(small)
     evaluation, distance = evaluate_against_limits(model, tokens, LENGTHS, limits, END, context=len(tokens))
-    assert distance.model == pytest.approx(distance.limit, abs=1e-5) and distance.cut is None
-    assert all(abs(far) < 1e-5 for _, far in distance.kinds) and {kind for kind, _ in distance.kinds} == {
+    assert distance.model == pytest.approx(distance.limit, abs=1e-5) and distance.in_cut is None
+    assert all(abs(far) < 1e-5 for _, far in distance.by_kind) and {kind for kind, _ in distance.by_kind} == {
         "find",
         "meet",
     }
@@ -92,8 +92,8 @@ def test_a_window_s_edge_costs_only_the_stories_it_cuts(small: dict[str, float])
     tokens, limits = held_out()
     model: Any = Knows(small)
     evaluation, distance = evaluate_against_limits(model, tokens, LENGTHS, limits, END, context=500)
-    assert distance.whole == pytest.approx(0, abs=1e-5)
-    assert distance.cut is not None and distance.cut > 0.05 and distance.distance > 0
+    assert distance.in_whole == pytest.approx(0, abs=1e-5)
+    assert distance.in_cut is not None and distance.in_cut > 0.05 and distance.distance > 0
     assert evaluation.bits_per_byte == pytest.approx(distance.model)  # every bit is some story's
 
 
@@ -105,7 +105,7 @@ def test_parts_of_the_distance_are_counts_by_hand() -> None:
     def keep(first: int, row: Any) -> None:
         nats[first : first + len(row)] = row
 
-    evaluate_loss(model, tokens, LENGTHS, context=context, each=keep)
+    evaluate_loss(model, tokens, LENGTHS, context=context, on_window=keep)
     _, distance = evaluate_against_limits(model, tokens, LENGTHS, limits, END, context=context)
     ids = tokens.read(0, len(tokens))
     ends = [i for i, token in enumerate(ids) if token == END]
@@ -116,11 +116,11 @@ def test_parts_of_the_distance_are_counts_by_hand() -> None:
             sums[name][0] += paid
             sums[name][1] += b - a - 1
     by_hand = {name: paid / size for name, (paid, size) in sums.items()}
-    assert distance.distance == pytest.approx(by_hand["all"]) and dict(distance.kinds) == pytest.approx(
+    assert distance.distance == pytest.approx(by_hand["all"]) and dict(distance.by_kind) == pytest.approx(
         {kind: by_hand[kind] for kind in ("find", "meet") if kind in by_hand}
     )
-    assert (distance.whole, distance.cut) == (by_hand.get("whole"), pytest.approx(by_hand["cut"]))
-    assert list(distance.kinds) == sorted(distance.kinds, key=lambda kind: -kind[1])
+    assert (distance.in_whole, distance.in_cut) == (by_hand.get("whole"), pytest.approx(by_hand["cut"]))
+    assert list(distance.by_kind) == sorted(distance.by_kind, key=lambda kind: -kind[1])
 
 
 # ---- tales as a source

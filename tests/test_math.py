@@ -99,7 +99,7 @@ BY_WAY_OF = {
     "Block": "LightLLM",
     "LightLLM": "tiny_model",
     "Evaluation": "summarise",
-    "buckets": "evaluate_loss",
+    "position_buckets": "evaluate_loss",
     "StepNorms": "StepMetrics",
     "Ritz": "lanczos",
     "adamw": "build_optimizer",

@@ -11,7 +11,7 @@ from .training_data import open_training_data
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..data import TokenDataset
-    from ..evaluate import Distance, Evaluation
+    from ..evaluate import Evaluation, LimitDistance
 
 
 def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
@@ -77,12 +77,13 @@ def _result_lines(dataset: TokenDataset, evaluation: Evaluation) -> list[str]:
     ]
 
 
-def _distance_lines(distance: Distance) -> list[str]:
+def _distance_lines(distance: LimitDistance) -> list[str]:
     """Return the distance from the entropy of the built-in corpus, whose true probabilities are known."""
-    places = (("seen whole", distance.whole), ("cut by a window's edge", distance.cut))
+    places = (("seen whole", distance.in_whole), ("cut by a window's edge", distance.in_cut))
     by_place = "; ".join(f"{value:.4f} in stories {place}" for place, value in places if value is not None)
     farthest, nearest = (
-        ", ".join(f"{kind} {value:.4f}" for kind, value in kinds) for kinds in (distance.kinds[:3], distance.kinds[-2:])
+        ", ".join(f"{kind} {value:.4f}" for kind, value in kinds)
+        for kinds in (distance.by_kind[:3], distance.by_kind[-2:])
     )
     return [
         f"limit       {distance.limit:.4f} bits/byte: what the text itself holds; no model does better on average",

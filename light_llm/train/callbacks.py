@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..config import TrainConfig
 from ..data import Batches, TokenDataset
 from ..data.tokenizers import byte_lengths, decode, start_ids
-from ..evaluate import Distance, Evaluation, evaluate_held_out
+from ..evaluate import Evaluation, LimitDistance, evaluate_held_out
 from ..generate import Sampling
 from ..generate import decode as decode_ids
 from ..model import LightLLM, eval_mode
@@ -387,7 +387,7 @@ def describe_alarm(layer: int, head: int | None, kind: str) -> str:
     return f"layer {layer}, head {head} {does}"
 
 
-def evaluation_record(evaluation: Evaluation, distance: Distance | None = None) -> dict[str, Any]:
+def evaluation_record(evaluation: Evaluation, distance: LimitDistance | None = None) -> dict[str, Any]:
     """Return an evaluation as plain values, for rows and checkpoints."""
     to_limit = {"limit": distance.limit, "distance": distance.distance} if distance else {}
     return {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from light_llm.evaluate import edges, evaluate_loss
+from light_llm.evaluate import bucket_ends, evaluate_loss
 from light_llm.model import LightLLM, attention_weights
 from light_llm.objective import token_cross_entropy_reference
 from light_llm.observe import activations, attention, predictions
@@ -304,7 +304,7 @@ def test_the_loss_by_position_adds_up_to_the_loss() -> None:
 
 @pytest.mark.parametrize("T", [1, 2, 3, 512, 1000])
 def test_buckets_double_and_end_at_the_context(T: int) -> None:
-    found = edges(T)
+    found = bucket_ends(T)
     assert (
         found[-1] == T
         and found == sorted(set(found))

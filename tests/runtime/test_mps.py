@@ -291,7 +291,7 @@ def test_an_evaluation(poem: Path) -> None:
             model, lengths = byte_model().to("mps"), torch.tensor(byte_lengths(data.tokenizer)).numpy()
             found = evaluate_loss(model, data.held_out, lengths, context=16, dtype=dtype)
         assert not wrong(seen) and found.tokens == len(data.held_out) - 1
-        assert places(seen.of("wait")) == {"evaluate_loss"}
+        assert places(seen.of("wait")) == {"_target_nats"}
 
 
 def test_a_look_inside(poem: Path) -> None:

@@ -174,8 +174,8 @@ BUGS = [
     Bug(
         "the end of a story costs a model nothing",
         "evaluate: evaluate_against_limits",
-        "paid = np.diff(np.cumsum(nats)[ends]) / math.log(2)",
-        "paid = (np.diff(np.cumsum(nats)[ends]) - nats[ends[1:]]) / math.log(2)",
+        "bits = np.diff(np.cumsum(nats)[ends]) / math.log(2)",
+        "bits = (np.diff(np.cumsum(nats)[ends]) - nats[ends[1:]]) / math.log(2)",
         "tests/test_limits.py",
     ),
     Bug(

@@ -104,8 +104,8 @@ BUGS = [
     Bug(
         "the short last window counted at the wrong positions",
         "evaluate: evaluate_loss",
-        "by_place[: rows.size(1)] += rows.sum(dim=0).numpy()",
-        "by_place[-rows.size(1) :] += rows.sum(dim=0).numpy()",
+        "position_nats[:T] += nats.sum(dim=0).numpy()",
+        "position_nats[-T:] += nats.sum(dim=0).numpy()",
         "tests/observe/test_probes.py",
     ),
     Bug(
