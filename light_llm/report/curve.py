@@ -39,7 +39,7 @@ class Curve:
         return median(gaps) / 0.954 / math.sqrt(n) if gaps else 0.0
 
     def index(self, step: int) -> int:
-        """Return the index of the last loss at or before a step; -1 if there is none."""
+        """Return the index of the last loss at or before a step, or -1."""
         return bisect_right(self.steps, step) - 1
 
 

@@ -46,7 +46,7 @@ def open_run(folder: str | Path) -> RunLog:
     """Read the run in a folder that a user named.
 
     Raises:
-        ConfigError: there is no run; the message names one with a similar name.
+        ConfigError: no run was found; the message suggests one with a similar name.
         CheckpointError: the run is damaged.
     """
     folder = Path(folder)

@@ -39,7 +39,7 @@ def write_report(folder: str | Path, files: Files | None = None, *, log: RunLog 
         log: the run, if it has been read already.
 
     Raises:
-        ConfigError, CheckpointError: there is no run that can be read.
+        ConfigError, CheckpointError: the run is missing or damaged.
         OSError: the file cannot be written; an older page is unchanged.
     """
     path = Path(folder) / REPORT_NAME

@@ -218,7 +218,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _read_optional(path: Path) -> Row:
-    """Read a JSON object; {} if there is none that can be read."""
+    """Read a JSON object; {} if the file is missing or damaged."""
     try:
         return as_mapping(load_json(path))
     except (OSError, ValueError):

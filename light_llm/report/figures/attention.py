@@ -25,7 +25,7 @@ def make_figures(log: RunLog) -> list[Figure | None]:
     tokens = [_label(token) for token in sample.tokens] if sample else []
     maps = [_map(i, head, tokens, sample.step) for i, head in enumerate(sample.maps)] if sample else []
     return [
-        _by_head(
+        by_head_figure(
             log.probe,
             "attention.relative",
             "entropy",
@@ -34,14 +34,14 @@ def make_figures(log: RunLog) -> list[Figure | None]:
             "heads are spread out between.",
         ),
         _entropy_over_time(log),
-        _by_head(
+        by_head_figure(
             log.probe,
             "attention.first",
             "looks_first",
             "Weight on the first token",
             "Heads with nothing to say park their weight on the first token: a sink.",
         ),
-        _by_head(
+        by_head_figure(
             log.probe,
             "attention.previous",
             "looks_previous",
@@ -52,8 +52,8 @@ def make_figures(log: RunLog) -> list[Figure | None]:
     ]
 
 
-def _by_head(probe: Probe | None, path: str, id: str, title: str, sentence: str) -> Figure | None:
-    """Return a heat map of layers x heads at the last probe, layer 0 at the bottom."""
+def by_head_figure(probe: Probe | None, path: str, id: str, title: str, sentence: str) -> Figure | None:
+    """Return a heat map of a metric with one number per head, at the last probe, layer 0 at the bottom."""
     if probe is None:
         return None
     z = [[round_digits(v, 4) for v in row] for row in probe.grid(path)]

@@ -55,11 +55,11 @@ BY_LAYER = (
 
 def make_figures(log: RunLog) -> list[Figure | None]:
     """Return the metrics by layer, then lens, induction and calibration."""
-    return [*(_by_layer(log, *row) for row in BY_LAYER), _lens(log), _induction(log), _calibration(log)]
+    return [*(by_layer_figure(log, *row) for row in BY_LAYER), _lens(log), _induction(log), _calibration(log)]
 
 
-def _by_layer(log: RunLog, path: str, id: str, title: str, sentence: str) -> Figure | None:
-    """Return a heat map of layers over steps; bars over the layers if there is a single probe."""
+def by_layer_figure(log: RunLog, path: str, id: str, title: str, sentence: str) -> Figure | None:
+    """Return a heat map of a metric with one number per layer, over steps; bars if there is a single probe."""
     probes = [(p.step, values) for p in log.probes if (values := p.vector(path))]
     probes = [probes[i] for i in evenly_spaced(len(probes), 120)]
     if not probes:

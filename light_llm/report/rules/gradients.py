@@ -9,23 +9,25 @@ from .rule import Finding, Rule
 
 # Steps whose median is the present value: one batch alone is noise.
 RECENT = 20
-# Gradients explode if their recent norm is this many times the usual one, and at least 1. Norms of default runs stay
-# within a factor of 3 after the warm-up.
+# Gradients explode if their recent norm is this many times the usual one, and at least 1. After step 50, norms of nano
+# on tales stay between 0.6 and 1.6.
 EXPLODED, EXPLODED_NORM = 10.0, 1.0
-# A group has a vanished gradient below this share of the median group. Groups of default runs lie within a factor of
-# 100 of each other.
+# A group has a vanished gradient below this share of the median group. In nano on tales the largest norm is 18 times
+# the smallest.
 VANISHED = 1e-4
-# Update over weight, per step: about 1e-3 is usual (Karpathy, A Recipe for Training Neural Networks).
+# Update over weight, per step: about 1e-3 is usual (Karpathy's rule of thumb); 1e-3 to 8e-3 in nano on tales.
 RATIO_TOO_HIGH, RATIO_TOO_LOW = 1e-2, 1e-4
-# Embedding tables start small and most rows get no gradient, so their own updates are larger: 1% to 2% in default runs.
+# Embedding tables start small and most rows get no gradient, so their updates are relatively larger: up to 1.3% in nano
+# on tales.
 TABLE_RATIO_TOO_HIGH = {"wte": 3e-2, "wpe": 3e-2}
-# Steps before which ratios are those of small initial weights.
+# Steps before which ratios are large because initial weights are small.
 RATIO_AFTER = 60
 # Ratios are judged while the learning rate is at least this share of its peak: later they fall with it.
 RATIO_LR = 0.3
-# Steps over which clipping is judged, and the share of them above which it is the rule and not the exception.
+# Steps over which clipping is judged, and the share of them above which it is the rule and not the exception. Nano on
+# tales clips 15% of them at step 137.
 CLIP_WINDOW, MOSTLY_CLIPPED = 100, 0.5
-# Typical norms up to this multiple of the limit are shortened a little. Beyond it, every batch counts alike.
+# Up to this multiple of the limit, a norm is shortened a little; beyond it, every batch counts alike. Rule of thumb.
 MILD_CLIP = 3
 MAX_NAMES = 4  # groups named in a message; of more, 3 and a count
 

@@ -9,22 +9,22 @@ from ..run_log import RunLog
 from .collapse import BLOWN_UP
 from .rule import Finding, Rule
 
-# Attention and units may still change before this share of the run and before this many steps: at the first probe all
-# heads of a fresh model look at everything alike.
+# Before this share of the run and this many steps, alarms say little: all 18 heads of nano on tales look at everything
+# alike until step 75, and 2 of them at step 125.
 EARLY_SHARE, EARLY_STEPS = 0.3, 150
-# A few collapsed heads are harmless (attention sinks are common in trained models); whole layers or most heads are not.
+# A few collapsed heads are harmless: attention sinks are common in trained models. Rule of thumb.
 FEW_HEADS, MOST_HEADS = 1 / 3, 1 / 2
-# Share of a layer's units above which most are dead.
+# Share of a layer's units. At most 1% are dead in nano on tales.
 MAX_DEAD = 0.5
-# Effective rank below which all tokens look alike; 2 or more in models that learn.
+# Effective rank below which all tokens look alike; 6 or more in nano on tales.
 MIN_RANK = 2
 # float16 ends at 65,504; half of that leaves no room for growth.
 MAX_ACTIVATION = 30_000.0
 # Confidence minus accuracy. On the 512 tokens of a probe the standard error of an accuracy is about 0.02.
 OVERCONFIDENT = 0.05
-# Weight on the token after the last occurrence. Rule of thumb: heads score near 0 until they copy, and then near 1.
+# Attention weight on the token after the last occurrence: 0.02 in heads that do not copy, and at most 1. Rule of thumb.
 INDUCTION = 0.4
-# Nats between early and late positions: several standard errors of a bucket with thousands of tokens.
+# Nats between early and late positions; 0.23 in nano on tales at step 100.
 CONTEXT_GAIN = 0.1
 
 MAX_NAMES = 3  # alarms named in a message

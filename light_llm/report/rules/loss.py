@@ -5,17 +5,17 @@ from statistics import median
 from ..run_log import RunLog
 from .rule import Finding, Rule
 
-# Losses before a spike that say what is usual.
+# Number of losses whose median is the usual loss.
 BEFORE = 20
-# Steps before which the loss falls too fast for the losses before to say what is usual.
+# Steps before which the loss falls too fast for that median to mean anything.
 SPIKES_AFTER = 30
 # Robust standard deviations above the usual loss, as in `train.guards`; a share of the loss and a number of nats at
 # least: where losses hardly differ, every batch would be a spike.
 SPIKE_DEVIATIONS, SPIKE_SHARE, SPIKE_NATS = 8.0, 0.15, 0.3
 # 1.48 times the median absolute deviation estimates the standard deviation of a normal distribution.
 MAD_TO_STD = 1.48
-# Nats above the mean that are surely no spike. The mean is cheap; the medians are computed for the few others.
-SURELY_NONE = 0.15
+# Losses less than this above the mean cannot be spikes. The mean is cheap; medians are computed only for the others.
+MIN_JUMP = 0.15
 # Steps within which two high losses are one spike.
 SAME_SPIKE = 10
 # More spikes than this are bad: each costs some of what was learned. Rule of thumb.
@@ -42,7 +42,7 @@ def check_spikes(log: RunLog) -> Finding | None:
     curve = log.curve
     high = []
     for i in range(SPIKES_AFTER, len(curve)):
-        if curve.losses[i] < curve.mean(i - 1, BEFORE) + SURELY_NONE:
+        if curve.losses[i] < curve.mean(i - 1, BEFORE) + MIN_JUMP:
             continue
         before = curve.losses[i - BEFORE : i]
         usual = median(before)
