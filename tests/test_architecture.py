@@ -119,7 +119,7 @@ def test_only_the_runtime_knows_the_machine() -> None:
 # Where the time of day is asked for: durations and decisions are made on clocks that nobody sets.
 TIME_OF_DAY = {
     "checkpoint/lock.py": "when the owner of a folder started, for people",
-    "train/run_metadata.py": "when a run started, for people",
+    "train/preflight.py": "when a run started, for people",
     "cli/runs.py": "how long ago that was, for people",
     "data/http.py": "a server names a time of day before which not to ask again",
     "data/fingerprint.py": "compared with the time stamps of files, which are times of day",
@@ -221,7 +221,7 @@ def test_the_front_door_is_thin() -> None:
         assert len(lines) <= 10, f"{name} has {len(lines)} lines"
 
 
-MAX_LINES = 420  # of a file; most have under 300, but one idea is not split for the count
+MAX_LINES = 400  # of a file; most have under 300, but one idea is not split for the count
 
 
 def test_files_stay_readable() -> None:

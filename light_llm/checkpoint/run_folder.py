@@ -134,6 +134,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the newest step folder is damaged.
+            OSError: a folder cannot be removed; the next call tries again.
         """
         steps = self.steps()
         regular = [path for path in steps if step_number(path) % every == 0][-1:]
@@ -144,6 +145,9 @@ class RunFolder:
         ]
         if old:
             verify_folder(steps[-1])
+        # Folders that an earlier call renamed and could not delete.
+        for path in self.path.glob(f"step-*.tmp-{os.getpid()}"):
+            self.files.remove(path)
         for path in old:
             # Renamed first: a crash during the deletion would leave a step folder that looks damaged.
             doomed = path.with_name(f"{path.name}.tmp-{os.getpid()}")

@@ -13,7 +13,6 @@
 """
 
 from .batches import Batches as Batches
-from .batches import IndexedBatches as IndexedBatches
 from .batches import IterableBatches as IterableBatches
 from .batches import batches_from as batches_from
 from .dataset import TokenDataset as TokenDataset

@@ -1,10 +1,8 @@
 """The batches of a training run: from our loader by number, or from any other iterable in its own order."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,17 +10,22 @@ from ..config import DataConfig
 from ..errors import ConfigError
 from .dataset import TokenDataset
 from .loader import Batch, DataLoader
-from .tokenizers import byte_lengths
 
 IGNORE_INDEX = -100  # a target that has no loss, as in `objective.py`
-MAX_WINDOWS_NAMED = 4  # in a message about a batch
 
 
 class Batches(Protocol):
-    """The global batch of each step, on the CPU."""
+    """The global batch of each step, on the CPU: a `DataLoader`, or any iterable behind `IterableBatches`."""
 
-    dataset: TokenDataset | None  # None for a loader that is not ours
-    data_config: DataConfig | None
+    @property
+    def dataset(self) -> TokenDataset | None:
+        """The dataset; None for a loader that is not ours."""
+        ...
+
+    @property
+    def data_config(self) -> DataConfig | None:
+        """The settings of the dataset."""
+        ...
 
     def batch(self, k: int) -> Batch:
         """Return batch k of the run."""
@@ -37,32 +40,6 @@ class Batches(Protocol):
         ...
 
 
-class IndexedBatches:
-    """Batches of our loader. Batch k is a function of k alone, so that a run resumes from a counter."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-        self.dataset: TokenDataset | None = loader.dataset
-        self.data_config: DataConfig | None = replace(loader.dataset.config, seed=loader.seed)
-        self.byte_lengths = np.array(byte_lengths(loader.dataset.tokenizer))
-
-    def batch(self, k: int) -> Batch:
-        """Return batch k of the run."""
-        return self.loader.batch(k)
-
-    def target_bytes(self, batch: Batch) -> int | None:
-        """Return the UTF-8 bytes of the batch's targets."""
-        return int(self.byte_lengths[batch.targets.numpy()].sum())
-
-    def describe(self, k: int) -> str:
-        """Return the number of the pass over the text, and the first token of each window."""
-        size, order = self.loader.batch_size, self.loader.order
-        first = k * size
-        starts = ", ".join(f"{order.start(first + row):,}" for row in range(min(size, MAX_WINDOWS_NAMED)))
-        more = ", ..." if size > MAX_WINDOWS_NAMED else ""
-        return f"batch {k:,}, pass {first // order.per_epoch + 1}, windows from the tokens {starts}{more}"
-
-
 class IterableBatches:
     """Batches of any iterable of (tokens, targets), which is started again at its end.
 
@@ -73,8 +50,7 @@ class IterableBatches:
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> None:
         self.loader = loader
         self.vocab_size = vocab_size
-        self.dataset: TokenDataset | None = None
-        self.data_config: DataConfig | None = None
+        self.dataset, self.data_config = None, None
         self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
 
     def batch(self, k: int) -> Batch:
@@ -117,5 +93,5 @@ class IterableBatches:
 
 
 def batches_from(loader: DataLoader | Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> Batches:
-    """Return the batches of our loader by number, of any other in its own order."""
-    return IndexedBatches(loader) if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size)
+    """Return a loader as the trainer needs it: ours unchanged, because its batch k is a function of k alone."""
+    return loader if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size)

@@ -1,15 +1,21 @@
 """Batches by index: batch k of a run is a pure function of the data, the seed and k."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import check_range
+from ..config import DataConfig, check_range
 from .dataset import TokenDataset
 from .shuffle import WindowOrder
+from .tokenizers import byte_lengths
+
+MAX_WINDOWS_NAMED = 4  # in a message about a batch
 
 
 class Batch(NamedTuple):
@@ -40,6 +46,28 @@ class DataLoader:
         # One extra token per window: the last target.
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The settings of the dataset, with the seed of this loader."""
+        return replace(self.dataset.config, seed=self.seed)
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """UTF-8 bytes of each token id, (V,)."""
+        return np.array(byte_lengths(self.dataset.tokenizer))
+
+    def target_bytes(self, batch: Batch) -> int:
+        """Return the UTF-8 bytes of the batch's targets."""
+        return int(self.byte_lengths[batch.targets.numpy()].sum())
+
+    def describe(self, k: int) -> str:
+        """Describe where batch k is from: the pass over the text, and the first token of each window."""
+        first = k * self.batch_size
+        rows = range(min(self.batch_size, MAX_WINDOWS_NAMED))
+        starts = ", ".join(f"{self.order.start(first + row):,}" for row in rows)
+        more = ", ..." if self.batch_size > MAX_WINDOWS_NAMED else ""
+        return f"batch {k:,}, pass {first // self.order.per_epoch + 1}, windows from the tokens {starts}{more}"
 
     def __len__(self) -> int:
         """Complete batches in one pass over the text."""

@@ -2,11 +2,11 @@
 
 from ..observe.dynamics import analyze_training_dynamics as analyze_training_dynamics
 from .callbacks import Callback as Callback
-from .callbacks import EvaluateHeldOut as EvaluateHeldOut
 from .callbacks import LogMetrics as LogMetrics
-from .callbacks import ProbeModel as ProbeModel
-from .callbacks import WriteSample as WriteSample
 from .checkpointer import Checkpointer as Checkpointer
+from .evaluation import EvaluateHeldOut as EvaluateHeldOut
+from .evaluation import ProbeModel as ProbeModel
+from .evaluation import WriteSample as WriteSample
 from .state import Result as Result
 from .state import TrainState as TrainState
 from .step import GuardAction as GuardAction

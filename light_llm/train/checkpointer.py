@@ -1,11 +1,14 @@
 """Saving: when a checkpoint is due, what it contains, and whether the disk has space for it."""
 
+from __future__ import annotations
+
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..checkpoint import RunFolder, write_model_file, write_step
@@ -19,20 +22,14 @@ from ..optim import group_parameters
 from ..optim.groups import MATRIX
 from ..runtime import rng_state
 from ..text_format import format_bytes
-from .callbacks import (
-    BestModel,
-    Callback,
-    EvaluateHeldOut,
-    EvaluateTrainingLoss,
-    LogMetrics,
-    ProbeModel,
-    Training,
-    WriteSample,
-)
+from .callbacks import Callback
+from .preflight import checkpoint_record
 from .resume import ResumeState
-from .run_metadata import checkpoint_record, make_run
 from .state import Status, TrainState
 from .step import Step
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 OVERHEAD = 4 << 20  # bytes beside the tensors: tokenizer, generators, records, blocks of the file system
 
@@ -46,12 +43,13 @@ class Checkpointer(Callback):
 
     synchronous = False
 
-    def __init__(self, trainer: Training, folder: RunFolder, resume: ResumeState | None) -> None:
+    def __init__(self, trainer: Trainer, folder: RunFolder, resume: ResumeState | None) -> None:
         self.trainer, self.folder, self.resumed = trainer, folder, resume is not None
         self.saved_step = resume.state.step if resume else None
         self.last_save = time.perf_counter()
-        best_loss, best_step = (resume.best if resume else None) or (None, None)
-        self.best = BestModel(self.write_best, best_loss, best_step)
+        self.removal_failed = self.removal_reported = False  # of an old checkpoint
+        self.best_loss: float | None = resume.best[0] if resume and resume.best else None
+        self.best_step: int | None = resume.best[1] if resume and resume.best else None
 
     def on_start(self) -> None:
         """Save the initial weights of a run that may have to roll back to them."""
@@ -83,6 +81,26 @@ class Checkpointer(Callback):
         step = self.trainer.state.step
         if status != "nonfinite" and step and self.saved_step != step:
             self.save()
+        elif self.removal_failed:
+            self.remove_old()
+
+    def check_disk_space(self) -> None:
+        """Raise CheckpointError unless the disk has space for the step folders that are kept, and the best model.
+
+        Old files are deleted only after the new ones are complete, so one more of each has to fit. A resumed run's own
+        files count as free.
+        """
+        folder, model = self.folder, self.trainer.model
+        step = step_bytes(model, self.trainer.config)
+        best = 4 * sum(p.numel() for p in model.parameters()) + OVERHEAD
+        existing = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if self.resumed else []
+        needed = (RECENT_STEPS + 1) * step + 2 * best - sum(size_on_disk(path) for path in existing)
+        free = folder.files.free(folder.path)
+        if free is not None and free < needed:
+            raise CheckpointError(
+                f"the checkpoints of this run need {format_bytes(needed)} in {folder.path}, and {format_bytes(free)} "
+                "are free; make room, or name a folder on another disk with --out"
+            )
 
     def is_requested(self) -> bool:
         """Return whether a save was requested, or the last one is `save_minutes` ago."""
@@ -95,9 +113,8 @@ class Checkpointer(Callback):
         Raises:
             CheckpointError: it cannot be written; the older ones are unchanged.
         """
-        trainer, dataset = self.trainer, self.trainer.batches.dataset
-        model, config, state = trainer.model, trainer.config, trainer.state
-        path, needed = self.folder.step_path(state.step), step_bytes(model, config)
+        trainer, config, state = self.trainer, self.trainer.config, self.trainer.state
+        path, needed = self.folder.step_path(state.step), step_bytes(trainer.model, config)
         check_space_for_step(self.folder, path, needed)
         # A power cut must not leave a checkpoint without the metrics before it. If the sync fails, the rows are still
         # in memory or in the page cache, and the run continues.
@@ -107,19 +124,34 @@ class Checkpointer(Callback):
         try:
             write_step(
                 path,
-                model=model,
+                model=trainer.model,
                 optimizer=trainer.optimizer,
                 rng=rng_state(config.device),
-                state=state.to_checkpoint(lr_horizon=horizon, best_loss=self.best.loss, best_step=self.best.step),
+                state=state.to_checkpoint(lr_horizon=horizon, best_loss=self.best_loss, best_step=self.best_step),
                 meta=self._model_meta(state.step, None),
-                run=checkpoint_record(make_run(model.config, trainer.batches, config), dataset, trainer.decisions),
+                run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
                 files=self.folder.files,
             )
         except OSError as error:
             raise disk_full(self.folder, path, needed, error.strerror or str(error)) from error
         self.saved_step, self.last_save = state.step, time.perf_counter()
-        self.folder.remove_previous_run()
-        self.folder.prune(every=config.save_interval, keep_every=config.keep_every)
+        self.remove_old()
+
+    def remove_old(self) -> None:
+        """Remove the checkpoints that are no longer needed. If the disk refuses, say so once; the next save retries."""
+        config = self.trainer.config
+        try:
+            self.folder.remove_previous_run()
+            self.folder.prune(every=config.save_interval, keep_every=config.keep_every)
+            self.removal_failed = False
+        except OSError as error:
+            # The new checkpoint is complete, so the run must not end for an old one.
+            if not self.removal_reported:
+                reason = error.strerror or str(error)
+                self.trainer.say(
+                    f"notice   an old checkpoint in {self.folder.path} cannot be removed ({reason}): tried again"
+                )
+            self.removal_failed = self.removal_reported = True
 
     def save_if_possible(self) -> bool:
         """Try to save the last complete step before the run ends with an error. Returns whether it is saved."""
@@ -127,6 +159,19 @@ class Checkpointer(Callback):
             with suppress(RuntimeError, LightLLMError):
                 self.save()
         return self.saved_step == self.trainer.state.step
+
+    def offer_best(self, step: int, loss: float, evaluation: dict[str, Any]) -> bool:
+        """Write the current model to `best_model.pt` if its loss is the lowest so far. Returns whether it is."""
+        if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
+            return False
+        self.best_loss, self.best_step = loss, step
+        self.write_best(step, evaluation)
+        return True
+
+    def ensure_model(self, step: int) -> None:
+        """Write the current model if no evaluation has chosen one, so that the run folder has a usable model."""
+        if self.best_loss is None:
+            self.write_best(step, None)
 
     def write_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
         """Write the current model to `best_model.pt`. Raises CheckpointError; the older file is unchanged."""
@@ -136,32 +181,12 @@ class Checkpointer(Callback):
         except OSError as error:
             needed = 4 * sum(p.numel() for p in model.parameters())
             raise disk_full(self.folder, path, needed, error.strerror or str(error)) from error
-        self.folder.remove_previous_run()
+        self.remove_old()
 
     def _model_meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
         config, dataset = self.trainer.config, self.trainer.batches.dataset
         meta = model_meta(self.trainer.model, dataset, step=step, dtype=config.dtype, evaluation=evaluation)
         return meta | ({"init_from": config.init_from} if config.init_from else {})
-
-
-def built_in_callbacks(
-    trainer: Training, checkpointer: Checkpointer, resume: ResumeState | None
-) -> list[tuple[int, Callback]]:
-    """Return the callbacks of a run in their order, each with its interval.
-
-    The checkpoint comes before the callbacks that take long, and after the probe, whose row belongs to its step.
-    """
-    config, dataset = trainer.config, trainer.batches.dataset
-    if dataset is None:
-        return [(1, LogMetrics(trainer)), (1, checkpointer), (1, EvaluateTrainingLoss(trainer, checkpointer.best))]
-    callbacks: list[tuple[int, Callback]] = [
-        (1, LogMetrics(trainer)),
-        (config.probe_interval, ProbeModel(trainer, dataset)),
-        (1, checkpointer),
-        (config.eval_interval, EvaluateHeldOut(trainer, dataset, checkpointer.best, resume)),
-        (config.sample_interval, WriteSample(trainer, dataset)),
-    ]
-    return [(every, callback) for every, callback in callbacks if every]  # an interval of 0 means never
 
 
 def model_meta(
@@ -185,23 +210,6 @@ def step_bytes(model: LightLLM, config: TrainConfig) -> int:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = OPTIMIZERS[config.optimizer].state_bytes(matrices=matrices, others=trained - matrices)
     return 4 * sum(p.numel() for p in model.parameters()) + state + OVERHEAD
-
-
-def check_disk_space(folder: RunFolder, model: LightLLM, config: TrainConfig, *, resumes: bool = False) -> None:
-    """Raise CheckpointError unless the disk has space for the step folders that are kept, and the best model.
-
-    Old files are deleted only after the new ones are complete, so one more of each has to fit. A resumed run's own
-    files count as free.
-    """
-    step, best = step_bytes(model, config), 4 * sum(p.numel() for p in model.parameters()) + OVERHEAD
-    existing = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if resumes else []
-    needed = (RECENT_STEPS + 1) * step + 2 * best - sum(size_on_disk(path) for path in existing)
-    free = folder.files.free(folder.path)
-    if free is not None and free < needed:
-        raise CheckpointError(
-            f"the checkpoints of this run need {format_bytes(needed)} in {folder.path}, and {format_bytes(free)} are "
-            "free; make room, or name a folder on another disk with --out"
-        )
 
 
 def check_space_for_step(folder: RunFolder, path: Path, needed: int) -> None:

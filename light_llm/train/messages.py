@@ -51,16 +51,6 @@ class Output:
         for line in lines:
             self.console.say(line)
 
-    def write_row(self, row: dict[str, Any]) -> None:
-        """Hand a row to every sink."""
-        for sink in self.sinks:
-            sink(row)
-
-    def write_end(self, result: Result) -> None:
-        """Write the last row of a run."""
-        row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
-        self.write_row(row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second})
-
     def __enter__(self) -> "Output":
         return self
 
@@ -136,6 +126,12 @@ def resume_lines(resume: ResumeState) -> list[str]:
         *(f"notice   {problem}: not used" for problem in damaged),
         f"resumed  at step {resume.state.step} from {resume.saved.step}",
     ]
+
+
+def end_row(result: Result) -> dict[str, Any]:
+    """Return the last row of a run."""
+    row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
+    return row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second}
 
 
 def summary(result: Result, config: TrainConfig, report: Sequence[str]) -> list[str]:

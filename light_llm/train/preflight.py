@@ -1,4 +1,4 @@
-"""Checks before a run touches anything: settings, memory, time and the correctness of the device.
+"""Checks before a run touches anything: settings, memory, time, the device; and the description in run.json.
 
 Run as `python -m light_llm.train.preflight DEVICE FORMAT DOCTOR THREADS MODEL` it measures the machine in a child
 process and leaves the results in the cache.
@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from ..config import ModelConfig, TrainConfig
-from ..data import DataLoader, TokenDataset
+from ..config import ModelConfig, Run, TrainConfig, get_model_size
+from ..data import Batches, DataLoader, TokenDataset
 from ..doctor import Diagnosis, check_device, has_cached_check
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
@@ -30,13 +31,16 @@ from ..runtime import (
     choose_device,
     choose_dtype,
     configure_malloc,
+    device_name,
     resident_memory,
     subprocess_env,
+    versions,
     wandb_reason,
 )
 from .resume import ResumeState
 from .state import RunOptions
 
+FORMAT = 1  # of run.json
 MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
 
 
@@ -120,7 +124,7 @@ class PreflightReport:
         return {**whole, "cases": len(whole["findings"]), "findings": [f for f in whole["findings"] if not f["ok"]]}
 
 
-def run_preflight(
+def run_checks(
     model: LightLLM, dataset: TokenDataset | None, config: TrainConfig, resume: ResumeState | None, options: RunOptions
 ) -> PreflightReport:
     """Plan the rest of a run, and check that its device computes correctly.
@@ -181,6 +185,43 @@ def diagnose(config: TrainConfig, *, skip: bool) -> Diagnosis | None:
         DeviceError: the device computes something wrong that this run needs; the message names the flag that helps.
     """
     return None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
+
+
+def make_run(model: ModelConfig, batches: Batches, config: TrainConfig) -> Run:
+    """Return the Run that is really trained, from its parts."""
+    run = Run(model=model, train=config)
+    return replace(run, data=batches.data_config) if batches.data_config else run
+
+
+def run_record(
+    run: Run, dataset: TokenDataset | None, decisions: Decisions, report: PreflightReport, resume: ResumeState | None
+) -> dict[str, Any]:
+    """Return the contents of run.json. A resumed run keeps the time at which it was started."""
+    started = resume.saved.started if resume else None
+    return {
+        "format": FORMAT,
+        "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": run.to_dict(),
+        "versions": versions(),
+        "decided": {name: asdict(getattr(decisions, name)) for name in ("device", "dtype", "compile")},
+        "tracker": asdict(decisions.tracker),
+        "machine": device_name(decisions.device.value),
+        "data": dataset.record() if dataset else None,
+        "doctor": report.doctor_record(),
+        # Without our loader there is no plan, because the length of its text is unknown.
+        "plan": report.plan.to_dict()
+        if report.plan
+        else {"parameters": get_model_size(run.model), "steps": run.train.max_steps},
+    }
+
+
+def checkpoint_record(run: Run, dataset: TokenDataset | None, decisions: Decisions) -> dict[str, Any]:
+    """Return the settings that a checkpoint keeps: enough to resume without run.json.
+
+    Leaves out times and versions, so that two equal runs have byte-identical checkpoints.
+    """
+    decided = {name: {"value": getattr(decisions, name).value} for name in ("device", "dtype", "compile")}
+    return {"format": FORMAT, "run": run.to_dict(), "decided": decided, "data": dataset.record() if dataset else None}
 
 
 def smaller_micro_batch(config: TrainConfig) -> int | None:

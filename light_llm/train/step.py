@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from ..observe.step_metrics import StepNorms
 from ..runtime import can_gate_updates, training_flops
 from .state import TrainState
 
+_training_flops = cache(training_flops)
 GuardAction = Literal["go", "skip", "stop", "rollback"]  # update; drop this batch; end the run; restore a checkpoint
 
 
@@ -169,4 +171,4 @@ class Throughput:
 
     def mfu(self, tokens_per_second: float, T: int) -> float:
         """Return the model FLOPs utilisation (Chowdhery et al., 2022): model FLOPs over the measured rate."""
-        return tokens_per_second * training_flops(self.model, T) / self.flops_per_second
+        return tokens_per_second * _training_flops(self.model, T) / self.flops_per_second

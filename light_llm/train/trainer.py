@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +12,30 @@ from torch import Tensor
 
 from ..checkpoint import Files, RunFolder
 from ..checkpoint.run_folder import DEFAULT_OUT
-from ..config import TrainConfig, check_range
+from ..config import Run, TrainConfig, check_range
 from ..data import Batch, DataLoader, batches_from
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
-from ..observe.step_metrics import StepMetrics
-from ..optim import build_optimizer, learning_rate
+from ..optim import learning_rate
 from ..runtime import (
     autocast,
     is_out_of_memory,
-    matmul_rate,
     peak_memory,
     rng_state,
-    seed_everything,
     set_rng_state,
     stop_after,
 )
+from . import messages, preflight
 from .callbacks import Callback, FunctionCallback
-from .checkpointer import Checkpointer, built_in_callbacks, check_disk_space
+from .checkpointer import Checkpointer
+from .evaluation import built_in_callbacks
 from .guards import Guard, LossSpikeGuard, NonFiniteGuard, find_nonfinite, run_guards
-from .messages import (
-    Output,
-    header,
-    micro_batch_halved,
-    nonfinite_step,
-    out_of_memory,
-    report_line,
-    resume_lines,
-    summary,
-)
-from .preflight import check_fit, decide, run_preflight, smaller_micro_batch
-from .resume import read_resume_state, read_saved_run, restore, rollback_to_checkpoint
-from .run_metadata import make_run, run_record
+from .resume import read_resume_state, read_saved_run, rollback_to_checkpoint
+from .start import ActiveRun, start_run
 from .state import Result, RunOptions, Status, StopFlag, TrainState
-from .step import GuardAction, PendingStep, Step, StepQueue, Throughput
-
-BUILT_IN_GUARDS = 2
-
-
-@dataclass(frozen=True)
-class RunningParts:
-    """The parts of a running training, which are made at its start."""
-
-    optimizer: torch.optim.Optimizer
-    metrics: StepMetrics
-    queue: StepQueue
-    throughput: Throughput
-    output: Output
+from .step import GuardAction, PendingStep, Step
 
 
 class Trainer:
@@ -113,7 +88,7 @@ class Trainer:
             config = replace(read_saved_run(self.folder).run.train, device="auto", dtype="auto", compile="auto")
         config = (config or TrainConfig()).with_changes(changes)
         if isinstance(loader, DataLoader):
-            check_fit(model.config, loader, changes)
+            preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
         if not resume:
             self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
@@ -124,14 +99,14 @@ class Trainer:
                 f"max_steps={config.max_steps} is behind the run, which is at step {self.resumed.state.step}; "
                 "name a larger one"
             )
-        self.config, self.decisions = decide(config, self.resumed)
+        self.config, self.decisions = preflight.decide(config, self.resumed)
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.state, self.stop_flag = TrainState(), StopFlag(stop_after=stop_after())
         spikes = LossSpikeGuard(self.config.on_spike, self.say)
         self.guards: list[Guard] = [NonFiniteGuard(self.config.on_nonfinite), spikes, *guards]
         self.checkpointer = Checkpointer(self, self.folder, self.resumed)
-        self.callbacks = built_in_callbacks(self, self.checkpointer, self.resumed)
-        self.parts: RunningParts | None = None  # set while and after the run
+        self.callbacks = built_in_callbacks(self)
+        self.active: ActiveRun | None = None  # set while and after the run
 
     def every(self, n: int, function: Callable[[Step], str | None]) -> None:
         """Call a function after every n-th step and after the last one. It ends the run by returning "stop"."""
@@ -235,14 +210,13 @@ class Trainer:
         Raises:
             DeviceError: it cannot be smaller, or this is a later step. The run is saved first.
         """
-        smaller = smaller_micro_batch(self.config)
-        if self._parts.throughput.steps or smaller is None:
+        smaller = preflight.smaller_micro_batch(self.config)
+        if self._active.throughput.steps or smaller is None:
             saved = self.checkpointer.save_if_possible()
-            raise DeviceError(out_of_memory(self.config, self.state.step, saved, self.folder.path)) from error
+            raise DeviceError(messages.out_of_memory(self.config, self.state.step, saved, self.folder.path)) from error
         self.config = replace(self.config, micro_batch=smaller)
-        run = make_run(self.model.config, self.batches, self.config)
-        self.folder.write_run({**self.folder.read_run(), "run": run.to_dict()})
-        self.say(*micro_batch_halved(self.config))
+        self.folder.write_run({**self.folder.read_run(), "run": self.run.to_dict()})
+        self.say(*messages.micro_batch_halved(self.config))
 
     def check(self, pending: PendingStep) -> GuardAction:
         """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
@@ -260,7 +234,7 @@ class Trainer:
 
     def finish_steps(self, *, flush: bool) -> None:
         """Report the steps whose updates were applied or skipped; end the run or roll back if a guard says so."""
-        queue = self._parts.queue
+        queue = self._active.queue
         while pending := queue.pop(flush=flush):
             action = self.check(pending)
             step = pending.step
@@ -268,7 +242,7 @@ class Trainer:
             if not step.finite:
                 place = self.batches.describe(pending.before.batches)
                 first = find_nonfinite(self.objective, pending.batch, self.config)
-                self.say(*nonfinite_step(step, place, first))
+                self.say(*messages.nonfinite_step(step, place, first))
             if action == "go":
                 self.state = self.state.with_loss(step.loss)
             if action in ("go", "skip"):
@@ -281,7 +255,7 @@ class Trainer:
 
     def notify(self, pending: PendingStep, step: Step, *, skipped: bool) -> None:
         """Run the callbacks that are due after a step."""
-        throughput = self._parts.throughput
+        throughput = self._active.throughput
         n_bytes = self.batches.target_bytes(pending.batch)
         step = pending.complete(step, throughput, skipped=skipped, n_bytes=n_bytes, clip=self.config.grad_clip)
         is_last = step.number == self.config.max_steps
@@ -305,83 +279,43 @@ class Trainer:
         return True
 
     @property
+    def run(self) -> Run:
+        """All settings of this run."""
+        return preflight.make_run(self.model.config, self.batches, self.config)
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimizer of the running training."""
-        return self._parts.optimizer
+        return self._active.optimizer
 
     def say(self, *lines: str) -> None:
         """Print lines, and append them to the log."""
-        self._parts.output.say(*lines)
+        self._active.output.say(*lines)
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Hand a row to every sink."""
-        self._parts.output.write_row(row)
+        for sink in self._active.output.sinks:
+            sink(row)
 
     @property
-    def _parts(self) -> RunningParts:
-        assert self.parts is not None, "the run has not started"
-        return self.parts
+    def _active(self) -> ActiveRun:
+        assert self.active is not None, "the run has not started"
+        return self.active
 
     @contextmanager
-    def _start(self) -> Iterator[RunningParts]:
-        """Check the run, take its folder, restore or seed the state, and open the outputs; close them at the end."""
-        if self.parts is not None:
+    def _start(self) -> Iterator[ActiveRun]:
+        """Start the run, or resume it, and run the callbacks that act before the first step."""
+        if self.active is not None:
             raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
-        config, dataset, options = self.config, self.batches.dataset, self.options
-        report = run_preflight(self.model, dataset, config, self.resumed, options)
-        check_disk_space(self.folder, self.model, config, resumes=self.resumed is not None)
-        lines = header(self.model.config, dataset, config, self.decisions, report, self.folder.path)
-        lines += resume_lines(self.resumed) if self.resumed else []
-        if not self.resumed and (
-            moved := self.folder.archive_existing_run(explicit=options.explicit_out, overwrite=options.overwrite)
-        ):
-            lines.insert(0, moved)
-        self.folder.create()
-        with self.folder.lock():
-            self.folder.remove_stale()
-            self.folder.quarantine(self.resumed.saved.damaged if self.resumed else [])
-            run = make_run(self.model.config, self.batches, config)
-            record = run_record(run, dataset, self.decisions, report, self.resumed)
-            self.folder.write_run(record)
-            resumed_at = self.resumed.state.step if self.resumed else None
-            optimizer, throughput = self._restore_or_seed()
-            # A caller's guard or callback has to see a step before the next one starts.
-            deferrable = len(self.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in self.callbacks)
-            try:
-                with (
-                    StepMetrics(self.model, optimizer) as metrics,
-                    Output(self.folder, options, record, total_steps=config.max_steps, resumed_at=resumed_at) as output,
-                ):
-                    queue = StepQueue(optimizer, config, deferrable)
-                    self.parts = RunningParts(optimizer, metrics, queue, throughput, output)
-                    self.say(*lines)
-                    for _, callback in self.callbacks:
-                        if callback.on_start() == "stop":
-                            self.stop_flag.stop("stopped")
-                    yield self.parts
-            finally:
-                self.folder.restore_previous_run()
-
-    def _restore_or_seed(self) -> tuple[torch.optim.Optimizer, Throughput]:
-        """Move the model to the device, build its optimizer, and restore both, or seed the generators of a new run."""
-        config = self.config
-        self.model.to(config.device).train()
-        self.model.checkpointing = config.checkpointing
-        optimizer = build_optimizer(self.model, config)
-        # Measuring the device draws random numbers, so it comes before the generators are set.
-        throughput = Throughput(self.model.config, matmul_rate(config.device, config.dtype))
-        if self.resumed:
-            self.state = restore(self.resumed.checkpoint, self.model, optimizer, config.device)
-            self.resumed = None  # its tensors take three times the memory of the model
-        else:
-            seed_everything(config.seed)
-        if config.compile == "on":
-            self.objective.compile(dynamic=False)
-        return optimizer, throughput
+        with start_run(self) as self.active:
+            for _, callback in self.callbacks:
+                if callback.on_start() == "stop":
+                    self.stop_flag.stop("stopped")
+            yield self.active
 
     def _finish(self) -> Result:
         """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
-        output, throughput = self._parts.output, self._parts.throughput
+        output, throughput = self._active.output, self._active.throughput
         output.console.pause()
         complete = self.state.step >= self.config.max_steps
         status: Status = "done" if complete else self.stop_flag.status or "done"
@@ -391,16 +325,16 @@ class Trainer:
             # A run whose last evaluation was cancelled can be resumed to make it, even after the last step.
             status="interrupted" if self.stop_flag.evaluation_cancelled else status,
             step=self.state.step,
-            best_loss=self.checkpointer.best.loss,
-            best_step=self.checkpointer.best.step,
+            best_loss=self.checkpointer.best_loss,
+            best_step=self.checkpointer.best_step,
             folder=self.folder.path,
             seconds=time.perf_counter() - throughput.started,
             tokens_per_second=throughput.tokens_per_second,
             peak_memory=peak_memory(),
         )
-        output.write_end(result)
-        report = [report_line(self.folder)] if self.options.report and self.state.step else []
-        self.say(*summary(result, self.config, report))
+        self.write_row(messages.end_row(result))
+        report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
+        self.say(*messages.summary(result, self.config, report))
         if self.folder.restore_previous_run():
             self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
         return result

@@ -14,7 +14,7 @@ from light_llm.model import LightLLM, attention_weights
 from light_llm.objective import token_cross_entropy_reference
 from light_llm.observe import activations, attention, predictions
 from light_llm.observe.probe import ProbeBatch, make_probe_batch, probe_model, select_attention_maps
-from light_llm.train.callbacks import describe_alarm
+from light_llm.train.evaluation import describe_alarm
 from tests.support.tools import byte_loader, byte_model, rows_of, some_tokens, tensors_of, tiny_model, train_small
 
 
@@ -234,7 +234,7 @@ def test_a_look_that_fails_is_said_and_ends_no_run(
         raise ZeroDivisionError("nothing to look at")
 
     train_small(poem, "whole", max_steps=6, probe_interval=2)
-    monkeypatch.setattr("light_llm.train.callbacks.probe_model", broken)
+    monkeypatch.setattr("light_llm.train.evaluation.probe_model", broken)
     _, result = train_small(poem, max_steps=6, probe_interval=2, quiet=False)
     said = capsys.readouterr().out
     assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1

@@ -161,7 +161,7 @@ def test_a_gated_run_is_the_run_that_is_read_at_once(
             assert self.gated
             pushed.append(len(self.steps))
 
-    monkeypatch.setattr("light_llm.train.trainer.StepQueue", WatchedQueue)
+    monkeypatch.setattr("light_llm.train.start.StepQueue", WatchedQueue)
     model, second = poisoned(poem, batch, "late", on_nonfinite=policy)
     assert set(pushed) == {1, 2}  # a step is pushed while the one before it is still unread
     assert (first.status, first.step, first.best_loss) == (second.status, second.step, second.best_loss)
@@ -186,8 +186,8 @@ def test_only_what_can_be_gated_is_read_late(poem: Path, monkeypatch: pytest.Mon
         if watch:
             trainer.every(1, lambda step: None)
         trainer.train()
-        assert trainer.parts is not None
-        return trainer.parts.queue.gated
+        assert trainer.active is not None
+        return trainer.active.queue.gated
 
     assert gated("a") and not gated("b", optimizer="muon")
     assert not gated("c", guards=[lambda step: "go"]) and not gated("d", watch=True)

@@ -16,7 +16,6 @@ from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Step, Trainer
-from light_llm.train.callbacks import BestModel
 from light_llm.train.guards import MAX_SKIPS, NonFiniteGuard
 from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
 
@@ -204,11 +203,13 @@ def test_a_guard_of_ones_own_decides_before_the_weights_change(poem: Path) -> No
     assert torch.equal(model.wte.weight, before) and [p.number for p in proposals] == [1, 2, 3]
 
 
-def test_only_a_better_and_finite_loss_is_best() -> None:
+def test_only_a_better_and_finite_loss_is_best(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    best = BestModel(lambda step, evaluation: written.append(step), None, None)
-    offers = [best.offer(step, loss, {}) for step, loss in ((1, 5.0), (2, 6.0), (3, math.nan), (4, 4.0), (5, 4.0))]
-    assert offers == [True, False, False, True, False] and written == [1, 4] and best.loss == 4.0
+    best = Trainer(byte_model(), byte_loader(poem), out="run", **SMALL).checkpointer
+    monkeypatch.setattr(best, "write_best", lambda step, evaluation: written.append(step))
+    losses = ((1, 5.0), (2, 6.0), (3, math.nan), (4, 4.0), (5, 4.0))
+    offers = [best.offer_best(step, loss, {}) for step, loss in losses]
+    assert offers == [True, False, False, True, False] and written == [1, 4] and best.best_loss == 4.0
 
 
 def test_a_guards_stop_on_finite_numbers_keeps_the_work(poem: Path) -> None:

@@ -188,7 +188,7 @@ BUGS = [
     Bug(
         "patience that is counted from the start of a process",
         "train: EvaluateHeldOut.patience_exceeded",
-        "waited = step - (self.best.step or 0)",
+        "waited = step - (self.trainer.checkpointer.best_step or 0)",
         "waited = step",
         "tests/train/test_stopping.py",
     ),
