@@ -1,11 +1,11 @@
-"""What a program would ask of Apple's GPU, found out on a machine without one.
+"""Record the operations that a program would run on Apple's GPU, on a machine without one.
 
-Inside `Pretence` a tensor that was put on "mps" says so to Python, so every branch of ours is taken as it would be
-there, while torch computes on the CPU. Each operation that such a tensor meets is written down with the line it came
-from, and held against the kernels that torch's own table of operations names for MPS. What torch itself decides by the
-device, in C++, cannot be seen so: it is written down in `INSTEAD`, each with its source.
+Inside `fake_mps` a tensor that was moved to "mps" reports that device to Python, so that light-llm takes its branches
+for MPS, while torch computes on the CPU. Each operation on such a tensor is recorded with the line that called it, and
+looked up in torch's table of operations, which lists the kernels for MPS. Choices that torch makes by device in C++
+cannot be recorded this way and are imitated (`ONLY_ON_MPS`).
 
-What it cannot tell: whether a kernel is right, and how fast it is.
+The audit cannot tell whether a kernel is correct, or how fast it is.
 """
 
 import math
@@ -33,64 +33,45 @@ from torch.utils._python_dispatch import TorchDispatchMode
 CHECKOUT = Path(__file__).parents[2]
 TABLE = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
 MPS = torch.device("mps", 0)
-UNKNOWN_FORMATS = {torch.float64, torch.complex128}  # Metal has no 64-bit floats (at/native/mps/OperationUtils.mm)
+MISSING_DTYPES = {torch.float64, torch.complex128}  # Metal has no 64-bit floats (at/native/mps/OperationUtils.mm)
 
 
-@dataclass(frozen=True)
-class Instead:
-    """What torch does on MPS where it does something else on the CPU."""
-
-    does: str
-    why: str
-    source: str
-
-
-INSTEAD = {
-    "scaled_dot_product_attention, with gradients or dropout": Instead(
-        "_scaled_dot_product_attention_math: products, a mask and a softmax of their own",
-        "the fused form has no backward pass, and no dropout",
-        "ATen/native/transformers/attention.cpp",
-    ),
-    "scaled_dot_product_attention, otherwise": Instead(
-        "_scaled_dot_product_attention_math_for_mps",
-        "_scaled_dot_product_flash_attention_for_cpu is the CPU's",
-        "ATen/native/transformers/attention.cpp",
-    ),
-    "linear": Instead("linear, linear_backward", "one kernel each, where the CPU has t and addmm", str(TABLE.name)),
-    "norm": Instead(
-        "frobenius_norm.dim, norm.ScalarOpt_dim", "linalg_vector_norm only on the CPU and CUDA", "torch/functional.py"
-    ),
-    "foreach kernels": Instead(
-        "a loop over tensors, in Python or below",
-        "MPS has fused optimizers and no foreach",
-        "torch/utils/_foreach_utils.py",
-    ),
-    "dropout": Instead("empty_like, bernoulli_, div_", "native_dropout is for CUDA", "ATen/native/Dropout.cpp"),
-    "checkpoint": Instead(
-        "a block that is computed again draws another dropout",
-        "a device's generator is kept where its module has `_initialized`, and torch.mps has not",
-        "torch/utils/checkpoint.py, pytorch/pytorch#127676",
-    ),
-}
-# What a kernel of MPS was found to compute wrongly, without an error; not every torch that light-llm runs on is right.
-WRONG = {
-    "a mask of its own for each row": "each row got the first one's, until May 2026 (pytorch/pytorch#184180)",
-    "is_causal in a 16-bit format": "queries saw later tokens, until September 2026 (pytorch/pytorch#195910)",
-}
+# Operations that torch chooses for MPS in C++, where the CPU gets others, with the reason and the source in torch:
+# - attention with gradients or dropout is _scaled_dot_product_attention_math, because the fused form has neither, and
+#   otherwise _scaled_dot_product_attention_math_for_mps (ATen/native/transformers/attention.cpp);
+# - linear has a kernel for each pass, where the CPU has t and addmm (native_functions.yaml);
+# - norms are not linalg_vector_norm, which only the CPU and CUDA have (torch/functional.py);
+# - optimizers are fused or loop over tensors, because there are no foreach kernels (torch/utils/_foreach_utils.py);
+# - dropout is made of bernoulli_, because native_dropout is for CUDA (ATen/native/Dropout.cpp);
+# - a block that is recomputed draws another dropout, because torch keeps a device's generator only if its module has
+#   `_initialized`, which torch.mps has not (torch/utils/checkpoint.py, pytorch/pytorch#127676).
+ONLY_ON_MPS = (
+    "linear",
+    "linear_backward",
+    "frobenius_norm.dim",
+    "norm.ScalarOpt_dim",
+    "empty_like",
+    "bernoulli_",
+    "div_",
+)
+# Kernels of MPS that computed wrong results without an error, in versions that light-llm may run on:
+MASK_PER_ROW = "a mask of its own for each row"  # each row got the first one's, until May 2026 (pytorch/pytorch#184180)
+CAUSAL_IN_16_BITS = "is_causal in a 16-bit format"  # saw later tokens, until September 2026 (pytorch/pytorch#195910)
 
 # Operations that wait for the device, or whose result has a size that only the device knows.
 WAITS = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
 WAITS |= {"repeat_interleave.Tensor", "allclose", "is_nonzero", "bincount"}
-# The functions in which a step is computed; `Attempt.proposal` reads its loss and its norm, and is the place to wait.
-HOT, MAY_WAIT = {"Trainer.accumulate", "StepMetrics.clip", "Update.__call__"}, {"Attempt.proposal"}
+# The functions that compute a step, where nothing may wait. `PendingStep.read` reads its loss and norm, and may.
+HOT = {"Trainer.accumulate", "StepMetrics.clip", "StepMetrics._before", "StepMetrics._after", "StepQueue.push"}
+MAY_WAIT = {"PendingStep.read"}
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Which operations MPS has: by a kernel of its own, or composed of others."""
+    """The operations that MPS has."""
 
-    own: frozenset[str]
-    composed: frozenset[str]
+    own: frozenset[str]  # with a kernel of its own
+    composed: frozenset[str]  # of others
 
     def __contains__(self, name: str) -> bool:
         return name in self.own or name in self.composed
@@ -98,7 +79,7 @@ class Kernels:
 
 @cache
 def kernels(table: Path = TABLE) -> Kernels:
-    """Read from the table that torch ships: dispatch keys, those of the structured form, and generated variants."""
+    """Read torch's table: dispatch keys, those of the structured form, and generated variants."""
     entries = {name_of(e["func"]): e for e in yaml.load(table.read_text(), Loader=yaml.CSafeLoader)}
     own, composed = set(), set()
     for name, entry in entries.items():
@@ -115,28 +96,28 @@ def kernels(table: Path = TABLE) -> Kernels:
 
 
 def dispatch_keys(entry: Mapping[str, Any]) -> set[str]:
-    """The keys of an operation's dispatch; an operation without one is composed of others."""
+    """Return the dispatch keys of an operation; an operation without any is composed of others."""
     return {key.strip() for keys in entry.get("dispatch") or {} for key in keys.split(",")}
 
 
 def name_of(schema: str) -> str:
-    """ "add.out(Tensor self, ...) -> Tensor" -> "add.out"."""
+    """Return the name with its overload: "add.out(Tensor self, ...) -> Tensor" -> "add.out"."""
     return schema.split("(")[0].strip()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something MPS has not, cannot, or would wait for."""
+    """An operation that MPS does not have, gets wrong, or would wait for."""
 
     kind: str  # kernel, format, wait, mixed, wrong
     name: str  # of the operation
-    where: str  # file, line and function of ours
-    hot: bool  # in the middle of a training step
+    where: str  # file, line and function of the nearest frame in this repository
+    hot: bool  # in a function that computes a training step
 
     def __str__(self) -> str:
         what = {
             "kernel": "has no MPS kernel",
-            "format": "makes a tensor of a format that MPS has not",
+            "format": "makes a tensor of a format that MPS does not have",
             "wait": "waits for the device",
             "mixed": "is given tensors of the device and of the host",
             "wrong": "is known to be wrong",
@@ -145,20 +126,20 @@ class Finding:
 
 
 @dataclass
-class Seen:
-    """What was asked of the device."""
+class Audit:
+    """Everything that was run on the device."""
 
-    operations: dict[str, str] = field(default_factory=dict)  # name: the first place of ours it came from
-    whole_numbers: set[str] = field(default_factory=set)  # operations that were given int64 tensors
-    uploads: Counter[str] = field(default_factory=Counter)  # places from which tensors were brought to the device
-    findings: dict[Finding, int] = field(default_factory=dict)  # and how often
+    operations: dict[str, str] = field(default_factory=dict)  # name: first caller
+    whole_numbers: set[str] = field(default_factory=set)  # operations with int64 inputs
+    uploads: Counter[str] = field(default_factory=Counter)  # callers that copied tensors to the device
+    findings: dict[Finding, int] = field(default_factory=dict)  # with their counts
 
     def of(self, kind: str, *, hot: bool | None = None) -> list[Finding]:
         return [f for f in self.findings if f.kind == kind and hot in (None, f.hot)]
 
 
 def tensors_in(x: Any) -> Iterator[Tensor]:
-    """The tensors among the arguments or the results of an operation."""
+    """Yield the tensors in arguments or results."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, (list, tuple)):
@@ -168,10 +149,11 @@ def tensors_in(x: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(x.values()))
 
 
-class Places:
-    """Which tensors are on the device: by their storage, which views share. A dead storage's address is not reused."""
+class DeviceTensors:
+    """The set of tensors on the device, by storage, so that views are in it too."""
 
     def __init__(self) -> None:
+        # The weak reference keeps the address of a freed storage from being reused.
         self.known: dict[int, StorageWeakRef] = {}
 
     def __contains__(self, x: object) -> bool:
@@ -183,20 +165,20 @@ class Places:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down each operation on a tensor of the device, and puts its results there too."""
+    """Record each operation on a tensor of the device, and put its results there too."""
 
-    def __init__(self, places: Places, table: Kernels) -> None:
+    def __init__(self, tensors: DeviceTensors, table: Kernels) -> None:
         super().__init__()
-        self.places, self.table, self.seen = places, table, Seen()
-        self.placing = False  # a tensor that is made of nothing is made on the device
+        self.tensors, self.table, self.seen = tensors, table, Audit()
+        self.placing = False  # new tensors are made on the device
         self.quiet = False
-        self.generator = torch.Generator()  # the device's own, which nobody saves who saves the CPU's
+        self.generator = torch.Generator()  # the device has its own; saving the CPU's does not save it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
             given = list(tensors_in((args, kwargs)))
-            here = [x for x in given if x in self.places]
+            here = [x for x in given if x in self.tensors]
             if self.quiet or not (here or (self.placing and not given)):
                 return func(*args, **kwargs)
             name = func._schema.name.removeprefix("aten::") + f".{func._overloadname}".removesuffix(".default")
@@ -204,30 +186,34 @@ class Recorder(TorchDispatchMode):
             self.operation(name)
             if any(x.dtype == torch.int64 for x in here):
                 self.seen.whole_numbers.add(name)
-            if name in WAITS or masks(name, args) or (any(t in func.tags for t in DATA_DEPENDENT) and not index):
+            if (
+                name in WAITS
+                or indexes_by_mask(name, args)
+                or (any(t in func.tags for t in DATA_DEPENDENT) and not index)
+            ):
                 self.find("wait", name)
             if name == "copy_":
-                args[0] in self.places or self.find("wait", name)  # type: ignore[func-returns-value]
-            elif any(x.ndim and x not in self.places for x in given) and not index:
+                args[0] in self.tensors or self.find("wait", name)  # type: ignore[func-returns-value]
+            elif any(x.ndim and x not in self.tensors for x in given) and not index:
                 self.find("mixed", name)
             if any(a.name == "generator" for a in func._schema.arguments):
                 kwargs = {"generator": self.generator} | kwargs
             out = self.inside(func, args, kwargs) if new and name in self.table.composed else func(*args, **kwargs)
             for x in tensors_in(out):
-                self.places.add(x)
-                if x.dtype in UNKNOWN_FORMATS:
+                self.tensors.add(x)
+                if x.dtype in MISSING_DTYPES:
                     self.find("format", name)
             return out
 
     def operation(self, name: str) -> None:
-        """Write one down; a finding if MPS has no kernel for it."""
+        """Record an operation; a finding if MPS has no kernel for it."""
         if name not in self.seen.operations:
-            self.seen.operations[name] = place()[0]
+            self.seen.operations[name] = caller()[0]
         if name not in self.table:
             self.find("kernel", name)
 
     def inside(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation that is composed of others, below what a mode sees, and look at those with the profiler."""
+        """Run an operation composed of others, and look up those. Modes do not see them; the profiler does."""
         with torch.autograd.profiler_legacy.profile() as profile:
             out = func(*args, **kwargs)
         stack = [event for event in profile.function_events if event.cpu_parent is None]
@@ -242,40 +228,40 @@ class Recorder(TorchDispatchMode):
         return out
 
     def find(self, kind: str, name: str) -> None:
-        where, hot = place()
+        where, hot = caller()
         finding = Finding(kind, name, where, hot)
         self.seen.findings[finding] = self.seen.findings.get(finding, 0) + 1
 
 
-INDEXING = ("index", "index_put", "index_put_")  # by ids, whose number is known, or by masks
+INDEXING = ("index", "index_put", "index_put_")  # by ids or by indexes_by_mask
 DATA_DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
 @cache
 def bare_names(names: frozenset[str]) -> frozenset[str]:
-    """Without overloads: all the profiler tells."""
+    """Drop the overloads, which the profiler does not report."""
     return frozenset(name.split(".")[0] for name in names)
 
 
-def masks(name: str, args: Any) -> bool:
-    """Whether an index is a mask, whose elements have to be counted first."""
+def indexes_by_mask(name: str, args: Any) -> bool:
+    """Return True if an index is a mask: its True elements have to be counted first."""
     return name.split(".")[0] in INDEXING and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
 
 
 @cache
-def ours(file: str) -> str | None:
-    """A file's path in this checkout; None for torch, the interpreter, and this file."""
+def path_in_repository(file: str) -> str | None:
+    """Return the path of a file in this repository; None for other files and this one."""
     path = Path(file)
     mine = CHECKOUT in path.parents and "site-packages" not in path.parts and path != Path(__file__)
     return str(path.relative_to(CHECKOUT)) if mine else None
 
 
-def place() -> tuple[str, bool]:
-    """The nearest line of ours, and whether it is in the middle of a step."""
+def caller() -> tuple[str, bool]:
+    """Return the nearest caller in this repository, and True if a function of HOT is on the stack."""
     frame: FrameType | None = sys._getframe(1)
     where, names = "outside", set()
     while frame is not None:
-        if file := ours(frame.f_code.co_filename):
+        if file := path_in_repository(frame.f_code.co_filename):
             if where == "outside":
                 where = f"{file}:{frame.f_lineno} in {frame.f_code.co_qualname}"
             names.add(frame.f_code.co_qualname)
@@ -283,16 +269,16 @@ def place() -> tuple[str, bool]:
     return where, bool(names & HOT) and not names & MAY_WAIT
 
 
-class Faces(TorchFunctionMode):
-    """What Python is told of tensors on the device, and where it may put them."""
+class DeviceView(TorchFunctionMode):
+    """Answer questions about the device of a tensor, and move tensors."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.recorder, self.places = recorder, recorder.places
+        self.recorder, self.tensors = recorder, recorder.tensors
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        here = any(x in self.places for x in tensors_in((args, kwargs)))
+        here = any(x in self.tensors for x in tensors_in((args, kwargs)))
         if func in ANSWERS:
             return ANSWERS[func](here, lambda: func(*args, **kwargs))
         if here and getattr(func, "__name__", "") in ("tolist", "numpy", "__array__"):
@@ -307,7 +293,7 @@ class Faces(TorchFunctionMode):
             out = func(*args, **kwargs)
         if asked and is_mps(asked):  # `torch.tensor` is seen by no other mode
             for x in tensors_in(out):
-                self.places.add(x)
+                self.tensors.add(x)
         return out
 
     @contextmanager
@@ -319,14 +305,14 @@ class Faces(TorchFunctionMode):
             self.recorder.placing = before
 
     def move(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        """x.to(...) and x.cpu(): a copy where the tensor changes places, as between real devices."""
+        """Run x.to(...) or x.cpu(), with a copy if the device changes, as between real devices."""
         x: Tensor = args[0]
-        here = there = x in self.places
+        here = there = x in self.tensors
         if func is Tensor.cpu:
             there = False
         for a in [*args[1:], kwargs.get("device")]:
             if isinstance(a, (str, torch.device, Tensor)):
-                there = a in self.places if isinstance(a, Tensor) else is_mps(a)
+                there = a in self.tensors if isinstance(a, Tensor) else is_mps(a)
         args = [x, *("cpu" if isinstance(a, (str, torch.device)) else a for a in args[1:])]
         kwargs |= {"device": "cpu"} if "device" in kwargs else {}
         if here == there:
@@ -334,16 +320,16 @@ class Faces(TorchFunctionMode):
         if here:
             self.recorder.find("wait", "_to_copy")
         else:
-            self.recorder.seen.uploads[place()[0]] += 1
+            self.recorder.seen.uploads[caller()[0]] += 1
         self.recorder.quiet, before = True, self.recorder.quiet
         try:
             moved = func(x.clone(), *args[1:], **kwargs)
         finally:
             self.recorder.quiet = before
         if there:
-            self.places.add(moved)
+            self.tensors.add(moved)
             self.recorder.operation("_to_copy")
-            if moved.dtype in UNKNOWN_FORMATS:
+            if moved.dtype in MISSING_DTYPES:
                 self.recorder.find("format", "_to_copy")
         return moved
 
@@ -373,9 +359,9 @@ def _attention(recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, *rest: Any, 
             and mask.size(0) > 1
             and not mask.expand(-1, q.size(1), -1, -1).stride(1)
         ):
-            recorder.find("wrong", "a mask of its own for each row")
+            recorder.find("wrong", MASK_PER_ROW)
         if given.get("is_causal") and q.dtype in (torch.bfloat16, torch.float16) and q.size(-2) > 1:
-            recorder.find("wrong", "is_causal in a 16-bit format")
+            recorder.find("wrong", CAUSAL_IN_16_BITS)
     if mask is not None and mask.dtype == torch.bool:  # as the function does before it chooses a form
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask.logical_not(), -math.inf)
     return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, mask, **given)[0]
@@ -402,22 +388,23 @@ FORMS: dict[Any, Callable[..., Tensor]] = {
 
 
 @contextmanager
-def pretence(table: Kernels | None = None) -> Iterator[Seen]:
-    """Inside the block "mps" is there, and what is asked of it is written down."""
-    recorder = Recorder(Places(), table or kernels())
-    faces = Faces(recorder)
+def fake_mps(table: Kernels | None = None) -> Iterator[Audit]:
+    """Make "mps" available inside the block, and record what runs on it."""
+    recorder = Recorder(DeviceTensors(), table or kernels())
+    view = DeviceView(recorder)
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        _patch_torch(patch, faces)
+        _patch_torch(patch, view)
         stack.enter_context(recorder)
-        stack.enter_context(faces)
+        stack.enter_context(view)
         yield recorder.seen
 
 
-def _patch_torch(patch: pytest.MonkeyPatch, faces: Faces) -> None:
-    """What asks for devices past a tensor."""
-    patch.setattr(torch.backends.mps, "is_available", lambda: True)
-    generator = faces.recorder.generator
+def _patch_torch(patch: pytest.MonkeyPatch, view: DeviceView) -> None:
+    """Replace functions of torch that ask for a device without a tensor."""
+    # torch._dynamo, if it is imported inside the block, expects the cached function and its __wrapped__.
+    patch.setattr(torch.backends.mps, "is_available", cache(lambda: True))
+    generator = view.recorder.generator
     patch.setattr(torch.mps, "get_rng_state", lambda device="mps": generator.get_state())
     patch.setattr(torch.mps, "set_rng_state", lambda state, device="mps": generator.set_state(state))
     patch.setattr(torch.mps, "manual_seed", generator.manual_seed)
@@ -425,7 +412,7 @@ def _patch_torch(patch: pytest.MonkeyPatch, faces: Faces) -> None:
     patch.setitem(checks, "default", lambda x: (x.shape, x.dtype))  # its hooks run where modes are off
 
     class Autocast(torch.autocast):
-        """That of the device is that of the CPU, where the products are made."""
+        """Autocast for MPS is autocast for the CPU, where the products are made."""
 
         def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
             super().__init__(device_type, *args, **kwargs)
@@ -449,7 +436,7 @@ def _patch_torch(patch: pytest.MonkeyPatch, faces: Faces) -> None:
         return {(lists[0][0][0].device, dtype): (lists, at) for (_, dtype), (lists, at) in found.items()} | {}
 
     def backward(*args: Any, **kwargs: Any) -> Any:
-        with faces, faces.placing(True):  # `Tensor.backward` switches modes off
+        with view, view.placing(True):  # `Tensor.backward` switches modes off
             return run(*args, **kwargs)
 
     patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", grouped)
