@@ -225,7 +225,7 @@ class LightLLM(nn.Module):
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Switch a module and all its children to evaluation inside the block; restore the mode of each one afterwards."""
-    # Each module's own flag, because `model.train(was_training)` would also switch on what a caller had frozen.
+    # Each module's own flag, because `model.train(was_training)` would also switch on modules that a caller had frozen.
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()

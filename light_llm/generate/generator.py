@@ -112,7 +112,7 @@ class TextGenerator:
         seed: int | None = None,
         each_token: bool = False,
     ) -> Iterator[str]:
-        """Yield the continuation piece by piece, each as soon as it is certain.
+        """Yield the continuation in pieces, each as soon as it cannot change.
 
         A character of several bytes is yielded whole, and the possible beginning of a stop string is held back. With
         `each_token` there is one piece per token, even if it is empty, and a last one for text that was held back.

@@ -31,7 +31,7 @@ class ReplSettings(Sampling):
         check_request(self.max_new_tokens, self.stop, max(0, self.seed))
 
     def changed(self, name: str, text: str) -> "ReplSettings":
-        """Return the settings with one number parsed from text. Raises ConfigError if it is none or out of range."""
+        """Return the settings with one number parsed from text. Raises ConfigError for anything else."""
         return replace(self, **{name: parse_as(ReplSettings, name, text, what="settings")})
 
 
@@ -76,7 +76,7 @@ class ReplPrompt:
     """The text that an answer continues."""
 
     text: str
-    typed: bool = True  # it is shown in front of the answer; an earlier answer that goes on is not
+    typed: bool = True  # and so shown in front of the answer, unlike an earlier answer that is continued
 
 
 class Repl:
@@ -171,7 +171,7 @@ class Repl:
             raise
         if not self.terminal.live or not f"{prompt.text if prompt.typed else ''}{''.join(shown)}".endswith("\n"):
             self.terminal.text("\n")
-        self._end(prompt, shown, f"{_speed(len(shown) - 1, began)}, seed {seed}")  # the last piece is no token
+        self._end(prompt, shown, f"{_speed(len(shown) - 1, began)}, seed {seed}")  # the last piece holds no new token
 
     def _begin(self, prompt: ReplPrompt, heading: str) -> None:
         """Count an answer and show its prompt, once the first token shows that the prompt is usable."""
@@ -230,7 +230,7 @@ class Repl:
 
     def _stop(self, text: str) -> None:
         """Add a stop string; without text, clear them."""
-        # A line break cannot be typed, so \\n, alone or repeated, stands for it; \\newline stays as it is.
+        # A line break cannot be typed, so \\n, alone or repeated, stands for it; \\newline is left alone.
         text = "\n" * text.count("\\n") if not text.replace("\\n", "") else text
         stop = tuple(dict.fromkeys([*self.settings.stop, text])) if text else ()
         self.settings = replace(self.settings, stop=stop)

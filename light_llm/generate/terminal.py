@@ -145,7 +145,7 @@ def add_to_history(line: str) -> None:
     with suppress(OSError, RuntimeError):
         path = _history()
         with atomic_path(path) as new:
-            new.touch(mode=0o600)  # what was typed may be private
+            new.touch(mode=0o600)  # typed text may be private
             new.write_text("\n".join([*lines, line][-HISTORY_LINES:]) + "\n", encoding="utf-8", errors="replace")
 
 

@@ -93,7 +93,7 @@ def sliding_window_mask(
         cached: whether the keys come from a cache (`key_positions`).
 
     Returns:
-        The given mask where the window is no restriction for S keys.
+        The given mask, if the window covers all S keys.
     """
     if not window or S <= window:
         return mask

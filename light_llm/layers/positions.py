@@ -101,7 +101,7 @@ def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, angles: RotaryAngles | None) -> Tensor:
-    """Rotate queries or keys: (B, H, T, D) -> (B, H, T, D) in the same format; x itself where angles is None."""
+    """Rotate queries or keys: (B, H, T, D) -> (B, H, T, D) in the same format; no-op without angles."""
     if angles is None:
         return x
     first, second = x.chunk(2, dim=-1)

@@ -1,1 +1,1 @@
-"""What a run will cost before it starts: parameters, memory, time, bytes on disk; and what fits where it does not."""
+"""The plan of a run before it starts: parameters, memory, time, disk space, and suggestions if it does not fit."""

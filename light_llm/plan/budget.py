@@ -162,6 +162,7 @@ def _max_steps(budget: Budget, plan: Plan, changes: Overrides, text: DatasetSize
 
     if budget.seconds is None or total(limit) <= budget.seconds:
         return limit
+    # Bisect to within 1%: the time is not predicted any better, and each try plans the whole run.
     low, high = 1, limit
     while high - low > max(1, low // 100):
         middle = (low + high) // 2

@@ -96,7 +96,7 @@ def moments(s: StepShape) -> Iterator[Memory]:
     always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, s.optimizer)}
     so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
     saved, one = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer in range(m.n_layer))
-    work = (12 if s.half else 15) * s.N * m.n_embd  # what a block's backward pass computes in
+    work = (12 if s.half else 15) * s.N * m.n_embd  # scratch memory of a block's backward pass
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
     # The loss is computed; all layers are saved for the backward pass. With checkpointing, autocast's 16-bit copies of
     # the matrices are not among the saved tensors, and live until it forgets them.

@@ -29,7 +29,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
 
 
 def presets_of_kind(model: ModelConfig) -> list[str]:
-    """Return the presets with a model's position encoding, or all if there are none, the smallest first.
+    """Return the presets with a model's position encoding, by default all, the smallest first.
 
     >>> presets_of_kind(ModelConfig.micro()), presets_of_kind(ModelConfig.preset("llama-nano"))
     (['nano', 'micro', 'small'], ['llama-nano', 'llama-micro', 'llama-small'])

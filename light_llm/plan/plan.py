@@ -25,7 +25,7 @@ COMPILER_BYTES = 110_000_000  # left in the process by torch.compile
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """The size of a text, as far as it is known; None for unknown."""
+    """The size of a text; None for an unknown number."""
 
     tokens: int | None = None  # of the training split
     held_out: int | None = None

@@ -1,7 +1,7 @@
 """The speed of this machine at the parts of a training step: measured once, in some seconds, and cached.
 
-Each part is measured as it is used, forward and backward, in the number format of the run, at a few sizes; other sizes
-are interpolated in logarithms. So the numbers contain a cache that is too small, a kernel that prefers other sizes and
+Each part is measured forward and backward, in the number format of the run, at a few sizes; other sizes are
+interpolated in logarithms. So the numbers contain a cache that is too small, a kernel that prefers other sizes and
 a slow bfloat16; a data sheet's peak rate would not.
 """
 
@@ -62,7 +62,7 @@ def is_known(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
 
 
 def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
-    """Return the cached profile of this machine; measure it first if there is none, which takes some seconds."""
+    """Return the cached profile of this machine, or measure it, which takes some seconds."""
     sizes = _sizes()
 
     def measure() -> list[float]:
@@ -256,6 +256,7 @@ def _no_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, d
 
 def _line(few: float, many: float) -> tuple[float, float]:
     """Split the seconds at FEW and at MANY tokens into those of a micro-batch and those of a token."""
+    # At least half of the mean time of a token: noise could make many tokens seem as fast as few.
     token = max((many - few) / (MANY - FEW), 0.5 * many / MANY)
     return max(0.0, many - token * MANY), token
 
