@@ -1,7 +1,8 @@
 """The choices that a config names, with the facts of each that need no torch.
 
 The implementations are in `layers/` and `optim/`. Everything else (sizes, memory, time, disk space, exports, messages)
-asks a choice's row here and never compares its name, so that a new choice is a row here and its implementation.
+asks a choice's row here and never compares its name, so that a new choice is a row here and its implementation. Which
+choices make up GPT-2, Llama and others is stated by the rows of `interop/architectures.py`.
 """
 
 from __future__ import annotations
@@ -26,17 +27,14 @@ class PositionFacts:
     """Facts of a position encoding (`layers/positions.py`)."""
 
     param_shapes: Callable[[ModelConfig], NamedShapes] = no_parameters  # outside the blocks, by their full names
-    families: tuple[str, ...] = ()  # model families of other programs that have it
     rotary: bool = False  # the settings of rope apply, and d_k must be even
     score_bias: bool = False  # attention adds a bias to its scores, (H, T, T) numbers
     label: str = ""  # in one-line descriptions of a model; empty for GPT-2's
 
 
 POSITIONS = {
-    "learned": PositionFacts(
-        param_shapes=lambda config: {"wpe.weight": (config.n_positions, config.n_embd)}, families=("gpt2",)
-    ),
-    "rope": PositionFacts(families=("llama", "qwen3"), rotary=True, label="rope"),
+    "learned": PositionFacts(param_shapes=lambda config: {"wpe.weight": (config.n_positions, config.n_embd)}),
+    "rope": PositionFacts(rotary=True, label="rope"),
 }
 
 
@@ -47,15 +45,12 @@ class NormFacts:
     has_bias: bool  # beside its gain, where the config has biases
     saved_bytes: int  # of statistics that the backward pass needs, per vector
     copies_input: bool  # to float32 under autocast, and saves the copy
-    families: tuple[str, ...] = ()
     label: str = ""
 
 
 NORMS = {
-    "layernorm": NormFacts(has_bias=True, saved_bytes=8, copies_input=True, families=("gpt2",)),
-    "rmsnorm": NormFacts(
-        has_bias=False, saved_bytes=4, copies_input=False, families=("llama", "qwen3"), label="rmsnorm"
-    ),
+    "layernorm": NormFacts(has_bias=True, saved_bytes=8, copies_input=True),
+    "rmsnorm": NormFacts(has_bias=False, saved_bytes=4, copies_input=False, label="rmsnorm"),
 }
 
 
@@ -66,13 +61,12 @@ class MLPFacts:
     gated: bool = False  # a second matrix into it, and so narrower by default
     uses_activation: bool = False  # the config's `activation` applies
     saved_per_unit: int = 2  # numbers that the backward pass needs of each unit inside
-    families: tuple[str, ...] = ()
     label: str = ""
 
 
 MLPS = {
-    "gelu": MLPFacts(uses_activation=True, families=("gpt2",)),
-    "swiglu": MLPFacts(gated=True, saved_per_unit=4, families=("llama", "qwen3"), label="swiglu"),
+    "gelu": MLPFacts(uses_activation=True),
+    "swiglu": MLPFacts(gated=True, saved_per_unit=4, label="swiglu"),
     "relu2": MLPFacts(label="relu2"),
 }
 
