@@ -62,9 +62,10 @@ def masked_scores(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def additive_mask(mask: Tensor | None, bias: Tensor) -> Tensor:
-    """Combine a boolean mask, None for causal, and a score bias ([B,] H, T, S) to an additive mask of bias's shape."""
+    """Add a score bias to a boolean mask, None for causal: bias ([B,] H, T, S) -> additive mask (B or 1, H, T, S)."""
     mask = causal_mask(bias.size(-2), bias.size(-1), bias.device) if mask is None else mask
-    return bias.masked_fill(~mask, -math.inf)
+    # Four dimensions, because torch's fused kernels refuse three.
+    return (bias if bias.ndim == 4 else bias[None]).masked_fill(~mask, -math.inf)
 
 
 def repeat_kv(x: Tensor, H: int) -> Tensor:
