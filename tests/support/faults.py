@@ -1,7 +1,7 @@
-"""Faults, done for real to real runs, each as often as asked: what `make faults` counts and a part of `make test`.
+"""Inject faults into real training runs: for `make faults`, and less often for `make test`.
 
-Every function trains small runs in the working folder, breaks them, goes on, and compares with the run that was left
-alone: weights, optimizer, generators, counters, metrics, best model, byte for byte.
+Each function trains small runs in the working folder, breaks them, resumes them, and compares them with an undisturbed
+run byte for byte: weights, optimizer, generators, counters, metrics and best model.
 """
 
 import errno
@@ -30,31 +30,33 @@ from light_llm.train import Result, Trainer
 from tests.support.power import Disk, Recorded
 from tests.support.tools import SMALL, byte_loader, byte_model, same
 
-HOW: dict[str, Any] = SMALL | {"max_steps": 30, "micro_batch": 2, "keep_every": 0}
+RUN_SETTINGS: dict[str, Any] = SMALL | {"max_steps": 30, "micro_batch": 2, "keep_every": 0}
 KILLED = 137
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How often something was done, how often nothing was lost, and how many bytes of complete files were."""
+    """The result of injecting a fault."""
 
     tried: int
-    survived: int
-    lost: int = 0
+    survived: int  # of those tried: the run recovered completely
+    lost: int = 0  # bytes of committed files
+    not_run: int = 0  # skipped tests
 
 
 def train(text: Path, out: str, **changes: Any) -> Result:
-    """A run with dropout, accumulation, evaluations and saves; `resume` if there is something to go on with."""
+    """Train a run with dropout, accumulation, evaluations and saves; resume it if it has a checkpoint."""
     files = changes.pop("files", None)
     resume = bool(RunFolder(out).steps())
     if not resume:
-        shutil.rmtree(out, ignore_errors=True)  # it died before its first checkpoint: a user would start it again
+        # It ended before its first checkpoint: a user would start it again.
+        shutil.rmtree(out, ignore_errors=True)
     model, loader = byte_model(dropout=0.2), byte_loader(text)
-    return Trainer(model, loader, out=out, resume=resume, files=files, **(HOW | changes)).train()
+    return Trainer(model, loader, out=out, resume=resume, files=files, **(RUN_SETTINGS | changes)).train()
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run something in a forked process. Returns its process id; its exit code is 0, 1 after an error, or its own."""
+    """Call a function in a forked process and return its id. Its exit code is 0, or 1 after an error."""
     child = os.fork()
     if child:
         return child
@@ -67,18 +69,18 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def exit_code(child: int) -> int:
-    """Wait for a child: its exit code, or minus the signal that ended it."""
+    """Wait for a child and return its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Dying(Files):
-    """A file system in which the process ends at the n-th operation, before it or in the middle of it."""
+    """A file system that calls `end` at the n-th operation, before it or halfway through it."""
 
     def __init__(self, at: int, *, halfway: bool, end: Callable[[], object]) -> None:
         self.left, self.halfway, self.end = at, halfway, end
 
     def _count(self, *, can_be_half: bool = False) -> bool:
-        """Whether this is the one, and it is to be half done."""
+        """Count an operation. Returns whether it is the n-th and must be done halfway."""
         self.left -= 1
         half = self.halfway and can_be_half
         if self.left == 0 and not half:
@@ -114,7 +116,8 @@ class Dying(Files):
         super().rename(old, new)
 
     def remove(self, path: Path) -> None:
-        if self._count(can_be_half=True) and path.is_dir():  # some of the files are gone
+        if self._count(can_be_half=True) and path.is_dir():
+            # A deletion that is interrupted has removed some of the files.
             for file in sorted(path.iterdir())[:2]:
                 file.unlink()
             self.end()
@@ -122,7 +125,7 @@ class Dying(Files):
 
 
 def operations(text: Path) -> int:
-    """File operations of a whole run, which is left in `whole`."""
+    """Count the file operations of an undisturbed run, and leave it in `whole`."""
     if not Path("whole").is_dir():
         train(text, "whole")
     files = Recorded()
@@ -132,7 +135,7 @@ def operations(text: Path) -> int:
 
 
 def dying_at_an_operation(text: Path, every: int = 1) -> Outcome:
-    """The process ends at each file operation, before it and halfway through it; the run is started again."""
+    """End the process at each file operation, before it and halfway through it, and start the run again."""
     total, tried, survived, lost = operations(text), 0, 0, 0
     for at in range(1, total + 1, every):
         for halfway in (False, True):
@@ -147,7 +150,7 @@ def dying_at_an_operation(text: Path, every: int = 1) -> Outcome:
 
 
 def power_cuts(text: Path, every: int = 1, seed: int = 1) -> Outcome:
-    """The power goes after each operation; what was not synced is lost, or half there, or there, by luck."""
+    """Cut the power after each operation; unsynced data is lost, partly there or complete, at random."""
     files, luck, tried, survived, lost = Recorded(), random.Random(seed), 0, 0, 0
     train(text, "recorded", files=files)
     root = Path("recorded").absolute().parent
@@ -165,7 +168,7 @@ def power_cuts(text: Path, every: int = 1, seed: int = 1) -> Outcome:
 
 
 def last_committed(done: Sequence[tuple[Any, ...]]) -> tuple[int, bool]:
-    """The newest step that was renamed and synced, and whether a best model was."""
+    """Return the newest step that was renamed and synced, and whether a best model was."""
     step, best, renamed = -1, False, None
     for kind, path, *more in done:
         if kind == "rename":
@@ -178,7 +181,7 @@ def last_committed(done: Sequence[tuple[Any, ...]]) -> tuple[int, bool]:
 
 
 def what_is_left(folder: Path) -> tuple[int, bool]:
-    """The newest good step after the sweep that a run begins with, and whether the best model can be read."""
+    """Return the newest valid step after the clean-up at the start of a run, and whether the best model is readable."""
     run = RunFolder(folder)
     run.remove_stale()
     try:
@@ -193,7 +196,7 @@ def what_is_left(folder: Path) -> tuple[int, bool]:
 
 
 def kills(text: Path, times: int, seed: int = 1) -> Outcome:
-    """SIGKILL at random moments of a run that is started again each time, until it has come to its end."""
+    """Send SIGKILL at random moments of a run and start it again each time, until it ends."""
     if not Path("whole").is_dir():
         train(text, "whole")
     start = time.perf_counter()
@@ -216,13 +219,13 @@ def kills(text: Path, times: int, seed: int = 1) -> Outcome:
 
 
 def killed_preparations(times: int, seed: int = 1) -> Outcome:
-    """SIGKILL at random moments of a preparation (reading, learning, encoding), and the same start again."""
+    """Send SIGKILL at random moments of a data preparation (reading, learning, encoding) and start it again."""
     words, luck = ("owl", "cat", "sea", "boat", "honey", "pea-green", "money"), random.Random(seed)
     text = Path("long.txt")
     text.write_text("".join(luck.choice(words) + luck.choice(" \n") for _ in range(300_000)), encoding="utf-8")
 
     def prepare(cache: str) -> subprocess.Popen[bytes]:
-        # A process of its own and no fork: the library that learns has threads, and they do not survive one.
+        # Not a fork: the tokenizers library has threads, which do not survive one.
         flags = ["--data", str(text), "--tokenizer", "bpe:280", "--quiet"]
         env = os.environ | {"LIGHT_LLM_CACHE": str(Path(cache).absolute())}
         return subprocess.Popen([sys.executable, "-m", "light_llm", "prepare", *flags], env=env)
@@ -232,9 +235,11 @@ def killed_preparations(times: int, seed: int = 1) -> Outcome:
     takes, tried = time.perf_counter() - start, 0
     while tried < times:
         child = prepare("again")
-        time.sleep(luck.uniform(0.4, 1.0) * takes)  # before that it is still importing
+        # Earlier than 0.4 the child is still importing.
+        time.sleep(luck.uniform(0.4, 1.0) * takes)
         child.kill()
-        if child.wait() == 0:  # it was done: from the beginning
+        # It finished before the signal: start from the beginning.
+        if child.wait() == 0:
             shutil.rmtree("again")
         tried += 1
     codes.append(prepare("again").wait())
@@ -246,7 +251,11 @@ def killed_preparations(times: int, seed: int = 1) -> Outcome:
 
 
 def full_disk(text: Path, every: int = 1) -> Outcome:
-    """No room at a file operation: the run ends with an error that says so, nothing half written stays, it goes on."""
+    """Fail a file operation with a full disk: the run ends with an error that names it, or continues, and recovers.
+
+    A failed save ends the run and leaves no partial files. A checkpoint that cannot be removed does not end the run; it
+    is removed by the next start at the latest.
+    """
 
     def no_room() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -254,23 +263,28 @@ def full_disk(text: Path, every: int = 1) -> Outcome:
     total, tried, survived, lost = operations(text), 0, 0, 0
     for at in range(1, total + 1, every):
         files = Dying(at, halfway=bool(at % 2), end=no_room)
-        said = ""
+        message = ""
         try:
             status = train(text, "run", files=files).status
         except (CheckpointError, OSError) as error:
-            status, said = "", str(error)
+            status, message = "", str(error)
         lost += bytes_lost(Path("run"))
-        stray = [p.name for p in Path("run").rglob("*") if ".tmp-" in p.name] if Path("run").is_dir() else []
+        is_clean = status == "done" or not partial_files(Path("run"))
+        is_reported = status == "done" or "No space left" in message
         train(text, "run")
         tried += 1
-        told = "No space left" in said or status == "done"  # where only the rows could not be synced, it goes on
-        survived += not stray and told and same("whole", "run")
+        survived += is_clean and is_reported and not partial_files(Path("run")) and same("whole", "run")
         shutil.rmtree("run")
     return Outcome(tried, survived, lost)
 
 
+def partial_files(folder: Path) -> list[str]:
+    """Return the names of temporary files and folders below a folder."""
+    return [path.name for path in folder.rglob("*") if ".tmp-" in path.name]
+
+
 def resumes(text: Path, steps: Sequence[int], **how: Any) -> Outcome:
-    """A polite stop after each of some steps, and the rest in another Trainer."""
+    """Stop after each of some steps, and train the rest in another Trainer."""
     os.environ.pop("LIGHT_LLM_STOP_AFTER", None)
     train(text, "straight", **how)
     survived = 0
@@ -288,7 +302,7 @@ def resumes(text: Path, steps: Sequence[int], **how: Any) -> Outcome:
 
 
 def bytes_lost(folder: Path) -> int:
-    """Bytes of step folders under their final name that are not as they were written."""
+    """Return the bytes of committed step folders that fail verification."""
     run, lost = RunFolder(folder), 0
     for path in run.steps():
         try:
@@ -299,14 +313,14 @@ def bytes_lost(folder: Path) -> int:
 
 
 def not_finite(text: Path, batches: Sequence[int]) -> Outcome:
-    """A layer overflows on one batch, under each policy: no weight and no checkpoint is ever touched by it."""
+    """Let a layer overflow on one batch, under each policy: no weight and no checkpoint may become non-finite."""
     tried = survived = 0
     for batch in batches:
         for policy in ("stop", "skip", "rollback"):
             shutil.rmtree("run", ignore_errors=True)
             model, loader = byte_model(dropout=0.2), byte_loader(text)
             poison(model, loader.batch(batch).tokens, model.h[1].mlp)
-            result = Trainer(model, loader, out="run", **(HOW | {"on_nonfinite": policy})).train()
+            result = Trainer(model, loader, out="run", **(RUN_SETTINGS | {"on_nonfinite": policy})).train()
             kept = [*RunFolder("run").steps(), *Path("run").glob("best_model.pt")]
             finite = [all(t.isfinite().all() for t in read_model(path).weights.values()) for path in kept]
             tried += 1
@@ -321,7 +335,7 @@ def not_finite(text: Path, batches: Sequence[int]) -> Outcome:
 
 
 def poison(model: LightLLM, tokens: Tensor, layer: nn.Module, factor: float = math.inf) -> None:
-    """Let a layer go wrong whenever the model reads these tokens, as an overflow on them would."""
+    """Multiply the output of a layer by `factor` whenever the model reads these tokens."""
     reading = [False]
 
     def look(module: nn.Module, args: Any, output: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""A disk that loses power: what of a program's file operations is there afterwards, in every way the rules allow.
+"""Simulate a power cut: the states of a disk that POSIX allows after a list of file operations.
 
-The rules are POSIX's: the bytes of a file are safe after its fsync, the names in a folder after the folder's; what was
-not synced may be there, partly there or not at all, whatever came later.
+The bytes of a file are safe after its fsync, the names in a folder after the folder's fsync. Anything unsynced may be
+there, partly there or missing, independently of later operations.
 """
 
 import random
@@ -14,11 +14,10 @@ from light_llm.atomic_io import Files, WriteFn
 
 
 class Recorded(Files):
-    """The real file system, and a list of what was done."""
+    """The real file system, with a list of the operations."""
 
     def __init__(self) -> None:
         self.done: list[tuple[Any, ...]] = []
-        self.marks: list[tuple[int, int]] = []  # operations done when a step was known to be saved, and the step
 
     def write(self, path: Path, write_fn: WriteFn) -> str:
         sha256 = super().write(path, write_fn)
@@ -48,7 +47,7 @@ class Recorded(Files):
 
 @dataclass
 class File:
-    """Bytes as they are, and as they are on the disk."""
+    """The bytes of a file in the page cache, and on the disk."""
 
     data: bytes
     safe: bytes | None = None  # None: never synced
@@ -56,7 +55,7 @@ class File:
 
 @dataclass
 class Folder:
-    """Names as they are, names that are on the disk, and what was done in between."""
+    """The names in a folder, the names on the disk, and the operations since its last sync."""
 
     names: dict[str, "File | Folder"] = field(default_factory=dict)
     safe: dict[str, "File | Folder"] = field(default_factory=dict)
@@ -78,7 +77,7 @@ def _apply(names: dict[str, Any], operation: tuple[Any, ...]) -> None:
 
 
 class Disk:
-    """The disk under `root` after some recorded operations. All renames are within a folder, as ours are."""
+    """The disk under `root` after recorded operations. Renames are within a folder, as all of ours are."""
 
     def __init__(self, root: Path, done: list[tuple[Any, ...]]) -> None:
         self.root, self.top = root.absolute(), Folder()
@@ -103,7 +102,8 @@ class Disk:
             parent.do("link", path.name, File(more))
         elif kind == "sync":
             file = parent.names.get(path.name)
-            if isinstance(file, File):  # the rows are appended by another way
+            # metrics.jsonl is appended to without `Files`, so it is unknown here.
+            if isinstance(file, File):
                 file.safe = file.data
         elif kind == "make_folder":
             parent.do("link", path.name, Folder())
@@ -113,10 +113,10 @@ class Disk:
             parent.do("unlink", path.name, None)
 
     def after_power_cut(self, target: Path, luck: random.Random, *, share: float) -> None:
-        """Write what is left into `target`.
+        """Write a possible state after the cut into `target`.
 
         Args:
-            share: how much of what was not synced got to the disk all the same: 0 nothing, 1 all, else by luck.
+            share: probability that an unsynced operation reached the disk: 0 none, 1 all.
         """
         shutil.rmtree(target, ignore_errors=True)
         self._write(self.top, target, luck, share)
@@ -132,5 +132,5 @@ class Disk:
                 self._write(node, target / name, luck, share)
             elif node.safe is not None:
                 (target / name).write_bytes(node.safe)
-            else:  # as long as it should be or shorter, down to nothing
+            else:  # of full length or shorter, down to empty
                 (target / name).write_bytes(node.data[: int(len(node.data) * min(share, luck.random()))])

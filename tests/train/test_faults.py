@@ -15,7 +15,7 @@ from light_llm.errors import CheckpointError
 from light_llm.train import Trainer
 from light_llm.train.checkpointer import size_on_disk, step_bytes
 from tests.support import faults
-from tests.support.faults import HOW, Outcome, exit_code, in_child, train
+from tests.support.faults import RUN_SETTINGS, Outcome, exit_code, in_child, train
 from tests.support.power import Recorded
 from tests.support.tools import byte_loader, byte_model, flip, same
 
@@ -89,7 +89,7 @@ def limited_run(text: Path, at: int, most: int, **how: Any) -> str:
     """A run in which the kernel refuses files beyond a size from step `at` on: what it ended with."""
 
     def limited() -> None:
-        trainer = Trainer(byte_model(dropout=0.2), byte_loader(text), out="run", **(HOW | how))
+        trainer = Trainer(byte_model(dropout=0.2), byte_loader(text), out="run", **(RUN_SETTINGS | how))
         trainer.every(at, lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, (most, -1)))
         try:
             trainer.train()
@@ -137,7 +137,7 @@ def test_room_is_asked_for_before_a_run_begins(poem: Path) -> None:
 
 def test_room_is_asked_for_before_each_save(poem: Path) -> None:
     files = Nearly(10**9)
-    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", files=files, **HOW)
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", files=files, **RUN_SETTINGS)
     trainer.every(15, lambda step: setattr(files, "left", 10**6))
     message = r"step-000020 could not be written \(the disk is full\): it needs 4.\d+ MB, 1.00 MB free; run/step-"
     with pytest.raises(CheckpointError, match=message):
@@ -147,7 +147,7 @@ def test_room_is_asked_for_before_each_save(poem: Path) -> None:
 
 def test_the_room_of_a_step_is_known_beforehand(poem: Path) -> None:
     for name, how in (("a", {}), ("m", {"optimizer": "muon"})):
-        trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out=name, **(HOW | how))
+        trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out=name, **(RUN_SETTINGS | how))
         trainer.train()
         known, real = step_bytes(trainer.model, trainer.config) - (4 << 20), size_on_disk(Path(name, "step-000030"))
         assert known < real < known + 40_000
