@@ -55,7 +55,7 @@ RUNS = [
 
 
 def one_run(flags: str, folder: Path) -> dict[str, Any]:
-    """What was foretold of a run and what happened. Raises RuntimeError where the run failed."""
+    """Return predicted and measured numbers of a run. Raises RuntimeError if the run failed."""
     forget_this_machine()
     words = ["--out", str(folder), "--overwrite", "--quiet", "--data", "shakespeare", "--max-steps", str(STEPS)]
     command = [sys.executable, "-m", "light_llm", "train", *words, "--set", "train.sample_interval=0", *flags.split()]
@@ -105,7 +105,7 @@ def verdict(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 def as_table(runs: list[dict[str, Any]], about: str) -> str:
     """Markdown."""
-    lines = [f"{about}\n", "| run | memory, GB: foretold | measured | off | step, s: foretold | measured | off |"]
+    lines = [f"{about}\n", "| run | memory, GB: predicted | measured | off | step, s: predicted | measured | off |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for run in runs:
         m, s = run["memory"], run["step"]
@@ -136,7 +136,7 @@ def main() -> int:
                 flush=True,
             )
     machine = f"{device_name('cpu')}, torch {versions()['torch']}, {date.today().isoformat()}"
-    table = as_table(runs, f"Foretold and measured, {len(runs)} runs of {STEPS} steps: {machine}.")
+    table = as_table(runs, f"Predicted and measured, {len(runs)} runs of {STEPS} steps: {machine}.")
     print(table)
     if not only:
         (RESULTS / "plan.json").write_text(json.dumps({"machine": machine, "runs": runs}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What is foretold, refused, and looked at before a run starts."""
+"""Predictions, refusals and checks before a run starts."""
 
 from . import Bug
 

@@ -64,7 +64,7 @@ BUGS = [
         "model: LightLLM.head_weight",
         "self.wte.weight if self.lm_head is None else self.lm_head.weight",
         "self.wte.weight",
-        "tests/generate/test_choices.py",
+        "tests/layers/test_choices.py",
     ),
     Bug(
         "a Conv1D that was not transposed",

@@ -1,4 +1,4 @@
-"""Models with every choice: sizes, configs, causality, caches, learning."""
+"""Whole models with every choice: causality, caches, learning, number formats."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,124 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from light_llm.checkpoint import Files, load_model, write_model_file
 from light_llm.checkpoint.model_file import read_model_file
-from light_llm.config import ModelConfig, block_shapes, from_dict, get_model_size, matrix_parameters, outer_shapes
-from light_llm.config.choices import MLPS, NORMS, POSITIONS
+from light_llm.config import ModelConfig, from_dict
 from light_llm.data import Batch
-from light_llm.errors import ConfigError
 from light_llm.generate.cache import KVCache
 from light_llm.generate.decode import decode
 from light_llm.generate.packed_linear import can_pack, pack_weights
 from light_llm.generate.quantize import quantize_int8
 from light_llm.generate.sampling import Sampling
-from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.observe.curvature import hessian_of
 from light_llm.observe.flat_params import flatten, mean_loss_by_formula, trainable_parameters
-from light_llm.optim.groups import group_parameters
 from light_llm.runtime import autocast
 from tests.layers.test_layers import CHOICES, CPU, EVERY, LLAMA, model_of
 from tests.support.tools import TINY, gradients, model_path, some_tokens, tiny_model
-
-# ---- sizes and configs
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> ModelConfig:
-    """Small models of every mix of choices."""
-    kv, groups, half = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    wide = draw(st.booleans())  # heads as wide as the stream, or of a width of their own
-    return ModelConfig(
-        vocab_size=draw(st.integers(1, 40)),
-        n_positions=draw(st.integers(1, 20)),
-        n_layer=draw(st.integers(1, 3)),
-        n_head=kv * groups,
-        n_kv_head=draw(st.sampled_from([0, kv])),
-        n_embd=2 * half * kv * groups if wide else draw(st.integers(1, 11)),
-        head_dim=0 if wide else 2 * half,
-        n_inner=draw(st.sampled_from([0, 1, 30])),
-        positions=draw(st.sampled_from(list(POSITIONS))),
-        norm=draw(st.sampled_from(list(NORMS))),
-        mlp=draw(st.sampled_from(list(MLPS))),
-        qk_norm=draw(st.booleans()),
-        bias=draw(st.booleans()),
-        tied_head=draw(st.booleans()),
-    )
-
-
-@given(configs())
-def test_names_shapes_and_sizes_are_known_without_a_model(config: ModelConfig) -> None:
-    model = LightLLM(config)
-    blocks = {f"h.{i}.{name}": s for i in range(config.n_layer) for name, s in block_shapes(config).items()}
-    assert outer_shapes(config) | blocks == {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    assert get_model_size(config) == sum(p.numel() for p in model.parameters())
-    assert matrix_parameters(config) == sum(p.numel() for p in group_parameters(model)["matrix"].values())
-
-
-def test_the_presets_of_both_families_are_of_a_size() -> None:
-    for name in ("nano", "micro", "small"):
-        sizes = [get_model_size(ModelConfig.preset(preset)) for preset in (name, f"llama-{name}")]
-        assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
-        assert ModelConfig.preset(f"llama-{name}").head_size == 64
-
-
-ROPE: dict[str, Any] = {"positions": "rope"}
-OUT_OF_BOUNDS: dict[str, tuple[Any, ...]] = {
-    "n_kv_head": (-1,),
-    "head_dim": (1.5,),
-    "n_inner": (-4,),
-    "rope_trained": (-1,),
-    "window": (True,),
-    "n_positions": (0,),
-    "vocab_size": (0,),
-    "n_head": (0,),
-    "attn_dropout": (1.0,),
-    "norm_eps": (0.0, 1.0),
-    "logit_cap": (-1.0, 1e39),
-    "rope_base": (1.0, 10**20),
-    "rope_factor": (0.5,),
-    "tied_head": ("no",),
-    "window_layers": ("0,six", "6", "", "-1"),
-}
-# A value that another setting forbids, or a name that is not known, and what the message offers.
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"rope_factor": 2.0, **ROPE}, "rope_factor=2 .*rope_scaling="),
-    ({"rope_scaling": "linear"}, "rope_scaling=linear .*positions=learned.*positions=rope"),
-    ({"window": 4, "window_layers": "9" * 5000}, "window_layers='999.*all"),
-    ({"positions": "rop"}, "positions='rop'.* rope.*learned"),
-    ({"rope_scaling": "llama"}, "rope_scaling='llama'.*llama3"),
-    ({"norm": "rms"}, "norm='rms'.*layernorm, rmsnorm"),
-    ({"mlp": "swigl"}, "mlp='swigl'.*swiglu.*gelu, swiglu, relu2"),
-    ({"n_kv_head": 4}, "n_head=6 .*n_kv_head=4 .*1, 2, 3, 6$"),
-    ({"n_kv_head": 12}, "n_head=6 .*n_kv_head=12"),
-    ({**ROPE, "head_dim": 7}, "positions=rope.*d_k=7.*head_dim=8"),
-    ({**ROPE, "n_embd": 30}, "d_k=5.*head_dim=6"),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in OUT_OF_BOUNDS.items() for value in values]
-)
-def test_a_value_out_of_bounds_is_named(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}="):
-        ModelConfig(**{name: value})
-
-
-@pytest.mark.parametrize(("values", "message"), REFUSED)
-def test_a_refused_choice_is_named_with_what_is_possible(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ModelConfig(**values)
-
-
-def test_heads_of_a_width_of_their_own_need_no_divisor() -> None:
-    assert ModelConfig(n_embd=100, head_dim=16).head_size == 16
-    odd = LightLLM(ModelConfig(n_embd=25, n_head=3, head_dim=8, vocab_size=9))
-    assert odd(some_tokens(1, 4, V=9)).shape == (1, 4, 9)
-
 
 OLD = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "dropout", "attn_dropout", "activation", "logit_cap")
 
