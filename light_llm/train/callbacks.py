@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Callback:
     """Runs at four points of a run. Override any of the methods; by default each does nothing."""
 
-    # The next step starts only after `on_step`. The built-in callbacks set False, which lets a GPU run one step ahead;
-    # the trainer lets it catch up where one of them needs the weights of its step.
+    # True: the next step starts only after `on_step`. The built-in callbacks set False, so that a GPU may run one step
+    # ahead; where one of them needs the weights of its step, the trainer waits (`Trainer.needs_flush`).
     synchronous = True
 
     def on_start(self) -> str | None:

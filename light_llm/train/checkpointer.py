@@ -53,6 +53,7 @@ class Checkpointer(Callback):
 
     def on_start(self) -> None:
         """Save the initial weights of a run that may have to roll back to them."""
+        # The clock of `save_minutes` starts with the training, not when the trainer was made.
         self.last_save = time.perf_counter()
         config = self.trainer.config
         if not self.resumed and "rollback" in (config.on_nonfinite, config.on_spike):
@@ -63,7 +64,7 @@ class Checkpointer(Callback):
         config, state = self.trainer.config, self.trainer.state
         if step.number % config.save_interval == 0 or step.number == config.max_steps:
             self.save()
-        # On a GPU the weights may be one step ahead; then the next step saves.
+        # On a GPU the weights may be those of the step after this one; then that step saves.
         if step.number != state.step or not self.is_requested():
             return
         by_request, self.trainer.stop_flag.save = self.trainer.stop_flag.save, False

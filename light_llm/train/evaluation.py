@@ -59,6 +59,7 @@ class EvaluateHeldOut(Callback):
         self.trainer, self.dataset = trainer, dataset
         self.last_step = resume.state.step if resume and resume.evaluated else None  # evaluated last
         self.resumed, self.missed = resume is not None, resume is not None and not resume.evaluated
+        # A step is saved before it is evaluated, so a run that was killed in between has no row for it.
         if resume and resume.state.step != resume.max_steps:
             self.missed &= resume.state.step % trainer.config.eval_interval == 0
         self.n_worse = 0  # evaluations in a row without a new best
@@ -93,19 +94,14 @@ class EvaluateHeldOut(Callback):
         self.trainer.checkpointer.ensure_model(step)
 
     def patience_exceeded(self, step: int) -> bool:
-        """Return whether the best evaluation is too long ago.
-
-        Depends on the step and the best one alone, so that a resumed run stops where the whole one does.
-        """
+        """Return whether the best evaluation is too long ago."""
+        # Computed from two steps and not counted, so that a resumed run stops at the same step as an uninterrupted one.
         config = self.trainer.config
         waited = step - (self.trainer.checkpointer.best_step or 0)
         return config.patience > 0 and waited >= config.patience * config.eval_interval
 
     def evaluate(self, step: int) -> None:
-        """Evaluate the current model, unless this step has been evaluated.
-
-        The row is written after the best model, so a row in the file means that the model is safe.
-        """
+        """Evaluate the current model, unless this step has been evaluated."""
         if step == self.last_step:
             return
         config, stop_flag = self.trainer.config, self.trainer.stop_flag
@@ -125,6 +121,7 @@ class EvaluateHeldOut(Callback):
             self.trainer.say(f"notice   the evaluation of step {step} is broken off: --resume makes it first")
             return
         self.last_step = step
+        # The model is written before the row, so a row in the file means that the best model is safe.
         record = evaluation_record(evaluation, distance)
         checkpointer = self.trainer.checkpointer
         previous_best = checkpointer.best_loss
@@ -132,6 +129,7 @@ class EvaluateHeldOut(Callback):
         buckets = {name: [getattr(b, name) for b in evaluation.by_position] for name in ("upto", "loss", "tokens")}
         row = {"kind": "eval", "step": step, "split": "held_out", **record, "best": best, "by_position": buckets}
         self.trainer.write_row(row)
+        # Reported once: the same advice after every evaluation would only push the numbers off the screen.
         self.n_worse = 0 if best else self.n_worse + 1
         if self.n_worse == MIN_WORSE_EVALUATIONS and previous_best is not None:
             best_step, stops = checkpointer.best_step or 0, config.patience > 0

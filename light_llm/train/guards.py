@@ -28,6 +28,7 @@ def run_guards(guards: Sequence[Guard], step: Step) -> GuardAction:
     for guard in guards:
         action = guard(step)
         if action not in GUARD_ACTIONS:
+            # Most often a guard without a return statement: taking None for "go" would hide that it never decides.
             raise ConfigError(f"a guard answered {action!r}; it must answer {', '.join(GUARD_ACTIONS)}")
         if action != "go":
             return action
@@ -35,9 +36,9 @@ def run_guards(guards: Sequence[Guard], step: Step) -> GuardAction:
 
 
 class NonFiniteGuard:
-    """Keeps a loss or gradient that is not finite from the weights.
+    """Rejects updates whose loss or gradient is not finite.
 
-    Clipping is no protection: a gradient of infinite norm is zero or NaN after it.
+    Clipping does not help: a gradient of infinite norm is zero or NaN after it.
 
     Args:
         policy: "stop" the run, "skip" the step, or "rollback" to a checkpoint.
@@ -136,9 +137,11 @@ def first_nonfinite(objective: NextTokenLoss, tokens: Tensor, targets: Tensor, *
         return hook
 
     rng = rng_state(device)
+    # The root module is left out: its output is the last layer's, which has the better name.
     hooks = [m.register_forward_hook(check_output(name)) for name, m in model.named_modules() if name]
     try:
         model.zero_grad(set_to_none=True)
+        # `forward` and not a call, because hooks do not run inside a compiled graph.
         with autocast(device, dtype):
             loss = objective.forward(tokens.to(device), targets.to(device))
         if bad_outputs:

@@ -1,4 +1,4 @@
-"""What a run prints: its outputs, the header, notices and the summary."""
+"""Texts that a run prints (header, notices, summary), and the outputs that they go to."""
 
 import shlex
 from collections.abc import Sequence

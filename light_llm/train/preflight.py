@@ -1,4 +1,4 @@
-"""Checks before a run touches anything: settings, memory, time, the device; and the description in run.json.
+"""Checks before a run changes anything (settings, memory, time, device), and the contents of run.json.
 
 Run as `python -m light_llm.train.preflight DEVICE FORMAT DOCTOR THREADS MODEL` it measures the machine in a child
 process and leaves the results in the cache.
@@ -73,9 +73,11 @@ def decide(config: TrainConfig, resume: ResumeState | None) -> tuple[TrainConfig
     except DeviceError:
         if config.device != "auto":
             raise
-        device = choose_device("auto")  # the run was started on a machine with another device
+        # The run was started on a machine with another device.
+        device = choose_device("auto")
     dtype = keep("dtype") or choose_dtype(config.dtype, device.value)
     compiled = keep("compile") or choose_compile(config.compile, device.value)
+    # The schedule keeps its end when a resumed run adds steps: the curve up to there stays the same.
     horizon = config.lr_horizon or (resume.state.lr_horizon if resume else config.max_steps)
     config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
     return config, Decisions(device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_reason()))
@@ -154,7 +156,8 @@ def estimate(
     """
     if dataset is None:
         return None
-    weights = sum(p.nbytes for p in model.parameters())  # resident already, and part of the plan
+    # The weights are resident already, and the plan counts them itself.
+    weights = sum(p.nbytes for p in model.parameters())
     framework = max(0, resident_memory() - weights)
     size = dataset_size(dataset)
     return make_plan(model.config, config, dataset.max_length, size, framework=framework, done=done, timed=timed)
@@ -162,6 +165,7 @@ def estimate(
 
 def dataset_size(data: TokenDataset) -> DatasetSize:
     """Return the sizes of a dataset that a plan needs."""
+    # Ids from 2^16 on take four bytes on disk instead of two.
     return DatasetSize(len(data.tokens), len(data.held_out), wide=data.tokenizer.vocab_size > 1 << 16)
 
 
@@ -256,7 +260,8 @@ def main(device: str, dtype: str, doctor: str, threads: str, model: str) -> None
     configure_malloc()
     profile(device, dtype, ModelConfig(**json.loads(model)))
     if doctor == "doctor":
-        with suppress(DeviceError):  # raised again by the run itself
+        # The run itself reads the result from the cache, and raises the error again.
+        with suppress(DeviceError):
             check_device(device)
 
 

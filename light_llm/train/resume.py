@@ -1,4 +1,4 @@
-"""Resuming a run: which settings may change, and restoring weights, optimizer, generators and counters."""
+"""Resume a run: read its checkpoint, refuse settings that may not change, and restore the state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from ..observe import read_rows
 from ..runtime import set_rng_state
 from .state import TrainState
 
-# What `read_step` returns: weights, optimizer tensors, random generators, counters, metadata of the model.
+# The tuple that `read_step` returns: weights, optimizer tensors, random generators, counters, metadata of the model.
 Checkpoint = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The description of a run in its folder, and the checkpoint to resume from."""
+    """A run as its folder describes it, and the checkpoint to resume from."""
 
     run: Run
     decided: dict[str, str]  # device, dtype and compile of the last process
@@ -58,11 +58,12 @@ class ResumeState:
 
 
 def read_saved_run(folder: RunFolder) -> SavedRun:
-    """Read the run of a folder from run.json, or if that is damaged, from the newest intact checkpoint.
+    """Read the run of a folder from run.json; if that file is damaged, from the newest intact checkpoint.
 
     Raises:
         CheckpointError: there is no checkpoint to resume from, or it is of another version.
     """
+    # The checkpoint comes first: without one, a message about run.json would send the reader the wrong way.
     step, damaged = folder.latest_valid_step()
     problems: list[str] = []
     try:
@@ -80,14 +81,15 @@ def read_saved_run(folder: RunFolder) -> SavedRun:
         raise CheckpointError(f"{path} is of another version of light-llm: {error}") from None
 
 
-def read_resume_state(folder: RunFolder, model: LightLLM, batches: Batches, config: TrainConfig) -> ResumeState:
-    """Read the newest intact checkpoint of a run, and check the settings that are to continue it.
+def read_resume_state(
+    folder: RunFolder, saved: SavedRun, model: LightLLM, batches: Batches, config: TrainConfig
+) -> ResumeState:
+    """Read the checkpoint of a saved run, and check the new settings against its own.
 
     Raises:
-        CheckpointError: there is no checkpoint to resume from.
+        CheckpointError: the checkpoint is damaged.
         ConfigError: a setting, the data or the tokenizer differs; the message lists each difference.
     """
-    saved = read_saved_run(folder)
     data = batches.data_config or saved.run.data
     now = replace(saved.run, model=model.config, train=config, data=data)
     refuse_changes(saved.run, now, data_changes(saved.data, batches))
@@ -117,6 +119,7 @@ def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
     if (old is None) != (new is None):
         kinds = ("another kind of loader", "light-llm's loader")
         return [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
+    # Texts are compared by hash, so a file may move.
     names = ("sha256", "held_out_sha256", "tokenizer_sha256") if old and new else ()
     return [
         f"data {name}: {str(old.get(name))[:12]}... -> {str(new[name])[:12]}..."
@@ -151,7 +154,7 @@ def rollback_to_checkpoint(
 
 
 def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None, list[str]]:
-    """Return whether this step was evaluated, the best loss and step so far, and what is wrong with the best model.
+    """Return whether this step was evaluated, the best loss and step so far, and any damage to the best model.
 
     A step is saved before it is evaluated, so its own evaluation is in the metrics and not in its state. The row is
     written after the best model, so with a row the model is safe. The loss is read from the model file, because that

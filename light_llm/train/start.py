@@ -1,4 +1,4 @@
-"""Starting a run: the checks, its folder, the model on its device, the state restored or seeded, the outputs."""
+"""Start a run: check it, take its folder, restore or seed its state, open its outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILT_IN_GUARDS = 2
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """The parts of a running training, which need its device and its run folder."""
+    """The parts of a running training. They need its device or its run folder, so they are made at its start."""
 
     optimizer: torch.optim.Optimizer
     metrics: StepMetrics
@@ -38,7 +38,7 @@ class ActiveRun:
 def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     """Check a run, take its folder, restore or seed its state, and open its outputs; close them at the end.
 
-    The folder is changed only after the checks, so a run that is refused leaves it as it was.
+    The folder is changed only after the checks, so a refused run leaves it unchanged.
     """
     folder, config, dataset, resume = trainer.folder, trainer.config, trainer.batches.dataset, trainer.resumed
     options = trainer.options
@@ -52,11 +52,13 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     folder.create()
     with folder.lock():
         folder.remove_stale()
+        # Renamed before the first save, so that a damaged step neither counts as kept nor is resumed from.
         folder.quarantine(resume.saved.damaged if resume else [])
         record = preflight.run_record(trainer.run, dataset, trainer.decisions, report, resume)
         folder.write_run(record)
         resumed_at = resume.state.step if resume else None
-        del resume  # its tensors take three times the memory of the model: `_prepare` drops the other reference
+        # The checkpoint's tensors take three times the memory of the model; `_prepare` drops the other reference.
+        del resume
         optimizer, throughput = _prepare(trainer)
         # A caller's guard or callback has to see a step before the next one starts.
         deferrable = len(trainer.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in trainer.callbacks)
@@ -85,6 +87,7 @@ def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput]:
         trainer.resumed = None
     else:
         seed_everything(config.seed)
+    # All batches have one shape, because the micro-batch divides the batch; dynamic shapes would give slower kernels.
     if config.compile == "on":
         trainer.objective.compile(dynamic=False)
     return optimizer, throughput

@@ -16,7 +16,7 @@ Status = Literal["done", "interrupted", "stopped", "nonfinite"]
 
 @dataclass(frozen=True)
 class TrainState:
-    """The counters of a run, which every checkpoint stores. A step replaces the value, so it can be undone."""
+    """The counters of a run, which every checkpoint stores. A step replaces the value, so that it can be undone."""
 
     step: int = 0  # updates so far, skipped ones included
     batches: int = 0  # batches taken from the loader; larger than `step` after a rollback
@@ -49,7 +49,10 @@ class EvaluationCancelled(Exception):
 
 @dataclass
 class StopFlag:
-    """Requests to a running training, from callbacks, signal handlers and other threads. The loop polls it."""
+    """Requests to a running training, from callbacks, signal handlers and other threads. The loop polls it.
+
+    Plain attributes without a lock: a signal handler may interrupt the thread that holds one.
+    """
 
     status: Status | None = None  # set: the run ends after the current step, with this status
     cancel: bool = False  # cancel evaluations and samples as well

@@ -16,6 +16,7 @@ from ..observe.step_metrics import StepNorms
 from ..runtime import can_gate_updates, training_flops
 from .state import TrainState
 
+# Cached, because it is the same in every step of a run.
 _training_flops = cache(training_flops)
 GuardAction = Literal["go", "skip", "stop", "rollback"]  # update; drop this batch; end the run; restore a checkpoint
 
@@ -43,7 +44,8 @@ class Step:
 
     @property
     def finite(self) -> bool:
-        """True if loss and gradient norm are finite: x - x is 0 for a finite number and NaN for any other."""
+        """True if loss and gradient norm are finite."""
+        # x - x is 0 for a finite number and NaN for any other.
         return self.loss - self.loss == 0 and self.grad_norm - self.grad_norm == 0
 
 

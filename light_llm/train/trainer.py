@@ -1,4 +1,4 @@
-"""The training loop. `Trainer.train` is the algorithm; the rest of the file serves it."""
+"""The training loop. `Trainer.train` is the algorithm, and the methods after it are its steps."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ class Trainer:
         config: the training settings; single ones can be given by name instead, as in `max_steps=1000`.
         out: the run folder. By default `checkpoints`, where an earlier run is moved away first; a folder that is named
             here and holds a run is refused unless `resume` or `overwrite` is given.
-        resume: continue the run in `out` from its newest checkpoint; settings that are not given stay as they were.
+        resume: continue the run in `out` from its newest checkpoint; settings that are not given keep their values.
         overwrite: replace the run in `out`.
         quiet: print nothing.
         guards: called before each update, after the built-in guards, which reject steps that are not finite.
@@ -84,16 +84,19 @@ class Trainer:
     ) -> None:
         self.options = RunOptions(out is not None, overwrite, quiet, report, force, skip_doctor, sinks)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
-        if resume and config is None:
-            config = replace(read_saved_run(self.folder).run.train, device="auto", dtype="auto", compile="auto")
+        saved = read_saved_run(self.folder) if resume else None
+        if saved and config is None:
+            # "auto" prefers the values of the last process, and lets a machine without its device choose another one.
+            config = replace(saved.run.train, device="auto", dtype="auto", compile="auto")
         config = (config or TrainConfig()).with_changes(changes)
         if isinstance(loader, DataLoader):
             preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
+        # Refused here, before the caller waits for checks that take seconds.
         if not resume:
             self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
         self.model, self.batches = model, batches_from(loader, model.config.vocab_size)
-        self.resumed = read_resume_state(self.folder, model, self.batches, config) if resume else None
+        self.resumed = read_resume_state(self.folder, saved, model, self.batches, config) if saved else None
         if self.resumed and config.max_steps < self.resumed.state.step:
             raise ConfigError(
                 f"max_steps={config.max_steps} is behind the run, which is at step {self.resumed.state.step}; "
@@ -106,7 +109,7 @@ class Trainer:
         self.guards: list[Guard] = [NonFiniteGuard(self.config.on_nonfinite), spikes, *guards]
         self.checkpointer = Checkpointer(self, self.folder, self.resumed)
         self.callbacks = built_in_callbacks(self)
-        self.active: ActiveRun | None = None  # set while and after the run
+        self.active: ActiveRun | None = None  # set at the start of the run
 
     def every(self, n: int, function: Callable[[Step], str | None]) -> None:
         """Call a function after every n-th step and after the last one. It ends the run by returning "stop"."""
@@ -126,7 +129,8 @@ class Trainer:
         found = (i for i, (_, other) in enumerate(self.callbacks) if before and isinstance(other, before))
         place = next(found, None if before else len(self.callbacks))
         if place is None:
-            raise ConfigError(f"this run has no callback {before}; it has {[type(c) for _, c in self.callbacks]}")
+            names = ", ".join(type(callback).__name__ for _, callback in self.callbacks)
+            raise ConfigError(f"this run has no callback {before and before.__name__}; it has {names}")
         self.callbacks.insert(place, (every, callback))
 
     def request_stop(self) -> None:
@@ -194,6 +198,8 @@ class Trainer:
 
         Each micro-batch adds its sum over the targets of the whole batch, so the result equals one big batch.
         """
+        # The loss is summed on the device, because reading each part would wait for it; detached, because the sum would
+        # keep the graphs of all micro-batches in memory.
         device = self.config.device
         loss = torch.zeros((), device=device)
         size = self.config.micro_batch or len(batch.tokens)
@@ -241,6 +247,7 @@ class Trainer:
             assert step is not None, "check reads the numbers"
             if not step.finite:
                 place = self.batches.describe(pending.before.batches)
+                # Repeats the step, so it comes before a rollback changes the weights.
                 first = find_nonfinite(self.objective, pending.batch, self.config)
                 self.say(*messages.nonfinite_step(step, place, first))
             if action == "go":
@@ -250,6 +257,7 @@ class Trainer:
                 continue
             queue.discard()
             if action == "stop" or not self.rollback(pending):
+                # With a queue the state is a step ahead; the losses that were read in between stay.
                 self.state = replace(pending.before, recent_losses=self.state.recent_losses)
                 self.stop_flag.stop("stopped" if step.finite else "nonfinite")
 
@@ -271,6 +279,7 @@ class Trainer:
         if self.state.rollbacks >= self.config.max_rollbacks:
             self.say(f"notice   {self.state.rollbacks} times back is enough (train.max_rollbacks)")
             return False
+        # A rollback must not undo the count of rollbacks: it bounds them.
         before = replace(pending.before, rollbacks=self.state.rollbacks)
         self.state = rollback_to_checkpoint(self.folder, self.model, self.optimizer, self.config, before)
         for _, callback in self.callbacks:
@@ -316,6 +325,7 @@ class Trainer:
     def _finish(self) -> Result:
         """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
         output, throughput = self._active.output, self._active.throughput
+        # The progress line would be redrawn between the messages that follow.
         output.console.pause()
         complete = self.state.step >= self.config.max_steps
         status: Status = "done" if complete else self.stop_flag.status or "done"

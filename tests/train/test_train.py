@@ -15,8 +15,9 @@ from light_llm.config import ModelConfig, TrainConfig
 from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
-from light_llm.train import Step, Trainer
+from light_llm.train import Callback, EvaluateHeldOut, Step, Trainer, TrainState, WriteSample
 from light_llm.train.guards import MAX_SKIPS, NonFiniteGuard
+from light_llm.train.state import Status
 from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
 
 # ---- what it computes
@@ -244,9 +245,38 @@ def test_the_stand_in_follows_the_run(poem: Path, monkeypatch: pytest.MonkeyPatc
         assert read_model("run").meta["step"] == step
 
 
-def test_a_listener_needs_an_interval(poem: Path) -> None:
-    with pytest.raises(ConfigError, match="n=0 cannot be used; it must be a whole number at least 1"):
-        Trainer(byte_model(), byte_loader(poem)).every(0, lambda step: None)
+def test_a_callback_needs_an_interval_and_a_place_that_exists(poem: Path) -> None:
+    trainer = Trainer(byte_model(), byte_loader(poem), **SMALL)
+    with pytest.raises(ConfigError, match="n=0"):
+        trainer.every(0, lambda step: None)
+    with pytest.raises(ConfigError, match="WriteSample.*EvaluateHeldOut"):  # sample_interval is 0
+        trainer.add_callback(Callback(), before=WriteSample)
+
+
+def test_a_callback_runs_at_its_place_and_at_each_point_of_a_run(poem: Path) -> None:
+    """Before the evaluation: the checkpoint of the step is there, and its evaluation is not."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Watch(Callback):
+        def on_start(self) -> None:
+            calls.append(("start", Path("run/run.json").exists()))
+
+        def on_step(self, step: Step) -> None:
+            calls.append((step.number, Path(f"run/step-{step.number:06d}").is_dir(), len(rows_of("run", "eval"))))
+
+        def on_rollback(self, from_step: int, state: TrainState) -> None:
+            calls.append(("rollback", from_step, state.step))
+
+        def on_end(self, status: Status) -> None:
+            calls.append(("end", status))
+
+    guard = iter(["go"] * 24 + ["rollback"] + ["go"] * 99)
+    how = SMALL | {"max_steps": 25, "guards": [lambda step: next(guard)]}
+    trainer = Trainer(byte_model(), byte_loader(poem), out="run", **how)
+    trainer.add_callback(Watch(), every=10, before=EvaluateHeldOut)
+    trainer.train()
+    steps = [(10, True, 0), (20, True, 1), ("rollback", 25, 20), (25, True, 2)]
+    assert calls == [("start", True), *steps, ("end", "done")]
 
 
 # ---- folders
