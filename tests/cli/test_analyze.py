@@ -1,4 +1,4 @@
-"""`light-llm analyze`: what it says of a real run, what it leaves behind, and what it refuses."""
+"""`light-llm analyze`: the results on a real run, the file that it writes, and the runs that it refuses."""
 
 import json
 import math
@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from light_llm.checkpoint import load_model
-from light_llm.cli import analyze as verb
 from light_llm.cli import main
+from light_llm.cli.analyze import STAGES
 from light_llm.config import Run
 from light_llm.data import Batch, create_dataloader, prepare_dataset
 from light_llm.errors import ConfigError
@@ -22,7 +21,7 @@ from light_llm.observe.curvature import Hessian
 from light_llm.observe.flat_params import flatten, trainable_parameters
 from light_llm.observe.metrics import replace_nonfinite
 from light_llm.optim import learning_rate
-from tests.support.tools import NANO_RUN, flip, light_llm, some_tokens, tiny_model
+from tests.support.tools import NANO_RUN, flip, some_tokens, tiny_model
 
 TEXT = "A fox and an owl went up the hill to see what they could see.\n"
 LEARN = ["--max-steps", "20", "--lr", "1e-2", "--warmup-steps", "2", "--save-interval", "5", "--quiet"]
@@ -45,20 +44,19 @@ def run(finished: Path) -> Path:
     return Path("run")
 
 
-def found_in(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "analysis.json").read_text())
-    return found
+def found_in(folder: Path) -> Any:
+    return json.loads((folder / "analysis.json").read_text())
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
-    """What the verb prints; or, with a code, what it complains about."""
+    """Return the output, or the errors if a code is expected."""
     capsys.readouterr()
     assert main(["analyze", *words]) == code
     captured = capsys.readouterr()
     return captured.err if code else captured.out
 
 
-# ---- the verb
+# ---- the command
 
 
 def test_an_analysis_of_a_real_run(run: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,8 +169,7 @@ def test_a_model_file_has_no_moments(run: Path, capsys: pytest.CaptureFixture[st
     assert found["checkpoint"] == "best_model.pt" and found["batch"] == {"sequences": 2, "context": 16, "tokens": 32}
     assert found["sharpness"]["preconditioned"] is None and found["sharpness"]["preconditioned_threshold"] is None
     assert found["sharpness"]["plain_threshold"] == 2 / found["sharpness"]["lr"]
-    assert found["sharpness"]["why_not"] == "best_model.pt keeps no optimizer state; analyse a step folder"
-    assert "best_model.pt keeps no optimizer state; analyse a step folder" in out
+    assert "best_model.pt" in found["sharpness"]["why_not"] and found["sharpness"]["why_not"] in out
 
 
 def test_a_model_file_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,8 +179,8 @@ def test_a_model_file_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     out = said(capsys, "alone/mine.pt")
     found = found_in(Path("alone"))
     assert found["path"] is None and found["sharpness"]["lr"] is None and found["sharpness"]["plain_threshold"] is None
-    assert "there is no run.json beside mine.pt: its learning rate is not known" in out
-    assert "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50" in out
+    assert "run.json" in out
+    assert "--save-interval 50 --set train.keep_every=50" in out
 
 
 def test_what_was_computed_is_shown_where_it_cannot_be_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,14 +190,14 @@ def test_what_was_computed_is_shown_where_it_cannot_be_written(run: Path, capsys
     assert main(["analyze", "kept/mine.pt"]) == 2
     captured = capsys.readouterr()
     assert "eigenvalues" in captured.out and "noise scale" in captured.out
-    assert "kept/analysis.json cannot be written (" in captured.err and "it stands above" in captured.err
+    assert "kept/analysis.json" in captured.err
 
 
 def test_a_schedule_that_ended_at_0_has_no_threshold(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", str(finished / "text.txt"), *NANO_RUN, *LEARN, "--max-steps=3", "--set", "train.min_lr_ratio=0"]
     assert main(["train", *words, "--out", "ended"]) == 0
     out = said(capsys, "ended")
-    assert "the rate of the next update is 0, and no step of it overshoots" in out
+    assert "next update is 0" in out
     found = found_in(Path("ended"))["sharpness"]
     assert found["preconditioned"] > 0 and found["preconditioned_threshold"] is None and found["lr"] == 0
 
@@ -209,7 +206,7 @@ def test_muon_has_no_such_metric(finished: Path, capsys: pytest.CaptureFixture[s
     words = ["--data", str(finished / "text.txt"), *NANO_RUN, *LEARN, "--max-steps=3", "--optimizer=muon"]
     assert main(["train", *words, "--out", "muon"]) == 0
     out = said(capsys, "muon")
-    assert "the matrices are updated by muon, which has no such metric" in out
+    assert "muon" in out
     assert found_in(Path("muon"))["sharpness"]["preconditioned"] is None
 
 
@@ -226,7 +223,7 @@ def test_the_newest_good_step_and_what_was_left_out(run: Path, capsys: pytest.Ca
     flip(run / "step-000010/model.safetensors")
     out = said(capsys, "run")
     assert found_in(run)["checkpoint"] == "step-000015"
-    assert "left out: run/step-000010/model.safetensors is damaged: its SHA-256 is not the manifest's\n" in out
+    assert "left out: run/step-000010/model.safetensors is damaged" in out
     assert [p["step"] for p in found_in(run)["path"]["points"]] == [5, 15, 20], "step 20 is also the best model"
 
 
@@ -247,47 +244,14 @@ def test_interrupted_it_leaves_nothing_half_written(
 def test_progress_in_a_pipe_is_a_line_a_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "run"]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == list(verb.STAGES)
-
-
-def test_help_is_one_screen() -> None:
-    lines = light_llm("analyze", "--help").stdout.splitlines()
-    assert 5 < len(lines) <= 40
-    assert all(len(line) <= 80 for line in lines if "│" in line or "╭" in line)
-
-
-WRONG = [
-    (["nowhere"], "no checkpoint at nowhere"),
-    (["run", "more"], "expected at most 1 checkpoint, 2 given: run more; write light-llm analyze, or"),
-    (
-        ["run", "--context", "4000"],
-        "context=4000 cannot be used; it must be a whole number at least 0 and at most 32",
-    ),
-    (["run", "--k", "0"], "k=0 cannot be used; it must be a whole number at least 1"),
-    (["run", "--k", "30"], "k=30 eigenvalues need steps=30"),
-    (["run", "--seed", "-1"], "seed=-1 cannot be used; it must be a whole number at least 0"),
-    (["run", "--batch-size", "0"], "batch_size=0 cannot be used; it must be a whole number at least 1"),
-    (
-        ["run", "--data", "other.txt"],
-        "other.txt is not the text run/step-000020 was trained on (its SHA-256 differs); ",
-    ),
-    (["run", "--stpes", "3"], "there is no flag --stpes; did you mean --steps?"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), WRONG)
-def test_what_a_user_gets_wrong(words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("other.txt").write_text(TEXT * 50)
-    assert message in said(capsys, *words, code=2)
-    assert not (run / "analysis.json").exists()
+    assert [line.partition(":")[0] for line in lines] == list(STAGES)
 
 
 def test_a_text_of_few_windows(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No window is used twice: the noise scale would come out too small."""
     Path("short.txt").write_text(TEXT * 6)
     assert main(["train", "--data", "short.txt", *NANO_RUN, *LEARN, "--max-steps=2", "--out", "short"]) == 0
-    message = "short.txt has 9 windows of 32 tokens, and 10 are needed; use a smaller --context or --batch-size\n"
-    assert message in said(capsys, "short", "--batch-size", "10", code=2)
+    assert "short.txt has 9 windows of 32 tokens, and 10" in said(capsys, "short", "--batch-size", "10", code=2)
     said(capsys, "short", "--batch-size", "9")
     found = found_in(Path("short"))
     assert found["noise"]["sequences"] == 9 and found["batch"]["sequences"] == 9
@@ -304,8 +268,7 @@ def test_a_model_that_does_not_say_what_it_read(model: Path, capsys: pytest.Capt
 
     file = checkpoint.read_model(model)
     checkpoint.write_model_file(Path("bare.pt"), file.weights, file.meta | {"data": None}, checkpoint.Files())
-    message = "bare.pt does not say what it was trained on, so there is no text to read"
-    assert message in said(capsys, "bare.pt", code=2)
+    assert "bare.pt" in said(capsys, "bare.pt", code=2)
 
 
 # ---- from Python
@@ -325,14 +288,8 @@ def test_the_model_is_left_exactly_as_it_was() -> None:
     model.wpe.weight.grad = torch.ones_like(model.wpe.weight)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     state = torch.get_rng_state()
-    run = [
-        CheckpointWeights(
-            s,
-            flatten(trainable_parameters(model).values())
-            + s * torch.randn(sum(map(Tensor.numel, before.values()))) / 100,
-        )
-        for s in (1, 2)
-    ]
+    weights = flatten(trainable_parameters(model).values())
+    run = [CheckpointWeights(s, weights + s * torch.randn(len(weights)) / 100) for s in (1, 2)]
     torch.set_rng_state(state)
     found = analyze(model, windows(), step=9, optimizer=AdamState(lr=0.1), run=run, config=QUICK)
     assert found["path"] and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
@@ -364,17 +321,12 @@ def test_numbers_that_are_none_are_plain_json(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_missing_moment_is_said() -> None:
     model = tiny_model()
-    moments = {
-        f"{n}/{w}": torch.ones_like(p) if w == "exp_avg_sq" else torch.tensor(3.0)
-        for n, p in model.named_parameters()
-        for w in ("exp_avg_sq", "step")
-        if n != "ln_f.bias"
-    }
+    names = {n: p for n, p in model.named_parameters() if n != "ln_f.bias"}
+    moments = {f"{n}/exp_avg_sq": torch.ones_like(p) for n, p in names.items()}
+    moments |= {f"{n}/step": torch.tensor(3.0) for n in names}
     found = analyze(model, windows(), step=1, optimizer=AdamState(lr=0.1, moments=moments), config=QUICK)
     assert found["sharpness"]["preconditioned"] is None
-    assert found["sharpness"]["why_not"] == (
-        "the optimizer keeps no ln_f.bias/exp_avg_sq: Adam's metric is not that of all weights"
-    )
+    assert "ln_f.bias/exp_avg_sq" in found["sharpness"]["why_not"]
 
 
 def test_progress_counts_to_the_end_of_each_stage() -> None:
@@ -396,5 +348,5 @@ def test_progress_counts_to_the_end_of_each_stage() -> None:
 
 
 def test_too_few_windows() -> None:
-    with pytest.raises(ConfigError, match="3 windows of text were given and 4 are needed; give more"):
+    with pytest.raises(ConfigError, match="3 windows.* 4 "):
         analyze(tiny_model(), windows(3), step=1, optimizer=AdamState(), config=QUICK)

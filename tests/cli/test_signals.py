@@ -1,4 +1,4 @@
-"""Signals in every phase of every verb: real processes, real signals, and runs that go on as if nothing had been."""
+"""Signals in every phase of the commands: real processes, real signals, and runs that resume exactly."""
 
 import os
 import select
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from light_llm.checkpoint import RunFolder
+from light_llm.cli.progress import RESUME_ADVICE
 from tests.data.test_fetch import Server, server  # noqa: F401  (a fixture)
 from tests.support.tools import NANO_RUN, rows_of, run_child
 
@@ -148,7 +149,7 @@ def test_a_prompt_is_left_by_sigterm_and_not_by_ctrl_c(model: Path) -> None:
 
 # ---- before a training: reading, learning, encoding, downloading
 
-GO_ON = "interrupted; what is finished of the preparation is kept: the same command goes on from there"
+ADVICE = f"interrupted; {RESUME_ADVICE}"
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> Non
     child.send_signal(signal.SIGHUP)
     child.send_signal(signal.SIGUSR1)
     found, _, err, _ = ended(child, number)
-    assert (found, err.strip()) == (code, GO_ON)
+    assert (found, err.strip()) == (code, ADVICE)
     assert temporary(cache) == [] and not Path("run").exists()
 
 
@@ -193,7 +194,7 @@ def test_preparing_ends_cleanly_and_goes_on(phase: str, cache: Path, tmp_path: P
     kept = "scans/*.json" if phase == "learning" else "shards/*.partial/*"
     wait_until(child, lambda: any(cache.glob(kept)))
     code, _, err, _ = ended(child, signal.SIGTERM)
-    assert (code, err.strip()) == (143, GO_ON)
+    assert (code, err.strip()) == (143, ADVICE)
     assert not [name for name in temporary(cache) if name.endswith(".partial")]
     if phase == "learning":
         assert not list(cache.glob("tokenizers/*"))
@@ -236,7 +237,7 @@ def test_a_download_ends_cleanly(cache: Path, server: Server) -> None:  # noqa: 
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(child, lambda: bool(temporary(cache)))
     code, _, err, _ = ended(child, signal.SIGTERM)
-    assert (code, err.strip()) == (143, GO_ON) and temporary(cache) == []
+    assert (code, err.strip()) == (143, ADVICE) and temporary(cache) == []
 
 
 @posix
@@ -261,7 +262,7 @@ def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost() -> None
 @posix
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_the_second_signal_does_not_wait_for_the_first(number: int, code: int) -> None:
-    """A verb that is being ended, and has come to something that takes long."""
+    """A command that is being ended, and has come to something that takes long."""
     program = (
         "import os, sys, time\n"
         "from light_llm.cli import main\n"

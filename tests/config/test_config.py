@@ -1,4 +1,4 @@
-"""Configs are frozen, checked where they are made, and read from flags and recipes without guessing."""
+"""Configs are frozen, checked when they are made, and read from flags and recipes without guessing."""
 
 import json
 from dataclasses import FrozenInstanceError
@@ -53,21 +53,21 @@ def test_a_config_cannot_be_edited() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (ModelConfig, {"n_embd": 100}, "n_embd=100 does not divide into n_head=6 heads; try n_embd=96 or n_embd=102"),
-        (ModelConfig, {"n_embd": 4}, "n_embd=4 does not divide into n_head=6 heads; try n_embd=6"),
-        (ModelConfig, {"n_layer": 0}, "n_layer=0 cannot be used; it must be a whole number at least 1"),
-        (ModelConfig, {"dropout": 1.0}, "dropout=1.0 cannot be used; it must be a number at least 0 and below 1"),
-        (ModelConfig, {"activation": "gelu_tan"}, r"activation='gelu_tan' is not known; did you mean gelu_tanh\?"),
-        (DataConfig, {"held_out": 0.0}, "held_out=0.0 cannot be used"),
-        (DataConfig, {"max_length": 0}, "max_length=0 cannot be used"),
-        (TrainConfig, {"max_steps": 1.5}, "max_steps=1.5 cannot be used; it must be a whole number"),
-        (TrainConfig, {"lr": float("nan")}, "lr=nan cannot be used; it must be a number above 0"),
-        (TrainConfig, {"micro_batch": 3}, "micro_batch=3 does not divide batch_size=8; it can be 1, 2, 4, 8"),
-        (TrainConfig, {"optimizer": "adam"}, r"optimizer='adam' is not known; did you mean adamw\? It can be adamw"),
-        (TrainConfig, {"dtype": "bfloat"}, r"dtype='bfloat' is not known; did you mean bfloat16\?"),
-        (TrainConfig, {"on_nonfinite": "x"}, "on_nonfinite='x' is not known. It can be stop, skip"),
-        (TrainConfig, {"save_minutes": -1.0}, "save_minutes=-1.0 cannot be used; it must be a number at least 0"),
-        (TrainConfig, {"lr_horizon": 0}, "lr_horizon=0 cannot be used"),
+        (ModelConfig, {"n_embd": 100}, "n_embd=100 .* n_head=6 .* n_embd=96 or n_embd=102"),
+        (ModelConfig, {"n_embd": 4}, "n_embd=4 .* n_head=6 .* n_embd=6"),
+        (ModelConfig, {"n_layer": 0}, "n_layer=0 .* a whole number at least 1"),
+        (ModelConfig, {"dropout": 1.0}, "dropout=1.0 .* a number at least 0 and below 1"),
+        (ModelConfig, {"activation": "gelu_tan"}, r"activation='gelu_tan' .* gelu_tanh\?"),
+        (DataConfig, {"held_out": 0.0}, "held_out=0.0 "),
+        (DataConfig, {"max_length": 0}, "max_length=0 "),
+        (TrainConfig, {"max_steps": 1.5}, "max_steps=1.5 .* a whole number"),
+        (TrainConfig, {"lr": float("nan")}, "lr=nan .* a number above 0"),
+        (TrainConfig, {"micro_batch": 3}, "micro_batch=3 .* batch_size=8.* 1, 2, 4, 8"),
+        (TrainConfig, {"optimizer": "adam"}, r"optimizer='adam' .* adamw\?.* adamw"),
+        (TrainConfig, {"dtype": "bfloat"}, r"dtype='bfloat' .* bfloat16\?"),
+        (TrainConfig, {"on_nonfinite": "x"}, "on_nonfinite='x' .* stop, skip"),
+        (TrainConfig, {"save_minutes": -1.0}, "save_minutes=-1.0 .* a number at least 0"),
+        (TrainConfig, {"lr_horizon": 0}, "lr_horizon=0 "),
     ],
 )
 def test_values_that_cannot_be(kind: type, values: dict[str, Any], message: str) -> None:
@@ -76,9 +76,7 @@ def test_values_that_cannot_be(kind: type, values: dict[str, Any], message: str)
 
 
 def test_an_unknown_preset() -> None:
-    with pytest.raises(
-        ConfigError, match=r"no preset 'mirco'; did you mean micro\? The presets are nano, micro, small"
-    ):
+    with pytest.raises(ConfigError, match=r"'mirco'.* micro\?.* nano, micro, small"):
         ModelConfig.preset("mirco")
 
 
@@ -160,30 +158,24 @@ def test_a_recipe_from_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[train\n", "mine.toml is not TOML: "),
-        (
-            "[trian]\nlr = 1",
-            r"mine.toml: there is no table \[trian\] in a recipe; did you mean train\? The tables are model, data,",
-        ),
-        ("[abuot]", r"mine.toml: there is no table \[abuot\] in a recipe; did you mean about\?"),
-        ("lr = 1", r"mine.toml: lr=1 stands outside any table; put it below \[train\]"),
-        ("seed = 1", r"mine.toml: seed=1 stands outside any table; put it below \[data\] or \[train\]"),
-        ("x = 1", r"mine.toml: x=1 stands outside any table; put it below \[model\] or \[data\] or \[train\]"),
-        ("train = 3", r"mine.toml: train=3 has the wrong type; expected a table, \[train\], found a whole number"),
-        ("[[about]]", r"mine.toml: about=\[\{\}\] has the wrong type; expected a table, \[about\], found a list"),
-        ("[about]\ntitel = 'x'", r"mine.toml: there is no about setting 'titel'; did you mean title\?"),
-        ("[about]\nexpect = 5", "mine.toml: about.expect=5 has the wrong type; expected text, found a whole number"),
-        ("[train]\nlrr = 1", r"mine.toml: there is no train setting 'lrr'; did you mean lr\?"),
-        ('[train]\nlr = "fast"', "mine.toml: train.lr='fast' has the wrong type; expected a number, found text"),
-        ("[train]\nlr = [1]", r"mine.toml: train.lr=\[1\] has the wrong type; expected a number, found a list"),
-        ("[train.lr]\nx = 1", "mine.toml: train.lr=.* has the wrong type; expected a number, found a table"),
-        ("[train]\nlr = 2026-01-01", "mine.toml: train.lr=.* expected a number, found a date or time"),
-        (
-            "[train]\nmax_steps = 1.0",
-            "mine.toml: train.max_steps=1.0 has the wrong type; expected a whole number, found a d",
-        ),
-        ("[model]\npreset = 3", "mine.toml: model.preset=3 has the wrong type; expected text, found a whole number"),
-        ("[train]\nlr = -1.0", "mine.toml: lr=-1.0 cannot be used"),
-        ('[model]\npreset = "huge"', "mine.toml: there is no preset 'huge'"),
+        ("[trian]\nlr = 1", r"mine.toml: .*\[trian\].* train\?.* model, data,"),
+        ("[abuot]", r"mine.toml: .*\[abuot\].* about\?"),
+        ("lr = 1", r"mine.toml: lr=1 .*\[train\]"),
+        ("seed = 1", r"mine.toml: seed=1 .*\[data\] or \[train\]"),
+        ("x = 1", r"mine.toml: x=1 .*\[model\] or \[data\] or \[train\]"),
+        ("train = 3", r"mine.toml: train=3 .*\[train\].* whole number"),
+        ("[[about]]", r"mine.toml: about=\[\{\}\] .*\[about\].* list"),
+        ("[about]\ntitel = 'x'", r"mine.toml: .*'titel'.* title\?"),
+        ("[about]\nexpect = 5", "mine.toml: about.expect=5 .* text.* whole number"),
+        ("[train]\nlrr = 1", r"mine.toml: .*'lrr'.* lr\?"),
+        ('[train]\nlr = "fast"', "mine.toml: train.lr='fast' .* number.* text"),
+        ("[train]\nlr = [1]", r"mine.toml: train.lr=\[1\] .* number.* list"),
+        ("[train.lr]\nx = 1", "mine.toml: train.lr=.* number.* table"),
+        ("[train]\nlr = 2026-01-01", "mine.toml: train.lr=.* number.* date or time"),
+        ("[train]\nmax_steps = 1.0", "mine.toml: train.max_steps=1.0 .* whole number.* decimal number"),
+        ("[model]\npreset = 3", "mine.toml: model.preset=3 .* text.* whole number"),
+        ("[train]\nlr = -1.0", "mine.toml: lr=-1.0 "),
+        ('[model]\npreset = "huge"', "mine.toml: .*'huge'"),
     ],
 )
 def test_recipes_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
@@ -202,13 +194,10 @@ def test_every_recipe_in_the_package_says_what_to_expect() -> None:
         assert not any(key.startswith("about") for key in load_recipe(name))
     described = get_model_size(Run().with_settings(**load_recipe("shakespeare-micro")).model)
     assert f"{described:,} parameters" in about_recipe("shakespeare-micro").expect
-    for name, ids in (
-        ("shakespeare-char", 66),
-        ("shakespeare-3min", 1024),
-        ("shakespeare-modern", 1024),
-        ("shakespeare-best", 1024),
-    ):
-        settings = load_recipe(name)  # 65 letters and a separator; learnt vocabularies
+    # 65 letters and a separator; trained vocabularies
+    for name, ids in {"char": 66, "3min": 1024, "modern": 1024, "best": 1024}.items():
+        name = f"shakespeare-{name}"
+        settings = load_recipe(name)
         fitted = {"model__vocab_size": ids, "model__n_positions": settings["data__max_length"]}
         size = get_model_size(Run().with_settings(**settings | fitted).model)
         assert f"{size:,} parameters" in about_recipe(name).expect

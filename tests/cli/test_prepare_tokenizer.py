@@ -1,4 +1,4 @@
-"""`prepare` and `tokenizer`: the verbs around a text."""
+"""`light-llm prepare` and `light-llm tokenizer`."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from light_llm.data.tokenizers import make_tokenizer
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a command prints; it has to succeed in silence on stderr."""
+    """Return the output of a command that succeeds, and prints nothing to standard error."""
     assert main(words) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -52,8 +52,8 @@ def test_verify_names_the_damage(poem: Path, capsys: pytest.CaptureFixture[str])
     out = say(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte")
     path = Path(re.search("kept     (.*)", out)[1], "held_out.bin")  # type: ignore[index]
     path.write_bytes(path.read_bytes()[:-2] + b"!!")
-    assert main(["prepare", "--data", "poem.txt", "--tokenizer", "byte", "--verify"]) == 2
-    assert re.search(r"held_out.bin is damaged: .* delete the folder .* and start again", capsys.readouterr().err)
+    error = complaint(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte", "--verify")
+    assert "held_out.bin is damaged" in error and str(path.parent) in error
 
 
 def test_documents_and_replaced_bytes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +70,8 @@ def test_own_validation_text_and_field(poem: Path, capsys: pytest.CaptureFixture
     Path("a.jsonl").write_text("\n".join(lines))
     Path("b.jsonl").write_text(lines[0] + "\n" + json.dumps({"body": "quite another line"}))
     words = ["prepare", "--data", "a.jsonl", "--val-data", "b.jsonl", "--tokenizer", "byte"]
-    assert "line 1 of a.jsonl has no field 'text'. The fields there are body" in complaint(capsys, *words)
+    error = complaint(capsys, *words)
+    assert "line 1 of a.jsonl" in error and "'text'" in error and "body" in error
     out = say(capsys, *words, "--text-field", "body")
     assert "50 documents" in out and "--text-field body" in out.splitlines()[-1]
     assert say(capsys, *words, "--text-field", "body", "--quiet") == ""
@@ -81,19 +82,15 @@ def test_own_validation_text_and_field(poem: Path, capsys: pytest.CaptureFixture
 
 def test_a_learnt_file_is_the_learnt_tokenizer(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = say(capsys, "tokenizer", "train", "--data", "poem.txt", "--vocab-size", "300", "--out", "new/t.json")
-    assert (
-        "learnt   300 ids from poem.txt\n" in out
-        and "next     light-llm train --data poem.txt --tokenizer new/t.json\n" in out
-    )
+    assert "300 ids from poem.txt\n" in out and "light-llm train --data poem.txt --tokenizer new/t.json\n" in out
     text = poem.read_text()
-    twin = train_bpe([text[: int(len(text) * 0.9)]], 300)
-    assert make_tokenizer("new/t.json").encode(text) == twin.encode(text)
-    held_out = text[int(len(text) * 0.9) :]
-    assert f"cuts     {len(held_out) / len(twin.encode(held_out)):.2f} bytes per token" in out
+    training, held_out = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
+    same = train_bpe([training], 300)
+    assert make_tokenizer("new/t.json").encode(text) == same.encode(text)
+    assert f"{len(held_out) / len(same.encode(held_out)):.2f} bytes per token" in out
     words = ["tokenizer", "train", "--data", "poem.txt", "--out", "new/t.json"]
-    assert "new/t.json is there already; name another file with --out, or replace it" in complaint(capsys, *words)
-    out = say(capsys, *words, "--overwrite")
-    assert re.search(r"learnt   \d+ ids \(of 4,096: the text gives no more\) from poem.txt", out)
+    assert re.search("new/t.json .*--out.*--overwrite", complaint(capsys, *words))
+    assert re.search(r"\d+ ids \(of 4,096: .*\) from poem.txt", say(capsys, *words, "--overwrite"))
 
 
 def test_how_a_text_is_cut(poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +102,8 @@ def test_how_a_text_is_cut(poem: Path, capsys: pytest.CaptureFixture[str], monke
         "O|n|c|e| |é|!",
         "char: 7 tokens, 8 bytes, 1.14 bytes per token; ids 2 5 3 4 0 6 1",
     ]
-    out = say(
-        capsys, "tokenizer", "show", "--tokenizer", "bpe", "--data", "poem.txt", "--text", "The old cat went down"
-    )
+    words = ["--tokenizer", "bpe", "--data", "poem.txt", "--text", "The old cat went down"]
+    out = say(capsys, "tokenizer", "show", *words)
     assert out.startswith(("The old| cat| went| down\n", "The| old| cat| went| down\n"))
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = say(capsys, "tokenizer", "show", "--tokenizer", "byte", "--text", "ab")
@@ -121,31 +117,3 @@ def test_several_on_one_text(poem: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert rows[0][:4] == ["the", "held-out", "end", "of"] and rows[3] == ["byte", "257", "1.00", str(n), "11,139,456"]
     assert rows[2][:2] == ["bpe:300", "300"] and float(rows[2][2]) > 1.5
     assert max(map(len, out.splitlines())) <= 80
-
-
-WRONG = [
-    (["tokenizer"], "tokenizer needs to know what to do: train, show or compare, as in: tokenizer train"),
-    (["tokenizer", "trian"], r"tokenizer cannot do 'trian'; did you mean train\? It can do train, show, compare"),
-    (["tokenizer", "show", "--vocab-size", "9"], "--vocab-size has no effect on show; leave it out"),
-    (["tokenizer", "train", "--text", "x"], "--text has no effect on train; leave it out"),
-    (["tokenizer", "show", "--text", ""], "there is no text to cut; give one, as in: tokenizer show --text"),
-    (["tokenizer", "show", "--tokenizer", "bite", "--text", "a"], r"no tokenizer 'bite'; did you mean byte\?"),
-    (["tokenizer", "train", "--data", "poem.txt", "--vocab-size", "100"], "a vocabulary of 100 ids cannot be trained"),
-    (["prepare", "--data", "peom.txt"], r"there is no source or file 'peom.txt'; did you mean poem.txt\?"),
-    (["prepare", "--verfy"], r"there is no flag --verfy; did you mean --verify\?"),
-    (["prepare", "--held-out", "1", "--data", "poem.txt"], "held_out=1.0 cannot be used; it must be a number above 0"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), WRONG)
-def test_what_a_user_gets_wrong(poem: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = complaint(capsys, *words)
-    assert re.search(message, said) and said.startswith("error: ") and said.count("\n") == 1
-    assert sorted(path.name for path in Path().iterdir()) == ["poem.txt"]
-
-
-@pytest.mark.parametrize("verb", ["prepare", "tokenizer"])
-def test_help_is_one_screen(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert 5 < len(lines) <= 30 and all(len(line) <= 80 for line in lines[4:])

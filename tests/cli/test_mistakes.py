@@ -1,0 +1,177 @@
+"""Mistakes of a user: exit code 2, a message that names the value, flag or file, and no file written."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from light_llm.cli import main
+from tests.conftest import CHECKOUT
+from tests.support.tools import light_llm, run_child
+
+# A command line, and what its message has to name; ... stands for any words.
+MISTAKES = """
+trian                                                => command 'trian' ... mean train? ... plan, doctor, generate
+run                                                  => command 'run' ... mean runs?
+bench --quick                                        => bench ... make bench ... light-llm plan ... light-llm doctor
+recipes my-txt                                       => recipe 'my-txt' ... mean my-text? ... my-text,
+recipes a b                                          => at most 1 recipe ... 2 ... a b ... light-llm recipes my-text
+runs nowhere                                         => nowhere
+runs --hlp                                           => --hlp ... mean --help?
+compare                                              => 2 run folders ... none ... light-llm compare
+compare run                                          => 2 run folders ... 1 ... run ... light-llm compare
+compare run moved x                                  => 2 run folders ... 3 ... run moved x ... light-llm compare
+compare run mvoed                                    => mvoed ... mean moved? ... light-llm runs
+compare run ./run                                    => run and run ... light-llm compare
+compare run .                                        => . is not a run folder ... run.json ... moved, run
+compare run text.txt                                 => text.txt is not a run folder
+compare run run/step-000030                          => run/step-000030 ... run
+train --control                                      => --control ... Ctrl-C ... SIGUSR1 ... --resume
+watch --control                                      => --control ... Ctrl-C ... SIGUSR1 ... --resume
+train --tracker wandbb                               => tracker='wandbb' ... mean wandb? ... auto, none
+train --max-step 3                                   => --max-step; ... mean --max-steps?
+train --max-step=3                                   => --max-step; ... mean --max-steps?
+train max-steps                                      => max-steps; ... mean --max-steps?
+train --max-steps                                    => --max-steps needs a value
+train --max-steps ten                                => --max-steps ten ... a whole number
+train --lr fast                                      => --lr fast ... a number
+train --max-steps 0                                  => max_steps=0 ... a whole number at least 1
+train --preset mirco                                 => preset 'mirco' ... mean micro?
+train --data shakspeare                              => 'shakspeare' ... mean shakespeare?
+train --data no/such/file.txt                        => 'no/such/file.txt'
+train --data text.txt --tokenizer chars              => tokenizer 'chars' ... mean char?
+train --data text.txt --optimizer sgd                => optimizer='sgd' ... adamw
+train --data empty.txt                               => empty.txt
+train --data tiny.txt --tokenizer byte               => max_length=512 ... 513
+train --data latin.txt --tokenizer byte              => latin.txt ... UTF-8 ... 0xe9 ... offset 3
+train --data . --tokenizer byte                      => . holds files of more than one kind
+train --set model.n_embd=100                         => n_embd=100 ... n_head=6 ... n_embd=96
+train --set model.n_embed=96                         => 'n_embed' ... mean n_embd?
+train --config nowhere.toml                          => 'nowhere.toml'
+train --device gpu                                   => 'gpu'
+train --micro-batch 3                                => micro_batch=3 ... batch_size=8
+train --seed 1000000000000000000000000000000         => seed=1000000000000000000000000000000
+train --resume                                       => resume ... checkpoints ... --resume
+train --resume --overwrite                           => --resume and --overwrite
+train --resume --init-from run                       => --resume and --init-from
+train --out run                                      => run ... --resume ... --overwrite
+train --out text.txt --data text.txt                 => text.txt is a file ... --out
+train --out run --resume --lr 0.5                    => train.lr: 0.01 -> 0.5
+train --out run --resume --preset nano               => model.n_embd: 24 -> 192
+train --out run --resume --tokenizer char            => data.tokenizer: byte -> char
+train --out run --resume --max-steps 5               => max_steps=5 ... step 30
+train --init-from nowhere.pt                         => nowhere.pt
+train --init-from run --preset micro --data text.txt => --init-from run ... --preset
+train --init-from run --tokenizer char --data text.txt => --tokenizer char ... byte
+eval --checkpoint run --temperature 1                => --temperature ... eval
+eval --checkpoint run --quantize int8                => --quantize ... eval
+eval --checkpoint moved                              => text.txt ... SHA-256 ... --data
+generate                                             => demo, text, interactive or eval
+generate dmeo                                        => 'dmeo' ... mean demo?
+generate interctive                                  => 'interctive' ... mean interactive?
+generate demo                                        => checkpoints ... python train.py
+generate demo --num-samples 3                        => --num-samples ... demo
+generate demo --checkpoint text.txt                  => text.txt
+generate demo --checkpoint rnu                       => rnu
+generate demo --checkpoint cut.pt                    => cut.pt is damaged
+generate interactive --num-samples 3                 => --num-samples ... interactive
+generate interactive --data text.txt                 => --data ... interactive
+generate interactive --checkpoint rnu                => rnu
+generate interactive --checkpoint run --seed 999999999999999999999999999999 => seed=9999999
+generate text --dtype half                           => dtype='half' ... auto, float32, bfloat16
+generate text --checkpoint run --quantize int7       => quantize='int7' ... mean int8?
+generate text --checkpoint run --temperature -1      => temperature=-1.0
+generate text --checkpoint run --top-p 0             => top_p=0.0
+generate text --checkpoint run --top-k 1.5           => --top-k 1.5
+generate text --checkpoint run --num-samples 0       => num_samples=0
+generate text --checkpoint run --max-new-tokens 0    => max_new_tokens=0
+generate text --checkpoint run --stop ''             => stop=''
+analyze nowhere                                      => nowhere
+analyze run more                                     => at most 1 checkpoint ... 2 ... run more ... light-llm analyze
+analyze run --context 4000                           => context=4000 ... at least 0 and at most 32
+analyze run --k 0                                    => k=0 ... at least 1
+analyze run --k 30                                   => k=30 ... steps=30
+analyze run --seed -1                                => seed=-1 ... at least 0
+analyze run --batch-size 0                           => batch_size=0 ... at least 1
+analyze run --data other.txt                         => other.txt ... run/step-000030 ... SHA-256
+analyze run --stpes 3                                => --stpes; ... mean --steps?
+verify-resume --stop-at 12                           => stop_at=12 ... 1 ... 11
+verify-resume --set train.colour=3                   => 'colour'
+verify-resume --data nowhere.txt                     => 'nowhere.txt'
+tokenizer                                            => train, show or compare
+tokenizer trian                                      => 'trian' ... mean train? ... train, show, compare
+tokenizer show --vocab-size 9                        => --vocab-size ... show
+tokenizer show --text ''                             => tokenizer show --text
+tokenizer show --tokenizer bite --text a             => 'bite' ... mean byte?
+tokenizer train --text x                             => --text ... train
+tokenizer train --data text.txt --vocab-size 100     => 100 ids
+prepare --data tetx.txt                              => 'tetx.txt' ... mean text.txt?
+prepare --verfy                                      => --verfy; ... mean --verify?
+prepare --held-out 1 --data text.txt                 => held_out=1.0 ... above 0
+"""
+LONG = [
+    ("generate text --checkpoint run --prompt " + "x" * 33, "prompt ... 33 tokens"),
+    ("train --data " + "x" * 300, "File name too long"),
+]
+CASES = [tuple(part.strip() for part in line.split("=>")) for line in MISTAKES.strip().splitlines()] + LONG
+
+
+def names(message: str, expected: str) -> bool:
+    """Return whether a message has the parts of `expected` in this order."""
+    at = 0
+    for part in expected.split(" ... "):
+        at = message.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
+
+
+@pytest.fixture(scope="module")
+def world(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with two copies of a run, and files of every bad kind."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name in ("run", "moved"):
+        shutil.copytree(trained / "run", folder / name)
+    shutil.copy(trained / "text.txt", folder)
+    (folder / "empty.txt").write_text("")
+    (folder / "other.txt").write_text("Another text altogether, long enough to be one. " * 60)
+    (folder / "tiny.txt").write_text("a tiny text")
+    (folder / "latin.txt").write_bytes(b"caf\xe9 " * 1000)
+    (folder / "cut.pt").write_bytes((trained / "run" / "best_model.pt").read_bytes()[:5000])
+    return folder
+
+
+@pytest.mark.parametrize(("line", "expected"), CASES, ids=[line[:60] for line, _ in CASES])
+def test_a_mistake_is_named(
+    line: str, expected: str, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(line)
+    if "moved" in words and words[0] == "eval":
+        shutil.copy(world / "other.txt", world / "text.txt")
+    monkeypatch.chdir(world)
+    before = sorted(world.rglob("*"))
+    code = main(words)
+    out, err = capsys.readouterr()
+    assert code == 2 and names(err, expected), err
+    assert err.startswith("error: ") and "Traceback" not in err
+    # verify-resume has announced its first run.
+    assert out == "" or words[0] == "verify-resume"
+    assert sorted(world.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [["train", "--max-step", "3"], ["generate", "demo"]])
+def test_a_mistake_from_a_shell(words: list[str]) -> None:
+    """The messages above are the same in a process of their own, by the package and by the root files."""
+    child = light_llm(*words)
+    assert child.returncode == 2 and child.stderr.startswith("error: ") and child.stdout == ""
+    root = run_child([sys.executable, str(CHECKOUT / f"{words[0]}.py"), *words[1:]])
+    assert (root.returncode, root.stderr) == (2, child.stderr)
+
+
+def test_missing_dependencies_are_named() -> None:
+    """Python with -S, that is without site-packages."""
+    child = run_child([sys.executable, "-S", str(CHECKOUT / "train.py"), "--max-steps", "1"])
+    assert child.returncode == 2 and "source .venv/bin/activate" in child.stderr, child.stderr
