@@ -1,4 +1,4 @@
-"""A folder for transformers: it is opened without a word, gives the same numbers, and a wrong one is refused."""
+"""A folder for transformers opens without warnings, gives the same numbers, and a wrong one is refused."""
 
 import json
 import logging
@@ -188,7 +188,7 @@ def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     assert not list(out.glob("tokenizer*"))
 
 
-# --- wrong exports -------------------------------------------------------------------------------------------------
+# --- wrong exports ---
 
 
 def tamper_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -205,110 +205,84 @@ def tamper_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
     save_file({name: t.clone().contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
 
 
-def swap(tensors: dict[str, Tensor], a: str, b: str) -> None:
-    tensors[a], tensors[b] = tensors[b], tensors[a]
+def swap(a: str, b: str) -> Callable[[dict[str, Tensor]], None]:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[a], tensors[b] = tensors[b], tensors[a]
+
+    return change
+
+
+def transpose(name: str) -> Callable[[dict[str, Tensor]], None]:
+    return lambda tensors: tensors.update({name: tensors[name].T})
 
 
 def interleave(tensors: dict[str, Tensor]) -> None:
-    """Pairs that turn as neighbours, the layout of other programs."""
+    """Put rotary pairs next to each other, the layout of other programs."""
     for name in tensors:
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            D = 4
-            w = tensors[name]
+            D, w = 4, tensors[name]
             tensors[name] = w.view(-1, 2, D // 2, w.size(1)).transpose(1, 2).reshape(w.shape)
 
 
-GPT2_BLOCK, LLAMA_BLOCK = "transformer.h.1.", "model.layers.1."
-OF_TENSORS: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Tensor]], object], str]] = {
-    "a square matrix is not transposed": (
-        *("gpt2", {}, lambda t: t.update({(n := GPT2_BLOCK + "attn.c_proj.weight"): t[n].T})),
-        "its logits are off by",
-    ),
-    "a matrix is not transposed": (
-        *("gpt2", {}, lambda t: t.update({(n := GPT2_BLOCK + "mlp.c_fc.weight"): t[n].T})),
-        r"does not hold what its config.json asks for: transformer.h.1.mlp.c_fc.weight is \(96, 24\) and not \(24,",
-    ),
-    "a bias is missing": (
-        *("gpt2", {"bias": False}, lambda t: t.pop(GPT2_BLOCK + "ln_1.bias")),
-        "transformer.h.1.ln_1.bias is None",
-    ),
-    "a tied head is there as well": (
+G, L, OFF = "transformer.h.1.", "model.layers.1.", "its logits are off by"
+WRONG_TENSORS: dict[str, tuple[str, dict[str, Any], Callable[[dict[str, Tensor]], object], str]] = {
+    "a square matrix is not transposed": ("gpt2", {}, transpose(f"{G}attn.c_proj.weight"), OFF),
+    "a matrix is not transposed": ("gpt2", {}, transpose(f"{G}mlp.c_fc.weight"), r"c_fc.weight is \(96, 24\) .* \(24,"),
+    "a bias is missing": ("gpt2", {"bias": False}, lambda t: t.pop(f"{G}ln_1.bias"), "ln_1.bias is None"),
+    "a tied head is written": (
         *("gpt2", {}, lambda t: t.update({"lm_head.weight": t["transformer.wte.weight"]})),
         r"lm_head.weight is \(257, 24\) and not None",
     ),
-    "a head of its own is missing": (
-        "gpt2",
-        {"tied_head": False},
-        lambda t: t.pop("lm_head.weight"),
-        "is None and not",
-    ),
+    "an untied head is missing": ("gpt2", {"tied_head": False}, lambda t: t.pop("lm_head.weight"), "is None and not"),
     "a prefix is missing": (
         *("llama", {}, lambda t: t.update({"norm.weight": t.pop("model.norm.weight")})),
         "model.norm.weight is None",
     ),
-    "rotary pairs are neighbours": ("llama", {"n_embd": 24}, interleave, "its logits are off by"),
-    "gate and value are exchanged": (
-        *("llama", {}, lambda t: swap(t, LLAMA_BLOCK + "mlp.gate_proj.weight", LLAMA_BLOCK + "mlp.up_proj.weight")),
-        "its logits are off by",
+    "rotary pairs are neighbours": ("llama", {"n_embd": 24}, interleave, OFF),
+    "gate and up are swapped": ("llama", {}, swap(f"{L}mlp.gate_proj.weight", f"{L}mlp.up_proj.weight"), OFF),
+    "keys and values are swapped": (
+        *("qwen3", {}, swap(f"{L}self_attn.k_proj.weight", f"{L}self_attn.v_proj.weight")),
+        OFF,
     ),
-    "keys and values are exchanged": (
-        *(
-            "qwen3",
-            {},
-            lambda t: swap(t, LLAMA_BLOCK + "self_attn.k_proj.weight", LLAMA_BLOCK + "self_attn.v_proj.weight"),
-        ),
-        "its logits are off by",
-    ),
-    "the norms of queries and keys are exchanged": (
-        *(
-            "qwen3",
-            {},
-            lambda t: swap(t, LLAMA_BLOCK + "self_attn.q_norm.weight", LLAMA_BLOCK + "input_layernorm.weight"),
-        ),
+    "two norms are swapped": (
+        *("qwen3", {}, swap(f"{L}self_attn.q_norm.weight", f"{L}input_layernorm.weight")),
         "self_attn.q_norm.weight is",
     ),
-    "one number is another": (
-        *("llama", {}, lambda t: t["model.embed_tokens.weight"].view(-1)[77].add_(0.2)),
-        "its logits are off by",
-    ),
+    "one number differs": ("llama", {}, lambda t: t["model.embed_tokens.weight"].view(-1)[77].add_(0.2), OFF),
 }
-OF_CONFIGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+LINEAR = {"rope_scaling": "linear", "rope_factor": 2.0}
+UNSCALED = {"rope_type": "default", "rope_theta": 1e4}
+WRONG_CONFIGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "the other GELU": ("gpt2", {}, {"activation_function": "gelu"}),
-    "the other epsilon, of LayerNorm": ("gpt2", {}, {"layer_norm_epsilon": 1e-3}),
-    "the other epsilon, of RMSNorm": ("llama", {}, {"rms_norm_eps": 1e-3}),
-    "another base of the rotation": (
-        *("llama", {}),
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-    ),
-    "the rotation is not scaled": (
-        *("llama", {"rope_scaling": "linear", "rope_factor": 2.0}),
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "rope_scaling": None},
-    ),
+    "another epsilon of LayerNorm": ("gpt2", {}, {"layer_norm_epsilon": 1e-3}),
+    "another epsilon of RMSNorm": ("llama", {}, {"rms_norm_eps": 1e-3}),
+    "another rotary base": ("llama", {}, {"rope_parameters": UNSCALED | {"rope_theta": 5e5}}),
+    "no rotary scaling": ("llama", LINEAR, {"rope_parameters": UNSCALED, "rope_scaling": None}),
     "no windows": ("qwen3", WINDOWS, {"layer_types": ["full_attention", "full_attention"]}),
     "a wider window": ("qwen3", WINDOWS, {"sliding_window": 6}),
     "another layer has the window": ("qwen3", WINDOWS, {"layer_types": ["sliding_attention", "full_attention"]}),
 }
 
 
-@pytest.mark.parametrize("what", OF_TENSORS)
-def test_wrong_weights_are_refused(tmp_path: Path, what: str) -> None:
-    family, changes, change, message = OF_TENSORS[what]
+@pytest.mark.parametrize("case", WRONG_TENSORS)
+def test_wrong_weights_are_refused(tmp_path: Path, case: str) -> None:
+    family, changes, change, message = WRONG_TENSORS[case]
     loaded, out = exported(tmp_path, family, **changes)
     tamper_tensors(out, change)
     with pytest.raises(CheckpointError, match=message):
         verify(loaded, HF.open(out))
 
 
-@pytest.mark.parametrize("what", OF_CONFIGS)
-def test_a_wrong_config_is_refused(tmp_path: Path, what: str) -> None:
-    family, changes, wrong = OF_CONFIGS[what]
+@pytest.mark.parametrize("case", WRONG_CONFIGS)
+def test_a_wrong_config_is_refused(tmp_path: Path, case: str) -> None:
+    family, changes, wrong = WRONG_CONFIGS[case]
     loaded, out = exported(tmp_path, family, **changes)
     tamper_config(out, lambda values: values.update(wrong))
-    with pytest.raises(CheckpointError, match="its logits are off by"):
+    with pytest.raises(CheckpointError, match=OFF):
         verify(loaded, HF.open(out))
 
 
-def test_a_head_that_is_said_to_be_tied_and_is_not(tmp_path: Path) -> None:
+def test_a_head_that_is_claimed_to_be_tied_is_refused(tmp_path: Path) -> None:
     _, out = exported(tmp_path, "llama", tied_head=False)
     tamper_config(out, lambda values: values.update(tie_word_embeddings=True))
     with pytest.raises(CheckpointError, match=r"lm_head.weight is \(257, 24\) and not None"):
@@ -319,7 +293,7 @@ def test_rows_of_padding_are_refused(tmp_path: Path) -> None:
     loaded, out = exported(tmp_path, vocab_size=320)
     tamper_config(out, lambda values: values.update(vocab_size=320))
     tamper_tensors(out, lambda t: t.update({"transformer.wte.weight": loaded.model.wte.weight.detach()}))
-    with pytest.raises(CheckpointError, match="it has logits for 320 ids, and the model has 257"):
+    with pytest.raises(CheckpointError, match="320 ids, and the model has 257"):
         verify(loaded, HF.open(out))
 
 
@@ -333,18 +307,17 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
         verify(loaded, HF.open(out))
 
 
-def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
     _, out = exported(tmp_path)
     data = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="transformers cannot open .*model-hf: .*; export it again"):
-        HF.open(out)
-    (out / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="transformers cannot open"):
-        HF.open(out)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="transformers cannot open .*model-hf"):
+            HF.open(out)
+        (out / "config.json").unlink(missing_ok=True)
 
 
-# --- families and packages -----------------------------------------------------------------------------------------
+# --- families and packages ---
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,11 @@ def rewrite(folder: Path, make: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     safetensors.torch.save_file({name: t.contiguous() for name, t in tensors.items()}, path)
 
 
+def refused(folder: Path, named: str) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        read_folder(folder, tokenizer="none")
+
+
 @torch.inference_mode()
 def test_logits_are_those_of_transformers(foreign: tuple[Any, Path]) -> None:
     model, folder = foreign
@@ -143,7 +148,7 @@ def test_the_shape_is_in_our_words(saved: Callable[[str], Path]) -> None:
     assert (scaled.rope_base, scaled.rope_factor, scaled.rope_trained) == (500.0, 4.0, 0)  # 32 / 4 is the usual one
 
 
-# Older files: other names for the same.
+# --- older files ---
 
 
 def test_older_rotary_fields_mean_the_same(saved: Callable[[str], Path]) -> None:
@@ -227,65 +232,53 @@ def test_biases_of_zeros_add_nothing(saved: Callable[[str], Path], tmp_path: Pat
     assert not read_folder(folder, tokenizer="none").model.config.bias
     bias["model.layers.1.mlp.up_proj.bias"][3] = 1e-3
     rewrite(folder, lambda tensors: tensors | bias)
-    with pytest.raises(
-        CheckpointError, match=r"mlp_bias=True cannot be imported: layers\.1\.mlp\.up_proj\.bias is not"
-    ):
-        read_folder(folder, tokenizer="none")
+    refused(folder, r"mlp_bias=True .*layers\.1\.mlp\.up_proj\.bias")
 
 
-# What cannot be had here is named.
+# --- fields that are refused ---
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
-        ("gpt2", {"activation_function": "relu"}, "activation_function='relu' cannot be imported"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True cannot be imported"),
-        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights=False .* not divided by"),
-        ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
-        ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads=.* heads were taken out"),
-        ("gpt2", {"mup_scale": 8.0}, r"mup_scale=8\.0 cannot be imported: light-llm does not know this field"),
-        ("gpt2", {"n_head": 5}, "describes no model of ours: n_embd=24 does not divide into n_head=5"),
-        ("gpt2", {"n_embd": "24"}, "n_embd='24' cannot be used; it must be a whole number"),
-        ("gpt2", {"tie_word_embeddings": 1}, "tie_word_embeddings=1 .* true or false"),
-        ("gpt2", {"architectures": ["GPT2ForSequenceClassification"]}, "GPT2ForSequenceClassification' is not GPT2LM"),
-        (
-            "llama",
-            {"model_type": "mistral", "architectures": ["MistralForCausalLM"]},
-            "'mistral', .*MistralForCausalLM",
-        ),
-        ("llama", {"model_type": ["llama"]}, r"model_type=\['llama'\], .*light-llm reads gpt2, llama, qwen3"),
-        ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' cannot be imported: its MLP"),
-        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config=.* use the weights it was made from"),
-        ("llama", {"quantization": {"bits": 4}}, "quantization=.* use the weights it was made from"),
-        ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "auto_map=.* has code of its own"),
-        ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5 .* only a part of each head"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
-            "rope_parameters: rope_type='yarn' cannot",
-        ),
-        ("llama", {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_scaling: rope_type='dynamic'"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters says something else"),
-        ("llama", {"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 2.0}}, r"low_freq_factor=2\.0 .* has to be 1"),
-        ("llama", {"rope_parameters": {"rope_theta": 1e4, "beta": 2}}, "rope_parameters: beta=2 .* does not know"),
-        ("llama", {"rope_theta": 7.0}, "rope_theta=7.0 cannot be imported: rope_parameters says "),
-        ("llama", {"attention_bias": True}, "attention_bias=True, and there are no such tensors"),
-        ("qwen3", {"mlp_bias": True}, "mlp_bias=True, and there are no such tensors"),
-        ("llama", {"rope_parameters": {"full_attention": {}}}, "rope_parameters=.* one rotation for all layers"),
-        ("qwen3", {"layer_types": ["full_attention", "linear"]}, "layer_types=.* for each of 2 layers"),
-        ("qwen3", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 cannot be imported"),
-        ("llama", {"num_hidden_layers": 10**9}, "says 1000000000 layers, and there are 20 tensors"),
-        ("llama", {"attention_bias": "yes"}, "attention_bias='yes' .* true or false"),
-    ],
-)
-def test_what_ours_cannot_be_is_refused_by_name(
-    name: str, fields: dict[str, Any], message: str, saved: Callable[[str], Path], tmp_path: Path
+REFUSED_FIELDS: list[tuple[str, dict[str, Any], str]] = [
+    ("gpt2", {"activation_function": "relu"}, "activation_function='relu' cannot be imported"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
+    ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights=False"),
+    ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
+    ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads="),
+    ("gpt2", {"mup_scale": 8.0}, r"mup_scale=8\.0"),
+    ("gpt2", {"n_head": 5}, "n_embd=24 .*n_head=5"),
+    ("gpt2", {"n_embd": "24"}, "n_embd='24'"),
+    ("gpt2", {"tie_word_embeddings": 1}, "tie_word_embeddings=1"),
+    ("gpt2", {"architectures": ["GPT2ForSequenceClassification"]}, "GPT2ForSequenceClassification' is not GPT2LM"),
+    ("llama", {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "'mistral', .*MistralForCausalLM"),
+    ("llama", {"model_type": ["llama"]}, r"model_type=\['llama'\], .*gpt2, llama, qwen3"),
+    ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config="),
+    ("llama", {"quantization": {"bits": 4}}, "quantization="),
+    ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "auto_map="),
+    ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5"),
+    ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_parameters: rope_type='yarn'"),
+    ("llama", {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_scaling: rope_type='dynamic'"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling=.*rope_parameters"),
+    ("llama", {"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 2.0}}, r"low_freq_factor=2\.0 .* 1"),
+    ("llama", {"rope_parameters": {"rope_theta": 1e4, "beta": 2}}, "rope_parameters: beta=2"),
+    ("llama", {"rope_theta": 7.0}, "rope_theta=7.0 .*rope_parameters"),
+    ("llama", {"attention_bias": True}, "attention_bias=True, .* no such tensors"),
+    ("qwen3", {"mlp_bias": True}, "mlp_bias=True, .* no such tensors"),
+    ("llama", {"rope_parameters": {"full_attention": {}}}, "rope_parameters="),
+    ("qwen3", {"layer_types": ["full_attention", "linear"]}, "layer_types=.* 2 layers"),
+    ("qwen3", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
+    ("llama", {"num_hidden_layers": 10**9}, "1000000000 layers, .* 20 tensors"),
+    ("llama", {"attention_bias": "yes"}, "attention_bias='yes'"),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "named"), REFUSED_FIELDS)
+def test_a_field_that_ours_cannot_express_is_named(
+    name: str, fields: dict[str, Any], named: str, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = copy_of(saved(name), tmp_path / "strange")
+    folder = copy_of(saved(name), tmp_path / "changed")
     change(folder, **fields)
-    with pytest.raises(CheckpointError, match=message):
-        read_folder(folder, tokenizer="none")
+    refused(folder, named)
 
 
 def test_a_size_that_is_left_out_is_named() -> None:
@@ -301,7 +294,7 @@ def test_null_means_that_a_field_is_off() -> None:
     assert read_config(GPT2 | {"model_type": "gpt2", "some_new_feature": None}, "c")[1].n_layer == 2
 
 
-# Weights that are not what the config says.
+# --- tensors that are refused ---
 
 
 def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -312,134 +305,104 @@ def with_(**more: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda tensors: tensors | {name.replace("__", "."): t for name, t in more.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "make", "message"),
-    [
-        ("gpt2", without("transformer.h.1.ln_2.bias"), r"has no tensor h\.1\.ln_2\.bias; use a complete copy"),
-        ("llama", without("model.layers.0.self_attn.k_proj.weight"), r"has no tensor layers\.0\.self_attn\.k_proj"),
-        ("llama-untied", without("lm_head.weight"), r"has no tensor lm_head\.weight"),
-        (
-            "gpt2",
-            with_(transformer__h__0__attn__c_attn__weight=torch.zeros(72, 24)),  # as ours would be
-            r"h\.0\.attn\.c_attn\.weight has the shape \(72, 24\), and its config makes it \(24, 72\)",
-        ),
-        (
-            "llama",
-            with_(model__layers__0__self_attn__k_proj__weight=torch.zeros(32, 24)),
-            r"k_proj\.weight has the shape \(32, 24\), and its config makes it \(16, 24\)",
-        ),
-        ("gpt2", with_(transformer__h__0__adapter=torch.ones(2)), r"says nothing of: the tensor 'h\.0\.adapter'; use"),
-        ("gpt2", with_(wte__weight=torch.ones(V, 24)), r"holds wte\.weight twice, with transformer\. and without"),
-        ("gpt2", with_(lm_head__weight=torch.ones(V, 24)), r"lm_head\.weight is not the token table again"),
-        ("llama", with_(model__norm__weight=torch.ones(24, dtype=torch.int32)), "numbers of type int32; only float32"),
-    ],
-)
-def test_strange_tensors_are_refused_by_name(
+REFUSED_TENSORS: list[tuple[str, Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = [
+    ("gpt2", without("transformer.h.1.ln_2.bias"), r"no tensor h\.1\.ln_2\.bias"),
+    ("llama", without("model.layers.0.self_attn.k_proj.weight"), r"no tensor layers\.0\.self_attn\.k_proj"),
+    ("llama-untied", without("lm_head.weight"), r"no tensor lm_head\.weight"),
+    # (out, in), as ours
+    ("gpt2", with_(transformer__h__0__attn__c_attn__weight=torch.zeros(72, 24)), r"c_attn.* \(72, 24\).* \(24, 72\)"),
+    ("llama", with_(model__layers__0__self_attn__k_proj__weight=torch.zeros(32, 24)), r"\(32, 24\).* \(16, 24\)"),
+    ("gpt2", with_(transformer__h__0__adapter=torch.ones(2)), r"'h\.0\.adapter'"),
+    ("gpt2", with_(wte__weight=torch.ones(V, 24)), r"wte\.weight twice"),
+    ("gpt2", with_(lm_head__weight=torch.ones(V, 24)), r"lm_head\.weight"),
+    ("llama", with_(model__norm__weight=torch.ones(24, dtype=torch.int32)), "int32"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "named"), REFUSED_TENSORS)
+def test_a_tensor_at_odds_with_the_config_is_named(
     name: str,
     make: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    message: str,
+    named: str,
     saved: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    folder = copy_of(saved(name), tmp_path / "strange")
+    folder = copy_of(saved(name), tmp_path / "changed")
     rewrite(folder, make)
-    with pytest.raises(CheckpointError, match=message):
-        read_folder(folder, tokenizer="none")
+    refused(folder, named)
 
 
-# Files that are missing, damaged or of another kind.
+# --- files that are missing, damaged or of another kind ---
 
 
 def test_a_missing_shard_is_named(foreign: tuple[Any, Path], tmp_path: Path) -> None:
     folder = copy_of(foreign[1], tmp_path / "copy")
     shards = sorted(folder.glob("model-*.safetensors"))
     shards[1].unlink()
-    with pytest.raises(
-        CheckpointError, match=rf"lacks {shards[1].name}, one of the {len(shards)} files of its weights"
-    ):
-        read_folder(folder, tokenizer="none")
+    refused(folder, rf"lacks {shards[1].name}, one of the {len(shards)} files")
     shards[0].rename(shards[1])
-    (folder / "model.safetensors.index.json").write_text(
-        (folder / "model.safetensors.index.json").read_text().replace(shards[0].name, shards[1].name)
-    )
-    with pytest.raises(CheckpointError, match="does not hold what the index says: "):
-        read_folder(folder, tokenizer="none")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shards[0].name, shards[1].name))
+    refused(folder, "does not hold what the index says: ")
 
 
 @pytest.mark.parametrize(
-    ("index", "message"),
+    ("index", "named"),
     [
-        ("{}", "is damaged: it has no weight_map"),
-        ("[1]", "is damaged: it holds no fields"),
-        ("{", "is damaged, or no JSON"),
-        (
-            '{"weight_map": {"a": "../secret.safetensors"}}',
-            "names '../secret.safetensors', which is no safetensors file",
-        ),
-        ('{"weight_map": {"a": "pytorch_model.bin"}}', "names 'pytorch_model.bin', which is no safetensors file"),
-        ('{"weight_map": {"a": 1}}', "is damaged: it has no weight_map"),
+        ("{}", "weight_map"),
+        ("[1]", "index.json is damaged"),
+        ("{", "no JSON"),
+        ('{"weight_map": {"a": "../secret.safetensors"}}', r"'\.\./secret\.safetensors'"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}}', "'pytorch_model.bin'"),
+        ('{"weight_map": {"a": 1}}', "weight_map"),
     ],
 )
-def test_an_index_that_lies_is_refused(index: str, message: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_wrong_index_is_refused(index: str, named: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy_of(saved("gpt2"), tmp_path / "copy")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(CheckpointError, match=message):
-        read_folder(folder, tokenizer="none")
+    refused(folder, named)
 
 
-def test_a_damaged_file_of_weights_is_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy_of(saved("gpt2"), tmp_path / "copy")
     file = folder / "model.safetensors"
     whole = file.read_bytes()
-    long, short = (1 << 40).to_bytes(8, "little") + whole[8:], whole[:-100]
-    further = whole.replace(b'"data_offsets":[0,', b'"data_offsets":[9,')  # a header that lies
-    for damaged, message in (
-        (long, "its header is said to have"),
-        (short, "damaged or cut"),
-        (further, "damaged or cut"),
+    for damaged in (
+        (1 << 40).to_bytes(8, "little") + whole[8:],  # a header of a terabyte
+        whole[:-100],
+        whole.replace(b'"data_offsets":[0,', b'"data_offsets":[9,'),
     ):
         file.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=message):
-            read_folder(folder, tokenizer="none")
+        refused(folder, "model.safetensors is damaged")
 
 
 @pytest.mark.parametrize(
-    ("there", "message"),
+    ("file", "named"),
     [
-        ("pytorch_model.bin", "only pytorch_model.bin: pickles run code when they are read"),
-        ("adapter_model.safetensors", "only adapter_model.safetensors: an adapter is no model"),
-        ("x.gguf", r"only x\.gguf: GGUF is not read"),
-        ("tf_model.h5", "TensorFlow's weights are not read"),
-        ("flax_model.msgpack", "Flax's weights are not read"),
-        ("readme.txt", r"has no model\.safetensors; use a complete copy"),
+        ("pytorch_model.bin", "pytorch_model.bin: .*save_pretrained"),
+        ("adapter_model.safetensors", "adapter_model.safetensors: .*merge"),
+        ("x.gguf", r"x\.gguf: "),
+        ("tf_model.h5", "tf_model.h5: TensorFlow"),
+        ("flax_model.msgpack", "flax_model.msgpack: Flax"),
+        ("readme.txt", r"has no model\.safetensors"),
     ],
 )
-def test_other_weights_are_refused_with_what_to_do(there: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / there).write_text("x")
-    with pytest.raises(CheckpointError, match=message):
-        read_folder(tmp_path / "m")
+def test_other_formats_are_refused_with_what_to_do(file: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("x")
+    refused(tmp_path, named)
+    refused(tmp_path / "gpt2", "no folder .*gpt2; .*hf download")
 
 
-def test_a_folder_that_is_not_there_may_be_a_name_of_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match="there is no folder .*gpt2; a model of the Hugging Face hub has to be down"
-    ):
-        read_folder(tmp_path / "gpt2")
-
-
-def test_a_config_that_is_missing_or_no_table_is_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_missing_or_wrong_config_is_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy_of(saved("gpt2"), tmp_path / "copy")
     (folder / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"config\.json is damaged: it holds no fields"):
-        read_folder(folder)
+    refused(folder, r"config\.json is damaged")
     (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read: No such file"):
-        read_folder(folder)
+    refused(folder, r"config\.json cannot be read")
 
 
-# Out and in again.
+# --- export and import ---
 
 BPE = train_bpe(["the cat and the dog and the bird sat there, 1234 times; don't ask why\n"] * 3, 300)
 
