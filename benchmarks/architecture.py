@@ -1,11 +1,11 @@
-"""What the choices of an architecture are worth in the same time: nano, 2,048 learnt ids of Shakespeare, three seeds.
+"""Compare architectures in the same time: nano, Shakespeare with 2,048 learned ids, three seeds.
 
-    python benchmarks/architecture.py [NAME ...]     all of them, about 25 minutes; goes on where it was interrupted
+    python benchmarks/architecture.py [NAME ...]     all of them, about 25 minutes; continues where it was interrupted
     python benchmarks/architecture.py micro          the two best at the size of micro, about 9 minutes
 
-First the seconds of a step are measured, the choices in turn, on a machine that should be quiet. Then each run makes as
-many steps as fit into 45 s at that pace, so that what a neighbour takes away later does not count. By Muon, whose rate
-fits all of them.
+First the seconds of a step are measured in turn, on a machine that should be idle. Then each run gets as many steps as
+fit into 45 s at that pace, so that other work later does not count. The optimizer is Muon, whose learning rate suits
+all of them.
 """
 
 import json
@@ -52,7 +52,7 @@ ALL = OPTIONS | MICRO
 
 
 class Training:
-    """A model with its objective and optimizer, a step at a time."""
+    """A model with its objective and optimizer, trained step by step."""
 
     def __init__(self, of_model: dict[str, Any], steps: int, seed: int = 1) -> None:
         seed_everything(seed)
@@ -75,7 +75,7 @@ class Training:
 
 
 def paces(names: list[str]) -> dict[str, float]:
-    """Seconds of a step of each, the fastest of several rounds in turn."""
+    """Return the seconds of a step of each, the fastest of several rounds in turn."""
     trainings = {name: Training(ALL[name], 1000) for name in names}
     tokens, best = torch.randint(V, (B, T)), dict.fromkeys(names, math.inf)
     for _ in range(ROUNDS):
@@ -89,7 +89,7 @@ def paces(names: list[str]) -> dict[str, float]:
 
 
 def train(name: str, steps: int, seed: int) -> float:
-    """One run: bits per byte held out."""
+    """Train once; return held-out bits per byte."""
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=T, tokenizer=f"bpe:{V}")
     loader, training = create_dataloader(dataset, B, seed=seed), Training(ALL[name], steps, seed)
     for k in range(steps):
@@ -100,7 +100,7 @@ def train(name: str, steps: int, seed: int) -> float:
 
 
 def main(names: list[str]) -> None:
-    """In turn, seed by seed; what results/architecture.json already holds is not made again."""
+    """Train in turn, seed by seed; skip results that results/architecture.json already has."""
     configure_malloc()
     path = RESULTS / "architecture.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": {}, "bits": {}}

@@ -1,10 +1,10 @@
-"""The reference bands of the report: what nano and micro do on Shakespeare and on tales, over three seeds.
+"""Train the runs behind the reference bands of the report: nano and micro on Shakespeare and tales, three seeds.
 
-    python benchmarks/bands.py                       trains what is missing, some hours; goes on where it was stopped
-    python benchmarks/bands.py --folder runs/bands   where the runs are kept; each can be resumed on its own
-    python benchmarks/bands.py --steps micro=200     micro only so far: the band ends there
+    python benchmarks/bands.py                       trains what is missing, some hours; continues where it was stopped
+    python benchmarks/bands.py --folder runs/bands   folder of the runs; each can be resumed
+    python benchmarks/bands.py --steps micro=200     micro for 200 steps, where its band then ends
 
-A band holds for the default settings of a preset on one text. It goes to light_llm/report/bands.json.
+A band is for the default settings of a preset on one text. It is written to light_llm/report/bands.json.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 def train(preset: str, text: str, seed: int, out: Path, steps: int) -> None:
-    """The first steps of a default run of 500, or the next ones of one that is there."""
+    """Train or resume a default run of 500 steps up to a step."""
     from light_llm.runtime.env import stop_after_env
 
     made = _last_step(out)
@@ -46,7 +46,7 @@ def train(preset: str, text: str, seed: int, out: Path, steps: int) -> None:
 
 
 def band(runs: list[Path], steps: int) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of the training loss and of the held-out loss, up to a step."""
+    """Return mean and standard deviation over seeds of training and held-out loss, up to a step."""
     records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs]
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
     losses = [{row["step"]: row["loss"] for row in of if row["kind"] == "step"} for of in rows]

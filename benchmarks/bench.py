@@ -1,6 +1,6 @@
-"""All CPU comparisons in turn: one table, results/*.json and what README shows of them. `make bench`, under 10 minutes.
+"""Run all CPU benchmarks and write one table, results/*.json and README's extract: `make bench`, under 10 minutes.
 
-Nothing else should run meanwhile. The long runs behind README's tables of losses are `default_run.py`'s.
+Nothing else should run meanwhile. The long runs behind README's tables of losses are in `default_run.py`.
 """
 
 import sys
@@ -9,9 +9,9 @@ import time
 import generate_speed
 import scaling
 import train_speed
-from measure import RESULTS, as_table, keep
+from measure import RESULTS, as_table, save_results
 
-HEADLINES = (  # the lines README shows
+HEADLINES = (  # rows that README shows
     "ours, micro 4 x 1,024, beside plain, float32",
     "ours, micro 4 x 1,024, beside plain, bfloat16, compiled",
     "ours, peak",
@@ -25,17 +25,17 @@ HEADLINES = (  # the lines README shows
 
 
 def main() -> None:
-    """Measure, keep, print."""
+    """Measure, save and print."""
     start = time.perf_counter()
     print("training ...", file=sys.stderr, flush=True)
     trained = train_speed.measure()
-    # Before anything large is made in this process: a child's peak begins at its parent's size.
+    # Before this process allocates anything large, because the peak of a child starts at the size of its parent.
     print("growth ...", file=sys.stderr, flush=True)
     warnings = scaling.main()
     print("writing ...", file=sys.stderr, flush=True)
     wrote = generate_speed.measure()
-    rows, kept = [*trained, *wrote], keep("train_speed", trained)
-    keep("generate_speed", wrote)
+    rows, kept = [*trained, *wrote], save_results("train_speed", trained)
+    save_results("generate_speed", wrote)
     foot = f"{kept['cores']} shared cores, {kept['machine']}, torch {kept['torch']}, {kept['date']}."
     headlines = [next(row for row in rows if row.what.startswith(what)) for what in HEADLINES]
     for name, shown in (("speed", headlines), ("speed_all", rows)):

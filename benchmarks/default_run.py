@@ -1,10 +1,10 @@
-"""The default run in full, on Shakespeare and on the built-in corpus, three recipes, and README's tables of them.
+"""Train the default run on Shakespeare and on the built-in corpus, and three recipes, for README's tables.
 
     python benchmarks/default_run.py                      trains all (an hour and a half), writes the tables
     python benchmarks/default_run.py --only tales         one of them
-    python benchmarks/default_run.py --only tales --folder checkpoints   of a run that is already there
+    python benchmarks/default_run.py --only tales --folder checkpoints   of a finished run
 
-The tables go to benchmarks/results/; a test holds README to them.
+The tables go to benchmarks/results/; a test compares README with them.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def table(folder: Path, machine: str, *, timed: bool = False) -> str:
-    """The curve, the time and the memory of a finished run, as Markdown; `timed`: with the training time so far."""
+    """Format curve, time and memory of a finished run as Markdown; `timed` adds the training time so far."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     steps: list[dict[str, Any]] = [row for row in rows if row["kind"] == "step"]

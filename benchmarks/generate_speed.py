@@ -1,8 +1,8 @@
-"""How fast micro writes on the CPU: each number beside the plain way and this machine's own limits, in one run.
+"""Measure how fast micro generates on the CPU, in comparison with plain code and the limits of this machine.
 
     python benchmarks/generate_speed.py
 
-The weights are random: they are multiplied no faster than trained ones. Needs `transformers` and GPT-2's vocabulary.
+The weights are random, which are multiplied as fast as trained ones. Needs `transformers` and GPT-2's vocabulary.
 """
 
 import tempfile
@@ -18,11 +18,11 @@ from measure import (
     Row,
     as_table,
     best_in_turn,
-    between,
-    keep,
+    fastest_process,
+    intervals,
     matmul_rate,
     memory_bandwidth,
-    seconds_of,
+    save_results,
     steps_in_turn,
 )
 from torch import Tensor, nn
@@ -42,14 +42,14 @@ ROWS = 32
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     rows = measure()
-    keep("generate_speed", rows)
+    save_results("generate_speed", rows)
     print(as_table(rows))
 
 
 def measure() -> list[Row]:
-    """All of it, in under two minutes."""
+    """Measure everything, in under two minutes."""
     bandwidth = memory_bandwidth()
     models = {
         "float32": made(),
@@ -70,7 +70,7 @@ def measure() -> list[Row]:
 
 
 def made(dtype: str = "auto", quantize: str = "none", *, change: bool = True) -> LightLLM:
-    """Micro, always with the same weights."""
+    """Return micro, always with the same weights."""
     torch.manual_seed(0)
     model = LightLLM(CONFIG).eval()
     if change:
@@ -81,13 +81,13 @@ def made(dtype: str = "auto", quantize: str = "none", *, change: bool = True) ->
 def steps(
     model: LightLLM, n: int = N, *, rows: int = 1, prompt: int = 16, sampling: Sampling = GREEDY
 ) -> Callable[[], list[float]]:
-    """The seconds of each of n tokens after the first."""
+    """Return a function that measures the seconds of each of n tokens after the first."""
     prompts = [[(7 * i + b) % CONFIG.vocab_size for i in range(prompt)] for b in range(rows)]
-    return lambda: between(decode(model, prompts, seeds=range(rows), sampling=sampling, max_new_tokens=n + 1))
+    return lambda: intervals(decode(model, prompts, seeds=range(rows), sampling=sampling, max_new_tokens=n + 1))
 
 
 def one_stream(models: dict[str, LightLLM], bandwidth: float) -> list[Row]:
-    """A single text, greedy, prompt of 16."""
+    """Measure a single text, greedy, after a prompt of 16."""
     variants = {name: steps(model) for name, model in models.items()}
     variants["transformers"] = as_transformers(models["float32 plain"])
     variants["products"] = products_alone(models["float32 plain"])
@@ -107,7 +107,7 @@ def one_stream(models: dict[str, LightLLM], bandwidth: float) -> list[Row]:
 
 
 def contexts(model: LightLLM, bandwidth: float) -> list[Row]:
-    """A token on top of more and more others. The limit: the shortest, and reading the other keys and values."""
+    """Measure a token after growing contexts. The limit: the shortest one, plus reading the other keys and values."""
     lengths = (64, 512, 984)
     seconds = steps_in_turn({str(n): steps(model, prompt=n) for n in lengths}, turns=3)
     whole = torch.zeros(1, lengths[-1], dtype=torch.long)
@@ -124,7 +124,7 @@ def contexts(model: LightLLM, bandwidth: float) -> list[Row]:
 
 
 def reading(model: LightLLM, n: int = 512) -> Row:
-    """A prompt: logits of its last position only."""
+    """Measure a prompt: logits of its last position only."""
     body = sum(w.numel() for w in matrices(model, head=False))
     attention = 2 * CONFIG.n_layer * n * n * CONFIG.n_embd  # scores and sums over what is visible, half of all
     flop = 2 * body * n + attention
@@ -139,7 +139,7 @@ def reading(model: LightLLM, n: int = 512) -> Row:
 
 
 def many_streams(model: LightLLM) -> list[Row]:
-    """Texts side by side, with the usual sampling."""
+    """Measure several texts in one batch, with default sampling."""
     both = {"one": steps(model, sampling=USUAL), "many": steps(model, rows=ROWS, sampling=USUAL)}
     seconds = steps_in_turn(both, turns=4)
     speed = (ROWS / seconds["many"], 1 / seconds["one"])
@@ -150,7 +150,7 @@ def many_streams(model: LightLLM) -> list[Row]:
 
 
 def choosing() -> list[Row]:
-    """The next token of some rows, by top-k 40 and temperature 0.8."""
+    """Measure the sampling of some rows with top-k 40 and temperature 0.8."""
     rows = []
     for B in (1, ROWS):
         logits = torch.randn(B, CONFIG.vocab_size)
@@ -170,30 +170,30 @@ def choosing() -> list[Row]:
 
 
 def from_the_shell() -> list[Row]:
-    """What somebody waits for: the first token, and help. The limits are what we allow."""
+    """Measure the time to the first token and to --help; the limits are what we allow."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "best_model.pt")
         model, tokenizer = made(change=False), make_tokenizer("gpt2")
         meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
         write_model_file(path, model.state_dict(), meta | {"tokenizer": tokenizer.to_dict(), "data": {}}, Files())
         demo = [str(CHECKOUT / "generate.py"), "demo", "--checkpoint", str(path), "--max-new-tokens", "1"]
-        first = seconds_of(demo, until=b"\nTo be or not to be")
-    torch_alone = seconds_of(["-c", "import torch"])
+        first = fastest_process(demo, until=b"\nTo be or not to be")
+    torch_alone = fastest_process(["-c", "import torch"])
     rows = [Row("first token of generate.py demo", "s", first, None, 3.0, f"allowed; import torch {torch_alone:.2f}")]
     for words in ("generate.py --help", "train.py --help", "-m light_llm --help", "-m light_llm generate --help"):
         asked = [str(CHECKOUT / word) if word.endswith(".py") else word for word in words.split()]
-        rows.append(Row(f"python {words}", "s", seconds_of(asked), None, 0.4, "allowed"))
+        rows.append(Row(f"python {words}", "s", fastest_process(asked), None, 0.4, "allowed"))
     return rows
 
 
 def matrices(model: LightLLM, *, head: bool = True) -> list[Tensor]:
-    """Every weight that a token is multiplied with."""
+    """Count the weights that a token is multiplied with."""
     body = [p.detach() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h.")]
     return [*body, model.head_weight.detach()] if head else body
 
 
 def products_alone(model: LightLLM) -> Callable[[], list[float]]:
-    """The products of one token by F.linear on one row in bfloat16, and nothing else."""
+    """Return a function that runs only the products of one token, by F.linear in bfloat16."""
     weights = [w.bfloat16() for w in matrices(model)]
     rows = {w.size(1): torch.randn(1, w.size(1)).bfloat16() for w in weights}
 
@@ -204,11 +204,11 @@ def products_alone(model: LightLLM) -> Callable[[], list[float]]:
                     F.linear(rows[weight.size(1)], weight)
                 yield
 
-    return lambda: between(tokens())
+    return lambda: intervals(tokens())
 
 
 def as_transformers(model: LightLLM) -> Callable[[], list[float]]:
-    """`generate` of transformers' GPT-2 with the same weights, in bfloat16."""
+    """Return a function that runs `generate` of transformers with the same weights, in bfloat16."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -231,17 +231,17 @@ def as_transformers(model: LightLLM) -> Callable[[], list[float]]:
 
 
 class Clock:
-    """Notes when transformers hands over each token."""
+    """Record when transformers returns each token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def put(self, value: object) -> None:
-        """A token is there."""
+        """Record the time of a token."""
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """All are."""
+        """Do nothing at the end of the text."""
 
 
 if __name__ == "__main__":

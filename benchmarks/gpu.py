@@ -1,18 +1,17 @@
-"""GPT-2's 124 M parameters on one GPU: training beside a plain compiled loop, and writing. One call:
+"""Train and generate with GPT-2's 124 M parameters on one GPU, in comparison with a plain compiled loop:
 
     python benchmarks/gpu.py [--batch 32] [--steps 20]
 
-Prints a table with the card, its measured product rate and the versions, and writes results/gpu.json. The plain loop is
-the same model with torch's fused attention, `F.cross_entropy` over the full logits, `torch.compile` and fused AdamW.
+Prints a table with the GPU, its measured rate of products and the versions, and writes results/gpu.json. The plain loop
+is the same model with torch's fused attention, `F.cross_entropy` over the full logits, `torch.compile` and fused AdamW.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from measure import Row, as_table, keep
+from measure import Row, as_table, save_results
 from train_speed import T, flops
 
 from light_llm.config import ModelConfig, TrainConfig
@@ -21,37 +20,30 @@ from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
 from light_llm.runtime import autocast, choose_device
+from light_llm.runtime.timing import time_calls
 
 CONFIG = ModelConfig(n_embd=768, n_layer=12, n_head=12)
 
 
-def seconds(call: Callable[[], object], n: int, settle: int = 3) -> float:
-    """The median of n calls, each waited for."""
-    found = []
-    for i in range(settle + n):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        if i >= settle:
-            found.append(time.perf_counter() - start)
-    return statistics.median(found)
+def seconds(call: Callable[[], object], n: int) -> float:
+    """Return the median of n calls."""
+    return statistics.median(time_calls(call, device="cuda", repeats=n, min_seconds=0))
 
 
 def card_rate() -> float:
-    """FLOP/s of bfloat16 products of 8,192 x 8,192 matrices."""
+    """Measure the FLOP/s of bfloat16 products of 8,192 x 8,192 matrices."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * 8192**3 / seconds(lambda: a @ b, 20)
 
 
 def card_bandwidth() -> float:
-    """Bytes/s of reading 4 GB."""
+    """Measure the bytes/s of reading 4 GB."""
     block = torch.ones(1 << 30, device="cuda", dtype=torch.float32)
     return block.numel() * 4 / seconds(block.sum, 20)
 
 
 def trainer(chunk: int, batch: int) -> Callable[[], None]:
-    """A compiled training step; chunk 0 is the plain loss."""
+    """Return a compiled training step; chunk 0 is the plain loss."""
     torch.manual_seed(0)
     model = LightLLM(CONFIG).to("cuda")
     objective, optimizer = NextTokenLoss(model, chunk), build_optimizer(model, TrainConfig())
@@ -71,7 +63,7 @@ def trainer(chunk: int, batch: int) -> Callable[[], None]:
 
 
 def measure(batch: int, steps: int) -> list[Row]:
-    """Training, then one stream of writing."""
+    """Measure training, then generation of a single text."""
     rate, bandwidth, n = card_rate(), card_bandwidth(), batch * T
     speeds, peaks = {}, {}
     for name, chunk in (("plain", 0), ("ours", 8192)):
@@ -102,5 +94,5 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     print(f"{choose_device('cuda')}, torch {torch.__version__}")
     rows = measure(asked.batch, asked.steps)
-    keep("gpu", rows)
+    save_results("gpu", rows)
     print(as_table(rows))

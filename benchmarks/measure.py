@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, a row of a table, this machine's own limits, and where results go."""
+"""Time variants in turn, measure the limits of this machine, and save rows of results: shared by the benchmarks."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from light_llm.runtime import device_name, usable_cores
+from light_llm.runtime.timing import time_calls
 
 CHECKOUT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -23,7 +24,7 @@ LOWER_IS_BETTER = ("s", "ms", "GB")
 
 @dataclass(frozen=True)
 class Row:
-    """One number, what the plain way gives, and what would be the best possible or the most allowed.
+    """A measured number with that of a plain implementation, and a limit: the best possible, or the most allowed.
 
     >>> row = Row("a token", "ms", ours=4.0, plain=8.0, limit=2.0)
     >>> row.ratio, row.share
@@ -39,12 +40,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as good as the plain way."""
+        """How many times as good as the plain implementation."""
         return self._better(self.ours, self.plain)
 
     @property
     def share(self) -> float | None:
-        """Which part of the limit is reached; for what is allowed to take a time, above 1 is within it."""
+        """The share of the limit that is reached; for a time that is allowed, a value above 1 is within it."""
         return self._better(self.ours, self.limit)
 
     def _better(self, ours: float, other: float | None) -> float | None:
@@ -54,10 +55,10 @@ class Row:
 
 
 def best_in_turn(variants: Mapping[str, Callable[[], object]], *, turns: int = 5) -> dict[str, float]:
-    """The fastest of several calls of each, in seconds.
+    """Return the fastest of several calls of each variant, in seconds.
 
-    In turn, so that a machine that gets slower or faster does so for all; the best, because a neighbour's noise only
-    ever slows a line down. One call of each comes first and is not counted.
+    In turn, so that a machine that becomes slower does so for all; the fastest, because other work only ever slows a
+    call down. The first call of each is not counted.
     """
     for call in variants.values():
         call()
@@ -71,9 +72,9 @@ def best_in_turn(variants: Mapping[str, Callable[[], object]], *, turns: int = 5
 
 
 def steps_in_turn(variants: Mapping[str, Callable[[], list[float]]], *, turns: int = 5) -> dict[str, float]:
-    """The seconds of one step of each variant, which give the seconds of all their steps: the 10th percentile.
+    """Return the 10th percentile of the seconds of each variant's steps.
 
-    As `best_in_turn`, for what is short: a neighbour spoils a few steps and not the whole call.
+    As `best_in_turn`, for short steps: other work spoils a few of them and not the whole call.
     """
     found: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(turns + 1):
@@ -83,26 +84,26 @@ def steps_in_turn(variants: Mapping[str, Callable[[], list[float]]], *, turns: i
     return {name: sorted(seconds)[len(seconds) // 10] for name, seconds in found.items()}
 
 
-def between(ticks: Iterable[object]) -> list[float]:
-    """The seconds from each element to the next."""
+def intervals(ticks: Iterable[object]) -> list[float]:
+    """Return the seconds from each element to the next."""
     times = [time.perf_counter() for _ in ticks]
     return [after - before for before, after in pairwise(times)]
 
 
 def matmul_rate(turns: int = 10) -> float:
-    """FLOP/s of bfloat16 products of a block's own shape, (4096, 384) x (384, 1536)."""
+    """Measure the FLOP/s of bfloat16 products with the shape of micro's MLP, (4096, 384) x (384, 1536)."""
     a, b = torch.randn(4096, 384).bfloat16(), torch.randn(384, 1536).bfloat16()
-    return 2 * 4096 * 384 * 1536 / best_in_turn({"": lambda: a @ b}, turns=turns)[""]
+    return 2 * 4096 * 384 * 1536 / min(time_calls(lambda: a @ b, repeats=turns, min_seconds=0))
 
 
 def memory_bandwidth(turns: int = 8) -> float:
-    """Bytes/s of reading what no cache holds."""
+    """Measure the bytes/s of reading 256 MB, more than a cache holds."""
     block = torch.ones(1 << 25, dtype=torch.int64)
-    return block.numel() * 8 / best_in_turn({"": block.sum}, turns=turns)[""]
+    return block.numel() * 8 / min(time_calls(block.sum, repeats=turns, min_seconds=0))
 
 
-def seconds_of(words: Sequence[str], *, until: bytes = b"", turns: int = 3) -> float:
-    """The fastest of several child processes, `python WORDS ...`: to its end, or until it has printed something."""
+def fastest_process(words: Sequence[str], *, until: bytes = b"", turns: int = 3) -> float:
+    """Return the seconds of the fastest of several `python WORDS ...`, to its end or until it has printed `until`."""
     best = float("inf")
     for _ in range(turns):
         start = time.perf_counter()
@@ -119,7 +120,7 @@ def seconds_of(words: Sequence[str], *, until: bytes = b"", turns: int = 3) -> f
 
 
 def as_table(rows: Sequence[Row]) -> str:
-    """Markdown: what, ours, plain, ratio, limit, share of limit."""
+    """Format rows as Markdown."""
     head = "| what | unit | ours | plain | ratio | limit | share of limit | plain and limit are |\n|---|---|"
     lines = [head + "---:|" * 5 + "---|"]
     for row in rows:
@@ -130,8 +131,8 @@ def as_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def keep(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Write results/NAME.json and return what is in it: the rows, the day, and what they were measured on."""
+def save_results(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Write rows, date, machine and versions to results/NAME.json, and return them."""
     result = {
         "date": str(date.today()),
         "torch": torch.__version__,

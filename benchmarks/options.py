@@ -1,9 +1,9 @@
-"""What the options of training are worth in the same time: nano, 2,048 learnt ids of Shakespeare, 90 s, three seeds.
+"""Compare training options in the same time: nano, Shakespeare with 2,048 learned ids, 90 s, three seeds.
 
-    python benchmarks/options.py [NAME ...]     all of them, about 25 minutes; goes on where it was interrupted
+    python benchmarks/options.py [NAME ...]     all of them, about 25 minutes; continues where it was interrupted
 
-Time is that of the processor's cores, shared out among the threads: what a neighbour takes away does not count. The
-schedules go by the share of the time that is spent.
+Time is CPU time divided by the number of threads, so that other work does not count. The schedules follow the share of
+the time that has passed.
 """
 
 import json
@@ -37,7 +37,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the 
 
 
 def train(name: str, seed: int) -> dict[str, float]:
-    """One run: bits per byte held out, and the steps it made."""
+    """Train once; return held-out bits per byte and the number of steps."""
     of_model, of_training = OPTIONS[name]
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=256, tokenizer="bpe:2048")
     loader = create_dataloader(dataset, 8, seed=seed)
@@ -64,7 +64,7 @@ def train(name: str, seed: int) -> dict[str, float]:
 
 
 def main(names: list[str]) -> None:
-    """In turn, so that a slower hour hits all alike; what results/options.json already holds is not made again."""
+    """Train in turn, so that a slower hour affects all alike; skip results that results/options.json already has."""
     configure_malloc()
     path = RESULTS / "options.json"
     found: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text()) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""Puts the tables of benchmarks/results/ into the pages that show them. A test holds the pages to them.
+"""Put the tables of benchmarks/results/ into the pages that show them, which a test compares.
 
 python benchmarks/pages.py
 """
@@ -12,7 +12,7 @@ PAGES = ("README.md", "docs/speed.md", "docs/reliability.md", "docs/plan.md", "d
 
 
 def main() -> None:
-    """Replace what stands between `<!-- NAME.md -->` and `<!-- end -->`."""
+    """Replace the text between `<!-- NAME.md -->` and `<!-- end -->`."""
     for page in PAGES:
         path = CHECKOUT / page
         text = path.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What a plan foretells, beside what happens: peak memory and time per step, over runs of all kinds.
+"""Compare the predictions of `plan` with real runs of all kinds: peak memory and time per step.
 
-Each run is the command line as a user has it, in a process of its own, and measures this machine anew before it starts:
-so calibration and runs are interleaved, and a machine whose speed drifts is held against itself. Twenty minutes, with
-nothing else running. `make bench-plan`.
+Each run is a command line in its own process, which measures this machine again before it starts: calibration and runs
+alternate, so that a machine whose speed drifts is compared with itself. Twenty minutes on an idle machine:
+`make bench-plan`.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def one_run(flags: str, folder: Path) -> dict[str, Any]:
 
 
 def forget_this_machine() -> None:
-    """The profile is measured again at the next start; what else is known stays."""
+    """Delete the cached profile, so that the next run measures it again; keep other measurements."""
     path = cache_dir() / "measured.json"
     if path.exists():
         known = {k: v for k, v in json.loads(path.read_text()).items() if not k.startswith("profile ")}
@@ -87,12 +87,12 @@ def forget_this_machine() -> None:
 
 
 def off(of: dict[str, float]) -> float:
-    """How far a prediction is off, as a share of what was measured."""
+    """Return the error of a prediction as a share of the measurement."""
     return of["foretold"] / of["measured"] - 1
 
 
 def verdict(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Median and worst of the errors of memory, median and 90th percentile of those of time."""
+    """Return median and largest error of memory, median and 90th percentile of those of time."""
     memory, step = (sorted(abs(off(run[what])) for run in runs) for what in ("memory", "step"))
     ninth = step[min(len(step) - 1, round(0.9 * len(step)) - 1)]
     return {
@@ -104,7 +104,7 @@ def verdict(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def as_table(runs: list[dict[str, Any]], about: str) -> str:
-    """Markdown."""
+    """Format the table as Markdown."""
     lines = [f"{about}\n", "| run | memory, GB: predicted | measured | off | step, s: predicted | measured | off |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for run in runs:
@@ -120,7 +120,7 @@ def as_table(runs: list[dict[str, Any]], about: str) -> str:
 
 
 def main() -> int:
-    """Run the grid, print the table, keep it. Returns 1 where a figure is not met."""
+    """Run the grid, print and save the table. Return 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="runs whose flags contain this; nothing is kept")
     only = parser.parse_args().only

@@ -1,10 +1,10 @@
-"""How fast a text becomes token ids: `prepare` beside tiktoken alone, in turn, in one run; and what it holds in memory.
+"""Measure the speed and memory of `prepare`, in comparison with tiktoken alone.
 
     python benchmarks/prepare.py [--megabytes 60]
 
-tiktoken alone encodes the same text from memory, in the stretches `prepare` uses, and keeps nothing: on one thread, and
-with its own call for many texts on as many threads as there are cores. The first times the cores is what perfect cores
-would give; the second is what these give.
+tiktoken encodes the same text from memory, in the chunks that `prepare` uses, and discards the ids: on one thread, and
+with its own call for many texts on one thread per core. The first times the number of cores is the ideal; the second is
+what these cores give.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TURNS = 3
 
 
 def main() -> None:
-    """Time both, in turn, on one long text and on many short documents."""
+    """Time both in turn, on one long text and on many short documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=60)
     megabytes = parser.parse_args().megabytes
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def row(data: str, spec: str, folder: Path, cores: int) -> str:
-    """The speeds and their ratios."""
+    """Return the speeds and their ratios."""
     source, _ = resolve_source(DataConfig(data=data), chosen=True)
     tokenizer = cached_tokenizer(spec, source, 0.1)
     assert isinstance(tokenizer, BytePairTokenizer)
@@ -68,7 +68,7 @@ def row(data: str, spec: str, folder: Path, cores: int) -> str:
 
 
 def seconds_alone(source: Source, tokenizer: Tokenizer) -> float:
-    """tiktoken on one thread; reading is not counted."""
+    """Time tiktoken on one thread, without reading."""
     spent = 0.0
     for task in batch_chunks(source.read()):
         start = time.perf_counter()
@@ -80,7 +80,7 @@ def seconds_alone(source: Source, tokenizer: Tokenizer) -> float:
 
 
 def seconds_of_threads(source: Source, tokenizer: BytePairTokenizer, cores: int) -> float:
-    """tiktoken's own way with many texts; reading is not counted."""
+    """Time tiktoken's call for many texts, without reading."""
     spent = 0.0
     todo = batch_chunks(source.read())
     while some := list(islice(todo, 4 * cores)):

@@ -1,12 +1,12 @@
-"""What watching costs: the default run with everything measured, and with nothing, in turn.
+"""Measure the cost of probes and metrics: the default run with all of them and with none, in turn.
 
     python benchmarks/probes.py                 about ten minutes
-    python benchmarks/probes.py --pairs 1       a quick look
+    python benchmarks/probes.py --pairs 1       one pair
     python benchmarks/probes.py --one off       one run, as JSON
 
-With nothing: clipping by torch's own function and no look inside. Runs are processes of their own, in turn and with the
-order changed from pair to pair; evaluation, saving and samples are left out of both, so that the share is not of less.
-A step takes its median time from listener to listener, and a look what its step takes more, shared among 25 steps.
+With none: clipping by torch's own function, and no probes. Each run is a process, and the order alternates from pair to
+pair. Neither evaluates, saves or samples, so that the share is that of the steps alone. The time of a step is the
+median from callback to callback; a probe costs what its step takes longer, divided among 25 steps.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import RESULTS, Row, as_table, keep
+from measure import RESULTS, Row, as_table, save_results
 
 EVERY = 25  # steps between two looks, the default
 STEPS = 2 * EVERY + 2
@@ -30,7 +30,7 @@ ALLOWED = {"step": 1.02, "look": 1.03, "all": 1.05}
 
 
 class PlainClip:
-    """In place of the meter: clips, and measures nothing."""
+    """Stand-in for `StepMetrics` that only clips."""
 
     current = None
 
@@ -38,7 +38,7 @@ class PlainClip:
         self.model = model
 
     def clip(self, max_norm: float) -> torch.Tensor:
-        """As a plain loop does."""
+        """Clip as a plain loop does."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
 
     def __enter__(self) -> "PlainClip":
@@ -49,7 +49,7 @@ class PlainClip:
 
 
 def train_one(preset: str, *, watched: bool) -> dict[str, float]:
-    """Seconds of a step by its own clock, of a look, and of a step with its share of everything around it."""
+    """Return the seconds of a step, of a probe, and of a step with its share of everything else."""
     from light_llm.config import ModelConfig
     from light_llm.data import create_dataloader, prepare_dataset
     from light_llm.model import LightLLM
@@ -85,7 +85,7 @@ def _tick(ticks: list[float], run: Any) -> str | None:
 
 
 def in_child(preset: str, which: str) -> dict[str, float]:
-    """A run in a process of its own."""
+    """Run one variant in its own process."""
     words = [sys.executable, __file__, "--one", which, "--preset", preset]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     found: dict[str, float] = json.loads(said.splitlines()[-1])
@@ -94,7 +94,7 @@ def in_child(preset: str, which: str) -> dict[str, float]:
 
 
 def measure(pairs: int) -> list[Row]:
-    """The rows of the table: seconds with everything beside seconds with nothing, the median of the pairs' ratios."""
+    """Return the rows of the table: seconds with all and with none, and the median ratio of the pairs."""
     rows = []
     for preset in PRESETS:
         found: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
@@ -115,7 +115,7 @@ def measure(pairs: int) -> list[Row]:
 
 
 def main() -> None:
-    """Measure, print and keep the table."""
+    """Measure, print and save the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="runs of each kind")
     parser.add_argument("--one", choices=("on", "off"), help="one run, as JSON")
@@ -125,7 +125,7 @@ def main() -> None:
         print(json.dumps(train_one(args.preset, watched=args.one == "on")))
         return
     rows = measure(args.pairs)
-    result = keep("probes", rows)
+    result = save_results("probes", rows)
     machine = f"{result['cores']} shared cores, {result['machine']}, torch {result['torch']}, {result['date']}"
     table = f"{as_table(rows)}\n\n{machine}. {args.pairs} pairs of {STEPS} steps of 8 x 512.\n"
     (RESULTS / "probes.md").write_text(table, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""How the cost of a training step grows with each size, and a picture of it: `python benchmarks/scaling.py`.
+"""Measure and plot how the cost of a training step grows with each size: `python benchmarks/scaling.py`.
 
-Each line varies one size of a small model around 2 x 512 tokens, C = 256, L = 4, V = 8,192, in one process. Beside the
-measured seconds stands what the arithmetic says: FLOPs of all products, with attention's T^2, over the machine's own
-product rate. A step may do better than its line when it gets large; it must not get steeper than it.
+Each line varies one size of a small model around 2 x 512 tokens, C = 256, L = 4, V = 8,192. The measured seconds are
+compared with the FLOPs of all products, attention included, over the machine's rate of products. A large step may be
+faster than its line, but must not grow more steeply.
 """
 
 import json
@@ -28,7 +28,7 @@ ROOM = 1.25  # a doubling may cost this much more than its arithmetic: a cache i
 
 @dataclass(frozen=True)
 class Size:
-    """One training step's sizes."""
+    """The sizes of a training step."""
 
     T: int = 512
     B: int = 2
@@ -45,7 +45,7 @@ class Size:
 
     @property
     def flops(self) -> float:
-        """Of all products of a step."""
+        """Floating-point operations of all products of a step."""
         return flops(self.config, self.B * self.T, self.T)
 
 
@@ -60,7 +60,7 @@ LINES = {
 
 @dataclass(frozen=True)
 class Point:
-    """What one size costs."""
+    """The cost of one size."""
 
     name: str  # which size is varied
     value: int
@@ -73,7 +73,7 @@ class Point:
 
 
 def measure_point(name: str, value: int) -> Point:
-    """In this process."""
+    """Measure one size in this process."""
     configure_malloc()
     torch.manual_seed(0)
     size = replace(Size(), **{name: value})
@@ -97,7 +97,7 @@ def measure_point(name: str, value: int) -> Point:
 
 
 def in_child(name: str, value: int) -> Point:
-    """Its peak is a process's own."""
+    """Measure one size in its own process, because peak memory is that of a whole process."""
     words = [sys.executable, __file__, "--one", name, str(value)]
     point = Point(**json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
     print(
@@ -109,7 +109,7 @@ def in_child(name: str, value: int) -> Point:
 
 
 def steeper(points: list[Point]) -> list[str]:
-    """Neighbours between which the measured seconds grew by more than the arithmetic, with room for noise."""
+    """Name the pairs of sizes between which the seconds grew faster than the arithmetic, with a margin for noise."""
     found = []
     for small, large in pairwise(points):
         grew, must = large.seconds / small.seconds, large.flops / large.rate / (small.flops / small.rate)
@@ -119,7 +119,7 @@ def steeper(points: list[Point]) -> list[str]:
 
 
 def draw(lines: dict[str, list[Point]], path: Path) -> None:
-    """One panel a size: measured seconds, and the arithmetic's line below."""
+    """Plot a panel for each size: measured seconds, and the line of the arithmetic."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -147,12 +147,12 @@ def draw(lines: dict[str, list[Point]], path: Path) -> None:
 
 
 def measure() -> dict[str, list[Point]]:
-    """All lines."""
+    """Measure all lines."""
     return {name: [in_child(name, value) for value in values] for name, values in LINES.items()}
 
 
 def main() -> list[str]:
-    """Measure, keep, draw. Returns where a size costs more than its arithmetic."""
+    """Measure, save and plot. Return a warning for each size that costs more than its arithmetic."""
     lines = measure()
     found = [line for points in lines.values() for line in steeper(points)]
     record = {

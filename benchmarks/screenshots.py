@@ -1,9 +1,9 @@
-"""The pictures of the report and of the live page that README shows, of runs that were really made.
+"""Take the screenshots of the report and the live page that README shows.
 
     python benchmarks/screenshots.py FOLDER [FOLDER ...]
 
-The report is of the first, the live page of all. Needs playwright, and chromium or google-chrome. The pictures go to
-docs/images/.
+The report is of the first run, the live page of all. Needs playwright, and chromium or google-chrome. The screenshots
+go to docs/images/.
 """
 
 import argparse
@@ -23,7 +23,7 @@ DRAWN = "() => { const all = [...document.querySelectorAll('.plot')]; return all
 
 
 def main() -> None:
-    """Take both."""
+    """Take both screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     folders = parser.parse_args().folders
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def take(browser: Browser, address: str, name: str, scheme: str) -> None:
-    """The top of a page."""
+    """Save a screenshot of the top of a page."""
     page = browser.new_page(viewport=SIZE, color_scheme=scheme)  # type: ignore[arg-type]
     page.goto(address)
     page.wait_for_function(DRAWN)

@@ -1,10 +1,10 @@
-"""Training speed and memory on this CPU, each variant in a process of its own, in turn, beside a plain loop.
+"""Measure training speed and memory on this CPU, in comparison with a plain loop, each variant in its own process.
 
     python benchmarks/train_speed.py            all of it, about 5 minutes
     python benchmarks/train_speed.py --one fast one variant, as JSON
 
-Every process measures the machine's own product rate between its steps, so that shares do not depend on what a
-neighbour takes away meanwhile. The plain loop is the same GPT-2 with torch's attention kernel, `F.cross_entropy` over
+Every process measures the machine's rate of products between its steps, so that shares do not depend on other work that
+runs meanwhile. The plain loop is the same GPT-2 with torch's attention kernel, `F.cross_entropy` over
 the full logits and torch's default AdamW.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from measure import Row, as_table, keep, matmul_rate
+from measure import Row, as_table, matmul_rate, save_results
 from torch import Tensor
 
 from light_llm.config import ModelConfig, TrainConfig
@@ -60,7 +60,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What a variant's process says of itself."""
+    """The result of one process."""
 
     tokens_per_second: float  # by the median step
     share: float  # of the product rate, medians of both
@@ -69,7 +69,7 @@ class Measured:
 
 
 def flops(config: ModelConfig, n_tokens: int, window: int = T) -> float:
-    """Products of one step.
+    """Return the floating-point operations of the products in one step.
 
     >>> round(flops(ModelConfig.micro(), 4096) / 1e12, 2)
     0.79
@@ -78,12 +78,12 @@ def flops(config: ModelConfig, n_tokens: int, window: int = T) -> float:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """torch's fused kernel."""
+    """Call torch's fused attention kernel."""
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=True)
 
 
 def steps_of(variant: Variant) -> Iterator[float]:
-    """Train on random tokens; the seconds of each step."""
+    """Train on random tokens; yield the seconds of each step."""
     torch.manual_seed(0)
     model = LightLLM(variant.config)
     model.checkpointing = variant.frugal
@@ -107,7 +107,7 @@ def steps_of(variant: Variant) -> Iterator[float]:
 
 
 def measure_one(variant: Variant) -> Measured:
-    """In this process: two steps to settle, then each step between two looks at the product rate."""
+    """Measure in this process: two steps of warm-up, then the rate of products between any two steps."""
     if not variant.plain:
         configure_malloc()
     steps = steps_of(variant)
@@ -121,7 +121,7 @@ def measure_one(variant: Variant) -> Measured:
 
 
 def in_child(name: str) -> Measured:
-    """`measure_one` in a process of its own, because a peak is a whole process's."""
+    """Run `measure_one` in its own process, because peak memory is that of a whole process."""
     words = [sys.executable, __file__, "--one", name]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     print(f"  {VARIANTS[name].what}: {said.strip()}", file=sys.stderr)
@@ -129,7 +129,7 @@ def in_child(name: str) -> Measured:
 
 
 def measure() -> list[Row]:
-    """The rows of the table."""
+    """Measure all variants and return the rows of the table."""
     found = {name: in_child(name) for name in [*VARIANTS, "fast"]}  # ours first and last: the later one counts
 
     def speed(name: str, beside: str) -> Row:
@@ -163,5 +163,5 @@ if __name__ == "__main__":
         print(json.dumps(vars(measure_one(VARIANTS[sys.argv[2]]))))
     else:
         rows = measure()
-        keep("train_speed", rows)
+        save_results("train_speed", rows)
         print(as_table(rows))

@@ -1,11 +1,11 @@
-"""The cheap protocol behind the default settings: one line of a table for each way of training that is tried.
+"""Try training settings on a short run and print a line of a table for each: how the defaults were chosen.
 
     python benchmarks/tune_default.py lr=2.4e-3 eps=1e-5 n_embd=192
     python benchmarks/tune_default.py "lr=2.4e-3" "lr=2.4e-3 dropout=0.1"        several, one after the other
 
-Shakespeare in all of GPT-2's tokens: the 38,000 ids that occur nowhere in it take part in what is looked for
-(docs/log.md says how). Anything of TrainConfig and ModelConfig can be set, `max_length`, and two standard deviations of
-the initial weights: `std` of matrices, `table_std` of the token table.
+The text is Shakespeare with the whole vocabulary of GPT-2: the 38,000 ids that do not occur in it influence the best
+settings (docs/log.md). All fields of TrainConfig and ModelConfig can be set, `max_length`, and two standard deviations
+of the initial weights: `std` of matrices, `table_std` of the token table.
 """
 
 import math
@@ -70,7 +70,7 @@ def row(line: str) -> str:
 
 
 def build(line: str) -> tuple[LightLLM, TrainConfig, int]:
-    """A model, a config and the length of windows, with the settings of a line."""
+    """Return model, config and window length for the settings of a line."""
     settings: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     stds, T = {"std": 0.02, "table_std": 0.02}, DataConfig().max_length
     for word in line.split():

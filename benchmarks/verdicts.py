@@ -1,11 +1,10 @@
-"""How soon the report names what goes wrong: real runs made to collapse, to memorise, and to do well.
+"""Measure how soon the report names a problem, on runs made to collapse, to memorise, and to succeed.
 
     python benchmarks/verdicts.py --folder runs/verdicts      trains what is missing, some ten minutes on a CPU
 
-Each run is read as it was after every tenth step. It *shows* from the step at which one who sees the whole curve would
-say it began. Memorising: the best evaluation. Collapse: the mean loss of 10 steps has risen by half a nat above its
-lowest, or, where it never rises, stands within 0.2 nats of where it ends. It is *named* from the first step on whose
-report, and every later one, says so.
+Each run is read as it was after every tenth step. A problem *shows* from the step at which it begins in the whole
+curve. Memorising: the best evaluation. Collapse: the mean loss of 10 steps is half a nat above its lowest, or, if it
+never rises, within 0.2 nats of its end. It is *named* from the first step from which on every report names it.
 """
 
 import argparse
