@@ -187,7 +187,7 @@ def from_the_shell() -> list[Row]:
 
 
 def matrices(model: LightLLM, *, head: bool = True) -> list[Tensor]:
-    """Count the weights that a token is multiplied with."""
+    """Return the weights that a token is multiplied with."""
     body = [p.detach() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("h.")]
     return [*body, model.head_weight.detach()] if head else body
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from measure import RESULTS, Row, as_table, save_results
 
-EVERY = 25  # steps between two looks, the default
+EVERY = 25  # steps between two probes, the default
 STEPS = 2 * EVERY + 2
 PRESETS = ("nano", "micro")
 ALLOWED = {"step": 1.02, "look": 1.03, "all": 1.05}
@@ -55,11 +55,11 @@ def train_one(preset: str, *, watched: bool) -> dict[str, float]:
     from light_llm.model import LightLLM
     from light_llm.observe import read_rows
     from light_llm.runtime import configure_malloc
-    from light_llm.train import Trainer, trainer
+    from light_llm.train import Trainer, start
 
     configure_malloc()
     if not watched:
-        trainer.StepMetrics = PlainClip  # type: ignore[assignment,misc]
+        start.StepMetrics = PlainClip  # type: ignore[assignment,misc]
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=512)
     model = LightLLM(ModelConfig.preset(preset, vocab_size=tokenizer.vocab_size))
     never = {"eval_interval": 10_000, "save_interval": 10_000, "sample_interval": 0}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +15,7 @@ from light_llm.doctor import Diagnosis, check_device, full_check, has_cached_che
 from light_llm.doctor.compare import numbers, relative_error, to_device
 from light_llm.doctor.runner import COMPILE, FULL, QUICK, run_checks
 from light_llm.errors import DeviceError
+from light_llm.json_io import dump_with_digest
 from tests.support import broken_operations as broken
 
 MakeFault = Callable[[], AbstractContextManager[object]]
@@ -210,7 +212,7 @@ def test_a_sound_device_is_checked_once(cache: Path) -> None:
     first = check_device("cpu")
     assert first.sound and has_cached_check("cpu") and not is_refused()
     (file,) = cache.iterdir()
-    assert runner.platform.node() not in file.read_text()
+    assert platform.node() not in file.read_text()
     assert check_device("cpu") == first
 
 
@@ -226,7 +228,7 @@ def test_a_damaged_cache_costs_the_checks_again(damage: str, cache: Path) -> Non
     elif damage == "half of it":
         file.write_bytes(data[: len(data) // 2])
     elif damage == "earlier version":
-        file.write_bytes(runner.dump_with_digest({"device": "cpu", "findings": [{"case": "linear"}]}))
+        file.write_bytes(dump_with_digest({"device": "cpu", "findings": [{"case": "linear"}]}))
     elif damage == "a folder":
         file.mkdir()
     assert is_refused()

@@ -1,7 +1,7 @@
-"""Devices that compute wrong, made on the CPU: operations of torch replaced while a block runs.
+"""Simulate devices that compute wrong: context managers that replace operations of torch on the CPU.
 
-Each fault leaves float64 alone, in which the doctor's exact side computes, so that only the device is broken. Faults of
-sampling are the exception: it computes in float64 itself.
+No fault changes float64, in which the doctor computes its exact results, so that only the device is broken. Faults of
+sampling are the exception, because sampling itself uses float64.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,18 +18,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from light_llm.generate.cache import KVCache
 
-Fault = Callable[..., Any]  # (operation, *its arguments) -> its result, wrong
+Fault = Callable[..., Any]  # (operation, *arguments) -> wrong result
 
 
 def on_the_device(args: Sequence[Any]) -> bool:
-    """Whether an operation's numbers are the device's: floating, and not in float64."""
+    """Return True if the arguments are those of the device: floating-point tensors, none in float64."""
     flat = [a for arg in args for a in (arg if isinstance(arg, (list, tuple)) else [arg])]
     floats = [a for a in flat if isinstance(a, Tensor) and a.is_floating_point()]
     return bool(floats) and all(a.dtype != torch.float64 for a in floats)
 
 
 class Calls(TorchFunctionMode):
-    """Replaces functions and methods of torch by name, as Python calls them."""
+    """Replace functions and methods of torch by name, as Python calls them."""
 
     def __init__(self, fault: Fault, *names: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Calls(TorchFunctionMode):
 
 
 class Kernels(TorchDispatchMode):
-    """Replaces what is below autograd, by name: backward passes too."""
+    """Replace kernels by name, below autograd, so that backward passes are affected too."""
 
     def __init__(self, fault: Fault, *names: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Kernels(TorchDispatchMode):
 
 
 def linear_from_batch_9() -> AbstractContextManager[object]:
-    """Everything from the ninth sequence on is a little off."""
+    """Scale everything from the ninth sequence on by 1.001."""
 
     def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
         y = func(x, *rest, **kwargs)
@@ -63,17 +63,17 @@ def linear_from_batch_9() -> AbstractContextManager[object]:
 
 
 def linear_off_by(share: float) -> AbstractContextManager[object]:
-    """All products of a layer are off by this share."""
+    """Scale all products of linear layers by 1 + share."""
     return Calls(lambda func, *args: func(*args) * (1 + share), "linear")
 
 
 def linear_at_1024() -> AbstractContextManager[object]:
-    """Sequences of exactly 1,024 tokens are a little off."""
+    """Scale sequences of exactly 1,024 tokens by 1.001."""
     return Calls(lambda func, x, *rest: func(x, *rest) * (1.001 if x.size(-2) == 1024 else 1.0), "linear")
 
 
 def last_position() -> AbstractContextManager[object]:
-    """The last token of several gets what belongs to the one before it."""
+    """Give the last token of a sequence the result of the one before it."""
 
     def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
         y = func(x, *rest, **kwargs)
@@ -83,11 +83,11 @@ def last_position() -> AbstractContextManager[object]:
 
 
 def linear_ignores_strides() -> AbstractContextManager[object]:
-    """Memory is read as if the input were in one piece."""
+    """Read memory as if the input were contiguous."""
 
     def fault(func: Any, x: Tensor, *rest: Any) -> Tensor:
-        n, room = x.numel(), x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
-        if not x.is_contiguous() and n <= room:
+        n, available = x.numel(), x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
+        if not x.is_contiguous() and n <= available:
             x = x.as_strided(x.shape, torch.empty(x.shape, device="meta").stride())
         return func(x, *rest)
 
@@ -95,12 +95,12 @@ def linear_ignores_strides() -> AbstractContextManager[object]:
 
 
 def lerp_a_little_too_far() -> AbstractContextManager[object]:
-    """A weight of 0.05 is taken for 0.06."""
+    """Add 0.01 to the weight of every lerp."""
     return Calls(lambda func, start, end, weight, **kw: func(start, end, weight + 0.01, **kw), "lerp", "lerp_")
 
 
 def stale_second_moment() -> AbstractContextManager[object]:
-    """The fused AdamW forgets to update the mean of the squares after its first step."""
+    """Leave the second moment of the fused AdamW as it was after the first step."""
 
     def fault(func: Any, weights: Any, grads: Any, means: Any, squares: list[Tensor], *rest: Any, **kw: Any) -> Any:
         before = [s.clone() for s in squares]
@@ -112,7 +112,7 @@ def stale_second_moment() -> AbstractContextManager[object]:
 
 
 def skipped_parameter(*names: str) -> AbstractContextManager[object]:
-    """The update leaves one of several tensors as it was."""
+    """Leave one of several tensors out of the update."""
 
     def fault(func: Any, weights: list[Tensor], *rest: Any, **kw: Any) -> Any:
         kept = weights[1].clone()
@@ -122,14 +122,15 @@ def skipped_parameter(*names: str) -> AbstractContextManager[object]:
     return Calls(fault, *names)
 
 
-def no_division_in_the_update() -> AbstractContextManager[object]:
-    """The fused update and the one operation by operation are both wrong."""
-    stack = skipped_parameter("_fused_adamw_")
-    return CombinedOptimizer(stack, Calls(lambda func, x, *rest, **kw: x, "addcdiv_"))
+@contextmanager
+def no_division_in_the_update() -> Iterator[None]:
+    """Break both the fused update and the one by single operations."""
+    with skipped_parameter("_fused_adamw_"), Calls(lambda func, x, *rest, **kw: x, "addcdiv_"):
+        yield
 
 
 def biased_draws() -> AbstractContextManager[object]:
-    """Uniform numbers that are a little too small."""
+    """Draw uniform numbers that are a little too small."""
     real = torch.rand
 
     def rand(*shape: Any, **kwargs: Any) -> Tensor:
@@ -139,18 +140,18 @@ def biased_draws() -> AbstractContextManager[object]:
 
 
 def draws_that_are_no_ids() -> AbstractContextManager[object]:
-    """The place of a number among others comes out far beyond their end."""
+    """Return positions far beyond the end of the vocabulary."""
     real = Tensor.clamp_max
     return patched(Tensor, "clamp_max", lambda self, *rest: real(self, *rest) + 10**9)
 
 
 def always_token_0() -> AbstractContextManager[object]:
-    """The largest of several numbers is said to be the first."""
+    """Let argmax return 0."""
     return Calls(lambda func, x, **kw: torch.zeros_like(func(x, **kw)), "argmax")
 
 
 def forgetful_cache() -> AbstractContextManager[object]:
-    """What was read two calls ago is gone."""
+    """Forget the values of the first two tokens in the cache."""
     real = KVCache.extend
 
     def extend(self: KVCache, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +165,7 @@ def forgetful_cache() -> AbstractContextManager[object]:
 
 
 def shifted_cache() -> AbstractContextManager[object]:
-    """Each slot holds what belongs to the one before it."""
+    """Return the keys of the cache shifted by one position."""
     real = KVCache.extend
 
     def extend(self: KVCache, layer: int, k: Tensor, v: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,12 +176,12 @@ def shifted_cache() -> AbstractContextManager[object]:
 
 
 def ignored_mask() -> AbstractContextManager[object]:
-    """The fused attention looks into the future."""
+    """Ignore the mask of the fused attention, so that tokens see the future."""
     return Calls(lambda func, q, k, v, *rest, **kw: func(q, k, v), "scaled_dot_product_attention")
 
 
 def attention_at_1024() -> AbstractContextManager[object]:
-    """The fused attention forgets the last key of exactly 1,024."""
+    """Drop the last of exactly 1,024 values in the fused attention."""
 
     def fault(func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kw: Any) -> Tensor:
         if k.size(-2) == 1024:
@@ -191,12 +192,12 @@ def attention_at_1024() -> AbstractContextManager[object]:
 
 
 def blocks_without_scale() -> AbstractContextManager[object]:
-    """The batched product with an output given in parts is a little off."""
+    """Scale batched products by 1.001."""
     return Calls(lambda func, a, b: func(a, b) * 1.001, "bmm")
 
 
 def softmax_along_the_wrong_axis() -> AbstractContextManager[object]:
-    """Columns add up to 1 instead of rows."""
+    """Normalise columns instead of rows."""
 
     def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
         return func(x, dim=-2).nan_to_num() if x.ndim > 1 else func(x, dim=-1)
@@ -205,12 +206,12 @@ def softmax_along_the_wrong_axis() -> AbstractContextManager[object]:
 
 
 def softmax_in_half() -> AbstractContextManager[object]:
-    """Exponentials with eleven bits."""
+    """Compute softmax in float16."""
     return Calls(lambda func, x, *rest, **kw: func(x.half(), *rest, **kw).to(x.dtype), "softmax")
 
 
 def norm_without_eps() -> AbstractContextManager[object]:
-    """Layer norm divides by the bare standard deviation."""
+    """Compute LayerNorm with eps 1e-12."""
 
     def fault(func: Any, x: Tensor, shape: Any, gain: Any = None, bias: Any = None, *rest: Any) -> Tensor:
         return func(x, shape, gain, bias, 1e-12)
@@ -219,7 +220,7 @@ def norm_without_eps() -> AbstractContextManager[object]:
 
 
 def norm_of_one_fewer() -> AbstractContextManager[object]:
-    """Layer norm divides the squares by n - 1."""
+    """Compute the variance of LayerNorm with n - 1."""
 
     def fault(func: Any, x: Tensor, shape: Any, gain: Tensor, bias: Tensor, eps: float, *rest: Any) -> Tensor:
         variance, mean = torch.var_mean(x, -1, correction=1, keepdim=True)
@@ -229,7 +230,7 @@ def norm_of_one_fewer() -> AbstractContextManager[object]:
 
 
 def gain_gradient_off() -> AbstractContextManager[object]:
-    """The gradient of layer norm's gain misses the last row."""
+    """Scale the gradient of LayerNorm's gain by 1.001."""
 
     def fault(func: Any, dy: Tensor, x: Tensor, *rest: Any) -> Any:
         dx, d_gain, d_bias = func(dy, x, *rest)
@@ -239,7 +240,7 @@ def gain_gradient_off() -> AbstractContextManager[object]:
 
 
 def embedding_gradient_without_repeats() -> AbstractContextManager[object]:
-    """Of an id that comes several times only the last place counts."""
+    """Count only the last occurrence of a repeated id in the gradient."""
 
     def fault(func: Any, dy: Tensor, ids: Tensor, n: int, *rest: Any) -> Tensor:
         gradient = dy.new_zeros(n, dy.size(-1))
@@ -250,12 +251,12 @@ def embedding_gradient_without_repeats() -> AbstractContextManager[object]:
 
 
 def ids_in_16_bits() -> AbstractContextManager[object]:
-    """Ids beyond 32,767 wrap around when a row is looked up."""
+    """Let ids beyond 32,767 wrap around."""
     return Kernels(lambda func, table, ids, *rest: func(table, ids & 0x7FFF, *rest), "embedding")
 
 
 def sums_in_bfloat16() -> AbstractContextManager[object]:
-    """Products in bfloat16 are added up in bfloat16."""
+    """Accumulate bfloat16 products in bfloat16."""
 
     def fault(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16):
@@ -269,32 +270,32 @@ def sums_in_bfloat16() -> AbstractContextManager[object]:
 
 
 def exact_gelu() -> AbstractContextManager[object]:
-    """GELU by the error function where the tanh form is asked for."""
+    """Compute GELU with the error function instead of its tanh form."""
     return Calls(lambda func, x, **kw: func(x), "gelu")
 
 
 def wide_silu() -> AbstractContextManager[object]:
-    """SiLU is x sigmoid(1.702 x), which is an approximation of GELU."""
+    """Compute SiLU as x sigmoid(1.702 x), an approximation of GELU."""
     return Calls(lambda func, x, **kw: x * torch.sigmoid(1.702 * x), "silu")
 
 
 def no_root() -> AbstractContextManager[object]:
-    """1 / sqrt(x) is 1 / x."""
+    """Compute 1 / sqrt(x) as 1 / x."""
     return Calls(lambda func, x: 1 / x, "rsqrt")
 
 
 def coarse_cosines() -> AbstractContextManager[object]:
-    """Cosines of large angles are made in float16."""
+    """Compute cosines in float16."""
     return Calls(lambda func, x: func(x.half()).to(x.dtype), "cos")
 
 
 def coarse_logsumexp() -> AbstractContextManager[object]:
-    """log-sum-exp is made in bfloat16."""
+    """Compute log-sum-exp in bfloat16."""
     return Calls(lambda func, x, *rest, **kw: func(x.bfloat16(), *rest, **kw).to(x.dtype), "logsumexp")
 
 
 def lost_bits() -> AbstractContextManager[object]:
-    """Files lose the numbers that are too small to be normal."""
+    """Flush subnormal numbers to zero when a file is loaded."""
     real = safetensors.torch.load
 
     def load(data: bytes) -> dict[str, Tensor]:
@@ -304,27 +305,27 @@ def lost_bits() -> AbstractContextManager[object]:
 
 
 def compiled_is_another() -> AbstractContextManager[object]:
-    """What is compiled computes something slightly different."""
+    """Scale the results of compiled functions by 1.001."""
     return patched(torch, "compile", lambda function, **_: lambda *args: function(*args) * 1.001)
 
 
 def no_numbers() -> AbstractContextManager[object]:
-    """GELU gives NaN for what is large."""
+    """Return NaN from GELU for inputs above 5."""
     return Calls(lambda func, x, **kw: torch.where(x > 5, torch.nan, func(x, **kw)), "gelu")
 
 
 def no_memory() -> AbstractContextManager[object]:
-    """The device has no memory for an embedding."""
+    """Raise an out-of-memory error in the embedding."""
     return raising(torch.OutOfMemoryError("tried to allocate 20 GiB"), "embedding")
 
 
 def not_implemented() -> AbstractContextManager[object]:
-    """The device has no GELU."""
+    """Raise NotImplementedError in GELU."""
     return raising(NotImplementedError("gelu is not implemented for 'Toaster'"), "gelu")
 
 
 def raising(error: Exception, *names: str) -> AbstractContextManager[object]:
-    """Operations that raise."""
+    """Raise an error in the named operations."""
 
     def fault(func: Any, *args: Any, **kwargs: Any) -> Any:
         raise error
@@ -332,40 +333,16 @@ def raising(error: Exception, *names: str) -> AbstractContextManager[object]:
     return Calls(fault, *names)
 
 
-def raising_below(error: Exception, *names: str) -> AbstractContextManager[object]:
-    """Kernels that raise: in backward passes too."""
-
-    def fault(func: Any, *args: Any, **kwargs: Any) -> Any:
-        raise error
-
-    return Kernels(fault, *names)
-
-
-class CombinedOptimizer(AbstractContextManager[object]):
-    """Two faults at once."""
-
-    def __init__(self, *faults: AbstractContextManager[object]) -> None:
-        self.faults = faults
-
-    def __enter__(self) -> None:
-        for fault in self.faults:
-            fault.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for fault in reversed(self.faults):
-            fault.__exit__(*error)
-
-
 @contextmanager
 def patched(owner: object, name: str, value: object) -> Iterator[None]:
-    """An attribute with another value inside the block."""
+    """Set an attribute inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, value)
         yield
 
 
 def untouched_reference() -> bool:
-    """Whether float64 goes through a fault as it came: the law all of the above keep."""
+    """Return True if no fault changes results in float64."""
     x, w = torch.randn(9, 1024, 8, dtype=torch.float64), torch.randn(8, 8, dtype=torch.float64)
     with linear_from_batch_9(), linear_at_1024(), last_position():
         return torch.equal(F.linear(x, w), x @ w.T)
