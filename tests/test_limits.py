@@ -21,7 +21,7 @@ from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
 from light_llm.errors import DataError
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss
 from light_llm.observe.console import evaluation_line
-from tests.data.test_tales import SMALL, every_telling
+from tests.data.test_tales import SMALL, enumerate_stories
 from tests.support.tools import byte_model
 
 END = ByteTokenizer.separator
@@ -64,7 +64,7 @@ class Knows(nn.Module):
 def small() -> dict[str, float]:
     """Every text of the small grammar with its probability."""
     texts: dict[str, float] = defaultdict(float)
-    for told, probability in every_telling(SMALL):
+    for told, probability in enumerate_stories(SMALL):
         texts[told.text] += float(probability)
     assert math.fsum(texts.values()) == pytest.approx(1)
     return texts

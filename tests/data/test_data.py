@@ -1,6 +1,7 @@
-"""Shards, the order of windows, batches, and the way from a text to all of them."""
+"""Shards, the order of windows, batches, and datasets from a text."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,75 +22,76 @@ from tests.support.tools import byte_loader, write_shard
 
 # ---- shards
 
+PATH, MANIFEST = Path("a.bin"), Path("a.json")
 
-def test_a_shard_is_what_was_written(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    write_shard(path, [[1, 2], [], [3, 65_535]], vocab_size=1 << 16, metadata={"note": "x"})
-    shard = Shard(path)
+
+def write(ids: Sequence[Iterable[int]], vocab_size: int = 1 << 16, **metadata: str) -> None:
+    write_shard(PATH, ids, vocab_size=vocab_size, metadata=metadata)
+
+
+def test_a_shard_is_what_was_written() -> None:
+    write([[1, 2], [], [3, 65_535]], note="x")
+    shard = Shard(PATH)
     assert shard.read(0, 4).tolist() == [1, 2, 3, 65_535] and shard.read(1, 3).tolist() == [2, 3]
     assert (len(shard), shard.manifest["dtype"], shard.manifest["note"]) == (4, "<u2", "x")
-    write_shard(path, [[70_000]], vocab_size=70_001, metadata={})
-    assert Shard(path).read(0, 1).tolist() == [70_000] and path.stat().st_size == 4
+    write([[70_000]], vocab_size=70_001)
+    assert Shard(PATH).read(0, 1).tolist() == [70_000] and PATH.stat().st_size == 4
 
 
-def test_an_id_outside_the_vocabulary_is_never_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="token id 9 is outside the vocabulary of 9"):
-        write_shard(tmp_path / "a.bin", [[1, 9]], vocab_size=9, metadata={})
+def test_ids_outside_the_vocabulary_are_refused() -> None:
+    """When they are written, and when they are read, even if their hash is right."""
+    with pytest.raises(DataError, match="token id 9 .* vocabulary of 9"):
+        write([[1, 9]], vocab_size=9)
+    write([[1, 300]], vocab_size=301)
+    MANIFEST.write_bytes(dump_with_digest(load_verified(MANIFEST) | {"vocab_size": 300}))
+    with pytest.raises(DataError, match="a.bin .* id 300, .* vocabulary of 300"):
+        Shard(PATH).read(0, 1)
 
 
 @pytest.mark.parametrize("at", [0, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 77])
-def test_a_flipped_bit_is_found_when_its_block_is_read(tmp_path: Path, at: int) -> None:
-    path = tmp_path / "a.bin"
+def test_a_flipped_bit_is_found_when_its_block_is_read(at: int) -> None:
     n = (BLOCK_BYTES + 100) // 2
-    write_shard(path, [range(60_000)] * 8 + [range(n - 480_000)], vocab_size=1 << 16, metadata={})
-    data = bytearray(path.read_bytes())
+    write([range(60_000)] * 8 + [range(n - 480_000)])
+    data = bytearray(PATH.read_bytes())
     data[at] ^= 4
-    path.write_bytes(data)
-    shard, token = Shard(path), at // 2
-    with pytest.raises(
-        DataError, match=rf"a.bin is damaged: its bytes from {at // BLOCK_BYTES * BLOCK_BYTES:,} .* delete the folder"
-    ):
+    PATH.write_bytes(data)
+    shard, token = Shard(PATH), at // 2
+    with pytest.raises(DataError, match=rf"a.bin is damaged: .* {at // BLOCK_BYTES * BLOCK_BYTES:,} .*delete"):
         shard.read(token, token + 1)
     other = 0 if at >= BLOCK_BYTES else BLOCK_BYTES // 2 + 1
-    assert len(shard.read(other, other + 1)) == 1  # the rest can still be read
+    assert len(shard.read(other, other + 1)) == 1  # the other block can still be read
 
 
-@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b""])
-def test_a_cut_or_grown_shard_is_refused_when_opened(tmp_path: Path, change: object) -> None:
-    path = tmp_path / "a.bin"
-    write_shard(path, [range(100)], vocab_size=100, metadata={})
-    path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(DataError, match=r"a.bin has [\d,]+ bytes, its manifest says 200"):
-        Shard(path)
+@pytest.mark.parametrize("data", [b"x" * 199, b"x" * 201, b""])
+def test_a_shard_of_another_size_is_refused_when_opened(data: bytes) -> None:
+    write([range(100)], vocab_size=100)
+    PATH.write_bytes(data)
+    with pytest.raises(DataError, match=f"a.bin has {len(data)} bytes, its manifest says 200"):
+        Shard(PATH)
 
 
-SOUND = {"format": 2, "dtype": "<u2", "tokens": 0, "vocab_size": 9, "sha256": []}
+VALID = {"format": 2, "dtype": "<u2", "tokens": 0, "vocab_size": 9, "sha256": []}
+CHANGES = ({"format": 3}, {"dtype": "<i8"}, {"tokens": 10**9}, {"vocab_size": None})  # 10**9: not a hash for each block
 
 
 @pytest.mark.parametrize(
     "manifest",
     [
-        b"",
-        b"[]",
-        b"{}",
-        dump_with_digest(SOUND).replace(b"9", b"8"),
-        dump_with_digest(SOUND).replace(b" ", b"  ", 1),  # the same values, and yet a byte is another
-        dump_with_digest(SOUND | {"format": 3}),
-        dump_with_digest(SOUND | {"dtype": "<i8"}),
-        dump_with_digest(SOUND | {"tokens": 10**9}),  # a block without a hash would never be checked
-        dump_with_digest(SOUND | {"vocab_size": None}),
+        *(b"", b"[]", b"{}", dump_with_digest(VALID).replace(b"9", b"8")),
+        dump_with_digest(VALID).replace(b" ", b"  ", 1),  # the same values in other bytes
+        *(dump_with_digest(VALID | change) for change in CHANGES),
     ],
 )
-def test_a_bad_manifest_is_refused(tmp_path: Path, manifest: bytes) -> None:
-    (tmp_path / "a.bin").write_bytes(b"")
-    (tmp_path / "a.json").write_bytes(dump_with_digest(SOUND))
-    assert len(Shard(tmp_path / "a.bin")) == 0
-    (tmp_path / "a.json").write_bytes(manifest)
+def test_a_bad_manifest_is_refused(manifest: bytes) -> None:
+    PATH.write_bytes(b"")
+    MANIFEST.write_bytes(dump_with_digest(VALID))
+    assert len(Shard(PATH)) == 0
+    MANIFEST.write_bytes(manifest)
     with pytest.raises(DataError, match="a.json is missing, damaged or of another format"):
-        Shard(tmp_path / "a.bin")
+        Shard(PATH)
 
 
-# ---- order
+# ---- shuffle
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
@@ -98,15 +100,15 @@ def test_a_permutation_visits_everything_once(n: int, key: int) -> None:
 
 
 def test_permutations_mix() -> None:
-    """Neighbours are not left beside each other, and keys differ."""
+    """Neighbours do not stay neighbours, and keys differ."""
     a, b = ([permuted_index(i, 1000, key) for i in range(1000)] for key in (1, 2))
     assert sum(abs(x - y) == 1 for x, y in zip(a, a[1:], strict=False)) < 20
     assert sum(x == y for x, y in zip(a, b, strict=True)) < 20
     assert abs(np.corrcoef(range(1000), a)[0, 1]) < 0.1
 
 
-def test_the_order_is_fixed_for_ever() -> None:
-    """Checkpoints hold only a counter: another order under the same seed would repeat or skip text on resume."""
+def test_the_order_never_changes() -> None:
+    """Checkpoints store only a counter: another order for the same seed would repeat or skip text on resume."""
     assert mix(1, 2, 3) == 7_702_586_659_592_502_839
     assert [permuted_index(i, 10, 7) for i in range(10)] == [0, 7, 2, 5, 6, 1, 8, 3, 9, 4]
     assert [WindowOrder(1000, 8, 1337).start(c) for c in (0, 1, 2, 130)] == [91, 27, 35, 851]
@@ -122,8 +124,7 @@ def test_every_window_fits_and_an_epoch_overlaps_nothing(T: int, n: int, seed: i
         assert min(starts) >= 0 and max(starts) + T + 1 <= n
         gaps = np.diff(sorted(starts))
         assert (gaps == T).all()  # each token is the target of at most one window of an epoch
-        assert min(starts) < T  # and the epoch leaves out less than a window at each end (two at most)
-        assert n - (max(starts) + T + 1) < 2 * T
+        assert min(starts) < T and n - (max(starts) + T + 1) < 2 * T  # and few tokens are skipped at the ends
 
 
 def test_epochs_start_at_different_places() -> None:
@@ -140,13 +141,13 @@ def in_memory(n: int = 1000, T: int = 8) -> TokenDataset:
     return TokenDataset(TokensInMemory(range(n)), TokensInMemory(range(20)), T, ByteTokenizer(), source, DataConfig())
 
 
-def test_targets_are_tokens_one_place_on() -> None:
+def test_targets_are_tokens_shifted_by_one() -> None:
     batch = create_dataloader(in_memory(), 4).batch(3)
     assert batch.tokens.shape == batch.targets.shape == (4, 8) and batch.tokens.dtype == torch.int64
     assert torch.equal(batch.targets, batch.tokens + 1)
 
 
-def test_a_batch_is_a_function_of_its_number() -> None:
+def test_a_batch_is_a_function_of_its_index() -> None:
     a, b = create_dataloader(in_memory(), 4, seed=3), create_dataloader(in_memory(), 4, seed=3)
     for _ in a:
         pass
@@ -156,7 +157,6 @@ def test_a_batch_is_a_function_of_its_number() -> None:
 
 
 def test_two_small_batches_are_one_large_one() -> None:
-    """The global batch is defined first, whoever takes which part of it."""
     small, large = create_dataloader(in_memory(), 2), create_dataloader(in_memory(), 4)
     halves = torch.cat([small.batch(6).tokens, small.batch(7).tokens])
     assert torch.equal(halves, large.batch(3).tokens)
@@ -169,7 +169,7 @@ def test_one_pass_reads_nothing_twice() -> None:
 
 
 def test_a_loader_needs_a_batch_size() -> None:
-    with pytest.raises(ConfigError, match="batch_size=0 cannot be used; it must be a whole number at least 1"):
+    with pytest.raises(ConfigError, match="batch_size=0"):
         create_dataloader(in_memory(), 0)
 
 
@@ -177,7 +177,7 @@ def test_a_loader_needs_a_batch_size() -> None:
 
 
 def test_shakespeare_in_gpt2_tokens(offline_files: Path) -> None:
-    """The exact oracle: 338,025 tokens, 301,966 / 36,059."""
+    """The known counts: 338,025 tokens, 301,966 / 36,059."""
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=512, offline=True)
     assert (len(dataset.tokens), len(dataset.held_out)) == (301_966, 36_059)
     assert tokenizer is dataset.tokenizer and dataset.source.name == "shakespeare"
@@ -187,24 +187,20 @@ def test_shakespeare_in_gpt2_tokens(offline_files: Path) -> None:
 
 @pytest.mark.parametrize("name", ["char", "byte"])
 def test_the_splits_are_the_text(poem: Path, name: str) -> None:
-    dataset, tokenizer = prepare_dataset(str(poem), max_length=16, tokenizer=name)
+    dataset, tokenizer = prepare_dataset(poem, max_length=16, tokenizer=name)
     text = poem.read_text()
     train, held_out = (decode(tokenizer, s.read(0, len(s)).tolist()) for s in (dataset.tokens, dataset.held_out))
     assert train + held_out == text and len(train) == int(len(text) * 0.9)
 
 
-def test_a_long_text_is_prepared_in_pieces(tmp_path: Path) -> None:
-    """More than a piece, with characters of several bytes across every border."""
-    path = tmp_path / "long.txt"
+def test_a_long_text_is_prepared_in_chunks() -> None:
+    """With characters of several bytes across every border."""
+    path, steps = Path("long.txt"), list[tuple[str, int, int]]()
     text = "naïve café, 日本語 words \U0001f600 and so on; " * 60_000
     path.write_text(text, encoding="utf-8")
-    steps: list[tuple[str, int, int]] = []
-    dataset, tokenizer = prepare_dataset(
-        str(path), tokenizer="byte", max_length=64, progress=lambda *step: steps.append(step)
-    )
-    n = len(dataset.tokens)
-    whole = np.concatenate([dataset.tokens.read(0, n), dataset.held_out.read(0, len(dataset.held_out))])
-    assert bytes(whole.tolist()).decode() == text
+    dataset, _ = prepare_dataset(path, tokenizer="byte", max_length=64, progress=lambda *step: steps.append(step))
+    ids = [i for tokens in (dataset.tokens, dataset.held_out) for i in tokens.read(0, len(tokens)).tolist()]
+    assert bytes(ids).decode() == text
     size = path.stat().st_size
     assert steps[-1] == ("encoding", size, size) and [step[0] for step in steps].count("encoding") > 2
 
@@ -212,62 +208,46 @@ def test_a_long_text_is_prepared_in_pieces(tmp_path: Path) -> None:
 def test_the_second_time_nothing_is_encoded(poem: Path) -> None:
     calls: list[str] = []
     for _ in range(2):
-        prepare_dataset(str(poem), 16, "byte", held_out=0.2, progress=lambda what, *args: calls.append(what))
+        prepare_dataset(poem, 16, "byte", held_out=0.2, progress=lambda stage, *args: calls.append(stage))
         assert calls.count("encoding") == 1
 
 
 def test_another_text_is_encoded_again(poem: Path) -> None:
-    first, _ = prepare_dataset(str(poem), 16, "byte")
+    first, _ = prepare_dataset(poem, 16, "byte")
     poem.write_text(poem.read_text() + "more")
-    second, _ = prepare_dataset(str(poem), 16, "byte")
+    second, _ = prepare_dataset(poem, 16, "byte")
     assert len(second.tokens) + len(second.held_out) == len(first.tokens) + len(first.held_out) + 4
 
 
 def test_a_text_too_small_for_a_window(poem: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"one window of max_length=9,000 needs 9,001 training tokens: use --max-length"
-    ):
-        prepare_dataset(str(poem), 9000, "byte")
+    with pytest.raises(DataError, match=r"max_length=9,000 needs 9,001 training tokens: use --max-length"):
+        prepare_dataset(poem, 9000, "byte")
     poem.write_text("ab")
-    with pytest.raises(DataError, match="that is too little to train on"):
-        prepare_dataset(str(poem), 4, "byte")
-
-
-def test_the_smallest_text_that_fits(tmp_path: Path) -> None:
-    path = tmp_path / "small.txt"
-    path.write_text("x" * 20)
-    batch = byte_loader(path, max_length=17, batch_size=2).batch(5)
-    assert batch.tokens.shape == (2, 17)
+    with pytest.raises(DataError, match="too little to train on"):
+        prepare_dataset(poem, 4, "byte")
+    poem.write_text("x" * 20)  # just large enough
+    assert byte_loader(poem, max_length=17, batch_size=2).batch(5).tokens.shape == (2, 17)
 
 
 def test_ids_of_another_tokenizer_are_refused(poem: Path) -> None:
-    """As when someone copies folders about in the cache, or a manifest is damaged."""
+    """As after copying folders within the cache."""
     poem.write_text(poem.read_text() + "ids of another")
-    dataset, _ = prepare_dataset(str(poem), 16, "byte")
+    dataset, _ = prepare_dataset(poem, 16, "byte")
     assert dataset.folder is not None
     manifest = dataset.folder / "held_out.json"
     manifest.write_bytes(dump_with_digest(load_verified(manifest) | {"tokenizer_sha256": "0"}))
-    with pytest.raises(DataError, match="held_out.bin is of another text or tokenizer: its tokenizer_sha256 is '0"):
-        prepare_dataset(str(poem), 16, "byte")
+    with pytest.raises(DataError, match="held_out.bin is of another text or tokenizer: .* '0"):
+        prepare_dataset(poem, 16, "byte")
 
 
-def test_ids_outside_the_vocabulary_are_refused_whatever_their_hash(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.bin", [[1, 300]], vocab_size=301, metadata={})
-    manifest = tmp_path / "a.json"
-    manifest.write_bytes(dump_with_digest(load_verified(manifest) | {"vocab_size": 300}))
-    with pytest.raises(DataError, match=r"a.bin has token id 300, which is outside the vocabulary of 300"):
-        Shard(tmp_path / "a.bin").read(0, 1)
-
-
-def test_a_cache_that_cannot_be_written(poem: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="the tokens cannot be kept at .* set LIGHT_LLM_CACHE to a folder"):
-        prepare_dataset(str(poem), 16, "byte")
+def test_a_cache_that_cannot_be_written(poem: Path, empty_cache: Path) -> None:
+    empty_cache.touch()
+    with pytest.raises(DataError, match=f"{empty_cache}.* LIGHT_LLM_CACHE"):
+        prepare_dataset(poem, 16, "byte")
 
 
 def test_the_record_says_where_it_came_from(poem: Path) -> None:
-    dataset, _ = prepare_dataset(str(poem), 16, "char")
+    dataset, _ = prepare_dataset(poem, 16, "char")
     record = json.loads(json.dumps(dataset.record()))
     assert record["source"] == str(poem) and record["tokenizer"] == "char" and len(record["sha256"]) == 64
     assert record["train_tokens"] == len(dataset.tokens) and len(dataset) == (len(dataset.tokens) - 16) // 16

@@ -1,11 +1,12 @@
-"""Sources from the Hugging Face hub: a small server in the hub's very layout, and files someone brought along."""
+"""Sources from the Hugging Face hub: a small server that answers as the hub does, and files from the user."""
 
+import ast
 import hashlib
 import io
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -24,17 +25,17 @@ FILE = HubFile("someone/Some", REVISION, "texts/large.txt", "some")
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: HEAD says commit, size and hash; a large file lies elsewhere, under its SHA-256."""
+    """Answers as the hub does: HEAD gives commit, size and hash; a large file is on another host, by its SHA-256."""
 
     server: "Server"
 
     def do_HEAD(self) -> None:
-        self._make_response(body=False)
+        self.respond(body=False)
 
     def do_GET(self) -> None:
-        self._make_response(body=True)
+        self.respond(body=True)
 
-    def _make_response(self, body: bool) -> None:
+    def respond(self, body: bool) -> None:
         self.server.seen.append((self.command, self.path, dict(self.headers)))
         files = {
             f"/datasets/{f.repo}/resolve/{f.revision}/{f.name}": (f.revision, data) for f, data in self.server.files
@@ -64,11 +65,11 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        pass
 
 
 class Server(ThreadingHTTPServer):
-    """What it has, what it was asked, and how it misbehaves."""
+    """The files of a hub, the requests it got, and its faults."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Hub)
@@ -85,31 +86,25 @@ def sha256(data: bytes) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nobodys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No folder of files, a cache of its own, no proxies; and a library that waits for nothing."""
-    for name in ("LIGHT_LLM_OFFLINE_DIR", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
+def settings(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
+    """Set credentials that must never be sent, and let the library wait for nothing."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture
-def hub() -> Iterator[Server]:
-    http = Server()
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield http
-    http.shutdown()
-    http.server_close()
+def hub(serve: Callable[[HTTPServer], None]) -> Server:
+    server = Server()
+    serve(server)
+    return server
 
 
 @pytest.mark.parametrize("file", [FILE, HubFile(FILE.repo, REVISION, "small.txt", "some")])
-def test_a_file_is_fetched_once_and_whole(hub: Server, file: HubFile, capfd: pytest.CaptureFixture[str]) -> None:
-    """Silently, without anyone's credentials, with our progress; the second time without a request."""
+def test_a_file_is_downloaded_once(hub: Server, file: HubFile, capfd: pytest.CaptureFixture[str]) -> None:
+    """Silently, without credentials, with our progress; the second time without a request."""
     data = LARGE if file is FILE else SMALL
     steps: list[tuple[int, int]] = []
-    path = ensure_hub_file(file, endpoint=hub.url, progress=lambda done, total: steps.append((done, total)))
+    path = ensure_hub_file(file, endpoint=hub.url, progress=lambda *step: steps.append(step))
     assert path.read_bytes() == data and steps[-1] == (len(data), len(data))
     requests = len(hub.seen)
     assert requests and ensure_hub_file(file, endpoint=hub.url) == path and len(hub.seen) == requests
@@ -120,7 +115,7 @@ def test_a_file_is_fetched_once_and_whole(hub: Server, file: HubFile, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_librarys_settings_are_left_as_they_were(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_library_are_restored(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
@@ -134,81 +129,66 @@ def test_the_librarys_settings_are_left_as_they_were(hub: Server, monkeypatch: p
 
 
 @pytest.mark.parametrize("folder", ["offline", "cache"])
-def test_a_file_someone_brought_along_needs_no_hub(
-    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+def test_a_file_from_the_user_needs_no_hub(
+    hub: Server, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(tmp_path / "offline"))
-    path = tmp_path / folder / "some" / "texts" / "large.txt"
+    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(empty_cache.with_name("offline")))
+    path = empty_cache.with_name(folder) / "some" / "texts" / "large.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(LARGE)
     assert ensure_hub_file(FILE, endpoint=hub.url) == path and not hub.seen
 
 
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (
-            404,
-            "large.txt could not be downloaded from someone/Some at revision 0123456789abcdef0123456789abcdef01234567",
-        ),
-        (503, "could not be downloaded from someone/Some .*503"),
-        (401, "could not be downloaded from someone/Some .*401"),
-    ],
-)
-def test_a_hub_that_fails(hub: Server, tmp_path: Path, broken: int, message: str) -> None:
-    """File, revision, the folder to put the file in, and another way out."""
-    hub.broken = broken
-    with pytest.raises(DataError, match=message) as caught:
+@pytest.mark.parametrize("status", [404, 503, 401])
+def test_a_hub_that_fails(hub: Server, empty_cache: Path, status: int) -> None:
+    """The error names the file, its revision, the folder to put the file in, and an alternative."""
+    hub.broken = status
+    with pytest.raises(DataError, match=rf"large.txt .*someone/Some at revision {REVISION} .*{status}") as caught:
         ensure_hub_file(FILE, endpoint=hub.url)
-    place = tmp_path / "cache" / "some" / "texts" / "large.txt"
-    assert f"put the file (revision {REVISION} of someone/Some) at {place}, or name" in str(caught.value)
-    assert str(caught.value).endswith("as in --data my.txt") and "\n" not in str(caught.value)
+    target = empty_cache / "some" / "texts" / "large.txt"
+    assert f"(revision {REVISION} of someone/Some) at {target}," in str(caught.value)
+    assert str(caught.value).endswith("--data my.txt") and "\n" not in str(caught.value)
 
 
-def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="could not be downloaded from someone/Some .*refused.*--data my.txt"):
-        ensure_hub_file(FILE, endpoint="http://127.0.0.1:9")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="could not be downloaded from someone/Some .*HF_HUB_OFFLINE.*--data my.txt"):
-        ensure_hub_file(FILE, endpoint="http://127.0.0.1:9")
+def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for reason in ("refused", "HF_HUB_OFFLINE"):
+        with pytest.raises(DataError, match=f"someone/Some .*{reason}.*--data my.txt"):
+            ensure_hub_file(FILE, endpoint="http://127.0.0.1:9")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def test_offline_asks_nobody(hub: Server) -> None:
-    with pytest.raises(DataError, match="texts/large.txt of someone/Some is not on this machine and --offline forbids"):
+def test_offline_sends_no_request(hub: Server) -> None:
+    with pytest.raises(DataError, match="texts/large.txt of someone/Some .*--offline"):
         ensure_hub_file(FILE, endpoint=hub.url, offline=True)
     assert not hub.seen
 
 
 @pytest.mark.parametrize("sent", [LARGE[:-1] + b"?", LARGE[:-5], LARGE + b"more"])
-def test_other_bytes_than_announced_are_not_kept(hub: Server, tmp_path: Path, sent: bytes) -> None:
+def test_a_download_with_another_hash_is_deleted(hub: Server, empty_cache: Path, sent: bytes) -> None:
     hub.sent = sent
-    with pytest.raises(
-        DataError, match="sent other bytes for texts/large.txt than it announced|could not be downloaded"
-    ):
+    with pytest.raises(DataError, match="texts/large.txt than it announced|could not be downloaded"):
         ensure_hub_file(FILE, endpoint=hub.url)
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1000]
+    assert not [path for path in empty_cache.rglob("*") if path.is_file() and path.stat().st_size > 1000]
     hub.sent = b""
     assert ensure_hub_file(FILE, endpoint=hub.url).read_bytes() == LARGE
 
 
-def test_a_cache_that_cannot_be_written(hub: Server, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("")
+def test_a_cache_that_cannot_be_written(hub: Server, empty_cache: Path) -> None:
+    empty_cache.write_text("")
     with pytest.raises(DataError, match="could not be downloaded from someone/Some"):
         ensure_hub_file(FILE, endpoint=hub.url)
 
 
-def test_a_fault_in_a_program_is_not_called_a_fault_of_the_network(
-    hub: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrong(*args: object, **kwargs: object) -> str:
+def test_a_bug_is_not_reported_as_a_network_error(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_type_error(*args: object, **kwargs: object) -> str:
         raise TypeError("a bug")
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", wrong)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", raise_type_error)
     with pytest.raises(TypeError, match="a bug"):
         ensure_hub_file(FILE, endpoint=hub.url)
 
 
-# ---- the sources that come from there
+# ---- the sources on the hub
 
 
 def rows(lines: list[str]) -> bytes:
@@ -239,67 +219,56 @@ TEXTS = {
 }
 
 
+def put_offline(monkeypatch: pytest.MonkeyPatch, name: str, *files: str) -> None:
+    """Put files of a source into an offline folder, all of them by default."""
+    folder = Path("offline").absolute()
+    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(folder))
+    for file in files or FILES[name]:
+        path = folder / name.split("-")[0] / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FILES[name][file])
+
+
 @pytest.mark.parametrize("name", list(FILES))
-@pytest.mark.parametrize("brought", [True, False])
-def test_the_sources_of_the_hub(
-    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, brought: bool
-) -> None:
-    """Each file by its name in the hub, at its revision; the validation files are what is held out."""
-    known = SOURCES[name]
-    files = {file.name: file for file in (*known.training, *known.validation) if isinstance(file, HubFile)}
+@pytest.mark.parametrize("offline", [True, False])
+def test_the_sources_of_the_hub(hub: Server, monkeypatch: pytest.MonkeyPatch, name: str, offline: bool) -> None:
+    """Each file by its name on the hub, at its revision; the validation files are held out."""
+    source = SOURCES[name]
+    files = {file.name: file for file in (*source.training, *source.validation) if isinstance(file, HubFile)}
     assert set(files) == set(FILES[name])
-    if brought:
-        monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(tmp_path / "brought"))
-        for file, data in FILES[name].items():
-            path = tmp_path / "brought" / name.split("-")[0] / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+    if offline:
+        put_offline(monkeypatch, name)
     else:
         hub.files = [(files[file], data) for file, data in FILES[name].items()]
-        fetch = ensure_hub_file
-        monkeypatch.setattr(
-            sources, "ensure_hub_file", lambda file, **options: fetch(file, endpoint=hub.url, **options)
-        )
-    source = find_source(name, offline=brought)
-    assert source.held_out and source.name == source.title == source.held_out.title == name
-    for found, expected in zip((source, source.held_out), TEXTS[name], strict=True):
-        assert "".join("\0" if piece is None else piece for piece in found.read()).split("\0") == expected
-        assert found.documents == len(expected) and found.n_chars == sum(map(len, expected))
-    assert source.held_out.held_out is None
+        monkeypatch.setattr(sources, "ensure_hub_file", partial(ensure_hub_file, endpoint=hub.url))
+    text = find_source(name, offline=offline)
+    assert text.held_out and text.name == text.title == text.held_out.title == name
+    for split, expected in zip((text, text.held_out), TEXTS[name], strict=True):
+        assert "".join("\0" if chunk is None else chunk for chunk in split.read()).split("\0") == expected
+        assert split.documents == len(expected) and split.n_chars == sum(map(len, expected))
+    assert text.held_out.held_out is None
 
 
-def test_what_is_missing_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(tmp_path))
-    (tmp_path / "tinystories").mkdir()
-    (tmp_path / "tinystories" / "TinyStoriesV2-GPT4-valid.txt").write_bytes(b"\xff not a text")
-    with pytest.raises(
-        DataError, match="TinyStoriesV2-GPT4-train.txt of roneneldan/TinyStories is not on this machine"
-    ):
+def test_a_missing_file_is_reported_before_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FILES["tinystories"], "TinyStoriesV2-GPT4-valid.txt", b"\xff not a text")
+    put_offline(monkeypatch, "tinystories", "TinyStoriesV2-GPT4-valid.txt")
+    with pytest.raises(DataError, match="TinyStoriesV2-GPT4-train.txt of roneneldan/TinyStories"):
         find_source("tinystories", offline=True)
 
 
-def test_a_validation_text_of_your_own_takes_the_place_of_the_hubs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(tmp_path))
-    (tmp_path / "tinystories").mkdir()
-    for name, data in FILES["tinystories"].items():
-        (tmp_path / "tinystories" / name).write_bytes(data)
-    (tmp_path / "mine.txt").write_text("Once a mole.")
+def test_val_data_replaces_the_validation_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_offline(monkeypatch, "tinystories")
+    Path("mine.txt").write_text("Once a mole.")
     source = find_source("tinystories", val_data="mine.txt", offline=True)
     assert source.held_out and list(source.held_out.read()) == ["Once a mole."]
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    """huggingface_hub and pyarrow cost a second between them."""
-    import ast
-
-    import light_llm.data
-
-    for file in Path(light_llm.data.__file__).parent.glob("*.py"):
+def test_heavy_packages_are_imported_when_needed() -> None:
+    """Importing huggingface_hub and pyarrow takes a second."""
+    for file in Path(sources.__file__).parent.glob("*.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            names = (
+            modules = (
                 [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
             )
-            assert not {"huggingface_hub", "pyarrow"} & {name.split(".")[0] for name in names}, file
-    assert "huggingface_hub" in sys.modules  # this test has them
+            assert not {"huggingface_hub", "pyarrow"} & {name.split(".")[0] for name in modules}, file
+    assert "huggingface_hub" in sys.modules  # imported by the tests

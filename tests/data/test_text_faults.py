@@ -1,11 +1,10 @@
-"""Any bytes as a text, any text as a prompt, any value as a setting: it works, or it is refused in our words."""
+"""Any bytes as a text, any text as a prompt, any value as a setting: accepted, or refused with one of our errors."""
 
 import gzip
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -24,24 +23,10 @@ from tests.support.tools import model_path
 
 TOKENIZERS = ("byte", "char", "bpe")
 BPE = train_bpe(["she sells sea shells; user endoftext <|end|> " * 30], 300)
-CONTROL = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|next-document|>\0", "</s>", "<pad>")
+CONTROL = ("<|endoftext|>", "a<|endoftext|>b", "<|user|>", "<|im_start|>", "<|next-document|>\0", "</s>", "<pad>")
 here = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-ODD = [
-    "\ud800",
-    "\udfff",
-    "\0",
-    "\ufeff",
-    "\ufffd",
-    "\U0010ffff",
-    "e\u0301",
-    "\u202e",
-    "\r\n",
-    "\r",
-    " " * 5,
-    "",
-    *CONTROL,
-]
+ODD = ["\ud800", "\udfff", *"\0\ufeff\ufffd\U0010ffff\u202e\r", "e\u0301", "\r\n", " " * 5, "", *CONTROL]
 prompts = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=6)), max_size=8).map("".join)
 utf8 = st.text(min_size=1, max_size=300).map(lambda text: text.encode("utf-8", "replace"))
 torn = st.lists(
@@ -58,8 +43,8 @@ numbers = st.one_of(
 # ---- texts
 
 
-def tokens_of(path: Path, tokenizer: str, errors: str) -> tuple[str, Tokenizer]:
-    """A file as a dataset, and back from its ids."""
+def encode_and_decode(path: Path, tokenizer: str, errors: str) -> tuple[str, Tokenizer]:
+    """Make a dataset from a file, and decode its ids."""
     dataset, made = prepare_dataset(path, 1, tokenizer, errors=errors, held_out=0.5)
     halves = (part.read(0, len(part)).tolist() for part in (dataset.tokens, dataset.held_out))
     return b"".join(made.token_bytes(i) for half in halves for i in half).decode("utf-8"), made
@@ -71,7 +56,7 @@ def test_any_bytes_are_a_text_or_refused(tmp_path: Path, data: bytes, tokenizer:
     path = tmp_path / "any.txt"
     path.write_bytes(data)
     try:
-        found, _ = tokens_of(path, tokenizer, errors)
+        found, _ = encode_and_decode(path, tokenizer, errors)
     except DataError as error:
         assert "any.txt" in str(error)
         try:
@@ -80,10 +65,8 @@ def test_any_bytes_are_a_text_or_refused(tmp_path: Path, data: bytes, tokenizer:
             if errors == "strict" and "UTF-16" not in str(error):
                 assert f"at offset {wrong.start:,}" in str(error)
             return
-        # What is UTF-8 is refused for nothing but being too small, or looking like UTF-16.
-        assert (
-            "UTF-16" in str(error) or len(text.encode()) < 40 or "too little" in str(error) or "no text" in str(error)
-        )
+        # UTF-8 is refused only if it is too small or looks like UTF-16.
+        assert len(text.encode()) < 40 or any(words in str(error) for words in ("UTF-16", "too little", "no text"))
         return
     assert found == data.decode("utf-8", errors).removeprefix("\ufeff")
 
@@ -105,7 +88,7 @@ def test_any_lines_are_documents_or_refused(tmp_path: Path, rows: list[bytes], e
     path = tmp_path / ("any.jsonl.gz" if packed else "any.jsonl")
     path.write_bytes(gzip.compress(b"\n".join(rows)) if packed else b"\n".join(rows))
     try:
-        tokens_of(path, "byte", errors)
+        encode_and_decode(path, "byte", errors)
     except DataError as error:
         assert "any.jsonl" in str(error)
 
@@ -113,13 +96,17 @@ def test_any_lines_are_documents_or_refused(tmp_path: Path, rows: list[bytes], e
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("character", ["^", "a", " ", "é", "\n"])
 def test_a_million_of_one_character(tmp_path: Path, name: str, character: str) -> None:
-    """Both what a text is and what a prompt can be; a pattern or a table of joins that goes back takes for ever."""
-    path, start = tmp_path / "one.txt", perf_counter()
+    """As a text and as a prompt. A pattern that backtracks, or a merge that searches, would take quadratic time."""
+    path = tmp_path / "one.txt"
     path.write_text(character * 1_000_000, encoding="utf-8", newline="")
-    found, tokenizer = tokens_of(path, name, "strict")
-    assert found == character * 1_000_000
-    assert decode(tokenizer, tokenizer.encode(character * 1_000_000)) == found
-    assert perf_counter() - start < 20
+    text, tokenizer = encode_and_decode(path, name, "strict")
+    assert text == character * 1_000_000
+    seconds = []
+    for n in (100_000, 1_000_000):
+        start = process_time()
+        assert decode(tokenizer, tokenizer.encode(character * n)) == character * n
+        seconds.append(process_time() - start)
+    assert seconds[1] < 50 * seconds[0] + 0.1  # 10 times as long if linear, 100 times if quadratic
 
 
 # ---- prompts
@@ -127,7 +114,7 @@ def test_a_million_of_one_character(tmp_path: Path, name: str, character: str) -
 
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextGenerator]:
-    """A model for each kind of tokenizer, which sees 16 tokens."""
+    """A model for each kind of tokenizer, with a context of 16 tokens."""
     letters = "".join(sorted({*"abcdefghij \n.<>|_/", *"endoftextuserassistantnextdocumentpad-"}))
     kinds = {"byte": ByteTokenizer(), "char": CharTokenizer(letters), "bpe": BPE}
     return {
@@ -145,7 +132,7 @@ def test_any_text_is_a_prompt_or_refused(writers: dict[str, TextGenerator], prom
         assert name == "char" and any(c not in writer.tokenizer.to_dict()["alphabet"] for c in prompt), error
     except ConfigError as error:
         n = len(writer.tokenizer.encode(prompt))
-        assert n > 16 and f"the prompt has {n:,} tokens and this model can see 16" in str(error)
+        assert n > 16 and f"{n:,} tokens" in str(error) and " 16" in str(error)
     else:
         assert text.startswith(prompt) and text == writer.generate(prompt, max_new_tokens=3, seed=seed)
 
@@ -161,14 +148,14 @@ def test_no_text_becomes_a_control_id(writers: dict[str, TextGenerator], text: s
                 assert name == "char"
                 continue
             assert tokenizer.separator not in ids
-            assert decode(tokenizer, ids) == given_text.encode("utf-16", "surrogatepass").decode(
-                "utf-16", "replace"
-            ) or (name == "byte" and any("\ud800" <= c <= "\udfff" for c in given_text))
+            has_surrogate = any("\ud800" <= c <= "\udfff" for c in given_text)
+            expected = given_text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            assert decode(tokenizer, ids) == expected or (name == "byte" and has_surrogate)
 
 
-def test_gpt2_takes_its_own_separator_for_text(offline_files: Path) -> None:
+def test_gpt2_reads_its_separator_as_text(offline_files: Path) -> None:
     tokenizer = make_tokenizer("gpt2", offline=True)
-    for text in CONTROL:
+    for text in (*CONTROL, *(character * 300_000 for character in "^a ")):
         ids = tokenizer.encode(text)
         assert tokenizer.separator not in ids and decode(tokenizer, ids) == text
 
@@ -176,13 +163,11 @@ def test_gpt2_takes_its_own_separator_for_text(offline_files: Path) -> None:
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_prompts_about_as_long_as_the_context(writers: dict[str, TextGenerator], name: str) -> None:
     writer = writers[name]
-    one = "a" if name != "bpe" else "~"  # which joins with nothing
+    one = "a" if name != "bpe" else "~"  # merges with nothing
     for n in (15, 16):
-        assert len(writer.generate(one * n, max_new_tokens=20, seed=1)) > n  # past the window, too
+        assert len(writer.generate(one * n, max_new_tokens=20, seed=1)) > n  # beyond the context, too
     for n in (17, 48):
-        with pytest.raises(
-            ConfigError, match=f"the prompt has {n} tokens and this model can see 16; leave out at least"
-        ):
+        with pytest.raises(ConfigError, match=f"{n} tokens .* 16"):
             writer.generate(one * n, max_new_tokens=1)
 
 
@@ -203,7 +188,7 @@ def test_an_empty_prompt(writers: dict[str, TextGenerator], empty: str) -> None:
 )
 def test_any_value_is_a_setting_or_refused(writers: dict[str, TextGenerator], name: str, value: Any) -> None:
     if name == "max_new_tokens" and type(value) is int and value > 1000:
-        return  # as many tokens as that are written
+        return  # so many tokens would be generated
     try:
         text = writers["byte"].generate("a", **{"max_new_tokens": 2, "seed": 1, name: value})
     except ConfigError as error:
@@ -233,7 +218,7 @@ samplings = st.builds(
 
 @given(row=logits, sampling=samplings, seen=st.lists(st.integers(0, 0), max_size=2))
 def test_any_logits_give_a_token(row: list[float], sampling: Sampling, seen: list[int]) -> None:
-    """A model can be broken; what is left of its opinion decides, and the writing goes on."""
+    """Also if the model is broken and its logits are NaN or infinite."""
     z = torch.tensor(row)
     one = sample(z, seen, sampling, torch.Generator().manual_seed(1))
     [same] = sample_batch(z[None], [seen], sampling, [torch.Generator().manual_seed(1)])
@@ -242,9 +227,9 @@ def test_any_logits_give_a_token(row: list[float], sampling: Sampling, seen: lis
         assert one == same
 
 
-def test_where_everything_is_masked_the_likeliest_is_taken() -> None:
-    generator: Callable[[], torch.Generator] = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+def test_the_most_likely_token_is_used_if_all_are_masked() -> None:
     masked = torch.full((5,), -math.inf)
     for sampling in (Sampling(), Sampling(top_k=2), Sampling(temperature=0.0), Sampling(top_p=0.5, min_p=0.1)):
-        assert sample(masked, [], sampling, generator()) == int(apply_filters(masked, [], sampling).argmax())
-        assert sample_batch(masked[None], [[]], sampling, [generator()]) == [0]
+        generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+        assert sample(masked, [], sampling, generators[0]) == int(apply_filters(masked, [], sampling).argmax())
+        assert sample_batch(masked[None], [[]], sampling, generators[1:]) == [0]

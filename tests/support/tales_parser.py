@@ -1,7 +1,7 @@
-"""A reader of tales: from the text of a story alone to its derivations and their probability.
+"""A parser of stories: from the text of a story alone to its derivations and their probabilities.
 
-It knows the grammar's words, weights and templates, and nothing of the code that chooses: it reads the templates by
-itself, tries every way through them that agrees with the text, and tells of all that reach its end.
+It uses the words, weights and templates of the grammar, but none of the code that generates: it parses the templates
+itself, tries every path through them that agrees with the text, and yields all that reach the end of the text.
 """
 
 import re
@@ -19,21 +19,21 @@ Item = tuple[Any, ...]  # ("text", s) | ("say", slot, form) | ("pick", slot, cla
 
 @dataclass(frozen=True)
 class Reading:
-    """One way in which a text came about."""
+    """One derivation of a text."""
 
     plot: str
     probability: Fraction
-    choices: tuple[tuple[str, int], ...]  # (which choice, what was chosen), those of a full class or fixed weights only
+    choices: tuple[tuple[str, int], ...]  # (name, option); of word classes only the first word, whose weights are fixed
 
 
 class Parser:
-    """Reads the texts of one grammar."""
+    """Parses the texts of one grammar."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-        self.weights: dict[str, list[int]] = {}  # of each choice, by its name
+        self.weights: dict[str, list[int]] = {}  # of each choice, by name
         self._choices: dict[str, Item] = {}
-        self._items: dict[Item, Item] = {}  # what is written the same is the same
+        self._items: dict[Item, Item] = {}  # equal items are the same object
         self.plots = {name: self._plot(text) for name, text in grammar.plots.items()}
         self.words = {
             name: [w for group in groups for w in group.weighted_words()] for name, groups in grammar.words.items()
@@ -41,13 +41,13 @@ class Parser:
         self.weights |= {name: [word.weight for word in words] for name, words in self.words.items()}
 
     def readings(self, text: str) -> list[Reading]:
-        """Every derivation of the text; none when it is not of the grammar."""
+        """Return every derivation of the text; none if it is not in the grammar."""
         return list(self._read(text.replace("\n", " \n") + " "))
 
     def _read(self, text: str) -> Iterator[Reading]:
-        """Depth first, from a list of what is still to be tried: (place, what follows, slots, used, P, choices).
+        """Search depth first, with a stack of states: (position, rest, slots, used words, numerator, denominator, choices).
 
-        Plots that begin alike are read together until they part; what follows is then (the plots, how far, None).
+        Plots that begin with the same items are parsed together until they differ; `rest` is then (plots, index, None).
         """
         todo: list[Any] = [(0, (tuple(self.plots), 0, None), {}, frozenset(), 1, len(self.plots), None)]
         while todo:
@@ -90,7 +90,7 @@ class Parser:
                     todo.append((at + len(said), rest, slots, used, over, under, trail))
 
     def _starting(self, name: str, form: str, letter: str) -> list[tuple[int, str]]:
-        """Words of a class whose form begins with a letter."""
+        """Return the words of a class whose form begins with a letter."""
         if (name, form) not in self._first_letters:
             index: dict[str, list[tuple[int, str]]] = {}
             for k, word in enumerate(self.words[name]):
@@ -102,7 +102,7 @@ class Parser:
     def _first_letters(self) -> dict[tuple[str, str], dict[str, list[tuple[int, str]]]]:
         return {}
 
-    # ---- reading the templates
+    # ---- parsing the templates
 
     def _plot(self, text: str) -> list[Item]:
         items: list[Item] = []
@@ -117,7 +117,7 @@ class Parser:
         return items
 
     def _any(self, weights: list[int], ways: list[list[Item]]) -> Item:
-        """A choice; one that is written the same elsewhere is the same."""
+        """Return a choice; equal choices are the same object."""
         key = repr((weights, ways))
         if key not in self._choices:
             name = f"choice {len(self._choices)}"
@@ -126,7 +126,7 @@ class Parser:
         return self._choices[key]
 
     def _template(self, text: str) -> list[Item]:
-        """Character by character: what is between brackets is cut out first, then read in its turn."""
+        """Parse a template; the contents of brackets are extracted first and then parsed recursively."""
         items: list[Item] = []
         while text:
             if text[0] == "[":
@@ -154,10 +154,10 @@ class Parser:
         parts = [re.fullmatch(r"(?:(\d+):)?(.*)", way) for way in ways]
         return self._any([int(p[1] or 1) for p in parts if p], [self._template(p[2]) for p in parts if p])
 
-    # ---- what can be known without a text
+    # ---- facts that need no text
 
     def most_picks(self, items: list[Item]) -> Counter[str]:
-        """How many words of each class a sequence takes at most."""
+        """Return the maximum number of words of each class in a sequence."""
         most: Counter[str] = Counter()
         for item in items:
             if item[0] == "pick":
@@ -181,7 +181,7 @@ def _logical_lines(text: str) -> list[str]:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """What stands inside the bracket that opens the text, and what comes after it."""
+    """Return the contents of the bracket that opens the text, and the text after it."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "[") - (letter == "]")
@@ -191,7 +191,7 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 def _split(text: str) -> list[str]:
-    """At the bars that are in no further bracket."""
+    """Split at the bars outside of inner brackets."""
     ways, depth = [""], 0
     for letter in text:
         depth += (letter == "[") - (letter == "]")
