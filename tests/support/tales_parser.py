@@ -45,7 +45,7 @@ class Parser:
         return list(self._read(text.replace("\n", " \n") + " "))
 
     def _read(self, text: str) -> Iterator[Reading]:
-        """Search depth first, with a stack of states: (position, rest, slots, used words, numerator, denominator, choices).
+        """Search depth first, with a stack of states: (position, rest, slots, used words, weight, total, choices).
 
         Plots that begin with the same items are parsed together until they differ; `rest` is then (plots, index, None).
         """
