@@ -14,7 +14,7 @@ import pytest
 
 from light_llm.checkpoint import RunFolder
 from light_llm.cli.progress import RESUME_ADVICE
-from tests.data.test_fetch import Server, server  # noqa: F401  (a fixture)
+from tests.data.test_download import Server, server  # noqa: F401  (a fixture)
 from tests.support.tools import NANO_RUN, rows_of, run_child
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")

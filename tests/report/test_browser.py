@@ -1,13 +1,12 @@
 """The report and the live page in a real Chromium: offline, beside a real training, narrow and wide, by keyboard."""
 
 import json
-import math
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,17 +25,15 @@ from tests.support.browser import (
     sideways,
     tab_through,
 )
-from tests.support.tools import NANO_RUN, rows_of, train_small
+from tests.support.made_up_run import ANALYSIS, RUN, made_up_run
+from tests.support.tools import NANO_RUN, rows_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 NAMES = ("a-run-with-a-rather-long-name", "slow")
-L, H = 2, 3  # layers and heads of the runs
-PICTURES = 12  # at least, of a run in which all was measured
-OPEN_ALL = "for (const d of document.querySelectorAll('details')) d.open = true"
+MIN_FIGURES = 28  # of a run in which everything was measured
 CLOSE_ALL = "for (const d of document.querySelectorAll('details')) d.open = false"
-ALL_OPEN = "() => [...document.querySelectorAll('.card details')].every((d) => d.querySelector('table'))"
 FIRST_CURVE = "() => document.querySelector('.plot').data[0].x"
 
 
@@ -48,88 +45,13 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two real runs, in which all was measured that can be, and a report of one."""
+    """Two runs in which everything was measured, and a report of one."""
     folder = tmp_path_factory.mktemp("runs")
-    poem = folder / "poem.txt"
-    poem.write_text("The fox went to the mill, and what it saw there nobody knows.\n" * 60)
     for name, lr in zip(NAMES, (1e-2, 1e-3), strict=True):
-        train_small(poem, str(folder / name), max_steps=40, lr=lr, sample_interval=20)
-        measure_all(folder / name)
+        made_up_run(folder / name, run=RUN.with_settings(train__lr=lr))
+        (folder / name / "analysis.json").write_text(json.dumps(ANALYSIS))
     (folder / "report.html").write_text(render_page([read_run_log(folder / "slow")]), encoding="utf-8")
     return folder
-
-
-def measure_all(folder: Path) -> None:
-    """Rows of looks inside the model, and an analysis, with made-up numbers: how they look is tested here."""
-
-    def wave(*shape: int, low: float = 0.0, high: float = 1.0, at: float = 1.0) -> Any:
-        if not shape:
-            return low + (high - low) * (0.5 + 0.5 * math.sin(7 * at))
-        return [wave(*shape[1:], low=low, high=high, at=at + i + 1) for i in range(shape[0])]
-
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        for step in (10, 20, 30, 40):
-            heads = {name: wave(L, H, at=step) for name in ("relative", "first", "previous")}
-            heads |= {name: wave(L, H, high=3, at=step) for name in ("entropy", "distance")}
-            shares = ("rms", "kurtosis", "largest", "effective_rank")
-            bins = [{"confidence": p, "accuracy": p**1.2, "count": 100} for p in wave(10, low=0.05, high=0.95)]
-            row = {
-                "kind": "probe",
-                "step": step,
-                "loss": 3.0,
-                "attention": heads | {"similarity": wave(L)},
-                "stream": {name: wave(L + 1, low=1, high=4, at=step) for name in shares},
-                "dead_units": wave(L, high=0.2),
-                "predictions": {
-                    "entropy": 2.0,
-                    "accuracy": 0.3,
-                    "confidence": 0.35,
-                    "calibration_error": 0.05,
-                    "bins": bins,
-                },
-                "induction": {"score": 0.1, "layer": 1, "head": 2, "gain": 0.2},
-                "lens": wave(L + 1, low=2.5, high=5),
-                "alarms": [{"layer": 0, "head": 1, "what": "one position"}],
-            }
-            file.write(json.dumps(row) + "\n")
-        tokens = ["The", " fox", " went", " to", " the", " mill", ",", " and", "\n", "<b>"]
-        weights = [[1 / (i + 1)] * (i + 1) for i in range(len(tokens))]
-        maps = [{"layer": i, "head": i, "why": "most even", "weights": weights} for i in range(L)]
-        file.write(json.dumps({"kind": "attention", "step": 40, "tokens": tokens, "maps": maps}) + "\n")
-    grid = [x / 5 for x in range(-5, 6)]
-    bowl = [[a * a + 2 * b * b + 3 for a in grid] for b in grid]
-    points = [{"step": s, "a": 1 - s / 40, "b": 0.5 - s / 80, "loss": 5 - s / 20} for s in (10, 20, 30, 40)]
-    analysis = {
-        "format": 1,
-        "step": 40,
-        "checkpoint": "step-000040",
-        "batch": {"sequences": 4, "context": 16, "tokens": 64},
-        "loss": 3.0,
-        "gradient_norm": 0.5,
-        "seconds": 12.0,
-        "hessian": {
-            "eigenvalues": [9.0, 4.0, 2.0, 1.0],
-            "residuals": [1e-4] * 4,
-            "smallest": -0.5,
-            "trace": {"value": 30.0, "stderr": 2.0, "probes": 8},
-            "density": {"at": grid, "density": [math.exp(-x * x) for x in grid], "probes": 4, "steps": 30},
-        },
-        "sharpness": {
-            "plain": 9.0,
-            "plain_threshold": 200.0,
-            "preconditioned": 300.0,
-            "preconditioned_threshold": 3800.0,
-        }
-        | {"lr": 0.01, "why_not": ""},
-        "noise": {"gradient_squared": 0.2, "trace": 2.0, "scale_sequences": 10.0, "scale_tokens": 160.0}
-        | {"stderr": 3.0, "sequences": 32},
-        "landscape": {
-            "line": {"at": grid, "loss": [x * x + 3 for x in grid]},
-            "plane": {"a": grid, "b": grid, "loss": bowl},
-        },
-        "path": {"explained": [0.8, 0.15], "points": points, "a": grid, "b": grid, "loss": bowl},
-    }
-    (folder / "analysis.json").write_text(json.dumps(analysis), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +63,17 @@ def live(runs: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=["report", "live"])
 def shown(request: pytest.FixtureRequest, browser: "Browser", runs: Path, live: str) -> Iterator[Opened]:
-    """Both kinds of page, opened once for the tests that only look around."""
+    """Both kinds of page, opened once for the tests that change nothing."""
     with opened(browser, address_of(request.param, runs, live)) as page:
         yield page
+
+
+def open_all(page: "Page") -> None:
+    """Open every table of numbers."""
+    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.card details')].every((d) => d.querySelector('table'))"
+    )
 
 
 def address_of(kind: str, runs: Path, live: str) -> str:
@@ -151,11 +81,11 @@ def address_of(kind: str, runs: Path, live: str) -> str:
 
 
 def test_it_opens_without_a_network(shown: Opened) -> None:
-    """Whatever is not its own is refused and kept note of; a file is opened with the network off."""
+    """Foreign requests are blocked and recorded; a file is opened with the network off."""
     page = shown.page
-    assert page.locator("h1").inner_text() in NAMES and page.evaluate(FIRST_CURVE)[-1] == 40
-    assert page.locator(".plot").count() >= PICTURES
-    assert page.locator(".plot .main-svg").count() >= PICTURES
+    assert page.locator("h1").inner_text() in NAMES and page.evaluate(FIRST_CURVE)[-1] == 200
+    assert page.locator(".plot").count() >= MIN_FIGURES
+    assert page.locator(".plot .main-svg").count() >= MIN_FIGURES
     shown.check()
 
 
@@ -173,36 +103,27 @@ def test_it_can_be_used_by_keyboard(shown: Opened) -> None:
     shown.check()
 
 
-def test_each_picture_has_its_numbers_as_a_table(shown: Opened, runs: Path) -> None:
+def test_each_figure_has_its_numbers_as_a_table(shown: Opened, runs: Path) -> None:
     page = shown.page
-    page.evaluate(OPEN_ALL)
-    page.wait_for_function(ALL_OPEN)
+    open_all(page)
     cards = page.locator(".card:has(.plot)")
-    assert cards.count() == page.locator(".plot").count() >= PICTURES
+    assert cards.count() == page.locator(".plot").count() >= MIN_FIGURES
     for card in cards.all():
         texts = card.evaluate(
             "c => [...['h3', 'thead', 'tbody', '.words p'].map((s) => c.querySelector(s)?.innerText.trim() ?? ''),"
             " c.querySelector('.plot').ariaLabel]"
         )
-        assert all(texts), f"something is missing of a picture: {texts}"
-
-
-def test_the_numbers_are_those_of_the_run(browser: "Browser", runs: Path, shown: Opened) -> None:
-    page = shown.page
-    page.evaluate(OPEN_ALL)
-    page.wait_for_function(ALL_OPEN)
-    name = page.locator("h1").inner_text()
-    last = rows_of(runs / name, "eval")[-1]
-    cells = page.locator(".card:has(.plot) tbody tr").all_inner_texts()
-    assert any(row.split("\t")[0] == "40" and f"{last['loss']:.5g}" in row.split("\t") for row in cells)
+        assert all(texts), f"a part of a figure is missing: {texts}"
+    last = rows_of(runs / page.locator("h1").inner_text(), "eval")[-1]
+    cells = [row.split("\t") for row in cards.locator("tbody tr").all_inner_texts()]
+    assert any(row[0] == "200" and f"{last['loss']:.5g}" in row for row in cells)
 
 
 @pytest.mark.parametrize("kind", ["report", "live"])
 def test_nothing_is_cut_or_faint(browser: "Browser", runs: Path, live: str, kind: str) -> None:
     with opened(browser, address_of(kind, runs, live), width=400) as shown:
         page = shown.page
-        page.evaluate(OPEN_ALL)
-        page.wait_for_function(ALL_OPEN)
+        open_all(page)
         for width in (400, 1600):
             page.set_viewport_size({"width": width, "height": 900})
             assert settled(lambda: [*sideways(page), *cut_texts(page)]) == [], width
@@ -212,7 +133,7 @@ def test_nothing_is_cut_or_faint(browser: "Browser", runs: Path, live: str, kind
         shown.check()
 
 
-def test_the_theme_can_be_chosen(browser: "Browser", shown: Opened) -> None:
+def test_the_theme_can_be_chosen(shown: Opened) -> None:
     page = shown.page
     paper = "() => getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(paper)

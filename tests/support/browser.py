@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium without a window, what its pages ask for, and what they look like."""
+"""Drive a headless Chromium in tests: record what pages request, and check how they look."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 30_000  # ms to wait at most, on a busy machine
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+TIMEOUT_MS = 120_000  # long enough for a busy machine
 DRAWN = (
     "() => { const all = [...document.querySelectorAll('.plot')]; return all.length > 0 && all.every((p) => p.data); }"
 )
@@ -22,11 +22,11 @@ DRAWN = (
 
 @contextmanager
 def chromium() -> Iterator["Browser"]:
-    """The system's Chromium. Without one the test is skipped and says so, or fails where one is required."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    """Start the system's Chromium. Without one, skip the test, or fail if LIGHT_LLM_TEST_BROWSER=required."""
+    path = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if path is None:
         if os.environ.get("LIGHT_LLM_TEST_BROWSER") == "required":
-            pytest.fail(f"a browser is required here, and there is none of {', '.join(NAMES)}")
+            pytest.fail(f"a browser is required here, and there is none of {', '.join(PROGRAMS)}")
         pytest.skip("NOT RUN: the pages are tested in a browser; install chromium, or google-chrome")
     sync = pytest.importorskip("playwright.sync_api", reason="NOT RUN: pip install playwright").sync_playwright
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
@@ -40,36 +40,36 @@ def chromium() -> Iterator["Browser"]:
 
 @dataclass
 class Opened:
-    """A page, and what it did besides showing itself."""
+    """A page, with its errors and its requests to other addresses."""
 
     page: "Page"
     complaints: list[str] = field(default_factory=list)  # errors and warnings of the console, errors of scripts
-    elsewhere: list[str] = field(default_factory=list)  # addresses that are not its own; none of them was let through
-    failed: list[str] = field(default_factory=list)  # answers that are errors
+    foreign: list[str] = field(default_factory=list)  # addresses other than its own; these requests are blocked
+    failed: list[str] = field(default_factory=list)  # responses with an error status
 
     def check(self) -> None:
-        """It complained of nothing, and asked nobody else for anything."""
-        found = {"complaints": self.complaints, "elsewhere": self.elsewhere, "failed": self.failed}
-        assert not any(found.values()), found
+        """Assert that there was no error and no request to another address."""
+        problems = {"complaints": self.complaints, "foreign": self.foreign, "failed": self.failed}
+        assert not any(problems.values()), problems
 
 
 @contextmanager
 def opened(browser: "Browser", address: str, *, width: int = 1280, empty: bool = False) -> Iterator[Opened]:
-    """A page in a fresh profile, in light colours, with its pictures drawn, unless it is `empty`."""
+    """Open a page in a fresh profile, in light colours, and wait for its figures unless it is `empty`."""
     own = address if address.startswith("file:") else address.partition("?")[0].rpartition("/")[0] + "/"
-    how: Any = {"viewport": {"width": width, "height": 900}, "color_scheme": "light", "reduced_motion": "reduce"}
-    context = browser.new_context(offline=address.startswith("file:"), **how)
+    options: Any = {"viewport": {"width": width, "height": 900}, "color_scheme": "light", "reduced_motion": "reduce"}
+    context = browser.new_context(offline=address.startswith("file:"), **options)
     shown = Opened(context.new_page())
     page = shown.page
 
-    def pass_on(route: "Route") -> None:
+    def filter_requests(route: "Route") -> None:
         if route.request.url.startswith((own, "data:", "blob:")):
             return route.continue_()
-        shown.elsewhere.append(route.request.url)
+        shown.foreign.append(route.request.url)
         route.abort()
 
-    context.route("**/*", pass_on)
-    page.set_default_timeout(SECONDS)
+    context.route("**/*", filter_requests)
+    page.set_default_timeout(TIMEOUT_MS)
     page.on("console", lambda m: shown.complaints.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: shown.complaints.append(str(error)))
     page.on("response", lambda r: shown.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
@@ -83,22 +83,22 @@ def opened(browser: "Browser", address: str, *, width: int = 1280, empty: bool =
         context.close()
 
 
-def settled(look: Callable[[], list[str]], seconds: float = 8.0) -> list[str]:
-    """What is found when a page has come to rest: pictures are drawn anew one after the other."""
+def settled(find_problems: Callable[[], list[str]], seconds: float = 60.0) -> list[str]:
+    """Return the problems that remain once the page is at rest: figures are redrawn one after the other."""
     deadline = time.monotonic() + seconds
-    while (found := look()) and time.monotonic() < deadline:
+    while (problems := find_problems()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return found
+    return problems
 
 
 def sideways(page: "Page") -> list[str]:
-    """Whether the page itself scrolls to the right."""
+    """Return a problem if the page itself scrolls to the right."""
     inside, wide = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
     return [f"the page is {wide} pixels wide in a window of {inside}"] if wide > inside else []
 
 
 def cut_texts(page: "Page") -> list[str]:
-    """Texts that reach out of the window, or out of an element that does not show what is outside of it."""
+    """Return the texts that are cut off by the window, or by an element that hides its overflow."""
     return page.evaluate(
         """() => {
           const scrolls = (s) => /auto|scroll/.test(s.overflowX);
@@ -131,10 +131,10 @@ def cut_texts(page: "Page") -> list[str]:
 
 
 def faint_texts(page: "Page", least: float = 4.5) -> list[str]:
-    """Texts whose contrast with what is behind them is below `least` (WCAG 2.2, 1.4.3).
+    """Return the texts with a contrast below `least` (WCAG 2.2, 1.4.3).
 
-    (L1 + 0.05) / (L2 + 0.05) with L = 0.2126 R + 0.7152 G + 0.0722 B of linear light. What is behind is the nearest
-    opaque background, under the transparent ones above it. Labels inside of heat maps are left out: they are pictures.
+    Contrast is (L1 + 0.05) / (L2 + 0.05) with L = 0.2126 R + 0.7152 G + 0.0722 B of linear light, against the nearest
+    opaque background under the transparent ones above it. Labels inside heat maps do not count: they are graphics.
     """
     return page.evaluate(
         """(least) => {
@@ -203,8 +203,9 @@ FOCUSED = """() => {
 
 
 def tab_through(page: "Page") -> tuple[list[str], list[str]]:
-    """Press Tab from the top to the end: what was not reached, and what did not show that it was."""
-    page.add_style_tag(content="* { transition: none !important; }")  # what fades in is there
+    """Press Tab from top to end. Returns the elements not reached, and those without a visible focus."""
+    # An outline that fades in would not be seen yet.
+    page.add_style_tag(content="* { transition: none !important; }")
     names = page.evaluate(MARK)
     reached: set[int] = set()
     unseen = []
