@@ -96,6 +96,7 @@ def _noise(noise: Mapping[str, Any], context: int, config: TrainConfig | None, m
         return [("noise scale", "-", f"the {n} gradients are all noise: more than {n * context:,} tokens a batch")]
     error = noise["stderr"] * context if noise["stderr"] is not None else None
     meaning = "tokens: the batch beyond which more text a step helps little"
+    # A scale this uncertain must not suggest a batch size.
     if noise["stderr"] is not None and noise["stderr"] > noise["scale_sequences"] / 2:
         meaning += "; uncertain by more than half, so it says nothing of the batch"
     elif config and max_length:

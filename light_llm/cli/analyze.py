@@ -188,6 +188,7 @@ def _windows(
     check_range("context", flags.context, low=0, high=file.config.n_positions, integer=True)
     trained = file.data.get("max_length") or CONTEXT
     dataset = open_training_data(file, flags.data, max_length=flags.context or min(CONTEXT, trained))
+    # The error of the noise scale needs at least three gradients.
     n, needed = min(config.sequences, len(dataset)), max(3, config.batch_size)
     if len(dataset) < needed:
         raise DataError(
@@ -210,6 +211,7 @@ def _run_checkpoints(path: Path, model: LightLLM) -> tuple[list[CheckpointWeight
     steps, names = folder.steps(), list(trainable_parameters(model))
     if len(steps) > MAX_CHECKPOINTS:
         steps = [steps[round(i * (len(steps) - 1) / (MAX_CHECKPOINTS - 1))] for i in range(MAX_CHECKPOINTS)]
+    # The best model may be a step whose folder was removed. The analysed checkpoint itself is the end of the path.
     for checkpoint in [*steps, *([folder.best_model] if folder.best_model.is_file() else [])]:
         if checkpoint == path:
             continue

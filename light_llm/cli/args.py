@@ -1,6 +1,7 @@
 """Read the command line into frozen dataclasses, by tyro, and record which flags were given."""
 
 import os
+import shlex
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -46,6 +47,7 @@ def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> t
         SystemExit: for --help (0), or for a value of the wrong type, which tyro has reported (2).
     """
     words, given = _normalize(kind, argv)
+    # A switch has no second flag `--no-...`, which would make --help twice as long.
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
     return tyro.cli(kind, prog=prog, description=about, args=words, config=config), given
 
@@ -121,6 +123,12 @@ def given_settings(flags: Any, given: Collection[str]) -> dict[str, Any]:
     return settings
 
 
+def given_flags(flags: Any, given: Collection[str], names: Collection[str]) -> str:
+    """Return those of the named flags that were given, for a command line to copy: ` --held-out 0.2`."""
+    words = (f" {flag_of(name)} {shlex.quote(str(getattr(flags, name)))}" for name in names if name in given)
+    return "".join(words)
+
+
 def flag_of(name: str) -> str:
     """Return the flag of a field: `--max-steps` of `max_steps`."""
     return f"--{name.replace('_', '-')}"
@@ -148,6 +156,7 @@ def _normalize(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
     rest = list(argv)
     while rest:
         word = rest.pop(0)
+        # Help is shown even after a mistake: the user may be looking for the right flag.
         if word in ("-h", "--help"):
             return [word], given
         if positional_args and not word.startswith("-"):
@@ -196,6 +205,7 @@ def _check_count(words: list[str], expected: PositionalArgs) -> None:
 
 
 def _check_number(flag: str, text: str, hint: Any) -> None:
+    # Checked here and not by tyro, which reports it in a box and does not raise a ConfigError.
     expected = {int: "a whole number", float: "a number"}.get(hint)
     try:
         if expected:

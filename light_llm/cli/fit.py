@@ -78,6 +78,7 @@ class FitChecker:
             self._check_budget()
             # The budget is spent when the size of the text is known.
             return {}
+        # The built-in corpus has a trained tokenizer of its own.
         tokenizer = run.data.tokenizer if run.data.data.partition(":")[0] != "tales" else "bpe"
         V = run.model.vocab_size if self.fixed else expected_vocab_size(tokenizer, run.model.vocab_size)
         model, framework = replace(run.model, vocab_size=V), resident_memory() + DATA_BYTES
@@ -93,8 +94,11 @@ class FitChecker:
             choice = fit_to_budget(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
             self._print(f"budget   {self.flags.budget}: {choice.why}")
             return run.with_settings(**choice.changes)
-        plan = make_plan(run.model, train, run.data.max_length, text, framework=resident_memory(), timed=False)
+        # Measured again: the text and its vocabulary are in memory now.
+        framework = resident_memory()
+        plan = make_plan(run.model, train, run.data.max_length, text, framework=framework, timed=False)
         overrides = self._fitting_overrides(plan, untouched="no run was started")
+        # The text has already been encoded with the larger vocabulary.
         if "data__tokenizer" in overrides:
             raise ConfigError(f"only a smaller vocabulary fits: --tokenizer {overrides['data__tokenizer']}")
         return run.with_settings(**overrides)

@@ -33,6 +33,7 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
     device = choose_device(device_name).value
     loaded = load_model(checkpoint, device)
     dataset = _dataset(loaded.file, moved)
+    # As in training, so that the loss is the one that training printed.
     dtype = loaded.file.meta.get("dtype", "float32")
     with counting("evaluating") as progress:
         evaluation, distance = evaluate.evaluate_held_out(

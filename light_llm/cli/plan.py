@@ -57,6 +57,7 @@ def command(argv: Sequence[str]) -> int:
         print(json.dumps({"fits": plan.fits, **plan.to_dict(), "ways": ways, "notes": notes}, indent=1))
         return 0 if plan.fits else 2
     print("\n".join([*table(plan), *notes]))
+    # Raised after the plan is printed: the refusal belongs on standard error, and the exit code is 2.
     if not plan.fits:
         raise ConfigError(refusal(plan, suggestions, untouched="no run was started"))
     return 0

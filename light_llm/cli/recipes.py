@@ -30,6 +30,7 @@ def command(argv: Sequence[str]) -> int:
     """List the recipes, or print the one that was named."""
     about = "The recipes of the package; with a NAME, its file, to copy and change."
     flags, _ = parse(RecipesFlags, argv, prog="light-llm recipes", about=about)
+    # Printed exactly, to be redirected into a file.
     for name in flags.name:
         print(recipe_text(name), end="")
     if not flags.name:

@@ -10,7 +10,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig
 from ..errors import ConfigError
-from .args import flag_of, parse_mode
+from .args import given_flags, parse_mode
 
 if TYPE_CHECKING:
     from ..data import Source, Tokenizer
@@ -81,9 +81,8 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     size, (n,) = _counts([tokenizer], source, flags.held_out)
     print(f"cuts     {size / n:.2f} bytes per token on its held-out end")
     print(f"written  {out}")
-    same = [name for name in ("held_out", "text_field") if name in given]
-    again = "".join(f" {flag_of(name)} {shlex.quote(str(getattr(flags, name)))}" for name in same)
-    print(f"next     light-llm train --data {shlex.quote(source.name)}{again} --tokenizer {shlex.quote(str(out))}")
+    same = given_flags(flags, given, ("held_out", "text_field"))
+    print(f"next     light-llm train --data {shlex.quote(source.name)}{same} --tokenizer {shlex.quote(str(out))}")
 
 
 def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
@@ -92,6 +91,7 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
 
     from rich.console import Console
 
+    # A terminal would wait for a text without asking for one.
     text = flags.text if "text" in given else "" if sys.stdin.isatty() else sys.stdin.read()
     if not text:
         raise ConfigError('there is no text to cut; give one, as in: tokenizer show --text "Once upon a time"')
@@ -99,6 +99,7 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
     for spec in flags.tokenizer or ("gpt2",):
         tokenizer = _tokenizer(spec, flags, given, text)
         ids = tokenizer.encode(text)
+        # A command line may hold bytes that are not UTF-8.
         size = len(text.encode("utf-8", errors="replace"))
         console.print(_join_tokens(tokenizer, ids, in_color=console.is_terminal))
         console.print(

@@ -86,10 +86,12 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     limit_threads()
     run, origin = _resumed_run(flags, settings) if flags.resume else _new_run(flags, given, settings)
     _check_tokenizer(given, run, origin)
+    # The device is resolved, and the memory checked, before a text is read or downloaded in vain.
     fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None)
     changes = fit.check_before_data(run)
     run = run.with_settings(**changes)
     dataset = _load_dataset(run, origin, flags, given, settings | changes)
+    # Right before the weights are drawn, so that they do not depend on how the text was prepared.
     seed_everything(run.train.seed)
     if origin is None:
         vocab_size = settings.get("model__vocab_size", dataset.tokenizer.vocab_size)
@@ -97,11 +99,13 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         model = LightLLM(run.model)
     else:
         model = build(replace(origin, config=run.model))
+    # --fit and --budget may have chosen shorter windows.
     dataset = replace(dataset, max_length=run.data.max_length)
     return Trainer(
         model,
         create_dataloader(dataset, run.train.batch_size, seed=run.data.seed),
         run.train,
+        # None: a run in the default folder is moved away. One in a folder that the user names is never touched.
         out=flags.out if "out" in given or flags.resume or flags.overwrite else None,
         resume=flags.resume,
         overwrite=flags.overwrite,

@@ -111,6 +111,7 @@ def _compare(scratch: Path, words: list[str], last: int, stop_at: int) -> int:
 def _differences(whole: Path, parts: Path, last: int) -> Iterator[str]:
     """Yield a description of each file that differs."""
     a, b = (folder / f"step-{last:06d}" for folder in (whole, parts))
+    # settings.json has the time of the start, and the manifest its hash.
     for name in sorted({p.name for p in [*a.iterdir(), *b.iterdir()]} - {"MANIFEST.json", "settings.json"}):
         if _hash(a / name) != _hash(b / name):
             yield f"{name} of step {last}{_tensor_difference(a / name, b / name)}"
@@ -150,6 +151,7 @@ def _hash(path: Path) -> str:
 
 def _train(words: list[str], stop_after: int | None = None) -> None:
     """Run `light-llm train` in a child process. Raises ConfigError with its error message if it fails."""
+    # A process of its own, as when a user resumes: no state in memory can help.
     child = subprocess.run(  # noqa: S603  (our own program)
         [sys.executable, "-m", "light_llm", "train", "--quiet", *words],
         env=stop_after_env(stop_after),

@@ -68,6 +68,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
                 f"there is no recipe or file {name_or_path!r}{did_you_mean(name_or_path, names)} "
                 f"The recipes are {', '.join(names)}; anything else is the path of a TOML file"
             )
+        # Editors on Windows write a byte-order mark. Bytes that are not UTF-8 are reported as TOML that cannot be read.
         text, where = path.read_text(encoding="utf-8-sig", errors="replace"), str(path)
     try:
         return tomllib.loads(text), where

@@ -70,6 +70,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         if part not in PARTS:
             near = did_you_mean(part, PARTS)
             raise ConfigError(f"--set {assignment}: there is no part {part!r}{near} The parts are {', '.join(PARTS)}")
+        # Only the first = separates: a value such as a path may have others.
         settings[f"{part}__{key}"] = parse_as(PARTS[part], key, text.strip(), what=part)
     return settings
 

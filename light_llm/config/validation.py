@@ -131,6 +131,7 @@ def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
 
 def _fits(value: Any, hint: Any) -> bool:
     options = typing.get_args(hint) or (hint,)
+    # A bool is an int in Python, but true is no whole number here.
     if isinstance(value, bool):
         return bool in options
     if isinstance(value, int):
