@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import __version__
 from ..checkpoint import ModelFile
 from ..config import ModelConfig, get_model_size
+from ..config.choices import POSITIONS
 from ..errors import ConfigError
 from ..layers.positions import frequencies
 from ..text_format import format_count
@@ -163,7 +164,7 @@ def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]
         "attention.head_count": config.n_head,
         eps: config.norm_eps,
     }
-    if config.positions == "rope":
+    if POSITIONS[config.positions].rotary:
         numbers |= {
             "attention.head_count_kv": config.kv_heads,
             "attention.key_length": config.head_size,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import ModelConfig, repr_short
+from ..config.choices import POSITIONS
 from ..errors import CheckpointError, ConfigError
 from ..layers.positions import HIGH, LOW
 from .architectures import FAMILIES, REQUIRED, ConfigField, Family, family_of, has_window
@@ -79,7 +80,7 @@ def write_config(config: ModelConfig, *, separator: int | None, dtype: str) -> d
             value = next(theirs for theirs, ours in field.values.items() if ours == value)
         values[field.theirs] = value
     values |= family.also_written(config)
-    if config.positions == "rope":
+    if POSITIONS[config.positions].rotary:
         values |= _write_rope(config)
     if family.layer_windows:
         values |= _write_windows(config)
@@ -203,7 +204,7 @@ def read_config(values: Any, where: str) -> tuple[Family, ModelConfig]:
     if family.layer_windows:
         settings |= _read_windows(reader)
     settings |= {field.ours: reader.read(field) for field in family.fields}
-    if settings["positions"] == "rope":
+    if POSITIONS[settings["positions"]].rotary:
         settings |= _read_rope(reader, settings["n_positions"])
         # Where it is true the file may have biases of zeros: read_folder and from_hf_tensors look at them.
         for name in ("attention_bias", "mlp_bias"):
