@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 ARGS ?=
 TORCH ?=
+OLDEST_PYTHON ?= python3.11
+NEWEST_PYTHON ?= python3.13
 PIN := $(if $(TORCH),'torch==$(TORCH).*')
 
 .PHONY: setup train run test check check-all check-versions bench bench-plan check-interop check-gguf faults format clean
@@ -55,8 +57,8 @@ check-all: check
 	$(BIN)/python tests/support/deliberate_bugs.py
 
 check-versions:
-	$(MAKE) test VENV=.venv-oldest PYTHON=python3.11 TORCH=2.10
-	$(MAKE) test VENV=.venv-newest PYTHON=python3.13 TORCH=2.15
+	$(MAKE) test VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) TORCH=2.10
+	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST_PYTHON) TORCH=2.15
 
 faults: $(VENV)/.dev
 	$(BIN)/python tests/support/campaign.py $(ARGS)
