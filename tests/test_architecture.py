@@ -1,8 +1,11 @@
 """Which room may know which, and what may be said where. The table is the architecture."""
 
 import ast
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,6 +232,57 @@ def test_files_stay_readable() -> None:
         str(f.relative_to(PACKAGE)): n for f, _, _ in modules() if (n := len(f.read_text().splitlines())) > MAX_LINES
     }
     assert not long, f"split these: {long}"
+
+
+# The words that a docstring does not begin with, and phrases that an engineer would not write: see CONTRIBUTING.md.
+RIDDLES = "what whether how where who whom whose which why nothing nobody whoever as that those one all".split()  # noqa: SIM905
+PHRASES = re.compile(r"\b(nobody|somebody|whoever|anew|foretold|goes on|is none|be had)\b")
+
+
+def prose_of(source: str) -> Iterator[tuple[int, str, bool]]:
+    """Yield each docstring and comment of a module: its line, its text, and whether it is a docstring."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            text = ast.get_docstring(node)
+            if text:
+                yield getattr(node, "lineno", 1), text, True
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string, False
+
+
+def unclear_prose(source: str) -> list[str]:
+    """Return the lines of a module whose docstring begins as a riddle, or that contain a phrase to avoid."""
+    lines = []
+    for line, text, is_docstring in prose_of(source):
+        first_word = (re.findall(r"[A-Za-z']+", text) or [""])[0].lower()
+        if is_docstring and first_word in RIDDLES:
+            lines.append(f"{line}: begins with {first_word!r}")
+        lines += [f"{line}: {phrase!r}" for phrase in PHRASES.findall(text)]
+    return lines
+
+
+def test_docstrings_and_comments_are_plain() -> None:
+    strays = [
+        f"{file.relative_to(PACKAGE)}:{line}"
+        for file, _, _ in modules()
+        for line in unclear_prose(file.read_text(encoding="utf-8"))
+    ]
+    assert not strays, "\n".join(strays)
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    [
+        ('"""Whether a file is whole."""', 1),
+        ('def f():\n    """What a step weighs, made anew."""', 2),
+        ("x = 1  # nobody asks", 1),
+        ('def f():\n    """Return what the step weighs."""', 0),
+        ('text = "nobody"', 0),
+    ],
+)
+def test_the_lint_sees_riddles_and_phrases(source: str, n: int) -> None:
+    assert len(unclear_prose(source)) == n
 
 
 @pytest.mark.parametrize(

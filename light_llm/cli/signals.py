@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal do to a command, and to a training.
+"""Handling of Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal, in a command, and to a training.
 
 A command is ended by an exception, so that temporary files are removed and finished work is kept. A training is asked
 to stop, and ends after the current step. Either way a second signal ends the process at once.

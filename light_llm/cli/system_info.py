@@ -35,7 +35,7 @@ def system_info() -> dict[str, Any]:
     from ..runtime.precision import COMPILERS
 
     accelerator = torch.accelerator.current_accelerator(check_available=False)
-    # The digits alone: whoever built a kernel may have put a name behind them.
+    # The digits alone: the name of the person who built a kernel may follow them.
     version = re.match(r"\d+(\.\d+)*", platform.mac_ver()[0] or platform.release())
     return {
         "light_llm": __version__,

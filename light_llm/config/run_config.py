@@ -1,4 +1,4 @@
-"""All settings of a run as one frozen value. It is written to the run folder before the first step."""
+"""The settings of a run as one frozen value. It is written to the run folder before the first step."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace

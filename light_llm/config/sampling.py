@@ -1,4 +1,4 @@
-"""How the next token is sampled. Here, and not in `generate`, because the flags are derived from it without torch."""
+"""Settings of sampling. They are here, and not in `generate`, because the flags are derived from it without torch."""
 
 from dataclasses import dataclass
 

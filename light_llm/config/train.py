@@ -19,7 +19,7 @@ TRACKERS = ("auto", "none", "wandb", "tensorboard")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained. Intervals are in optimizer steps; a batch is all micro-batches of one step together."""
+    """Settings of training. Intervals are in optimizer steps; a batch is all micro-batches of one step together."""
 
     max_steps: int = setting(500, "optimizer steps", low=1, resume="free", flag=True)
     batch_size: int = setting(8, "sequences per step", low=1, flag=True)

@@ -1,4 +1,4 @@
-"""One HTTP request, with its errors sorted into two classes: worth a retry, or permanent.
+"""A single HTTP request, with its errors sorted into two classes: worth a retry, or permanent.
 
 `download.py` does the retries.
 """

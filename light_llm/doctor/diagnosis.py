@@ -15,7 +15,7 @@ REQUIRED, MUON, COMPILED = "required", "muon", "compiled"  # what a check is nee
 
 @dataclass(frozen=True)
 class Comparison:
-    """One result on the device compared with the exact one."""
+    """A result on the device compared with the exact one."""
 
     error: float
     tolerance: float  # 0: the results must be equal
@@ -70,7 +70,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All results for one device."""
+    """The results for one device."""
 
     device: str
     name: str  # product name

@@ -33,7 +33,7 @@ class ConfigField:
 
 @dataclass(frozen=True)
 class TensorNames:
-    """How transformers names the tensors of a family."""
+    """The names that transformers gives the tensors of a family."""
 
     prefix: str  # of every name but lm_head.weight; half of all files lack it
     layers: str  # the list of blocks: `layers` gives `layers.0.`
@@ -43,7 +43,7 @@ class TensorNames:
 
 @dataclass(frozen=True)
 class GGUFTraits:
-    """What llama.cpp does with a family. Read in its source: src/models/gpt2.cpp, llama.cpp, qwen3.cpp."""
+    """A family as llama.cpp computes it, read in its source: src/models/gpt2.cpp, llama.cpp, qwen3.cpp."""
 
     supported: Mapping[str, tuple[Any, ...]]  # values of a setting that it computes
     interleaved: bool = False  # its rotation pairs rows 2i and 2i + 1 of a head; ours pairs i and i + D/2
@@ -51,7 +51,7 @@ class GGUFTraits:
 
 @dataclass(frozen=True)
 class Family:
-    """One model family: the settings that it fixes, and its names in config.json, in safetensors and in GGUF."""
+    """A model family: the settings that it fixes, and its names in config.json, in safetensors and in GGUF."""
 
     name: str  # `model_type` in config.json, `general.architecture` in GGUF
     title: str

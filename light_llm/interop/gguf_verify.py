@@ -35,7 +35,7 @@ class GGUFCheck:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """Return the result in one line."""
         formats = " and ".join(f"{n} in {kind}" for kind, n in self.formats.items())
         ids = "" if self.tokens is None else f", its {self.tokens:,} tokens are the tokenizer's"
         return f"read back with {self.program}: {self.tensors} tensors ({formats}) are the model's{ids}"

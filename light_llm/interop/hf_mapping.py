@@ -26,7 +26,7 @@ _BIASES = re.compile(r"layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj
 
 
 class TensorMapping(NamedTuple):
-    """One parameter of ours, and the tensors of transformers that hold its rows."""
+    """A parameter of ours, and the tensors of transformers that hold its rows."""
 
     name: str
     parts: list[tuple[str, tuple[int, ...]]]  # names without prefix, and the shapes of the rows

@@ -69,7 +69,7 @@ class ExportCheck:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """Return the result in one line."""
         ids = ", the tokenizer gives the same ids" if self.same_tokenizer else ""
         tie = "" if self.greedy_equal == self.greedy_compared else " (the others tie)"
         return (

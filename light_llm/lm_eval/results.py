@@ -10,7 +10,7 @@ SUMMARY_PARTS = ("results", "groups", "group_subtasks", "versions", "n-shot", "n
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one task, or of a group of tasks."""
+    """A metric of one task, or of a group of tasks."""
 
     task: str
     metric: str  # with the filter that the answers went through, if any

@@ -38,7 +38,7 @@ Y = TypeVar("Y")
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisConfig:
-    """How much to compute. A product with the Hessian takes as long as two forward and backward passes."""
+    """The amount of work. A product with the Hessian takes as long as two forward and backward passes."""
 
     batch_size: int = 4  # sequences of the batch for curvature and landscape
     k: int = 5  # largest eigenvalues to report

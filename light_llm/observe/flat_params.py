@@ -1,4 +1,4 @@
-"""All trainable weights of a model as one vector, and the mean loss as a function of such a vector.
+"""The trainable weights of a model as one vector, and the mean loss as a function of such a vector.
 
 No weight is changed: `functional_call` computes the model with other weights in place of its own.
 """

@@ -13,7 +13,7 @@ LABEL_WIDTH = 9  # columns for the numbers beside a chart
 
 @dataclass(frozen=True)
 class Series:
-    """One curve; with a `mark` its points are drawn as that letter, otherwise as dots."""
+    """A curve; with a `mark` its points are drawn as that letter, otherwise as dots."""
 
     x: Sequence[float]
     y: Sequence[Number]

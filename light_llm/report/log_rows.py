@@ -38,7 +38,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass over the held-out split."""
+    """A pass over the held-out split."""
 
     step: int
     loss: float  # nats per token

@@ -1,4 +1,4 @@
-"""One optimizer step: the values that guards and callbacks get, and the queue for GPUs, where they are read late."""
+"""An optimizer step: the values that guards and callbacks get, and the queue for GPUs, where they are read late."""
 
 import math
 import time
@@ -23,7 +23,7 @@ GuardAction = Literal["go", "skip", "stop", "rollback"]  # update; drop this bat
 
 @dataclass(frozen=True)
 class Step:
-    """One step. Guards get it before the update; callbacks get it after the update, with all fields set."""
+    """An optimizer step. Guards get it before the update; callbacks get it after the update, with all fields set."""
 
     number: int  # 1, 2, 3, ...
     loss: float  # mean nats per token of the batch, before the update

@@ -289,7 +289,7 @@ class Trainer:
 
     @property
     def run(self) -> Run:
-        """All settings of this run."""
+        """The settings of this run."""
         return preflight.make_run(self.model.config, self.batches, self.config)
 
     @property

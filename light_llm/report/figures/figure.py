@@ -40,7 +40,7 @@ class AxisToggle:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `traces` and `layout` are arguments of `Plotly.react`."""
+    """A figure: `traces` and `layout` are arguments of `Plotly.react`."""
 
     id: str
     title: str

@@ -10,8 +10,8 @@ from .rule import Finding, Rule
 # Nats by which training must have fallen before the held-out gain is compared with it, and half of that for two rises
 # in a row. Also so many standard errors of the two means, each of which is 0.01 to 0.02 nats in nano on tales.
 MIN_FALL, MIN_FALL_ERRORS, RISES_FALL_ERRORS = 0.12, 2.5, 2
-# A held-out gain below this share of the training gain is none. Memorising is then named at the evaluation after the
-# best one or at the best itself; two rises in a row alone came up to 40 steps later.
+# A held-out gain below this share of the training gain counts as no gain. Memorising is then named at the evaluation
+# after the best one or at the best itself; two rises in a row alone came up to 40 steps later.
 NO_GAIN = 0.05
 # Nats of two rises in a row: about two standard errors of an evaluation of nano on tales (0.004).
 MIN_RISE = 0.01

@@ -20,7 +20,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing to look for in a run.
+    """A property to look for in a run.
 
     `check` is a pure function that returns one finding, several, or None. The rule is skipped if one of the rules
     named in `unless`, which have a lower `order`, has found something to watch or bad: that one is the cause.
