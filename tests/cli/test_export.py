@@ -27,7 +27,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return model_path(tmp_path / "checkpoints", **SHAPE)
 
 
-def test_a_file_and_what_to_do_with_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_to_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "gguf", "--dtype", "q8_0"]) == 0
     said = capsys.readouterr().out
     assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
@@ -38,7 +38,7 @@ def test_a_file_and_what_to_do_with_it(checkpoint: Path, capsys: pytest.CaptureF
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "model.gguf"]
 
 
-def test_a_folder_says_what_was_found(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_to_a_folder(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "hf", "--out", "there"]) == 0
     said = capsys.readouterr().out
     found = "logits at 32 positions differ by"
@@ -71,7 +71,7 @@ def test_a_folder_says_what_was_found(checkpoint: Path, capsys: pytest.CaptureFi
         (["hf", "--outt", "x"], "there is no flag --outt; did you mean --out?"),
     ],
 )
-def test_what_cannot_be_is_said_before_any_work(
+def test_wrong_arguments_are_refused_before_any_work(
     words: list[str],
     message: str,
     checkpoint: Path,
@@ -87,9 +87,7 @@ def test_what_cannot_be_is_said_before_any_work(
 
 
 @pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
-def test_a_disk_that_is_full_is_said_of_the_export(
-    target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_leaves_nothing(target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not of a file that nobody has heard of. The kernel's own limit on a file's size stands for the disk."""
     resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limit for files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -103,7 +101,7 @@ def test_a_disk_that_is_full_is_said_of_the_export(
     assert [p.name for p in Path().iterdir()] == ["checkpoints"]
 
 
-def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: Path) -> None:
+def test_leftovers_of_dead_processes_are_removed(checkpoint: Path) -> None:
     """As after a kill, or a second Ctrl-C. A process that goes on keeps its own; other names are nobody's business."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -126,7 +124,7 @@ def test_what_a_dead_process_left_goes_and_what_was_put_aside_stays(checkpoint: 
     assert {p.name for p in Path().iterdir()} == others | {"checkpoints", "mine"}
 
 
-def test_what_cannot_be_put_there_leaves_what_was(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_keeps_the_old_export(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["export", "hf", "--out", "mine"]) == 0
     before = {p.name: p.read_bytes() for p in Path("mine").iterdir()}
     replace = os.replace
@@ -143,9 +141,7 @@ def test_what_cannot_be_put_there_leaves_what_was(checkpoint: Path, monkeypatch:
         assert {p.name: p.read_bytes() for p in Path("mine").iterdir()} == before
 
 
-def test_an_export_takes_the_place_of_another_and_of_nothing_else(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_exports_are_replaced(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["export", "hf", "--out", "mine", "--overwrite"]) == 0
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "mine"]
@@ -164,7 +160,7 @@ def test_an_export_takes_the_place_of_another_and_of_nothing_else(
         assert message in capsys.readouterr().err
 
 
-def test_what_to_try_can_be_pasted_and_fits_the_context(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_command_runs(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Any letters in the path; and no more tokens than there are positions, beyond which GPT-2 ends in an error."""
     out = 'my "módel" d\'été'
     assert main(["export", "hf", "--out", out]) == 0

@@ -21,7 +21,7 @@ from tests.support.export_tools import HF, tiny_loaded
 from tests.support.tools import some_tokens
 
 
-def test_the_verb_makes_a_file_that_everything_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_can_be_loaded_and_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, folder = exported(tmp_path / "out", ByteTokenizer(), **ROPE)
     assert command([str(folder), "--out", "mine"]) == 0
     said = capsys.readouterr().out
@@ -37,7 +37,7 @@ def test_the_verb_makes_a_file_that_everything_reads(tmp_path: Path, capsys: pyt
     assert TextGenerator("mine", device="cpu").generate("abc", 5, seed=1).startswith("abc")
 
 
-def test_the_verb_overwrites_nothing_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_the_flag(tmp_path: Path) -> None:
     _, folder = exported(tmp_path / "out", ByteTokenizer())
     other = tmp_path / "deep" / "x.pt"
     assert command([str(folder), "--out", str(other)]) == 0
@@ -61,7 +61,7 @@ def test_the_verb_overwrites_nothing_unasked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 20_000])
-def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
+def test_ctrl_c_while_writing_leaves_nothing(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """torch makes an error of its own of it, about a position in its archive."""
@@ -92,7 +92,7 @@ def test_a_ctrl_c_in_the_middle_of_writing_leaves_nothing(
         ([".", "--activation", "gelu"], ConfigError, "--activation has no effect on a Hugging Face folder"),
     ],
 )
-def test_the_verb_says_what_is_wrong(argv: list[str], error: type[LightLLMError], message: str) -> None:
+def test_wrong_arguments_are_named(argv: list[str], error: type[LightLLMError], message: str) -> None:
     Path("there.txt").write_text("x")
     with pytest.raises(error, match=message):
         command(argv)

@@ -91,7 +91,7 @@ def test_the_same_numbers_and_the_same_text(tmp_path: Path, family: str, changes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_anyone_opens_it_without_a_word(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_opens_offline_without_warnings(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, out = exported(tmp_path, family)
     with in_silence(monkeypatch):
         model = transformers.AutoModelForCausalLM.from_pretrained(out)
@@ -106,7 +106,7 @@ def test_anyone_opens_it_without_a_word(tmp_path: Path, family: str, monkeypatch
     assert model.config.dtype == torch.float32 and type(model).__name__ == model.config.architectures[0]
 
 
-def test_the_silence_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     for noise in (
         lambda: logging.getLogger("transformers.models").warning("careful"),
         lambda: warnings.warn("careful", stacklevel=1),
@@ -134,7 +134,7 @@ def test_the_files_are_those_that_transformers_writes(tmp_path: Path, family: st
     }
 
 
-def test_both_forms_of_the_rotation_say_the_same(tmp_path: Path) -> None:
+def test_the_older_rotary_fields_are_enough(tmp_path: Path) -> None:
     """Versions before 5 read the older fields, and version 5 reads either."""
     loaded, out = exported(tmp_path, "llama", rope_scaling="llama3", rope_factor=4.0, rope_base=500.0)
     tamper_config(out, lambda values: values.pop("rope_parameters"))
@@ -142,7 +142,7 @@ def test_both_forms_of_the_rotation_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_the_bytes(tmp_path: Path, dtype: str) -> None:
+def test_16_bit_weights(tmp_path: Path, dtype: str) -> None:
     """It is the model of the rounded weights, exactly, and not the one of the whole weights."""
     loaded, out = exported(tmp_path, "qwen3", dtype=dtype)
     assert {str(t.dtype) for t in load_file(out / "model.safetensors").values()} == {f"torch.{dtype}"}
@@ -153,7 +153,7 @@ def test_half_the_bytes(tmp_path: Path, dtype: str) -> None:
         verify(loaded, runtime)
 
 
-def test_a_number_that_the_format_lacks_is_said(tmp_path: Path) -> None:
+def test_an_overflow_is_refused(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path)
     with torch.no_grad():
         loaded.model.wte.weight[3, 3] = 7e4
@@ -165,7 +165,7 @@ def test_a_number_that_the_format_lacks_is_said(tmp_path: Path) -> None:
         HF.write(loaded, tmp_path, dtype="int8")
 
 
-def test_the_trained_window_is_no_longer_than_the_positions(tmp_path: Path) -> None:
+def test_the_training_window_is_within_the_positions(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path)
     for data, window in (({"max_length": 24}, 24), ({"max_length": 999}, 32), ({}, 32)):
         assert training_window(replace(loaded, file=replace(loaded.file, data=data))) == window
@@ -370,7 +370,7 @@ def test_a_llama_that_transformers_refuses(tmp_path: Path) -> None:
         HF.write(loaded, tmp_path)
 
 
-def test_padding_is_cut_and_nothing_else(tmp_path: Path) -> None:
+def test_only_padding_is_trimmed(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path, vocab_size=320, tied_head=False)
     config, state = trim_vocab(loaded)
     assert config == replace(loaded.model.config, vocab_size=257)
@@ -379,7 +379,7 @@ def test_padding_is_cut_and_nothing_else(tmp_path: Path) -> None:
         assert torch.equal(state[name], kept), name
 
 
-def test_a_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert require("json", "hf") is json
     with pytest.raises(ConfigError, match=r'needs the package no_such, which is not installed; .* "light-llm\[onnx\]"'):
         require("no_such.part", "onnx")

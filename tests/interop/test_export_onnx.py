@@ -29,25 +29,18 @@ from tests.conftest import CHECKOUT
 from tests.support.export_tools import FAMILIES, ONNX, a_tokenizer, tiny_loaded
 from tests.support.tools import some_tokens
 
-MIXED = FAMILIES["qwen3"] | {
-    "n_positions": 80,
-    "window": 5,
-    "window_layers": "1",
-    "logit_cap": 20.0,
-    "tied_head": False,
-    "rope_scaling": "llama3",
-    "rope_factor": 4.0,
-}
+MIXED = FAMILIES["qwen3"] | {"n_positions": 80, "window": 5, "window_layers": "1", "logit_cap": 20.0}
+MIXED |= {"tied_head": False, "rope_scaling": "llama3", "rope_factor": 4.0}
 FILES = (WHOLE, CACHED)
 
 
 @dataclass(frozen=True)
 class Export:
-    """A folder that was written, and what it was written from."""
+    """An exported folder and its model."""
 
     folder: Path
     loaded: LoadedModel
-    noise: str  # all that was said meanwhile
+    output: str  # printed, logged and warned by the exporter
 
     @property
     def n_ids(self) -> int:
@@ -56,27 +49,27 @@ class Export:
 
 
 def export(folder: Path, loaded: LoadedModel) -> Export:
-    out, said = folder / "out", StringIO()
+    out, printed = folder / "out", StringIO()
     out.mkdir()
-    listener = logging.StreamHandler(said)
-    logging.getLogger("torch.onnx").addHandler(listener)
-    with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings(record=True) as warned:
+    handler = logging.StreamHandler(printed)
+    logging.getLogger("torch.onnx").addHandler(handler)
+    with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         ONNX.write(loaded, out)
-    logging.getLogger("torch.onnx").removeHandler(listener)
-    return Export(out, loaded, said.getvalue() + "".join(str(warning.message) for warning in warned))
+    logging.getLogger("torch.onnx").removeHandler(handler)
+    return Export(out, loaded, printed.getvalue() + "".join(str(warning.message) for warning in warned))
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """GPT-2's own choices, with 43 rows more in its table than its tokenizer has ids."""
+    """A GPT-2 with 43 rows of padding in its table."""
     folder = tmp_path_factory.mktemp("gpt2")
     return export(folder, tiny_loaded(folder, vocab_size=300, n_positions=80))
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """What no family has together: shared heads, a window in one layer, a cap, a head of its own."""
+    """A combination of no family: grouped heads, a window in one layer, a cap, an untied head."""
     folder = tmp_path_factory.mktemp("mixed")
     return export(folder, tiny_loaded(folder, tokenizer=a_tokenizer("char"), **MIXED))
 
@@ -98,7 +91,7 @@ def session(path: Path) -> Any:
 
 
 def test_any_batch_and_length(exported: Export) -> None:
-    """Of those below a window and beyond it, up to all positions; nothing of the trace's own sizes is left."""
+    """Below a window and beyond it, up to all positions: no size of the trace is fixed."""
     whole = session(exported.folder / WHOLE)
     for B, T in ((1, 1), (1, 2), (4, 1), (3, 5), (3, 6), (2, 80)):
         tokens = some_tokens(B, T, exported.n_ids)
@@ -108,8 +101,8 @@ def test_any_batch_and_length(exported: Export) -> None:
         assert np.abs(theirs - ours).max() < 1e-5, (B, T)
 
 
-def test_a_past_in_any_pieces(exported: Export) -> None:
-    """Keys and values that went out come in again: whatever the pieces, the logits are those of the whole text."""
+def test_a_past_of_any_split(exported: Export) -> None:
+    """Split in any way, the logits are those of the whole text."""
     continued = session(exported.folder / CACHED)
     names = [i.name for i in continued.get_inputs()[1:]]
     B, H_kv, D = 3, exported.loaded.model.config.kv_heads, exported.loaded.model.config.head_size
@@ -127,7 +120,7 @@ def test_a_past_in_any_pieces(exported: Export) -> None:
         assert {value.shape for value in past.values()} == {(B, H_kv, done, D)}
 
 
-def test_it_is_verified(exported: Export) -> None:
+def test_an_export_is_verified(exported: Export) -> None:
     check = verify(exported.loaded, opened(exported))
     assert check.runtime == f"onnxruntime {onnxruntime.__version__}"
     assert (check.greedy_compared, check.greedy_equal, check.same_tokenizer) == (64, 64, True)
@@ -165,18 +158,18 @@ def test_the_files_are_sound_and_hold_the_weights_once(exported: Export, name: s
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_says_nothing_of_the_machine_it_was_written_on(exported: Export, name: str) -> None:
-    """The exporter notes, at each node, the lines of the sources that it came from."""
+def test_no_path_of_this_machine_is_in_a_file(exported: Export, name: str) -> None:
+    """The exporter notes the source lines of each node."""
     data = (exported.folder / name).read_bytes()
     for word in (str(CHECKOUT), "site-packages", ".py", "forward"):
         assert word.encode() not in data, word
 
 
-def test_writing_says_nothing(exported: Export) -> None:
-    assert exported.noise == ""
+def test_writing_prints_nothing(exported: Export) -> None:
+    assert exported.output == ""
 
 
-def test_what_is_news_is_still_said() -> None:
+def test_other_warnings_are_shown() -> None:
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     with pytest.warns(UserWarning, match="something real"), _quiet():
         assert not logger.filter(logging.makeLogRecord({"msg": "torchvision is not installed. Skipping %s"}))
@@ -185,7 +178,7 @@ def test_what_is_news_is_still_said() -> None:
     assert not logger.filters
 
 
-def test_what_a_program_needs_to_know_is_in_the_file(gpt2: Export, mixed: Export) -> None:
+def test_metadata_for_generation(gpt2: Export, mixed: Export) -> None:
     for found in (gpt2, mixed):
         separator = str(found.n_ids - 1)
         for name in FILES:
@@ -256,13 +249,13 @@ def test_another_model_is_refused(gpt2: Export, tmp_path: Path, change: Callable
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_two_graphs_are_one_model(gpt2: Export, tmp_path: Path, name: str) -> None:
-    """What the one of them is not is refused too, though logits are asked of the one and greedy texts of the other."""
+    """A graph that differs alone is refused too, although logits come from one and greedy texts from the other."""
     with pytest.raises(CheckpointError, match="is not the model that"):
         verify(gpt2.loaded, tampered(gpt2, tmp_path / "other", change_a_weight, (name,)))
 
 
 @pytest.mark.parametrize("name", [*FILES, "tokenizer.json"])
-def test_what_cannot_be_opened_is_named(gpt2: Export, tmp_path: Path, name: str) -> None:
+def test_a_damaged_or_missing_file_is_named(gpt2: Export, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(gpt2.folder, folder)
     data = (folder / name).read_bytes()
@@ -275,7 +268,7 @@ def test_what_cannot_be_opened_is_named(gpt2: Export, tmp_path: Path, name: str)
             ONNX.open(folder)
 
 
-def test_what_opens_and_cannot_be_run_is_refused(gpt2: Export, tmp_path: Path) -> None:
+def test_a_graph_that_opens_and_does_not_run_is_refused(gpt2: Export, tmp_path: Path) -> None:
     def forget_a_row(graph: Any) -> None:
         """The table of positions lacks the last of 80."""
         for table in graph.initializer:
@@ -303,7 +296,7 @@ EXAMPLE = "import runpy, sys; sys.modules.update(torch=None, light_llm=None, tra
 
 
 @pytest.mark.parametrize("family, prompt", [("gpt2", ""), ("mixed", "To be")])
-def test_the_example_writes_what_we_write(request: pytest.FixtureRequest, family: str, prompt: str) -> None:
+def test_the_example_generates_our_text(request: pytest.FixtureRequest, family: str, prompt: str) -> None:
     """Three windows long, without torch and without this package."""
     exported: Export = request.getfixturevalue(family)
     example = str(CHECKOUT / "examples" / "onnx_generate.py")

@@ -100,9 +100,7 @@ def test_every_id_is_there_once(pair: tuple[Tokenizer, Any]) -> None:
     assert theirs.bos_token_id == theirs.eos_token_id == ours.separator and theirs.unk_token is None
 
 
-def test_a_separator_in_a_text_is_one_id_there_and_thirteen_characters_here(
-    pair: tuple[Tokenizer, Any], tmp_path: Path
-) -> None:
+def test_a_separator_in_a_text(pair: tuple[Tokenizer, Any], tmp_path: Path) -> None:
     """The difference that the card names, and the way around it that it names."""
     ours, theirs = pair
     text = known(ours, f"a{SEPARATOR}b") if getattr(ours, "alphabet", None) is None else SEPARATOR
@@ -138,20 +136,20 @@ def test_ids_without_a_text_keep_their_places(tmp_path: Path) -> None:
     assert theirs.decode(ids, skip_special_tokens=True) == decode(ours, ids) == "hello"
 
 
-def test_there_and_back_again() -> None:
+def test_a_bpe_comes_back() -> None:
     ours = a_tokenizer("bpe")
     assert isinstance(ours, BytePairTokenizer)
     again = from_tokenizer_json(tokenizer_json(ours), "a file")
     assert list(again.tokens) == list(ours.tokens) and again.separator == ours.separator
 
 
-def test_gpt2_has_its_own_joins(offline_files: Path) -> None:
+def test_gpt2_has_its_own_merges(offline_files: Path) -> None:
     values = tokenizer_json(a_tokenizer("gpt2"))
     assert len(values["model"]["merges"]) == 50_000 and values["model"]["merges"][0] == ["Ġ", "t"]
     assert values["model"]["vocab"] == json.loads((offline_files / "gpt2" / "encoder.json").read_text())
 
 
-def test_a_tokenizer_of_somebody_else_is_refused() -> None:
+def test_an_unknown_kind_of_tokenizer_is_refused() -> None:
     class Morse:
         name, vocab_size, separator = "morse", 3, 2
 

@@ -1,4 +1,4 @@
-"""The gate of every export: what is not the model is refused, wherever in the context it differs."""
+"""An export that is not the model is refused, wherever in the context it differs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def loaded(model: LightLLM, tokenizer: Tokenizer | None = None) -> LoadedModel:
 
 
 class Program:
-    """A program that has a model of its own: the same, or nearly."""
+    """A runtime with a model of its own: the same, or nearly."""
 
     name = "a program 1.0"
 
@@ -70,7 +70,7 @@ def test_the_model_itself_is_verified(n_positions: int) -> None:
         ({"rope_scaling": "llama3", "rope_factor": 8.0}, {"rope_scaling": "llama3", "rope_factor": 32.0}),
     ],
 )
-def test_what_differs_late_is_found(right: dict[str, Any], wrong: dict[str, Any]) -> None:
+def test_a_difference_late_in_the_context_is_found(right: dict[str, Any], wrong: dict[str, Any]) -> None:
     model, other = model_of(**QWEN3, **right), model_of(**QWEN3, **wrong)
     other.load_state_dict(model.state_dict())
     with pytest.raises(CheckpointError, match="it is not the model: its logits are off by"):
@@ -88,7 +88,7 @@ def nearly_tied() -> LightLLM:
     return model
 
 
-def test_a_greedy_text_goes_on_after_a_tie() -> None:
+def test_a_greedy_text_continues_after_a_tie() -> None:
     class Other(Program):
         def __init__(self, model: LightLLM, after: Callable[[int], int]) -> None:
             super().__init__(model)
@@ -111,8 +111,8 @@ def test_a_greedy_text_goes_on_after_a_tie() -> None:
     assert 64 // 4 > MAX_TIES
 
 
-def test_a_limit_is_never_wider_than_what_the_model_says() -> None:
-    """Logits that hardly move are all within 1e-4 of another model's."""
+def test_the_limit_is_a_part_of_the_spread_of_the_logits() -> None:
+    """Logits that hardly vary are within 1e-4 of those of any other model."""
     model, other = (tiny_model(seed, tied_head=False) for seed in (1, 2))
     for each in (model, other):
         with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_limit_is_never_wider_than_what_the_model_says() -> None:
     assert verify(loaded(model), Program(model)).limit < 1e-5
 
 
-def test_a_model_of_no_numbers_is_its_own_fault() -> None:
+def test_a_model_with_nan_is_refused() -> None:
     model = model_of()
     with torch.no_grad():
         model.ln_f.weight.fill_(torch.nan)
@@ -131,7 +131,7 @@ def test_a_model_of_no_numbers_is_its_own_fault() -> None:
         verify(loaded(model), Program(model))
 
 
-def test_an_alphabet_is_tried_on_itself() -> None:
+def test_an_alphabet_is_encoded_too() -> None:
     """None of its letters is in the usual texts."""
 
     class Deaf(Program):
@@ -146,7 +146,7 @@ def test_an_alphabet_is_tried_on_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gguf", "hf"])
-def test_overwrite_takes_the_place_of_exports_alone(kind: str, tmp_path: Path) -> None:
+def test_overwrite_replaces_only_exports(kind: str, tmp_path: Path) -> None:
     out = tmp_path / "there"
     if kind == "gguf":
         out.write_text("a text, or a trained model")

@@ -1,4 +1,4 @@
-"""Models of other programs become ours: the same logits as there, nothing passed over in silence."""
+"""Imported models have the logits of transformers, and nothing in their files is ignored in silence."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def theirs(name: str) -> Any:
-    """A model of transformers with opinions: random weights, none of them zero."""
+    """Return a model of transformers with large random weights, none of them zero."""
     family, values = MODELS[name]
     torch.manual_seed(3)
     ids = {"bos_token_id": 0, "eos_token_id": 0}
@@ -128,16 +128,16 @@ def test_logits_are_those_of_transformers(foreign: tuple[Any, Path]) -> None:
     torch.testing.assert_close(ours(ids), expected, atol=1e-4, rtol=0)
 
 
-def test_biases_that_were_never_trained_stay(tmp_path: Path) -> None:
-    """Zeros and gains of 1 are how a model begins, and not how one without biases ends."""
+def test_untrained_biases_stay(tmp_path: Path) -> None:
+    """Zeros with gains of 1 are a fresh initialization, and not a model without biases."""
     transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)).save_pretrained(
         tmp_path
     )
     assert read_folder(tmp_path, tokenizer="none").model.config.bias
 
 
-def test_the_shape_is_in_our_words(saved: Callable[[str], Path]) -> None:
-    """0 stands where it means the usual size, as in our presets."""
+def test_usual_sizes_are_zero(saved: Callable[[str], Path]) -> None:
+    """As in our presets."""
     gpt2 = read_folder(saved("gpt2"), tokenizer="none").model.config
     assert gpt2 == ModelConfig(**GPT2, dropout=0.1, attn_dropout=0.1)
     untied = read_folder(saved("llama-untied"), tokenizer="none").model.config
@@ -163,7 +163,7 @@ def test_older_rotary_fields_mean_the_same(saved: Callable[[str], Path]) -> None
     assert read_config(plain, "config.json")[1] == replace(new[1], rope_scaling="none", rope_factor=1.0)
 
 
-def test_what_is_left_out_means_what_it_means_there() -> None:
+def test_missing_fields_have_the_defaults_of_transformers() -> None:
     rope = {k: v for k, v in LLAMA3_ROPE.items() if k != "original_max_position_embeddings"}
     values = LLAMA | {"model_type": "llama", "rope_parameters": rope}
     found, theirs = read_config(values, "c")[1], transformers.LlamaConfig(**values)
@@ -432,7 +432,7 @@ ROPE: dict[str, Any] = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu",
         ROPE | {"qk_norm": True, "window": 5, "head_dim": 10, "n_inner": 17},
     ],
 )
-def test_out_and_in_again_is_the_same_model(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_an_export_comes_back_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     model, folder = exported(tmp_path / "out", ByteTokenizer(), **changes)
     back = read_folder(folder)
     assert back.model.config == replace(model.config, vocab_size=257)  # without the rows that no text has an id for
@@ -444,12 +444,12 @@ def test_out_and_in_again_is_the_same_model(changes: dict[str, Any], tmp_path: P
     assert back.file.data["max_length"] == 16
 
 
-def test_a_tokenizer_of_another_model_is_noticed(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_tokenizer_with_too_many_ids_is_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="its tokenizer has 257 ids and config.json says vocab_size=61"):
         read_folder(saved("gpt2"), tokenizer="byte")
 
 
-def test_a_context_that_does_not_divide_comes_back_too(tmp_path: Path) -> None:
+def test_a_context_that_the_factor_does_not_divide(tmp_path: Path) -> None:
     """100 positions by 3: a whole number of tokens was trained on, in every program."""
     scaled = ROPE | {"n_positions": 100, "rope_scaling": "llama3", "rope_factor": 3.0}
     model, folder = exported(tmp_path / "out", ByteTokenizer(), **scaled)
@@ -458,8 +458,8 @@ def test_a_context_that_does_not_divide_comes_back_too(tmp_path: Path) -> None:
     assert ModelConfig(**(scaled | {"n_positions": 2, "rope_factor": 64.0})).rope_trained_on == 1
 
 
-def test_weights_that_are_not_those_of_the_card_are_refused(tmp_path: Path) -> None:
-    """A bit that turned on the way gives a model that nearly works."""
+def test_weights_with_another_hash_than_the_card_are_refused(tmp_path: Path) -> None:
+    """One flipped bit gives a model that nearly works."""
     _, folder = exported(tmp_path / "out", ByteTokenizer())
     write_card(read_folder(folder), folder, ["checked"])
     whole = (folder / "model.safetensors").read_bytes()
@@ -475,7 +475,7 @@ def test_weights_that_are_not_those_of_the_card_are_refused(tmp_path: Path) -> N
         read_folder(folder)
 
 
-def test_weights_alone_say_so(saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_without_a_tokenizer(saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     command([str(saved("qwen3")), "--tokenizer", "none", "--out", "alone.pt"])
     said = capsys.readouterr().out
     assert "none: its ids have no texts here" in said and "train --init-from alone.pt" in said
@@ -483,7 +483,7 @@ def test_weights_alone_say_so(saved: Callable[[str], Path], capsys: pytest.Captu
         TextGenerator("alone.pt", device="cpu")
 
 
-def test_what_is_no_number_is_not_imported(tmp_path: Path) -> None:
+def test_nan_is_refused(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path, "llama")
     with torch.no_grad():
         loaded.model.ln_f.weight[3] = torch.nan

@@ -25,7 +25,7 @@ def gpt2_tokenizer(offline_files: Path) -> GPT2Tokenizer:
 @pytest.mark.parametrize(
     "tokenizer", [ByteTokenizer(), CharTokenizer("\n abcé東\U0001f642"), BPE], ids=["byte", "char", "bpe"]
 )
-def test_tokenizers_come_back_as_they_were(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_tokenizers_come_back_unchanged(tokenizer: Tokenizer, tmp_path: Path) -> None:
     _, folder = exported(tmp_path / "out", tokenizer)
     back = read_folder(folder).file.tokenizer
     assert back is not None and type(back) is type(tokenizer)
@@ -87,7 +87,7 @@ def test_a_part_that_ours_cannot_express_is_named(parts: Any, named: str, tmp_pa
     assert read_folder(folder, tokenizer="none").file.tokenizer is None
 
 
-def test_a_text_for_which_both_disagree_is_found(tmp_path: Path) -> None:
+def test_a_text_with_different_ids_is_found(tmp_path: Path) -> None:
     """An added token is a token wherever its text stands, there; here no text is special."""
     _, folder = exported(tmp_path / "out", BPE)
     values = to_tokenizer_json(BPE)
@@ -97,7 +97,7 @@ def test_a_text_for_which_both_disagree_is_found(tmp_path: Path) -> None:
         read_folder(folder)
 
 
-def test_the_end_that_the_model_knows_stands_between_documents(tmp_path: Path) -> None:
+def test_eos_becomes_the_separator(tmp_path: Path) -> None:
     _, folder = exported(tmp_path / "out", BPE)
     values, first = to_tokenizer_json(BPE), BPE.vocab_size
     more = [{**values["added_tokens"][0], "id": first + i, "content": f"<|{i}|>"} for i in range(2)]
@@ -172,7 +172,7 @@ def test_a_tokenizer_that_adds_or_hides_ids_is_refused(
         read_tokenizer(tmp_path, "", {"eos_token_id": eos})
 
 
-def test_the_end_that_the_config_names_is_taken(tmp_path: Path) -> None:
+def test_eos_may_be_any_added_token(tmp_path: Path) -> None:
     values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265))
     (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "<bos>")}))
     found = read_tokenizer(tmp_path, "", {"eos_token_id": 301})
@@ -182,7 +182,7 @@ def test_the_end_that_the_config_names_is_taken(tmp_path: Path) -> None:
     assert found is not None and found.separator == 301
 
 
-def test_joins_that_make_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
+def test_merges_that_give_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
     """By each token on its own: where a text has it, an earlier join may hide the difference."""
     values = to_tokenizer_json(train_bpe(["x"], 257))
     joins = [["\u0120", "t"], ["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]

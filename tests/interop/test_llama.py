@@ -1,6 +1,6 @@
-"""llama.cpp in a process of its own. It is not built for these tests: a package of its name stands for it.
+"""The child process of llama.cpp, with a stand-in package, because the real one is compiled from source.
 
-What it computes is looked at by tests/support/check_gguf.py, with the real one.
+tests/support/check_gguf.py runs the real one.
 """
 
 import re
@@ -57,15 +57,15 @@ NOTHING = "at = lambda where: None"
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str = NOTHING) -> None:
-    """A package by the name of llama_cpp, there for this process and its children."""
+    """Install a stand-in of llama_cpp for this process and its children."""
     (folder / "packages").mkdir(exist_ok=True)
     (folder / "packages" / "llama_cpp.py").write_text(STAND_IN.replace("CHANGE", change))
     monkeypatch.syspath_prepend(folder / "packages")
     monkeypatch.setenv("PYTHONPATH", str(folder / "packages"))
 
 
-def test_questions_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers come over whole, also many; texts of any letters; and what it prints is no answer."""
+def test_requests_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large arrays and any text are transferred whole, and printed text is not taken for an answer."""
     stand_in(tmp_path, monkeypatch)
     runtime = GGUF.open(tmp_path / "a model.gguf")
     assert runtime.name == "llama.cpp (llama-cpp-python 0.0.1)"
@@ -109,7 +109,7 @@ SAYS = "at = lambda where: (print('ggml.c: an assertion failed', file=sys.stderr
         ("raise ImportError('no libggml.so')", CheckpointError, r"\(exit code 1\): ImportError: no libggml.so"),
     ],
 )
-def test_what_ends_it_ends_nothing_else(
+def test_a_crash_is_an_error_of_the_export(
     change: str, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, change)
@@ -121,8 +121,8 @@ def exported(tmp_path: Path) -> ExportResult:
     return export(a_model(tmp_path), GGUF, tmp_path / "model.gguf")
 
 
-def test_where_it_does_not_run_the_export_is_read_back_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build for another processor says nothing of the file; an assertion does."""
+def test_without_a_running_llama_cpp_the_file_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build for another processor says nothing about the file; an assertion does."""
     stand_in(tmp_path, monkeypatch, DIES.format("SIGILL", "eval"))
     done = exported(tmp_path)
     assert done.check is None and done.path.is_file()
@@ -141,7 +141,7 @@ def test_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         exported(tmp_path)
 
 
-def test_without_llama_cpp_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llama_cpp_the_install_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install llama-cpp-python"):
         GGUF.open(tmp_path / "model.gguf")

@@ -121,7 +121,7 @@ def test_an_older_nanogpt_has_the_other_gelu(tmp_path: Path) -> None:
         read_checkpoint(path, activation="relu")
 
 
-def test_parts_of_one_storage_come_apart(tmp_path: Path) -> None:
+def test_shared_storages_are_separated(tmp_path: Path) -> None:
     """A file of ours has a storage for each tensor, and is refused otherwise."""
     w, flat = tensors(), torch.cat([t.flatten() for t in tensors().values()])
     at = 0
@@ -136,7 +136,7 @@ def test_parts_of_one_storage_come_apart(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_head_of_its_own_stays_one(tmp_path: Path) -> None:
+def test_an_untied_head_stays_untied(tmp_path: Path) -> None:
     w = tensors()
     w["lm_head.weight"] = w["transformer.wte.weight"].flip(0).clone()
     found = read_checkpoint(save(tmp_path / "ckpt.pt", w), tokenizer="none").model
@@ -270,7 +270,7 @@ def test_a_model_without_weights_is_refused(model: Any, named: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("loss", [None, [], torch.ones(2), math.inf, torch.tensor(1j)])
-def test_a_loss_that_is_none_is_left_out(loss: Any, tmp_path: Path) -> None:
+def test_an_invalid_loss_is_left_out(loss: Any, tmp_path: Path) -> None:
     path = save(tmp_path / "ckpt.pt", tensors(), best_val_loss=loss, iter_num="x")
     meta = read_checkpoint(path, tokenizer="none").file.meta
     assert meta["step"] == 0 and meta["imported"] == {"format": "nanogpt", "name": "ckpt.pt"}

@@ -1,18 +1,18 @@
-"""llama.cpp opens what we write: every family, tokenizer and number format, and a table. `make check-gguf`.
+"""Compare llama.cpp with our models for every family, tokenizer and number format: `make check-gguf`.
 
 python tests/support/check_gguf.py           all of it, some three minutes
 python tests/support/check_gguf.py llama     one family
 
-Each model is trained for some seconds, so that its guesses are not all alike. Columns:
+Each model is trained for some seconds, so that its predictions are not uniform. Columns:
   logits     the largest difference between a logit of llama.cpp and of our model with the weights of the file
-  allowed    how far they may be apart, which is measured for each model
-  as there   the same difference when ours also rounds what its matrices multiply, as llama.cpp does on a CPU; what is
-             left comes from numbers that lay just between two of a format, and fell to the other side
-  exact      the share of places in a window where that is below 1e-4: no such number had come yet
-  greedy     tokens that are equal where ours rounds in the same way; the others tie
-  ids        texts of which the tokenizers made the same ids, and the same text again
+  allowed    the limit of that difference, which is measured for each model
+  as there   the same difference if ours also rounds activations, as llama.cpp does on a CPU; the rest comes from
+             numbers near the middle of two of a format, which were rounded to the other one
+  exact      the share of positions in a window where that is below 1e-4
+  greedy     equal tokens if ours rounds in the same way; the others tie
+  ids        texts with the same ids from both tokenizers, and the same text again
 
-Exits with 1 when something differs, with 2 where llama-cpp-python is not installed.
+The exit code is 1 if something differs, and 2 if llama-cpp-python is not installed.
 """
 
 import os
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _trained_ones(folder: Path, families: list[str]) -> Iterator[bool]:
-    """A model of each family with each tokenizer, in each format."""
+    """Check a model of each family with each tokenizer in each format. Yield whether each is wrong."""
     _head("trained, by tokenizer")
     for family in families:
         for kind in TOKENIZERS:
@@ -84,7 +84,7 @@ def _trained_ones(folder: Path, families: list[str]) -> Iterator[bool]:
 
 
 def _other_shapes(folder: Path, families: list[str]) -> Iterator[bool]:
-    """Biases left out, heads of another size, a longer context ..."""
+    """Check models without biases, with other head sizes, scaled contexts ... Yield whether each is wrong."""
     _head("other shapes, not trained")
     for name, (family, changes) in MODELS.items():
         if family in families:
@@ -99,7 +99,7 @@ def _head(what: str) -> None:
 
 
 def train(loaded: LoadedModel, steps: int) -> None:
-    """Some seconds of AdamW on README.md."""
+    """Train for some seconds on README.md."""
     model, tokenizer = loaded.model, loaded.file.tokenizer
     assert tokenizer
     alphabet = getattr(tokenizer, "alphabet", TEXT)
@@ -148,7 +148,7 @@ def _row(name: str, loaded: LoadedModel, path: Path, dtype: str, *, back: bool =
 
 
 def _off(loaded: LoadedModel, runtime: LlamaCpp) -> Tensor:
-    """The largest difference at each place of eight windows, (8, T)."""
+    """Return the largest difference at each position of eight windows: (8, T)."""
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
     windows = torch.randint(n_ids, (8, 48), generator=torch.Generator().manual_seed(3))
@@ -157,7 +157,7 @@ def _off(loaded: LoadedModel, runtime: LlamaCpp) -> Tensor:
 
 
 def _same_texts(tokenizer: Tokenizer | None, runtime: LlamaCpp) -> int:
-    """Of how many texts, hard ones among them, ids and texts are the same."""
+    """Return the number of texts with the same ids in both tokenizers."""
     if tokenizer is None:
         return N_TEXTS
     alphabet = getattr(tokenizer, "alphabet", None)
@@ -170,7 +170,7 @@ def _same_texts(tokenizer: Tokenizer | None, runtime: LlamaCpp) -> int:
 
 
 def _texts() -> Iterator[str]:
-    """Stretches of README.md, letters of all languages, spaces of all kinds, runs, and what looks like a separator."""
+    """Yield parts of README.md, letters of many languages, all kinds of spaces, runs, and text like a separator."""
     draw = random.Random(0)
     letters = [*range(0xD800), *range(0xE000, 0x110000)]
     for i in range(N_TEXTS):
@@ -213,7 +213,7 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
 
 
 def _noticed(loaded: LoadedModel, change: Any, path: Path) -> str:
-    """What `verify` says of a wrong file; empty where it takes it."""
+    """Return the complaint of `verify` about a wrong file; empty if it accepts the file."""
     fields, tensors = file_parts(loaded, "f32")
     write_parts(require("gguf", "gguf"), path, fields, change(tensors), "f32")
     try:
@@ -230,13 +230,13 @@ def _noticed(loaded: LoadedModel, change: Any, path: Path) -> str:
 
 
 def _as_ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The order of rows undone."""
+    """Undo the order of rows for llama.cpp."""
     found = {name: t for name, t in tensors.items() if name.endswith(("attn_q.weight", "attn_k.weight"))}
     return tensors | {name: t.view(-1, 8, 2, 64).transpose(1, 2).reshape(t.shape) for name, t in found.items()}
 
 
 def _turned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The square matrices transposed; others would not even have their shape."""
+    """Transpose the square matrices; the others would not have their shape."""
     return {n: t.T.contiguous() if n.endswith("attn_output.weight") else t for n, t in tensors.items()}
 
 

@@ -1,11 +1,10 @@
-"""Every family and tokenizer in every program that a model can go to: trained, written, opened there, compared.
+"""Export models of every family and tokenizer to every program, open and compare them there, and print a matrix.
 
     python tests/support/check_interop.py [--write]    a minute or two; llama.cpp's cells need `make check-gguf` once
 
-Models are small and really trained, on the built-in corpus. A cell is green (the program gave the model's logits, its
-greedy text and its ids), marked (the program is not installed, or has no such model: the reason is below), or red.
-Exits with 1 where one is red. --write puts the matrix into benchmarks/results/interop.md, from where
-benchmarks/pages.py takes it.
+The models are small, and trained on the built-in corpus. A cell is green (the program gave the model's logits, greedy
+text and ids), marked (the program is not installed or has no such model; the reason is printed below), or red. The exit
+code is 1 if a cell is red. --write puts the matrix into benchmarks/results/interop.md for benchmarks/pages.py.
 """
 
 import platform
@@ -51,15 +50,15 @@ PACKAGES = ("torch", "transformers", "llama-cpp-python", "gguf", "onnxruntime")
 
 @dataclass(frozen=True)
 class Cell:
-    """What a program made of a model."""
+    """The result of one program for one model."""
 
     state: str  # green, marked or red
-    words: str
-    why: str = ""
+    text: str
+    reason: str = ""
 
 
 def trained(folder: Path, shape: dict[str, Any], tokenizer: str) -> LoadedModel:
-    """A small model after some steps on the built-in corpus, as it is in its run folder."""
+    """Train a small model on the built-in corpus and load it from its run folder."""
     dataset, found = prepare_dataset("tales:1", max_length=SHAPE["n_positions"], tokenizer=tokenizer)
     torch.manual_seed(1)
     model = LightLLM(ModelConfig(**(SHAPE | {"vocab_size": found.vocab_size} | shape)))
@@ -71,7 +70,7 @@ def trained(folder: Path, shape: dict[str, Any], tokenizer: str) -> LoadedModel:
 
 
 def exported(loaded: LoadedModel, name: str, dtype: str, folder: Path) -> Cell:
-    """One cell."""
+    """Export a model and return its cell."""
     target, out = TARGETS[name], folder / f"{name}-{dtype}"
     try:
         done = export(loaded, target, out, dtype=dtype)
@@ -87,7 +86,7 @@ def exported(loaded: LoadedModel, name: str, dtype: str, folder: Path) -> Cell:
 
 
 def back(loaded: LoadedModel, folder: Path) -> Cell:
-    """From the Hugging Face folder to ours again: bit for bit?"""
+    """Import the Hugging Face folder and compare it bit for bit."""
     try:
         again = read_folder(folder / "hf-float32")
     except LightLLMError as error:
@@ -102,7 +101,7 @@ def back(loaded: LoadedModel, folder: Path) -> Cell:
 
 
 def rows() -> Iterator[tuple[str, list[Cell]]]:
-    """The matrix, a model at a time."""
+    """Yield the cells of one model at a time."""
     models = [(name, shape, "bpe:512") for name, shape in FAMILIES.items()]
     models += [(f"Llama, {tokenizer}", LLAMA, tokenizer) for tokenizer in TOKENIZERS[1:]]
     for name, shape, tokenizer in models:
@@ -132,18 +131,18 @@ COLUMNS: list[Any] = [
 
 
 def as_markdown(made: list[tuple[str, list[Cell]]]) -> str:
-    """The matrix for a page, with the day and the versions."""
+    """Return the matrix for a page, with date and versions."""
     versions = ", ".join(
         f"{name} {version(name)}" for name in PACKAGES if find_spec("llama_cpp" if "llama" in name else name)
     )
     head = ["model", *("back again" if c == "back" else f"{TARGETS[c[0]].program} {c[1]}" for c in COLUMNS)]
-    lines = [head, ["---"] * len(head), *([name, *(cell.words for cell in cells)] for name, cells in made)]
+    lines = [head, ["---"] * len(head), *([name, *(cell.text for cell in cells)] for name, cells in made)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{table}\n\n{STEPS} steps each. {platform.machine()}, {versions}, {date.today()}.\n"
 
 
 def main() -> int:
-    """Print the matrix as it is made; returns 1 where a cell is red."""
+    """Print the matrix. Returns the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     table = Table(
         title="largest difference of two logits, greedy tokens that are equal, ids: of the tokenizer the same"
@@ -156,10 +155,10 @@ def main() -> int:
     red = 0
     for name, cells in rows():
         made.append((name, cells))
-        table.add_row(name, *(f"[{_COLOUR[cell.state]}]{cell.words}[/]" for cell in cells))
-        reasons |= {f"{cell.state}: {cell.why}": None for cell in cells if cell.why}
+        table.add_row(name, *(f"[{_COLOUR[cell.state]}]{cell.text}[/]" for cell in cells))
+        reasons |= {f"{cell.state}: {cell.reason}": None for cell in cells if cell.reason}
         red += sum(cell.state == "red" for cell in cells)
-        print(f"{name}: {', '.join(cell.words for cell in cells)}", file=sys.stderr, flush=True)
+        print(f"{name}: {', '.join(cell.text for cell in cells)}", file=sys.stderr, flush=True)
     console.print(table)
     for reason in reasons:
         console.print(reason, highlight=False)
