@@ -185,9 +185,9 @@ def _texts() -> Iterator[str]:
 
 
 def _wrong_files(folder: Path) -> Iterator[bool]:
-    """What `write` refuses or turns round, written all the same: llama.cpp must give another model, or none.
+    """Write files that the exporter refuses or writes differently: llama.cpp must give another model, or an error.
 
-    The exact GELU, which is refused too, is not here: what it changes is as small as what the table for GELU rounds.
+    The exact GELU is refused too, but its difference is as small as the rounding of llama.cpp's table for GELU.
     """
     print("\nwritten wrongly on purpose")
     wrong: dict[str, tuple[LoadedModel, Any]] = {
