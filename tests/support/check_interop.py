@@ -80,9 +80,9 @@ def exported(loaded: LoadedModel, name: str, dtype: str, folder: Path) -> Cell:
         return Cell("red", "WRONG", str(error))
     if (v := done.check) is None:
         return Cell("marked", "written, not run", done.summary[done.summary.find("NOT ") :])
-    tie = "" if v.equal == v.compared else " tie"
-    ids = " ids" if v.tokenizer else ""
-    return Cell("green", f"{v.largest:.0e} {v.equal}/{v.compared}{tie}{ids}")
+    tie = "" if v.greedy_equal == v.greedy_compared else " tie"
+    ids = " ids" if v.same_tokenizer else ""
+    return Cell("green", f"{v.max_logit_error:.0e} {v.greedy_equal}/{v.greedy_compared}{tie}{ids}")
 
 
 def back(loaded: LoadedModel, folder: Path) -> Cell:
