@@ -1,9 +1,8 @@
-"""Files that are whole or not there, and damage that is always named."""
+"""Checkpoints: complete or absent, same content, same bytes; damage is named (see also test_fuzz.py, test_hostile.py)."""
 
 import io
 import os
 import tracemalloc
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from light_llm.atomic_io import WriteFn, atomic_write
+from light_llm.atomic_io import atomic_write
 from light_llm.checkpoint import (
     Files,
     RunFolder,
@@ -25,7 +24,7 @@ from light_llm.checkpoint import (
 )
 from light_llm.checkpoint.commit import commit_folder, verify_folder
 from light_llm.checkpoint.model_file import read_model_file
-from light_llm.checkpoint.step_folder import plain_name, restore_optimizer
+from light_llm.checkpoint.step_folder import restore_optimizer
 from light_llm.checkpoint.tensors import TYPES, read_tensors, write_tensors
 from light_llm.config import TrainConfig
 from light_llm.data.tokenizers import CharTokenizer
@@ -42,41 +41,21 @@ class PowerCut(BaseException):
 
 
 class FailingFiles(Files):
-    """A file system whose n-th operation does not happen."""
+    """A file system whose n-th operation fails instead of being done."""
+
+    OPERATIONS = ("write", "sync", "sync_folder", "make_folder", "rename", "remove")
 
     def __init__(self, fail_at: int, error: Callable[[], BaseException] = PowerCut) -> None:
         self.left, self.error = fail_at, error
         self.done: list[str] = []
 
-    def _count(self, what: str) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise self.error()
-        self.done.append(what)
-
-    def write(self, path: Path, write_fn: WriteFn) -> str:
-        self._count("write")
-        return super().write(path, write_fn)
-
-    def sync(self, path: Path) -> None:
-        self._count("sync")
-        super().sync(path)
-
-    def make_folder(self, path: Path) -> None:
-        self._count("make_folder")
-        super().make_folder(path)
-
-    def sync_folder(self, path: Path) -> None:
-        self._count("sync_folder")
-        super().sync_folder(path)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._count("rename")
-        super().rename(old, new)
-
-    def remove(self, path: Path) -> None:
-        self._count("remove")
-        super().remove(path)
+    def __getattribute__(self, name: str) -> Any:
+        if name in FailingFiles.OPERATIONS:
+            self.left -= 1
+            if self.left == 0:
+                raise self.error()
+            self.done.append(name)
+        return super().__getattribute__(name)
 
 
 def meta_of(model: Any, step: int = 3) -> dict[str, Any]:
@@ -95,11 +74,10 @@ def trained(seed: int = 0) -> tuple[Any, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def save(path: Path, model: Any, optimizer: Any, files: Files | None = None, step: int = 3) -> None:
-    state = StepState(step=step, tokens=99, batches=4, lr_horizon=10)
-    rng = rng_state("cpu")
-    meta = meta_of(model, step)
-    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, files=files or Files())
+def save(path: Path, model: Any, optimizer: Any, files: Files | None = None, step: int = 3, meta: Any = None) -> None:
+    state, meta = StepState(step=step, tokens=99, batches=4, lr_horizon=10), meta or meta_of(model, step)
+    rng, files = rng_state("cpu"), files or Files()
+    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, files=files)
 
 
 # ---- the commit protocol
@@ -224,20 +202,10 @@ def test_names_of_wrappers_are_never_stored(tmp_path: Path) -> None:
     optimizer = build_optimizer(wrapped, TrainConfig())
     NextTokenLoss(model)(some_tokens(), some_tokens()).backward()
     optimizer.step()
-    write_step(
-        tmp_path / "step-000003",
-        model=wrapped,
-        optimizer=optimizer,
-        rng=rng_state("cpu"),
-        state=StepState(3, 9, 4, 10),
-        meta=meta_of(model),
-        run={},
-        files=Files(),
-    )
+    save(tmp_path / "step-000003", wrapped, optimizer, meta=meta_of(model))
     weights, moments, *_ = read_step(tmp_path / "step-000003")
     assert weights.keys() == model.state_dict().keys()
     assert {key.rpartition("/")[0] for key in moments} == {name for name, _ in model.named_parameters()}
-    assert plain_name("module._orig_mod.h.0.ln_1.weight") == "h.0.ln_1.weight"
 
 
 # ---- loading
@@ -264,58 +232,6 @@ def model_file(tmp_path: Path) -> Path:
     return tmp_path / "best_model.pt"
 
 
-def test_every_flip_that_could_matter_is_refused(model_file: Path) -> None:
-    """Flips all over the file: what loads without an error is the very model that was saved."""
-    good = model_file.read_bytes()
-    truth, _ = read_model_file(model_file)
-    refused = 0
-    for i in range(300):
-        at = (i * 7919 + 13) % len(good)
-        bad = bytearray(good)
-        bad[at] ^= 1 << (i % 8)
-        model_file.write_bytes(bad)
-        try:
-            weights, _ = read_model_file(model_file)
-        except CheckpointError as error:
-            assert "best_model.pt" in str(error)
-            refused += 1
-        else:  # padding between records, or a field nobody reads
-            assert all(torch.equal(weights[name], truth[name]) for name in truth)
-    assert refused > 200
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.001, 0.3, 0.9, 0.999])
-def test_a_cut_file_is_named(model_file: Path, keep: float) -> None:
-    data = model_file.read_bytes()
-    model_file.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(
-        CheckpointError,
-        match=r"best_model.pt is damaged or cut, or no model file at all: .*; use another checkpoint, or train",
-    ):
-        read_model(model_file)
-
-
-def test_a_flip_in_any_file_of_a_step_is_named(tmp_path: Path) -> None:
-    model, optimizer = trained()
-    path = tmp_path / "step-000003"
-    save(path, model, optimizer)
-    for file in sorted(path.iterdir()):
-        good = file.read_bytes()
-        for at in (0, len(good) // 2, len(good) - 2):
-            bad = bytearray(good)
-            bad[at] ^= 16
-            file.write_bytes(bad)
-            with pytest.raises(CheckpointError, match=r"is damaged|is missing or damaged|in format"):
-                read_step(path)
-        file.write_bytes(good[:-1])
-        with pytest.raises(CheckpointError, match="damaged"):
-            read_step(path)
-        file.write_bytes(good)
-    (path / "rng.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"rng.safetensors is missing"):
-        read_step(path)
-
-
 @pytest.mark.parametrize("name", ["MANIFEST.json", "run.json"])
 def test_any_flip_in_what_no_manifest_covers_is_seen(tmp_path: Path, name: str) -> None:
     """Each byte once, white space too."""
@@ -334,36 +250,9 @@ def test_any_flip_in_what_no_manifest_covers_is_seen(tmp_path: Path, name: str) 
             read()
     file.write_bytes(good)
     read()
-
-
-def test_a_packed_archive_is_refused(model_file: Path, tmp_path: Path) -> None:
-    """A deflated record could unpack to any size."""
-    packed = tmp_path / "packed.pt"
-    with zipfile.ZipFile(model_file) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-        for record in old.infolist():
-            new.writestr(record.filename, old.read(record))
-    with pytest.raises(CheckpointError, match="packed.pt is not a light-llm model file: its records are packed"):
-        read_model(packed)
-
-
-class Bomb:
-    """Unpickled by a careless reader, it leaves a mark."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.mark,))
-
-
-def test_nothing_runs_from_a_file(tmp_path: Path) -> None:
-    mark, path = tmp_path / "it ran", tmp_path / "evil.pt"
-    torch.save({"kind": "light-llm model", "format": 1, "model": {}, "meta": {"x": Bomb(mark)}}, path)
-    with pytest.raises(
-        CheckpointError, match="evil.pt is not a light-llm model file: its pickle has GLOBAL __builtin__ getattr"
-    ):
-        read_model(path)
-    assert not mark.exists()
+    (run.step_path(3) / "rng.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"rng.safetensors is missing"):
+        read_step(run.step_path(3))
 
 
 def rewritten(path: Path, **changes: Any) -> None:
@@ -391,10 +280,7 @@ def test_weights_that_do_not_fit_the_config(tmp_path: Path) -> None:
     meta = meta_of(model)
     meta["config"]["n_embd"] = 48
     write_model_file(tmp_path / "m.pt", model.state_dict(), meta, Files())
-    with pytest.raises(
-        CheckpointError,
-        match=r"m.pt does not fit its own config: it has [\d,]+ parameters in 28 tensors and should have",
-    ):
+    with pytest.raises(CheckpointError, match=r"m.pt does not fit its own config: .* 28 tensors"):
         load_model(tmp_path / "m.pt")
 
 
@@ -414,9 +300,7 @@ def test_a_description_that_cannot_be_used(tmp_path: Path, change: dict[str, Any
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"no checkpoint at nowhere/best_model.pt. Train one with: python train.py"
-    ):
+    with pytest.raises(CheckpointError, match=r"nowhere/best_model.pt. .*python train.py"):
         read_model("nowhere/best_model.pt")
     (tmp_path / "other.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*; that folder holds other.pt. Train one with"):
@@ -429,10 +313,8 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_tensors_are_written_as_the_library_writes_them(tmp_path: Path) -> None:
     """The very bytes of safetensors' own `save`, for each type, no dimension, no element, a view, an odd name."""
     generator = torch.Generator().manual_seed(1)
-    tensors = {
-        name: torch.randint(0, 2, (3, 5), generator=generator).to(dtype)
-        for name, dtype in zip("hgfedcba", TYPES, strict=True)
-    }
+    pairs = zip("hgfedcba", TYPES, strict=True)
+    tensors = {name: torch.randint(0, 2, (3, 5), generator=generator).to(dtype) for name, dtype in pairs}
     tensors |= {"step": torch.tensor(3.0), "none": torch.zeros(2, 0), 'é"\\': torch.arange(6.0).view(2, 3).T}
     write_all = io.BytesIO()
     write_tensors(write_all, tensors)

@@ -228,6 +228,8 @@ def H13_the_plane_of_a_path() -> None:
     agree(found.explained, s[:2] ** 2 / (s**2).sum(), rtol=1e-7)
     for direction, v in ((found.first, Vt[0]), (found.second, Vt[1])):
         agree(abs(array(direction) @ v), 1.0, rtol=1e-7)
+        along = points @ array(direction)
+        assert along[np.abs(along).argmax()] > 0
     agree(found.coordinates, np.stack([points @ array(found.first), points @ array(found.second)], axis=-1), rtol=1e-6)
 
 

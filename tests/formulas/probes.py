@@ -37,6 +37,7 @@ def P1_attention_entropy() -> None:
     agree(entropy(tensor(A)), np.apply_along_axis(_entropy, -1, A), rtol=1e-7)
     even = np.tril(np.ones((9, 9))) / np.arange(1, 10)[:, None]
     agree(entropy(tensor(even)), np.log(np.arange(1, 10)))
+    agree(head_metrics(tensor(A))["entropy"], array(entropy(tensor(A)))[..., 1:].mean(axis=(0, 2)), rtol=1e-3)
 
 
 def P2_relative_entropy() -> None:
@@ -58,6 +59,7 @@ def P4_mean_distance() -> None:
         for j in range(i + 1):
             far[:, :, i] += A[:, :, i, j] * (i - j)
     agree(distance(tensor(A)), far, atol=1e-9)
+    agree(head_metrics(tensor(A))["distance"], far[..., 1:].mean(axis=(0, 2)), rtol=1e-3)
 
 
 def P5_overlap_of_heads() -> None:
@@ -84,9 +86,10 @@ def P7_kurtosis() -> None:
 
 
 def P8_effective_rank() -> None:
-    rows = X.reshape(-1, 24)
-    eigenvalues = np.linalg.eigvalsh(np.cov(rows.T))
-    agree(effective_rank(tensor(X)), eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rtol=1e-4)
+    """More vectors than dimensions, and fewer."""
+    for x in (X + 1, X[0] + 1):
+        eigenvalues = np.linalg.eigvalsh(np.cov(x.reshape(-1, 24).T))
+        agree(effective_rank(tensor(x)), eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rtol=1e-4)
 
 
 def P9_dead_units() -> None:
@@ -141,7 +144,7 @@ def P13_induction_score() -> None:
 
 def P14_what_copying_gains() -> None:
     model, ids = tiny_model(scale=5), repeated_sequence(61, B=3, half=8)
-    assert torch.equal(ids[:, :8], ids[:, 8:])
+    assert torch.equal(ids[:, :8], ids[:, 8:]) and torch.equal(ids, repeated_sequence(61, B=3, half=8))
     n = array(token_cross_entropy_reference(model, ids[:, :-1], ids[:, 1:]))  # of the targets at 1 ... 15
     agree(copying_gain(model, ids), n[:, :7].mean() - n[:, 8:].mean(), rtol=1e-4)
 

@@ -1,6 +1,5 @@
 """The loss around the weights: directions that mean the same for every row, and planes that go where they should."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from light_llm.observe.landscape import (
     filter_normalised_direction,
     fit_plane,
     loss_on_line,
-    loss_on_plane,
     spaced_values,
 )
 from tests.support.tools import some_tokens, tiny_model
@@ -28,16 +26,6 @@ def batch_of(B: int = 3) -> Batch:
 
 
 # ---- directions
-
-
-def test_each_row_is_as_long_as_the_row_of_the_weights() -> None:
-    weights = trainable_parameters(tiny_model(scale=3))
-    direction = unflatten(filter_normalised_direction(weights, generator()), weights)
-    for name, w in weights.items():
-        if w.ndim == 1:
-            assert not direction[name].any(), name
-        else:
-            torch.testing.assert_close(direction[name].norm(dim=-1), w.detach().norm(dim=-1))
 
 
 def test_a_direction_grows_with_the_weights_and_is_random() -> None:
@@ -91,14 +79,6 @@ def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> 
     assert line[2] == pytest.approx(own(), rel=1e-6) and abs(line[2] - line[1]) > 0.01
 
 
-def test_a_grid_has_a_row_for_each_place_along_the_second_direction() -> None:
-    first, second = torch.eye(3)[0], torch.eye(3)[1]
-    grid = loss_on_plane(
-        lambda w: float(w[0] + 10 * w[1] + w[2]), torch.tensor([0, 0, 5.0]), first, second, [1, 2], [0, 3]
-    )
-    assert grid == [[6, 7], [36, 37]]
-
-
 def test_the_model_is_as_before_even_when_interrupted() -> None:
     model, batch = tiny_model(scale=4, dropout=0.4).train(), batch_of()
     origin, calls = flatten(model.parameters()), 0
@@ -136,20 +116,6 @@ def test_a_plane_goes_exactly_through_three_points() -> None:
     assert float(plane.first.norm()) == pytest.approx(1) and float(plane.second.norm()) == pytest.approx(1)
     for (a, b), point in zip(plane.coordinates, others, strict=True):
         torch.testing.assert_close(plane.origin + a * plane.first + b * plane.second, point, rtol=1e-4, atol=1e-4)
-
-
-def test_of_many_points_it_is_numpys_principal_plane() -> None:
-    *others, origin = points(8)
-    plane = fit_plane(origin, others)
-    assert plane is not None
-    away = (torch.stack(others) - origin).double().numpy()
-    _, sizes, axes = np.linalg.svd(away)
-    assert plane.explained == pytest.approx(tuple((sizes**2 / (sizes**2).sum())[:2]), rel=1e-4)
-    for i, direction in enumerate((plane.first, plane.second)):
-        assert abs(direction.double().numpy() @ axes[i]) == pytest.approx(1, abs=1e-4)
-        along = np.array(plane.coordinates)[:, i]
-        assert along[np.abs(along).argmax()] > 0
-        assert np.abs(along) == pytest.approx(np.abs(away @ axes[i]), abs=1e-2)
 
 
 def test_points_on_a_line_or_too_few_have_no_plane() -> None:

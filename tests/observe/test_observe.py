@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from light_llm.atomic_io import Files
 from light_llm.observe import BackgroundSink, Console, JsonLines, read_rows
 from light_llm.report import read_run_log
+from tests.support.power import Recorded
 from tests.support.tools import files_of, rows_of, run_child, train_small
 
 
@@ -84,9 +84,6 @@ def test_evaluations_and_samples(tmp_path: Path) -> None:
 def test_quiet_is_quiet_and_still_logs(tmp_path: Path) -> None:
     assert told([step_row(10)], quiet=True, log=tmp_path / "train.log") == ""
     assert "step 10/30" in (tmp_path / "train.log").read_text()
-
-
-def test_without_bytes_there_are_no_bits() -> None:
     assert "bits" not in told([step_row(10, bits_per_byte=None)])
 
 
@@ -145,28 +142,13 @@ def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(poem: Path, capf
 def test_the_cut_of_a_resumed_run_is_durable(poem: Path) -> None:
     """The shorter file is synced before it takes the place of the longer one, and the folder after it."""
 
-    class RunWatcher(Files):
-        def __init__(self) -> None:
-            self.done: list[tuple[str, str]] = []
-
-        def sync(self, path: Path) -> None:
-            self.done.append(("sync", path.name))
-            super().sync(path)
-
-        def rename(self, old: Path, new: Path) -> None:
-            self.done.append(("rename", new.name))
-            super().rename(old, new)
-
-        def sync_folder(self, path: Path) -> None:
-            self.done.append(("sync_folder", path.name))
-            super().sync_folder(path)
-
     train_small(poem, max_steps=10)
-    files = RunWatcher()
+    files = Recorded()
     train_small(poem, max_steps=12, resume=True, files=files)
-    at = files.done.index(("rename", "metrics.jsonl"))
-    assert files.done[at - 1][0] == "sync" and files.done[at - 1][1].startswith(".metrics.jsonl.tmp-")
-    assert files.done[at + 1] == ("sync_folder", "run")
+    n = next(i for i, (kind, *paths) in enumerate(files.done) if kind == "rename" and paths[1].name == "metrics.jsonl")
+    (before, partial), (after, folder) = files.done[n - 1], files.done[n + 1]
+    assert (before, after, folder.name) == ("sync", "sync_folder", "run")
+    assert partial.name.startswith(".metrics.jsonl.tmp-")
 
 
 def test_a_reader_of_a_running_run_sees_whole_rows_at_every_byte(poem: Path) -> None:
@@ -242,12 +224,7 @@ def test_a_sink_gets_every_row_and_is_closed(poem: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sink", "n"),
-    [
-        (Sink(fail_at=1), 1),
-        (Sink(fail_at=7, error=SystemExit(1)), 7),
-        (Sink(fail_at=3, error=KeyboardInterrupt()), 3),
-        (Sink(at_close=True), 17),
-    ],
+    [(Sink(1), 1), (Sink(7, SystemExit(1)), 7), (Sink(3, KeyboardInterrupt()), 3), (Sink(at_close=True), 17)],
 )
 def test_a_sink_that_raises_is_dropped(sink: Sink, n: int, poem: Path) -> None:
     train_small(poem, "whole", max_steps=12)
@@ -269,10 +246,7 @@ def test_a_tracker_that_cannot_begin_is_said(tmp_path: Path) -> None:
     tracker(step_row(1))
     tracker(step_row(2))
     tracker.close()
-    assert said == [
-        "notice   the tracker W&B failed (ConnectionError: no network): it gets no more rows; the run goes on, "
-        "metrics.jsonl has every row"
-    ]
+    assert len(said) == 1 and "the tracker W&B failed (ConnectionError: no network)" in said[0]
 
 
 @pytest.mark.timeout(60)
@@ -297,8 +271,7 @@ def test_a_clock_that_jumps_changes_nothing(poem: Path, monkeypatch: pytest.Monk
     _, result = train_small(poem, max_steps=12, save_minutes=1000.0)
     assert all(rows_of("run", kind) == rows_of("whole", kind) for kind in ("step", "eval"))
     assert [p.name for p in Path("run").glob("step-*")] == [p.name for p in Path("whole").glob("step-*")]
-    assert 0 < result.seconds < 60 and all(
-        0 <= row["seconds"] < 60 for row in read_rows(Path("run/metrics.jsonl")) if "seconds" in row
-    )
+    seconds = [row["seconds"] for row in read_rows(Path("run/metrics.jsonl")) if "seconds" in row]
+    assert 0 < result.seconds < 3600 and all(0 <= s < 3600 for s in seconds)
     left = re.findall(r"tok/s +(.+) left", Path("run/train.log").read_text())
     assert left and all(re.fullmatch(r"[\d.]+ m?s|\d min \d\d s", time) for time in left)

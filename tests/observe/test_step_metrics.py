@@ -51,12 +51,6 @@ def test_the_norms_are_those_of_a_loop_over_the_tensors(name: str, n_embd: int, 
     assert found.weight_norm() == pytest.approx(sum(w for _, w, _ in squares.values()) ** 0.5, rel=near)
 
 
-def test_every_parameter_is_in_one_group() -> None:
-    model = tiny_model(n_layer=3)
-    groups = {group_of(name) for name, _ in model.named_parameters()}
-    assert groups == {"wte", "wpe", "ln_f", *(f"h.{i}.{part}" for i in range(3) for part in ("attn", "mlp"))}
-
-
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_measured_step_is_the_step_to_the_last_bit(name: str) -> None:
     models = [tiny_model(), tiny_model()]
@@ -99,6 +93,8 @@ def test_frozen_parameters_and_parameters_without_a_gradient_are_no_trouble() ->
 @pytest.mark.parametrize("shape", [(1000, 384), (384, 1000), (50257, 192), (3 * MAX_SAMPLE + 1,), (16, 16, 1024)])
 def test_a_sample_goes_over_all_rows_and_columns(shape: tuple[int, ...]) -> None:
     t = torch.arange(torch.Size(shape).numel()).view(shape)
+    small = torch.randn(128, 128)
+    assert torch.equal(sample_elements(small), small.flatten())
     seen = sample_elements(t)
     assert MAX_SAMPLE / 2 < len(seen) <= MAX_SAMPLE
     if len(shape) == 2:
@@ -106,11 +102,6 @@ def test_a_sample_goes_over_all_rows_and_columns(shape: tuple[int, ...]) -> None
         assert columns.min() > 0 and columns.max() <= 2 * columns.min()
         thirds = torch.bincount(seen // shape[1] * 3 // shape[0])
         assert thirds.max() <= 1.01 * thirds.min()
-
-
-def test_a_small_tensor_is_looked_at_whole() -> None:
-    t = torch.randn(128, 128)
-    assert torch.equal(sample_elements(t), t.flatten())
 
 
 def test_the_norm_of_a_sample_is_near_that_of_the_whole() -> None:

@@ -50,7 +50,7 @@ BUGS = [
         "checkpoint: verify_folder",
         'if _sha256(file) != entry.get("sha256"):',
         "if False:",
-        "tests/checkpoint/test_checkpoint.py",
+        "tests/checkpoint/test_fuzz.py",
     ),
     Bug(
         "settings that are taken from a damaged run.json",

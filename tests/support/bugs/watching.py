@@ -78,7 +78,7 @@ BUGS = [
         "observe: effective_rank",
         "    rows = rows - rows.mean(dim=0)\n",
         "",
-        "tests/observe/test_probes.py",
+        "tests/test_math.py -k P8_",
     ),
     Bug(
         "a calibration error that forgets how many guesses a bin has",
@@ -92,7 +92,7 @@ BUGS = [
         "observe: logit_lens",
         "token_cross_entropy_from_hidden(model, model.ln_f(x), targets)",
         "token_cross_entropy_from_hidden(model, x, targets)",
-        "tests/observe/test_probes.py",
+        "tests/test_math.py -k P12_",
     ),
     Bug(
         "a look that leaves the model in evaluation mode",
@@ -106,7 +106,7 @@ BUGS = [
         "evaluate: evaluate_loss",
         "position_nats[:T] += nats.sum(dim=0).numpy()",
         "position_nats[-T:] += nats.sum(dim=0).numpy()",
-        "tests/observe/test_probes.py",
+        "tests/test_math.py -k L13_",
     ),
     Bug(
         "an alarm that is said at once",
@@ -155,7 +155,7 @@ BUGS = [
         "observe: filter_normalised_direction",
         "w.detach().norm(dim=-1, keepdim=True) / d.norm(dim=-1, keepdim=True)",
         "w.detach().norm() / d.norm()",
-        "tests/observe/test_landscape.py",
+        "tests/test_math.py -k H11_",
     ),
     Bug(
         "a noise scale that counts noise as signal",
