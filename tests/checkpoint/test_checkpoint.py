@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, same content, same bytes; damage is named (see also test_fuzz.py, test_hostile.py)."""
+"""Checkpoints: complete or absent; same content, same bytes; damage is named (also test_fuzz.py, test_hostile.py)."""
 
 import io
 import os
