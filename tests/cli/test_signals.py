@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import pytest
 
 from light_llm.checkpoint import RunFolder
 from light_llm.cli.progress import RESUME_ADVICE
-from tests.data.test_download import Server, server  # noqa: F401  (a fixture)
 from tests.support.tools import NANO_RUN, rows_of, run_child
+from tests.support.web_servers import FaultyServer, running
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -225,8 +225,14 @@ def test_learning_can_be_ended_where_the_library_hears_of_nothing() -> None:
     assert (child.returncode, child.stderr) == (0, "") and 0.5 < float(child.stdout) < 4, child
 
 
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with running(FaultyServer()) as server:
+        yield server
+
+
 @posix
-def test_a_download_ends_cleanly(cache: Path, server: Server) -> None:  # noqa: F811
+def test_a_download_ends_cleanly(cache: Path, server: FaultyServer) -> None:
     """Only the address differs from what a user does: the server sends a part and then nothing more."""
     program = (
         "import sys; from dataclasses import replace; import light_llm.data.sources as s\n"

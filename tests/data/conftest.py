@@ -1,26 +1,8 @@
-"""Set-up that the tests of data share: local HTTP servers, and an empty cache."""
+"""Set-up that the tests of data share."""
 
-import threading
-from collections.abc import Callable, Iterator
-from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[HTTPServer], None]]:
-    """A function that runs a server in a thread until the end of the test."""
-    servers = list[HTTPServer]()
-
-    def start(server: HTTPServer) -> None:
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture

@@ -2,137 +2,32 @@
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable
-from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from time import time
-from typing import Any
 
 import pytest
 
-from light_llm.data import download
 from light_llm.data.download import PinnedFile, RetryPolicy, download_file, ensure_file
 from light_llm.errors import DataError
+from tests.support.web_servers import BODY, FaultyServer, running
 
-BODY = "".join(f"{i}: to be, or not to be, that is the question.\n" for i in range(6000)).encode()
 TARGET = Path("play.txt")
 NO_DELAY = RetryPolicy(timeout=60.0, first_delay=0.0, max_delay=0.0)
 SHORT_TIMEOUT = RetryPolicy(timeout=1.0, first_delay=0.0)  # for servers that never answer
 NOWHERE = "http://127.0.0.1:9/none"
 
-# How each named fault answers: the body, how many of its bytes are sent, and the Content-Length that is announced.
-RESPONSES: dict[str, dict[str, Any]] = {
-    "good": {},
-    "cut": {"send": 100_000},
-    "other": {"body": BODY[:-1] + b"!"},
-    "othercut": {"body": b"X" + BODY[1:], "send": 100_000},
-    "short": {"body": BODY[:1000]},
-    "tiny": {"length": 1000},
-    "longer": {"body": BODY + b"more"},
-    "stall": {"send": 100_000, "stall": True},
-    "norange": {"ranges": False},
-    "norangecut": {"ranges": False, "send": 50_000},
-    "wrongpart": {"ranges": False, "wrong_part": True},
-}
-
-
-class Misbehaving(BaseHTTPRequestHandler):
-    """A path names the faults of consecutive requests, as in /cut/503/good; the last one repeats."""
-
-    server: "Server"
-
-    def do_GET(self) -> None:
-        faults = self.path.strip("/").split("/")
-        fault = faults[min(len(self.server.ranges), len(faults) - 1)]
-        self.server.ranges.append(self.headers.get("Range"))
-        if fault == "endless":
-            self.send_endlessly()
-        elif fault in RESPONSES:
-            self.send_body(**RESPONSES[fault])
-        elif fault != "hangup":
-            self.send_status("302" if fault == "redirect" else fault)
-        self.close_connection = True
-
-    def send_status(self, fault: str) -> None:
-        code, _, retry_after = fault.partition("@")
-        self.send_response(int(code))
-        if retry_after:
-            self.send_header("Retry-After", formatdate(time() + 3600) if retry_after == "date" else retry_after)
-        if code == "302":
-            self.send_header("Location", self.server.elsewhere)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def send_body(
-        self,
-        body: bytes = BODY,
-        send: int | None = None,
-        length: int | None = None,
-        stall: bool = False,
-        ranges: bool = True,
-        wrong_part: bool = False,
-    ) -> None:
-        first = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") : -1]) if ranges else 0
-        self.send_response(206 if first or wrong_part else 200)
-        if first or wrong_part:
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - first if length is None else length))
-        self.end_headers()
-        self.wfile.write(body[first : None if send is None else first + send])
-        self.wfile.flush()
-        if stall:
-            self.server.over.wait(60)
-
-    def send_endlessly(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        sent = 0
-        try:
-            while not self.server.over.is_set():
-                sent += self.wfile.write(BODY)
-        except OSError:
-            self.server.sent = sent
-            self.server.hung_up.set()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """Records the Range header of each request (None if it has none)."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Misbehaving)
-        self.over, self.hung_up = threading.Event(), threading.Event()
-        self.ranges: list[str | None] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.elsewhere = f"{self.url}/good"
-        self.sent = 0
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that hang up."""
-
-    def server_close(self) -> None:
-        self.over.set()
-        super().server_close()
-
 
 @pytest.fixture
-def server(serve: Callable[[HTTPServer], None]) -> Server:
-    server = Server()
-    serve(server)
-    return server
+def server() -> Iterator[FaultyServer]:
+    with running(FaultyServer()) as server:
+        yield server
 
 
 @pytest.fixture
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The delays between attempts, which are recorded instead of waited for."""
     seconds = list[float]()
-    monkeypatch.setattr(download.time, "sleep", seconds.append)
+    monkeypatch.setattr("light_llm.data.download.time.sleep", seconds.append)
     return seconds
 
 
@@ -166,7 +61,7 @@ def offset(n: int) -> str:
         ("endless", [None]),
     ],
 )
-def test_transient_failures_are_retried_and_resumed(server: Server, path: str, ranges: list[str | None]) -> None:
+def test_transient_failures_are_retried_and_resumed(server: FaultyServer, path: str, ranges: list[str | None]) -> None:
     steps: list[tuple[int, int]] = []
     target = download_file(
         pinned(f"{server.url}/{path}"),
@@ -194,7 +89,7 @@ def test_transient_failures_are_retried_and_resumed(server: Server, path: str, r
     ],
 )
 def test_a_failed_download_names_the_reason_and_leaves_no_file(
-    server: Server, path: str, message: str, requests: int
+    server: FaultyServer, path: str, message: str, requests: int
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
         download_file(pinned(f"{server.url}/{path}"), TARGET, retry=SHORT_TIMEOUT if path == "stall" else NO_DELAY)
@@ -202,7 +97,7 @@ def test_a_failed_download_names_the_reason_and_leaves_no_file(
     assert len(server.ranges) == requests and not list(Path().glob("*play*"))
 
 
-def test_a_wrong_part_is_not_even_read(server: Server) -> None:
+def test_a_wrong_part_is_not_even_read(server: FaultyServer) -> None:
     steps: list[int] = []
     file = pinned(f"{server.url}/cut/wrongpart/good")
     download_file(file, TARGET, retry=NO_DELAY, progress=lambda done, total: steps.append(done))
@@ -210,7 +105,7 @@ def test_a_wrong_part_is_not_even_read(server: Server) -> None:
     assert steps[again] < 100_000 and steps[again:] == sorted(steps[again:])
 
 
-def test_a_server_that_sends_without_end_is_cut_off(server: Server) -> None:
+def test_a_server_that_sends_without_end_is_cut_off(server: FaultyServer) -> None:
     download_file(pinned(f"{server.url}/endless"), TARGET, retry=NO_DELAY)
     assert server.hung_up.wait(60) and 0 < server.sent < 100 * len(BODY)
 
@@ -225,7 +120,7 @@ def test_a_server_that_sends_without_end_is_cut_off(server: Server) -> None:
         ("itself", "302"),
     ],
 )
-def test_only_redirects_to_http_are_followed_and_circles_end(server: Server, elsewhere: str, message: str) -> None:
+def test_only_redirects_to_http_are_followed(server: FaultyServer, elsewhere: str, message: str) -> None:
     server.elsewhere = f"{server.url}/redirect" if elsewhere == "itself" else elsewhere
     with pytest.raises(DataError, match=message):
         download_file(pinned(f"{server.url}/redirect"), TARGET, retry=NO_DELAY)
@@ -234,7 +129,7 @@ def test_only_redirects_to_http_are_followed_and_circles_end(server: Server, els
 
 @pytest.mark.parametrize(("retry_after", "delay"), [("", 9.0), ("0", 0.0), ("7", 7.0), ("60", 30.0), ("date", 30.0)])
 def test_retry_after_is_obeyed_up_to_a_limit(
-    server: Server, sleeps: list[float], retry_after: str, delay: float
+    server: FaultyServer, sleeps: list[float], retry_after: str, delay: float
 ) -> None:
     download_file(pinned(f"{server.url}/503@{retry_after}/good"), TARGET, retry=RetryPolicy(60, first_delay=9.0))
     assert sleeps == [delay]
@@ -246,7 +141,7 @@ def test_delays_double_up_to_a_limit() -> None:
     assert [policy.delay(1, retry_after) for retry_after in (0.0, 5.0, 1e9, -3.0)] == [0, 5, 30, 0]
 
 
-def test_this_machine_is_reached_without_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_is_reached_without_a_proxy(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, NOWHERE)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -262,7 +157,7 @@ def test_a_refused_connection_is_not_retried(sleeps: list[float]) -> None:
     assert not sleeps
 
 
-def test_a_folder_that_cannot_be_written_is_named(server: Server) -> None:
+def test_a_folder_that_cannot_be_written_is_named(server: FaultyServer) -> None:
     Path("file").write_text("")
     with pytest.raises(DataError, match="play.txt .* file/play.txt.* LIGHT_LLM_CACHE"):
         download_file(pinned(f"{server.url}/good"), Path("file/play.txt"), retry=NO_DELAY)
@@ -286,7 +181,7 @@ def test_the_search_order(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert ensure_file(pinned(NOWHERE), offline=True, extra_paths=[extra]) == expected
 
 
-def test_a_damaged_file_is_named(server: Server, empty_cache: Path) -> None:
+def test_a_damaged_file_is_named(server: FaultyServer, empty_cache: Path) -> None:
     """In the error if no other file is found, otherwise in a message."""
     cached = empty_cache / "play.txt"
     cached.parent.mkdir()
@@ -304,7 +199,7 @@ def test_a_damaged_file_is_named(server: Server, empty_cache: Path) -> None:
         ensure_file(pinned(NOWHERE), offline=True)
 
 
-def test_a_missing_file_is_downloaded_once(server: Server, empty_cache: Path) -> None:
+def test_a_missing_file_is_downloaded_once(server: FaultyServer, empty_cache: Path) -> None:
     for _ in range(2):
         assert ensure_file(pinned(f"{server.url}/good"), retry=NO_DELAY) == empty_cache / "play.txt"
     assert len(server.ranges) == 1

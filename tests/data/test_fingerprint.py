@@ -46,7 +46,7 @@ def test_a_recently_changed_file_is_not_trusted(poem: Path, monkeypatch: pytest.
     changed = max(poem.stat().st_mtime, poem.stat().st_ctime)
     monkeypatch.setattr(fingerprint, "STAMP_SECONDS", 2.0)
     for seconds, trusted in ((1, False), (5, True)):
-        monkeypatch.setattr(fingerprint.time, "time", lambda seconds=seconds: changed + seconds)
+        monkeypatch.setattr("light_llm.data.fingerprint.time.time", lambda seconds=seconds: changed + seconds)
         assert steps_of(str(poem)) and bool(steps_of(str(poem))) != trusted
     os.utime(poem, (changed + 3600, changed + 3600))
     assert steps_of(str(poem)) and steps_of(str(poem))

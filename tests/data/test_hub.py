@@ -1,12 +1,10 @@
 """Sources from the Hugging Face hub: a small server that answers as the hub does, and files from the user."""
 
 import ast
-import hashlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -18,71 +16,7 @@ from light_llm.data import sources
 from light_llm.data.hub import HubFile, ensure_hub_file
 from light_llm.data.sources import SOURCES, find_source
 from light_llm.errors import DataError
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-LARGE, SMALL = b"Once upon a time.\n" * 9000, b"To be.\n"
-FILE = HubFile("someone/Some", REVISION, "texts/large.txt", "some")
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: HEAD gives commit, size and hash; a large file is on another host, by its SHA-256."""
-
-    server: "Server"
-
-    def do_HEAD(self) -> None:
-        self.respond(body=False)
-
-    def do_GET(self) -> None:
-        self.respond(body=True)
-
-    def respond(self, body: bool) -> None:
-        self.server.seen.append((self.command, self.path, dict(self.headers)))
-        files = {
-            f"/datasets/{f.repo}/resolve/{f.revision}/{f.name}": (f.revision, data) for f, data in self.server.files
-        }
-        if self.server.broken or (self.path not in files and not self.path.startswith("/cdn/")):
-            self.send_response(self.server.broken or 404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if self.path.startswith("/cdn/"):
-            data = self.server.sent or next(d for _, d in self.server.files if self.path.endswith(sha256(d)))
-            return self._send(200, data, {}, body)
-        revision, data = files[self.path]
-        facts = {"X-Repo-Commit": revision, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
-        if len(data) < 1000:
-            return self._send(200, data, facts, body)
-        facts |= {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256(data)}"'}
-        self._send(302, b"", facts | {"Location": f"{self.server.elsewhere}/cdn/{sha256(data)}"}, body)
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """The files of a hub, the requests it got, and its faults."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Hub)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.elsewhere = f"http://localhost:{self.server_port}"  # another host, as large files are on
-        self.files = [(FILE, LARGE), (HubFile(FILE.repo, REVISION, "small.txt", "some"), SMALL)]
-        self.seen: list[tuple[str, str, dict[str, str]]] = []
-        self.broken = 0
-        self.sent = b""  # in place of a large file
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+from tests.support.web_servers import LARGE, LARGE_FILE, REVISION, SMALL, SMALL_FILE, HubServer, running
 
 
 @pytest.fixture(autouse=True)
@@ -93,16 +27,15 @@ def settings(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
 
 
 @pytest.fixture
-def hub(serve: Callable[[HTTPServer], None]) -> Server:
-    server = Server()
-    serve(server)
-    return server
+def hub() -> Iterator[HubServer]:
+    with running(HubServer()) as server:
+        yield server
 
 
-@pytest.mark.parametrize("file", [FILE, HubFile(FILE.repo, REVISION, "small.txt", "some")])
-def test_a_file_is_downloaded_once(hub: Server, file: HubFile, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("file", [LARGE_FILE, SMALL_FILE])
+def test_a_file_is_downloaded_once(hub: HubServer, file: HubFile, capfd: pytest.CaptureFixture[str]) -> None:
     """Silently, without credentials, with our progress; the second time without a request."""
-    data = LARGE if file is FILE else SMALL
+    data = LARGE if file is LARGE_FILE else SMALL
     steps: list[tuple[int, int]] = []
     path = ensure_hub_file(file, endpoint=hub.url, progress=lambda *step: steps.append(step))
     assert path.read_bytes() == data and steps[-1] == (len(data), len(data))
@@ -115,13 +48,13 @@ def test_a_file_is_downloaded_once(hub: Server, file: HubFile, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_settings_of_the_library_are_restored(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_library_are_restored(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     before = constants.HF_HUB_DISABLE_TELEMETRY, logging.get_verbosity()
-    ensure_hub_file(FILE, endpoint=hub.url)
+    ensure_hub_file(LARGE_FILE, endpoint=hub.url)
     hub.broken = 404
     with pytest.raises(DataError):
         ensure_hub_file(HubFile("someone/Some", REVISION, "none.txt", "some"), endpoint=hub.url)
@@ -130,21 +63,21 @@ def test_the_settings_of_the_library_are_restored(hub: Server, monkeypatch: pyte
 
 @pytest.mark.parametrize("folder", ["offline", "cache"])
 def test_a_file_from_the_user_needs_no_hub(
-    hub: Server, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+    hub: HubServer, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(empty_cache.with_name("offline")))
     path = empty_cache.with_name(folder) / "some" / "texts" / "large.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(LARGE)
-    assert ensure_hub_file(FILE, endpoint=hub.url) == path and not hub.seen
+    assert ensure_hub_file(LARGE_FILE, endpoint=hub.url) == path and not hub.seen
 
 
 @pytest.mark.parametrize("status", [404, 503, 401])
-def test_a_hub_that_fails(hub: Server, empty_cache: Path, status: int) -> None:
+def test_a_hub_that_fails(hub: HubServer, empty_cache: Path, status: int) -> None:
     """The error names the file, its revision, the folder to put the file in, and an alternative."""
     hub.broken = status
     with pytest.raises(DataError, match=rf"large.txt .*someone/Some at revision {REVISION} .*{status}") as caught:
-        ensure_hub_file(FILE, endpoint=hub.url)
+        ensure_hub_file(LARGE_FILE, endpoint=hub.url)
     target = empty_cache / "some" / "texts" / "large.txt"
     assert f"(revision {REVISION} of someone/Some) at {target}," in str(caught.value)
     assert str(caught.value).endswith("--data my.txt") and "\n" not in str(caught.value)
@@ -153,39 +86,39 @@ def test_a_hub_that_fails(hub: Server, empty_cache: Path, status: int) -> None:
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     for reason in ("refused", "HF_HUB_OFFLINE"):
         with pytest.raises(DataError, match=f"someone/Some .*{reason}.*--data my.txt"):
-            ensure_hub_file(FILE, endpoint="http://127.0.0.1:9")
+            ensure_hub_file(LARGE_FILE, endpoint="http://127.0.0.1:9")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def test_offline_sends_no_request(hub: Server) -> None:
+def test_offline_sends_no_request(hub: HubServer) -> None:
     with pytest.raises(DataError, match="texts/large.txt of someone/Some .*--offline"):
-        ensure_hub_file(FILE, endpoint=hub.url, offline=True)
+        ensure_hub_file(LARGE_FILE, endpoint=hub.url, offline=True)
     assert not hub.seen
 
 
 @pytest.mark.parametrize("sent", [LARGE[:-1] + b"?", LARGE[:-5], LARGE + b"more"])
-def test_a_download_with_another_hash_is_deleted(hub: Server, empty_cache: Path, sent: bytes) -> None:
+def test_a_download_with_another_hash_is_deleted(hub: HubServer, empty_cache: Path, sent: bytes) -> None:
     hub.sent = sent
     with pytest.raises(DataError, match="texts/large.txt than it announced|could not be downloaded"):
-        ensure_hub_file(FILE, endpoint=hub.url)
+        ensure_hub_file(LARGE_FILE, endpoint=hub.url)
     assert not [path for path in empty_cache.rglob("*") if path.is_file() and path.stat().st_size > 1000]
     hub.sent = b""
-    assert ensure_hub_file(FILE, endpoint=hub.url).read_bytes() == LARGE
+    assert ensure_hub_file(LARGE_FILE, endpoint=hub.url).read_bytes() == LARGE
 
 
-def test_a_cache_that_cannot_be_written(hub: Server, empty_cache: Path) -> None:
+def test_a_cache_that_cannot_be_written(hub: HubServer, empty_cache: Path) -> None:
     empty_cache.write_text("")
     with pytest.raises(DataError, match="could not be downloaded from someone/Some"):
-        ensure_hub_file(FILE, endpoint=hub.url)
+        ensure_hub_file(LARGE_FILE, endpoint=hub.url)
 
 
-def test_a_bug_is_not_reported_as_a_network_error(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_reported_as_a_network_error(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_type_error(*args: object, **kwargs: object) -> str:
         raise TypeError("a bug")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", raise_type_error)
     with pytest.raises(TypeError, match="a bug"):
-        ensure_hub_file(FILE, endpoint=hub.url)
+        ensure_hub_file(LARGE_FILE, endpoint=hub.url)
 
 
 # ---- the sources on the hub
@@ -231,7 +164,7 @@ def put_offline(monkeypatch: pytest.MonkeyPatch, name: str, *files: str) -> None
 
 @pytest.mark.parametrize("name", list(FILES))
 @pytest.mark.parametrize("offline", [True, False])
-def test_the_sources_of_the_hub(hub: Server, monkeypatch: pytest.MonkeyPatch, name: str, offline: bool) -> None:
+def test_the_sources_of_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch, name: str, offline: bool) -> None:
     """Each file by its name on the hub, at its revision; the validation files are held out."""
     source = SOURCES[name]
     files = {file.name: file for file in (*source.training, *source.validation) if isinstance(file, HubFile)}

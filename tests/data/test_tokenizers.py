@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_llm.data.bpe import train_bpe
+from light_llm.data.bpe import GPT2Tokenizer, train_bpe
 from light_llm.data.text_stream import split_at_word_boundaries
 from light_llm.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
-    GPT2Tokenizer,
     StreamingDecoder,
     Tokenizer,
     byte_lengths,

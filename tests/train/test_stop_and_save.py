@@ -15,7 +15,6 @@ from light_llm.checkpoint import RunFolder
 from light_llm.data import Batch
 from light_llm.train import Result, Step, Trainer
 from light_llm.train.state import StopFlag
-from tests.data.test_download import Server, server  # noqa: F401  (a fixture)
 from tests.support.tools import SMALL, byte_loader, byte_model, files_of, rows_of, same, tensors_of, train_small
 
 
