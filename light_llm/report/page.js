@@ -9,10 +9,10 @@
   };
   const PLOT = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
   const picked = {}; // figure and axis -> the option that was chosen
-  const cards = new Map(); // run and figure -> what is on the page of it
-  const parts = new WeakMap(); // element -> what it was filled from
+  const cards = new Map(); // run and figure -> its elements on the page
+  const parts = new WeakMap(); // element -> the data it shows, as JSON
   let state = JSON.parse(at("state").textContent);
-  let chosen = 0; // which run is shown
+  let chosen = 0; // index of the run that is shown
   let waiting = []; // cards still to be drawn
 
   // ---- elements: every text of a run becomes a text node, never HTML
@@ -27,7 +27,7 @@
     return node;
   }
 
-  // Fill an element, unless what it is filled from is what it was: a focus or a selection in it survives.
+  // Fill an element, unless its data is unchanged: replacing it would lose a focus or a selection in it.
   function fill(node, from, build) {
     const key = JSON.stringify(from);
     if (parts.get(node) === key) return;
@@ -46,7 +46,7 @@
       note ? el("p", { class: "small" }, note) : null);
   }
 
-  // A choice of one, as radio buttons that look like segments.
+  // A single choice, as radio buttons that look like segments.
   function segments(name, label, options, value, choose) {
     return el("fieldset", { class: "segments" }, el("legend", {}, label), options.map(([key, text]) =>
       el("label", {},
@@ -86,7 +86,7 @@
     return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, themed(v, k)]));
   }
 
-  // ---- one picture
+  // ---- one figure
 
   const pickOf = (figure, axis) => {
     const known = figure.toggles.find((s) => s.axis === axis);
@@ -117,9 +117,9 @@
       hoverlabel: { bgcolor: "@card", bordercolor: "@rule", font: { color: "@ink" } },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "@rule", activecolor: "@accent" },
-      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger that scrolls must not zoom
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // scrolling with a finger must not zoom
       hovermode: "closest",
-      uirevision: figure.toggles.map((s) => pickOf(figure, s.axis)[0]).join() || "same", // a zoom outlives new numbers
+      uirevision: figure.toggles.map((s) => pickOf(figure, s.axis)[0]).join() || "same", // keeps the zoom when new numbers arrive
       ...figure.layout,
     };
     for (const name of ["xaxis", "yaxis", ...Object.keys(layout).filter((key) => /^[xy]axis\d/.test(key))]) {
@@ -141,7 +141,7 @@
     card.plot.dataset.drawn = "yes";
   }
 
-  // Pictures are drawn one after the other, in the order of the page, so that it can be read and scrolled meanwhile.
+  // Figures are drawn one after the other, in the order of the page, so that it can be read and scrolled meanwhile.
   function enqueue(card) {
     if (!waiting.includes(card)) waiting.push(card);
     if (waiting.length === 1) setTimeout(drawNext, 0);
@@ -219,10 +219,10 @@
     if (!notes.length) return [];
     const item = (v) => {
       const [sign, name] = LEVELS[v.level];
-      const there = at(`figure-${v.figure}-${chosen}`);
+      const target = at(`figure-${v.figure}-${chosen}`);
       const words = [el("b", {}, v.message), v.advice ? ` ${v.advice}` : ""];
       return el("li", { class: v.level }, el("span", { class: "badge" }, `${sign} ${name}`),
-        there ? el("a", { href: `#figure-${v.figure}-${chosen}` }, words) : el("span", {}, words));
+        target ? el("a", { href: `#figure-${v.figure}-${chosen}` }, words) : el("span", {}, words));
     };
     const calm = notes.filter((v) => v.level !== "bad" && v.level !== "watch");
     const urgent = notes.filter((v) => !calm.includes(v));
@@ -270,11 +270,11 @@
 
   const main = at("main");
   const spots = {};
-  for (const name of ["together", "choice", "head", "notes", "pictures", "samples", "plan", "repeat"]) {
+  for (const name of ["together", "choice", "head", "notes", "figures", "samples", "plan", "repeat"]) {
     spots[name] = main.appendChild(el("div", { class: `spot-${name}` }));
   }
 
-  function pictures(sections) {
+  function figures(sections) {
     return sections.map((s) => block(`${s.id}-${chosen}`, s.title, el("div", { class: "grid" }, s.figures.map((f) => cardOf(f, chosen).node))));
   }
 
@@ -297,7 +297,7 @@
     fill(spots.together, together && together.id, () => (together ? block("together", "Side by side", el("div", { class: "grid" }, cardOf(together, null).node)) : null));
     fill(spots.choice, runs.length > 1 ? runs.map((r) => r.name) : [], (names) => (names.length ? segments("run", "Run", names.map((n, i) => [String(i), n]), String(chosen), choose) : null));
     fill(spots.head, [run.name, run.facts, run.numbers], () => head(run));
-    fill(spots.pictures, [chosen, run.sections.map((s) => [s.id, s.figures.map((f) => f.id)])], () => pictures(run.sections));
+    fill(spots.figures, [chosen, run.sections.map((s) => [s.id, s.figures.map((f) => f.id)])], () => figures(run.sections));
     fill(spots.notes, [chosen, run.notes], () => noteList(run.notes));
     fill(spots.samples, run.samples, samplesOf);
     fill(spots.plan, run.plan, (t) => block("plan", "The plan and what happened", tableOf(t)));

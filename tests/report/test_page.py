@@ -19,8 +19,8 @@ from tests.support.made_up_run import made_up_run, memorised_run
 HOSTILE = "</script><img src=x onerror=alert(1)><!--\u2028{{7*7}}"
 
 
-class Seen(HTMLParser):
-    """The elements of a page, the text of its scripts, and where anything is loaded from."""
+class Parsed(HTMLParser):
+    """The elements of a page, the text of its scripts, and the addresses it loads from."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -49,29 +49,29 @@ class Seen(HTMLParser):
         self.inside = None
 
     def island(self, id: str) -> Any:
-        """The JSON in an element."""
+        """Return the JSON in an element."""
         return json.loads(next(text for values, text in self.scripts if values.get("id") == id))
 
 
 def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     log = read_run_log(made_up_run(tmp_path / "run"))
     text = render_page([log])
-    seen = Seen(text)
-    assert seen.loads == [] and len(seen.scripts) == 4
-    assert seen.island("state") == json.loads(json.dumps(page_state([log]))) and seen.island("live") is None
+    page = Parsed(text)
+    assert page.loads == [] and len(page.scripts) == 4
+    assert page.island("state") == json.loads(json.dumps(page_state([log]))) and page.island("live") is None
     for landmark in ("header", "nav", "main", "footer", "noscript"):
-        assert landmark in seen.tags
-    assert "width=device-width" in seen.metas["viewport"]
+        assert landmark in page.tags
+    assert "width=device-width" in page.metas["viewport"]
     rest = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert "http://" not in rest and "https://" not in rest
 
 
 def test_only_its_own_scripts_run(tmp_path: Path) -> None:
-    seen = Seen(render_page([read_run_log(made_up_run(tmp_path / "run"))]))
-    policy = seen.metas["Content-Security-Policy"]
+    page = Parsed(render_page([read_run_log(made_up_run(tmp_path / "run"))]))
+    policy = page.metas["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'sha256-" in policy
     hashes = {b64decode(h) for h in re.findall(r"'sha256-([^']+)'", policy)}
-    code = [text for values, text in seen.scripts if "type" not in values]
+    code = [text for values, text in page.scripts if "type" not in values]
     assert {hashlib.sha256(text.encode()).digest() for text in code} == hashes and len(code) == 2
 
 
@@ -88,10 +88,10 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
     name = "<b>run & 'co'"
     folder = made_up_run(tmp_path / name, change=hostile, data={"title": HOSTILE})
     text = render_page([read_run_log(folder)])
-    seen, plain = Seen(text), Seen(render_page([read_run_log(made_up_run(tmp_path / "plain"))]))
-    assert seen.tags == plain.tags  # not one element more
+    page, plain = Parsed(text), Parsed(render_page([read_run_log(made_up_run(tmp_path / "plain"))]))
+    assert page.tags == plain.tags  # not one element more
     assert "<title>&lt;b&gt;run &amp; &#x27;co&#x27; - light-llm</title>" in text
-    state = seen.island("state")
+    state = page.island("state")
     assert state["runs"][0]["samples"][0]["text"] == HOSTILE and state["runs"][0]["name"] == name
     for section in state["runs"][0]["sections"]:
         for figure in section["figures"]:
@@ -100,11 +100,11 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
 def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
     log = read_run_log(made_up_run(tmp_path / "run"))
-    seen = Seen(render_page([log], live=LiveOptions(poll=0.5, nonce="n0")))
-    assert seen.loads == ["/plotly.js"] and seen.island("live") == {"poll": 0.5}
-    assert "Content-Security-Policy" not in seen.metas  # the server sends it
-    assert all(values.get("nonce") == "n0" for values, _ in seen.scripts if "type" not in values)
-    assert Seen(render_page([], live=LiveOptions())).island("state")["runs"] == []
+    page = Parsed(render_page([log], live=LiveOptions(poll=0.5, nonce="n0")))
+    assert page.loads == ["/plotly.js"] and page.island("live") == {"poll": 0.5}
+    assert "Content-Security-Policy" not in page.metas  # the server sends it
+    assert all(values.get("nonce") == "n0" for values, _ in page.scripts if "type" not in values)
+    assert Parsed(render_page([], live=LiveOptions())).island("state")["runs"] == []
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:
@@ -136,20 +136,20 @@ def test_what_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
 def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = memorised_run(tmp_path / "run")
     assert main(["report", str(folder)]) == 0
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     for words in ("bad   The model is memorising", "best held-out loss", "gradient norm", "layer 1", "repeat it with"):
-        assert words in said
-    assert str(folder / "report.html") in said.splitlines()[-1]
-    assert Seen((folder / "report.html").read_text(encoding="utf-8")).island("state")["runs"][0]["name"] == "run"
-    charts = said[said.index("loss, nats") : said.index("repeat it with")]
+        assert words in out
+    assert str(folder / "report.html") in out.splitlines()[-1]
+    assert Parsed((folder / "report.html").read_text(encoding="utf-8")).island("state")["runs"][0]["name"] == "run"
+    charts = out[out.index("loss, nats") : out.index("repeat it with")]
     assert all(len(line) <= 80 for line in charts.splitlines())
 
 
 def test_the_command_without_a_page_and_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made_up_run(tmp_path / "checkpoints", steps=30, status=None)  # as it goes on
     assert main(["report", "--no-page"]) == 0  # in this folder, by its default name
-    said = capsys.readouterr().out
-    assert "not finished" in said and "page" not in said and not (folder / "report.html").exists()
+    out = capsys.readouterr().out
+    assert "not finished" in out and "page" not in out and not (folder / "report.html").exists()
     assert main(["report", "nowhere"]) == 2
     assert "light-llm runs lists the runs" in capsys.readouterr().err
     assert main(["report", "a", "b"]) == 2
@@ -162,8 +162,8 @@ def test_a_terminal_without_blocks_gets_ascii(
     monkeypatch.setattr("light_llm.cli.report._can_show", lambda letters: False)
     folder = made_up_run(tmp_path / "run")
     assert main(["report", str(folder), "--no-page"]) == 0
-    said = capsys.readouterr().out
-    assert said[said.index("loss, nats") :].isascii()
+    out = capsys.readouterr().out
+    assert out[out.index("loss, nats") :].isascii()
 
 
 def test_a_page_is_whole_or_as_it_was(tmp_path: Path) -> None:

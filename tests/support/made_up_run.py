@@ -1,4 +1,4 @@
-"""Run folders made from formulas, so that a test knows what a reader of them must say. Nothing here trains."""
+"""Build run folders from formulas, without training, so that a test knows what a reader of them must return."""
 
 import json
 import math
@@ -33,12 +33,12 @@ Curve = Callable[[int], float | None]
 
 
 def wobble(step: int) -> float:
-    """Noise that is the same every time, of mean near 0 and standard deviation 1."""
+    """Return deterministic noise with mean near 0 and standard deviation 1."""
     return math.sqrt(2) * math.sin(12.9898 * step * step)
 
 
 def learning(step: int) -> float:
-    """A training loss that goes on falling, from about log V down to 3.5."""
+    """Return a training loss that falls from about log V to 3.5."""
     return 3.5 + 2.7 * math.exp(-step / 60) + 0.03 * wobble(step)
 
 
@@ -55,14 +55,14 @@ def made_up_run(
     probed: bool = True,
     data: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A folder with run.json and metrics.jsonl.
+    """Write a folder with run.json and metrics.jsonl. Returns the folder.
 
     Args:
-        loss, held: nats per token of a step; held out, 0.05 above the noiseless curve if it is not given.
+        loss, held: nats per token by step; by default `held` is 0.05 above the noiseless training curve.
         every: steps between evaluations and probes.
-        status: of the row at the end; None for a run that goes on.
-        change: may change each row before it is written.
-        probed: with the rows and fields that older runs lack.
+        status: of the last row; None for a run that is still training.
+        change: called with each row before it is written.
+        probed: False writes only the rows and fields of older versions.
     """
     rows = []
     for step in range(1, steps + 1):
@@ -83,7 +83,7 @@ def made_up_run(
 
 
 def memorised_run(folder: Path) -> Path:
-    """Training falls and falls; held-out text turns at step 100."""
+    """Write a run whose training loss falls throughout, and whose held-out loss rises from step 100 on."""
 
     def held(step: int) -> float:
         return 1.3 + 5.0 * math.exp(-min(step, 100) / 70) + 0.004 * max(0, step - 100)
@@ -92,7 +92,7 @@ def memorised_run(folder: Path) -> Path:
 
 
 def run_record(run: Run, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """run.json without its seal."""
+    """Return run.json without its digest."""
     text = {"title": "verse.txt", "tokenizer": run.data.tokenizer, "train_tokens": 10 * PER_STEP, **HASHES}
     return {
         "format": 1,
@@ -107,7 +107,7 @@ def run_record(run: Run, data: Mapping[str, Any] | None = None) -> dict[str, Any
 
 
 def step_row(step: int, loss: float | None, run: Run, probed: bool) -> dict[str, Any]:
-    """A row of kind step, with round numbers in it."""
+    """Return a row of kind "step" with round numbers."""
     row = {"kind": "step", "step": step, "loss": loss, "bits_per_byte": None if loss is None else BITS * loss}
     row |= {
         "lr": run.train.lr,
@@ -124,7 +124,7 @@ def step_row(step: int, loss: float | None, run: Run, probed: bool) -> dict[str,
 
 
 def eval_row(step: int, loss: float | None, probed: bool) -> dict[str, Any]:
-    """A row of kind eval."""
+    """Return a row of kind "eval"."""
     row = {"kind": "eval", "step": step, "split": "held_out", "loss": loss, "stderr": 0.02, "context": T}
     row["bits_per_byte"] = None if loss is None else BITS * loss
     if probed and loss is not None:
@@ -133,9 +133,9 @@ def eval_row(step: int, loss: float | None, probed: bool) -> dict[str, Any]:
 
 
 def probe_row(step: int) -> dict[str, Any]:
-    """A row of kind probe: layer l, head h has relative entropy (1 + l H + h) / 10."""
-    even = [[(1 + layer * H + head) / 10 for head in range(H)] for layer in range(L)]
-    attention = dict.fromkeys(("entropy", "relative", "first", "previous", "distance"), even)
+    """Return a row of kind "probe"; layer l, head h has relative entropy (1 + l H + h) / 10."""
+    grid = [[(1 + layer * H + head) / 10 for head in range(H)] for layer in range(L)]
+    attention = dict.fromkeys(("entropy", "relative", "first", "previous", "distance"), grid)
     stream = {"rms": [1, 2, 3], "kurtosis": [3, 4, 5], "largest": [4, 6, 8], "effective_rank": [30, 20, 10]}
     bins = [{"confidence": c, "accuracy": c, "count": 10} for c in (0.1, 0.5, 0.9)]
     predictions = {"entropy": 3.0, "accuracy": 0.3, "confidence": 0.31, "calibration_error": 0.01, "bins": bins}
@@ -154,7 +154,7 @@ def probe_row(step: int) -> dict[str, Any]:
 
 
 def attention_row(step: int) -> dict[str, Any]:
-    """A row of kind attention: one head that looks at itself alone."""
+    """Return a row of kind "attention" with one head that attends to its own position only."""
     weights = [[0.0] * i + [1.0] for i in range(4)]
     tokens = ["To", " be", "\n", "<b>"]
     return {
