@@ -134,7 +134,7 @@ BUGS = [
         "observe: spectrum",
         "forms = [n * quadratic_form(ritz) for ritz in iterations]",
         "forms = [quadratic_form(ritz) for ritz in iterations]",
-        "tests/cli/test_analyze.py tests/observe/test_curvature.py",
+        "tests/observe/test_analysis.py tests/observe/test_curvature.py",
     ),
     Bug(
         "Adam's metric without its bias correction",
