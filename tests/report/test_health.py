@@ -245,7 +245,10 @@ def late_speed(row: dict[str, Any]) -> None:
         row["tok_per_sec"] = 1000 if row["step"] < 150 else 300
 
 
-ALARMS = [{"layer": 1, "head": 0, "what": "one position"}, {"layer": 0, "head": None, "what": "all heads alike"}]
+ALARMS: list[dict[str, Any]] = [
+    {"layer": 1, "head": 0, "what": "one position"},
+    {"layer": 0, "head": None, "what": "all heads alike"},
+]
 THREE_HEADS = [ALARMS[0] | {"head": h} for h in range(3)]
 DARK = {"grad_norms": {"h.1.mlp": 1e-6}, "update_ratios": {"h.1.mlp": 1e-6}}
 LATE_TOKENS_ARE_HARD = {"loss": [1.0, 1.0, 3.0, 3.0, 3.0]}
