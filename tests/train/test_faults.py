@@ -1,5 +1,6 @@
-"""A minute of what `make faults` does for longer: each fault some of the times."""
+"""Each fault of `make faults`, fewer times."""
 
+import errno
 import os
 import shutil
 import sys
@@ -160,6 +161,41 @@ def test_every_k_th_step_is_kept(poem: Path) -> None:
     train(poem, "run", save_interval=4, keep_every=8)
     names = [p.name for p in RunFolder("run").steps()]
     assert names == ["step-000008", "step-000016", "step-000024", "step-000028", "step-000030"]
+
+
+class NoRemoval(Files):
+    """A disk that refuses to rename or to delete old step folders, a number of times."""
+
+    def __init__(self, operation: str, refusals: int) -> None:
+        self.operation, self.refusals = operation, refusals
+
+    def refuse(self, operation: str, path: Path) -> None:
+        if operation == self.operation and self.refusals and path.name.startswith("step-000010.tmp-"):
+            self.refusals -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def rename(self, old: Path, new: Path) -> None:
+        if old.name == "step-000010":
+            self.refuse("rename", new)
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        self.refuse("remove", path)
+        super().remove(path)
+
+
+@pytest.mark.parametrize("operation", ["rename", "remove"])
+@pytest.mark.parametrize("refusals", [1, 10**9])
+def test_a_checkpoint_that_cannot_be_removed_ends_no_run(poem: Path, operation: str, refusals: int) -> None:
+    """One notice; the folder is removed after a later save, or by the next run."""
+    train(poem, "whole")
+    result = train(poem, "run", files=NoRemoval(operation, refusals))
+    assert result.status == "done" and same("whole", "run")
+    assert Path("run/train.log").read_text().count("cannot be removed (Input/output error)") == 1
+    names = sorted(path.name for path in Path("run").glob("step-*"))
+    assert (names == ["step-000020", "step-000030"]) == (refusals == 1)
+    train(poem, "run", max_steps=31)
+    assert sorted(path.name for path in Path("run").glob("step-*")) == ["step-000030", "step-000031"]
 
 
 def test_nothing_is_removed_while_the_newest_is_not_known_to_be_good(poem: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is done about a device that computes wrong, and about a run that does not fit, before anything is touched."""
+"""A device that computes wrong results, or a run that does not fit, is refused before anything is changed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Steps that go wrong: not finite, a spike, too large for the memory. Said, undone or left out, and nothing is lost."""
+"""Steps that are not finite, spike, or do not fit into memory are reported, skipped or undone, and no work is lost."""
 
 import math
 import re

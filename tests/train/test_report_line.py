@@ -1,4 +1,4 @@
-"""The report at the end of a run: there, and never the reason that a run fails."""
+"""The report at the end of a run is written, and never makes the run fail."""
 
 import errno
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Going on: bit for bit, with what may change and without what may not, from what a crash left behind."""
+"""A resumed run equals an uninterrupted one bit for bit; settings that may not change and damaged files are refused."""
 
 import json
 import re

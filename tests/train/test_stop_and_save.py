@@ -1,4 +1,4 @@
-"""What a run is asked while it goes on: to stop, within a long look at the model too, and to save."""
+"""Requests to a running training: to stop, also within an evaluation or a sample, and to save."""
 
 import math
 import shutil
@@ -20,28 +20,28 @@ from tests.support.tools import SMALL, byte_loader, byte_model, files_of, rows_o
 
 @dataclass
 class StopAt(StopFlag):
-    """Asks for a stop at the n-th look of a long piece of work, as a signal in its middle does."""
+    """Requests a stop at the n-th check, as a signal in the middle of an evaluation does."""
 
-    look: int = 0
-    looks: int = 0
+    stop_at: int = 0
+    checks: int = 0
     ask: Callable[[], None] = lambda: None
 
     def check(self, done: int = 0, total: int = 0) -> None:
-        self.looks += 1
-        if self.looks == self.look:
+        self.checks += 1
+        if self.checks == self.stop_at:
             self.ask()
         super().check(done, total)
 
 
-def stopped_at(look: int, poem: Path, **changes: Any) -> tuple[Result, StopAt]:
-    """A run in "two" whose n-th look at a wish is the first to see one."""
+def stopped_at(stop_at: int, poem: Path, **changes: Any) -> tuple[Result, StopAt]:
+    """Train into "two" with a stop that the n-th check is the first to see."""
     trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem), out="two", **(SMALL | changes))
-    requests = StopAt(look=look, ask=trainer.request_stop)
+    requests = StopAt(stop_at=stop_at, ask=trainer.request_stop)
     trainer.stop_flag = requests
     return trainer.train(), requests
 
 
-# Looks before the evaluation named: one before its first batch, then one after each, of which there are `looks`.
+# Checks until the evaluation named: one before its first batch, then one after each, of which there are `checks`.
 @pytest.mark.parametrize(
     ("evaluation", "batch", "how"),
     [
@@ -52,17 +52,17 @@ def stopped_at(look: int, poem: Path, **changes: Any) -> tuple[Result, StopAt]:
         (2, 1, {"patience": 1, "lr": 1e-9}),  # that may be the one that ends the run
     ],
 )
-def test_an_evaluation_that_is_broken_off_is_made_first_on_resume(
+def test_a_cancelled_evaluation_is_made_first_on_resume(
     evaluation: int, batch: int, how: dict[str, Any], poem: Path
 ) -> None:
     how = {"max_steps": 12, "eval_interval": 4, "save_interval": 4} | how
     _, whole = train_small(poem, "whole", **how)
     _, all_of_it = stopped_at(0, poem, **(how | {"max_steps": 4, "lr_horizon": 12}))
-    looks = all_of_it.looks  # of one evaluation: the run above has just one
-    assert looks > 8
+    checks = all_of_it.checks  # of one evaluation: the run above has just one
+    assert checks > 8
     shutil.rmtree("two")
-    result, requests = stopped_at(looks * (evaluation - 1) + batch + 1, poem, **how)
-    assert requests.looks == looks * (evaluation - 1) + batch + 1  # not one batch more
+    result, requests = stopped_at(checks * (evaluation - 1) + batch + 1, poem, **how)
+    assert requests.checks == checks * (evaluation - 1) + batch + 1  # not one batch more
     step = 4 * evaluation
     assert (result.status, result.step, requests.evaluation_cancelled) == ("interrupted", step, True)
     assert Path(f"two/step-{step:06d}/MANIFEST.json").is_file()
@@ -74,29 +74,29 @@ def test_an_evaluation_that_is_broken_off_is_made_first_on_resume(
     assert (again.status, again.best_step) == (whole.status, whole.best_step) and same()
 
 
-def test_an_evaluation_can_be_broken_off_twice(poem: Path) -> None:
-    """The second time while a resumed run makes up for the first: no step is made before it."""
+def test_an_evaluation_can_be_cancelled_twice(poem: Path) -> None:
+    """The second time while a resumed run makes the first one: no step comes before it."""
     how = {"max_steps": 12, "eval_interval": 4, "patience": 3}
     train_small(poem, "whole", **how)
     for resume in (False, True):
         result, requests = stopped_at(3, poem, resume=resume, **how)
-        assert (result.status, result.step, requests.looks) == ("interrupted", 4, 3) and not rows_of("two", "eval")
+        assert (result.status, result.step, requests.checks) == ("interrupted", 4, 3) and not rows_of("two", "eval")
     train_small(poem, "two", resume=True, **how)
     assert same()
 
 
-def test_a_sample_is_broken_off_too(poem: Path) -> None:
+def test_a_sample_is_cancelled_too(poem: Path) -> None:
     how = {"max_steps": 6, "eval_interval": 100, "sample_interval": 2}
     train_small(poem, "whole", **how)
     result, requests = stopped_at(20, poem, **how)
-    assert (result.status, result.step, requests.looks) == ("interrupted", 2, 20)
+    assert (result.status, result.step, requests.checks) == ("interrupted", 2, 20)
     assert "a sample" not in Path("two/train.log").read_text() and not requests.evaluation_cancelled
     train_small(poem, "two", resume=True, **how)
     assert same() and "a sample at step 4" in Path("two/train.log").read_text()
 
 
-def test_a_stop_comes_before_what_a_listener_wants(poem: Path) -> None:
-    """Asked for during the step: nothing long is begun any more, and the run says that it can go on."""
+def test_a_requested_stop_wins_over_that_of_a_callback(poem: Path) -> None:
+    """The run is interrupted, not stopped: it can be resumed."""
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 20}))
 
     def both(step: Step) -> str:
@@ -135,7 +135,7 @@ def test_a_save_on_request_changes_no_number(poem: Path) -> None:
 def test_a_run_is_saved_by_the_clock_too(
     minutes: float, expected: list[int], poem: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock is wound: one step takes a minute."""
+    """One step takes a minute of a controlled clock."""
     how = {"max_steps": 12, "save_interval": 8, "keep_every": 1}
     train_small(poem, "whole", **how)
     how = SMALL | how | {"save_minutes": minutes}
@@ -155,7 +155,7 @@ def test_a_run_is_saved_by_the_clock_too(
 
 
 def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a step is known only while the next one is made, as on a GPU, it is settled first."""
+    """With a gated queue, as on a GPU, the queue is flushed first."""
     train_small(poem, "whole", max_steps=5, save_interval=1, keep_every=1)
     monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
     how = SMALL | {"max_steps": 5, "save_interval": 100, "keep_every": 1}
@@ -166,8 +166,8 @@ def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pyte
     assert tensors_of(Path("two/step-000001")) == tensors_of(Path("whole/step-000001"))
 
 
-def test_a_save_on_request_is_not_of_a_step_that_is_not_known_yet(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for while step 3 is made, which is not finite: step 2, told of then, is no longer where the run stands."""
+def test_a_save_on_request_is_not_of_a_step_that_is_still_pending(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requested during step 3, which is not finite: the weights are no longer those of step 2, whose callbacks run then."""
     monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 5}))
     accumulate = trainer.accumulate

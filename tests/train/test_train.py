@@ -130,15 +130,15 @@ def test_an_interruption_leaves_a_model_even_before_an_evaluation(poem: Path) ->
     verify_folder(Path("run/step-000003"))
 
 
-def test_a_listener_may_stop_a_run_and_it_is_evaluated(poem: Path) -> None:
+def test_a_callback_may_stop_a_run_and_it_is_evaluated(poem: Path) -> None:
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", max_steps=50, **SMALL)
     seen: list[Step] = []
 
-    def listener(step: Step) -> str | None:
+    def callback(step: Step) -> str | None:
         seen.append(step)
         return "stop" if step.number == 6 else None
 
-    trainer.every(2, listener)
+    trainer.every(2, callback)
     result = trainer.train()
     assert (result.status, result.step, [s.number for s in seen]) == ("stopped", 6, [2, 4, 6])
     assert [row["step"] for row in rows_of("run", "eval")] == [6]

@@ -169,21 +169,21 @@ BUGS = [
         "train: EvaluateHeldOut.evaluate",
         "progress=stop_flag.check",
         "progress=None",
-        "tests/train/test_stop_and_save.py -k broken_off_is_made_first",
+        "tests/train/test_stop_and_save.py -k cancelled_evaluation",
     ),
     Bug(
         "a run whose last evaluation was broken off says it is done",
         "train: Trainer._finish",
         '"interrupted" if self.stop_flag.evaluation_cancelled else status',
         "status",
-        "tests/train/test_stop_and_save.py -k broken_off_is_made_first",
+        "tests/train/test_stop_and_save.py -k cancelled_evaluation",
     ),
     Bug(
         "a sample nobody can break off",
         "train: WriteSample.generate",
         "            ):\n                check()",
         "            ):",
-        "tests/train/test_stop_and_save.py -k sample_is_broken",
+        "tests/train/test_stop_and_save.py -k sample_is_cancelled",
     ),
     Bug(
         "a save on request that is not of the newest step / never",
@@ -393,7 +393,7 @@ BUGS = [
         "train: Checkpointer.on_step",
         "if step.number != state.step or not self.is_requested():",
         "if not self.is_requested():",
-        "tests/train/test_stop_and_save.py -k not_of_a_step",
+        "tests/train/test_stop_and_save.py -k still_pending",
     ),
     Bug(
         "a stream that falls silent only in the main thread",
