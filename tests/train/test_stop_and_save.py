@@ -167,7 +167,7 @@ def test_a_save_on_request_waits_for_a_late_update(poem: Path, monkeypatch: pyte
 
 
 def test_a_save_on_request_is_not_of_a_step_that_is_still_pending(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requested during step 3, which is not finite: the weights are no longer those of step 2, whose callbacks run then."""
+    """Requested during step 3, which is not finite: the weights are past step 2 when its callbacks run."""
     monkeypatch.setattr("light_llm.train.step.can_gate_updates", lambda device: True)
     trainer = Trainer(byte_model(), byte_loader(poem), out="run", **(SMALL | {"max_steps": 5}))
     accumulate = trainer.accumulate
