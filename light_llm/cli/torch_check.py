@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from ..errors import DeviceError
+from ..text_format import format_bytes
 
 # Loading PyTorch maps all its libraries: about 1 GB for the CPU build, 3.3 GB for the CUDA build (2.14.1, Linux).
 LOAD_TORCH = "import torch"
@@ -22,8 +23,8 @@ def check_torch_loads() -> None:
     child = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if child.returncode != 0 and "ModuleNotFoundError" not in child.stderr:
         raise DeviceError(
-            f"PyTorch cannot be loaded within the {limit / 1e9:.1f} GB that ulimit -v allows: its libraries are mapped "
-            "there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's CPU "
+            f"PyTorch cannot be loaded within the {format_bytes(limit)} that ulimit -v allows: its libraries are "
+            "mapped there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's CPU "
             "build, which fits into 2 GB"
         )
 
