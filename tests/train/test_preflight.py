@@ -148,7 +148,7 @@ def test_too_little_address_space_for_torch(limit: int) -> None:
         "from light_llm.cli import main; sys.exit(main(['train', '--preset', 'nano']))"
     )
     child = run_child([sys.executable, "-c", code])
-    assert child.returncode == 2 and f"{limit / 1000:.1f} GB that ulimit -v allows" in child.stderr
+    assert child.returncode == 2 and f"{limit} MB that ulimit -v allows" in child.stderr
     assert "Traceback" not in child.stderr and not Path("checkpoints").exists()
 
 
