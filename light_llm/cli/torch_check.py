@@ -24,8 +24,8 @@ def check_torch_loads() -> None:
     if child.returncode != 0 and "ModuleNotFoundError" not in child.stderr:
         raise DeviceError(
             f"PyTorch cannot be loaded within the {format_bytes(limit)} that ulimit -v allows: its libraries are "
-            "mapped there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install PyTorch's "
-            "CPU build, which fits into 2 GB"
+            "mapped there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install "
+            "PyTorch's CPU build, which fits into 2 GB"
         )
 
 
