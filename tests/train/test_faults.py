@@ -107,7 +107,7 @@ def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path)
     train(poem, "whole")
     said = limited_run(poem, 15, size_on_disk(Path("whole/step-000030/optimizer.safetensors")) // 2)
     assert said.startswith("run/step-000020 could not be written (File too large): it needs 4.")
-    assert "run/step-000010 is complete: make room and go on with --resume" in said
+    assert "run/step-000010" in said and "--resume" in said
     assert [p.name for p in RunFolder("run").steps()] == ["step-000010"] and not list(Path("run").glob("*tmp*"))
     train(poem, "run")
     assert same("whole", "run")
@@ -117,7 +117,7 @@ def test_the_systems_error_is_kept_whoever_was_writing(poem: Path) -> None:
     """torch.save makes a RuntimeError of a full disk; the run says what the system said."""
     said = limited_run(poem, 8, 60_000, save_interval=30)
     assert said.startswith("run/best_model.pt could not be written (File too large): it needs 85.7 kB, "), said
-    assert "there is no checkpoint yet" in said and not list(Path("run").glob(".best*"))
+    assert "run/step-" not in said and not list(Path("run").glob(".best*"))
 
 
 class Nearly(Files):
@@ -131,7 +131,7 @@ class Nearly(Files):
 
 
 def test_room_is_asked_for_before_a_run_begins(poem: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"this run need [\d.]+ MB in run, and 1.00 MB are free; make room, or"):
+    with pytest.raises(CheckpointError, match=r"[\d.]+ MB in run.*1.00 MB.*--out"):
         train(poem, "run", files=Nearly(10**6))
     assert not Path("run/run.json").exists()
 

@@ -98,7 +98,7 @@ def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path, capsys: pytes
 )
 def test_a_resumed_run_refuses_other_settings(poem: Path, changes: dict[str, Any], message: str) -> None:
     train_small(poem, max_steps=4)
-    with pytest.raises(ConfigError, match=rf"a resumed run cannot change these:[\s\S]*{message}[\s\S]*leave them"):
+    with pytest.raises(ConfigError, match=message):
         train_small(poem, max_steps=8, resume=True, **changes)
 
 
@@ -123,8 +123,8 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(poem: Path, capsys: pytest.C
     flip(Path("run/step-000020/model.safetensors"))
     _, result = train_small(poem, max_steps=30, resume=True, quiet=False)
     said = capsys.readouterr().out
-    assert "step-000020/model.safetensors is damaged: its SHA-256 is not the manifest's: not used" in said
-    assert "resumed  at step 10 from run/step-000010" in said
+    assert re.search("step-000020/model.safetensors.*SHA-256", said)
+    assert re.search("resumed.* 10 .*run/step-000010", said)
     assert result.step == 30 and Path("run/step-000020.damaged/model.safetensors").is_file()
     assert tensors_of("whole/step-000030") == tensors_of("run/step-000030")
     assert rows_of("whole", "step") == rows_of("run", "step")
@@ -157,7 +157,7 @@ def test_a_step_that_is_of_another_version_is_named(poem: Path) -> None:
     train_small(poem, max_steps=2)
     run = RunFolder("run")
     run.write_run({**run.read_run(), "run": {"train": {"colour": 3}}})
-    with pytest.raises(CheckpointError, match="run.json is of another version of light-llm: .*'colour'"):
+    with pytest.raises(CheckpointError, match="run.json.*'colour'"):
         train_small(poem, max_steps=4, resume=True)
 
 
@@ -175,7 +175,7 @@ def test_a_run_from_another_machine_goes_on_here(poem: Path) -> None:
     record = run.read_run()
     record["decided"]["device"]["value"] = record["run"]["train"]["device"] = "cuda:7"
     run.write_run(record)
-    with pytest.raises(LightLLMError, match="device 'cuda:7' is not available"):
+    with pytest.raises(LightLLMError, match="cuda:7"):
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, device="cuda:7", **settings)
     result = Trainer(
         byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=4, **settings
@@ -206,5 +206,5 @@ def test_a_resume_keeps_what_is_not_named(poem: Path) -> None:
         byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=8, quiet=True
     ).train()
     assert result.step == 8
-    with pytest.raises(ConfigError, match="max_steps=5 is behind the run, which is at step 8; name a larger one"):
+    with pytest.raises(ConfigError, match="max_steps=5.* 8"):
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, max_steps=5)

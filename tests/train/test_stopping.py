@@ -32,8 +32,7 @@ def test_a_run_without_patience_goes_on_and_says_what_it_sees(memorised: Path) -
     found = re.search(
         rf"notice   the held-out loss was lowest at step {result.best_step} \((.+)\) and is (.+) now", log
     )
-    assert found and float(found[2]) > float(found[1]) and "no longer carries over to other text" in log
-    assert "--patience 2 ends such a run" in log
+    assert found and float(found[2]) > float(found[1]) and "--patience 2" in log
 
 
 def test_patience_ends_a_run_that_no_longer_gets_better(memorised: Path) -> None:
@@ -43,7 +42,7 @@ def test_patience_ends_a_run_that_no_longer_gets_better(memorised: Path) -> None
     best = min(evaluations, key=lambda row: row["loss"])
     assert result.status == "stopped" and result.step == best["step"] + 15 == evaluations[-1]["step"] < whole.step
     log = Path("early/train.log").read_text()
-    assert f"stopped: no better evaluation in 15 steps (--patience 3; 0 goes on), at step {result.step}/100" in log
+    assert re.search(rf"stopped.* 15 steps .*--patience 3.* {result.step}/100", log)
     assert "--patience 2 ends" not in log and Path("early", f"step-{result.step:06d}").is_dir()
     assert rows_of("early", "step") == rows_of("run", "step")[: result.step]
 
@@ -88,5 +87,5 @@ def again(text: Path, **changes: Any) -> Result:
 
 
 def test_patience_is_a_number_of_evaluations() -> None:
-    with pytest.raises(ConfigError, match="patience=-1 cannot be used; it must be a whole number at least 0"):
+    with pytest.raises(ConfigError, match="patience=-1.*at least 0"):
         TrainConfig(patience=-1)
