@@ -36,8 +36,8 @@ def main() -> None:
         report = Path(scratch, "report.html")
         report.write_text(render_page([read_run_log(folders[0])]), encoding="utf-8")
         take(browser, report.as_uri(), "report", "light")
-        with serve(folders, open_port()) as served:
-            take(browser, served.address, "live", "dark")
+        with serve(folders, open_port()) as (address, _):
+            take(browser, address, "live", "dark")
         browser.close()
 
 

@@ -12,7 +12,6 @@ from tyro.conf import Positional, arg
 from ..errors import ConfigError
 from ..report import (
     FINAL_STEPS,
-    CommonEval,
     Evaluation,
     LossUnit,
     RunLog,
@@ -30,6 +29,7 @@ from .output import new_table, print_rich
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
 MAX_EVALS = 12  # rows of held-out losses, so that everything fits on one screen
+EvalPairs = list[tuple[Evaluation, Evaluation]]  # of A and B at common steps
 _POSITIONAL = PositionalArgs("run folder", EXAMPLE, min_count=2, max_count=2)
 
 
@@ -47,6 +47,7 @@ def command(argv: Sequence[str]) -> int:
     about = "Two runs side by side: what differs, what came of it, and the held-out curve."
     flags, _ = parse(CompareFlags, argv, prog="light-llm compare", about=about)
     first, second = (Path(f) for f in flags.folders)
+    # By the resolved path: two names of one folder would show a run that equals itself.
     if first.resolve() == second.resolve():
         raise ConfigError(f"{first} and {second} are the same run; name two, as in {EXAMPLE}")
     a, b = open_run(first), open_run(second)
@@ -96,6 +97,7 @@ def _results(a: RunLog, b: RunLog, unit: LossUnit | None) -> Table:
     add("parameters", lambda r: r.parameters, ",", True, "+,")
     add("tokens trained on", lambda r: r.tokens, ",", same_tokens, "+,")
     losses = [_with_error(r.best, "loss") for r in (a, b)]
+    # Losses per token are subtracted only if the tokens are the same; a difference of other numbers means nothing.
     table.add_row("best held-out loss", *losses, _gap(a.best, b.best, "loss") if same_tokens else "")
     add("  at step", lambda r: r.best and r.best.step, ",")
     bits = [_with_error(r.best, "bits_per_byte") for r in (a, b)]
@@ -109,21 +111,22 @@ def _results(a: RunLog, b: RunLog, unit: LossUnit | None) -> Table:
     return table
 
 
-def _eval_table(evals: list[CommonEval], unit: LossUnit) -> Table:
+def _eval_table(evals: EvalPairs, unit: LossUnit) -> Table:
     """Return the held-out losses at common steps, with the lower one of each row in bold."""
     title = "held-out loss" if unit == "loss" else "held-out bits/byte"
     table = new_table(title, *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")), "")
-    for pair in (evals[i] for i in evenly_spaced(len(evals), MAX_EVALS)):
-        gap, error = eval_difference(pair.a, pair.b, unit)
-        cells = [Text(_with_error(e, unit)) for e in (pair.a, pair.b)]
+    for a, b in (evals[i] for i in evenly_spaced(len(evals), MAX_EVALS)):
+        gap, error = eval_difference(a, b, unit)
+        cells = [Text(_with_error(e, unit)) for e in (a, b)]
+        # The lower loss; equal ones and those of unknown difference get no emphasis.
         if gap:
             cells[gap < 0].stylize("bold green")
         word = {True: "beyond", False: "within", None: ""}[exceeds_error(gap, error)]
-        table.add_row(f"step {pair.step:,}", *cells, _gap(pair.a, pair.b, unit), word)
+        table.add_row(f"step {a.step:,}", *cells, _gap(a, b, unit), word)
     return table
 
 
-def _notes(a: RunLog, b: RunLog, unit: LossUnit | None, reason: str, evals: list[CommonEval]) -> list[str]:
+def _notes(a: RunLog, b: RunLog, unit: LossUnit | None, reason: str, evals: EvalPairs) -> list[str]:
     """Return the caveats of the numbers above."""
     notes = [reason] if reason else []
     if unit is None:
@@ -138,7 +141,7 @@ def _notes(a: RunLog, b: RunLog, unit: LossUnit | None, reason: str, evals: list
         notes.append("There is no step at which both were evaluated, so there is no curve to compare.")
     elif len(evals) > MAX_EVALS:
         notes.append(f"{MAX_EVALS} of {len(evals)} common evaluations are shown.")
-    if any(exceeds_error(*eval_difference(p.a, p.b, unit)) is not None for p in evals):
+    if any(exceeds_error(*eval_difference(*pair, unit)) is not None for pair in evals):
         notes.append(
             "± in B - A is sqrt(A² + B²) of the two standard errors; a difference is beyond it or within it. That "
             "would be its standard error if the two were independent. They are correlated: both come from the same "
@@ -164,6 +167,7 @@ def _gap(a: Evaluation | None, b: Evaluation | None, unit: LossUnit) -> str:
 
 def _plain(value: Any) -> str:
     """Format a setting as on the command line, and a hash by its first digits."""
+    # A SHA-256 is 64 hexadecimal digits; the first 12 tell two files apart and fit into the column.
     if isinstance(value, str) and len(value) == 64:
         return value[:12]
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

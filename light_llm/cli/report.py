@@ -51,6 +51,7 @@ def command(argv: Sequence[str]) -> int:
     flags, _ = parse(ReportFlags, argv, prog="light-llm report", about=about)
     folder = Path(flags.folder[0] if flags.folder else "checkpoints")
     log = open_run(folder)
+    # A letter that the encoding lacks would end the command with an error, so such terminals get ASCII.
     plain = not _can_show("▁█⣿░▓")
     print_rich(_facts(log), "", _numbers(log))
     print_rich("", _health_notes(judge(log)))
@@ -105,6 +106,7 @@ def _health_notes(notes: Sequence[HealthNote]) -> Table | Text:
 def _charts(log: RunLog, plain: bool) -> Iterator[tuple[str, list[str]]]:
     """Yield title and lines of each chart that has numbers: loss, gradient norm, learning rate, speed, attention."""
     steps = log.steps
+    # Many points fall into one character, and those of a long run would take seconds to place.
     kept = range(0, len(steps), max(1, len(steps) // MAX_POINTS))
     training = Series([steps.step[i] for i in kept], [steps.loss[i] for i in kept])
     held = Series([e.step for e in log.evals], [e.loss for e in log.evals], mark="o" if plain else "●")
@@ -119,8 +121,9 @@ def _charts(log: RunLog, plain: bool) -> Iterator[tuple[str, list[str]]]:
         numbers = [v for v in values if v is not None]
         if len(numbers) > 1:
             yield title, [f"{sparkline(values, 56, plain=plain)}  {min(numbers):.3g} to {max(numbers):.3g}"]
-    entropies = log.probe.grid("attention.relative") if log.probe else None
-    if log.probe and entropies:
+    entropies = log.probe.grid("attention.relative")
+    if entropies:
+        # The last layer comes first, as in the heat maps of report.html.
         names = [f"layer {layer}" for layer in range(len(entropies))]
         rows = shaded_rows(names[::-1], entropies[::-1], width=WIDTH, plain=plain)
         yield f"attention, heads across: 0 on one token, 1 on all alike (step {log.probe.step:,})", rows

@@ -40,6 +40,7 @@ def command(argv: Sequence[str]) -> int:
     elif not errors:
         where = ", ".join(map(str, roots)) if flags.folders else "this folder"
         print_rich(f"There is no run in {where}, nor one level below. Start one:", "  light-llm train")
+    # Damaged runs come last and do not change the exit code: the others have been listed.
     for error in errors:
         print_rich(Text.assemble(("cannot be listed: ", "red"), str(error)))
     return 0
@@ -82,4 +83,5 @@ def format_date(moment: datetime, now: datetime) -> str:
     return f"{day} {local:%H:%M}" if local.year == now.year else f"{day}  {local.year}"
 
 
+# strftime's %b depends on the locale, and its width with it.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

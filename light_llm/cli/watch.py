@@ -34,19 +34,23 @@ def command(argv: Sequence[str]) -> int:
     """Run the command until Ctrl-C, or until the server ends: then the exit code is 1."""
     about = "Show the runs in each FOLDER and one level below it in a browser, as they go on."
     flags, _ = parse(WatchFlags, argv, prog="light-llm watch", about=about)
+    # Imported here, so that --help and a refused flag do not wait for the modules of the server.
     from ..report.server import open_port, serve
 
     roots = [Path(f) for f in flags.folders or ("checkpoints",)]
     for root in roots:
+        # A folder that does not exist yet is awaited: the page may be opened before the training starts.
         if root.exists() and not root.is_dir():
             raise ConfigError(f"{root} is no folder; name a run folder, or a folder of runs")
-    with serve(roots, open_port(flags.port), warn=_warn) as page:
+    with serve(roots, open_port(flags.port), warn=_warn) as (address, thread):
         missing = [str(root) for root in roots if not root.is_dir()]
         if missing:
             print_rich(f"waiting for a run to begin in {', '.join(missing)}")
-        print_rich(f"live page  {page.address}", "Ctrl-C ends it; runs go on.")
+        print_rich(f"live page  {address}", "Ctrl-C ends it; runs go on.")
+        # Through a pipe, standard output is buffered, and the address would stay there as long as the page is served.
         sys.stdout.flush()
-        while page.is_alive:
+        # Sleep in short pieces, so that Ctrl-C and a server that has failed both end the command soon.
+        while thread.is_alive():
             time.sleep(0.5)
     return 1
 

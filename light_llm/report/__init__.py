@@ -4,7 +4,6 @@ from .charts import Series as Series
 from .charts import line_chart as line_chart
 from .charts import shaded_rows as shaded_rows
 from .charts import sparkline as sparkline
-from .compare import CommonEval as CommonEval
 from .compare import common_evals as common_evals
 from .compare import comparable_unit as comparable_unit
 from .compare import eval_difference as eval_difference
@@ -18,8 +17,6 @@ from .health import judge as judge
 from .log_rows import Evaluation as Evaluation
 from .log_rows import LossUnit as LossUnit
 from .page import write_report as write_report
-from .reference_curves import find_band as find_band
-from .reference_curves import read_bands as read_bands
 from .repro_command import repro_command as repro_command
 from .run_log import FINAL_STEPS as FINAL_STEPS
 from .run_log import RunLog as RunLog

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .page import LiveOptions, plotly_source, render_page
+from .page import plotly_source, render_live_page
 from .run_watcher import RunWatcher, etag
 
 if TYPE_CHECKING:
@@ -48,19 +48,17 @@ def create_app(watcher: RunWatcher, *, warn: Callable[[str], object] = print) ->
 
     async def index(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
-        state = watcher.state().body.decode()
-        text = render_page(watcher.logs(), live=LiveOptions(nonce=nonce), state=state)
-        return HTMLResponse(text, headers={"content-security-policy": POLICY.format(nonce=nonce)})
+        page = render_live_page(watcher.state()[0].decode(), nonce)
+        return HTMLResponse(page, headers={"content-security-policy": POLICY.format(nonce=nonce)})
 
     async def data(request: Request) -> Response:
-        state = watcher.state()
-        return _cached_response(request, state.body, state.etag, "application/json", "no-cache")
+        return _cached_response(request, *watcher.state(), "application/json", "no-cache")
 
     async def plotly(request: Request) -> Response:
         return _cached_response(request, *_plotly(), "text/javascript", "max-age=3600")
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"runs": len(watcher.folders)})
+        return JSONResponse({"runs": len(watcher)})
 
     endpoints = {"/": index, "/data.json": data, "/plotly.js": plotly, "/health": health}
     routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in endpoints.items()]

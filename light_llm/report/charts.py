@@ -70,26 +70,16 @@ def sparkline(values: Sequence[Number], width: int = 60, *, plain: bool = False)
     return "".join(" " if m is None else letters[round((m - low) * scale)] for m in means)
 
 
-def shade(value: Number, *, plain: bool = False) -> str:
-    """Draw a share from 0 to 1 as two letters of a grey.
-
-    >>> shade(0.0), shade(0.5), shade(1.0), shade(1.0, plain=True), shade(None)
-    ('  ', '▒▒', '██', '##', '??')
-    """
-    letters = ASCII_SHADES if plain else SHADES
-    if value is None:
-        return "??"
-    return 2 * letters[round(min(1.0, max(0.0, value)) * (len(letters) - 1))]
-
-
 def shaded_rows(
     names: Sequence[str], values: Sequence[Sequence[Number]], *, width: int = 80, plain: bool = False
 ) -> list[str]:
     """Draw a heat map of shares, a row per line, with its numbers if they fit."""
-    label = max(map(len, names), default=0)
+    letters, label = ASCII_SHADES if plain else SHADES, max(map(len, names), default=0)
     fits = all(label + 9 * len(row) + 1 <= width for row in values)
     lines = []
     for name, row in zip(names, values, strict=True):
-        cells = [shade(v, plain=plain) + ("" if not fits else " -   " if v is None else f" {v:.2f}") for v in row]
+        grey = ["?" if v is None else letters[round(min(1.0, max(0.0, v)) * (len(letters) - 1))] for v in row]
+        numbers = ["" if not fits else " -   " if v is None else f" {v:.2f}" for v in row]
+        cells = [2 * letter + number for letter, number in zip(grey, numbers, strict=True)]
         lines.append(f"{name:>{label}}  {('  ' if fits else ' ').join(cells)}".rstrip()[:width])
     return lines

@@ -1,7 +1,6 @@
 """Compare two runs: what differs, whether their losses may be compared, and by how much they differ."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from ..config import differences
@@ -9,15 +8,6 @@ from .log_rows import Evaluation, LossUnit
 from .run_log import RunLog
 
 _DATA_FACTS = {"text, SHA-256": "sha256", "vocabulary, SHA-256": "tokenizer_sha256"}
-
-
-@dataclass(frozen=True)
-class CommonEval:
-    """The evaluations of two runs at the same step."""
-
-    step: int
-    a: Evaluation
-    b: Evaluation
 
 
 def run_differences(a: RunLog, b: RunLog) -> list[tuple[str, Any, Any]]:
@@ -35,11 +25,10 @@ def comparable_unit(a: RunLog, b: RunLog) -> tuple[LossUnit | None, str]:
     on different texts never compare: the unit is then None.
     """
     if a.data is None or b.data is None:
-        which = "neither run" if a.data is None and b.data is None else "A" if a.data is None else "B"
-        verb = "has" if which == "neither run" else "has no"
+        which = "neither run has" if a.data is b.data else "A has no" if a.data is None else "B has no"
         return None, (
-            f"{which} {verb} known held-out text (it was trained on a loader that is not light-llm's): "
-            "there is nothing to compare by."
+            f"{which} known held-out text (it was trained on a loader that is not light-llm's): there is nothing to "
+            "compare by."
         )
     if a.data["sha256"] != b.data["sha256"]:
         return None, (
@@ -56,19 +45,19 @@ def comparable_unit(a: RunLog, b: RunLog) -> tuple[LossUnit | None, str]:
             f"{b.run.data.held_out:g} of it): the losses cannot be compared."
         )
     if a.data["tokenizer_sha256"] != b.data["tokenizer_sha256"]:
+        which = f"{a.data['tokenizer']} and {b.data['tokenizer']}"
+        which += ", of another vocabulary" if a.data["tokenizer"] == b.data["tokenizer"] else ""
         return "bits_per_byte", (
-            f"The tokens are not the same ({a.data['tokenizer']} and {b.data['tokenizer']}"
-            f"{', of another vocabulary' if a.data['tokenizer'] == b.data['tokenizer'] else ''}): a loss per token "
-            "says nothing across them, because a longer token is harder to guess. Bits per byte are of the same text "
-            "and can be compared."
+            f"The tokens are not the same ({which}): a loss per token says nothing across them, because a longer token "
+            "is harder to guess. Bits per byte are of the same text and can be compared."
         )
     return "loss", ""
 
 
-def common_evals(a: RunLog, b: RunLog) -> list[CommonEval]:
+def common_evals(a: RunLog, b: RunLog) -> list[tuple[Evaluation, Evaluation]]:
     """Return the evaluations at steps at which both runs were evaluated, in order."""
     by_step = {e.step: e for e in b.evals}
-    return [CommonEval(e.step, e, by_step[e.step]) for e in a.evals if e.step in by_step]
+    return [(e, by_step[e.step]) for e in a.evals if e.step in by_step]
 
 
 def eval_difference(a: Evaluation, b: Evaluation, unit: LossUnit) -> tuple[float | None, float | None]:

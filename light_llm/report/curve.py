@@ -3,7 +3,6 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import median
 
@@ -13,13 +12,13 @@ from .coerce import Number
 MEAN_STEPS = 10
 
 
-@dataclass(frozen=True)
 class Curve:
     """A training loss without its gaps, with prefix sums so that any mean takes constant time."""
 
-    steps: tuple[int, ...]
-    losses: tuple[float, ...]
-    sums: tuple[float, ...]  # sums[i]: the sum of the first i losses
+    def __init__(self, steps: Iterable[int], losses: Iterable[Number]) -> None:
+        pairs = [(step, loss) for step, loss in zip(steps, losses, strict=True) if loss is not None]
+        self.steps, self.losses = [step for step, _ in pairs], [loss for _, loss in pairs]
+        self.sums = list(accumulate(self.losses, initial=0.0))  # sums[i]: the sum of the first i losses
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -41,10 +40,3 @@ class Curve:
     def index(self, step: int) -> int:
         """Return the index of the last loss at or before a step, or -1."""
         return bisect_right(self.steps, step) - 1
-
-
-def curve_of(steps: Iterable[int], losses: Iterable[Number]) -> Curve:
-    """Build a curve from losses, without the missing ones."""
-    pairs = [(step, loss) for step, loss in zip(steps, losses, strict=True) if loss is not None]
-    values = tuple(loss for _, loss in pairs)
-    return Curve(tuple(step for step, _ in pairs), values, tuple(accumulate(values, initial=0.0)))

@@ -20,9 +20,8 @@ def find_runs(roots: Iterable[Path]) -> list[Path]:
     runs: dict[Path, Path] = {}
     for root in roots:
         if not root.is_dir():
-            hint = (
-                _similar_name(root, (p for p in root.parent.iterdir() if p.is_dir())) if root.parent.is_dir() else "."
-            )
+            siblings = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+            hint = did_you_mean(root.name, siblings)
             raise ConfigError(f"there is no folder {root}{hint} Without a folder, this one is looked into")
         children = sorted(p for p in root.iterdir() if not p.name.startswith("."))
         for path in (root, *children):
@@ -62,13 +61,9 @@ def open_run(folder: str | Path) -> RunLog:
     inside = find_runs([folder]) if folder.is_dir() else []
     if inside:
         raise ConfigError(f"{folder} {problem}; name one that is in it: {', '.join(map(str, inside))}")
-    hint = _similar_name(folder, find_runs([folder.parent])) if folder.parent.is_dir() else "."
+    siblings = find_runs([folder.parent]) if folder.parent.is_dir() else []
+    hint = did_you_mean(folder.name, [run.name for run in siblings if run != folder.parent])
     raise ConfigError(f"{folder} {problem}{hint} light-llm runs lists the runs")
-
-
-def _similar_name(path: Path, candidates: Iterable[Path]) -> str:
-    """Return the end of a message: the candidate whose name is nearest to that of a path, or a full stop."""
-    return did_you_mean(path.name, [p.name for p in candidates if p != path])
 
 
 def _is_run(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Judge a run by every rule in `report/rules`."""
 
 import pkgutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -27,18 +26,14 @@ class HealthNote:
 def find_rules() -> tuple[Rule, ...]:
     """Return the `RULES` of every module in `report/rules`, in order."""
     modules = [import_module(f"{rules.__name__}.{module.name}") for module in pkgutil.iter_modules(rules.__path__)]
-    found = [rule for module in modules for rule in getattr(module, "RULES", ())]
-    return tuple(sorted(found, key=lambda rule: rule.order))
+    collected = [rule for module in modules for rule in getattr(module, "RULES", ())]
+    return tuple(sorted(collected, key=lambda rule: rule.order))
 
 
-def judge(log: RunLog, rules: Sequence[Rule] | None = None) -> list[HealthNote]:
-    """Return the notes on a run, the worst first.
-
-    Args:
-        rules: in order; by default all.
-    """
+def judge(log: RunLog) -> list[HealthNote]:
+    """Return the notes on a run, the worst first."""
     notes: list[HealthNote] = []
-    for rule in find_rules() if rules is None else rules:
+    for rule in find_rules():
         if any(note.rule in rule.unless and note.level in ("bad", "watch") for note in notes):
             continue
         result = rule.check(log)

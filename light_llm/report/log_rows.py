@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Any, Literal
 
 from .coerce import Grid, Number, Numbers, as_grid, as_int, as_mapping, as_number, as_numbers, as_objects, as_text
@@ -104,10 +105,7 @@ class Probe:
         return [Alarm(layer, as_int(a.get("head")), as_text(a.get("what"))) for layer, a in rows if layer is not None]
 
     def _value(self, path: str) -> Any:
-        value: Any = self.row
-        for key in path.split("."):
-            value = as_mapping(value).get(key)
-        return value
+        return reduce(lambda value, key: as_mapping(value).get(key), path.split("."), self.row)
 
 
 @dataclass(frozen=True)
@@ -232,5 +230,4 @@ def parse_attention(row: Row) -> AttentionSample | None:
 
 
 def parse_end(row: Row) -> End:
-    status, seconds, memory = as_text(row.get("status")), as_number(row.get("seconds")), as_number(row.get("memory"))
-    return End(row["step"], status, seconds, memory)
+    return End(row["step"], as_text(row.get("status")), as_number(row.get("seconds")), as_number(row.get("memory")))

@@ -8,7 +8,7 @@ import html
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,7 @@ from .run_log import RunLog
 from .summary import key_numbers, plan_table, repro_tables, run_facts
 
 REPORT_NAME = "report.html"
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """Options of a live page, which reads `/data.json` repeatedly and plotly from `/plotly.js`."""
-
-    title: str = "light-llm, live"
-    poll: float = 2.0  # seconds between two readings
-    nonce: str = ""  # of the scripts, for the policy that the server sends
+POLL_SECONDS = 2.0  # between two readings of `/data.json` by the live page
 
 
 def write_report(folder: str | Path, files: Files | None = None, *, log: RunLog | None = None) -> Path:
@@ -50,11 +42,30 @@ def write_report(folder: str | Path, files: Files | None = None, *, log: RunLog 
 def page_state(logs: Sequence[RunLog]) -> dict[str, Any]:
     """Return everything the page shows as plain values: inlined in report.html, and the body of `/data.json`."""
     together = loss_figure(logs) if len(logs) > 1 else None
-    return {
-        "format": 1,
-        "together": asdict(together) if together else None,
-        "runs": [_run_state(log) for log in logs],
-    }
+    return {"format": 1, "together": asdict(together) if together else None, "runs": [_run_state(log) for log in logs]}
+
+
+def render_page(logs: Sequence[RunLog]) -> str:
+    """Return the page of one run, or of several side by side, complete in itself."""
+    state = json.dumps(page_state(logs), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    library, script = _escape_script(plotly_source()), _asset("page.js")
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{_policy(library, script)}">\n'
+    title = f"{', '.join(log.name for log in logs)} - light-llm"
+    scripts = f"<script>{library}</script>\n<script>{script}</script>"
+    return _render(title, state, None, scripts, policy)
+
+
+def render_live_page(state: str, nonce: str) -> str:
+    """Return the live page, which loads new values and plotly from its server.
+
+    Args:
+        state: `page_state` as JSON.
+        nonce: of the scripts, in the policy that the server sends.
+    """
+    scripts = (
+        f'<script src="/plotly.js" nonce="{nonce}"></script>\n<script nonce="{nonce}">{_asset("page.js")}</script>'
+    )
+    return _render("light-llm, live", state, {"poll": POLL_SECONDS}, scripts)
 
 
 def _run_state(log: RunLog) -> dict[str, Any]:
@@ -72,35 +83,16 @@ def _run_state(log: RunLog) -> dict[str, Any]:
     }
 
 
-def render_page(logs: Sequence[RunLog], *, live: LiveOptions | None = None, state: str | None = None) -> str:
-    """Return the page of one run, or of several side by side.
-
-    Args:
-        state: `page_state` of the same runs as JSON, if it has been computed already.
-        live: without it the page is complete in itself; with it, plotly, new values and the security policy come from
-            the server.
-    """
-    if state is None:
-        state = json.dumps(page_state(logs), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    script, style = _asset("page.js"), _asset("page.css")
-    options = {"poll": live.poll} if live else None
-    title = live.title if live else f"{', '.join(log.name for log in logs)} - light-llm"
-    nonce = f' nonce="{html.escape(live.nonce)}"' if live and live.nonce else ""
-    if live:
-        plotly, policy = f'<script src="/plotly.js"{nonce}></script>', ""
-    else:
-        library = _escape_script(plotly_source())
-        plotly = f"<script>{library}</script>"
-        policy = f'<meta http-equiv="Content-Security-Policy" content="{_policy(library, script)}">\n'
+def _render(title: str, state: str, live: dict[str, float] | None, scripts: str, policy: str = "") -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{policy}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{html.escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{style}</style>\n</head>\n'
-        f"<body>\n{_asset('page.html')}"
+        f'<title>{html.escape(title)}</title>\n<link rel="icon" href="data:,">\n'
+        f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n{_asset('page.html')}"
         f'<script type="application/json" id="state">{_escape_json(state)}</script>\n'
-        f'<script type="application/json" id="live">{_escape_json(json.dumps(options))}</script>\n'
-        f"{plotly}\n<script{nonce}>{script}</script>\n</body>\n</html>\n"
+        f'<script type="application/json" id="live">{json.dumps(live)}</script>\n'
+        f"{scripts}\n</body>\n</html>\n"
     )
 
 

@@ -8,7 +8,6 @@ from importlib import resources
 from typing import Any
 
 from ..config import Run
-from .coerce import as_grid, as_int, as_mapping, drop_none
 
 # Nats. Three seeds can agree by chance, and other machines round differently.
 MIN_WIDTH = 0.03
@@ -50,34 +49,21 @@ def find_band(run: Run, data: Mapping[str, Any], bands: Mapping[str, Any] | None
 
     Args:
         data: the entry of that name in run.json, with sha256 and tokenizer_sha256.
-        bands: contents of bands.json; by default the file of the package.
+        bands: by default those of the package.
     """
-    for name, entry in as_mapping((read_bands() if bands is None else bands).get("bands")).items():
-        values = as_mapping(entry)
-        hashes = {"sha256": values.get("data_sha256"), "tokenizer_sha256": values.get("tokenizer_sha256")}
-        same_text = all(expected and data.get(key) == expected for key, expected in hashes.items())
-        if same_text and _has_settings(run, as_mapping(values.get("settings"))):
-            seeds = as_int(values.get("seeds")) or 1
-            return Band(name, seeds, _points(values.get("train")), _points(values.get("held_out")))
+    settings = {f"{part}.{name}": value for part, group in run.to_dict().items() for name, value in group.items()}
+    for name, band in (read_bands() if bands is None else bands).items():
+        same_text = (data.get("sha256"), data.get("tokenizer_sha256")) == (
+            band["data_sha256"],
+            band["tokenizer_sha256"],
+        )
+        if same_text and band["settings"].items() <= settings.items():
+            train, held_out = (tuple(BandPoint(*row) for row in band[key]) for key in ("train", "held_out"))
+            return Band(name, band["seeds"], train, held_out)
     return None
 
 
-def read_bands() -> Mapping[str, Any]:
-    """Return the contents of the package's bands.json; {} if it cannot be read."""
-    try:
-        return as_mapping(json.loads(resources.files(__package__).joinpath("bands.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
-def _has_settings(run: Run, settings: Mapping[str, Any]) -> bool:
-    """Return whether a run has all of these settings, named "part.name". No settings match no run."""
-    values = run.to_dict()
-    flat = {f"{part}.{name}": value for part, group in values.items() for name, value in as_mapping(group).items()}
-    return bool(settings) and all(name in flat and flat[name] == value for name, value in settings.items())
-
-
-def _points(value: Any) -> tuple[BandPoint, ...]:
-    """Parse [[step, mean, std], ...], without the rows that are incomplete."""
-    rows = [drop_none(row) for row in as_grid(value)]
-    return tuple(BandPoint(int(row[0]), row[1], row[2]) for row in rows if len(row) == 3)
+def read_bands() -> dict[str, Any]:
+    """Return the entries of bands.json by name."""
+    bands: dict[str, Any] = json.loads(resources.files(__package__).joinpath("bands.json").read_text(encoding="utf-8"))
+    return bands["bands"]

@@ -32,10 +32,9 @@ def repro_command(run: Run) -> str:
     if run.train.seed == run.data.seed != TrainConfig().seed:
         words += ["--seed", str(run.train.seed)]
     for name, _, value in changed_settings(run):
-        flag = name.partition(".")[2]
-        text = "none" if value is None else str(value)
         if _is_implied(name, run, preset):
             continue
+        flag, text = name.partition(".")[2], "none" if value is None else str(value)
         # --seed sets two settings, and cannot give them different values.
         if FLAGS.get(flag) == [name]:
             words += [f"--{flag.replace('_', '-')}", text]

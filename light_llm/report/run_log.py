@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json
 from ..observe import read_rows
 from .coerce import Number, as_int, as_mapping, as_number, as_text, mean_of
-from .curve import Curve, curve_of
+from .curve import Curve
 from .log_rows import (
     AttentionSample,
     End,
@@ -60,22 +60,18 @@ class RunLog:
 
     @property
     def name(self) -> str:
-        """Return the name of the run folder."""
         return self.folder.resolve().name
 
     @property
     def machine(self) -> str:
-        """Return the description of the machine that started the run."""
         return str(self.record.get("machine", ""))
 
     @property
     def parameters(self) -> int:
-        """Return the number of parameters of the model."""
         return get_model_size(self.run.model)
 
     @property
     def last_step(self) -> int:
-        """Return the number of steps made."""
         return self.steps.step[-1] if len(self.steps) else 0
 
     @property
@@ -105,7 +101,6 @@ class RunLog:
 
     @property
     def final_bits_per_byte(self) -> Number:
-        """Return `final_loss` in bits per byte."""
         return mean_of(self.steps.bits_per_byte[-FINAL_STEPS:])
 
     @property
@@ -117,7 +112,6 @@ class RunLog:
 
     @property
     def is_over(self) -> bool:
-        """Return whether no more steps are expected."""
         return self.last_step >= self.run.train.max_steps or self.status != "unfinished"
 
     @property
@@ -132,7 +126,6 @@ class RunLog:
 
     @property
     def tokens_per_step(self) -> int:
-        """Return the tokens of one optimizer step."""
         return self.run.train.batch_size * self.run.data.max_length
 
     @property
@@ -143,12 +136,16 @@ class RunLog:
     @cached_property
     def curve(self) -> Curve:
         """Return the training loss with windowed means."""
-        return curve_of(self.steps.step, self.steps.loss)
+        return Curve(self.steps.step, self.steps.loss)
 
     @property
-    def probe(self) -> Probe | None:
-        """Return the last probe."""
-        return self.probes[-1] if self.probes else None
+    def probe(self) -> Probe:
+        """Return the last probe, or an empty one: then every metric is missing."""
+        return self.probes[-1] if self.probes else Probe(0, {})
+
+    @property
+    def last_eval(self) -> Evaluation | None:
+        return self.evals[-1] if self.evals else None
 
 
 def read_run_log(folder: str | Path) -> RunLog:
@@ -158,15 +155,14 @@ def read_run_log(folder: str | Path) -> RunLog:
         CheckpointError: run.json or metrics.jsonl is missing, damaged or of another format; the message says which.
     """
     folder = Path(folder)
-    path = folder / "run.json"
-    record = _read_record(path)
+    path, record = folder / "run.json", _read_record(folder / "run.json")
     try:
         started = datetime.fromisoformat(record["started"])
         run, data = Run.from_dict(record["run"]), record["data"]
         if data is not None:
-            held_out = data.get("held_out_sha256")  # only runs with a validation text of their own have it
-            data = {key: str(data[key]) for key in ("title", "sha256", "tokenizer", "tokenizer_sha256")}
-            data["held_out_sha256"] = str(held_out or "")
+            # Only runs with a validation text of their own have a held_out_sha256.
+            facts = {key: str(data[key]) for key in ("title", "sha256", "tokenizer", "tokenizer_sha256")}
+            data = facts | {"held_out_sha256": str(data.get("held_out_sha256") or "")}
         versions = {name: str(value) for name, value in record["versions"].items()}
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from None
@@ -174,8 +170,11 @@ def read_run_log(folder: str | Path) -> RunLog:
         raise CheckpointError(f"{path} is damaged: {error} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    try:
+        analysis = as_mapping(load_json(folder / "analysis.json"))
+    except (OSError, ValueError):  # most runs have none
+        analysis = {}
     rows = _read_metrics(folder / "metrics.jsonl")
-    evals = [e for row in rows.of_kind("eval") if (e := parse_evaluation(row))]
     ends = rows.of_kind("end")
     return RunLog(
         folder=folder,
@@ -185,14 +184,14 @@ def read_run_log(folder: str | Path) -> RunLog:
         data=data,
         versions=versions,
         steps=rows.steps.to_steps(),
-        evals=tuple(evals),
+        evals=tuple(e for row in rows.of_kind("eval") if (e := parse_evaluation(row))),
         probes=tuple(Probe(row["step"], row) for row in rows.of_kind("probe")),
         attention=rows.attention,
         samples=tuple((row["step"], as_text(row.get("text"))) for row in rows.of_kind("sample")),
         rollbacks=tuple((row["step"], as_int(row.get("from_step")) or row["step"]) for row in rows.of_kind("rollback")),
         end=parse_end(ends[-1]) if ends else None,
         skipped_rows=rows.skipped,
-        analysis=_read_optional(folder / "analysis.json"),
+        analysis=analysis,
         band=find_band(run, as_mapping(record["data"])),
     )
 
@@ -215,14 +214,6 @@ def _read_record(path: Path) -> dict[str, Any]:
             "use the version that wrote it, or a newer one"
         )
     return record
-
-
-def _read_optional(path: Path) -> Row:
-    """Read a JSON object; {} if the file is missing or damaged."""
-    try:
-        return as_mapping(load_json(path))
-    except (OSError, ValueError):
-        return {}
 
 
 def _read_metrics(path: Path) -> "_Rows":

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LightLLMError
@@ -16,14 +15,6 @@ from .run_log import RunLog, read_run_log
 # Inode, size and time of change of each file; None for a missing one. Compared for equality only.
 Stamp = tuple[tuple[int, int, int] | None, ...]
 WATCHED_FILES = ("run.json", "metrics.jsonl", "analysis.json")
-
-
-@dataclass(frozen=True)
-class PageState:
-    """The body of `/data.json`."""
-
-    body: bytes
-    etag: str
 
 
 class RunWatcher:
@@ -47,36 +38,26 @@ class RunWatcher:
     ) -> None:
         self.roots, self.share, self.clock, self.work = tuple(roots), share, clock, work
         self._runs: dict[Path, tuple[Stamp, RunLog]] = {}
-        self._state, self._is_stale = PageState(b"", ""), True
+        self._state, self._is_stale = (b"", ""), True
         self._next_read = float("-inf")
 
-    @property
-    def folders(self) -> list[Path]:
-        """Return the run folders by number."""
-        return list(self._runs)
+    def __len__(self) -> int:
+        return len(self._runs)
 
-    def logs(self) -> list[RunLog]:
-        """Return the runs by number, as fresh as the share allows."""
-        self._refresh()
-        return [log for _, log in self._runs.values()]
-
-    def state(self) -> PageState:
-        """Return the runs as the page asks for them."""
-        self._refresh()
-        return self._state
-
-    def _refresh(self) -> None:
+    def state(self) -> tuple[bytes, str]:
+        """Return the body of `/data.json`, as fresh as the share allows, and its ETag."""
         if self.clock() < self._next_read:
-            return
+            return self._state
         start = self.work()
         try:
             self._read_changed()
             if self._is_stale:
                 state = page_state([log for _, log in self._runs.values()])
                 body = json.dumps(state, allow_nan=False, separators=(",", ":")).encode()
-                self._state, self._is_stale = PageState(body, etag(body)), False
+                self._state, self._is_stale = (body, etag(body)), False
         finally:
             self._next_read = self.clock() + (self.work() - start) * (1 / self.share - 1)
+        return self._state
 
     def _read_changed(self) -> None:
         """Read the runs of which a file has changed."""

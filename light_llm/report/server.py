@@ -4,7 +4,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +21,6 @@ SHARE_WHILE_TRAINING, SHARE_ALONE = 0.02, 0.25
 JOIN_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class RunningServer:
-    """A server that has started."""
-
-    address: str  # for a browser
-    thread: threading.Thread
-
-    @property
-    def is_alive(self) -> bool:
-        """Return whether it still answers."""
-        return self.thread.is_alive()
-
-
 @contextmanager
 def serve_while_training(folder: Path, *, port: int = 0, warn: Callable[[str], object] = print) -> Iterator[str]:
     """Serve a run from the process that trains it. Yields the address of the page.
@@ -48,19 +34,15 @@ def serve_while_training(folder: Path, *, port: int = 0, warn: Callable[[str], o
         warn(f"there is no live page: no port of {LOCALHOST} can be opened ({error.strerror or error})")
         yield ""
         return
-    with serve([folder], listener, share=SHARE_WHILE_TRAINING, warn=warn) as server:
-        yield server.address
+    with serve([folder], listener, share=SHARE_WHILE_TRAINING, warn=warn) as (address, _):
+        yield address
 
 
 @contextmanager
 def serve(
-    roots: Sequence[Path],
-    listener: socket.socket,
-    *,
-    share: float = SHARE_ALONE,
-    warn: Callable[[str], object] = print,
-) -> Iterator[RunningServer]:
-    """Serve the runs in and directly below some folders, which need not exist yet.
+    roots: Sequence[Path], listener: socket.socket, *, share: float = SHARE_ALONE, warn: Callable[[str], object] = print
+) -> Iterator[tuple[str, threading.Thread]]:
+    """Serve the runs in and directly below some folders, which need not exist yet. Yields address and thread.
 
     Args:
         share: limit on the share of one core spent on reading runs again.
@@ -88,7 +70,7 @@ def serve(
     thread = threading.Thread(target=_run, args=(server, listener, warn), name="live page", daemon=True)
     thread.start()
     try:
-        yield RunningServer(f"http://{LOCALHOST}:{listener.getsockname()[1]}/", thread)
+        yield f"http://{LOCALHOST}:{listener.getsockname()[1]}/", thread
     finally:
         server.should_exit = True
         thread.join(JOIN_SECONDS)
@@ -109,10 +91,8 @@ def open_port(port: int = 0, *, try_next: bool = False) -> socket.socket:
             return socket.create_server((LOCALHOST, number))
         except OSError as error:
             if port and not try_next:
-                why = error.strerror or error
-                raise ConfigError(
-                    f"--port {port} cannot be opened ({why}); without --port a free one is found"
-                ) from None
+                message = f"--port {port} cannot be opened ({error.strerror or error}); leave it out to take a free one"
+                raise ConfigError(message) from None
     return socket.create_server((LOCALHOST, 0))
 
 

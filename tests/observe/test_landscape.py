@@ -7,12 +7,7 @@ from torch import Tensor
 from light_llm.data import Batch
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.observe.flat_params import flatten, mean_loss, trainable_parameters, unflatten
-from light_llm.observe.landscape import (
-    filter_normalised_direction,
-    fit_plane,
-    loss_on_line,
-    spaced_values,
-)
+from light_llm.observe.landscape import filter_normalised_direction, fit_plane, loss_on_line, spaced_values
 from tests.support.tools import some_tokens, tiny_model
 
 

@@ -57,8 +57,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def live(runs: Path) -> Iterator[str]:
     """The address of a page of both runs."""
-    with serve([runs], open_port(), warn=pytest.fail) as served:
-        yield served.address
+    with serve([runs], open_port(), warn=pytest.fail) as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="module", params=["report", "live"])

@@ -133,8 +133,8 @@ def test_what_differs_is_what_was_changed(runs: Path) -> None:
 def test_curves_meet_where_both_were_evaluated(runs: Path) -> None:
     a, b, c = (read_run_log(runs / name) for name in ("checkpoints", "checkpoints.1", "longer-windows"))
     pairs = common_evals(a, b)
-    assert [(p.step, p.a, p.b) for p in pairs] == [(10 * (i + 1), a.evals[i], b.evals[i]) for i in range(3)]
-    assert [p.step for p in common_evals(b, c)] == [30]
+    assert pairs == [(a.evals[i], b.evals[i]) for i in range(3)] and [e.step for e, _ in pairs] == [10, 20, 30]
+    assert [e.step for e, _ in common_evals(b, c)] == [30]
 
 
 # ---- the commands
@@ -198,11 +198,11 @@ def test_a_comparison_of_like_runs(
     assert a.final_loss is not None and b.final_loss is not None
     losses = [f"{a.final_loss:.3f}", f"{b.final_loss:.3f}", f"{b.final_loss - a.final_loss:+.3f}"]
     assert rows["training, last 50 steps"] == losses
-    for pair in common_evals(a, b):
-        gap, error = eval_difference(pair.a, pair.b, "loss")
+    for eval_a, eval_b in common_evals(a, b):
+        gap, error = eval_difference(eval_a, eval_b, "loss")
         assert gap is not None and error is not None
         word = "beyond" if abs(gap) > error else "within"
-        assert rows[f"step {pair.step}"][2:] == [f"{gap:+.3f} ± {error:.3f}", word]
+        assert rows[f"step {eval_a.step}"][2:] == [f"{gap:+.3f} ± {error:.3f}", word]
     assert "They are correlated" in text and "within does not mean equal" in text
 
 
@@ -268,8 +268,8 @@ def test_a_terminal_of_80_columns_is_wide_enough(
     assert cells(listed.splitlines()[1])[1:] == cells(plain[0].splitlines()[1])[1:]  # all but the name is there
     assert all(words in compared for words in ("60 of 60", "30 of 30", "step 30", "beyond"))
     for pair in common_evals(read_run_log(runs / "checkpoints"), read_run_log(runs / "checkpoints.1")):
-        better, worse = sorted(f"{e.loss:.3f}" for e in (pair.a, pair.b))
-        line = next(line for line in shown[1].splitlines() if f"step {pair.step}" in line)
+        better, worse = sorted(f"{e.loss:.3f}" for e in pair)
+        line = next(line for line in shown[1].splitlines() if f"step {pair[0].step}" in line)
         assert f"\x1b[1;32m{better}" in line and f"\x1b[1;32m{worse}" not in line
 
 

@@ -13,7 +13,7 @@ import pytest
 from light_llm.atomic_io import Files
 from light_llm.cli import main
 from light_llm.report import read_run_log, write_report
-from light_llm.report.page import LiveOptions, page_state, render_page
+from light_llm.report.page import page_state, render_live_page, render_page
 from tests.support.made_up_run import made_up_run, memorised_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--\u2028{{7*7}}"
@@ -100,11 +100,12 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
 
 def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
     log = read_run_log(made_up_run(tmp_path / "run"))
-    page = Parsed(render_page([log], live=LiveOptions(poll=0.5, nonce="n0")))
-    assert page.loads == ["/plotly.js"] and page.island("live") == {"poll": 0.5}
+    state = page_state([log])
+    page = Parsed(render_live_page(json.dumps(state), "n0"))
+    assert page.loads == ["/plotly.js"] and page.island("live")["poll"] > 0
+    assert page.island("state") == json.loads(json.dumps(state))
     assert "Content-Security-Policy" not in page.metas  # the server sends it
     assert all(values.get("nonce") == "n0" for values, _ in page.scripts if "type" not in values)
-    assert Parsed(render_page([], live=LiveOptions())).island("state")["runs"] == []
 
 
 def test_several_runs_on_one_page(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from light_llm.cli.train import TrainFlags, parse_train
 from light_llm.config import ModelConfig, Run
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.model import LightLLM
-from light_llm.report import find_band, find_runs, open_run, read_run_log, read_runs, repro_command
+from light_llm.report import find_runs, open_run, read_run_log, read_runs, repro_command
 from light_llm.report.log_rows import Probe, StepColumns, parse_attention, parse_evaluation
-from light_llm.report.reference_curves import Band, BandPoint, read_bands
+from light_llm.report.reference_curves import Band, BandPoint, find_band, read_bands
 from tests.support.made_up_run import ANALYSIS, GROUPS, HASHES, PER_STEP, RUN, H, L, made_up_run, probe_row
 from tests.support.tools import rows_of, train_small
 
@@ -46,14 +46,14 @@ def test_everything_a_run_wrote_is_there(tmp_path: Path) -> None:
     assert list(log.steps.grad_norms) == list(GROUPS) and log.steps.update_ratios["wpe"] == (1e-3,) * 200
     assert [e.step for e in log.evals] == list(range(20, 201, 20))
     assert list(log.evals[0].upto) == [1, 2, 4, 8, 16]
-    assert log.probe and log.probe.grid("attention.relative") == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert log.probe.grid("attention.relative") == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert log.attention and list(log.attention.maps[0].weights[-1]) == [0, 0, 0, 1]
     assert log.samples[-1] == (200, "At 200.") and log.analysis["step"] == 200
 
 
 def test_an_older_run_has_its_losses(tmp_path: Path) -> None:
     log = read_run_log(made_up_run(tmp_path / "old", probed=False, status=None))
-    assert log.evals and not log.probes and not log.samples and log.probe is None and log.attention is None
+    assert log.evals and not log.probes and not log.samples and log.probe.row == {} and log.attention is None
     assert log.steps.grad_norms == {} and set(log.steps.mfu) == {None} and log.evals[0].by_position == ()
     assert log.status == "done"  # it made all its steps
 
@@ -329,15 +329,13 @@ def test_a_folder_that_is_no_run_is_answered_with_one_that_is(tmp_path: Path) ->
 
 
 BANDS = {
-    "bands": {
-        "tiny/verse": {
-            "settings": {"model.n_layer": L, "train.lr": RUN.train.lr},
-            "data_sha256": HASHES["sha256"],
-            "tokenizer_sha256": HASHES["tokenizer_sha256"],
-            "seeds": 3,
-            "train": [[10, 6.0, 0.1]],
-            "held_out": [[20, 5.0, 0.1], [40, 4.5, 0.0], ["x", None, 1]],
-        }
+    "tiny/verse": {
+        "settings": {"model.n_layer": L, "train.lr": RUN.train.lr},
+        "data_sha256": HASHES["sha256"],
+        "tokenizer_sha256": HASHES["tokenizer_sha256"],
+        "seeds": 3,
+        "train": [[10, 6.0, 0.1]],
+        "held_out": [[20, 5.0, 0.1], [40, 4.5, 0.0]],
     }
 }
 
@@ -356,7 +354,7 @@ def test_a_band_is_of_the_same_settings_and_text() -> None:
 @pytest.mark.parametrize("text", ["shakespeare", "tales"])
 def test_the_bands_that_come_with_the_package_are_those_of_the_defaults(preset: str, text: str) -> None:
     """A change of a default leaves its band behind: then it must be measured again, or removed."""
-    values = read_bands()["bands"][f"{preset}/{text}"]
+    values = read_bands()[f"{preset}/{text}"]
     shape = ModelConfig.preset(preset)
     sizes = {f"model__{name}": getattr(shape, name) for name in ("n_embd", "n_layer", "n_head")}
     run = Run().with_settings(**sizes, train__lr_horizon=500, model__vocab_size=values["settings"]["model.vocab_size"])

@@ -63,8 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(runs: Path) -> Iterator[Page]:
     """A server of two runs."""
-    with serve([runs], open_port(), warn=lambda line: None) as served:
-        page = Page(served.address)
+    with serve([runs], open_port(), warn=lambda line: None) as (address, _):
+        page = Page(address)
         page.state()
         yield page
 
@@ -144,8 +144,8 @@ def test_only_this_machine_is_served(page: Page) -> None:
 
 def test_new_rows_and_new_runs_are_seen(runs: Path, tmp_path: Path) -> None:
     later = tmp_path / "later"
-    with serve([later], open_port(), share=1.0, warn=lambda line: None) as served:
-        page = Page(served.address)
+    with serve([later], open_port(), share=1.0, warn=lambda line: None) as (address, _):
+        page = Page(address)
         assert page.names() == [] and page.ask()[0] == 200
         later.mkdir()
         shutil.copytree(runs / "b", later / "b")
@@ -185,7 +185,7 @@ def test_an_unchanged_folder_is_not_read_again(runs: Path, monkeypatch: pytest.M
     watcher = RunWatcher([runs], share=1.0)
     first = watcher.state()
     monkeypatch.setattr("light_llm.report.run_watcher.read_run_log", lambda folder: pytest.fail(f"{folder} is read"))
-    assert watcher.state() is first and len(watcher.logs()) == 2
+    assert watcher.state() is first and len(watcher) == 2
 
 
 def test_an_error_ends_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from .figure import (
     axis_layout,
     escape_markup,
     evenly_spaced,
+    heatmap_over_steps,
     heatmap_trace,
     make_figure,
     make_table,
@@ -19,49 +20,47 @@ SECTION = "attention"
 MAX_LABEL = 12  # letters of a token on an axis
 
 
+# Path of a metric with one number per head, id, title, and how to read the figure.
+BY_HEAD = (
+    (
+        "attention.relative",
+        "entropy",
+        "How even attention is, by head",
+        "Entropy over its greatest possible value: 0 is all weight on one token, 1 the same weight on all. Healthy "
+        "heads are spread out between.",
+    ),
+    (
+        "attention.first",
+        "looks_first",
+        "Weight on the first token",
+        "Heads with nothing to say park their weight on the first token: a sink.",
+    ),
+    (
+        "attention.previous",
+        "looks_previous",
+        "Weight on the previous token",
+        "Heads that read the token before: a trained model has some.",
+    ),
+)
+
+
 def make_figures(log: RunLog) -> list[Figure | None]:
     """Return the figures of the last probe, of all probes over time, and of the last attention maps."""
+    entropy, *others = (by_head_figure(log.probe, *row) for row in BY_HEAD)
     sample = log.attention
     tokens = [_label(token) for token in sample.tokens] if sample else []
     maps = [_map(i, head, tokens, sample.step) for i, head in enumerate(sample.maps)] if sample else []
-    return [
-        by_head_figure(
-            log.probe,
-            "attention.relative",
-            "entropy",
-            "How even attention is, by head",
-            "Entropy over its greatest possible value: 0 is all weight on one token, 1 the same weight on all. Healthy "
-            "heads are spread out between.",
-        ),
-        _entropy_over_time(log),
-        by_head_figure(
-            log.probe,
-            "attention.first",
-            "looks_first",
-            "Weight on the first token",
-            "Heads with nothing to say park their weight on the first token: a sink.",
-        ),
-        by_head_figure(
-            log.probe,
-            "attention.previous",
-            "looks_previous",
-            "Weight on the previous token",
-            "Heads that read the token before: a trained model has some.",
-        ),
-        *maps,
-    ]
+    return [entropy, _entropy_over_time(log), *others, *maps]
 
 
-def by_head_figure(probe: Probe | None, path: str, id: str, title: str, sentence: str) -> Figure | None:
+def by_head_figure(probe: Probe, path: str, id: str, title: str, sentence: str) -> Figure | None:
     """Return a heat map of a metric with one number per head, at the last probe, layer 0 at the bottom."""
-    if probe is None:
-        return None
     z = [[round_digits(v, 4) for v in row] for row in probe.grid(path)]
     heads, layers = len(z[0]) if z else 0, [f"layer {i}" for i in range(len(z))]
     names = [f"head {h}" for h in range(heads)]
     largest = max((v for row in z for v in row if v is not None), default=1.0)
     cells = [["" if v is None else f"{v:.2f}" for v in row] for row in z]
-    trace = heatmap_trace(names, layers, z, "", zmin=0, zmax=max(0.25, largest), text=cells, xgap=2, ygap=2)
+    trace = heatmap_trace(names, layers, z, zmin=0, zmax=max(0.25, largest), text=cells, xgap=2, ygap=2)
     trace |= {"hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>"}
     # Numbers of more heads would not fit into their cells.
     if heads <= 12:
@@ -76,26 +75,20 @@ def _entropy_over_time(log: RunLog) -> Figure | None:
     grids = [grids[i] for i in evenly_spaced(len(grids), 120)]
     if len(grids) < 2:
         return None
-    last = grids[-1][1]
-    places = [(layer, head) for layer in range(len(last)) for head in range(len(last[0]))]
-
-    def value(grid: tuple[tuple[float | None, ...], ...], layer: int, head: int) -> float | None:
-        return round_digits(grid[layer][head], 4) if layer < len(grid) and head < len(grid[layer]) else None
-
-    z = [[value(grid, layer, head) for _, grid in grids] for layer, head in places]
-    names = [f"{layer}.{head}" for layer, head in places]
-    steps = [step for step, _ in grids]
-    trace = heatmap_trace(steps, names, z, "", hovertemplate="head %{y}, step %{x}: %{z:.3f}<extra></extra>")
-    height = max(300, min(900, 60 + 13 * len(places)))
-    return make_figure(
-        "entropy_time",
-        "How even attention is, over time",
+    z = {
+        f"{layer}.{head}": [
+            round_digits(grid[layer][head], 4) if layer < len(grid) and head < len(grid[layer]) else None
+            for _, grid in grids
+        ]
+        for layer, row in enumerate(grids[-1][1])
+        for head in range(len(row))
+    }
+    sentence = (
         "Each row is a head (layer.head). All begin even, then find their work. A row that goes to 0, or back to 1 and "
-        "stays there, has collapsed.",
-        [trace],
-        axis_layout("steps", "layer.head", yaxis={"type": "category"}, height=height),
-        make_table(("step", *names), ([step, *(row[i] for row in z)] for i, step in enumerate(steps))),
+        "stays there, has collapsed."
     )
+    steps = [step for step, _ in grids]
+    return heatmap_over_steps("entropy_time", "How even attention is, over time", sentence, steps, z, "%{z:.3f}")
 
 
 def _map(number: int, head: AttentionMap, tokens: list[str], step: int) -> Figure | None:
@@ -103,7 +96,7 @@ def _map(number: int, head: AttentionMap, tokens: list[str], step: int) -> Figur
     n = len(tokens)
     z = [[round_digits(v, 3) for v in row] + [None] * (n - len(row)) for row in head.weights]
     places = list(range(n))
-    trace: Trace = heatmap_trace(places, [], z, "", zmin=0, zmax=1, hoverongaps=False) | {"y": places}
+    trace: Trace = heatmap_trace(places, [], z, zmin=0, zmax=1, hoverongaps=False) | {"y": places}
     trace |= {
         "text": [[f"{a} → {b}" for b in tokens] for a in tokens],
         "hovertemplate": "%{text}: %{z:.3f}<extra></extra>",

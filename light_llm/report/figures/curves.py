@@ -120,7 +120,7 @@ def _held_out_trace(log: RunLog, name: str, color: str, dashed: bool) -> Trace:
 
 def _band_traces(log: RunLog) -> list[Trace]:
     """Return the area in which other seeds of this recipe ended."""
-    last = log.evals[-1] if log.evals else None
+    last = log.last_eval
     if log.band is None or last is None or not last.bits_per_byte or last.loss <= 0:
         return []
     per_nat = last.bits_per_byte / last.loss
@@ -136,7 +136,7 @@ def _band_traces(log: RunLog) -> list[Trace]:
 
 def _limit_trace(log: RunLog) -> list[Trace]:
     """Return a line at the true entropy of the text, if it is known."""
-    last = log.evals[-1] if log.evals else None
+    last = log.last_eval
     if last is None or last.limit is None or not last.bits_per_byte or not len(log.steps):
         return []
     ends = [log.steps.step[0], log.steps.step[-1]]

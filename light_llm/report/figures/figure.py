@@ -4,7 +4,7 @@ Colours are names that begin with @ (`@train`, `@heat`); the page replaces them 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -79,9 +79,9 @@ def line_trace(name: str, x: Sequence[Any], y: Sequence[Any], color: str, **more
     return trace | more
 
 
-def heatmap_trace(x: Sequence[Any], y: Sequence[str], z: Sequence[Sequence[Number]], label: str, **more: Any) -> Trace:
+def heatmap_trace(x: Sequence[Any], y: Sequence[str], z: Sequence[Sequence[Number]], **more: Any) -> Trace:
     """Return a heat map of (len(y), len(x)) values."""
-    bar = {"title": {"text": label, "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    bar = {"thickness": 12, "outlinewidth": 0}
     trace = {"type": "heatmap", "x": list(x), "y": list(map(escape_markup, y)), "z": [list(row) for row in z]}
     return trace | {"colorbar": bar, "colorscale": "@heat", "hoverongaps": False, **more}
 
@@ -177,8 +177,37 @@ def make_figure(
     id: str, title: str, sentence: str, traces: Sequence[Trace], layout: dict[str, Any], table: Table, **more: Any
 ) -> Figure | None:
     """Return a figure of the traces that have numbers; None if no trace has any."""
-    drawn = [t for t in traces if _has_numbers(t.get("z") or t.get("y") or t.get("x"))]
+    drawn = [t for t in traces if _has_numbers(t.get("z", t.get("y")))]
     return Figure(id, title, sentence, tuple(drawn), layout, table, **more) if drawn else None
+
+
+def smoothed_figure(
+    id: str, title: str, sentence: str, steps: Sequence[int], values: Sequence[Number], layout: dict[str, Any]
+) -> Figure | None:
+    """Return a figure of each value over the steps, and of the mean of 20."""
+    mean = running_mean(values, 20)
+    raw, kept = downsample_minmax(values), evenly_spaced(len(steps), 500)
+    thin = {"opacity": 0.35, "width": 1}
+    traces = [
+        line_trace("each step", [steps[i] for i in raw], [round_digits(values[i]) for i in raw], "@train", **thin),
+        line_trace("mean of 20", [steps[i] for i in kept], [round_digits(mean[i]) for i in kept], "@train"),
+    ]
+    rows = ((steps[i], round_digits(values[i]), round_digits(mean[i])) for i in kept)
+    return make_figure(id, title, sentence, traces, layout, make_table(("step", title, "mean of 20"), rows))
+
+
+def heatmap_over_steps(
+    id: str, title: str, sentence: str, steps: Sequence[int], z: Mapping[str, Sequence[Number]], hover: str
+) -> Figure | None:
+    """Return a heat map with a row for each name, from the bottom up, and a column for each step."""
+    trace = heatmap_trace(
+        steps, list(z), list(z.values()), hovertemplate=f"%{{y}}, step %{{x}}: {hover}<extra></extra>"
+    )
+    y = {"type": "category", "dtick": 1 if len(z) <= 20 else 2}
+    layout = axis_layout("steps", "", yaxis=y, height=max(300, min(900, 60 + 15 * len(z))))
+    return make_figure(
+        id, title, sentence, [trace], layout, make_table(("step", *z), zip(steps, *z.values(), strict=True))
+    )
 
 
 def _has_numbers(values: Any) -> bool:

@@ -45,7 +45,7 @@ def _learning_rate(log: RunLog) -> Figure | None:
 
 
 def _position(log: RunLog) -> Figure | None:
-    last = log.evals[-1] if log.evals else None
+    last = log.last_eval
     if last is None or len(drop_none(last.by_position)) < 2:
         return None
     first = next(e for e in log.evals if e.by_position)

@@ -39,7 +39,7 @@ def _find_modules() -> tuple[ModuleType, ...]:
     """Import the modules of this package that make figures."""
     package = __name__.rpartition(".")[0]
     path = import_module(package).__path__
-    modules = [import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(path)]
+    modules = (import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(path))
     return tuple(module for module in modules if hasattr(module, "SECTION"))
 
 

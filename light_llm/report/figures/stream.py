@@ -7,7 +7,7 @@ from .figure import (
     Trace,
     axis_layout,
     evenly_spaced,
-    heatmap_trace,
+    heatmap_over_steps,
     line_trace,
     make_figure,
     make_table,
@@ -64,17 +64,16 @@ def by_layer_figure(log: RunLog, path: str, id: str, title: str, sentence: str) 
     probes = [probes[i] for i in evenly_spaced(len(probes), 120)]
     if not probes:
         return None
-    n = len(probes[-1][1])
-    names, steps = [str(layer) for layer in range(n)], [step for step, _ in probes]
-    columns = [[round_digits(v, 4) for v in values[:n]] + [None] * (n - len(values)) for _, values in probes]
-    heads = ("step", *(f"layer {name}" for name in names))
-    table = make_table(heads, ([step, *column] for step, column in zip(steps, columns, strict=True)))
-    if len(probes) == 1:
-        bar: Trace = {"type": "bar", "x": names, "y": columns[0], "marker": {"color": "@train"}, "showlegend": False}
-        return make_figure(id, title, sentence, [bar], axis_layout("layer", "", xaxis={"type": "category"}), table)
-    z = [[column[i] for column in columns] for i in range(n)]
-    trace = heatmap_trace(steps, names, z, "", hovertemplate="layer %{y}, step %{x}: %{z:.4g}<extra></extra>")
-    return make_figure(id, title, sentence, [trace], axis_layout("steps", "layer", yaxis={"type": "category"}), table)
+    steps = [step for step, _ in probes]
+    z = {
+        f"layer {i}": [round_digits(values[i], 4) if i < len(values) else None for _, values in probes]
+        for i in range(len(probes[-1][1]))
+    }
+    if len(probes) > 1:
+        return heatmap_over_steps(id, title, sentence, steps, z, "%{z:.4g}")
+    bars: Trace = {"type": "bar", "x": list(z), "y": [column[0] for column in z.values()], "showlegend": False}
+    table = make_table(("step", *z), zip(steps, *z.values(), strict=True))
+    return make_figure(id, title, sentence, [bars | {"marker": {"color": "@train"}}], axis_layout("", ""), table)
 
 
 def _lens(log: RunLog) -> Figure | None:
@@ -129,8 +128,8 @@ def _induction(log: RunLog) -> Figure | None:
 
 def _calibration(log: RunLog) -> Figure | None:
     probe = log.probe
-    bins = [(c, a, n) for c, a, n in probe.calibration_bins if c is not None and a is not None and n] if probe else []
-    if not probe or not bins:
+    bins = [(c, a, n) for c, a, n in probe.calibration_bins if c is not None and a is not None and n]
+    if not bins:
         return None
     confidence, accuracy = [round_digits(c, 4) for c, _, _ in bins], [round_digits(a, 4) for _, a, _ in bins]
     largest = max(n for _, _, n in bins)

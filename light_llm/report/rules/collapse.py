@@ -120,11 +120,10 @@ def _stuck(log: RunLog, curve: Curve) -> Finding | None:
     """Find a loss that stands still near log V with faded gradients, from the first step where that shows."""
     rates = dict(zip(log.steps.step, log.steps.lr, strict=True))
     peak, last, uniform = log.run.train.lr, len(curve) - 1, log.uniform_loss
-    if any(HEALTHY_RANK < _rank(p) < float("inf") for p in log.probes[-1:]):
+    if HEALTHY_RANK < _rank(log.probe) < float("inf"):
         return None
     for i in range(STUCK_AFTER, len(curve)):
-        mean = curve.mean(i)
-        rate = rates.get(curve.steps[i])
+        mean, rate = curve.mean(i), rates.get(curve.steps[i])
         at_work = rate is None or rate >= LR_AT_WORK * peak
         stands = mean > FREQUENCIES_ONLY * uniform and curve.mean(i // 2) - mean < STUCK_FALL
         if not (stands and at_work):

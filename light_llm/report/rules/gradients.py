@@ -97,16 +97,14 @@ def check_update_ratios(log: RunLog) -> Iterator[Finding]:
     low = [name for name, v in typical.items() if v < RATIO_TOO_LOW]
     step = log.steps.step[places[0]]
     if high and low:
-        message = (
-            f"Groups move at very different rates: {_join(high)} by more than 1% of their size a step, {_join(low)} by "
-            "less than 0.01%."
-        )
+        rates = f"{_join(high)} by more than 1% of their size a step, {_join(low)} by less than 0.01%"
+        message = f"Groups move at very different rates: {rates}."
         yield Finding("watch", message, "No single learning rate mends that.", step)
     elif high:
         top = max(high, key=lambda name: typical[name])
         limit = 100 * TABLE_RATIO_TOO_HIGH.get(top, RATIO_TOO_HIGH)
-        message = f"More than {limit:.0f}% of its size is changed at each step in {_join(high)}"
-        message = f"{message} ({top}: {100 * typical[top]:.1f}%)."
+        share = f"({top}: {100 * typical[top]:.1f}%)"
+        message = f"More than {limit:.0f}% of its size is changed at each step in {_join(high)} {share}."
         yield Finding("watch", message, f"The learning rate may be too high: try --lr {peak / 3:.2g}.", step)
     elif low:
         message = f"Less than 0.01% of its size is changed at each step in {_join(low)}: hardly anything."

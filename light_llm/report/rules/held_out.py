@@ -140,14 +140,11 @@ def check_below_limit(log: RunLog) -> Finding | None:
 
 def check_limit(log: RunLog) -> Finding | None:
     """Report the distance to the limit of a text whose true entropy is known."""
-    last = log.evals[-1] if log.evals else None
+    last = log.last_eval
     if last is None or last.limit is None or last.bits_per_byte is None:
         return None
-    above = last.bits_per_byte - last.limit
-    message = (
-        f"{above:.3f} bits/byte above the limit of this text, {last.limit:.3f}, which no model can beat in expectation."
-    )
-    return Finding("info", message)
+    limit = f"the limit of this text, {last.limit:.3f}, which no model can beat in expectation"
+    return Finding("info", f"{last.bits_per_byte - last.limit:.3f} bits/byte above {limit}.")
 
 
 def check_band(log: RunLog) -> Finding | None:

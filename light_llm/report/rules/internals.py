@@ -39,7 +39,7 @@ ALARM_WORDS = {
 def check_attention(log: RunLog) -> Finding | None:
     """Find heads that have collapsed at the last probe, and since when."""
     probe = log.probe
-    if probe is None or not probe.grid("attention.relative"):
+    if not probe.grid("attention.relative"):
         return None
     alarms = probe.alarms
     if not alarms:
@@ -62,9 +62,8 @@ def check_attention(log: RunLog) -> Finding | None:
 
 def check_dead_units(log: RunLog) -> Finding | None:
     """Find layers in which most units are never above zero."""
-    probe = log.probe
-    shares = probe.vector("dead_units") if probe else ()
-    if not probe or not drop_none(shares):
+    shares = log.probe.vector("dead_units")
+    if not drop_none(shares):
         return None
     dead = [(layer, share) for layer, share in enumerate(shares) if share is not None and share > MAX_DEAD]
     worst = max(drop_none(shares))
@@ -74,7 +73,7 @@ def check_dead_units(log: RunLog) -> Finding | None:
     dying = takewhile(lambda p: max(drop_none(p.vector("dead_units")), default=0.0) > MAX_DEAD, reversed(log.probes))
     since = min(p.step for p in dying)
     message = f"Most MLP units are dead in {layers}."
-    if _is_early(log, probe.step):
+    if _is_early(log, log.probe.step):
         return Finding("info", message, "This early they may still wake up.", since)
     return Finding("watch", message, "That is capacity lost: a lower learning rate keeps units alive.", since)
 
@@ -82,8 +81,8 @@ def check_dead_units(log: RunLog) -> Finding | None:
 def check_rank(log: RunLog) -> Finding | None:
     """Find a residual stream in which all tokens look alike at the end."""
     probe = log.probe
-    ranks = drop_none(probe.vector("stream.effective_rank")) if probe else []
-    if not probe or len(ranks) < 2:
+    ranks = drop_none(probe.vector("stream.effective_rank"))
+    if len(ranks) < 2:
         return None
     if ranks[-1] >= MIN_RANK:
         return Finding("good", f"Tokens differ in about {ranks[-1]:.0f} directions at the end of the stream.")
@@ -98,13 +97,12 @@ def check_rank(log: RunLog) -> Finding | None:
 
 def check_outliers(log: RunLog) -> Finding | None:
     """Find activations near the largest number of float16."""
-    probe = log.probe
-    largest = max(drop_none(probe.vector("stream.largest")), default=None) if probe else None
-    if not probe or largest is None:
+    largest = max(drop_none(log.probe.vector("stream.largest")), default=None)
+    if largest is None:
         return None
     if largest > MAX_ACTIVATION:
         message = f"An activation of {largest:,.0f} is near the end of float16 (65,504)."
-        return Finding("watch", message, "Train and serve in bfloat16 or float32.", probe.step)
+        return Finding("watch", message, "Train and serve in bfloat16 or float32.", log.probe.step)
     # Between the two, float16 copes, but a model with such activations is not healthy.
     if largest > BLOWN_UP:
         return None
@@ -114,15 +112,13 @@ def check_outliers(log: RunLog) -> Finding | None:
 def check_confidence(log: RunLog) -> Finding | None:
     """Compare confidence with accuracy on held-out text."""
     probe = log.probe
-    confidence = probe.number("predictions.confidence") if probe else None
-    accuracy = probe.number("predictions.accuracy") if probe else None
-    if not probe or confidence is None or accuracy is None:
+    confidence, accuracy = probe.number("predictions.confidence"), probe.number("predictions.accuracy")
+    if confidence is None or accuracy is None:
         return None
     error = probe.number("predictions.calibration_error")
     note = f" (calibration error {error:.3f})" if error is not None else ""
     details = (
-        f"it gives its best guess {100 * confidence:.0f}% on average and is right {100 * accuracy:.0f}% of the time"
-        f"{note}"
+        f"its best guess has {100 * confidence:.0f}% on average and is right {100 * accuracy:.0f}% of the time{note}"
     )
     if confidence - accuracy > OVERCONFIDENT:
         advice = "Often a sign of memorising; 512 tokens are few, so compare with the gap to held-out text."
@@ -135,11 +131,9 @@ def check_confidence(log: RunLog) -> Finding | None:
 
 def check_induction(log: RunLog) -> Finding | None:
     """Report whether a head copies what followed the last occurrence of a token."""
-    probe = log.probe
-    score = probe.number("induction.score") if probe else None
-    if not probe or score is None:
+    score, layer, head = (log.probe.number(f"induction.{key}") for key in ("score", "layer", "head"))
+    if score is None:
         return None
-    layer, head = probe.number("induction.layer"), probe.number("induction.head")
     name = f" ({head_name(int(layer), int(head))})" if layer is not None and head is not None else ""
     if score > INDUCTION:
         return Finding("good", f"The model has learned to repeat: its best induction head{name} scores {score:.2f}.")
@@ -152,9 +146,8 @@ def check_context(log: RunLog) -> Finding | None:
 
     Early is the mean of the first half of the buckets: the very first bucket has too few tokens to judge by.
     """
-    last = log.evals[-1] if log.evals else None
-    losses = drop_none(last.by_position) if last else []
-    if last is None or len(losses) < 3:
+    losses = drop_none(log.last_eval.by_position) if log.last_eval else []
+    if len(losses) < 3:
         return None
     early, late = mean(losses[: max(1, len(losses) // 2)]), losses[-1]
     if early - late > CONTEXT_GAIN:

@@ -59,7 +59,4 @@ def check_spikes(log: RunLog) -> Finding | None:
     return Finding("watch" if len(spikes) <= MAX_SPIKES else "bad", message, advice, first)
 
 
-RULES = (
-    Rule("not finite", "loss", check_nonfinite, order=20),
-    Rule("spikes", "loss", check_spikes, order=110),
-)
+RULES = (Rule("not finite", "loss", check_nonfinite, order=20), Rule("spikes", "loss", check_spikes, order=110))
