@@ -73,25 +73,26 @@ class Files:
         return usage.free if usage.total else None
 
 
-def atomic_write(path: Path, content: bytes | WriteFn, files: Files | None = None) -> None:
+REAL_FILES = Files()
+
+
+def atomic_write(path: Path, content: bytes | WriteFn, files: Files = REAL_FILES) -> None:
     """Write a file so that readers see the old content or the new, never a part. Creates missing parent folders.
 
     Raises:
         OSError: the file cannot be written; the old one is unchanged.
     """
-    files = files or Files()
     with atomic_path(path, files) as partial:
-        files.write(partial, _as_write_fn(content))
+        files.write(partial, content if callable(content) else lambda file: file.write(content))
 
 
 @contextmanager
-def atomic_path(path: Path, files: Files | None = None) -> Iterator[Path]:
+def atomic_path(path: Path, files: Files = REAL_FILES) -> Iterator[Path]:
     """Yield a temporary path to write to; sync it and rename it to `path` when the block ends without an error.
 
     Raises:
         OSError: the file or its folder cannot be written; the old file is unchanged.
     """
-    files = files or Files()
     _ensure_folder(path.parent, files)
     partial = _temporary(path)
     with _removed_on_error(partial, files):
@@ -101,20 +102,15 @@ def atomic_path(path: Path, files: Files | None = None) -> Iterator[Path]:
     files.sync_folder(path.parent)
 
 
-def write_by_digest(folder: Path, suffix: str, write_fn: WriteFn, files: Files | None = None) -> Path:
-    """Write `folder/<SHA-256 of the content><suffix>` atomically, and return its path.
-
-    Raises:
-        OSError: the file or its folder cannot be written.
-    """
-    files = files or Files()
-    _ensure_folder(folder, files)
+def write_by_digest(folder: Path, suffix: str, write_fn: WriteFn) -> Path:
+    """Write `folder/<SHA-256 of the content><suffix>` atomically, and return its path. Raises OSError."""
+    _ensure_folder(folder, REAL_FILES)
     partial = _temporary(folder / f"new{suffix}")
-    with _removed_on_error(partial, files):
-        path = folder / f"{files.write(partial, write_fn)}{suffix}"
-        files.sync(partial)
-        files.rename(partial, path)
-    files.sync_folder(folder)
+    with _removed_on_error(partial, REAL_FILES):
+        path = folder / f"{REAL_FILES.write(partial, write_fn)}{suffix}"
+        REAL_FILES.sync(partial)
+        REAL_FILES.rename(partial, path)
+    REAL_FILES.sync_folder(folder)
     return path
 
 
@@ -151,17 +147,12 @@ def remove_stale(path: Path) -> None:
     """
     name = re.compile(rf"\.+{re.escape(path.name)}\.(?:tmp|partial|old)-(\d+)(?:\.tmp-\d+)?")
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-    matches = [(sibling, match) for sibling in siblings if (match := name.fullmatch(sibling.name))]
-    stale = [
-        sibling
-        for sibling, match in matches
-        if _is_dead(int(match[1])) and (path.exists() or ".old-" not in sibling.name)
-    ]
-    with suppress(OSError):
-        now = _file_system_time(path.parent) if stale else 0.0
-        for sibling in stale:
-            if now - sibling.stat().st_mtime > STALE_AFTER:
-                Files().remove(sibling)
+    for sibling in siblings:
+        match = name.fullmatch(sibling.name)
+        if match and _is_dead(int(match[1])) and (path.exists() or ".old-" not in sibling.name):
+            with suppress(OSError):
+                if _file_system_time(path.parent) - sibling.stat().st_mtime > STALE_AFTER:
+                    REAL_FILES.remove(sibling)
 
 
 def find_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
@@ -193,10 +184,6 @@ class HashingWriter:
         except OSError as error:
             self.error = error
             raise
-
-
-def _as_write_fn(content: bytes | WriteFn) -> WriteFn:
-    return content if callable(content) else lambda file: file.write(content)
 
 
 def _temporary(path: Path) -> Path:
@@ -232,10 +219,10 @@ def _is_dead(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+    except OSError as error:  # the process of another user gives a PermissionError
+        return isinstance(error, ProcessLookupError)
+    except OverflowError:
         return True
-    except OSError:
-        return False
     return False
 
 

@@ -1,43 +1,14 @@
 """The batches of a training run: from our loader by number, or from any other iterable in its own order."""
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..config import DataConfig
 from ..errors import ConfigError
-from .dataset import TokenDataset
 from .loader import Batch, DataLoader
 
 IGNORE_INDEX = -100  # a target that has no loss, as in `objective.py`
-
-
-class Batches(Protocol):
-    """The global batch of each step, on the CPU: a `DataLoader`, or any iterable behind `IterableBatches`."""
-
-    @property
-    def dataset(self) -> TokenDataset | None:
-        """The dataset; None for a loader that is not ours."""
-        ...
-
-    @property
-    def data_config(self) -> DataConfig | None:
-        """The settings of the dataset."""
-        ...
-
-    def batch(self, k: int) -> Batch:
-        """Return batch k of the run."""
-        ...
-
-    def target_bytes(self, batch: Batch) -> int | None:
-        """Return the UTF-8 bytes of the batch's targets; None if the tokenizer is unknown."""
-        ...
-
-    def describe(self, k: int) -> str:
-        """Describe where in the text batch k is from."""
-        ...
 
 
 class IterableBatches:
@@ -48,8 +19,7 @@ class IterableBatches:
     """
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> None:
-        self.loader = loader
-        self.vocab_size = vocab_size
+        self.loader, self.vocab_size = loader, vocab_size
         self.dataset, self.data_config = None, None
         self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
 
@@ -92,6 +62,9 @@ class IterableBatches:
         return f"batch {k:,} of the loader"
 
 
+Batches = DataLoader | IterableBatches  # of a training run: the global batch of each step, on the CPU
+
+
 def batches_from(loader: DataLoader | Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> Batches:
-    """Return a loader as the trainer needs it: ours unchanged, because its batch k is a function of k alone."""
+    """Return our own loader unchanged, because its batch k is a function of k alone; wrap any other iterable."""
     return loader if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size)

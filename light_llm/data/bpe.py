@@ -54,10 +54,8 @@ class BytePairTokenizer:
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:
             raise ConfigError(f"byte 0x{missing[0]:02x} is no token, so that some texts have no ids; train another one")
-        if len(ranks) + tokens.count(NO_BYTES) != len(tokens):
-            raise ConfigError(
-                f"{len(tokens) - len(ranks) - tokens.count(NO_BYTES)} tokens are there twice; train another"
-            )
+        if repeated := len(tokens) - len(ranks) - tokens.count(NO_BYTES):
+            raise ConfigError(f"{repeated} tokens are there twice; train another")
         if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_BYTES:
             raise ConfigError(f"the separator {repr_short(separator)} is no id without a text; train another")
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
@@ -108,17 +106,14 @@ class GPT2Tokenizer(BytePairTokenizer):
 
     def __init__(self, merges: str) -> None:
         self.merges = merges
-        tokens = [*gpt2_ranks(merges), NO_BYTES]
+        # The 256 bytes first, then one token for each merge, in order. The first line is a version.
+        merged = unicode_to_bytes(line.replace(" ", "") for line in merges.split("\n")[1:] if line)
+        tokens = [*(bytes([b]) for b in bytes_to_unicode()), *merged, NO_BYTES]
         super().__init__(tokens, separator=len(tokens) - 1)  # 50256
 
     def to_dict(self) -> dict[str, Any]:
         """Return the merges as they are in the vocabulary file."""
         return {"kind": self.name, "merges": self.merges}
-
-
-def bpe_from_strings(tokens: Sequence[str | None], separator: int) -> BytePairTokenizer:
-    """Build a tokenizer from the values of `BytePairTokenizer.to_dict`. Raises ConfigError."""
-    return BytePairTokenizer(unicode_to_bytes(token or "" for token in tokens), separator)
 
 
 def _split_long_words(texts: Iterable[str]) -> Iterator[str]:
@@ -135,11 +130,8 @@ def _split_long_words(texts: Iterable[str]) -> Iterator[str]:
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     """Train a table on texts: merge the most frequent pair of neighbours, repeatedly.
 
-    A pair that occurs only once is not merged, so a small text may give fewer ids than vocab_size.
-
-    Args:
-        texts: the training texts.
-        vocab_size: maximum number of ids, the 256 bytes and the separator included.
+    A pair that occurs only once is not merged, so a small text may give fewer ids than vocab_size, which includes the
+    256 bytes and the separator.
 
     Raises:
         ConfigError: vocab_size below 257.
@@ -198,13 +190,6 @@ def _run_interruptible(train: Callable[[Iterator[str]], object], texts: Iterable
         raise
     if errors:
         raise errors[0]
-
-
-def gpt2_ranks(merges: str) -> dict[bytes, int]:
-    """Return GPT-2's ids from its merges: the 256 bytes first, then one id for each merge, in order."""
-    lines = merges.split("\n")[1:]  # the first line is a version
-    merged = unicode_to_bytes(line.replace(" ", "") for line in lines if line)
-    return {token: i for i, token in enumerate([*(bytes([b]) for b in bytes_to_unicode()), *merged])}
 
 
 def bytes_to_unicode() -> dict[int, str]:

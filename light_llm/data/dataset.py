@@ -141,15 +141,10 @@ def load_dataset(
     """Return the dataset of a config: find its text, split it, and encode it unless the token ids are cached.
 
     Args:
-        config: what to load.
         tokenizer: used instead of the config's, such as the tokenizer of a trained model.
         chosen: which of `data` and `tokenizer` the user chose. A default that is not available is replaced: Shakespeare
             by the built-in corpus, gpt2 by bpe.
-        offline, progress: as in `prepare_dataset`.
-
-    Raises:
-        DataError: the text or the vocabulary is not available, or the text is too small for one window.
-        ConfigError: an unknown tokenizer.
+        offline, progress: as in `prepare_dataset`, and so are the errors.
     """
 
     def stage(name: str) -> ProgressFn | None:
@@ -162,32 +157,22 @@ def load_dataset(
         notes += more
     # Store the names of what is really used, substitutes included: a resumed run must find the same text.
     config = replace(config, data=source.name, tokenizer=tokenizer.name)
-    folder = _ensure_shards(source, tokenizer, config.held_out, stage("encoding"))
-    expected = {**_identity(source, tokenizer, config.held_out), "vocab_size": tokenizer.vocab_size}
+    identity = {
+        "source_sha256": source.sha256,
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "held_out": split_key(source, config.held_out),
+    }
+    # The name of the folder is a hash of everything that its shards contain.
+    key = hashlib.sha256(repr((FORMAT, sorted(identity.items()))).encode()).hexdigest()[:24]
+    folder = cache_dir() / "shards" / key
+    if not folder.is_dir():
+        splits = read_splits(source, config.held_out, stage("encoding"))
+        encode_splits(folder, splits, tokenizer, metadata=identity, separators=max_documents(source) > 1)
+    expected = {**identity, "vocab_size": tokenizer.vocab_size}
     train, held_out = (Shard(folder / f"{split}.bin", {**expected, "split": split}) for split in ("train", "held_out"))
     if len(train) < config.max_length + 1 or len(held_out) < 2:
         raise DataError(_too_small(source, len(train), len(held_out), config.max_length))
     return TokenDataset(train, held_out, config.max_length, tokenizer, source, config, tuple(notes))
-
-
-def shards_folder(source: Source, tokenizer: Tokenizer, held_out: float) -> Path:
-    """Return the folder of a text's shards, whether it exists or not. Its name is a hash of everything they contain."""
-    identity = sorted(_identity(source, tokenizer, held_out).items())
-    return cache_dir() / "shards" / hashlib.sha256(repr((FORMAT, identity)).encode()).hexdigest()[:24]
-
-
-def _ensure_shards(source: Source, tokenizer: Tokenizer, held_out: float, progress: ProgressFn | None) -> Path:
-    folder = shards_folder(source, tokenizer, held_out)
-    if not folder.is_dir():
-        identity = _identity(source, tokenizer, held_out)
-        splits = read_splits(source, held_out, progress)
-        encode_splits(folder, splits, tokenizer, metadata=identity, separators=max_documents(source) > 1)
-    return folder
-
-
-def _identity(source: Source, tokenizer: Tokenizer, held_out: float) -> dict[str, Any]:
-    hashes = {"source_sha256": source.sha256, "tokenizer_sha256": tokenizer_hash(tokenizer)}
-    return {**hashes, "held_out": split_key(source, held_out)}
 
 
 def _too_small(source: Source, n_train: int, n_held_out: int, T: int) -> str:

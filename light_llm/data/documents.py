@@ -110,8 +110,7 @@ def document_chunks(document: str | None, errors: str, callbacks: ReadCallbacks,
             ) from None
         document, replaced = re.subn("[\ud800-\udfff]", REPLACEMENT, document)
         callbacks.on_replaced(replaced)
-    for start in range(0, len(document), READ_BYTES):
-        yield document[start : start + READ_BYTES]
+    yield from (document[start : start + READ_BYTES] for start in range(0, len(document), READ_BYTES))
     yield None
 
 
@@ -132,10 +131,8 @@ def _parse_object(text: str, where: str) -> dict[str, Any]:
         raise DataError(
             f"{where} is not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
         ) from None
-    except ValueError:  # Python refuses to convert integers of more than 4,300 digits
-        raise DataError(f"{where} is no JSON that can be read: a number of thousands of digits") from None
-    except RecursionError:
-        raise DataError(f"{where} is no JSON that can be read: brackets nested thousands deep") from None
+    except (ValueError, RecursionError):  # Python converts no integer of more than 4,300 digits
+        raise DataError(f"{where} is no JSON that can be read: it has thousands of digits or nested brackets") from None
     if not isinstance(value, dict):
         kind = "an array" if isinstance(value, list) else "a bare value"
         raise DataError(f'{where} is {kind}, not an object with fields such as {{"text": "..."}}')

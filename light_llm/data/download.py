@@ -88,7 +88,7 @@ def ensure_file(
             raise DataError(f"{problem}{skipped}{semicolon}{remedy}") from None
     # Report damaged files also when the file was found: they would be skipped at every start.
     for damaged_path, message in damaged:
-        log(f"{message}; " + ("it was fetched anew" if damaged_path == path else f"{path} is used instead"))
+        log(f"{message}; " + ("it was downloaded again" if damaged_path == path else f"{path} is used instead"))
     return path
 
 
@@ -106,22 +106,12 @@ def _mismatch(path: Path, file: PinnedFile) -> str:
 
 
 def download_file(
-    file: PinnedFile,
-    target: Path,
-    *,
-    retry: RetryPolicy = RetryPolicy(),
-    progress: ProgressFn | None = None,
+    file: PinnedFile, target: Path, *, retry: RetryPolicy = RetryPolicy(), progress: ProgressFn | None = None
 ) -> Path:
     """Download to a temporary file, check size and hash, rename: `target` is the complete file or does not exist.
 
     Transient failures (a 5xx status, a cut connection, a timeout, a short response) are retried; an interrupted
     download resumes where it broke off, if the server supports that.
-
-    Args:
-        file: what to download.
-        target: where to put it.
-        retry: attempts and delays.
-        progress: called with (bytes received, bytes in total).
 
     Raises:
         DataError: no connection, no complete response within the attempts, other bytes than the pinned ones, or a full

@@ -85,8 +85,7 @@ def batch_chunks(chunks: Iterable[Chunk]) -> Iterator[ChunkBatch]:
 
     Small documents share a batch; large ones are cut at word boundaries.
     """
-    batch: ChunkBatch = []
-    n_chars = 0
+    batch, n_chars = ChunkBatch(), 0
     for chunk in split_at_word_boundaries(_limit_chunk_size(chunks)):
         batch.append(chunk)
         n_chars += len(chunk or "")
@@ -108,10 +107,8 @@ def _limit_chunk_size(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 
 def _encode_in_parallel(batches: Iterator[ChunkBatch], tokenizer: Tokenizer) -> Iterator[Ids]:
     """Yield the ids of each batch, in order."""
-    # Threads suffice: tiktoken releases the GIL while it encodes.
-    workers = usable_cores()
-    pending: deque[Future[Ids]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    workers, pending = usable_cores(), deque[Future[Ids]]()
+    pool = ThreadPoolExecutor(workers)  # threads suffice: tiktoken releases the GIL while it encodes
     try:
         for batch in batches:
             pending.append(pool.submit(tokenizer.encode_batch, batch))

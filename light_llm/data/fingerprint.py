@@ -1,23 +1,23 @@
 """Fingerprint a text: its SHA-256, sizes, alphabet and counts, from one pass that is cached; later reads are verified.
 
-Counts that a run's header shows (documents, replaced bytes) are collected here and copied into `Source`.
+The counts that a run's header shows are collected here, in `TextStats`: documents, characters, replaced bytes. A new
+one, such as the number of skipped documents, is a field of `TextStats`, a callback of `decode_utf8.ReadCallbacks` that
+the readers call, and an entry of `TokenDataset.record`, which run.json stores and `train/messages.py` prints.
 """
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..atomic_io import atomic_write
 from ..errors import DataError
-from ..json_io import load_json
+from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir
-from .decode_utf8 import ReadCallbacks
+from .decode_utf8 import NO_CALLBACKS, ReadCallbacks
 from .text_files import TextFiles
 from .text_stream import Chunk, ProgressFn
 
@@ -25,16 +25,16 @@ FORMAT = 1  # of the cached results; increase it after any change to what `text_
 STAMP_SECONDS = 2.0  # the coarsest time stamps of a file system in use (FAT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextStats:
     """Facts about a text that one pass over it computes."""
 
-    sha256: str
-    n_bytes: int
+    sha256: str  # of the bytes of a text file; otherwise of the documents' UTF-8, with 0xff after each
+    n_bytes: int  # of the text in UTF-8
     n_chars: int
-    alphabet: str
+    alphabet: str  # the different characters, sorted
     documents: int
-    replaced: int
+    replaced: int = 0  # invalid bytes that became U+FFFD
 
 
 def text_stats(texts: TextFiles, progress: ProgressFn | None = None) -> TextStats:
@@ -48,12 +48,13 @@ def text_stats(texts: TextFiles, progress: ProgressFn | None = None) -> TextStat
     # is caught when the text is next read as a whole: `read_verified` compares the hash.
     key, changed = _file_stamps(texts)
     cache_file = _cache_path(key)
-    if cached := _load_cached(cache_file):
-        return cached
+    with suppress(OSError, ValueError, TypeError):  # missing or damaged
+        return TextStats(**load_verified(cache_file))
     stats = _compute_stats(texts, progress)
     # Compare the stamps again: a change while the text was read must not be cached under the old ones.
     if changed + STAMP_SECONDS <= time.time() and _file_stamps(texts)[0] == key:
-        _save_cached(cache_file, stats)
+        with suppress(OSError):  # a cache that cannot be written only costs the next start a pass
+            atomic_write(cache_file, dump_with_digest(asdict(stats)))
     return stats
 
 
@@ -64,7 +65,7 @@ def read_verified(texts: TextFiles, sha256: str, progress: ProgressFn | None = N
         DataError: the files have changed, or cannot be read.
     """
     digest = hashlib.sha256()
-    yield from _read_and_hash(texts, digest.update, ReadCallbacks(), progress)
+    yield from _read_and_hash(texts, digest.update, progress)
     if digest.hexdigest() != sha256:
         # The cached facts are those of the old text, so delete them.
         with suppress(OSError):  # they were never cached, or the cache is read-only
@@ -79,7 +80,7 @@ def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
     digest, n_bytes, n_chars, documents = hashlib.sha256(), 0, 0, 1
     alphabet, ascii_seen = set[str](), b""
     replaced: list[int] = []
-    for chunk in _read_and_hash(texts, digest.update, ReadCallbacks(on_replaced=replaced.append), progress):
+    for chunk in _read_and_hash(texts, digest.update, progress, ReadCallbacks(on_replaced=replaced.append)):
         if chunk is None:
             documents += 1
             continue
@@ -94,11 +95,21 @@ def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
         where = texts.files[0] if len(texts.files) == 1 else f"{texts.files[0].parent} (all {len(texts.files):,} files)"
         field = f" in field {texts.text_field!r}" if texts.kind in ("jsonl", "parquet") else ""
         raise DataError(f"{where} holds no text{field}; training needs some thousand characters")
-    return TextStats(digest.hexdigest(), n_bytes, n_chars, "".join(sorted(alphabet)), documents, sum(replaced))
+    return TextStats(
+        sha256=digest.hexdigest(),
+        n_bytes=n_bytes,
+        n_chars=n_chars,
+        alphabet="".join(sorted(alphabet)),
+        documents=documents,
+        replaced=sum(replaced),
+    )
 
 
 def _read_and_hash(
-    texts: TextFiles, update: Callable[[bytes], object], callbacks: ReadCallbacks, progress: ProgressFn | None
+    texts: TextFiles,
+    update: Callable[[bytes], object],
+    progress: ProgressFn | None,
+    callbacks: ReadCallbacks = NO_CALLBACKS,
 ) -> Iterator[Chunk]:
     """Yield the chunks, and pass the bytes that identify the text to `update`.
 
@@ -106,7 +117,7 @@ def _read_and_hash(
     different documents cannot give the same bytes.
     """
     if texts.hash_raw_bytes:
-        yield from texts.read(progress, ReadCallbacks(on_raw_bytes=update, on_replaced=callbacks.on_replaced))
+        yield from texts.read(progress, replace(callbacks, on_raw_bytes=update))
         return
     for chunk in texts.read(progress, callbacks):
         update(b"\xff" if chunk is None else chunk.encode())
@@ -131,23 +142,3 @@ def _file_stamps(texts: TextFiles) -> tuple[str, float]:
 
 def _cache_path(key: str) -> Path:
     return cache_dir() / "scans" / f"{key}.json"
-
-
-def _load_cached(file: Path) -> TextStats | None:
-    """Return a cached result; None if it is missing or damaged."""
-    try:
-        values = load_json(file)
-        stats = TextStats(**values["scan"])
-        return stats if values["check"] == _digest_of(asdict(stats)) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _save_cached(file: Path, stats: TextStats) -> None:
-    values = {"scan": asdict(stats), "check": _digest_of(asdict(stats))}
-    with suppress(OSError):  # a cache that cannot be written only costs the next start a pass
-        atomic_write(file, json.dumps(values).encode())
-
-
-def _digest_of(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -32,8 +32,7 @@ class RetryableError(Exception):
 
     def __init__(self, reason: str, retry_after: float | None = None, *, restart: bool = False) -> None:
         super().__init__(reason)
-        self.retry_after = retry_after
-        self.restart = restart
+        self.retry_after, self.restart = retry_after, restart
 
 
 class PermanentError(Exception):

@@ -114,19 +114,15 @@ def _progress_bar_class(progress: ProgressFn | None) -> Any:
         def __enter__(self) -> "Bar":
             return self
 
-        def __exit__(self, *args: object) -> None:
-            return None
-
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
             if progress:
                 progress(self.n, max(self.n, self.total or 0))
 
-        def close(self) -> None:
+        def close(self, *args: object) -> None:
             return None
 
-        def refresh(self) -> None:
-            return None
+        __exit__ = refresh = close
 
     return Bar
 
@@ -151,13 +147,7 @@ def _is_hub_error(error: Exception) -> bool:
     # Without a network some versions raise the RuntimeError of a connection that they closed themselves.
     if isinstance(error, (OSError, EntryNotFoundError, RuntimeError)):
         return True
-    return type(error).__module__.split(".")[0] in (
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "requests",
-        "huggingface_hub",
-    )
+    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub")
 
 
 def _reason(error: Exception) -> str:

@@ -34,9 +34,7 @@ class DataLoader:
 
     def __init__(self, dataset: TokenDataset, batch_size: int, seed: int) -> None:
         check_range("batch_size", batch_size, low=1, integer=True)
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.order = WindowOrder(len(dataset.tokens), dataset.max_length, seed)
 
     def batch(self, k: int) -> Batch:

@@ -85,8 +85,8 @@ def _decode_document(value: bytes, errors: str, callbacks: ReadCallbacks, where:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{value[error.start]:02x} at offset {error.start:,} of the text ({error.reason})"
         raise DataError(
-            f"{where} is not UTF-8 text: {byte}; write the file anew, or use --errors replace, which puts U+FFFD in "
-            f"place of such bytes"
+            f"{where} is not UTF-8 text: {byte}; write the file again, or use --errors replace, which puts U+FFFD in "
+            "place of such bytes"
         ) from None
     if replaced:
         callbacks.on_replaced(replaced)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 from ..atomic_io import atomic_write
 from ..config import DataConfig
@@ -27,25 +28,15 @@ def resolve_source(
         chosen: the user chose this text; if not, the built-in corpus replaces an unavailable one.
     """
     notes: list[str] = []
-
-    def find(data: str) -> Source:
-        return find_source(
-            data,
-            text_field=config.text_field,
-            errors=config.errors,
-            val_data=config.val_data,
-            offline=offline,
-            progress=progress,
-            log=notes.append,
-        )
-
+    options = {"text_field": config.text_field, "errors": config.errors, "val_data": config.val_data}
+    find = partial(find_source, **options, offline=offline, progress=progress, log=notes.append)
     try:
         return find(config.data), notes
     except DataError as error:
         if chosen or config.val_data:
             raise
         # Damaged files are part of the error message, so the notes so far are not needed.
-        notes = [f"this is {BUILT_IN_SOURCE}, the built-in corpus: {_without_remedy(error)}"]
+        notes[:] = [f"this is {BUILT_IN_SOURCE}, the built-in corpus: {_without_remedy(error)}"]
         return find(BUILT_IN_SOURCE), notes
 
 
@@ -78,10 +69,7 @@ def cached_tokenizer(
     log: LogFn = no_log,
 ) -> Tokenizer:
     """Make a tokenizer. One that was trained on the same text before is loaded from the cache."""
-
-    def texts() -> Iterator[str]:
-        return training_texts(source, held_out, progress)
-
+    texts = partial(training_texts, source, held_out, progress)
     if spec.partition(":")[0] != "bpe":
         return make_tokenizer(spec, full_alphabet(source), texts, offline=offline, log=log)
     # A trained vocabulary depends on the text, its training split, and the spec. FORMAT is a version for all caches.
@@ -92,7 +80,7 @@ def cached_tokenizer(
     except FileNotFoundError:
         pass
     except (OSError, ValueError, LightLLMError) as error:
-        log(f"the tokenizer kept at {path} is damaged ({error}) and is learnt anew")
+        log(f"the tokenizer kept at {path} is damaged ({error}) and is trained again")
     tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
     with suppress(OSError):  # a cache that cannot be written only costs the training again
         atomic_write(path, dump_with_digest(tokenizer.to_dict()))

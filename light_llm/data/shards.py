@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,6 @@ from .text_stream import ProgressFn
 
 FORMAT = 2
 BLOCK_BYTES = 1 << 20  # covered by one SHA-256
-
-
-class TokenArray(Protocol):
-    """A sequence of token ids, in a file or in memory."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the ids start ... stop - 1."""
-        ...
 
 
 class Shard:
@@ -117,6 +107,9 @@ class TokensInMemory:
         return self.ids[start:stop]
 
 
+TokenArray = Shard | TokensInMemory
+
+
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the smallest dtype for the ids of a vocabulary."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
@@ -136,8 +129,9 @@ class ShardWriter:
     ) -> None:
         self.path, self.vocab_size, self.metadata = path, vocab_size, metadata
         self.dtype = id_dtype(vocab_size)
-        self.tokens = resume_point["tokens"] if resume_point else 0
-        self.hashes: list[str] = list(resume_point["sha256"]) if resume_point else []  # of complete blocks
+        point = resume_point or {"tokens": 0, "sha256": []}
+        self.tokens = point["tokens"]
+        self.hashes: list[str] = list(point["sha256"])  # of complete blocks
         self.digest = hashlib.sha256()  # of the incomplete last block
         self.filled = 0  # bytes of the incomplete last block
         self.file = open(path, "r+b" if resume_point else "wb")  # noqa: SIM115  (closed by __exit__)
@@ -164,14 +158,14 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Write the manifest, which completes the shard."""
-        point = self.save_point()
+        self.save_point()
         last_block = [self.digest.hexdigest()] if self.filled else []
         manifest = {
             "format": FORMAT,
             "dtype": self.dtype.str,
-            "tokens": point["tokens"],
+            "tokens": self.tokens,
             "vocab_size": self.vocab_size,
-            "sha256": point["sha256"] + last_block,
+            "sha256": self.hashes + last_block,
             **self.metadata,
         }
         atomic_write(self.path.with_suffix(".json"), dump_with_digest(manifest))
@@ -197,13 +191,10 @@ class ShardWriter:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     try:
-        manifest = load_verified(file)
-        if _is_valid(manifest):
+        if _is_valid(manifest := load_verified(file)):
             return manifest
         problem = "of another format"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         problem = str(error)
     raise DataError(f"{file} is missing, damaged or of another format ({problem}); {_rebuild(path)}")
 
@@ -211,16 +202,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _is_valid(manifest: Mapping[str, Any]) -> bool:
     """Return whether a manifest has our format and a hash for every block."""
     tokens, hashes, dtype = manifest.get("tokens"), manifest.get("sha256"), manifest.get("dtype")
-    if (
-        manifest.get("format") != FORMAT
-        or dtype not in ("<u2", "<u4")
-        or not isinstance(manifest.get("vocab_size"), int)
-    ):
+    if manifest.get("format") != FORMAT or dtype not in ("<u2", "<u4") or not isinstance(hashes, list):
         return False
-    if not isinstance(tokens, int) or tokens < 0 or not isinstance(hashes, list):
+    if not isinstance(manifest.get("vocab_size"), int) or not isinstance(tokens, int) or tokens < 0:
         return False
     return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK_BYTES)
 
 
 def _rebuild(path: Path) -> str:
-    return f"delete the folder {path.parent} and start again: it is made anew from the text"
+    return f"delete the folder {path.parent} and start again: it is rebuilt from the text"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError, did_you_mean
 from .download import PinnedFile, ensure_file
-from .fingerprint import read_verified, text_stats
+from .fingerprint import TextStats, read_verified, text_stats
 from .hub import HubFile, ensure_hub_file
 from .stdin_text import STDIN, check_saved_stdin, save_stdin
 from .tales import corpus
@@ -32,61 +32,43 @@ class NamedSource:
     hash_raw_bytes: bool = False  # see TextFiles
 
 
-def _tinystories(split: str) -> HubFile:
-    # The revision and file names come from public repositories; these downloads have never been tested.
-    return HubFile(
-        "roneneldan/TinyStories",
-        "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
-        f"TinyStoriesV2-GPT4-{split}.txt",
-        "tinystories",
-    )
-
-
-def _wikitext(config: str, part: str) -> HubFile:
-    # The revision and file names come from public repositories; these downloads have never been tested.
-    return HubFile(
-        "Salesforce/wikitext",
-        "b08601e04326c79dfdd32d625aee71d232d685c3",
-        f"{config}/{part}.parquet",
-        "wikitext",
-    )
+# The revisions and file names come from public repositories; these downloads have never been tested.
+_TINYSTORIES = partial(
+    HubFile, "roneneldan/TinyStories", "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64", folder="tinystories"
+)
+_WIKITEXT = partial(HubFile, "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", folder="wikitext")
 
 
 def _wikitext_source(config: str, parts: int) -> NamedSource:
     """Return a WikiText source. Its rows are the lines of one long text; headings have = signs."""
-    training = [_wikitext(config, f"train-{i:05d}-of-{parts:05d}") for i in range(parts)]
-    return NamedSource("parquet-lines", tuple(training), (_wikitext(config, "validation-00000-of-00001"),))
+    training = [_WIKITEXT(f"{config}/train-{i:05d}-of-{parts:05d}.parquet") for i in range(parts)]
+    validation = _WIKITEXT(f"{config}/validation-00000-of-00001.parquet")
+    return NamedSource("parquet-lines", tuple(training), (validation,))
 
 
 SOURCES: dict[str, NamedSource] = {
     "shakespeare": NamedSource("text", (SHAKESPEARE,), hash_raw_bytes=True),
-    "tinystories": NamedSource("stories", (_tinystories("train"),), (_tinystories("valid"),)),
+    "tinystories": NamedSource(
+        "stories", (_TINYSTORIES("TinyStoriesV2-GPT4-train.txt"),), (_TINYSTORIES("TinyStoriesV2-GPT4-valid.txt"),)
+    ),
     "wikitext-2": _wikitext_source("wikitext-2-raw-v1", parts=1),
     "wikitext-103": _wikitext_source("wikitext-103-raw-v1", parts=2),
 }
 
 
-def _no_chunks(progress: ProgressFn | None) -> Iterator[Chunk]:
-    return iter(())
-
-
-@dataclass(frozen=True)
-class Source:
-    """A text on this machine, with the facts that one pass over it computed (see `fingerprint.TextStats`)."""
+@dataclass(frozen=True, kw_only=True)
+class Source(TextStats):
+    """A text on this machine: the facts that one pass over it computed, and a way to read it."""
 
     name: str  # as the user gave it; for standard input, the path of the saved copy
     title: str  # for messages
     path: Path  # the file or folder, for messages
-    sha256: str  # of the bytes of a text file; otherwise of the documents' UTF-8, with 0xff after each
-    n_bytes: int  # of the text in UTF-8
-    n_chars: int
-    alphabet: str  # the different characters, sorted
-    documents: int
-    replaced: int = 0  # invalid bytes that became U+FFFD
     held_out: "Source | None" = None  # the validation files of the data set, or the user's --val-data
     # -log2 of the true probability of each document, and its kind; known only for the built-in corpus.
     limits: tuple[tuple[float, str], ...] = field(default=(), repr=False, compare=False)
-    reader: Callable[[ProgressFn | None], Iterator[Chunk]] = field(default=_no_chunks, repr=False, compare=False)
+    reader: Callable[[ProgressFn | None], Iterator[Chunk]] = field(
+        default=lambda progress: iter(()), repr=False, compare=False
+    )
 
     def read(self, progress: ProgressFn | None = None) -> Iterator[Chunk]:
         """Yield the text in chunks, with None between documents (never first, last or repeated).
@@ -113,12 +95,8 @@ def find_source(
     """Find the text called `data` and compute its facts.
 
     Args:
-        data: the name of a source; the path of a text file, of JSON Lines, of a Parquet file, or of a folder of one
-            of these; or `-`, standard input.
-        text_field: the field or column that holds the text in JSON Lines and Parquet; `meta.text` is "text" in "meta".
-        errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD and are counted.
+        data, text_field, errors, offline: as in `prepare_dataset`; the field `meta.text` is "text" in "meta".
         val_data: the name or path of a text to hold out; by default the validation files of the source, if it has any.
-        offline: download nothing.
         progress: called with (bytes done, bytes in total) of each download and of each pass over files.
         log: called with a message for each damaged file that was skipped.
 
@@ -146,18 +124,8 @@ def source_from_files(
 ) -> Source:
     """Return the source that consists of these files, with their (possibly cached) facts. Raises DataError."""
     stats = text_stats(texts, progress)
-    return Source(
-        name,
-        title,
-        path,
-        stats.sha256,
-        stats.n_bytes,
-        stats.n_chars,
-        stats.alphabet,
-        stats.documents,
-        stats.replaced,
-        reader=partial(read_verified, texts, stats.sha256),
-    )
+    reader = partial(read_verified, texts, stats.sha256)
+    return Source(name=name, title=title, path=path, reader=reader, **vars(stats))
 
 
 def _find(data: str, text_field: str, errors: str, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:

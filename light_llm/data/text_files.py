@@ -26,11 +26,7 @@ READERS: dict[str, Reader] = {
     "parquet": parquet_documents,
     "parquet-lines": _parquet_lines,
 }
-SUFFIXES = {
-    "text": (".txt", ".md", ".text"),
-    "jsonl": (".jsonl", ".ndjson"),
-    "parquet": (".parquet",),
-}
+SUFFIXES = {"text": (".txt", ".md", ".text"), "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",)}
 
 
 @dataclass(frozen=True)
@@ -48,22 +44,17 @@ class TextFiles:
         return drop_empty_chunks(self._documents(progress, callbacks))
 
     def _documents(self, progress: ProgressFn | None, callbacks: ReadCallbacks) -> Iterator[Chunk]:
-        # Read all sizes first: the total for the progress, and an early error for a file that has gone.
+        # Read all sizes first: the total for the progress, and an early error for a file that was deleted.
         try:
             sizes = [file.stat().st_size for file in self.files]
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from None
-        offset = 0
+        offset, total = 0, sum(sizes)
+        if progress:
+            callbacks = replace(callbacks, on_position=lambda position: progress(offset + position, total))
         for file, size in zip(self.files, sizes, strict=True):
-            if progress:
-                callbacks = replace(callbacks, on_position=_offset_progress(progress, offset, sum(sizes)))
             yield from READERS[self.kind](file, self.text_field, self.errors, callbacks)
             offset += size
-
-
-def _offset_progress(progress: ProgressFn, offset: int, total: int) -> Callable[[int], object]:
-    """Return a callback that turns the position in one file into the position in all of them."""
-    return lambda position: progress(offset + position, total)
 
 
 def find_text_files(path: Path, text_field: str, errors: str) -> TextFiles:

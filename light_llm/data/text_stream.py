@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 Chunk = str | None  # a part of a document; None: a document ends here and the next begins
 ProgressFn = Callable[[int, int], object]  # (done, total), in bytes unless stated otherwise
@@ -83,49 +84,25 @@ def split_at(
         documents: in the whole stream. A single one is cut at exactly n_chars. Several are never cut inside: the split
             is the first break at or after n_chars, or the last break if none comes after, so that no side is empty.
     """
-    return _split_document(chunks, n_chars) if documents == 1 else _split_documents(chunks, n_chars, documents)
-
-
-def _split_document(chunks: Iterator[Chunk], n_chars: int) -> tuple[Iterator[Chunk], Callable[[], Iterator[Chunk]]]:
-    rest_of_chunk = ""
+    rest_of_chunk: list[Chunk] = []
 
     def head() -> Iterator[Chunk]:
-        nonlocal rest_of_chunk
-        missing = n_chars
-        for chunk in chunks:
-            assert chunk is not None, "a single document has no breaks"
-            if len(chunk) >= missing:
-                rest_of_chunk = chunk[missing:]
-                if missing:
-                    yield chunk[:missing]
-                return
-            missing -= len(chunk)
-            yield chunk
-
-    def tail() -> Iterator[Chunk]:
-        if rest_of_chunk:
-            yield rest_of_chunk
-        yield from chunks
-
-    return head(), tail
-
-
-def _split_documents(
-    chunks: Iterator[Chunk], n_chars: int, documents: int
-) -> tuple[Iterator[Chunk], Callable[[], Iterator[Chunk]]]:
-    def head() -> Iterator[Chunk]:
-        n_read, breaks_left = 0, documents - 1
+        missing, breaks_left = n_chars, documents - 1
         for chunk in chunks:
             if chunk is None:
                 breaks_left -= 1
                 # Stop at the last break too, so that the tail gets at least one document.
-                if n_read >= n_chars or breaks_left == 0:
+                if missing <= 0 or breaks_left == 0:
                     return
+            elif documents == 1 and len(chunk) >= missing:
+                rest_of_chunk.extend(filter(None, [chunk[missing:]]))
+                yield from filter(None, [chunk[:missing]])
+                return
             else:
-                n_read += len(chunk)
+                missing -= len(chunk)
             yield chunk
 
-    return head(), lambda: chunks
+    return head(), lambda: chain(rest_of_chunk, chunks)
 
 
 def _last_word_boundary(text: str) -> int:

@@ -13,7 +13,7 @@ from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..json_io import load_json
 from ..runtime import tiktoken_cache_dir
-from .bpe import GPT2Tokenizer, Ids, bpe_from_strings, train_bpe
+from .bpe import BytePairTokenizer, GPT2Tokenizer, Ids, train_bpe, unicode_to_bytes
 from .download import PinnedFile, ensure_file
 from .text_stream import LogFn, no_log
 from .tokenizer_json import from_tokenizer_json
@@ -179,8 +179,7 @@ def make_tokenizer(
     if spec == "gpt2":
         # tiktoken caches the same file under the SHA-1 of its URL.
         url_hash = hashlib.sha1(GPT2_VOCABULARY.url.encode(), usedforsecurity=False).hexdigest()
-        extra_paths = [tiktoken_cache_dir() / url_hash]
-        path = ensure_file(GPT2_VOCABULARY, offline=offline, extra_paths=extra_paths, log=log)
+        path = ensure_file(GPT2_VOCABULARY, offline=offline, extra_paths=[tiktoken_cache_dir() / url_hash], log=log)
         return GPT2Tokenizer(path.read_text(encoding="utf-8"))
     if spec == "byte":
         return ByteTokenizer()
@@ -212,11 +211,9 @@ def _train_exact_size(texts: Callable[[], Iterable[str]], size: str) -> Tokenize
 def _load_tokenizer_json(path: Path) -> Tokenizer:
     try:
         return from_tokenizer_json(load_json(path), str(path))
-    except OSError as error:
-        reason = error.strerror or str(error)
     except (json.JSONDecodeError, UnicodeDecodeError):
         reason = "it is not JSON"
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         reason = str(error)
     raise ConfigError(f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train")
 
@@ -225,7 +222,7 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
     """Build a tokenizer from the values of `to_dict`. Raises CheckpointError for an unknown kind or damaged values."""
     builders: dict[str, Callable[[], Tokenizer]] = {
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
-        "bpe": lambda: bpe_from_strings(values["tokens"], values["separator"]),
+        "bpe": lambda: BytePairTokenizer(unicode_to_bytes(t or "" for t in values["tokens"]), values["separator"]),
         "byte": ByteTokenizer,
         "char": lambda: CharTokenizer("".join(values["alphabet"])),
     }
@@ -243,6 +240,4 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Return the SHA-256 of the tokenizer's plain values, the same on every machine."""
-    # ASCII and sorted keys, so that the bytes and the hash are the same everywhere.
-    values = json.dumps(tokenizer.to_dict(), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(values.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(tokenizer.to_dict(), sort_keys=True).encode()).hexdigest()

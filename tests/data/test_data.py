@@ -137,7 +137,8 @@ def test_epochs_start_at_different_places() -> None:
 
 
 def in_memory(n: int = 1000, T: int = 8) -> TokenDataset:
-    source = Source("memory", "memory", Path("memory"), "0", n, n, "", 1)
+    facts = {"sha256": "0", "n_bytes": n, "n_chars": n, "alphabet": "", "documents": 1}
+    source = Source(name="memory", title="memory", path=Path("memory"), **facts)  # type: ignore[arg-type]
     return TokenDataset(TokensInMemory(range(n)), TokensInMemory(range(20)), T, ByteTokenizer(), source, DataConfig())
 
 

@@ -15,6 +15,7 @@ from light_llm.checkpoint import LoadedModel, load_model
 from light_llm.config import Sampling, settings_of
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import train_bpe
+from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths, decode
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.evaluate import Evaluation, evaluate_loss
@@ -154,23 +155,10 @@ def test_the_start_token(tokenizer: Tokenizer, documents: int, start: int, name:
     assert lm.loglikelihood_rolling(["abc"]) == [pytest.approx(expected, rel=1e-5)]
 
 
-class Ids:
-    """Ids in memory, as `evaluate_loss` reads them."""
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self.ids[start:stop]
-
-
 def held_out(lm: LightLLMForEval, text: str) -> Evaluation:
     """Return our own evaluation of a text after the start token."""
-    ids = np.array([lm.start, *lm.tokenizer.encode(text)])
-    return evaluate_loss(lm.model, Ids(ids), np.array(byte_lengths(lm.tokenizer)), context=lm.context)
+    ids = TokensInMemory([lm.start, *lm.tokenizer.encode(text)])
+    return evaluate_loss(lm.model, ids, np.array(byte_lengths(lm.tokenizer)), context=lm.context)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 32, 40, 84])

@@ -131,9 +131,7 @@ class Grammar:
         return tuple(nodes)
 
     def _parse(self, text: str) -> Nodes:
-        tokens = _TOKEN.finditer(text)
-        (nodes,) = self._parse_options(tokens, closing="")
-        return nodes
+        return self._parse_options(_TOKEN.finditer(text), closing="")[0]
 
     def _parse_options(self, tokens: Iterator[re.Match[str]], closing: str) -> list[Nodes]:
         """Parse up to the token `closing`: one sequence, or several separated by bars."""
@@ -160,13 +158,10 @@ class Grammar:
 @cache
 def built_in_grammar() -> Grammar:
     """Load the grammar of the built-in corpus."""
-
-    def load(name: str) -> dict[str, object]:
-        return tomllib.loads(files(__package__).joinpath(name).read_text(encoding="utf-8"))
-
-    words: Mapping[str, list[dict[str, object]]] = load("words.toml")  # type: ignore[assignment]
-    classes = {name: tuple(WordClass(**group) for group in groups) for name, groups in words.items()}  # type: ignore[arg-type]
-    return Grammar(classes, load("phrases.toml"), load("plots.toml"))  # type: ignore[arg-type]
+    names = ("words.toml", "phrases.toml", "plots.toml")
+    words, phrases, plots = (tomllib.loads((files(__package__) / name).read_text(encoding="utf-8")) for name in names)
+    classes = {name: tuple(WordClass(**group) for group in groups) for name, groups in words.items()}
+    return Grammar(classes, phrases, plots)
 
 
 def _logical_lines(text: str) -> list[str]:
