@@ -20,11 +20,13 @@ from .progress import progress_bar
 from .training_data import open_training_data
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..checkpoint import LoadedModel, ModelFile
     from ..config import TrainConfig
     from ..data import Batch
     from ..model import LightLLM
-    from ..observe.analysis import AdamState, AnalysisConfig, CheckpointWeights
+    from ..observe.analysis import AdamState, AnalysisConfig
 
 ANALYSIS = "analysis.json"
 CONTEXT = 64  # tokens of a window; fewer if the model was trained on shorter ones
@@ -200,14 +202,13 @@ def _windows(
     return windows, dataset.source.title, replace(config, sequences=n)
 
 
-def _run_checkpoints(path: Path, model: LightLLM) -> tuple[list[CheckpointWeights], list[str]]:
-    """Return the weights of at most MAX_CHECKPOINTS checkpoints of the run, and a line for each that was skipped."""
+def _run_checkpoints(path: Path, model: LightLLM) -> tuple[dict[int, Tensor], list[str]]:
+    """Return the weights of at most MAX_CHECKPOINTS checkpoints by step, and a line for each that was skipped."""
     from ..checkpoint import RunFolder, read_model
-    from ..observe.analysis import CheckpointWeights
     from ..observe.flat_params import flatten, trainable_parameters
 
     folder, skipped = RunFolder(path.parent), list[str]()
-    weights: dict[int, CheckpointWeights] = {}
+    weights: dict[int, Tensor] = {}
     steps, names = folder.steps(), list(trainable_parameters(model))
     if len(steps) > MAX_CHECKPOINTS:
         steps = [steps[round(i * (len(steps) - 1) / (MAX_CHECKPOINTS - 1))] for i in range(MAX_CHECKPOINTS)]
@@ -223,5 +224,5 @@ def _run_checkpoints(path: Path, model: LightLLM) -> tuple[list[CheckpointWeight
             continue
         step = int(file.meta.get("step") or 0)
         if file.config == model.config and step not in weights:
-            weights[step] = CheckpointWeights(step, flatten(file.weights[name].float() for name in names))
-    return list(weights.values()), skipped
+            weights[step] = flatten(file.weights[name].float() for name in names)
+    return weights, skipped

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..model import LightLLM
 from .metrics import round_significant
@@ -24,16 +25,12 @@ def record_activations(model: LightLLM) -> Iterator[Activations]:
     """Record the activations of the forward passes inside the block; the hooks are removed at its end."""
     recorded = Activations()
 
-    def append_to(outputs: list[Tensor]) -> object:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            outputs.append(output.detach())
+    def record(module: nn.Module, outputs: list[Tensor]) -> RemovableHandle:
+        return module.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
 
-        return hook
-
-    hooks = [model.drop.register_forward_hook(append_to(recorded.stream))]  # type: ignore[arg-type]
+    hooks = [record(model.drop, recorded.stream)]
     for block in model.h:
-        hooks.append(block.register_forward_hook(append_to(recorded.stream)))  # type: ignore[arg-type]
-        hooks.append(block.mlp.act.register_forward_hook(append_to(recorded.mlp_units)))  # type: ignore
+        hooks += [record(block, recorded.stream), record(block.mlp.act, recorded.mlp_units)]  # type: ignore
     try:
         yield recorded
     finally:

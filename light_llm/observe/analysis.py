@@ -1,7 +1,7 @@
 """Analyse the weights of a model: curvature, gradient noise and loss landscape, as the values of analysis.json."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,19 +12,7 @@ from ..config import check_range
 from ..data import Batch
 from ..errors import ConfigError
 from ..model import LightLLM
-from .curvature import (
-    Hessian,
-    adam_metric,
-    adam_threshold,
-    gradient_descent_threshold,
-    hessian_of,
-    lanczos,
-    mean_and_error,
-    precondition,
-    quadratic_form,
-    rademacher,
-    spectral_density,
-)
+from . import curvature
 from .flat_params import flatten, mean_loss, trainable_parameters
 from .gradient_noise import noise_scale, sequence_gradient
 from .landscape import filter_normalised_direction, fit_plane, loss_on_line, loss_on_plane, spaced_values
@@ -69,24 +57,16 @@ class AdamState:
     why_not: str = ""  # the reason why `moments` is None
 
 
-@dataclass(frozen=True)
-class CheckpointWeights:
-    """The weights of one of the run's checkpoints."""
-
-    step: int
-    weights: Tensor  # (n,) on the CPU
-
-
 def analyze(
     model: LightLLM,
     windows: Batch,
     *,
     step: int,
     optimizer: AdamState,
-    run: Sequence[CheckpointWeights] = (),
+    run: Mapping[int, Tensor] | None = None,
     config: AnalysisConfig | None = None,
     seed: int = 1337,
-    progress: ProgressFn = lambda what, done, total: None,
+    progress: ProgressFn = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Return all results as plain JSON values, with None for NaN and infinity.
 
@@ -96,17 +76,19 @@ def analyze(
         windows: training text, (B, T). The first `batch_size` sequences are the batch for curvature and landscape, the
             first `sequences` those for the noise scale.
         step: of the weights.
-        run: the run's other checkpoints; a plane needs at least two.
+        run: weights (n,) of the run's other checkpoints by step, on the CPU; a plane needs at least two.
         seed: of the random directions and signs.
 
     Raises:
         ConfigError: no parameter is trainable, or there are too few windows.
     """
     config = config or AnalysisConfig()
-    _check_windows(windows, config)
+    needed = max(config.batch_size, config.sequences)
+    if len(windows.tokens) < needed:
+        raise ConfigError(f"{len(windows.tokens)} windows of text were given and {needed} are needed; give more")
     batch = Batch(windows.tokens[: config.batch_size], windows.targets[: config.batch_size])
     generator = torch.Generator().manual_seed(seed)
-    hessian = hessian_of(model, batch)
+    hessian = curvature.hessian_of(model, batch)
     B, T = batch.tokens.shape
     eigen = spectrum(hessian, config, generator, progress)
     results: dict[str, Any] = {
@@ -119,33 +101,32 @@ def analyze(
     }
     # Its graph takes many times the memory of the batch.
     del hessian
-    current = CheckpointWeights(step, flatten(trainable_parameters(model).values()))
     results["noise"] = noise(model, windows, config.sequences, progress)
     results["landscape"] = landscape(model, batch, config, generator, progress)
-    results["path"] = path(model, batch, current, run, config.side, progress)
+    results["path"] = path(model, batch, step, run or {}, config.side, progress)
     plain: dict[str, Any] = replace_nonfinite(results)
     return plain
 
 
 def spectrum(
-    hessian: Hessian, config: AnalysisConfig, generator: torch.Generator, progress: ProgressFn
+    hessian: curvature.Hessian, config: AnalysisConfig, generator: torch.Generator, progress: ProgressFn
 ) -> dict[str, Any]:
     """Return the largest eigenvalues, the smallest, trace and density, from iterations that start at random signs."""
     n, extra_signs = len(hessian.gradient), max(0, config.signs - config.spectra)
     product = _with_progress(hessian.product, "curvature", config.spectra * config.steps + extra_signs, progress)
 
     def signs() -> Tensor:
-        return rademacher(n, generator, hessian.gradient)
+        return curvature.rademacher(n, generator, hessian.gradient)
 
-    iterations = [lanczos(product, signs(), config.steps) for _ in range(config.spectra)]
-    forms = [n * quadratic_form(ritz) for ritz in iterations]
+    iterations = [curvature.lanczos(product, signs(), config.steps) for _ in range(config.spectra)]
+    forms = [n * curvature.quadratic_form(ritz) for ritz in iterations]
     for _ in range(extra_signs):
         v = signs()
         forms.append(float(v @ product(v)))
     # Report the iteration whose eigenvalues converged best: the smallest of the worst residuals.
     best = min(iterations, key=lambda ritz: float(ritz.residuals[: config.k].max()))
-    trace, error = mean_and_error(forms)
-    density = spectral_density(iterations)
+    trace, error = curvature.mean_and_error(forms)
+    density = curvature.spectral_density(iterations)
     return {
         "eigenvalues": best.values[: config.k].tolist(),
         "residuals": best.residuals[: config.k].tolist(),
@@ -163,7 +144,7 @@ def spectrum(
 
 
 def sharpness(
-    hessian: Hessian,
+    hessian: curvature.Hessian,
     largest: float,
     model: LightLLM,
     optimizer: AdamState,
@@ -173,40 +154,35 @@ def sharpness(
 ) -> dict[str, Any]:
     """Return the largest eigenvalue, plain and in Adam's metric, each with the threshold above which steps diverge."""
     lr, weights = optimizer.lr, trainable_parameters(model)
-    in_adams, why_not = None, optimizer.why_not
+    ritz, why_not = None, optimizer.why_not
     if optimizer.moments is not None:
         try:
-            metric = adam_metric(optimizer.moments, weights, beta2=optimizer.beta2, eps=optimizer.eps)
+            metric = curvature.adam_metric(optimizer.moments, weights, beta2=optimizer.beta2, eps=optimizer.eps)
         # Muon keeps no second moments for matrices.
         except KeyError as missing:
             why_not = f"the optimizer keeps no {missing.args[0]}: Adam's metric is not that of all weights"
         else:
             product = _with_progress(hessian.product, "sharpness", config.sharpness_steps, progress)
-            start = rademacher(len(metric), generator, hessian.gradient)
-            in_adams = lanczos(precondition(product, metric.to(start)), start, config.sharpness_steps)
+            start = curvature.rademacher(len(metric), generator, hessian.gradient)
+            preconditioned = curvature.precondition(product, metric.to(start))
+            ritz = curvature.lanczos(preconditioned, start, config.sharpness_steps)
     return {
         "plain": largest,
-        "plain_threshold": gradient_descent_threshold(lr) if lr else None,
-        "preconditioned": float(in_adams.values[0]) if in_adams else None,
-        "preconditioned_residual": float(in_adams.residuals[0]) if in_adams else None,
-        "preconditioned_threshold": adam_threshold(lr, optimizer.beta1) if lr and in_adams else None,
+        "plain_threshold": curvature.gradient_descent_threshold(lr) if lr else None,
+        "preconditioned": float(ritz.values[0]) if ritz else None,
+        "preconditioned_residual": float(ritz.residuals[0]) if ritz else None,
+        "preconditioned_threshold": curvature.adam_threshold(lr, optimizer.beta1) if lr and ritz else None,
         "lr": lr,
-        "why_not": "" if in_adams else why_not,
+        "why_not": "" if ritz else why_not,
     }
 
 
 def noise(model: LightLLM, windows: Batch, n: int, progress: ProgressFn) -> dict[str, Any]:
     """Return the gradient noise scale in sequences and in tokens."""
     gradient = _with_progress(partial(sequence_gradient, model, windows), "noise", 2 * n, progress)
-    estimate, T = noise_scale(gradient, n), windows.tokens.size(1)
-    return {
-        "gradient_squared": estimate.gradient_squared,
-        "trace": estimate.trace,
-        "scale_sequences": estimate.scale,
-        "scale_tokens": None if estimate.scale is None else estimate.scale * T,
-        "stderr": estimate.stderr,
-        "sequences": n,
-    }
+    estimate = asdict(noise_scale(gradient, n))
+    scale = estimate.pop("scale")
+    return estimate | {"scale_sequences": scale, "scale_tokens": scale and scale * windows.tokens.size(1)}
 
 
 def landscape(
@@ -225,26 +201,22 @@ def landscape(
 
 
 def path(
-    model: LightLLM,
-    batch: Batch,
-    current: CheckpointWeights,
-    run: Sequence[CheckpointWeights],
-    side: int,
-    progress: ProgressFn,
+    model: LightLLM, batch: Batch, step: int, run: Mapping[int, Tensor], side: int, progress: ProgressFn
 ) -> dict[str, Any] | None:
     """Return the plane through the run's checkpoints, their coordinates and the loss on it: loss[i][j] at a[j], b[i].
 
     The loss of a checkpoint is that of its own weights, which lie off the plane by the unexplained distance.
     """
-    others = [CheckpointWeights(p.step, p.weights.to(current.weights)) for p in run if p.step != current.step]
-    plane = fit_plane(current.weights, [p.weights for p in others])
+    weights = flatten(trainable_parameters(model).values())
+    earlier = {s: w.to(weights) for s, w in run.items() if s != step}
+    plane = fit_plane(weights, list(earlier.values()))
     if plane is None:
         return None
-    loss = _with_progress(_loss_at(model, batch), "path", side**2 + len(others) + 1, progress)
+    loss = _with_progress(_loss_at(model, batch), "path", side**2 + len(earlier) + 1, progress)
     a, b = (spaced_values([0.0, *(point[i] for point in plane.coordinates)], side) for i in range(2))
     points = [
-        {"step": p.step, "a": point[0], "b": point[1], "loss": loss(p.weights)}
-        for p, point in zip([current, *others], [(0.0, 0.0), *plane.coordinates], strict=True)
+        {"step": s, "a": point[0], "b": point[1], "loss": loss(w)}
+        for (s, w), point in zip([(step, weights), *earlier.items()], [(0.0, 0.0), *plane.coordinates], strict=True)
     ]
     return {
         "explained": list(plane.explained),
@@ -253,12 +225,6 @@ def path(
         "b": b,
         "loss": loss_on_plane(loss, plane.origin, plane.first, plane.second, a, b),
     }
-
-
-def _check_windows(windows: Batch, config: AnalysisConfig) -> None:
-    needed = max(config.batch_size, config.sequences)
-    if len(windows.tokens) < needed:
-        raise ConfigError(f"{len(windows.tokens)} windows of text were given and {needed} are needed; give more")
 
 
 def _loss_at(model: LightLLM, batch: Batch) -> Callable[[Tensor], float]:

@@ -27,8 +27,7 @@ def record_attention(model: LightLLM) -> Iterator[list[Tensor]]:
     The fast kernels return no weights, so each layer's `attend` is wrapped by one that computes them from q and k too.
     """
     recorded: list[Tensor] = []
-    layers: list[Any] = [block.attn for block in model.h]
-    originals = [layer.attend for layer in layers]
+    originals: dict[Any, Callable[..., Tensor]] = {block.attn: block.attn.attend for block in model.h}  # type: ignore
 
     def recording(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def wrapper(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -40,11 +39,11 @@ def record_attention(model: LightLLM) -> Iterator[list[Tensor]]:
         return wrapper
 
     try:
-        for layer, attend in zip(layers, originals, strict=True):
+        for layer, attend in originals.items():
             layer.attend = recording(attend)
         yield recorded
     finally:
-        for layer, attend in zip(layers, originals, strict=True):
+        for layer, attend in originals.items():
             layer.attend = attend
 
 
@@ -117,9 +116,7 @@ class Alarm:
 
 
 def alarms(
-    relative: Sequence[Sequence[float]],
-    similarity: Sequence[float],
-    previous: Sequence[Sequence[float]] | None = None,
+    relative: Sequence[Sequence[float]], similarity: Sequence[float], previous: Sequence[Sequence[float]] | None = None
 ) -> list[Alarm]:
     """Return the heads with uniform or one-position attention, and the layers whose heads are all alike.
 

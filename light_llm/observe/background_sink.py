@@ -3,7 +3,6 @@
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from .metrics import Row, Sink
 
@@ -22,30 +21,20 @@ class BackgroundSink:
         make: returns the sink. It is called in the thread, because logging in to a tracker can fail or hang. If the
             sink has a `close` method, it is called after the last row.
         say: receives messages.
-        max_rows: that may wait.
-        timeout: seconds to wait for the last rows.
     """
 
-    def __init__(
-        self,
-        name: str,
-        make: Callable[[], Sink],
-        say: Callable[[str], object],
-        *,
-        max_rows: int = MAX_WAITING_ROWS,
-        timeout: float = CLOSE_TIMEOUT,
-    ) -> None:
-        self.name, self.make, self.say, self.timeout = name, make, say, timeout
-        self.waiting: queue.Queue[Row | None] = queue.Queue(max_rows)
+    def __init__(self, name: str, make: Callable[[], Sink], say: Callable[[str], object]) -> None:
+        self.name, self.make, self.say = name, make, say
+        self.waiting: queue.Queue[Row | None] = queue.Queue(MAX_WAITING_ROWS)
         self.error: BaseException | None = None
         self.dropped, self.warned = 0, False
         self.finished = threading.Event()
         threading.Thread(target=self._work, name=f"tracker {name}", daemon=True).start()
 
     @classmethod
-    def of(cls, sink: Sink, say: Callable[[str], object], **options: Any) -> "BackgroundSink":
+    def of(cls, sink: Sink, say: Callable[[str], object]) -> "BackgroundSink":
         """Wrap an existing sink, under the name of its function or class."""
-        return cls(getattr(sink, "__name__", type(sink).__name__), lambda: sink, say, **options)
+        return cls(getattr(sink, "__name__", type(sink).__name__), lambda: sink, say)
 
     def __call__(self, row: Row) -> None:
         """Take a row without waiting or raising."""
@@ -60,23 +49,22 @@ class BackgroundSink:
         """Wait for the last rows until the timeout, and report those that were not delivered."""
         if not self.finished.is_set():
             try:
-                self.waiting.put(None, timeout=self.timeout)
-                self.finished.wait(self.timeout)
+                self.waiting.put(None, timeout=CLOSE_TIMEOUT)
+                self.finished.wait(CLOSE_TIMEOUT)
             except queue.Full:
                 self.dropped += 1
         self._report()
         if not self.finished.is_set():
-            self.say(f"notice   the tracker {self.name} did not take its last rows in {self.timeout:g} s: left behind")
+            self.say(f"notice   the tracker {self.name} did not take its last rows in {CLOSE_TIMEOUT:g} s: left behind")
 
     def _report(self) -> None:
         """Report a failure once. Called in the run's thread, because the log is not thread-safe."""
         if self.warned or not (self.error or self.dropped):
             return
         self.warned = True
+        reason = "does not keep up: rows for it are dropped"
         if self.error:
             reason = f"failed ({type(self.error).__name__}: {self.error}): it gets no more rows"
-        else:
-            reason = "does not keep up: rows for it are dropped"
         self.say(f"notice   the tracker {self.name} {reason}; the run goes on, metrics.jsonl has every row")
 
     def _work(self) -> None:

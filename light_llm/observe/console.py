@@ -66,7 +66,10 @@ class Console:
         left = format_duration((now - self.started) / self.steps_made * (self.total - step))
         # A plain log of every step would be long; the first, every tenth and the last are enough.
         if step == 1 or step % PLAIN_INTERVAL == 0 or step == self.total or self.steps_made == 1:
-            line = f"{step_line(row, self.total)}  {left} left"
+            line = (
+                f"step {step}/{self.total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  "
+                f"lr {row['lr']:.1e}  |g| {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tok/s  {left} left"
+            )
             self._write_log(line)
             if not self.live:
                 self._print(line)
@@ -107,14 +110,6 @@ class Console:
     def _write_log(self, line: str) -> None:
         if self.log:
             self.log.add(line + "\n")
-
-
-def step_line(row: Row, total: int) -> str:
-    """Return the line for a row of kind step."""
-    return (
-        f"step {row['step']}/{total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  lr {row['lr']:.1e}  "
-        f"|g| {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tok/s"
-    )
 
 
 def evaluation_line(row: Row, total: int) -> str:

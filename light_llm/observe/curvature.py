@@ -117,12 +117,8 @@ def lanczos(product: Product, start: Tensor, steps: int) -> Ritz:
         if off_diagonal[j] <= 10 * torch.finfo(w.dtype).eps * scale:
             break
         q = w / off_diagonal[j]
-    return _ritz(diagonal, off_diagonal)
-
-
-def _ritz(diagonal: list[float], off_diagonal: list[float]) -> Ritz:
-    """Return the Ritz values of a tridiagonal matrix. The last off-diagonal element only gives the residuals."""
     T = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    # The last off-diagonal element lies outside the matrix and only gives the residuals.
     off = torch.tensor(off_diagonal[:-1], dtype=torch.float64)
     values, vectors = torch.linalg.eigh(T + torch.diag(off, 1) + torch.diag(off, -1))
     values, vectors = values.flip(0), vectors.flip(1)
@@ -139,11 +135,9 @@ def mean_and_error(forms: Sequence[float]) -> tuple[float, float | None]:
 
     With v^T H v of random signs v this is the trace of H (Hutchinson, 1990).
     """
-    p = len(forms)
-    mean = math.fsum(forms) / p
-    if p < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in forms) / (p - 1) / p)
+    n = len(forms)
+    mean = math.fsum(forms) / n
+    return mean, math.sqrt(math.fsum((x - mean) ** 2 for x in forms) / (n - 1) / n) if n > 1 else None
 
 
 def spectral_density(iterations: Sequence[Ritz], points: int = 401) -> Density:

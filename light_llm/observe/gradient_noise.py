@@ -64,18 +64,15 @@ def noise_scale(gradient: Callable[[int], Tensor], n: int) -> NoiseScale:
     ]
     # The estimate of |G|^2 can be negative; a ratio would then mean nothing.
     scale = trace / squared if squared > 0 else None
-    has_error = scale is not None and all(s > 0 for s, _ in leave_one_out)
-    stderr = _jackknife([t / s for s, t in leave_one_out]) if has_error else None
+    stderr = None
+    if scale is not None and all(s > 0 for s, _ in leave_one_out):
+        # The jackknife (Efron and Tibshirani, 1993, equation 11.5).
+        estimates = [t / s for s, t in leave_one_out]
+        mean = math.fsum(estimates) / n
+        stderr = math.sqrt((n - 1) / n * math.fsum((x - mean) ** 2 for x in estimates))
     return NoiseScale(squared, trace, scale, stderr, n)
 
 
 def _unbiased(total_square: float, sum_of_squares: float, n: int) -> tuple[float, float]:
     """Return unbiased |G|^2 and tr(Sigma) from |sum of g|^2 and the sum of |g|^2 of n gradients."""
     return (total_square - sum_of_squares) / (n * (n - 1)), (sum_of_squares - total_square / n) / (n - 1)
-
-
-def _jackknife(estimates: list[float]) -> float:
-    """Return the standard error from n leave-one-out estimates (Efron and Tibshirani, 1993, equation 11.5)."""
-    n = len(estimates)
-    mean = math.fsum(estimates) / n
-    return math.sqrt((n - 1) / n * math.fsum((x - mean) ** 2 for x in estimates))

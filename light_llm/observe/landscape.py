@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from .flat_params import flatten
 
@@ -68,9 +69,9 @@ def fit_plane(origin: Tensor, points: Sequence[Tensor]) -> Plane | None:
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if values[1] <= MIN_SECOND_SHARE * values[0]:
         return None
-    first, second = (_unit(offsets.T @ vectors[:, i].to(offsets)) for i in range(2))
-    second = _unit(second - (second @ first) * first)
-    first, second = (d * torch.sign(_farthest(offsets @ d)) for d in (first, second))
+    first, second = (normalize(offsets.T @ vectors[:, i].to(offsets), dim=0) for i in range(2))
+    second = normalize(second - (second @ first) * first, dim=0)
+    first, second = (d * torch.sign((c := offsets @ d)[c.abs().argmax()]) for d in (first, second))
     coordinates = tuple((float(p @ first), float(p @ second)) for p in offsets)
     shares = (values[:2] / values.sum()).tolist()
     return Plane(origin, first, second, (shares[0], shares[1]), coordinates)
@@ -78,16 +79,7 @@ def fit_plane(origin: Tensor, points: Sequence[Tensor]) -> Plane | None:
 
 def spaced_values(values: Sequence[float], points: int, margin: float = 0.25) -> list[float]:
     """Return evenly spaced numbers that cover the values and a margin, a share of their extent, on either side."""
-    low, high = min(values), max(values)
-    beyond = margin * (high - low)
-    start, end, last = low - beyond, high + beyond, points - 1
+    beyond = margin * (max(values) - min(values))
+    start, end, last = min(values) - beyond, max(values) + beyond, points - 1
     # In this form the middle of -1 and 1 is exactly 0, the point of the weights themselves.
     return [(start * (last - i) + end * i) / last for i in range(points)]
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm()
-
-
-def _farthest(coordinates: Tensor) -> Tensor:
-    return coordinates[coordinates.abs().argmax()]

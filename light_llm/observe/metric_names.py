@@ -100,12 +100,9 @@ def _named_numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
     """Yield each number in a value, with the keys and indices that lead to it in place of the name's {}."""
     if isinstance(value, bool | int | float):
         yield name, int(value) if isinstance(value, bool) else value
-    elif isinstance(value, Mapping) and "{}" in name:
-        for key, part in value.items():
+    elif isinstance(value, Mapping | list | tuple) and "{}" in name:
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _named_numbers(name.replace("{}", str(key), 1), part)
-    elif isinstance(value, list | tuple) and "{}" in name:
-        for index, part in enumerate(value):
-            yield from _named_numbers(name.replace("{}", str(index), 1), part)
 
 
 def _derived_values(row: Row) -> Iterator[tuple[str, float]]:

@@ -24,12 +24,7 @@ class JsonLines:
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        keep: int | None = None,
-        warn: Callable[[str], object] = print,
-        files: Files | None = None,
+        self, path: Path, *, keep: int | None = None, warn: Callable[[str], object] = print, files: Files | None = None
     ) -> None:
         if keep is not None and path.is_file():
             kept = "".join(_to_line(row) for row in read_rows(path) if row.get("step", 0) <= keep).encode()

@@ -4,7 +4,6 @@ A probe makes a forward pass of its own, uncompiled and in evaluation mode. It d
 and leaves no hook and no gradient, so that a run with probes has the same numbers as one without.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,7 +77,8 @@ def probe_model(model: LightLLM, batch: ProbeBatch, *, dtype: str = "float32") -
         lens = predictions.logit_lens(model, recorded.stream, targets)
         induction = _measure_copying(model, repeated)
     error, bins = predictions.calibration(predicted.confidence, predicted.right)
-    heads = _columns([attention.head_metrics(w, model.config.window_size(layer)) for layer, w in enumerate(weights)])
+    layers = [attention.head_metrics(w, model.config.window_size(layer)) for layer, w in enumerate(weights)]
+    heads = {name: [metrics[name] for metrics in layers] for name in layers[0]}  # (L, H) by name
     similarity = activations.to_floats(torch.stack([attention.overlap(w) for w in weights]))
     dead_units = torch.stack([activations.dead_share(units) for units in recorded.mlp_units])
     row = {
@@ -134,8 +134,3 @@ def _measure_copying(model: LightLLM, repeated: Tensor) -> dict[str, Any]:
     scores = torch.stack([attention.induction_score(w) for w in weights])  # (L, H)
     layer, head = divmod(int(scores.argmax()), scores.size(1))
     return {"score": float(scores[layer, head]), "layer": layer, "head": head, "gain": gain}
-
-
-def _columns(rows: Sequence[dict[str, list[float]]]) -> dict[str, list[list[float]]]:
-    """Turn L dicts of H numbers into a dict of (L, H)."""
-    return {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,4 +1,4 @@
-"""Choose and start the tracker of a run. `metrics.jsonl` has every row with any of them."""
+"""Choose and make the tracker of a run. `metrics.jsonl` has every row with any of them."""
 
 import hashlib
 import importlib.util
@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..runtime import Decision
-from .background_sink import BackgroundSink
 from .metrics import Sink
 
 
@@ -51,36 +50,21 @@ def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] 
     return Decision(asked, "asked for")
 
 
-def start_tracker(
-    name: str, folder: Path, record: Mapping[str, Any], resumed_at: int, say: Callable[[str], object]
-) -> list[BackgroundSink]:
-    """Start the tracker that `choose_tracker` chose, in its thread; return an empty list for "none".
+def make_tracker(name: str, *, folder: Path, record: Mapping[str, Any], resumed_at: int = 0) -> Sink:
+    """Make the sink of "wandb" or "tensorboard". Called in its thread, because importing the package takes seconds.
 
     Args:
-        name: "wandb", "tensorboard" or "none".
         folder: the run folder.
         record: run.json.
         resumed_at: the step from which a resumed run continues; 0 for a new run.
-        say: receives messages.
     """
-    if name == "none":
-        return []
-    return [BackgroundSink(name, make_tracker(name, folder=folder, record=record, resumed_at=resumed_at), say)]
+    if name == "wandb":
+        from .wandb_sink import WandbSink
 
+        return WandbSink(folder, record, identity=tracking_id(record, folder))
+    from .tensorboard_sink import TensorBoardSink
 
-def make_tracker(name: str, *, folder: Path, record: Mapping[str, Any], resumed_at: int = 0) -> Callable[[], Sink]:
-    """Return a function that makes the sink, and imports its package only then. The arguments are `start_tracker`'s."""
-
-    def make() -> Sink:
-        if name == "wandb":
-            from .wandb_sink import WandbSink
-
-            return WandbSink(folder, record, identity=tracking_id(record, folder))
-        from .tensorboard_sink import TensorBoardSink
-
-        return TensorBoardSink(folder, record, resumed_at=resumed_at)
-
-    return make
+    return TensorBoardSink(folder, record, resumed_at=resumed_at)
 
 
 def tracking_id(record: Mapping[str, Any], folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..config import ModelConfig, TrainConfig, get_model_size
 from ..data import TokenDataset
 from ..errors import LightLLMError
 from ..observe import BackgroundSink, Console, JsonLines, Sink
-from ..observe.tracking import start_tracker
+from ..observe.tracking import make_tracker
 from ..plan.render import MANY_PASSES, header_lines
 from ..report.page import write_report
 from ..runtime import device_name
@@ -43,7 +44,9 @@ class Output:
         say = self.console.say
         self.metrics = JsonLines(folder.metrics, keep=resumed_at, warn=say, files=folder.files)
         self.background = [BackgroundSink.of(sink, say) for sink in options.sinks]
-        self.background += start_tracker(record["tracker"]["value"], folder.path, record, resumed_at or 0, say)
+        if (name := record["tracker"]["value"]) != "none":
+            make = partial(make_tracker, name, folder=folder.path, record=record, resumed_at=resumed_at or 0)
+            self.background.append(BackgroundSink(name, make, say))
         self.sinks: list[Sink] = [self.console, self.metrics, *self.background]
 
     def say(self, *lines: str) -> None:

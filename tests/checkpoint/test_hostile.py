@@ -15,8 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="resource, spars
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
-    ("kinds", "at_least"),
-    [("downloads shards runs vocabularies texts", 30), ("steps step_models", 30), ("models", 30)],
+    ("kinds", "at_least"), [("downloads shards runs vocabularies texts", 30), ("steps step_models", 30), ("models", 30)]
 )
 def test_every_hostile_file_is_refused(tmp_path: Path, kinds: str, at_least: int) -> None:
     for kind in kinds.split():

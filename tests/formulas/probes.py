@@ -4,13 +4,7 @@ import numpy as np
 import torch
 
 from light_llm.objective import token_cross_entropy_reference
-from light_llm.observe.activations import (
-    dead_share,
-    effective_rank,
-    kurtosis,
-    record_activations,
-    root_mean_square,
-)
+from light_llm.observe.activations import dead_share, effective_rank, kurtosis, record_activations, root_mean_square
 from light_llm.observe.attention import (
     distance,
     entropy,

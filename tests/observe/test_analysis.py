@@ -9,7 +9,7 @@ import torch
 from light_llm.data import Batch
 from light_llm.errors import ConfigError
 from light_llm.observe import analysis
-from light_llm.observe.analysis import AdamState, AnalysisConfig, CheckpointWeights, analyze, spectrum
+from light_llm.observe.analysis import AdamState, AnalysisConfig, analyze, spectrum
 from light_llm.observe.curvature import Hessian
 from light_llm.observe.flat_params import flatten, trainable_parameters
 from light_llm.observe.metrics import replace_nonfinite
@@ -31,7 +31,7 @@ def test_the_model_is_left_exactly_as_it_was() -> None:
     before = {name: t.clone() for name, t in model.state_dict().items()}
     state = torch.get_rng_state()
     weights = flatten(trainable_parameters(model).values())
-    run = [CheckpointWeights(s, weights + s * torch.randn(len(weights)) / 100) for s in (1, 2)]
+    run = {s: weights + s * torch.randn(len(weights)) / 100 for s in (1, 2)}
     torch.set_rng_state(state)
     found = analyze(model, windows(), step=9, optimizer=AdamState(lr=0.1), run=run, config=QUICK)
     assert found["path"] and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
@@ -80,7 +80,7 @@ def test_progress_counts_to_the_end_of_each_stage() -> None:
         windows(),
         step=9,
         optimizer=AdamState(),
-        run=[CheckpointWeights(step, weights + torch.randn(len(weights))) for step in (1, 2)],
+        run={step: weights + torch.randn(len(weights)) for step in (1, 2)},
         config=QUICK,
         progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)),
     )

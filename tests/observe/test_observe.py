@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from light_llm.observe import BackgroundSink, Console, JsonLines, read_rows
+from light_llm.observe import BackgroundSink, Console, JsonLines, background_sink, read_rows
 from light_llm.report import read_run_log
 from tests.support.power import Recorded
 from tests.support.tools import files_of, rows_of, run_child, train_small
@@ -251,7 +251,8 @@ def test_a_tracker_that_cannot_begin_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_sink_that_sleeps_for_ever_holds_nothing_up(poem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BackgroundSink.__init__, "__kwdefaults__", {"max_rows": 5, "timeout": 0.2})
+    monkeypatch.setattr(background_sink, "MAX_WAITING_ROWS", 5)
+    monkeypatch.setattr(background_sink, "CLOSE_TIMEOUT", 0.2)
     asleep = threading.Event()
     _, result = train_small(poem, max_steps=12, sinks=[lambda row: asleep.wait(3600)])
     assert result.status == "done" and len(rows_of("run", "step")) == 12

@@ -132,8 +132,8 @@ BUGS = [
     Bug(
         "a trace of one direction taken for that of all",
         "observe: spectrum",
-        "forms = [n * quadratic_form(ritz) for ritz in iterations]",
-        "forms = [quadratic_form(ritz) for ritz in iterations]",
+        "forms = [n * curvature.quadratic_form(ritz) for ritz in iterations]",
+        "forms = [curvature.quadratic_form(ritz) for ritz in iterations]",
         "tests/observe/test_analysis.py tests/observe/test_curvature.py",
     ),
     Bug(
