@@ -90,12 +90,12 @@ def has_window(config: ModelConfig) -> bool:
 
 # All names that a GPT-2 can have; transformers uses ours, because ours are GPT-2's.
 _UNTIED = ModelConfig(tied_head=False)
-_LINEAR = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _GPT2_TENSORS = TensorNames(
     prefix="transformer.",
     layers="h",
     names={name: (name,) for name in (*outer_shapes(_UNTIED), *block_shapes(_UNTIED))},
-    transposed=_LINEAR,  # transformers' Conv1D computes x W
+    # transformers' Conv1D computes x W.
+    transposed=("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"),
 )
 NANOGPT_TENSORS = replace(_GPT2_TENSORS, transposed=())  # the same names over nn.Linear
 _LLAMA_TENSORS = TensorNames(
@@ -183,7 +183,7 @@ FAMILIES = {
             multi_head=True,
             always_biased=True,
             fields=_GPT2_FIELDS,
-            # llama.cpp's converter reads n_ctx. GPT-2 has three dropouts where we have one.
+            # llama.cpp's converter reads n_ctx. Our dropout is GPT-2's resid_pdrop and embd_pdrop.
             also_written=lambda config: {
                 "n_ctx": config.n_positions,
                 "embd_pdrop": config.dropout,
@@ -232,8 +232,7 @@ FAMILIES = {
 def family_of(config: ModelConfig) -> Family:
     """Return the family that a model belongs to. Sizes, vocabulary, context and a tied head are free in all of them.
 
-    Raises:
-        ConfigError: no family has this combination; the message names the nearest and each setting that differs.
+    Raises ConfigError with the nearest family, and each setting that differs from it.
 
     >>> [family_of(ModelConfig.preset(name)).name for name in ("micro", "llama-micro")]
     ['gpt2', 'llama']
@@ -251,6 +250,12 @@ def family_of(config: ModelConfig) -> Family:
     )
 
 
+def training_window(loaded: LoadedModel) -> int:
+    """Return the tokens of the windows that a model was trained on: beyond them its positions were never trained."""
+    n_positions = loaded.model.config.n_positions
+    return min(int(loaded.file.data.get("max_length") or n_positions), n_positions)
+
+
 def trimmed_config(loaded: LoadedModel) -> ModelConfig:
     """Return the config with the vocabulary of the tokenizer.
 
@@ -261,11 +266,7 @@ def trimmed_config(loaded: LoadedModel) -> ModelConfig:
 
 
 def trim_vocab(loaded: LoadedModel) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return config and weights without the rows of padding in the token tables.
-
-    Returns:
-        The config with vocab_size (V,) of the tokenizer, and the tensors by our names, float32 on the CPU.
-    """
+    """Return `trimmed_config`, and the weights without rows of padding by our names, float32 on the CPU."""
     config = trimmed_config(loaded)
     state = {name: t.detach().to("cpu", torch.float32) for name, t in loaded.model.state_dict().items()}
     for name in state.keys() & {"wte.weight", "lm_head.weight"}:

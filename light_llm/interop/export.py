@@ -76,17 +76,17 @@ def export(
             "Make room or get leave to write there, or write elsewhere with --out"
         ) from None
     finally:
-        _remove(partial)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     files = [f for f in out.rglob("*") if f.is_file()] if out.is_dir() else [out]
     return ExportResult(out, sum(f.stat().st_size for f in files), check, summary)
 
 
 def _verify(loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str) -> tuple[ExportCheck | None, str]:
-    """Return the comparison with the program (None if it is not installed), and one line on the result.
-
-    Raises:
-        CheckpointError: the export is not the model.
-    """
+    """Return the comparison with the program (None if it is not installed), and one line on the result."""
     # Before the program, whose answer to a damaged file can be a crash.
     without_program = exporter.read_back(loaded, path, dtype=dtype)
     try:
@@ -104,43 +104,26 @@ def _verify(loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str) -> 
 
 
 def check_request(exporter: Exporter, out: Path, dtype: str, *, overwrite: bool) -> None:
-    """Check dtype and path before a model is loaded.
-
-    Raises:
-        ConfigError: the exporter has no such dtype.
-        CheckpointError: `out` exists and may not be replaced.
-    """
+    """Raise ConfigError for an unknown dtype, or CheckpointError for a path that may not be written or replaced."""
     check_choice("dtype", dtype or exporter.dtypes[0], exporter.dtypes)
+    problem = ""
     if out.name in ("", "..") or out.is_symlink():
-        what = "a link" if out.is_symlink() else "no name"
-        raise CheckpointError(f"{out} is {what}, which cannot be given to an export; write elsewhere with --out")
-    if not out.exists():
+        kind = "a link" if out.is_symlink() else "no name"
+        problem = f"is {kind}, which cannot be given to an export"
+    elif not out.exists():
         return
-    if not overwrite:
+    elif not overwrite:
         raise CheckpointError(f"{out} is there already; write elsewhere with --out, or replace it with --overwrite")
-    if out.is_dir() != exporter.is_folder:
-        what = "a folder" if out.is_dir() else "a file"
-        raise CheckpointError(f"{out} is {what}, which this export is not; write elsewhere with --out")
-    if not out.is_dir():
+    elif out.is_dir() != exporter.is_folder:
+        problem = f"is {'a folder' if out.is_dir() else 'a file'}, which this export is not"
+    elif out.is_dir():
+        names = {f.name for f in out.iterdir()}
+        # README.md alone does not make an export: it may be the user's own.
+        if unknown := sorted(names - _KNOWN_FILES or (set() if names & _WEIGHTS else names)):
+            problem = f"holds what no export wrote ({', '.join(unknown[:3])}), so it is not replaced"
+    else:
         with open(out, "rb") as file:
             if file.read(len(exporter.magic)) != exporter.magic:
-                raise CheckpointError(
-                    f"{out} is no {exporter.name.upper()} file, so it is not replaced; write elsewhere with --out"
-                )
-        return
-    names = sorted(f.name for f in out.iterdir())
-    # README.md alone does not make an export: it may be the user's own.
-    unknown = [name for name in names if name not in _KNOWN_FILES] or ([] if _WEIGHTS.intersection(names) else names)
-    if unknown:
-        raise CheckpointError(
-            f"{out} holds what no export wrote ({', '.join(unknown[:3])}), so it is not replaced; "
-            "write elsewhere with --out"
-        )
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+                problem = f"is no {exporter.name.upper()} file, so it is not replaced"
+    if problem:
+        raise CheckpointError(f"{out} {problem}; write elsewhere with --out")

@@ -50,11 +50,7 @@ class Exporter(ABC):
         """Return the words of a shell command that continues a prompt by n tokens."""
 
     def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str) -> str:
-        """Check the export without its program. Return one line on the result; empty without such a check.
-
-        Raises:
-            CheckpointError: the export is not the model.
-        """
+        """Check the export without its program: return a line on the result, or raise CheckpointError if it differs."""
         return ""
 
     def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +16,7 @@ from .gguf_dtypes import emulate_llama_cpp, logit_tolerance, quantize
 from .gguf_tensors import DTYPES, check_can_be_gguf, gguf_tensors, metadata, tensor_dtype
 from .gguf_tokens import vocabulary_fields
 from .gguf_verify import check_file
-from .llama_cpp import LlamaCpp, open_with_llama_cpp
+from .llama_cpp import LlamaCpp
 from .optional_deps import require
 
 
@@ -35,12 +34,11 @@ class GGUFExporter(Exporter):
         """Write the file atomically. Norms, biases and the position table stay f32."""
         check_choice("dtype", dtype, DTYPES)
         check_can_be_gguf(loaded.model.config)
-        gguf = require("gguf", "gguf")
-        write_parts(gguf, path, *file_parts(loaded, dtype), dtype)
+        write_parts(path, *file_parts(loaded, dtype), dtype)
 
     def open(self, path: Path) -> LlamaCpp:
         """Open the file with llama.cpp."""
-        return open_with_llama_cpp(path)
+        return LlamaCpp(path)
 
     def try_command(self, path: str, prompt: str, n: int) -> list[str]:
         """Return a call of llama.cpp's own program."""
@@ -48,9 +46,7 @@ class GGUFExporter(Exporter):
 
     def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> str:
         """Compare all fields and numbers of the file with the model, because llama.cpp is often not installed."""
-        # Made again, because an exporter keeps no state between calls.
-        fields, tensors = file_parts(loaded, dtype)
-        return check_file(path, fields, tensors, dtype).summary
+        return check_file(path, *file_parts(loaded, dtype), dtype)
 
     def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
         """Return our model with the roundings of llama.cpp's kernels."""
@@ -69,10 +65,9 @@ def file_parts(loaded: LoadedModel, dtype: str) -> tuple[dict[str, Any], dict[st
     return metadata(config, loaded.file, dtype) | tokens, gguf_tensors(config, state)
 
 
-def write_parts(
-    gguf: ModuleType, path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str
-) -> None:
+def write_parts(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str) -> None:
     """Write fields and tensors (float32) as given. Raises ConfigError for a weight that the dtype cannot hold."""
+    gguf = require("gguf", "gguf")
     with atomic_path(path) as partial:
         writer = gguf.GGUFWriter(partial, fields["general.architecture"])
         for key, value in fields.items():
@@ -80,8 +75,7 @@ def write_parts(
                 _add_field(writer, key, value)
         for name, tensor in tensors.items():
             kind = tensor_dtype(name, tuple(tensor.shape), dtype)
-            numbers = quantize(gguf, name, tensor, kind)
-            writer.add_tensor(name, numbers, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
+            writer.add_tensor(name, quantize(name, tensor, kind), raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -89,11 +83,7 @@ def write_parts(
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:
-    """Add a field in the type that llama.cpp reads: unsigned 32 bits for whole numbers, float32 for others.
-
-    Raises:
-        ConfigError: a number that needs more bits.
-    """
+    """Add a field in the type that llama.cpp reads: unsigned 32 bits for whole numbers, float32 for others."""
     # struct.pack would fail later, without the name of the field.
     if type(value) is int and not 0 <= value < 1 << 32:
         raise ConfigError(f"{key} is {value}, and a GGUF file has room for numbers below {1 << 32}")

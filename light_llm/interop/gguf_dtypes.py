@@ -8,7 +8,6 @@ activations moves them, which is measured here for each model and decides the to
 
 import math
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,9 @@ from torch import Tensor, nn
 
 from ..checkpoint import LoadedModel
 from ..checkpoint.load import build
-from ..config import check_choice
 from ..errors import ConfigError
 from .exporter import MAX_LOGIT_ERROR
-from .gguf_tensors import BLOCK, DTYPES, tensor_dtype
+from .gguf_tensors import BLOCK, tensor_dtype
 from .optional_deps import require
 from .verify import probe_windows
 
@@ -32,12 +30,12 @@ SAFETY_FACTOR = 3.0
 _TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def quantize(gguf: ModuleType, name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
+def quantize(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
     """Return a tensor in a number format: (rows, n) float32 -> (rows, bytes), or an array of that type.
 
-    Raises:
-        ConfigError: a weight that the format cannot hold.
+    Raises ConfigError for a weight that the format cannot hold.
     """
+    gguf = require("gguf", "gguf")
     numbers = tensor.detach().float().contiguous().numpy()
     # The package would write infinity without an error.
     largest = float(np.abs(numbers).max(initial=0.0))
@@ -48,21 +46,20 @@ def quantize(gguf: ModuleType, name: str, tensor: Tensor, kind: str) -> NDArray[
     return gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[kind.upper()])
 
 
-def dequantize(gguf: ModuleType, numbers: NDArray[Any], kind: str) -> Tensor:
+def dequantize(numbers: NDArray[Any], kind: str) -> Tensor:
     """Return the float32 numbers of a quantized tensor."""
+    gguf = require("gguf", "gguf")
     unpacked = gguf.quants.dequantize(numbers, gguf.GGMLQuantizationType[kind.upper()])
     return torch.from_numpy(np.array(unpacked, np.float32))
 
 
 def round_weights(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """Return the same model with the weights of a file in this dtype."""
-    check_choice("dtype", dtype, DTYPES)
-    gguf = require("gguf", "gguf")
     weights = {}
     for name, tensor in loaded.model.state_dict().items():
-        name_there = "position_embd.weight" if name == "wpe.weight" else name
-        kind = tensor_dtype(name_there, tuple(tensor.shape), dtype)
-        weights[name] = dequantize(gguf, quantize(gguf, name, tensor.cpu(), kind), kind)
+        gguf_name = "position_embd.weight" if name == "wpe.weight" else name
+        kind = tensor_dtype(gguf_name, tuple(tensor.shape), dtype)
+        weights[name] = dequantize(quantize(name, tensor.cpu(), kind), kind)
     file = replace(loaded.file, weights=weights)
     return LoadedModel(build(file).eval(), file)
 
@@ -104,10 +101,7 @@ def _table_gelu(module: nn.GELU, inputs: tuple[Tensor, ...], y: Tensor) -> Tenso
 
 @torch.inference_mode()
 def logit_tolerance(loaded: LoadedModel, dtype: str) -> float:
-    """Return how far the logits of llama.cpp may be from those of our model, in the windows that `verify` compares.
-
-    This is three times the change that rounding the activations makes in those windows, and at least 1e-4.
-    """
+    """Return how far the logits of llama.cpp may be from ours: 3 times the change by rounded activations, or 1e-4."""
     exact, emulated = round_weights(loaded, dtype).model, emulate_llama_cpp(loaded, dtype).model
     config, tokenizer = loaded.model.config, loaded.file.tokenizer
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size

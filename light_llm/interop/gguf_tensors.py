@@ -68,9 +68,6 @@ def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, 
 
     A matrix is (out, in), as in our model. A tied head has no tensor: llama.cpp uses the token table where `output` is
     missing. GPT-2 needs its biases, so zeros are written for a model without.
-
-    Raises:
-        ConfigError: the model belongs to no family.
     """
     family = family_of(config)
     tensors: dict[str, Tensor] = {}
@@ -84,7 +81,9 @@ def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, 
         parts = _split_qkv(config, family, tensor) if is_split else [(_NAMES[module], tensor)]
         tensors |= {f"{prefix}{part}.{kind}": rows for part, rows in parts}
     if family.always_biased and not config.bias:
-        tensors |= _zero_biases(tensors)
+        tables = ("token_embd.weight", "position_embd.weight", "output.weight")
+        biases = {n.replace("weight", "bias"): torch.zeros(len(t)) for n, t in tensors.items() if n not in tables}
+        tensors |= biases
     if config.rope_scaling == "llama3":
         tensors["rope_freqs.weight"] = rope_factors(config)
     return tensors
@@ -107,16 +106,6 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
     """
     halves = rows.view(heads, 2, -1, *rows.shape[1:])  # (heads, 2, D / 2, C)
     return halves.transpose(1, 2).reshape(rows.shape)
-
-
-def _zero_biases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a bias of zeros for each norm and linear layer: one number for each row of its weight."""
-    unbiased = ("token_embd.weight", "position_embd.weight", "output.weight")
-    return {
-        name.removesuffix("weight") + "bias": torch.zeros(weight.shape[0])
-        for name, weight in tensors.items()
-        if name not in unbiased
-    }
 
 
 def rope_factors(config: ModelConfig) -> Tensor:

@@ -27,7 +27,7 @@ def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": [names.get(i, text) for i, text in enumerate(texts)],
         "tokenizer.ggml.token_type": [NORMAL if text else CONTROL for text in texts],
-        # An empty list cannot be written. This merge never applies, because no text contains the separator.
+        # The writer skips an empty list. This merge never applies, because no text contains the separator.
         "tokenizer.ggml.merges": _merges(tokenizer, texts) or [f"{SEPARATOR} {SEPARATOR}"],
         "tokenizer.ggml.bos_token_id": tokenizer.separator,
         "tokenizer.ggml.eos_token_id": tokenizer.separator,

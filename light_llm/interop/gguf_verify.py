@@ -7,10 +7,8 @@ rules of its own, and it does not run the model.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,29 +22,12 @@ from .optional_deps import require
 FLOAT32_ERROR = 1e-6  # relative, of a float64 field that is stored in float32
 
 
-@dataclass(frozen=True)
-class GGUFCheck:
-    """A file that holds what it should."""
-
-    program: str  # "gguf 0.19.0"
-    tensors: int
-    formats: Mapping[str, int]  # number of tensors by number format
-    tokens: int | None  # of the vocabulary; None if the file has none
-
-    @property
-    def summary(self) -> str:
-        """Return the result in one line."""
-        formats = " and ".join(f"{n} in {kind}" for kind, n in self.formats.items())
-        ids = "" if self.tokens is None else f", its {self.tokens:,} tokens are the tokenizer's"
-        return f"read back with {self.program}: {self.tensors} tensors ({formats}) are the model's{ids}"
-
-
 class Mismatch(Exception):
     """A part of the file that differs."""
 
 
-def check_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str) -> GGUFCheck:
-    """Compare a file with the fields and the tensors (float32) that it should hold.
+def check_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: str) -> str:
+    """Compare a file with the fields and tensors (float32) that it should hold, and return one line on the result.
 
     Raises:
         MissingDependency: the package `gguf` is not installed.
@@ -58,7 +39,7 @@ def check_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tens
         reader = gguf.GGUFReader(path)
         stored = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
         _check_fields(stored, fields)
-        formats = _check_tensors(gguf, reader.tensors, tensors, dtype)
+        _check_tensors(reader.tensors, tensors, dtype)
     except Mismatch as error:
         raise CheckpointError(
             f"{path} was read back, and it is not the model: {error}. Do not use it; "
@@ -66,8 +47,11 @@ def check_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tens
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read as GGUF ({error!r:.120}); export it again") from None
+    counts = Counter(tensor.tensor_type.name.lower() for tensor in reader.tensors)
+    formats = " and ".join(f"{n} in {kind}" for kind, n in counts.items())
     tokens = fields.get("tokenizer.ggml.tokens")
-    return GGUFCheck(f"gguf {version('gguf')}", len(tensors), formats, tokens and len(tokens))
+    ids = f", its {len(tokens):,} tokens are the tokenizer's" if tokens else ""
+    return f"read back with gguf {version('gguf')}: {len(tensors)} tensors ({formats}) are the model's{ids}"
 
 
 def _check_fields(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -84,10 +68,8 @@ def _equal(stored: Any, expected: Any) -> bool:
     return type(stored) is type(expected) and bool(stored == expected)
 
 
-def _check_tensors(
-    gguf: ModuleType, stored: Sequence[Any], expected: Mapping[str, Tensor], dtype: str
-) -> dict[str, int]:
-    """Compare each tensor, its number format included. Return the number of tensors in each format."""
+def _check_tensors(stored: Sequence[Any], expected: Mapping[str, Tensor], dtype: str) -> None:
+    """Raise Mismatch for a tensor that is missing, unknown, in another number format, or different."""
     by_name = {tensor.name: tensor for tensor in stored}
     if len(by_name) != len(stored) or by_name.keys() != expected.keys():
         odd = sorted(by_name.keys() ^ expected.keys())
@@ -96,8 +78,7 @@ def _check_tensors(
         kind = by_name[name].tensor_type.name.lower()
         if kind != (right := tensor_dtype(name, tuple(tensor.shape), dtype)):
             raise Mismatch(f"{name} is in {kind} and should be in {right}")
-        check_numbers(name, dequantize(gguf, by_name[name].data, kind), tensor, kind)
-    return dict(Counter(tensor.tensor_type.name.lower() for tensor in stored))
+        check_numbers(name, dequantize(by_name[name].data, kind), tensor, kind)
 
 
 def check_numbers(name: str, stored: Tensor, expected: Tensor, kind: str) -> None:

@@ -54,8 +54,7 @@ _KEEP_ONE = "keep the one that is right"
 def write_config(config: ModelConfig, *, separator: int | None, dtype: str) -> dict[str, Any]:
     """Return the content of `config.json`, for transformers 5 and, where names differ, for older versions too.
 
-    Raises:
-        ConfigError: a model of no family, or heads that transformers refuses in a Llama.
+    Raises ConfigError for a model of no family, or heads that transformers refuses in a Llama.
     """
     family = family_of(config)
     if family.needs_whole_heads and config.n_embd % config.n_head:
@@ -112,12 +111,7 @@ def _write_windows(config: ModelConfig) -> dict[str, Any]:
 
 
 class ConfigReader:
-    """The fields of a `config.json` that have not been read yet.
-
-    Args:
-        values: by name.
-        where: the file, for messages.
-    """
+    """The fields of a `config.json` that have not been read yet. Messages name the file by `where`."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.unread = dict(values)
@@ -126,8 +120,7 @@ class ConfigReader:
     def take(self, name: str, default: Any = REQUIRED, *, also: str = "") -> Any:
         """Remove a field, under either name, and return its value.
 
-        Raises:
-            CheckpointError: it is missing and has no default, or both names are there and disagree.
+        Raises CheckpointError if it is missing and has no default, or both names are there and disagree.
         """
         values = [self.unread.pop(n) for n in (name, also) if n in self.unread]
         if values[1:] and values[0] != values[1]:
@@ -180,18 +173,11 @@ class ConfigReader:
                 )
 
 
-def read_config(values: Any, where: str) -> tuple[Family, ModelConfig]:
-    """Return the family and the shape that a `config.json` describes.
+def read_config(values: Mapping[str, Any], where: str) -> tuple[Family, ModelConfig]:
+    """Return the family and the shape that the fields of a `config.json`, `where`, describe.
 
-    Args:
-        values: the content of the file.
-        where: the file, for messages.
-
-    Raises:
-        CheckpointError: another architecture, a value that no model here has, an unknown field; each named.
+    Raises CheckpointError for another architecture, a value that no model here has, or an unknown field, by name.
     """
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{where} holds no fields; use a complete copy of the model")
     family, reader = _find_family(values, where), ConfigReader(values, where)
     # Before the fields, so that the message names the cause and not an odd shape that follows from it.
     for name in ("quantization_config", "quantization"):
@@ -219,15 +205,13 @@ def read_config(values: Any, where: str) -> tuple[Family, ModelConfig]:
 def _usual_as_zero(config: ModelConfig) -> ModelConfig:
     """Return the same shape with 0 for each size that 0 stands for, as our own configs have it."""
     # Otherwise a re-imported model would not equal its own preset.
-    usual: dict[str, Any] = {}
-    if config.n_kv_head == config.n_head:
-        usual["n_kv_head"] = 0
-    if config.head_dim * config.n_head == config.n_embd:
-        usual["head_dim"] = 0
-    if replace(config, n_inner=0).inner_size == config.n_inner:
-        usual["n_inner"] = 0
-    if replace(config, rope_trained=0).rope_trained_on == config.rope_trained:
-        usual["rope_trained"] = 0
+    is_usual = {
+        "n_kv_head": config.n_kv_head == config.n_head,
+        "head_dim": config.head_dim * config.n_head == config.n_embd,
+        "n_inner": replace(config, n_inner=0).inner_size == config.n_inner,
+        "rope_trained": replace(config, rope_trained=0).rope_trained_on == config.rope_trained,
+    }
+    usual: dict[str, Any] = dict.fromkeys((name for name, usual in is_usual.items() if usual), 0)
     return replace(config, **usual)
 
 

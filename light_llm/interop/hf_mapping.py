@@ -53,11 +53,7 @@ def tensor_mappings(names: TensorNames, config: ModelConfig) -> Iterator[TensorM
 
 
 def to_hf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the names, and in the shapes, that transformers gives them.
-
-    Raises:
-        ConfigError: the model belongs to no family.
-    """
+    """Return the weights under the names, and in the shapes, that transformers gives them."""
     family = family_of(config)
     with_biases = replace(config, bias=config.bias or family.always_biased)
     tensors = {}
@@ -74,8 +70,7 @@ def to_hf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str,
 def strip_prefix(tensors: Mapping[str, Tensor], names: TensorNames, where: Path) -> dict[str, Tensor]:
     """Return the tensors without the prefix of their family, and without buffers.
 
-    Raises:
-        CheckpointError: a name that occurs with and without the prefix, or a number type that weights do not have.
+    Raises CheckpointError for a name with and without the prefix, or a number type that weights do not have.
     """
     stripped: dict[str, Tensor] = {}
     for full, tensor in tensors.items():
@@ -96,14 +91,13 @@ def strip_prefix(tensors: Mapping[str, Tensor], names: TensorNames, where: Path)
 def from_hf_tensors(
     tensors: dict[str, Tensor], names: TensorNames, config: ModelConfig, where: Path
 ) -> dict[str, Tensor]:
-    """Return all parameters of a model, float32 by our names.
+    """Return all parameters of a model, float32 by our names, each in a storage of its own.
 
     Args:
         tensors: from `strip_prefix`; emptied, so that each is freed once it is converted.
         where: the folder or file, for messages.
 
-    Raises:
-        CheckpointError: a tensor that is missing, unknown, or of another shape than the config gives it.
+    Raises CheckpointError for a tensor that is missing, unknown, or of another shape than the config gives it.
     """
     # Checked before a name is made for each layer of a config that says a billion.
     if config.n_layer > len(tensors):
@@ -115,15 +109,15 @@ def from_hf_tensors(
     head = tensors.pop(HEAD, None) if config.tied_head else None
     weights = {}
     for name, parts, transposed in tensor_mappings(names, config):
-        pieces = [_take(tensors, part, shape, transposed, where) for part, shape in parts]
-        weights[name] = _as_float32(pieces[0] if len(pieces) == 1 else torch.cat([piece.float() for piece in pieces]))
+        # torch.cat copies even a single piece: a model file holds whole storages, and refuses shared ones.
+        weights[name] = torch.cat([_take(tensors, part, shape, transposed, where).float() for part, shape in parts])
     if head is not None and not same_numbers(head, weights["wte.weight"]):
         raise CheckpointError(
             f"{where}: tie_word_embeddings is true, but lm_head.weight is not the token table again; if it is meant to "
             "be a table of its own, set tie_word_embeddings to false in config.json"
         )
     _refuse_unknown(tensors, where)
-    return _unshare(weights)
+    return weights
 
 
 def drop_zero_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -142,23 +136,6 @@ def drop_zero_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[M
 def same_numbers(a: Tensor, b: Tensor) -> bool:
     """Return whether two tables hold the same numbers."""
     return a.shape == b.shape and torch.equal(a.float(), b.float())
-
-
-def _as_float32(tensor: Tensor) -> Tensor:
-    """Return the numbers in float32, in a storage of exactly their size: a model file holds whole storages."""
-    wide = tensor.to(torch.float32).contiguous()
-    return wide if wide.untyped_storage().nbytes() == wide.nbytes else wide.clone()
-
-
-def _unshare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors that share a storage with an earlier one, because a model file of ours refuses shared storages."""
-    seen: set[int] = set()
-    # By address: two views of one storage are different tensor objects.
-    for name, tensor in weights.items():
-        address = tensor.untyped_storage().data_ptr()
-        weights[name] = tensor.clone() if address in seen else tensor
-        seen.add(address)
-    return weights
 
 
 def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], transposed: bool, where: Path) -> Tensor:

@@ -15,12 +15,12 @@ from ..checkpoint import LoadedModel
 from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
-from .architectures import family_of, trim_vocab
+from .architectures import family_of, training_window, trim_vocab
 from .exporter import Exporter
 from .hf_config import write_config
 from .hf_mapping import to_hf_tensors
 from .optional_deps import require
-from .tokenizer_files import tokenizer_config, tokenizer_json
+from .tokenizer_files import tokenizer_files, write_json_files
 from .verify import Runtime
 
 WEIGHTS = "model.safetensors"
@@ -42,20 +42,16 @@ class HuggingFaceExporter(Exporter):
         # Refuse the combination before the weights are copied.
         family_of(loaded.model.config)
         config, state = trim_vocab(loaded)
-        tokenizer = loaded.file.tokenizer
-        separator = tokenizer.separator if tokenizer else None
+        separator = loaded.file.tokenizer.separator if loaded.file.tokenizer else None
         weights = {name: _cast(name, tensor, dtype) for name, tensor in to_hf_tensors(config, state).items()}
-        contents = {
-            "config.json": write_config(config, separator=separator, dtype=dtype) | _own_fields(loaded),
-            # No max_length: transformers warns when a caller gives another one.
-            "generation_config.json": {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")},
-        }
-        if tokenizer:
-            contents["tokenizer.json"] = tokenizer_json(tokenizer)
-            contents["tokenizer_config.json"] = tokenizer_config(training_window(loaded))
-        for name, values in contents.items():
-            text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            atomic_write(path / name, text.encode())
+        values = write_config(config, separator=separator, dtype=dtype)
+        # For our own import, which decides by the documents how an empty prompt begins.
+        if documents := loaded.file.data.get("documents"):
+            values["light_llm"] = {"documents": documents}
+        # No max_length: transformers warns a caller who also gives max_new_tokens.
+        generation = {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")}
+        contents = {"config.json": values, "generation_config.json": generation}
+        write_json_files(path, contents | tokenizer_files(loaded.file.tokenizer, training_window(loaded)))
         atomic_write(path / WEIGHTS, lambda file: write_tensors(file, weights))
 
     def open(self, path: Path) -> Runtime:
@@ -90,18 +86,6 @@ class HuggingFaceExporter(Exporter):
         pipeline = f'pipeline("text-generation", {json.dumps(path, ensure_ascii=False)})'
         code = f'from transformers import pipeline; print({pipeline}("{prompt}", max_new_tokens={n}))'
         return ["python", "-c", code]
-
-
-def training_window(loaded: LoadedModel) -> int:
-    """Return the tokens of the windows that a model was trained on: beyond them its positions were never trained."""
-    n_positions = loaded.model.config.n_positions
-    return min(int(loaded.file.data.get("max_length") or n_positions), n_positions)
-
-
-def _own_fields(loaded: LoadedModel) -> dict[str, Any]:
-    """Return the fields of config.json for our own import: it decides how an empty prompt begins by the documents."""
-    documents = loaded.file.data.get("documents")
-    return {"light_llm": {"documents": documents}} if documents else {}
 
 
 def _cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
@@ -156,12 +140,10 @@ class _Transformers(Runtime):
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return logits: (B, T) -> (B, T, V) float32."""
         return self.model(torch.tensor(ids)).logits.float()
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """Return the n most likely ids, by `generate` with its cache. A separator does not end them."""
         if n < 1:  # generate refuses to continue a prompt by nothing
             return []
         prompt = torch.tensor([list(ids)])
@@ -170,17 +152,15 @@ class _Transformers(Runtime):
             attention_mask=torch.ones_like(prompt),
             do_sample=False,
             max_new_tokens=n,
-            eos_token_id=None,
+            eos_token_id=None,  # a separator does not end the text
             use_cache=True,
         )
         return [int(i) for i in text[0, len(ids) :]]
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text, with what the tokenizer adds by default; None without a tokenizer."""
         if self.tokenizer is None:
             return None
         return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]  # no warning about long texts
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

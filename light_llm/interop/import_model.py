@@ -54,10 +54,10 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
         DataError: GPT-2's vocabulary is not cached and cannot be downloaded.
     """
     # First, so that a folder in another format gets the advice for that format and not a missing config.json.
-    find_weights(folder)
+    weights_path = find_weights(folder)
     config_json = read_object(folder / "config.json")
     family, config = read_config(config_json, str(folder / "config.json"))
-    tensors = strip_prefix(_read_shards(folder), family.tensors, folder)
+    tensors = strip_prefix(_read_shards(weights_path), family.tensors, folder)
     _check_claims(folder, config_json, tensors)
     weights = from_hf_tensors(tensors, family.tensors, config, folder)
     if family.always_biased:
@@ -125,8 +125,7 @@ def make_loaded(
         data: max_length (T) and documents of the text it was trained on, if known.
         origin: plain values that describe the source.
 
-    Raises:
-        CheckpointError: a weight is NaN or infinite.
+    Raises CheckpointError if a weight is NaN or infinite.
     """
     # NaN would show only later, as text without sense.
     if odd := next((name for name, t in weights.items() if not bool(t.isfinite().all())), None):
@@ -148,8 +147,7 @@ def make_loaded(
 def output_path(out: Path, *, overwrite: bool = False) -> Path:
     """Return the file to write: `best_model.pt` in the folder `out`, or `out` itself if it ends in .pt.
 
-    Raises:
-        CheckpointError: it exists and may not be replaced, or the folder is that of a run.
+    Raises CheckpointError if it exists and may not be replaced, or the folder is that of a run.
     """
     path = out if out.suffix == ".pt" else out / BEST
     # A folder with nothing but a model is an earlier import, and may be replaced.
@@ -192,8 +190,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def find_weights(folder: Path) -> Path:
     """Return the file with the weights, or the index of several.
 
-    Raises:
-        CheckpointError: there is neither; the message names a file in another format, and what to do with it.
+    Raises CheckpointError if there is neither; it names a file in another format, and what to do with it.
     """
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
@@ -209,15 +206,15 @@ def find_weights(folder: Path) -> Path:
     raise CheckpointError(f"{folder} has no {WEIGHTS}; {COMPLETE}")
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of model.safetensors, or of all files that its index names. Raises CheckpointError."""
-    path = find_weights(folder)
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of model.safetensors, or of all files that an index names. Raises CheckpointError."""
     if path.name == WEIGHTS:
         return read_tensors(path)
+    folder = path.parent
     shard_of = read_object(path).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise CheckpointError(f"{path} is damaged: it has no weight_map; {COMPLETE}")
-    shards, tensors = sorted(set(shard_of.values())), dict[str, Tensor]()
+    shards, tensors = sorted({*shard_of.values()}), dict[str, Tensor]()
     for shard in shards:
         # A name with folders in it could point anywhere on the disk.
         if Path(shard).name != shard or not shard.endswith(".safetensors"):

@@ -13,6 +13,7 @@ from ..data.tokenizer_json import END_OF_TEXT_NAMES, from_tokenizer_json
 from ..data.tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer, make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json, read_bounded
+from .tokenizer_files import SPECIAL_TOKEN, byte_level_json
 from .verify import TOKENIZER_TEXTS
 
 WITHOUT = "import the weights alone with --tokenizer none"
@@ -76,21 +77,14 @@ def _read_values(folder: Path) -> tuple[Any, Path]:
 def _as_tokenizer_json(vocab: Any, merges: str) -> dict[str, Any]:
     """Return GPT-2's two older files in the form of tokenizer.json."""
     pairs = [line.split(" ") for line in merges.splitlines() if line and not line.startswith("#version")]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": vocab[SEPARATOR], "content": SEPARATOR, **flags}] if SEPARATOR in vocab else [],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": dict(vocab), "merges": pairs},
-    }
+    added = [{"id": vocab[SEPARATOR], "content": SEPARATOR, **SPECIAL_TOKEN}] if SEPARATOR in vocab else []
+    return byte_level_json(vocab, pairs) | {"added_tokens": added}
 
 
 def _checked(values: Any, path: Path) -> BytePairTokenizer:
     """Return our tokenizer with the same vocabulary, after comparing its ids with those of the `tokenizers` library.
 
-    Raises:
-        CheckpointError: a part that ours does not have, or other ids.
+    Raises CheckpointError for a part that ours does not have, or other ids.
     """
     try:
         if part := _unsupported_part(values):
@@ -176,8 +170,7 @@ def _type_names(part: Any) -> str:
 def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> Tokenizer:
     """Return the tokenizer with the end-of-text id of the model as its separator of documents.
 
-    Raises:
-        CheckpointError: neither config.json nor the name of an added token says which id that is.
+    Raises CheckpointError if neither config.json nor the name of an added token says which id that is.
     """
     ends = eos if isinstance(eos, list) else [eos]
     # GPT2Tokenizer, a subclass, has a fixed separator.

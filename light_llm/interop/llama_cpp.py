@@ -33,30 +33,20 @@ def has_llama_cpp() -> bool:
     return find_spec("llama_cpp") is not None
 
 
-def open_with_llama_cpp(path: Path) -> "LlamaCpp":
-    """Open a GGUF file with llama.cpp.
-
-    Raises:
-        MissingDependency: llama-cpp-python is not installed, or not built for this processor.
-        CheckpointError: llama.cpp does not open the file.
-    """
-    if not has_llama_cpp():
-        raise MissingDependency(
-            "this needs the package llama-cpp-python, which is not installed; install it with: "
-            "pip install llama-cpp-python, which compiles it in some minutes"
-        )
-    return LlamaCpp(path)
-
-
 class LlamaCpp(Runtime):
     """A GGUF file computed by llama.cpp on the CPU, keys and values in float32.
 
     Raises:
-        MissingDependency: by any method: llama.cpp was built for another processor.
+        MissingDependency: llama-cpp-python is not installed; by any method: it was built for another processor.
         CheckpointError: by any method: llama.cpp does not open the file, or crashed on it.
     """
 
     def __init__(self, path: Path) -> None:
+        if not has_llama_cpp():
+            raise MissingDependency(
+                "this needs the package llama-cpp-python, which is not installed; install it with: "
+                "pip install llama-cpp-python, which compiles it in some minutes"
+            )
         self.path = path
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         # -P: a folder named light_llm or numpy in the working directory is not imported.
@@ -72,25 +62,20 @@ class LlamaCpp(Runtime):
         self.name = f"llama.cpp (llama-cpp-python {version})"
 
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return logits: (B, T) -> (B, T, V) float32."""
         logits: Tensor = self._request("logits", [list(row) for row in ids])
         return logits
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """Return the n most likely tokens after ids, one by one, with llama.cpp's cache."""
         return list(self._request("greedy", list(ids), n))
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text, with what the tokenizer adds by default; None if the file has no tokenizer."""
         ids: list[int] | None = self._request("encode", text)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens left out."""
         return str(self._request("decode", list(ids)))
 
     def close(self) -> None:
-        """End the process."""
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout, self.stderr):
             with suppress(OSError):  # closing flushes a request that the dead process never read

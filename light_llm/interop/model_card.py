@@ -13,7 +13,7 @@ from ..data.download import sha256_of
 from ..errors import ConfigError
 from ..json_io import read_bounded
 from ..text_format import format_count
-from .architectures import Family, family_of, trimmed_config
+from .architectures import Family, family_of, training_window, trimmed_config
 
 CARD = "README.md"
 PROMPT = "To be"
@@ -36,9 +36,6 @@ def write_card(loaded: LoadedModel, folder: Path, checks: Sequence[str], *, lice
     Args:
         checks: results of the verification, a sentence each.
         license: of the weights, as the hub writes it: mit, cc-by-4.0.
-
-    Raises:
-        OSError: a file cannot be read, or the card not written.
     """
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != CARD}
     atomic_write(folder / CARD, card_text(loaded, checks, files, license=license).encode())
@@ -119,11 +116,10 @@ def _facts(loaded: LoadedModel) -> Iterator[tuple[str, str]]:
     """Yield the known facts on the model, its training and its evaluation."""
     meta, data, tokenizer, config = loaded.file.meta, loaded.file.data, loaded.file.tokenizer, trimmed_config(loaded)
     evaluation = meta.get("evaluation") or {}
-    window = min(int(data.get("max_length") or config.n_positions), config.n_positions)
     facts: dict[str, Any] = {
         "parameters": get_model_size(config),
         "layers, width, heads": f"{config.n_layer}, {config.n_embd}, {config.n_head} ({config.kv_heads} of keys)",
-        "context": f"{window:,} tokens in training, {config.n_positions:,} positions",
+        "context": f"{training_window(loaded):,} tokens in training, {config.n_positions:,} positions",
         "tokenizer": tokenizer and f"{tokenizer.name}, {tokenizer.vocab_size:,} ids",
         "rows of padding left out": loaded.model.config.vocab_size - config.vocab_size,
     }

@@ -5,7 +5,6 @@ token costs one token. Any combination of layers can be exported. `examples/onnx
 folder.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +21,11 @@ from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..runtime import disable_onnx_telemetry
-from .architectures import trim_vocab
+from .architectures import training_window, trim_vocab
 from .exporter import Exporter
-from .huggingface import training_window
 from .onnx_graphs import cached_graph, drop_past, prepare_for_tracing
 from .optional_deps import require
-from .tokenizer_files import tokenizer_config, tokenizer_json
+from .tokenizer_files import tokenizer_files, write_json_files
 from .verify import Runtime
 
 WHOLE, CACHED = "model.onnx", "model_with_past.onnx"
@@ -56,34 +54,19 @@ class OnnxExporter(Exporter):
         model = prepare_for_tracing(build(replace(loaded.file, config=config, weights=state)))
         graph = cached_graph(model)
         onnx.helper.set_model_props(graph, _metadata(loaded))
-        # Other runtimes are stricter about malformed graphs than ONNX Runtime.
+        # Both graphs were changed by hand since torch made them.
         onnx.checker.check_model(graph)
         atomic_write(path / CACHED, graph.SerializeToString())
         drop_past(graph)
         onnx.checker.check_model(graph)
         atomic_write(path / WHOLE, graph.SerializeToString())
-        if loaded.file.tokenizer is not None:
-            contents = {
-                "tokenizer.json": tokenizer_json(loaded.file.tokenizer),
-                "tokenizer_config.json": tokenizer_config(training_window(loaded)),
-            }
-            for name, values in contents.items():
-                text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
-                atomic_write(path / name, text.encode("utf-8"))
+        write_json_files(path, tokenizer_files(loaded.file.tokenizer, training_window(loaded)))
 
     def open(self, path: Path, *, threads: int = 0) -> Runtime:
-        """Open a folder with ONNX Runtime on the CPU.
-
-        Args:
-            threads: of one matrix product; 0: the default of ONNX Runtime.
-
-        Raises:
-            MissingDependency: ONNX Runtime is not installed.
-            CheckpointError: a file is missing or damaged.
-        """
+        """Open a folder on the CPU. `threads` is those of one matrix product; 0: the default of ONNX Runtime."""
+        # Some builds send usage data: the variable is read at the import, the call holds for the rest of the process.
         disable_onnx_telemetry()
         runtime = require("onnxruntime", "onnx")
-        # Some builds send usage data.
         runtime.disable_telemetry_events()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -107,10 +90,8 @@ class OnnxExporter(Exporter):
 def _metadata(loaded: LoadedModel) -> dict[str, str]:
     """Return the values that a program needs besides the graphs to generate text."""
     values = {"light_llm": __version__, "context": str(training_window(loaded))}
-    tokenizer = loaded.file.tokenizer
-    if tokenizer is not None:
-        knows_separator = int(loaded.file.data.get("documents") or 1) > 1
-        start = start_ids(tokenizer, knows_separator=knows_separator)[0]
+    if (tokenizer := loaded.file.tokenizer) is not None:
+        start = start_ids(tokenizer, knows_separator=int(loaded.file.data.get("documents") or 1) > 1)[0]
         values |= {"separator": str(tokenizer.separator), "start": str(start)}
     return values
 
@@ -153,7 +134,6 @@ class _OnnxRuntime(Runtime):
         return torch.from_numpy(logits)
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """Return the n most likely ids, one by one, with the cache. A separator does not end them."""
         written: list[int] = []
         new, past = list(ids), self._empty_past(1)
         while len(written) < n:
@@ -163,11 +143,9 @@ class _OnnxRuntime(Runtime):
         return written
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text; None without a tokenizer."""
         return None if self.tokenizer is None else list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _empty_past(self, B: int) -> Past:

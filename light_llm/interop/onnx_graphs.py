@@ -78,11 +78,7 @@ def drop_past(proto: Any) -> None:
 
 
 def prepare_for_tracing(model: LightLLM) -> LightLLM:
-    """Change the model in place: the formula for attention, no gradients.
-
-    Raises:
-        ConfigError: its weights do not fit into one file.
-    """
+    """Change the model in place: the formula for attention, no gradients. Raises ConfigError: see `check_size`."""
     check_size(model.config)
     # A dimension that can only be 1 would be traced as a constant.
     model.config = replace(model.config, n_positions=max(model.config.n_positions, 2))

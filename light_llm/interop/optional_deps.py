@@ -12,14 +12,9 @@ class MissingDependency(ConfigError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional package.
+    """Import a module of an optional package, which `pip install light-llm[extra]` installs.
 
-    Args:
-        module: its name in Python, with dots for a part of it: `onnx.helper`.
-        extra: the extra of light-llm that installs it: hf, gguf, onnx, eval.
-
-    Raises:
-        MissingDependency: it is not installed, or something that it needs is not.
+    Raises MissingDependency if the package is not installed, or something that it needs is not.
     """
     package = module.partition(".")[0]
     remedy = f'install it with: pip install "light-llm[{extra}]"'

@@ -5,32 +5,47 @@ id. The separator is a special token there and 13 characters here, so a text wit
 the model card says so.
 """
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ..atomic_io import atomic_write
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
 from ..data.tokenizer_json import bpe_tokenizer_json, to_tokenizer_json
 from ..data.tokenizers import ByteTokenizer, CharTokenizer
 from ..errors import ConfigError
 
-_SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+SPECIAL_TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+def tokenizer_files(tokenizer: Tokenizer | None, window: int) -> dict[str, dict[str, Any]]:
+    """Return the content of both files by name, none without a tokenizer. A training window has `window` tokens."""
+    if tokenizer is None:
+        return {}
+    return {"tokenizer.json": tokenizer_json(tokenizer), "tokenizer_config.json": tokenizer_config(window)}
+
+
+def write_json_files(folder: Path, contents: Mapping[str, dict[str, Any]]) -> None:
+    """Write values as JSON files by name."""
+    for name, values in contents.items():
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        atomic_write(folder / name, text.encode())
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the content of `tokenizer.json`.
+    """Return the content of `tokenizer.json`. Raises ConfigError for a kind of tokenizer that has no such form.
 
     A character that an alphabet lacks is dropped there in silence, because the format cannot raise an error.
-
-    Raises:
-        ConfigError: a kind of tokenizer that has no such form.
     """
     if isinstance(tokenizer, GPT2Tokenizer):  # its own merges, not each way to make a token
         lines = tokenizer.merges.split("\n")[1:]
-        values = _byte_level(_vocabulary(tokenizer), [line.split(" ") for line in lines if line], split_words=True)
+        values = byte_level_json(_vocabulary(tokenizer), [line.split(" ") for line in lines if line])
     elif isinstance(tokenizer, BytePairTokenizer):
         values = to_tokenizer_json(tokenizer)
     elif isinstance(tokenizer, ByteTokenizer):
-        values = _byte_level(_vocabulary(tokenizer), [], split_words=False)
+        values = byte_level_json(_vocabulary(tokenizer), [], split_words=False)
     elif isinstance(tokenizer, CharTokenizer):
         values = bpe_tokenizer_json(tokenizer.ids, []) | {"decoder": {"type": "Fuse"}}
     else:
@@ -42,7 +57,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     names = {i: SEPARATOR if i == tokenizer.separator else f"<|no text {i}|>" for i in silent}
     # An added token keeps its id only if the vocabulary has it too.
     values["model"]["vocab"] |= {name: i for i, name in names.items()}
-    values["added_tokens"] = [{"id": i, "content": name, **_SPECIAL} for i, name in names.items()]
+    values["added_tokens"] = [{"id": i, "content": name, **SPECIAL_TOKEN} for i, name in names.items()]
     return values
 
 
@@ -53,20 +68,17 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     return {"".join(char_of[b] for b in token): i for i, token in enumerate(tokens) if token}
 
 
-def _byte_level(vocab: dict[str, int], merges: list[list[str]], *, split_words: bool) -> dict[str, Any]:
+def byte_level_json(vocab: Mapping[str, int], merges: list[list[str]], *, split_words: bool = True) -> dict[str, Any]:
     """Return a tokenizer over bytes. With `split_words` no merge crosses the words of GPT-2's pattern."""
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": split_words}
     return bpe_tokenizer_json(vocab, merges) | {"pre_tokenizer": level, "decoder": level}
 
 
 def tokenizer_config(window: int) -> dict[str, Any]:
-    """Return the content of `tokenizer_config.json`.
+    """Return the content of `tokenizer_config.json` for a model trained on windows of `window` tokens.
 
     A padding token is not set, as in GPT-2: if it were the separator, a program that leaves padding out of the loss
     would silently leave out the ends of texts too.
-
-    Args:
-        window: tokens of a training window.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged, in all versions

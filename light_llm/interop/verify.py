@@ -62,7 +62,7 @@ class ExportCheck:
     runtime: str
     max_logit_error: float
     limit: float  # of max_logit_error
-    positions: int  # whose logits were compared, in the long window
+    positions: int  # of the long window, whose logits were compared
     greedy_compared: int  # tokens
     greedy_equal: int  # tokens; the others tie
     same_tokenizer: bool | None  # None: the export has no tokenizer
@@ -89,8 +89,7 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
         loaded: our side, in float32 on the CPU. If the export rounds, a model with the same rounded weights.
         limit: of the difference between two logits.
 
-    Raises:
-        CheckpointError: they are not the same model; the message says in what.
+    Raises CheckpointError if they are not the same model, and says in what they differ.
     """
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
@@ -124,13 +123,12 @@ def probe_windows(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[l
     """Return two short windows and one of the context, as rows of ids: (2, <= SHORT_WINDOW) and (1, <= n_positions)."""
     # Windows and rope scaling change the logits only far from the start, so the long window matters.
     long = min(n_positions, max(SHORT_WINDOW, MAX_LOGITS // n_ids))
-    return random_windows(n_ids, min(SHORT_WINDOW, n_positions)), random_windows(n_ids, long)[1:]
-
-
-def random_windows(n_ids: int, T: int) -> list[list[int]]:
-    """Return two windows of uniformly random ids, so that every row of a table is as likely to be compared."""
-    ids = torch.randint(n_ids, (2, T), generator=Generator().manual_seed(1))
-    return [[int(i) for i in row] for row in ids.tolist()]
+    # Uniformly random, so that every row of a table is as likely to be compared.
+    short_rows, long_rows = (
+        torch.randint(n_ids, (2, T), generator=Generator().manual_seed(1)).tolist()
+        for T in (min(SHORT_WINDOW, n_positions), long)
+    )
+    return short_rows, long_rows[1:]
 
 
 def _compare_greedy(
@@ -140,8 +138,7 @@ def _compare_greedy(
 
     Where two tokens tie, both texts continue from ours.
 
-    Raises:
-        CheckpointError: a token differs without a tie, or more than MAX_TIES tokens tie.
+    Raises CheckpointError if a token differs without a tie, or more than MAX_TIES tokens tie.
     """
     n = min(GREEDY_TOKENS, loaded.model.config.n_positions - len(prompt))
     # No end token: a model that ends its text at once would be compared on nothing.
@@ -168,9 +165,6 @@ def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
     """Return True if texts have the same ids there and come back whole; None if the export has no tokenizer.
 
     Characters that an alphabet lacks are left out of the texts, and the alphabet is a text of its own.
-
-    Raises:
-        CheckpointError: the ids or the text differ.
     """
     # Only CharTokenizer has an alphabet; the others encode any text.
     alphabet = getattr(tokenizer, "alphabet", None)

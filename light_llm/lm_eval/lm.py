@@ -9,6 +9,7 @@ from ..config import MAX_SEED, check_choice, check_range
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..generate.decode import decode
+from ..interop.architectures import training_window
 from .generation import GenerationRequest, StopMatcher, max_prompt_tokens, parse_generation_kwargs
 from .loglikelihood import WindowScore, score_windows
 from .windows import Window, batch_by_length, split_windows
@@ -52,8 +53,7 @@ class LightLLMForEval:
                 "it was trained from a loader that is not ours"
             )
         self.model, self.tokenizer, data = loaded.model, loaded.file.tokenizer, loaded.file.data
-        n_positions = loaded.model.config.n_positions
-        self.context = min(int(data.get("max_length") or n_positions), n_positions)  # positions beyond are untrained
+        self.context = training_window(loaded)
         # The same token that an empty prompt starts from in `generate`, so both see the same distribution.
         starts = start_ids(self.tokenizer, knows_separator=int(data.get("documents") or 1) > 1)
         self.start = starts[-1]  # the token before a text without context

@@ -4,6 +4,7 @@ What llama.cpp computes from them is tested by `make check-gguf`, and below wher
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from light_llm.interop.gguf import file_parts, write_parts
 from light_llm.interop.gguf_dtypes import dequantize, logit_tolerance, quantize, round_weights
 from light_llm.interop.gguf_tensors import interleave, rope_factors
 from light_llm.interop.gguf_tokens import vocabulary_fields
-from light_llm.interop.gguf_verify import GGUFCheck, check_file, rounding_error
+from light_llm.interop.gguf_verify import check_file, rounding_error
 from light_llm.layers.positions import RotaryAngles, frequencies, rotate
 from tests.support.export_tools import GGUF, a_tokenizer, tiny_loaded
 from tests.support.gguf_reference import apply_merges, check_by_reference, merge_ranks
@@ -59,13 +60,18 @@ def written(folder: Path, loaded: LoadedModel, dtype: str = "f32") -> Path:
 def write_wrong(loaded: LoadedModel, path: Path, *, tensors: Change = dict, fields: Change = dict) -> None:
     """Write a file with changed fields or tensors."""
     right_fields, right_tensors = file_parts(loaded, "f32")
-    write_parts(package, path, fields(right_fields), tensors(right_tensors), "f32")
+    write_parts(path, fields(right_fields), tensors(right_tensors), "f32")
 
 
-def read_back(loaded: LoadedModel, path: Path, dtype: str = "f32") -> GGUFCheck:
+def read_back(loaded: LoadedModel, path: Path, dtype: str = "f32") -> str:
     """Check a file as an export does, and by the independent rules of gguf_reference."""
     check_by_reference(loaded, path)
     return check_file(path, *file_parts(loaded, dtype), dtype)
+
+
+def count_formats(path: Path) -> Counter[str]:
+    """Count the tensors of a file by number format."""
+    return Counter(tensor.tensor_type.name.lower() for tensor in package.GGUFReader(path).tensors)
 
 
 def read_fields(path: Path) -> dict[str, Any]:
@@ -82,11 +88,11 @@ def read_fields(path: Path) -> dict[str, Any]:
 def test_a_file_is_the_model(name: str, dtype: str, tmp_path: Path) -> None:
     family, changes = MODELS[name]
     loaded = a_model(tmp_path, family, **changes)
-    check = read_back(loaded, written(tmp_path, loaded, dtype), dtype)
-    assert check.tokens == 257 and "257 tokens" in check.summary
-    assert sum(check.formats.values()) == check.tensors
-    assert "f32" in check.formats, "norms are never rounded"
-    assert check.formats.get(dtype, 0) > 2 * loaded.model.config.n_layer
+    path = written(tmp_path, loaded, dtype)
+    assert "its 257 tokens are the tokenizer's" in read_back(loaded, path, dtype)
+    formats = count_formats(path)
+    assert formats["f32"], "norms are never rounded"
+    assert formats[dtype] > 2 * loaded.model.config.n_layer
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "byte"])
@@ -94,7 +100,7 @@ def test_each_tokenizer_is_in_the_file(kind: str, tmp_path: Path) -> None:
     tokenizer = a_tokenizer(kind)
     loaded = a_model(tmp_path, "llama", tokenizer)
     path = written(tmp_path, loaded)
-    assert read_back(loaded, path).tokens == tokenizer.vocab_size
+    assert f"its {tokenizer.vocab_size} tokens" in read_back(loaded, path)
     fields = read_fields(path)
     assert fields["tokenizer.ggml.tokens"][tokenizer.separator] == "<|endoftext|>"
     assert fields["tokenizer.ggml.token_type"].count(3) == 1
@@ -105,7 +111,7 @@ def test_each_tokenizer_is_in_the_file(kind: str, tmp_path: Path) -> None:
 def test_gpt2s_vocabulary_is_in_the_file(tmp_path: Path) -> None:
     loaded = a_model(tmp_path, "gpt2", a_tokenizer("gpt2"), n_embd=32, n_head=2, n_layer=1)
     path = written(tmp_path, loaded)
-    assert read_back(loaded, path).tokens == 50257
+    assert "its 50,257 tokens" in read_back(loaded, path)
     assert len(read_fields(path)["tokenizer.ggml.merges"]) == 50000
 
 
@@ -115,7 +121,7 @@ def test_a_model_without_a_tokenizer_has_its_number_of_ids(tmp_path: Path) -> No
     path = written(tmp_path, loaded)
     fields = read_fields(path)
     assert (fields["tokenizer.ggml.model"], fields["gpt2.vocab_size"]) == ("no_vocab", 257)
-    assert read_back(loaded, path).tokens is None
+    assert "tokens" not in read_back(loaded, path)
 
 
 def test_rows_of_padding_are_left_out(tmp_path: Path) -> None:
@@ -182,7 +188,7 @@ def test_rope_factors_of_llama3_scaling() -> None:
 def test_the_bound_of_a_format_is_tight(kind: str, powers: tuple[int, int]) -> None:
     """The bound holds, and some number comes near it: half of it would be wrong. Tiny numbers have their own."""
     x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(*powers, 200)[:, None]
-    off = (dequantize(package, quantize(package, "x", x, kind), kind) - x).abs() / rounding_error(x, kind)
+    off = (dequantize(quantize("x", x, kind), kind) - x).abs() / rounding_error(x, kind)
     assert 0.8 < float(off.max()) <= 1
 
 
@@ -380,8 +386,8 @@ def test_a_weight_that_the_format_cannot_hold_is_refused(value: float, dtype: st
 
 
 def test_rows_without_whole_blocks_are_in_16_bits(tmp_path: Path) -> None:
-    loaded = a_model(tmp_path, n_inner=100)
-    assert read_back(loaded, written(tmp_path, loaded, "q8_0"), "q8_0").formats["f16"] == 2
+    path = written(tmp_path, a_model(tmp_path, n_inner=100), "q8_0")
+    assert count_formats(path)["f16"] == 2
 
 
 def test_a_number_above_32_bits_is_refused(tmp_path: Path) -> None:

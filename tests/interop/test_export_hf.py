@@ -20,9 +20,8 @@ from torch import Tensor
 from light_llm.checkpoint import LoadedModel
 from light_llm.config import PRESETS, ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop.architectures import family_of, trim_vocab
+from light_llm.interop.architectures import family_of, training_window, trim_vocab
 from light_llm.interop.exporter import rounded
-from light_llm.interop.huggingface import training_window
 from light_llm.interop.optional_deps import require
 from light_llm.interop.verify import verify
 from tests.support.export_tools import FAMILIES, HF, MODERN, tiny_loaded

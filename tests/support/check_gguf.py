@@ -37,7 +37,7 @@ from light_llm.interop.gguf import file_parts, write_parts  # noqa: E402
 from light_llm.interop.gguf_dtypes import emulate_llama_cpp, logit_tolerance, round_weights  # noqa: E402
 from light_llm.interop.gguf_tensors import DTYPES  # noqa: E402
 from light_llm.interop.llama_cpp import LlamaCpp, has_llama_cpp  # noqa: E402
-from light_llm.interop.optional_deps import MissingDependency, require  # noqa: E402
+from light_llm.interop.optional_deps import MissingDependency  # noqa: E402
 from light_llm.interop.verify import verify  # noqa: E402
 from light_llm.objective import NextTokenLoss  # noqa: E402
 from tests.interop.test_export_gguf import MODELS, a_model  # noqa: E402
@@ -215,7 +215,7 @@ def _wrong_files(folder: Path) -> Iterator[bool]:
 def _noticed(loaded: LoadedModel, change: Any, path: Path) -> str:
     """Return the complaint of `verify` about a wrong file; empty if it accepts the file."""
     fields, tensors = file_parts(loaded, "f32")
-    write_parts(require("gguf", "gguf"), path, fields, change(tensors), "f32")
+    write_parts(path, fields, change(tensors), "f32")
     try:
         runtime = GGUF.open(path)
     except LightLLMError:

@@ -39,12 +39,12 @@ def check_by_reference(loaded: LoadedModel, path: Path) -> None:
         if family.name == "gpt2" and tensor.ndim == 2 and ".h." in hf_name:  # (in, out) in transformers
             tensor = tensor.T
         kind = stored[name].tensor_type.name.lower()
-        numbers = dequantize(gguf, stored[name].data, kind)
+        numbers = dequantize(stored[name].data, kind)
         if family.name == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
             numbers = numbers[rows_of_halves(len(numbers), config.head_size)]
         check_numbers(name, numbers, tensor, kind)
     if scaled:
-        factors = dequantize(gguf, stored["rope_freqs.weight"].data, "f32")
+        factors = dequantize(stored["rope_freqs.weight"].data, "f32")
         D = config.head_size
         unscaled = config.rope_base ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)
         ours = frequencies(config, torch.device("cpu")).double()
