@@ -30,7 +30,7 @@ from light_llm.observe.flat_params import (
     unflatten,
     use_naive_attention,
 )
-from tests.support.tools import some_tokens, tiny_model
+from tests.support.tools import some_batch, tiny_model
 
 F64 = torch.float64
 
@@ -38,15 +38,14 @@ F64 = torch.float64
 def small() -> tuple[LightLLM, Batch]:
     """A model of a thousand parameters, and three sequences."""
     model = tiny_model(scale=4, vocab_size=11, n_positions=6, n_embd=8, n_layer=1, n_head=2)
-    ids = some_tokens(3, 7, V=11)
-    return model, Batch(ids[:, :-1], ids[:, 1:])
+    return model, some_batch(3, 6, V=11)
 
 
 @pytest.fixture(scope="module")
 def exact() -> Tensor:
     """The Hessian (n, n) of that model by central differences of its gradient, in float64, with torch's own attention.
 
-    Nothing of it is differentiated twice, and nothing goes through the twins.
+    No function is differentiated twice, and the naive attention and loss are not used.
     """
     model, batch = small()
     model = copy.deepcopy(model).double()
@@ -92,7 +91,7 @@ def test_products_are_those_of_the_whole_hessian(exact: Tensor) -> None:
 
 
 def test_loss_and_gradient_are_those_of_training() -> None:
-    """Value and gradient of the twins against the chunked loss and the fused attention."""
+    """Value and gradient by formula against the chunked loss and the fused attention."""
     model, batch = small()
     hessian = hessian_of(model, batch)
     at = flatten(trainable_parameters(model).values()).requires_grad_(True)
@@ -125,23 +124,6 @@ def test_frozen_parameters_are_left_out(exact: Tensor) -> None:
     torch.testing.assert_close(hessian.product(v), block @ v, rtol=1e-5, atol=1e-7)
 
 
-def test_nothing_of_the_model_is_touched() -> None:
-    model, batch = small()
-    model.train()
-    model.h[0].mlp.eval()  # a mixture, as somebody may have set it
-    model.wte.weight.grad = torch.ones_like(model.wte.weight)
-    model.h[0].attn.attend = F.scaled_dot_product_attention
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    modes = [m.training for m in model.modules()]
-    hessian = hessian_of(model, batch)
-    hessian.product(hessian.gradient)
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    assert [m.training for m in model.modules()] == modes
-    assert model.h[0].attn.attend is F.scaled_dot_product_attention
-    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["wte.weight"]
-    assert torch.equal(model.wte.weight.grad, torch.ones_like(model.wte.weight))
-
-
 def test_the_result_outlives_an_update() -> None:
     model, batch = small()
     hessian = hessian_of(model, batch)
@@ -151,14 +133,6 @@ def test_the_result_outlives_an_update() -> None:
         for p in model.parameters():
             p.add_(1.0)
     assert torch.equal(hessian.product(v), before)
-
-
-def test_dropout_is_off_and_no_random_number_is_drawn() -> None:
-    model, batch = small()
-    noisy = tiny_model(scale=4, vocab_size=11, n_positions=6, n_embd=8, n_layer=1, n_head=2, dropout=0.5).train()
-    state = torch.get_rng_state()
-    assert hessian_of(noisy, batch).loss == hessian_of(model, batch).loss
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_everything_is_put_back_after_an_error() -> None:
@@ -321,9 +295,7 @@ def test_errors() -> None:
     model, batch = small()
     with pytest.raises(ConfigError, match="steps=0 cannot be used; the Lanczos iteration needs at least 1"):
         lanczos(lambda v: v, torch.ones(3), 0)
-    with pytest.raises(
-        ConfigError, match="a product with the Hessian is not finite: its curvature is beyond the number"
-    ):
+    with pytest.raises(ConfigError, match="a product with the Hessian is not finite"):
         lanczos(lambda v: v * math.inf, torch.ones(3), 2)
     model.ln_f.bias.data[0] = math.nan
     with pytest.raises(ConfigError, match="the loss at these weights is nan and .* analyse an earlier checkpoint"):

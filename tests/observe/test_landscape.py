@@ -4,20 +4,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from light_llm.data import Batch
+from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.observe.flat_params import flatten, mean_loss, trainable_parameters, unflatten
 from light_llm.observe.landscape import filter_normalised_direction, fit_plane, loss_on_line, spaced_values
-from tests.support.tools import some_tokens, tiny_model
+from tests.support.tools import some_batch, tiny_model
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def batch_of(B: int = 3) -> Batch:
-    ids = some_tokens(B, 17)
-    return Batch(ids[:, :-1], ids[:, 1:])
+def direction_of(model: LightLLM, seed: int = 0) -> Tensor:
+    return filter_normalised_direction(trainable_parameters(model), generator(seed))
+
+
+def by_name(direction: Tensor, model: LightLLM) -> dict[str, Tensor]:
+    return unflatten(direction, trainable_parameters(model))
 
 
 # ---- directions
@@ -25,16 +28,12 @@ def batch_of(B: int = 3) -> Batch:
 
 def test_a_direction_grows_with_the_weights_and_is_random() -> None:
     model = tiny_model()
-    first, other = (filter_normalised_direction(trainable_parameters(model), generator(seed)) for seed in (0, 1))
-    cosine = torch.cosine_similarity(first, other, dim=0)
-    assert abs(cosine) < 0.05
+    first, other = (direction_of(model, seed) for seed in (0, 1))
+    assert abs(torch.cosine_similarity(first, other, dim=0)) < 0.05
     with torch.no_grad():
         model.h[0].mlp.c_fc.weight[3] *= 10
-    grown = unflatten(
-        filter_normalised_direction(trainable_parameters(model), generator()), trainable_parameters(model)
-    )
-    before = unflatten(first, trainable_parameters(model))
-    for name, part in grown.items():
+    before = by_name(first, model)
+    for name, part in by_name(direction_of(model), model).items():
         factor = torch.ones(part.shape)
         if name == "h.0.mlp.c_fc.weight":
             factor[3] = 10
@@ -45,9 +44,7 @@ def test_a_row_of_zeros_has_no_direction() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.wte.weight[5] = 0
-    direction = unflatten(
-        filter_normalised_direction(trainable_parameters(model), generator()), trainable_parameters(model)
-    )
+    direction = by_name(direction_of(model), model)
     assert not direction["wte.weight"][5].any() and torch.isfinite(direction["wte.weight"]).all()
 
 
@@ -55,9 +52,9 @@ def test_a_row_of_zeros_has_no_direction() -> None:
 
 
 def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> None:
-    model, batch = tiny_model(scale=4), batch_of()
+    model, batch = tiny_model(scale=4), some_batch()
     origin = flatten(trainable_parameters(model).values())
-    direction = filter_normalised_direction(trainable_parameters(model), generator())
+    direction = direction_of(model)
 
     def loss(at: Tensor) -> float:
         with torch.no_grad():
@@ -69,13 +66,13 @@ def test_at_the_weights_it_is_the_loss_and_elsewhere_that_of_a_moved_model() -> 
 
     line = loss_on_line(loss, origin, direction, [-0.5, 0.0, 0.5])
     assert line[1] == own()
-    for p, part in zip(model.parameters(), unflatten(direction, trainable_parameters(model)).values(), strict=True):
+    for p, part in zip(model.parameters(), by_name(direction, model).values(), strict=True):
         p.data.add_(0.5 * part)
     assert line[2] == pytest.approx(own(), rel=1e-6) and abs(line[2] - line[1]) > 0.01
 
 
 def test_the_model_is_as_before_even_when_interrupted() -> None:
-    model, batch = tiny_model(scale=4, dropout=0.4).train(), batch_of()
+    model, batch = tiny_model(scale=4, dropout=0.4).train(), some_batch()
     origin, calls = flatten(model.parameters()), 0
     fast = model.h[1].attn.attend
 

@@ -14,7 +14,7 @@ from light_llm.report import HealthNote, RunLog, judge, read_run_log
 from light_llm.report.figures import run_sections
 from light_llm.report.health import find_rules
 from light_llm.report.reference_curves import Band, BandPoint
-from tests.support.made_up_run import ANALYSIS, RUN, V, learning, made_up_run, wobble
+from tests.support.made_up_run import ANALYSIS, RUN, V, learning, made_up_run, memorised, turning, wobble
 
 UNIFORM = math.log(V)
 Change = Callable[[dict[str, Any]], object]
@@ -132,15 +132,6 @@ def test_a_run_that_recovers_has_not_collapsed(tmp_path: Path) -> None:
 
 
 # --- memorising: training goes on falling, the rest does not
-
-
-def memorised(step: int) -> float:
-    return 1.0 + 5.0 * math.exp(-step / 70) + 0.02 * wobble(step)
-
-
-def turning(step: int) -> float:
-    """Held out: falls until step 100, then rises."""
-    return 1.3 + 5.0 * math.exp(-min(step, 100) / 70) + 0.004 * max(0, step - 100)
 
 
 @pytest.mark.parametrize("every", [10, 20, 50])
@@ -264,12 +255,7 @@ LATE_TOKENS_ARE_HARD = {"loss": [1.0, 1.0, 3.0, 3.0, 3.0]}
         ("update ratios", "watch", "More than 1%", at_kind("step", update_ratios={"h.0.mlp": 0.02})),
         ("update ratios", "watch", "Less than 0.01%", at_kind("step", update_ratios={"wte": 2e-5})),
         ("update ratios", "good", "0.10% to 2.00%", at_kind("step", update_ratios={"wpe": 0.02})),  # a table may
-        (
-            "attention",
-            "bad",
-            "layer 1, head 0 puts all its weight on one position; layer 0 ",
-            at_kind("probe", alarms=ALARMS),
-        ),
+        ("attention", "bad", "head 0 puts all its weight on one position; layer 0 ", at_kind("probe", alarms=ALARMS)),
         ("attention", "info", "few heads stand out: layer 1, head 0", at_kind("probe", alarms=ALARMS[:1])),
         ("attention", "info", "few heads stand out", at_kind("probe", alarms=[ALARMS[0] | {"what": "uniform"}])),
         ("attention", "watch", "layer 1, head 2", at_kind("probe", alarms=THREE_HEADS)),

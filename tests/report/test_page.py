@@ -14,7 +14,7 @@ from light_llm.atomic_io import Files
 from light_llm.cli import main
 from light_llm.report import read_run_log, write_report
 from light_llm.report.page import page_state, render_live_page, render_page
-from tests.support.made_up_run import made_up_run, memorised_run
+from tests.support.made_up_run import made_up_run, memorised, turning
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--\u2028{{7*7}}"
 
@@ -116,7 +116,7 @@ def test_several_runs_on_one_page(tmp_path: Path) -> None:
 
 
 def test_notes_stand_beside_their_figures(tmp_path: Path) -> None:
-    run = page_state([read_run_log(memorised_run(tmp_path / "run"))])["runs"][0]
+    run = page_state([read_run_log(made_up_run(tmp_path / "run", loss=memorised, held=turning))])["runs"][0]
     gap = next(f for s in run["sections"] for f in s["figures"] if f["id"] == "gap")
     assert gap["level"] == "bad" and "memorising" in gap["remarks"][0][1]
     assert run["notes"][0]["rule"] == "memorising"
@@ -135,7 +135,7 @@ def test_what_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = memorised_run(tmp_path / "run")
+    folder = made_up_run(tmp_path / "run", loss=memorised, held=turning)
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
     for words in ("bad   The model is memorising", "best held-out loss", "gradient norm", "layer 1", "repeat it with"):

@@ -75,12 +75,8 @@ def test_a_run_is_read_back_as_the_trainer_reported_it(poem: Path) -> None:
     assert timedelta(0) <= datetime.now(UTC) - log.started < timedelta(minutes=5)
     bits, bits_error = best.in_unit("bits_per_byte")
     loss, error = best.in_unit("loss")
-    assert (
-        loss
-        and error
-        and bits == pytest.approx(loss / math.log(2))
-        and bits_error == pytest.approx(error / math.log(2))
-    )
+    assert loss and error
+    assert [bits, bits_error] == pytest.approx([loss / math.log(2), error / math.log(2)])
     assert replace(best, stderr=None).in_unit("bits_per_byte") == (bits, None)
     # Resumed, it is one run.
     train_small(poem, max_steps=70, resume=True)
@@ -99,12 +95,7 @@ def test_steps_without_a_finite_loss_are_no_part_of_a_mean(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("status", "steps", "expected"),
-    [
-        (None, 50, "unfinished"),
-        ("interrupted", 50, "interrupted"),
-        ("nonfinite", 50, "nonfinite"),
-        ("done", 200, "done"),
-    ],
+    [(None, 50, "unfinished"), *((word, 50, word) for word in ("interrupted", "nonfinite")), ("done", 200, "done")],
 )
 def test_how_a_run_ended(tmp_path: Path, status: str | None, steps: int, expected: str) -> None:
     folder = made_up_run(tmp_path, status=status, steps=steps)

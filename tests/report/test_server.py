@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from light_llm.cli import main
 from light_llm.errors import ConfigError
-from light_llm.report.app import escape_control
 from light_llm.report.run_watcher import RunWatcher
 from light_llm.report.server import FIRST_PORT, SHARE_WHILE_TRAINING, open_port, serve, serve_while_training
 from tests.cli.test_signals import child_of, ended, posix
-from tests.support.tools import light_llm, rows_of, same, train_small
+from tests.support.made_up_run import made_up_run
+from tests.support.tools import rows_of, run_child, same, train_small
 
 SECONDS = 20.0
 PATHS = ("/", "/data.json", "/plotly.js", "/health")
@@ -189,19 +189,19 @@ def test_an_unchanged_folder_is_not_read_again(runs: Path, monkeypatch: pytest.M
 
 
 def test_an_error_ends_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server beside a training answers 500, and then the next request."""
+    """A server beside a training answers 500, and then the next request; its message cannot move the cursor."""
     lines: list[str] = []
+
+    def fail(logs: object) -> None:
+        raise ValueError("a\x1b[2Jb\nc\u202e")
+
     with serve_while_training(runs / "a", warn=lines.append) as address:
         page = Page(address)
-        monkeypatch.setattr("light_llm.report.run_watcher.page_state", lambda logs: 1 / 0)
+        monkeypatch.setattr("light_llm.report.run_watcher.page_state", fail)
         assert page.ask("/data.json")[0] == 500
         monkeypatch.undo()
         assert page.ask("/data.json")[0] == 200
-    assert len(lines) == 1 and "/data.json" in lines[0] and "ZeroDivisionError: division by zero" in lines[0]
-
-
-def test_a_line_for_the_terminal_has_no_control_characters() -> None:
-    assert escape_control("a\x1b[2Jb\nc\u202e é") == "a\\x1b[2Jb\\nc\\u202e é"
+    assert len(lines) == 1 and "/data.json" in lines[0] and r"ValueError: a\x1b[2Jb\nc\u202e" in lines[0]
 
 
 # ---- beside a training
@@ -248,8 +248,7 @@ def test_a_port_that_is_taken(runs: Path) -> None:
             assert Page(address).port != number and Page(address).ask("/health")[0] == 200
         with pytest.raises(ConfigError, match=rf"--port {number} "):
             open_port(number)
-        done = light_llm("watch", "--port", str(number))
-        assert done.returncode == 2 and f"--port {number}" in done.stderr
+        assert main(["watch", "--port", str(number)]) == 2
     with pytest.raises(ConfigError, match="--port 70000 "):
         open_port(70000)
 
@@ -265,16 +264,9 @@ def test_a_machine_without_ports_trains_all_the_same(runs: Path, monkeypatch: py
     assert len(lines) == 1 and "Too many open files" in lines[0]
 
 
-def test_a_training_pays_little_for_being_watched(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5,000 steps are a small page, read once; and reading has a limit on its share."""
-    shutil.copytree(runs / "a", tmp_path / "long")
-    step = rows_of(runs / "a", "step")[-1] | {"seconds": 0.1, "tok_per_sec": 640.0}
-    blocks = [f"h.{i}.{part}" for i in range(6) for part in ("attn", "mlp")]
-    groups = dict.fromkeys(["wte", "wpe", *blocks, "ln_f"], 0.1)
-    step |= {"grad_norms": groups, "update_ratios": groups, "weight_norm": 40.0, "clipped": False}
-    lines = [json.dumps(step | {"step": n, "tokens": 64 * n, "loss": 5 / n**0.1}) + "\n" for n in range(1, 5001)]
-    (tmp_path / "long" / "metrics.jsonl").write_text("".join(lines))
-    with serve_while_training(tmp_path / "long", warn=pytest.fail) as address:
+def test_a_training_pays_little_for_being_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5,000 steps make a small page, and are read once."""
+    with serve_while_training(made_up_run(tmp_path, steps=5000, every=100), warn=pytest.fail) as address:
         page = Page(address)
         _, headers, body = page.ask("/data.json")
         assert len(body) < 1_000_000
@@ -297,16 +289,12 @@ def test_watch_says_where_and_ends_by_ctrl_c(runs: Path) -> None:
     assert (code, err) == (130, "\ninterrupted\n") and seconds < 5
 
 
-def test_watch_refuses_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = light_llm("watch", "file", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: file ")
+def test_watch_refuses_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert main(["watch", "file"]) == 2 and capsys.readouterr().err.startswith("error: file ")
 
 
 def test_help_waits_for_nothing_heavy() -> None:
-    program = (
-        "import sys; from light_llm.cli import main; assert main(['watch', '--help']) == 0; import light_llm.report\n"
-        "print([name for name in ('torch', 'numpy', 'plotly', 'starlette', 'uvicorn') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]" and "--port" in done.stdout
+    done = run_child([sys.executable, "-X", "importtime", "-m", "light_llm", "watch", "--help"])
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "--port" in done.stdout and not imported & {"torch", "numpy", "plotly", "starlette", "uvicorn"}

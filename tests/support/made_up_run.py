@@ -82,13 +82,14 @@ def made_up_run(
     return folder
 
 
-def memorised_run(folder: Path) -> Path:
-    """Write a run whose training loss falls throughout, and whose held-out loss rises from step 100 on."""
+def memorised(step: int) -> float:
+    """Return a training loss that falls throughout."""
+    return 1.0 + 5.0 * math.exp(-step / 70) + 0.02 * wobble(step)
 
-    def held(step: int) -> float:
-        return 1.3 + 5.0 * math.exp(-min(step, 100) / 70) + 0.004 * max(0, step - 100)
 
-    return made_up_run(folder, loss=lambda step: 1.0 + 5.0 * math.exp(-step / 70) + 0.02 * wobble(step), held=held)
+def turning(step: int) -> float:
+    """Return a held-out loss that falls until step 100, then rises."""
+    return 1.3 + 5.0 * math.exp(-min(step, 100) / 70) + 0.004 * max(0, step - 100)
 
 
 def run_record(run: Run, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -109,13 +110,8 @@ def run_record(run: Run, data: Mapping[str, Any] | None = None) -> dict[str, Any
 def step_row(step: int, loss: float | None, run: Run, probed: bool) -> dict[str, Any]:
     """Return a row of kind "step" with round numbers."""
     row = {"kind": "step", "step": step, "loss": loss, "bits_per_byte": None if loss is None else BITS * loss}
-    row |= {
-        "lr": run.train.lr,
-        "grad_norm": 0.8,
-        "tokens": step * PER_STEP,
-        "seconds": 0.5,
-        "tok_per_sec": 2 * PER_STEP,
-    }
+    row |= {"lr": run.train.lr, "grad_norm": 0.8}
+    row |= {"tokens": step * PER_STEP, "seconds": 0.5, "tok_per_sec": 2 * PER_STEP}
     if probed:
         row |= {"clipped": False, "grad_norms": dict.fromkeys(GROUPS, 0.3), "weight_norm": 50 + step / 100}
         row |= {"update_ratios": dict.fromkeys(GROUPS, 1e-3), "mfu": 0.4, "memory": 10**9}
@@ -157,12 +153,8 @@ def attention_row(step: int) -> dict[str, Any]:
     """Return a row of kind "attention" with one head that attends to its own position only."""
     weights = [[0.0] * i + [1.0] for i in range(4)]
     tokens = ["To", " be", "\n", "<b>"]
-    return {
-        "kind": "attention",
-        "step": step,
-        "tokens": tokens,
-        "maps": [{"layer": 1, "head": 2, "why": "sharpest", "weights": weights}],
-    }
+    maps = [{"layer": 1, "head": 2, "why": "sharpest", "weights": weights}]
+    return {"kind": "attention", "step": step, "tokens": tokens, "maps": maps}
 
 
 ANALYSIS: dict[str, Any] = {

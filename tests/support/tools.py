@@ -13,7 +13,7 @@ from torch import Tensor
 
 from light_llm.checkpoint import Files, RunFolder, write_model_file
 from light_llm.config import ModelConfig
-from light_llm.data import DataLoader, create_dataloader, prepare_dataset
+from light_llm.data import Batch, DataLoader, create_dataloader, prepare_dataset
 from light_llm.data.shards import ShardWriter
 from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.model import LightLLM
@@ -29,6 +29,11 @@ TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3
 def some_tokens(B: int = 3, T: int = 16, V: int = TINY.vocab_size, seed: int = 5) -> Tensor:
     """(B, T) ids."""
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def some_batch(B: int = 3, T: int = 16, V: int = TINY.vocab_size) -> Batch:
+    ids = some_tokens(B, T + 1, V)
+    return Batch(ids[:, :-1], ids[:, 1:])
 
 
 def tiny_model(seed: int = 0, scale: float = 1.0, **changes: Any) -> LightLLM:

@@ -141,39 +141,29 @@ class Hub(BaseHTTPRequestHandler):
 
     server: "HubServer"
 
-    def do_HEAD(self) -> None:
-        self.respond(body=False)
-
     def do_GET(self) -> None:
-        self.respond(body=True)
-
-    def respond(self, body: bool) -> None:
         self.server.seen.append((self.command, self.path, dict(self.headers)))
-        files = {
-            f"/datasets/{f.repo}/resolve/{f.revision}/{f.name}": (f.revision, data) for f, data in self.server.files
-        }
+        files = {f"/datasets/{f.repo}/resolve/{f.revision}/{f.name}": (f.revision, d) for f, d in self.server.files}
         if self.server.broken or (self.path not in files and not self.path.startswith("/cdn/")):
-            self.send_response(self.server.broken or 404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
+            return self._send(self.server.broken or 404, b"", {"X-Error-Code": "EntryNotFound"})
         if self.path.startswith("/cdn/"):
             data = self.server.sent or next(d for _, d in self.server.files if self.path.endswith(sha256(d)))
-            return self._send(200, data, {}, body)
+            return self._send(200, data, {})
         revision, data = files[self.path]
         facts = {"X-Repo-Commit": revision, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
         if len(data) < 1000:
-            return self._send(200, data, facts, body)
+            return self._send(200, data, facts)
         facts |= {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256(data)}"'}
-        self._send(302, b"", facts | {"Location": f"{self.server.elsewhere}/cdn/{sha256(data)}"}, body)
+        self._send(302, b"", facts | {"Location": f"{self.server.elsewhere}/cdn/{sha256(data)}"})
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+    do_HEAD = do_GET
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if body:
+        if self.command == "GET":
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
