@@ -172,11 +172,7 @@ class LightLLM(nn.Module):
         return self.logits(self.hidden_states(tokens))
 
     def hidden_states(
-        self,
-        tokens: Tensor,
-        position_ids: Tensor | None = None,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
+        self, tokens: Tensor, position_ids: Tensor | None = None, mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Return the hidden states after the final norm: (B, T) -> (B, T, C).
 

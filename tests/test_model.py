@@ -1,6 +1,7 @@
 """The model against its formulas, and against an implementation nobody here wrote."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,25 +42,20 @@ def hugging_face(model: LightLLM) -> torch.nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     c = model.config
-    theirs = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=c.vocab_size,
-            n_positions=c.n_positions,
-            n_embd=c.n_embd,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            attn_pdrop=0.0,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    ).eval()
-    missing, unexpected = theirs.load_state_dict(
-        {f"transformer.{name}": as_conv1d(name, t) for name, t in model.state_dict().items()}, strict=False
-    )
-    assert (missing, unexpected) == (["lm_head.weight"], [])  # tied: the same storage as wte
-    return theirs
+    sizes = {name: getattr(c, name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
+    choices = {"n_inner": c.inner_size, "layer_norm_epsilon": c.norm_eps, "tie_word_embeddings": c.tied_head}
+    choices["activation_function"] = {"gelu_tanh": "gelu_new", "gelu": "gelu"}[c.activation]
+    off = dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop", "bos_token_id", "eos_token_id"), 0)
+    reference = GPT2LMHeadModel(GPT2Config(**sizes, **choices, **off)).eval()
+    weights = by_gpt2_names(model.state_dict())
+    weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])  # tied: the table again
+    reference.load_state_dict(weights)
+    return reference
+
+
+def by_gpt2_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights, or their gradients, by transformers' names."""
+    return {n if n.startswith("lm_") else f"transformer.{n}": as_conv1d(n, t) for n, t in tensors.items()}
 
 
 def as_conv1d(name: str, tensor: Tensor) -> Tensor:
@@ -67,7 +63,14 @@ def as_conv1d(name: str, tensor: Tensor) -> Tensor:
     return tensor.T if name.startswith("h.") and tensor.ndim == 2 else tensor
 
 
-@pytest.mark.parametrize("shape", [TINY, ModelConfig(vocab_size=300, n_positions=64, n_embd=48, n_layer=3, n_head=4)])
+GPT2_SHAPES = [
+    TINY,
+    ModelConfig(vocab_size=300, n_positions=64, n_embd=48, n_layer=3, n_head=4),
+    replace(TINY, tied_head=False, activation="gelu", n_inner=40, norm_eps=1e-3),
+]
+
+
+@pytest.mark.parametrize("shape", GPT2_SHAPES)
 def test_logits_and_gradients_are_transformers(shape: ModelConfig) -> None:
     ours = tiny_model(scale=5, **{f: getattr(shape, f) for f in shape.__dataclass_fields__})
     theirs = hugging_face(ours)
@@ -76,10 +79,7 @@ def test_logits_and_gradients_are_transformers(shape: ModelConfig) -> None:
 
     (NextTokenLoss(ours)(x[:, :-1], x[:, 1:]) / 58).backward()
     theirs(x, labels=x).loss.backward()
-    found, expected = gradients(ours), gradients(theirs)
-    assert len(found) == len(expected)
-    for name, gradient in found.items():
-        torch.testing.assert_close(as_conv1d(name, gradient), expected[f"transformer.{name}"], atol=2e-5, rtol=2e-4)
+    torch.testing.assert_close(by_gpt2_names(gradients(ours)), gradients(theirs), atol=2e-5, rtol=2e-4)
 
 
 def test_gelu_is_gpt2s_unless_told_otherwise() -> None:

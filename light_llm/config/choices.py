@@ -94,6 +94,7 @@ class OptimizerFacts:
     update_seconds_key: str  # the field of `plan.profile.Profile` that times the update of matrices
     scratch_bytes: Callable[[Iterable[tuple[int, ...]]], int] = no_scratch  # of the update, given a block's matrices
     is_adam: bool = False  # every parameter has Adam's two moments, and AdamW's usual rates apply
+    orthogonalizes: bool = False  # the update of a matrix, by Newton-Schulz iterations in bfloat16
 
     def state_bytes(self, *, matrices: int, others: int) -> int:
         """Return the bytes of the state for these numbers of parameters."""
@@ -102,5 +103,7 @@ class OptimizerFacts:
 
 OPTIMIZERS = {
     "adamw": OptimizerFacts(matrix_moments=2, update_seconds_key="adamw", is_adam=True),
-    "muon": OptimizerFacts(matrix_moments=1, update_seconds_key="muon", scratch_bytes=newton_schulz_scratch),
+    "muon": OptimizerFacts(
+        matrix_moments=1, update_seconds_key="muon", scratch_bytes=newton_schulz_scratch, orthogonalizes=True
+    ),
 }

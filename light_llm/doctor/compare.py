@@ -47,11 +47,9 @@ def forward_sums(config: ModelConfig, T: int) -> list[int]:
 def relative_error(result: Tensor, exact: Tensor) -> float:
     """Return max |result - exact| / max |exact|; infinity for another shape or an element that is not finite."""
     result, exact = result.detach().cpu(), exact.detach()
-    if result.shape != exact.shape:
+    if result.shape != exact.shape or not result.isfinite().all():
         return math.inf
     worst, size = float((result.double() - exact).abs().max()), float(exact.abs().max())
-    if not math.isfinite(worst):
-        return math.inf
     return worst / size if size else 0.0 if worst == 0 else math.inf
 
 

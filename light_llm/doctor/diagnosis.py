@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ..config.choices import OPTIMIZERS
+
 # Increased when a check is added or changed, so that results cached by an earlier version are not used.
 VERSION = 3
 FORMATS = ("float32", "bfloat16", "float16")
@@ -65,7 +67,7 @@ class Advice:
         """Return True if a run with these settings depends on the failed checks."""
         if self.name == "float32":
             return dtype == "bfloat16"
-        return optimizer == "muon" if self.name == "adamw" else self.name == "refuse"
+        return OPTIMIZERS[optimizer].orthogonalizes if self.name == "adamw" else self.name == "refuse"
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,6 @@ class Diagnosis:
             ("eager", [r for r in failed if r.part == COMPILED], "use --compile off"),
         ]
         return tuple(Advice(name, describe(results), action) for name, results, action in groups if results)
-
-    @property
-    def refused(self) -> bool:
-        """True if nothing can be computed correctly on this device."""
-        return any(advice.name == "refuse" for advice in self.advice)
 
     @property
     def safe(self) -> bool:
@@ -132,20 +129,19 @@ class Diagnosis:
         names = {field.name for field in fields(CheckResult)}
         if any(set(finding) != names for finding in values["findings"]):
             raise ValueError("the results have other fields")
-        results = tuple(CheckResult(**finding) for finding in values["findings"])
         known = {name: values[name] for name in ("device", "name", "torch", "seconds", "version")}
-        return cls(**known, findings=results)
+        return cls(**known, findings=tuple(CheckResult(**finding) for finding in values["findings"]))
 
     def lines(self) -> list[str]:
         """Return a summary for people: a headline, a line per number format, and what failed."""
-        verdict = "safe" if self.safe else "NOT SAFE, it computes wrong" if self.refused else "not known to be safe"
+        refused = any(advice.name == "refuse" for advice in self.advice)
+        verdict = "safe" if self.safe else "NOT SAFE, it computes wrong" if refused else "not known to be safe"
         lines = [f"{self.device} ({self.name}), torch {self.torch}: {verdict}", ""]
         lines += [f"{dtype:10}{self.verdict(dtype)}" for dtype in FORMATS]
         compiled = self.verdict(compiled=True)
         lines.append(f"{'compile':10}{compiled}{'; --compile checks it' * (compiled == 'not checked')}")
         lines += [f"{'wrong':10}{advice.because}; {advice.action}" for advice in self.advice]
-        skipped = [r for r in self.findings if not r.checked]
-        return lines + [f"{'skipped':10}{r.case}: {r.note}" for r in skipped]
+        return lines + [f"{'skipped':10}{r.case}: {r.note}" for r in self.findings if not r.checked]
 
 
 def describe(results: Sequence[CheckResult]) -> str:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..config import ModelConfig, TrainConfig
+from ..config.choices import OPTIMIZERS
 from ..generate import sampling
 from ..generate.cache import KVCache, visible
 from ..generate.decode import decode, window_start
@@ -48,7 +49,7 @@ def make_model(config: ModelConfig) -> LightLLM:
     generator = Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            std = {"wte": 0.25, "wpe": 0.1}.get(name.split(".")[0], 0.1)
+            std = 0.25 if name.startswith("wte") else 0.1
             if parameter.ndim == 2 and name.startswith("h."):
                 std = 1.5 / parameter.size(1) ** 0.5
             parameter.normal_(std=std, generator=generator)
@@ -91,8 +92,8 @@ def training_step(
         loss.backward()
         hidden, expected = exact_backward(exact, tokens, targets)
         # The last row too: a fault that concerns only the last position is a likely one.
-        rows = torch.tensor([*range(0, B * T, max(1, B * T // LOGIT_ROWS)), B * T - 1])
-        error = relative_error(logits[rows.to(device)], exact.logits(hidden[rows]))
+        checked = torch.tensor([*range(0, B * T, max(1, B * T // LOGIT_ROWS)), B * T - 1])
+        error = relative_error(logits[checked.to(device)], exact.logits(hidden[checked]))
         yield Comparison(error, tolerance(forward, kind), f"{where}, logits")
         loss_sums = [*forward, SUM_BLOCK]
         error = abs(float(loss.detach()) - expected) / expected
@@ -106,13 +107,9 @@ def training_step(
                 yield Comparison(math.inf, limit, f"{where}, gradient of {name} missing")
                 continue
             # The gradients of ids outside the batch are far smaller, and would be lost beside the others.
-            parts = (
-                {"": slice(None)}
-                if name != "wte.weight"
-                else {", ids of the batch": in_batch, ", other ids": ~in_batch}
-            )
-            for part, chosen in parts.items():
-                error = relative_error(p.grad.cpu()[chosen], q.grad[chosen])
+            by_id = {", ids of the batch": in_batch, ", other ids": ~in_batch}
+            for part, rows in by_id.items() if name == "wte.weight" else [("", slice(None))]:
+                error = relative_error(p.grad.cpu()[rows], q.grad[rows])
                 yield Comparison(error, limit, f"{where}, gradient of {name}{part}")
 
 
@@ -147,7 +144,7 @@ def optimizer_steps(device: str, optimizer: str) -> Iterator[Comparison]:
             for group in each.param_groups:
                 group["lr"] = config.lr * step / UPDATES
             each.step()
-    matrices = group_parameters(model)[MATRIX] if optimizer == "muon" else {}
+    orthogonalized = group_parameters(model)[MATRIX] if OPTIMIZERS[optimizer].orthogonalizes else {}
     start = make_model(ODD).state_dict()
     for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
         moved = q.detach() - start[name]
@@ -155,7 +152,7 @@ def optimizer_steps(device: str, optimizer: str) -> Iterator[Comparison]:
         # A weight is rounded to its own size at every update, however small the update.
         size = 1 + float(start[name].abs().max() / moved.abs().max())
         limit = tolerance([ADAMW_ROUNDINGS] * UPDATES) * size
-        if name in matrices:  # five Newton-Schulz iterations of three products each, in bfloat16 on every device
+        if name in orthogonalized:  # five Newton-Schulz iterations of three products each, in bfloat16 on every device
             limit = tolerance([min(p.shape)] * 15, torch.bfloat16)
         yield Comparison(error, limit, f"{name} after {UPDATES} updates")
 
@@ -173,10 +170,12 @@ def cached_forward(device: str) -> Iterator[Comparison]:
         yield Comparison(relative_error(logits, expected[:, start:end]), limit, f"tokens {start + 1} to {end}")
     for step in range(3):
         positions = torch.tensor([[16], [9], [12]]) + step  # (B, 1): two rows continue from an earlier token
-        hidden = model.hidden_states(
-            ids.gather(1, positions).to(device), positions.to(device), visible(positions.to(device)), cache
+        tokens, exact = (
+            ids.gather(1, positions),
+            expected.gather(1, positions[..., None].expand(-1, -1, SMALL.vocab_size)),
         )
-        exact = expected.gather(1, positions[..., None].expand(-1, -1, SMALL.vocab_size))
+        positions = positions.to(device)
+        hidden = model.hidden_states(tokens.to(device), positions, visible(positions), cache)
         yield Comparison(relative_error(model.logits(hidden), exact), limit, "rows of different lengths")
 
 
@@ -185,9 +184,9 @@ def greedy(device: str) -> Iterator[Comparison]:
     """Check that each greedy token has the largest exact logit, on a cache and without one."""
     model, exact, limit = on_device(SMALL, device), exact_model(SMALL), tolerance(forward_sums(SMALL, 32))
     for use_cache in (True, False):
-        settings = {"sampling": Sampling(temperature=0.0), "seeds": [0, 0], "max_new_tokens": NEW_TOKENS}
-        rows = [list(prompt) for prompt in PROMPTS]
-        for step in decode(model, PROMPTS, use_cache=use_cache, **settings):  # type: ignore[arg-type]
+        rows, rules = [list(prompt) for prompt in PROMPTS], Sampling(temperature=0.0)
+        steps = decode(model, PROMPTS, sampling=rules, seeds=[0, 0], max_new_tokens=NEW_TOKENS, use_cache=use_cache)
+        for step in steps:
             for row, token in zip(rows, step, strict=True):
                 where = f"token {len(row) + 1}, {'with' if use_cache else 'without'} cache: id {token}"
                 if token is None or not 0 <= token < SMALL.vocab_size:

@@ -62,8 +62,8 @@ def softmax(device: str) -> Iterator[Comparison]:
     def masked(x: Tensor) -> Tensor:
         return x.masked_fill(torch.ones_like(x, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
 
-    x, where = numbers(2, 65, 65, seed=16, scale=3), "65 x 65, the future masked"
-    yield from compare(device, masked, x, sums=[65, 65], grad_sums=[65], where=where)
+    x = numbers(2, 65, 65, seed=16, scale=3)
+    yield from compare(device, masked, x, sums=[65, 65], grad_sums=[65], where="65 x 65, the future masked")
 
 
 def norm(device: str, function: Callable[..., Tensor]) -> Iterator[Comparison]:
@@ -104,8 +104,9 @@ def rotation(device: str) -> Iterator[Comparison]:
     error = relative_error(angles.to(device).cos(), exact.cos)
     yield Comparison(error, tolerance([ELEMENTWISE]), "cosines up to 1,023 radians")
     rotated = lambda x: rotate(x, RotaryAngles(*(part.to(x) for part in exact)))  # noqa: E731
-    x = numbers(2, 3, 1024, C, seed=41)
-    yield from compare(device, rotated, x, sums=[2], grad_sums=[2], where="1,024 positions")
+    yield from compare(
+        device, rotated, numbers(2, 3, 1024, C, seed=41), sums=[2], grad_sums=[2], where="1,024 positions"
+    )
 
 
 def embedding(device: str) -> Iterator[Comparison]:
@@ -152,14 +153,8 @@ def exact_by_formula(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def attention(device: str, dtype: str = "float32", function: Callable[..., Tensor] = attend) -> Iterator[Comparison]:
     """Check causal attention and its gradients against the formula; in training on a CPU it goes by blocks."""
-    for B, H, T, D in (
-        (9, 2, 7, 32),
-        (1, 1, 1, 64),
-        (16, 3, 7, 64),
-        (2, 2, 129, 32),
-        (1, 2, 1023, 64),
-        (1, 2, 1024, 64),
-    ):
+    shapes = ((9, 2, 7, 32), (1, 1, 1, 64), (16, 3, 7, 64), (2, 2, 129, 32), (1, 2, 1023, 64), (1, 2, 1024, 64))
+    for B, H, T, D in shapes:
         # The only weight of a single token is 1 whatever Q and K are, so that their gradients are 0.
         chain = [D, T, T] if T > 1 else []
         # Views of one packed product, as the model makes them.
@@ -171,8 +166,7 @@ def attention(device: str, dtype: str = "float32", function: Callable[..., Tenso
 def fused_attention(device: str) -> Iterator[Comparison]:
     """Check torch's fused kernel on devices where the model uses it."""
     if has_attention_kernel(device):
-        kernel = partial(F.scaled_dot_product_attention, is_causal=True)
-        yield from attention(device, function=kernel)
+        yield from attention(device, function=partial(F.scaled_dot_product_attention, is_causal=True))
 
 
 @torch.no_grad()

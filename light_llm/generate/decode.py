@@ -74,23 +74,16 @@ class _UncachedReader:
 
     def next_logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits after the last token of each row: (B, V)."""
-        windows = [row[window_start(len(row), self.context) :] for row in rows]
-        return torch.cat([self._last(window) for window in windows])
-
-    def _last(self, window: Sequence[int]) -> Tensor:
-        tokens = torch.tensor([window], device=self.model.head_weight.device)
-        return self.model.logits(self.model.hidden_states(tokens)[:, -1])
+        device = self.model.head_weight.device
+        windows = [torch.tensor([row[window_start(len(row), self.context) :]], device=device) for row in rows]
+        return torch.cat([self.model.logits(self.model.hidden_states(window)[:, -1]) for window in windows])
 
 
 class _CachedReader:
-    """Reads the prompts once, then one token per step on top of the cache; a full window is read again.
-
-    Args:
-        capacity: slots of the cache: the context, or fewer for a short text.
-    """
+    """Reads the prompts once, then one token per step on top of the cache; a full window is read again."""
 
     def __init__(self, model: LightLLM, context: int, capacity: int) -> None:
-        self.model, self.context, self.capacity = model, context, capacity
+        self.model, self.context, self.capacity = model, context, capacity  # slots: fewer than context for a short text
         self.device, self.dtype = model.head_weight.device, model.head_weight.dtype
         self.cache: KVCache | None = None
         self.starts: list[int] = []

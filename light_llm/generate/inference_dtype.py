@@ -6,8 +6,8 @@ from ..config import check_choice
 from ..errors import ConfigError
 from ..model import LightLLM
 from ..runtime import Decision
-from .packed_linear import pack_weights
-from .quantize import quantize_int8
+from .packed_linear import pack_weights, replace_linear_layers
+from .quantize import Int8Linear
 
 DTYPES = ("auto", "float32", "bfloat16")
 QUANTIZE = ("none", "int8")
@@ -29,11 +29,11 @@ def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = 
     """
     check_inference_dtype(dtype, quantize)
     if quantize == "int8":
-        quantize_int8(model)
+        replace_linear_layers(model, Int8Linear)
         return Decision("int8", "asked for")
-    chosen = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    name = "float32" if dtype == "auto" else dtype
     why = "the same text from a seed, alone or in a batch" if dtype == "auto" else "asked for"
-    if pack_weights(model, chosen):
-        return Decision(str(chosen).removeprefix("torch."), f"{why}; weights laid out for single rows")
-    model.to(chosen)
-    return Decision(str(chosen).removeprefix("torch."), f"{why}; this machine has no packed products")
+    if pack_weights(model, getattr(torch, name)):
+        return Decision(name, f"{why}; weights laid out for single rows")
+    model.to(getattr(torch, name))
+    return Decision(name, f"{why}; this machine has no packed products")

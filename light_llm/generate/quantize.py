@@ -4,9 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import LightLLM
-from .packed_linear import replace_linear_layers
-
 MAX_INT8 = 127  # symmetric: -128 is not used
 # The kernel reads this many weights at a time, and beyond the end of a row whose length is not a multiple of it.
 KERNEL_WIDTH = 32
@@ -69,8 +66,3 @@ def has_int8_kernel(device: torch.device) -> bool:
     except (RuntimeError, AttributeError):
         return False
     return bool((y == 32).all())
-
-
-def quantize_int8(model: LightLLM) -> None:
-    """Replace a trained model's linear layers and its head's product by int8. The tables stay."""
-    replace_linear_layers(model, Int8Linear)

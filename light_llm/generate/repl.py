@@ -30,10 +30,6 @@ class ReplSettings(Sampling):
         super().__post_init__()
         check_request(self.max_new_tokens, self.stop, max(0, self.seed))
 
-    def changed(self, name: str, text: str) -> "ReplSettings":
-        """Return the settings with one number parsed from text. Raises ConfigError for anything else."""
-        return replace(self, **{name: parse_as(ReplSettings, name, text, what="settings")})
-
 
 @dataclass(frozen=True)
 class Command:
@@ -80,13 +76,7 @@ class ReplPrompt:
 
 
 class Repl:
-    """A read-evaluate-print loop over a model: the state of one session.
-
-    Args:
-        generator: the model.
-        settings: the initial settings; commands change them.
-        terminal: the output for answers and messages.
-    """
+    """A read-evaluate-print loop over a model: the state of one session, whose settings are changed by commands."""
 
     def __init__(self, generator: TextGenerator, settings: ReplSettings, terminal: Terminal) -> None:
         self.generator, self.settings, self.terminal = generator, settings, terminal
@@ -160,8 +150,12 @@ class Repl:
         try:
             with delayed_interrupt() as raise_if_pressed:
                 for piece in pieces:
-                    if not shown:
-                        self._begin(prompt, heading)
+                    if not shown:  # the first token shows that the prompt is usable
+                        self.answers += 1
+                        if heading:
+                            self.terminal.text(f"{heading}\n", DIM)
+                        if prompt.typed:
+                            self.terminal.text(prompt.text, BOLD)
                     shown.append(piece)
                     self.terminal.text(piece)
                     raise_if_pressed()
@@ -169,18 +163,9 @@ class Repl:
             self.terminal.text("\n")
             self._end(prompt, shown, f"{_speed(len(shown), began)}, seed {seed}, stopped")
             raise
-        if not self.terminal.live or not f"{prompt.text if prompt.typed else ''}{''.join(shown)}".endswith("\n"):
+        if not self.terminal.live or not "".join([prompt.text * prompt.typed, *shown]).endswith("\n"):
             self.terminal.text("\n")
         self._end(prompt, shown, f"{_speed(len(shown) - 1, began)}, seed {seed}")  # the last piece holds no new token
-
-    def _begin(self, prompt: ReplPrompt, heading: str) -> None:
-        """Count an answer and show its prompt, once the first token shows that the prompt is usable."""
-        self.answers += 1
-        if heading:
-            self.terminal.text(heading, DIM)
-            self.terminal.text("\n")
-        if prompt.typed:
-            self.terminal.text(prompt.text, BOLD)
 
     def _end(self, prompt: ReplPrompt, shown: list[str], closing: str) -> None:
         if shown:
@@ -213,7 +198,7 @@ class Repl:
 
     def _set(self, name: str, value: str) -> None:
         if value:
-            self.settings = self.settings.changed(name, value)
+            self.settings = replace(self.settings, **{name: parse_as(ReplSettings, name, value, what="settings")})
             self.answers = 0 if name == "seed" else self.answers
         if self.terminal.interactive or not value:
             self.terminal.note(self._line(name))

@@ -23,21 +23,13 @@ BOLD, DIM = "1", "2"
 
 @dataclass(frozen=True)
 class Terminal:
-    """Two output streams and their abilities.
+    """Two output streams and their abilities."""
 
-    Attributes:
-        out: for answers.
-        err: for messages.
-        interactive: lines are typed, so prompts and notes are shown.
-        live: `out` is a terminal.
-        styled: it supports bold and dim, and NO_COLOR is not set.
-    """
-
-    out: TextIO
-    err: TextIO
-    interactive: bool = False
-    live: bool = False
-    styled: bool = False
+    out: TextIO  # for answers
+    err: TextIO  # for messages
+    interactive: bool = False  # lines are typed, so prompts and notes are shown
+    live: bool = False  # `out` is a terminal
+    styled: bool = False  # it supports bold and dim, and NO_COLOR is not set
 
     def text(self, text: str, style: str = "") -> None:
         """Write a part of an answer."""

@@ -77,10 +77,7 @@ class RotaryPositions(PositionEncoding):
         return RotaryAngles(angles.cos(), angles.sin())
 
 
-POSITIONS: dict[str, Callable[[ModelConfig], PositionEncoding]] = {
-    "learned": LearnedPositions,
-    "rope": RotaryPositions,
-}
+POSITIONS: dict[str, Callable[[ModelConfig], PositionEncoding]] = {"learned": LearnedPositions, "rope": RotaryPositions}
 
 
 def frequencies(config: ModelConfig, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V voca
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
 from ..config.choices import MLPS, NORMS, OPTIMIZERS, POSITIONS
@@ -35,7 +35,7 @@ class Memory:
     @property
     def total(self) -> int:
         """Return the sum of all kinds."""
-        return sum(getattr(self, f.name) for f in fields(self))
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class StepShape:
         """Build the shape for a run whose device, dtype and compilation are resolved."""
         B = train.micro_batch or train.batch_size
         return cls(
-            model=model,
-            B=B,
-            T=T,
+            model,
+            B,
+            T,
             micro_batches=train.batch_size // B,
             half=train.dtype != "float32",
             checkpointing=train.checkpointing,

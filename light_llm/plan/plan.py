@@ -7,14 +7,7 @@ from ..config import ModelConfig, TrainConfig, get_model_size
 from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
 from .memory_model import Memory, StepShape, optimizer_bytes, step_memory
 from .profile import profile
-from .time_model import (
-    SAMPLE_SECONDS,
-    SAVE_BYTES_PER_SECOND,
-    Seconds,
-    evaluation_seconds,
-    probe_seconds,
-    step_seconds,
-)
+from .time_model import SAMPLE_SECONDS, SAVE_BYTES_PER_SECOND, Seconds, evaluation_seconds, probe_seconds, step_seconds
 
 KEPT_STEPS = 2  # step folders that stay on disk
 # Memory of a process on a CPU beyond what is alive at once: libraries that the first step loads, and a share for holes
@@ -42,8 +35,8 @@ class Plan:
     text: DatasetSize
     memory: Memory  # at the peak
     limit: MemoryLimit | None
-    step: float | None  # seconds of one step; None if this machine was not measured
-    seconds: Seconds | None  # of the steps that are left
+    step: float | None = None  # seconds of one step; None if this machine was not measured
+    seconds: Seconds | None = None  # of the steps that are left
 
     @property
     def fits(self) -> bool:
@@ -130,30 +123,18 @@ def make_plan(
         timed: predict the time too; measures this machine if it was not measured before.
         done: steps made earlier.
     """
-    text = text or DatasetSize()
     shape = StepShape.of(model, train, T)
-    plan = Plan(
-        model=model,
-        train=train,
-        T=T,
-        text=text,
-        memory=_process_memory(shape, resident_memory() if framework is None else framework),
-        limit=limit or memory_limit(train.device),
-        step=None,
-        seconds=None,
-    )
+    memory = step_memory(shape)
+    overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
+    framework = resident_memory() if framework is None else framework
+    # On a GPU its own memory counts, and Python's is elsewhere.
+    memory = replace(memory, cache=overhead, framework=framework if shape.on_cpu else 0)
+    plan = Plan(model, train, T, text or DatasetSize(), memory, limit or memory_limit(train.device))
     return _with_time(plan, shape, train.max_steps - done) if timed else plan
 
 
-def _process_memory(shape: StepShape, framework: int) -> Memory:
-    """Add the memory of the process itself to that of a step."""
-    memory = step_memory(shape)
-    overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
-    # On a GPU its own memory counts, and Python's is elsewhere.
-    return replace(memory, cache=overhead, framework=framework if shape.on_cpu else 0)
-
-
 def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:
+    """Add the predicted time of some steps."""
     train = plan.train
     speeds = profile(train.device, train.dtype, plan.model)
     step = step_seconds(shape, speeds)

@@ -6,10 +6,12 @@ a slow bfloat16; a data sheet's peak rate would not.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ModelConfig, TrainConfig, block_shapes
@@ -21,7 +23,7 @@ from ..model import Block
 from ..optim.adamw import adamw
 from ..optim.muon import muon
 from ..runtime import autocast, rng_state, set_rng_state
-from ..runtime.machine_cache import cached_measurements, has_cached_measurements, machine_key
+from ..runtime.machine_cache import cached_measurements, machine_key, read_measurements
 from ..runtime.timing import time_calls
 
 WIDTHS = (128, 256, 512)  # C of the blocks and of the head
@@ -56,31 +58,31 @@ class Profile:
     evaluated: float  # the share of the head's time that the value without gradients takes
 
 
+N_NUMBERS = {f.name: 1 if f.type is float else len(WIDTHS) for f in fields(Profile)}  # as many LENGTHS as WIDTHS
+
+
 def is_known(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
     """Return whether this machine was measured before, with a model's kind of blocks."""
-    return has_cached_measurements(key(device, dtype, model), names())
+    return read_measurements().keys() >= set(keys(device, dtype, model))
 
 
 def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
     """Return the cached profile of this machine, or measure it, which takes some seconds."""
-    sizes = _sizes()
 
     def measure() -> list[float]:
-        measured = measure_profile(device, dtype, model)
-        return [number for name, _ in sizes for number in _as_tuple(getattr(measured, name))]
+        values = vars(measure_profile(device, dtype, model)).values()
+        return [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
 
-    numbers = iter(cached_measurements(key(device, dtype, model), names(), measure))
-    filled = {name: tuple(next(numbers) for _ in range(n)) for name, n in sizes}
-    return Profile(**{k: v if isinstance(getattr(_EMPTY, k), tuple) else v[0] for k, v in filled.items()})  # type: ignore[arg-type]
+    numbers = iter(cached_measurements(keys(device, dtype, model), measure))
+    return Profile(*(next(numbers) if n == 1 else tuple(islice(numbers, n)) for n in N_NUMBERS.values()))  # type: ignore[arg-type]
 
 
-def key(device: str, dtype: str, model: ModelConfig = GPT2) -> str:
-    """Return the key of a profile in the cache: it names the fields in which the block differs from GPT-2's."""
-    block, gpt2 = (block_like(config, C=WIDTHS[1], L=1) for config in (model, GPT2))
-    kind = "".join(
-        f", {f.name} {getattr(block, f.name)}" for f in fields(block) if getattr(block, f.name) != getattr(gpt2, f.name)
-    )
-    return f"profile {VERSION} of {dtype} on {device}{kind}: {machine_key()}"
+def keys(device: str, dtype: str, model: ModelConfig = GPT2) -> list[str]:
+    """Return the keys of a profile's numbers in the cache: they name the fields in which the block is not GPT-2's."""
+    block, gpt2 = (asdict(block_like(config, C=WIDTHS[1], L=1)) for config in (model, GPT2))
+    kind = "".join(f", {name} {value}" for name, value in block.items() if value != gpt2[name])
+    key = f"profile {VERSION} of {dtype} on {device}{kind}: {machine_key()}"
+    return [f"{key}, {name} {i}" for name, n in N_NUMBERS.items() for i in range(n)]
 
 
 def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
@@ -90,16 +92,6 @@ def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
     inner = round(model.inner_size / model.n_embd * C)
     choices = {name: getattr(model, name) for name in BLOCK_CHOICES}
     return ModelConfig(n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, **choices)
-
-
-def names() -> list[str]:
-    """Return the names of the cached numbers."""
-    return [f"{name} {i}" for name, n in _sizes() for i in range(n)]
-
-
-def _sizes() -> list[tuple[str, int]]:
-    """Return each part with its count of numbers."""
-    return [(name, len(_as_tuple(value))) for name, value in vars(_EMPTY).items()]
 
 
 def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
@@ -122,8 +114,8 @@ def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profi
             muon=tuple(parts.muon(C) for C in WIDTHS),
             adamw=parts.adamw(),
             dropout=parts.dropout(middle),
-            forward=parts.block_forward(middle, MANY) / (block_batch + MANY * block_token),
-            evaluated=parts.head_value(middle, MANY) / (head_batch + MANY * head_token),
+            forward=parts.block(middle, MANY, backward=False) / (block_batch + MANY * block_token),
+            evaluated=parts.head(middle, MANY, backward=False) / (head_batch + MANY * head_token),
         )
     finally:
         set_rng_state(before, device)
@@ -141,29 +133,22 @@ class _Parts:
     def random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self.device)
 
-    def block(self, C: int, N: int, n_blocks: int = 2) -> float:
-        """Time one block without attention, forward and backward."""
-        # Several blocks in turn, so that none finds its weights in a cache.
-        blocks, x = self._blocks(C, n_blocks), self.random(1, N, C).requires_grad_()
+    def block(self, C: int, N: int, *, backward: bool = True) -> float:
+        """Time one block without attention."""
+        # Two blocks in turn, so that neither finds its weights in a cache.
+        config = block_like(self.model, C, 2)
+        blocks, x = [Block(config, i).to(self.device) for i in range(2)], self.random(1, N, C).requires_grad_()
+        for block in blocks:
+            block.attn.attend = _no_attention
 
         def work() -> None:
             y = self._through(blocks, x)
-            y.backward(torch.ones_like(y))
-            for block in blocks:
-                block.zero_grad(set_to_none=True)
+            if backward:
+                y.backward(torch.ones_like(y))
+                for block in blocks:
+                    block.zero_grad(set_to_none=True)
 
-        return self.seconds(work) / n_blocks
-
-    def block_forward(self, C: int, N: int, n_blocks: int = 2) -> float:
-        blocks, x = self._blocks(C, n_blocks), self.random(1, N, C).requires_grad_()
-        return self.seconds(lambda: self._through(blocks, x)) / n_blocks
-
-    def _blocks(self, C: int, n_blocks: int) -> list[Block]:
-        config = block_like(self.model, C, n_blocks)
-        blocks = [Block(config, layer).to(self.device) for layer in range(n_blocks)]
-        for block in blocks:
-            block.attn.attend = _no_attention
-        return blocks
+        return self.seconds(work) / len(blocks)
 
     def _through(self, blocks: Sequence[Block], x: Tensor) -> Tensor:
         position_ids = torch.arange(x.size(1), device=self.device)
@@ -181,33 +166,24 @@ class _Parts:
 
         def work() -> None:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            if kernel:
-                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).backward(up)
-            else:
-                attend(q, k, v).backward(up)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True) if kernel else attend(q, k, v)
+            y.backward(up)
             qkv.grad = None
 
         return self.seconds(work) / (B * T * H)
 
-    def head(self, C: int, N: int) -> float:
-        """Time the loss of N tokens over V ids, and its gradients."""
+    def head(self, C: int, N: int, *, backward: bool = True) -> float:
+        """Time the loss of N tokens over V ids."""
         hidden, head = self.random(N, C).requires_grad_(), (0.02 * self.random(V, C)).requires_grad_()
         targets, weights = torch.zeros(N, dtype=torch.long, device=self.device), torch.ones(N, device=self.device)
 
         def work() -> None:
             with autocast(self.device, self.dtype):
-                linear_cross_entropy_sum(hidden, head, targets, weights, rows=MANY).backward()
+                if backward:
+                    linear_cross_entropy_sum(hidden, head, targets, weights, rows=MANY).backward()
+                else:
+                    linear_cross_entropy(hidden, head, targets, rows=MANY)
             hidden.grad = head.grad = None
-
-        return self.seconds(work)
-
-    def head_value(self, C: int, N: int) -> float:
-        hidden, head = self.random(N, C), 0.02 * self.random(V, C)
-        targets = torch.zeros(N, dtype=torch.long, device=self.device)
-
-        def work() -> None:
-            with autocast(self.device, self.dtype):
-                linear_cross_entropy(hidden, head, targets, rows=MANY)
 
         return self.seconds(work)
 
@@ -259,11 +235,3 @@ def _line(few: float, many: float) -> tuple[float, float]:
     # At least half of the mean time of a token: noise could make many tokens seem as fast as few.
     token = max((many - few) / (MANY - FEW), 0.5 * many / MANY)
     return max(0.0, many - token * MANY), token
-
-
-def _as_tuple(value: float | tuple[float, ...]) -> tuple[float, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-_W, _T = (0.0,) * len(WIDTHS), (0.0,) * len(LENGTHS)
-_EMPTY = Profile(_W, _W, _T, _T, _W, _W, 0.0, _W, 0.0, 0.0, 0.0, 0.0)  # says which fields are tuples

@@ -1,10 +1,8 @@
 """A plan as text: the lines of a header, the table of `light-llm plan`, and the refusal of a run that does not fit."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from ..text_format import format_bytes, format_duration
-from .memory_model import Memory
 from .parameters import parameters_by_part
 from .plan import Plan
 from .suggest import Suggestion
@@ -33,14 +31,8 @@ def warning_lines(plan: Plan) -> list[str]:
     return [f"notice   {line}" if i == 0 else f"         {line}" for i, line in enumerate(_too_large(plan))]
 
 
-def refusal(
-    plan: Plan, suggestions: Sequence[Suggestion], *, untouched: str = "nothing was downloaded or written"
-) -> str:
-    """Return the refusal of a run that does not fit, with the settings that do.
-
-    Args:
-        untouched: states that there are no side effects yet.
-    """
+def refusal(plan: Plan, suggestions: Sequence[Suggestion], untouched: str = "nothing was downloaded or written") -> str:
+    """Return the refusal of a run that does not fit, with the settings that do; `untouched` names no side effects."""
     lines = [*_too_large(plan), f"{untouched}. What fits:" if suggestions else "nothing offered here fits:"]
     for suggestion in suggestions:
         smaller = suggestion.plan
@@ -56,16 +48,17 @@ def refusal(
 def _too_large(plan: Plan) -> list[str]:
     assert plan.limit is not None
     needed, free = format_bytes(plan.memory.total), format_bytes(plan.limit.bytes)
-    return [
-        f"this run needs about {needed} of memory, and there are {free}:",
-        f"{plan.limit.reason};",
-    ]
+    return [f"this run needs about {needed} of memory, and there are {free}:", f"{plan.limit.reason};"]
 
 
 def table(plan: Plan) -> list[str]:
     """Return the whole plan as lines of two columns."""
     c, train, text = plan.model, plan.train, plan.text
     pieces = f", {train.micro_batch} at a time" if train.micro_batch and train.micro_batch < train.batch_size else ""
+    limit = []
+    if plan.limit:
+        verb = "there are" if plan.fits else "and there are only"
+        limit = [f"             {format_bytes(plan.limit.bytes):>14}  {verb}: {plan.limit.reason}"]
     lines = [
         f"model        {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, vocabulary {c.vocab_size:,}",
         f"run          {train.max_steps:,} steps of {train.batch_size} x {plan.T:,}{pieces},"
@@ -75,8 +68,8 @@ def table(plan: Plan) -> list[str]:
         *(f"             {n:>14,}  {part}" for part, n in parameters_by_part(c).items()),
         "",
         f"memory       {format_bytes(plan.memory.total):>14}  at the peak",
-        *_limit_lines(plan),
-        *(f"             {format_bytes(n):>14}  {name}" for name, n in _kinds(plan.memory) if n),
+        *limit,
+        *(f"             {format_bytes(n):>14}  {NAMES.get(kind, kind)}" for kind, n in vars(plan.memory).items() if n),
         "",
         f"arithmetic   {plan.flops_per_step:>14.3g}  operations a step,"
         f" {plan.flops_per_step * train.max_steps:.3g} in all",
@@ -92,23 +85,10 @@ def table(plan: Plan) -> list[str]:
     start = "disk        " if plan.bytes_of_data is None else "            "
     lines.append(f"{start} {format_bytes(plan.bytes_of_checkpoints):>14}  checkpoints")
     if plan.step is not None and plan.seconds is not None:
-        lines += [
-            "",
-            f"time         {format_duration(plan.seconds.total):>14}  in all, {format_duration(plan.step)} a step",
-        ]
-        parts = ((f.name, getattr(plan.seconds, f.name)) for f in fields(plan.seconds))
+        total, step = format_duration(plan.seconds.total), format_duration(plan.step)
+        lines += ["", f"time         {total:>14}  in all, {step} a step"]
+        parts = vars(plan.seconds).items()
         lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
     if text.tokens is None:
         lines += ["", "note         the text is not here yet: its passes, and the time of evaluations, are left out"]
     return lines
-
-
-def _limit_lines(plan: Plan) -> list[str]:
-    if plan.limit is None:
-        return []
-    verb = "there are" if plan.fits else "and there are only"
-    return [f"             {format_bytes(plan.limit.bytes):>14}  {verb}: {plan.limit.reason}"]
-
-
-def _kinds(memory: Memory) -> list[tuple[str, int]]:
-    return [(NAMES.get(f.name, f.name), getattr(memory, f.name)) for f in fields(memory)]

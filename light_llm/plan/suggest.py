@@ -1,6 +1,6 @@
 """Suggestions for a run that does not fit: the nearest settings that do, each with its own plan."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,12 @@ from .plan import Plan, make_plan
 MIN_WINDOW = 64  # tokens
 SMALL_VOCABULARY = 4096  # of a tokenizer trained on the text
 Overrides = dict[str, Any]  # settings by `part__name`
+Change = tuple[str, str, Overrides]  # flags, their effect, and the settings that they set
+BPE: Change = (
+    f"--tokenizer bpe:{SMALL_VOCABULARY}",
+    "a small vocabulary, learnt from the text",
+    {"data__tokenizer": f"bpe:{SMALL_VOCABULARY}", "model__vocab_size": SMALL_VOCABULARY},
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,11 @@ class Suggestion:
 def suggest_settings(plan: Plan, *, timed: bool = True) -> list[Suggestion]:
     """Return the smallest change of each kind that fits, the kind that changes the result least first; or [].
 
-    Each kind is tried alone first, then with fewer sequences at a time.
+    Each kind is tried alone first, then with fewer sequences at a time. All kinds together are the last resort.
     """
-    kinds = (_smaller_micro_batch, _checkpointing, _shorter_windows, _smaller_preset, _smaller_vocabulary)
-    tried = (next((s for s in kind(plan) if s.plan.fits), None) for kind in kinds)
-    suggestions = [suggestion for suggestion in tried if suggestion]
-    if not suggestions:
-        suggestions = [suggestion for suggestion in _everything(plan) if suggestion.plan.fits][:1]
+    tried = [_smaller_micro_batch(plan), *(_alone_then_in_pieces(plan, kind) for kind in _kinds(plan))]
+    suggestions = [s for kind in tried if (s := next((s for s in kind if s.plan.fits), None))]
+    suggestions = suggestions or [s for s in _everything(plan) if s.plan.fits][:1]
     # Only what is offered is timed: a search plans hundreds of settings.
     return [replace(s, plan=_replan(plan, s.changes, timed=True)) for s in suggestions] if timed else suggestions
 
@@ -68,37 +72,30 @@ def _smaller_micro_batch(plan: Plan, prefix: str = "", **changes: Any) -> Iterat
         yield _suggestion(plan, f"{prefix}--micro-batch {n}", effect, train__micro_batch=n, **changes)
 
 
-def _checkpointing(plan: Plan) -> Iterator[Suggestion]:
-    if plan.train.checkpointing:
-        return
-    flags = "--set train.checkpointing=true"
-    yield _suggestion(plan, flags, "the same loss, a third more time", train__checkpointing=True)
-    yield from _smaller_micro_batch(plan, f"{flags} ", train__checkpointing=True)
+def _alone_then_in_pieces(plan: Plan, kind: Sequence[Change]) -> Iterator[Suggestion]:
+    for flags, effect, changes in kind:
+        yield _suggestion(plan, flags, effect, **changes)
+    for flags, _, changes in kind:
+        yield from _smaller_micro_batch(plan, f"{flags} ", **changes)
 
 
-def _shorter_windows(plan: Plan) -> Iterator[Suggestion]:
-    T = plan.T // 2
-    lengths = []
-    while T >= MIN_WINDOW:
-        lengths.append(T)
-        T //= 2
-    for T in lengths:
-        yield _suggestion(plan, f"--max-length {T}", "a shorter context", **_window(T))
-    for T in lengths:
-        yield from _smaller_micro_batch(plan, f"--max-length {T} ", **_window(T))
+def _kinds(plan: Plan) -> list[list[Change]]:
+    """Return the changes of each kind, the smallest first."""
+    model, flag = plan.model, "--set train.checkpointing=true"
+    checkpointing: Change = (flag, "the same loss, a third more time", {"train__checkpointing": True})
+    lengths = [plan.T >> i for i in range(1, plan.T.bit_length()) if plan.T >> i >= MIN_WINDOW]
+    smaller = [name for name in presets_of_kind(model) if model.n_embd > preset_settings(name)["n_embd"]]
+    effect = f"a smaller model{_leave_out(plan)}"
+    return [
+        [] if plan.train.checkpointing else [checkpointing],
+        [(f"--max-length {T}", "a shorter context", _window(T)) for T in lengths],
+        [(f"--preset {name}", effect, resize_to_preset(name, model)) for name in reversed(smaller)],
+        [BPE] if model.vocab_size > 2 * SMALL_VOCABULARY else [],
+    ]
 
 
 def _window(T: int) -> Overrides:
     return {"data__max_length": T, "model__n_positions": T}
-
-
-def _smaller_preset(plan: Plan) -> Iterator[Suggestion]:
-    smaller = [name for name in presets_of_kind(plan.model) if plan.model.n_embd > preset_settings(name)["n_embd"]]
-    for name in reversed(smaller):
-        changes, effect = resize_to_preset(name, plan.model), f"a smaller model{_leave_out(plan)}"
-        yield _suggestion(plan, f"--preset {name}", effect, **changes)
-    for name in reversed(smaller):
-        yield from _smaller_micro_batch(plan, f"--preset {name} ", **resize_to_preset(name, plan.model))
 
 
 def _leave_out(plan: Plan) -> str:
@@ -107,23 +104,11 @@ def _leave_out(plan: Plan) -> str:
     return f"; leave out {flags}" if flags else ""
 
 
-def _smaller_vocabulary(plan: Plan) -> Iterator[Suggestion]:
-    if plan.model.vocab_size <= 2 * SMALL_VOCABULARY:
-        return
-    flags, changes = f"--tokenizer bpe:{SMALL_VOCABULARY}", _vocabulary()
-    yield _suggestion(plan, flags, "a small vocabulary, learnt from the text", **changes)
-    yield from _smaller_micro_batch(plan, f"{flags} ", **changes)
-
-
-def _vocabulary() -> Overrides:
-    return {"data__tokenizer": f"bpe:{SMALL_VOCABULARY}", "model__vocab_size": SMALL_VOCABULARY}
-
-
 def _everything(plan: Plan) -> Iterator[Suggestion]:
-    """Yield all changes at once, without and with the smallest preset: the last resort."""
-    smallest = presets_of_kind(plan.model)[0]
-    changes = {**_vocabulary(), **_window(min(plan.T, MIN_WINDOW)), "train__micro_batch": 1}
-    flags = f"--tokenizer bpe:{SMALL_VOCABULARY} --max-length {min(plan.T, MIN_WINDOW)} --micro-batch 1"
+    """Yield all changes at once, without and with the smallest preset."""
+    smallest, T = presets_of_kind(plan.model)[0], min(plan.T, MIN_WINDOW)
+    changes = {**BPE[2], **_window(T), "train__micro_batch": 1}
+    flags = f"{BPE[0]} --max-length {T} --micro-batch 1"
     yield _suggestion(plan, flags, "a small vocabulary, a short context, one at a time", **changes)
     effect = f"the least that is offered{_leave_out(plan)}"
     yield _suggestion(plan, f"--preset {smallest} {flags}", effect, **changes, **resize_to_preset(smallest, plan.model))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..config import get_model_size, matrix_parameters
 from ..config.choices import OPTIMIZERS
@@ -29,15 +29,17 @@ class Seconds:
     @property
     def total(self) -> float:
         """Return the sum."""
-        return float(sum(getattr(self, f.name) for f in fields(self)))
+        return float(sum(vars(self).values()))
 
 
 def step_seconds(shape: StepShape, p: Profile) -> float:
     """Return the seconds of one optimizer step: its micro-batches and the update."""
     m = shape.model
-    batch = m.n_layer * block_seconds(shape, p) + head_seconds(shape, p) + m.vocab_size * m.n_embd * p.table
+    C, V = m.n_embd, m.vocab_size
+    head = V * (interpolate(C, WIDTHS, p.head_batch) + shape.N * interpolate(C, WIDTHS, p.head_token))
+    batch = m.n_layer * block_seconds(shape, p) + head + V * C * p.table
     if m.dropout:
-        batch += (2 * m.n_layer + 1) * shape.N * m.n_embd * p.dropout
+        batch += (2 * m.n_layer + 1) * shape.N * C * p.dropout
     # Adding a gradient to the one before moves half as many bytes as an update of AdamW.
     adding = get_model_size(m) * p.adamw / 2 * (shape.micro_batches > 1)
     factor = COMPILED_FACTOR if shape.compiled else 1.0
@@ -71,12 +73,6 @@ def attention_seconds(s: StepShape, p: Profile) -> float:
     return s.N * m.n_head * per_token * (1 + m.head_size / D) / 2
 
 
-def head_seconds(s: StepShape, p: Profile) -> float:
-    """Return the seconds of a micro-batch's loss and its gradients."""
-    C, V = s.model.n_embd, s.model.vocab_size
-    return V * (interpolate(C, WIDTHS, p.head_batch) + s.N * interpolate(C, WIDTHS, p.head_token))
-
-
 def evaluation_seconds(s: StepShape, p: Profile, tokens: int) -> float:
     """Return the seconds of one pass over that many held-out tokens."""
     C, m = s.model.n_embd, s.model
@@ -98,14 +94,10 @@ def interpolate(x: float, sizes: Sequence[int], values: Sequence[float]) -> floa
     >>> round(interpolate(256, (128, 512), (1.0, 4.0)), 6), round(interpolate(1024, (128, 512), (1.0, 4.0)), 6)
     (2.0, 8.0)
     """
-    i = _segment(x, sizes)
+    # Of the segment that x is in; the first or the last one for outliers.
+    i = max(0, min(len(sizes) - 2, sum(size <= x for size in sizes) - 1))
     if min(values) <= 0:  # it has no logarithm: a straight line, never below 0
         share = (x - sizes[i]) / (sizes[i + 1] - sizes[i])
         return max(0.0, values[i] + share * (values[i + 1] - values[i]))
     share = math.log(x / sizes[i]) / math.log(sizes[i + 1] / sizes[i])
     return math.exp(math.log(values[i]) + share * math.log(values[i + 1] / values[i]))
-
-
-def _segment(x: float, sizes: Sequence[int]) -> int:
-    """Return the index i of the segment sizes[i] ... sizes[i + 1] that x is in; the first or last one for outliers."""
-    return max(0, min(len(sizes) - 2, sum(size <= x for size in sizes) - 1))

@@ -1,7 +1,6 @@
 """The machine: device, number format, threads, memory limits, random generators, environment, measurements."""
 
-from .busy import is_busy as is_busy
-from .decision import Decision as Decision
+from .device import Decision as Decision
 from .device import can_gate_updates as can_gate_updates
 from .device import choose_device as choose_device
 from .device import device_name as device_name
@@ -36,4 +35,5 @@ from .rng import seed_everything as seed_everything
 from .rng import set_rng_state as set_rng_state
 from .threads import limit_threads as limit_threads
 from .threads import usable_cores as usable_cores
+from .timing import is_busy as is_busy
 from .versions import versions as versions

@@ -1,13 +1,28 @@
 """Choose the device: MPS, then CUDA, then the CPU, unless one is named."""
 
 import platform
+from dataclasses import dataclass
 
 import torch
 
 from ..errors import DeviceError, did_you_mean
-from .decision import Decision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A resolved setting and why: both are printed and written to run.json.
+
+    >>> print(Decision("cpu", "asked for"))
+    cpu (asked for)
+    """
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
 
 
 def choose_device(asked: str = "auto") -> Decision:

@@ -16,8 +16,7 @@ def offline_dir() -> Path | None:
 
 def cache_dir() -> Path:
     """Return LIGHT_LLM_CACHE, or `light-llm` in the platform's cache folder."""
-    value = os.environ.get("LIGHT_LLM_CACHE")
-    if value:
+    if value := os.environ.get("LIGHT_LLM_CACHE"):
         return Path(value)
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
@@ -56,9 +55,8 @@ def stop_after_env(steps: int | None) -> dict[str, str]:
 
 def subprocess_env() -> dict[str, str]:
     """Return the environment for a child process that can import this package from any working directory."""
-    package = str(Path(__file__).parents[2])
-    search = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return dict(os.environ) | {"PYTHONPATH": search}
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def disable_onnx_telemetry() -> None:

@@ -54,8 +54,9 @@ def total_memory() -> int | None:
         return None
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return True if torch raised an error because it could not allocate memory."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if Python or torch raised an error because it could not allocate memory."""
     # Only CUDA has a type for it; on MPS and the CPU the message has to tell.
     messages = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)
+    by_message = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    return by_message or isinstance(error, (MemoryError, torch.OutOfMemoryError))

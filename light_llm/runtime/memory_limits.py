@@ -85,15 +85,10 @@ def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
     if limit is None or used is None:
         return None
     # The page cache counts as used, but the kernel drops it before it refuses memory.
-    free = min(limit, limit - used + resident + _file_pages(cgroup))
-    return MemoryLimit(free, f"left of this container's {format_bytes(limit)}")
-
-
-def _file_pages(cgroup: Path) -> int:
-    with suppress(OSError, ValueError):
-        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        return int(stat.get("inactive_file", 0))
-    return 0
+    file_pages = _read_int(cgroup / "memory.stat", r"^inactive_file (\d+)$") or 0
+    return MemoryLimit(
+        min(limit, limit - used + resident + file_pages), f"left of this container's {format_bytes(limit)}"
+    )
 
 
 def _shell_limit(proc: Path, resident: int) -> MemoryLimit | None:
@@ -116,13 +111,13 @@ def _statm(proc: Path) -> tuple[int, int]:
 
 
 def _meminfo(name: str, proc: Path) -> int | None:
+    kilobytes = _read_int(proc / "meminfo", rf"^{name}:\s+(\d+) kB")
+    return None if kilobytes is None else 1024 * kilobytes
+
+
+def _read_int(path: Path, pattern: str = r"^(\d+)$") -> int | None:
+    """Return the number that a pattern finds in a file; None without one."""
     with suppress(OSError):
-        match = re.search(rf"^{name}:\s+(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)
-        return 1024 * int(match.group(1)) if match else None
-    return None
-
-
-def _read_int(path: Path) -> int | None:
-    with suppress(OSError, ValueError):
-        return int(path.read_text())
+        match = re.search(pattern, path.read_text(), re.MULTILINE)
+        return int(match[1]) if match else None
     return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError
-from .decision import Decision
+from .device import Decision
 from .machine_cache import cached_measurement, machine_key
 from .timing import time_calls
 
@@ -31,7 +31,7 @@ def choose_dtype(asked: str, device: str) -> Decision:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Decision("bfloat16", "this GPU multiplies it in hardware")
         return Decision("float32", "this GPU has no bfloat16")
-    gain = _cached_bfloat16_speedup()
+    gain = cached_measurement(machine_key(), lambda: round(measure_bfloat16_speedup(), 2))
     if gain >= MIN_BFLOAT16_SPEEDUP:
         return Decision("bfloat16", f"measured {gain:.1f}x as fast as float32 here")
     return Decision("float32", f"bfloat16 measured only {gain:.1f}x as fast here")
@@ -71,8 +71,3 @@ def measure_bfloat16_speedup(seconds: float = 0.15) -> float:
     # Alternating, and the best of each: other work on the machine only ever slows a format down.
     times = [(once(x, w), once(xh, wh)) for _ in range(2)]
     return min(fp32 for fp32, _ in times) / min(bf16 for _, bf16 in times)
-
-
-def _cached_bfloat16_speedup() -> float:
-    """Return `measure_bfloat16_speedup`, measured once per machine, torch version and thread count."""
-    return cached_measurement(machine_key(), lambda: round(measure_bfloat16_speedup(), 2))

@@ -12,11 +12,11 @@ def usable_cores() -> int:
     """Return the number of cores this process may use: its affinity mask, within the quota of its container."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, cpu_quota(CPU_QUOTA) or cores))
+    return min(cores, cpu_quota(CPU_QUOTA) or cores)
 
 
 def cpu_quota(path: Path) -> int | None:
-    """Return the whole cores that a container's quota allows; None without a quota."""
+    """Return the whole cores that a container's quota allows, at least 1; None without a quota."""
     try:
         allowed, period = path.read_text().split()
         return max(1, int(allowed) // int(period))

@@ -2,11 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 MAX_GROWTH = 10.0  # of the number of calls, from one try to the next
+# Repetitions on a quiet machine were at most a few percent apart. A constant load, as on a shared server, slows all
+# of them alike and is not detected.
+BUSY_SPREAD = 1.25
 
 
 def time_calls(
@@ -21,9 +24,7 @@ def time_calls(
 
     Args:
         device: waited for before the clock is read.
-        repeats: number of repetitions.
         min_seconds: duration of a repetition; shorter work is called several times in it.
-        clock: seconds since any fixed moment.
     """
 
     def elapsed(calls: int) -> float:
@@ -39,6 +40,15 @@ def time_calls(
         # A tenth more than needed, so that the next try is the last; bounded, because one short reading may be wrong.
         calls = math.ceil(calls * min(MAX_GROWTH, max(1.1 * min_seconds / max(seconds, 1e-9), 1.1)))
     return [seconds / calls, *(elapsed(calls) / calls for _ in range(repeats - 1))]
+
+
+def is_busy(repetitions: Sequence[float]) -> bool:
+    """Return True if seconds or rates of the same work differ by more than a quarter: something else was running.
+
+    >>> is_busy([1.0, 1.2]), is_busy([1.0, 1.3])
+    (False, True)
+    """
+    return max(repetitions) > BUSY_SPREAD * min(repetitions)
 
 
 def synchronize(device: str) -> None:

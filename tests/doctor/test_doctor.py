@@ -4,12 +4,14 @@ import dataclasses
 import json
 import math
 import platform
+import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from light_llm.doctor import Diagnosis, check_device, full_check, has_cached_check, quick_check, runner
 from light_llm.doctor.compare import numbers, relative_error, to_device
@@ -106,8 +108,10 @@ def test_small_faults_are_found_too() -> None:
     assert failed(larger) == {"long sums, bfloat16"}
 
 
-def test_faults_leave_the_exact_side_alone() -> None:
-    assert broken.untouched_reference()
+def test_faults_change_nothing_in_float64() -> None:
+    x, w = torch.randn(9, 1024, 8, dtype=torch.float64), torch.randn(8, 8, dtype=torch.float64)
+    with broken.linear_from_batch_9(), broken.linear_at_1024(), broken.last_position():
+        assert torch.equal(F.linear(x, w), x @ w.T)
 
 
 def test_the_most_elementary_operation_is_named_first() -> None:
@@ -119,7 +123,7 @@ def test_the_most_elementary_operation_is_named_first() -> None:
 
 def test_another_device_is_sent_to_the_cpu() -> None:
     diagnosis = dataclasses.replace(results_of(broken.exact_gelu, "GELU"), device="cuda:1")
-    assert diagnosis.refused and diagnosis.advice[0].action == "use --device cpu"
+    assert [advice.action for advice in diagnosis.advice] == ["use --device cpu"] and not diagnosis.safe
 
 
 @pytest.mark.parametrize(
@@ -141,19 +145,17 @@ def test_a_run_is_refused_only_what_it_needs(
         assert check_device("cpu") == diagnosis
 
 
-def test_ids_outside_the_vocabulary_are_named() -> None:
-    (result,) = results_of(broken.draws_that_are_no_ids, "sampling").findings
-    assert result.failed and "1,000,000,0" in result.note and "of 16" in result.note
-
-
-def test_a_missing_operation_is_reported_in_the_words_of_the_device() -> None:
-    (result,) = results_of(broken.not_implemented, "GELU").findings
-    assert result.note == "fails: gelu is not implemented for 'Toaster'" and result.error is None
-
-
-def test_a_result_that_is_not_finite_has_no_error() -> None:
-    (result,) = results_of(broken.no_numbers, "GELU").findings
-    assert result.error is None and "not a finite number" in result.note and result.verdict == "WRONG"
+@pytest.mark.parametrize(
+    ("fault", "case", "note"),
+    [
+        (broken.draws_that_are_no_ids, "sampling", r"id 1,000,000,0\d\d of 16"),
+        (broken.not_implemented, "GELU", "^fails: gelu is not implemented for 'Toaster'$"),
+        (broken.no_numbers, "GELU", "not a finite number"),
+    ],
+)
+def test_a_result_without_an_error_is_described(fault: MakeFault, case: str, note: str) -> None:
+    (result,) = results_of(fault, case).findings
+    assert result.error is None and result.verdict == "WRONG" and re.search(note, result.note)
 
 
 def test_a_check_without_memory_is_neither_right_nor_wrong() -> None:
@@ -197,20 +199,18 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache" / "doctor"
 
 
-def is_refused() -> bool:
-    """Return True if the device was checked just now, with a fault."""
-    with broken.exact_gelu():
-        try:
-            check_device("cpu")
-        except DeviceError:
-            return True
-    return False
+def is_checked_again() -> bool:
+    """Return True if a fault is noticed, and so the cache is not used."""
+    with broken.exact_gelu(), suppress(DeviceError):
+        check_device("cpu")
+        return False
+    return True
 
 
 def test_a_sound_device_is_checked_once(cache: Path) -> None:
-    assert is_refused() and not has_cached_check("cpu"), "a device that failed may be fixed, and is checked again"
+    assert is_checked_again() and not has_cached_check("cpu"), "a device that failed may be fixed, and is checked again"
     first = check_device("cpu")
-    assert first.sound and has_cached_check("cpu") and not is_refused()
+    assert first.sound and has_cached_check("cpu") and not is_checked_again()
     (file,) = cache.iterdir()
     assert platform.node() not in file.read_text()
     assert check_device("cpu") == first
@@ -231,17 +231,17 @@ def test_a_damaged_cache_costs_the_checks_again(damage: str, cache: Path) -> Non
         file.write_bytes(dump_with_digest({"device": "cpu", "findings": [{"case": "linear"}]}))
     elif damage == "a folder":
         file.mkdir()
-    assert is_refused()
+    assert is_checked_again()
     assert check_device("cpu").sound
 
 
 @pytest.mark.parametrize(("owner", "name", "value"), [(runner, "VERSION", 10**6), (torch, "__version__", "9.9")])
-def test_other_checks_or_another_torch_are_checked_anew(
+def test_other_checks_or_another_torch_are_checked_again(
     owner: object, name: str, value: object, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_device("cpu")
     monkeypatch.setattr(owner, name, value)
-    assert is_refused()
+    assert is_checked_again()
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(cache: Path) -> None:
@@ -274,5 +274,4 @@ def test_a_sound_cpu_passes_everything() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_compiled_step_is_the_eager_one() -> None:
-    diagnosis = run_checks("cpu", COMPILE)
-    assert diagnosis.verdict(compiled=True) == "right" and diagnosis.sound
+    assert run_checks("cpu", COMPILE).verdict(compiled=True) == "right"

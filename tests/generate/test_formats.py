@@ -4,6 +4,7 @@ import math
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,8 +83,8 @@ def test_an_int8_product_is_that_of_its_dequantised_weights(rows: tuple[int, ...
 # ---- whole models
 
 
-def changed(dtype: str = "auto", quantize: str = "none") -> LightLLM:
-    model = tiny_model(scale=6)
+def converted(dtype: str = "auto", quantize: str = "none", **config: Any) -> LightLLM:
+    model = tiny_model(**({"scale": 6} | config))
     convert_for_inference(model, dtype, quantize)
     return model
 
@@ -93,9 +94,9 @@ def written(model: LightLLM, **options: bool) -> list[list[int | None]]:
     return list(decode(model, prompts, seeds=[1, 2], sampling=sampling, max_new_tokens=60, **options))
 
 
-def test_a_changed_float32_model_writes_the_same() -> None:
+def test_a_converted_float32_model_writes_the_same() -> None:
     """Over two windows; and it saves the very numbers it was made from."""
-    model, plain = changed(), tiny_model(scale=6)
+    model, plain = converted(), tiny_model(scale=6)
     assert written(model) == written(plain) == written(model, use_cache=False)
     saved = model.state_dict()
     assert saved.keys() == plain.state_dict().keys()
@@ -107,7 +108,7 @@ def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
     tokens = some_tokens(2, 20)
     if dtype == "bfloat16":
         needs_packed_products(torch.bfloat16)
-    model, right = changed(dtype, quantize), tiny_model(scale=6)(tokens)
+    model, right = converted(dtype, quantize), tiny_model(scale=6)(tokens)
     with torch.inference_mode():
         found, hidden = model(tokens), model.hidden_states(tokens)
         assert not torch.equal(model.logits(hidden), F.linear(hidden, model.head_weight))  # the head's product too
@@ -116,10 +117,8 @@ def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "quantize"), [("auto", "none"), ("bfloat16", "none"), ("auto", "int8")])
-def test_a_changed_model_keeps_its_soft_cap(dtype: str, quantize: str) -> None:
-    model = tiny_model(scale=20, logit_cap=1.5)
-    convert_for_inference(model, dtype, quantize)
-    logits = model(some_tokens(2, 20))
+def test_a_converted_model_keeps_its_soft_cap(dtype: str, quantize: str) -> None:
+    logits = converted(dtype, quantize, scale=20, logit_cap=1.5)(some_tokens(2, 20))
     assert 1.4 < logits.abs().max() <= 1.5
 
 
@@ -151,8 +150,7 @@ def test_where_nothing_can_be_packed_the_plain_model_writes(monkeypatch: pytest.
     decision = convert_for_inference(model)
     assert decision.value == "float32" and "no packed products" in str(decision)
     assert written(model) == written(tiny_model(scale=6))
-    half = tiny_model(scale=6)
-    convert_for_inference(half, "bfloat16")
+    half = converted("bfloat16")
     assert half.head_weight.dtype == torch.bfloat16 and len(written(half)) == 60
 
 
@@ -164,9 +162,9 @@ def test_where_nothing_can_be_packed_the_plain_model_writes(monkeypatch: pytest.
         ({"quantize": "int8", "dtype": "float32"}, "quantize='int8'.*dtype='float32'"),
     ],
 )
-def test_a_refused_format_is_named(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_a_refused_format_is_named(options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TextGenerator(model_path(tmp_path), **options)
+        TextGenerator("no file is read", **options)
 
 
 def test_a_text_in_each_format(tmp_path: Path) -> None:
@@ -231,11 +229,10 @@ def test_a_step_copies_nothing_and_both_ways_to_write_agree() -> None:
 
 
 def test_loading_a_model_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
-    path = model_path(tmp_path)
-    program = (
-        "import sys; from light_llm import TextGenerator\n"
-        f"TextGenerator({str(path)!r}, device='cpu').generate('a', 2)\n"
-        "print('torch._dynamo' in sys.modules)"
-    )
+    program = f"""
+import sys; from light_llm import TextGenerator
+TextGenerator({str(model_path(tmp_path))!r}, device='cpu').generate('a', 2)
+print('torch._dynamo' in sys.modules)
+"""
     child = run_child([sys.executable, "-c", program])
     assert (child.returncode, child.stdout) == (0, "False\n"), child.stderr

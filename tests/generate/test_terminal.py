@@ -6,6 +6,7 @@ The last tests run real processes: one behind pipes, one in a terminal of its ow
 import builtins
 import io
 import os
+import re
 import select
 import signal
 import subprocess
@@ -52,24 +53,25 @@ def test_the_abilities_of_streams(monkeypatch: pytest.MonkeyPatch) -> None:
             assert not detect_terminal(tty, tty, pipe).styled
 
 
-def test_styles_are_for_terminals_that_know_them() -> None:
-    for styled, expected in ((True, "\x1b[1mabc\x1b[0m\x1b[2mnote\x1b[0m\n"), (False, "abcnote\n")):
-        screen = Terminal(io.StringIO(), io.StringIO(), interactive=True, live=True, styled=styled)
-        screen.text("abc", "1")
-        screen.text("", "1")
-        screen.note("note")
-        assert screen.out.getvalue() == expected  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("styled", "expected"), [(True, "\x1b[1mabc\x1b[0m\x1b[2mnote\x1b[0m\n"), (False, "abcnote\n")]
+)
+def test_styles_are_for_terminals_that_know_them(styled: bool, expected: str) -> None:
+    out = io.StringIO()
+    screen = Terminal(out, io.StringIO(), interactive=True, live=True, styled=styled)
+    screen.text("abc", "1")
+    screen.text("", "1")
+    screen.note("note")
+    assert out.getvalue() == expected
 
 
 def test_a_model_cannot_command_the_terminal() -> None:
     """An escape sequence in a text is shown; a file gets the text as it is."""
     text = "a\x1b[2J\x07\tb\r\n\x7f\x9b"
-    shown = {}
-    for live in (True, False):
-        screen = Terminal(io.StringIO(), io.StringIO(), live=live)
-        screen.text(text)
-        shown[live] = screen.out.getvalue()  # type: ignore[attr-defined]
-    assert shown == {True: "a␛[2J␇\tb\n␡\ufffd", False: text}
+    for live, expected in ((True, "a␛[2J␇\tb\n␡\ufffd"), (False, text)):
+        out = io.StringIO()
+        Terminal(out, io.StringIO(), live=live).text(text)
+        assert out.getvalue() == expected
 
 
 # ---- where lines come from
@@ -181,20 +183,15 @@ def test_bytes_that_are_no_text_do_not_end_it(
     assert shown.out.startswith("abc") and shown.err.startswith("error: character '\ufffd' (U+FFFD) is not in the")
 
 
-def test_no_input_at_all(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a program without a console starts one."""
-    monkeypatch.setattr(sys, "stdin", None)
-    assert main(["generate", "interactive", "--checkpoint", str(model)]) == 0
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_header_stays_out_of_a_file(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+# Without a console there is no input at all; in a terminal the header stays out of a file of answers.
+@pytest.mark.parametrize(("source", "err"), [(None, ""), (FakeTty("/quit\n"), "model       .*commands.\n> ")])
+def test_nothing_but_answers_is_output(
+    source: FakeTty | None, err: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", FakeTty("/quit\n"))
+    monkeypatch.setattr(sys, "stdin", source)
     assert main(["generate", "interactive", "--checkpoint", str(model)]) == 0
     shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.startswith("model       ") and shown.err.endswith("commands.\n> ")
+    assert shown.out == "" and re.fullmatch(err, shown.err, re.DOTALL)
 
 
 def test_a_pipe_gets_answers_and_nothing_else(writer: TextGenerator, model: Path) -> None:

@@ -11,10 +11,10 @@ from light_llm.checkpoint import Files, load_model, write_model_file
 from light_llm.checkpoint.model_file import read_model_file
 from light_llm.config import ModelConfig, from_dict
 from light_llm.data import Batch
+from light_llm.generate import convert_for_inference
 from light_llm.generate.cache import KVCache
 from light_llm.generate.decode import decode
 from light_llm.generate.packed_linear import can_pack, pack_weights
-from light_llm.generate.quantize import quantize_int8
 from light_llm.generate.sampling import Sampling
 from light_llm.objective import NextTokenLoss
 from light_llm.observe.curvature import hessian_of
@@ -134,7 +134,7 @@ def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
     with torch.no_grad():
         assert pack_weights(packed) == can_pack(CPU, torch.float32)
         torch.testing.assert_close(packed(x), right, rtol=1e-4, atol=1e-4)
-        quantize_int8(rounded)
+        convert_for_inference(rounded, quantize="int8")
         error = (rounded(x) - right).norm() / right.norm()
     assert 1e-4 < error < 0.1
 

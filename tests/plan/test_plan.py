@@ -16,10 +16,10 @@ from light_llm.optim import build_optimizer
 from light_llm.plan import memory_model as formulas
 from light_llm.plan import plan as plan_module
 from light_llm.plan import profile as profile_module
-from light_llm.plan.memory_model import StepShape, moments, saved_bytes_of_layer
+from light_llm.plan.memory_model import StepShape, saved_bytes_of_layer
 from light_llm.plan.parameters import parameters_by_part
 from light_llm.plan.plan import KEPT_STEPS, DatasetSize, Plan, make_plan
-from light_llm.plan.profile import LENGTHS, WIDTHS, Profile, is_known, profile
+from light_llm.plan.profile import WIDTHS, Profile, is_known, profile
 from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer
@@ -56,10 +56,10 @@ def test_the_parts_add_up_to_the_model(preset: str) -> None:
     assert sum(parameters_by_part(config).values()) == get_model_size(config)
 
 
-def test_the_matrices_are_what_muon_moves() -> None:
+def test_muon_updates_the_matrices() -> None:
     model = tiny_model()
-    moved = build_optimizer(model, replace(CPU, optimizer="muon")).param_groups[0]["params"]
-    assert sum(p.numel() for p in moved) == matrix_parameters(model.config)
+    matrices = build_optimizer(model, replace(CPU, optimizer="muon")).param_groups[0]["params"]
+    assert sum(p.numel() for p in matrices) == matrix_parameters(model.config)
 
 
 def shape_of(model: dict[str, Any] | None = None, T: int = 128, **train: Any) -> StepShape:
@@ -106,10 +106,8 @@ def test_constants_that_are_written_twice_are_the_same() -> None:
 
 def test_the_blocks_of_attention_keep_what_they_see() -> None:
     T = 2 * QUERY_BLOCK + 7
-    weights = sum(
-        min(T, (i // QUERY_BLOCK + 1) * QUERY_BLOCK) for i in range(T)
-    )  # each query's keys, to the end of its block
-    assert formulas.seen_by_blocks(T) == weights
+    ends = [min(T, (i // QUERY_BLOCK + 1) * QUERY_BLOCK) for i in range(T)]  # of each query's block
+    assert formulas.seen_by_blocks(T) == sum(ends)
 
 
 @pytest.mark.parametrize("change", [{"micro_batch": 2}, {"checkpointing": True}])
@@ -139,10 +137,6 @@ def test_the_moments_are_those_of_the_optimizer() -> None:
         assert formulas.optimizer_bytes(model.config, name) == kept
 
 
-def test_each_moment_holds_the_weights() -> None:
-    assert all(moment.weights == 4 * get_model_size(shaped()) for moment in moments(shape_of()))
-
-
 # ---- time
 
 
@@ -168,12 +162,9 @@ def test_an_evaluation_takes_time_by_its_tokens() -> None:
 
 
 @pytest.mark.parametrize("x", [64, 128, 200, 512, 2048])
-def test_a_power_law_is_read_off_exactly(x: int) -> None:
+def test_a_power_law_is_interpolated_exactly(x: int) -> None:
     assert interpolate(x, WIDTHS, [3e-9 * w**1.7 for w in WIDTHS]) == pytest.approx(3e-9 * x**1.7)
-
-
-def test_nothing_takes_less_than_no_time() -> None:
-    assert interpolate(64, LENGTHS, (0.0, 1.0, 5.0)) == 0 and interpolate(32, (128, 256, 512), (0.0, 1.0, 5.0)) == 0
+    assert interpolate(32, WIDTHS, (0.0, 1.0, 5.0)) == 0, "never below 0"
 
 
 def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

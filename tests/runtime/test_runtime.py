@@ -4,6 +4,7 @@ import mmap
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from light_llm.runtime import (
     choose_dtype,
     device_name,
     is_busy,
+    limit_threads,
     offline_dir,
     peak_memory,
     rng_state,
@@ -39,17 +41,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, mps: bool, gpus: int, bf16: bool
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
 
 
-@pytest.mark.parametrize(
-    ("mps", "gpus", "asked", "expected"),
-    [
-        (True, 1, "auto", "mps"),
-        (False, 1, "auto", "cuda"),
-        (False, 0, "auto", "cpu"),
-        (True, 1, "cpu", "cpu"),
-        (True, 2, "cuda:1", "cuda:1"),
-        (True, 0, "mps", "mps"),
-    ],
-)
+CHOSEN = [
+    *((True, 1, "auto", "mps"), (False, 1, "auto", "cuda"), (False, 0, "auto", "cpu")),
+    *((True, 1, "cpu", "cpu"), (True, 2, "cuda:1", "cuda:1"), (True, 0, "mps", "mps")),
+]
+
+
+@pytest.mark.parametrize(("mps", "gpus", "asked", "expected"), CHOSEN)
 def test_mps_then_cuda_then_cpu(
     monkeypatch: pytest.MonkeyPatch, mps: bool, gpus: int, asked: str, expected: str
 ) -> None:
@@ -58,27 +56,24 @@ def test_mps_then_cuda_then_cpu(
     assert choice.value == expected and choice.reason and device_name(choice.value)
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ("mps", "device 'mps' is not available: this torch finds no Apple GPU; use --device auto or cpu"),
-        ("cuda", "device 'cuda' is not available: this torch finds no CUDA GPU"),
-        ("gpu", r"there is no device 'gpu'; did you mean cpu\? It can be auto, cpu, cuda, cuda:N or mps"),
-        ("cudaa", r"there is no device 'cudaa'; did you mean cuda\?"),
-        ("cpu:3", "there is no device 'cpu:3'"),
-        ("cuda:x", "there is no device 'cuda:x'"),
-    ],
-)
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, asked: str, message: str) -> None:
-    machine(monkeypatch, mps=False, gpus=0)
-    with pytest.raises(DeviceError, match=message):
-        choose_device(asked)
+UNAVAILABLE = {  # with the words of the message that help
+    "mps": "device 'mps'.*no Apple GPU.*--device auto or cpu",
+    "cuda:2": "device 'cuda:2'.*2 CUDA GPUs",
+    "gpu": "device 'gpu'; did you mean cpu.*auto, cpu, cuda, cuda:N or mps",
+    "cudaa": "device 'cudaa'; did you mean cuda",
+    "cpu:3": "device 'cpu:3'",
+    "cuda:x": "device 'cuda:x'",
+}
 
 
-def test_the_third_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", UNAVAILABLE)
+def test_a_device_that_is_not_available(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     machine(monkeypatch, mps=False, gpus=2)
-    with pytest.raises(DeviceError, match="device 'cuda:2' is not available: this torch finds 2 CUDA GPUs"):
-        choose_device("cuda:2")
+    with pytest.raises(DeviceError, match=UNAVAILABLE[asked]):
+        choose_device(asked)
+    machine(monkeypatch, mps=False, gpus=0)
+    with pytest.raises(DeviceError, match="device 'cuda'.*no CUDA GPU"):
+        choose_device("cuda")
 
 
 def test_the_format_follows_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -110,8 +105,17 @@ def test_the_measurement_is_made_once_and_a_bad_cache_is_made_anew(
     assert len(calls) == 4
 
 
-def test_the_measurement_is_real() -> None:
-    assert 0.01 < precision_module.measure_bfloat16_speedup(seconds=0.01) < 100
+def test_the_measured_speedup_is_the_ratio_of_the_best_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {torch.float32: iter([0.6, 0.9]), torch.bfloat16: iter([0.5, 0.2])}
+    formats: list[torch.dtype] = []
+
+    def timed(work: Callable[[], torch.Tensor], **_: object) -> list[float]:
+        formats.append(work().dtype)
+        return [next(seconds[formats[-1]])]
+
+    monkeypatch.setattr(precision_module, "time_calls", timed)
+    assert precision_module.measure_bfloat16_speedup() == pytest.approx(3.0)
+    assert formats == [torch.float32, torch.bfloat16] * 2, "in turn"
 
 
 def test_autocast_makes_products_in_the_format() -> None:
@@ -127,16 +131,13 @@ def test_compilation_is_asked_for_and_needs_a_compiler(monkeypatch: pytest.Monke
     assert (choose_compile("auto", "cpu").value, str(choose_compile("on", "cpu"))) == ("off", "on (asked for)")
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert choose_compile("on", "cuda").value == "on"
-    with pytest.raises(
-        DeviceError, match=r"--compile on needs a C\+\+ compiler \(g\+\+, .* install one, or --compile off"
-    ):
+    with pytest.raises(DeviceError, match=r"--compile on needs .*g\+\+, .*--compile off"):
         choose_compile("on", "cpu")
 
 
-def test_generators_are_put_back() -> None:
+def test_generators_are_restored() -> None:
     seed_everything(3)
-    state = rng_state("cpu")
-    first = torch.rand(3)
+    state, first = rng_state("cpu"), torch.rand(3)
     set_rng_state(state, "cpu")
     assert torch.equal(torch.rand(3), first)
 
@@ -154,14 +155,9 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert offline_dir() is None and stop_after() is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    expected = {
-        "linux": tmp_path / "light-llm",
-        "darwin": Path.home() / "Library" / "Caches" / "light-llm",
-        "win32": tmp_path / "light-llm",
-    }
-    for system, path in expected.items():
+    for system, base in (("linux", tmp_path), ("darwin", Path.home() / "Library/Caches"), ("win32", tmp_path)):
         monkeypatch.setattr("sys.platform", system)
-        assert cache_dir() == path
+        assert cache_dir() == base / "light-llm"
     monkeypatch.setenv("DATA_GYM_CACHE_DIR", "gym")
     assert tiktoken_cache_dir() == Path("gym")
 
@@ -173,21 +169,25 @@ def test_a_container_s_quota_is_whole_cores(tmp_path: Path, text: str, cores: in
     assert cpu_quota(tmp_path / "no such file") is None
 
 
-def test_no_more_threads_than_cores() -> None:
-    script = """
-import torch
-from light_llm.runtime import limit_threads, usable_cores
-torch.set_num_threads(64)
-limit_threads()
-print(torch.get_num_threads() == min(64, usable_cores()))
-"""
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "True\n"
+def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "set_num_threads", limits.append)
+    monkeypatch.setattr("light_llm.runtime.threads.usable_cores", lambda: 2)
+    limit_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    limit_threads()
+    assert limits == [2]
 
 
 def test_memory_and_versions_are_told() -> None:
     peak = peak_memory()
     assert peak is not None and 50e6 < peak < 100e9
     assert versions()["torch"] == torch.__version__
+
+
+def output_of(code: str, *args: str) -> str:
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="NOT RUN: this system's malloc is not glibc's")
@@ -212,10 +212,7 @@ for _ in range(10):
     blocks()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    faults = {
-        how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("keep", "give back")
-    }
+    faults = {mode: int(output_of(script, mode)) for mode in ("keep", "give back")}
     pages = 10 * 4 * (8 << 20) // mmap.PAGESIZE
     assert faults["keep"] < pages / 10 < pages / 2 < faults["give back"]
 
@@ -227,8 +224,7 @@ block = bytearray(b"x") * (1 << 30)
 child = [sys.executable, "-c", "from light_llm.runtime.memory import peak_memory; print(peak_memory())"]
 print(int(subprocess.run(child, capture_output=True, text=True, check=True).stdout) >> 20)
 """
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < int(child.stdout) < 1024, child.stderr
+    assert 0 < int(output_of(code)) < 1024
 
 
 def test_where_the_system_keeps_no_mark_the_resources_say_it(tmp_path: Path) -> None:

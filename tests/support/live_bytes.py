@@ -1,37 +1,30 @@
-"""What torch really allocates while something runs: the slow, obvious twin of `plan/memory.py`."""
+"""Count what torch really allocates while something runs, to compare with `plan/memory_model.py`."""
 
 from collections.abc import Callable
 from itertools import accumulate
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from light_llm.config import ModelConfig, TrainConfig
+from light_llm.model import LightLLM
+from light_llm.objective import NextTokenLoss
+from light_llm.observe.step_metrics import StepMetrics
+from light_llm.optim import build_optimizer
+from light_llm.runtime import autocast
 
 
 def allocations(run: Callable[[], object]) -> list[int]:
-    """What torch asked for and, below 0, gave back while it ran, bytes, in order."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    """Return the bytes that torch allocated and, below 0, freed while a function ran, in order."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
-    assert seen.profiler is not None and seen.profiler.kineto_results is not None
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
-def peak_of(run: Callable[[], object]) -> int:
-    """The most bytes that were allocated at once while it ran, above those before."""
-    return max(accumulate(allocations(run)), default=0)
-
-
 def peak_of_a_step(model: ModelConfig, train: TrainConfig, T: int) -> int:
-    """Of a real second step, without weights and moments, which are there before it."""
-    import torch
-
-    from light_llm.model import LightLLM
-    from light_llm.objective import NextTokenLoss
-    from light_llm.observe.step_metrics import StepMetrics
-    from light_llm.optim import build_optimizer
-    from light_llm.runtime import autocast
-
+    """Return the peak of a real second step, without weights and moments, which exist before it."""
     lm = LightLLM(model).train()
     lm.checkpointing = train.checkpointing
     objective, optimizer = NextTokenLoss(lm, train.loss_chunk), build_optimizer(lm, train)
@@ -50,4 +43,4 @@ def peak_of_a_step(model: ModelConfig, train: TrainConfig, T: int) -> int:
             optimizer.zero_grad(set_to_none=True)
 
         step()
-        return peak_of(step)
+        return max(accumulate(allocations(step)), default=0)

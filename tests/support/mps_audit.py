@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 CHECKOUT = Path(__file__).parents[2]
 TABLE = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
@@ -45,15 +46,8 @@ MISSING_DTYPES = {torch.float64, torch.complex128}  # Metal has no 64-bit floats
 # - dropout is made of bernoulli_, because native_dropout is for CUDA (ATen/native/Dropout.cpp);
 # - a block that is recomputed draws another dropout, because torch keeps a device's generator only if its module has
 #   `_initialized`, which torch.mps has not (torch/utils/checkpoint.py, pytorch/pytorch#127676).
-ONLY_ON_MPS = (
-    "linear",
-    "linear_backward",
-    "frobenius_norm.dim",
-    "norm.ScalarOpt_dim",
-    "empty_like",
-    "bernoulli_",
-    "div_",
-)
+ONLY_ON_MPS = ("linear", "linear_backward", "frobenius_norm.dim", "norm.ScalarOpt_dim")
+ONLY_ON_MPS += ("empty_like", "bernoulli_", "div_")
 # Kernels of MPS that computed wrong results without an error, in versions that light-llm may run on:
 MASK_PER_ROW = "a mask of its own for each row"  # each row got the first one's, until May 2026 (pytorch/pytorch#184180)
 CAUSAL_IN_16_BITS = "is_causal in a 16-bit format"  # saw later tokens, until September 2026 (pytorch/pytorch#195910)
@@ -80,7 +74,7 @@ class Kernels:
 @cache
 def kernels(table: Path = TABLE) -> Kernels:
     """Read torch's table: dispatch keys, those of the structured form, and generated variants."""
-    entries = {name_of(e["func"]): e for e in yaml.load(table.read_text(), Loader=yaml.CSafeLoader)}
+    entries = {e["func"].split("(")[0]: e for e in yaml.load(table.read_text(), Loader=yaml.CSafeLoader)}
     own, composed = set(), set()
     for name, entry in entries.items():
         keys = dispatch_keys(entries[entry.get("structured_delegate", name)])
@@ -100,29 +94,16 @@ def dispatch_keys(entry: Mapping[str, Any]) -> set[str]:
     return {key.strip() for keys in entry.get("dispatch") or {} for key in keys.split(",")}
 
 
-def name_of(schema: str) -> str:
-    """Return the name with its overload: "add.out(Tensor self, ...) -> Tensor" -> "add.out"."""
-    return schema.split("(")[0].strip()
-
-
 @dataclass(frozen=True)
 class Finding:
     """An operation that MPS does not have, gets wrong, or would wait for."""
 
-    kind: str  # kernel, format, wait, mixed, wrong
+    # kernel: MPS has none; format: makes a tensor of a dtype that MPS does not have; wait: waits for the device;
+    # mixed: is given tensors of the device and of the host; wrong: is known to be wrong
+    kind: str
     name: str  # of the operation
     where: str  # file, line and function of the nearest frame in this repository
     hot: bool  # in a function that computes a training step
-
-    def __str__(self) -> str:
-        what = {
-            "kernel": "has no MPS kernel",
-            "format": "makes a tensor of a format that MPS does not have",
-            "wait": "waits for the device",
-            "mixed": "is given tensors of the device and of the host",
-            "wrong": "is known to be wrong",
-        }
-        return f"{self.name} {what[self.kind]}: {self.where}"
 
 
 @dataclass
@@ -132,21 +113,15 @@ class Audit:
     operations: dict[str, str] = field(default_factory=dict)  # name: first caller
     whole_numbers: set[str] = field(default_factory=set)  # operations with int64 inputs
     uploads: Counter[str] = field(default_factory=Counter)  # callers that copied tensors to the device
-    findings: dict[Finding, int] = field(default_factory=dict)  # with their counts
+    findings: set[Finding] = field(default_factory=set)
 
     def of(self, kind: str, *, hot: bool | None = None) -> list[Finding]:
         return [f for f in self.findings if f.kind == kind and hot in (None, f.hot)]
 
 
-def tensors_in(x: Any) -> Iterator[Tensor]:
-    """Yield the tensors in arguments or results."""
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, (list, tuple)):
-        for part in x:
-            yield from tensors_in(part)
-    elif isinstance(x, dict):
-        yield from tensors_in(list(x.values()))
+def tensors_in(x: Any) -> list[Tensor]:
+    """Return the tensors in arguments or results."""
+    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
 class DeviceTensors:
@@ -177,7 +152,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
-            given = list(tensors_in((args, kwargs)))
+            given = tensors_in((args, kwargs))
             here = [x for x in given if x in self.tensors]
             if self.quiet or not (here or (self.placing and not given)):
                 return func(*args, **kwargs)
@@ -186,15 +161,12 @@ class Recorder(TorchDispatchMode):
             self.operation(name)
             if any(x.dtype == torch.int64 for x in here):
                 self.seen.whole_numbers.add(name)
-            if (
-                name in WAITS
-                or indexes_by_mask(name, args)
-                or (any(t in func.tags for t in DATA_DEPENDENT) and not index)
-            ):
+            by_mask = index and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
+            by_data = not index and any(tag in func.tags for tag in DATA_DEPENDENT)
+            # The True elements of a mask have to be counted before its rows can be copied.
+            if name in WAITS or by_mask or by_data or (name == "copy_" and args[0] not in self.tensors):
                 self.find("wait", name)
-            if name == "copy_":
-                args[0] in self.tensors or self.find("wait", name)  # type: ignore[func-returns-value]
-            elif any(x.ndim and x not in self.tensors for x in given) and not index:
+            if name != "copy_" and not index and any(x.ndim and x not in self.tensors for x in given):
                 self.find("mixed", name)
             if any(a.name == "generator" for a in func._schema.arguments):
                 kwargs = {"generator": self.generator} | kwargs
@@ -228,12 +200,10 @@ class Recorder(TorchDispatchMode):
         return out
 
     def find(self, kind: str, name: str) -> None:
-        where, hot = caller()
-        finding = Finding(kind, name, where, hot)
-        self.seen.findings[finding] = self.seen.findings.get(finding, 0) + 1
+        self.seen.findings.add(Finding(kind, name, *caller()))
 
 
-INDEXING = ("index", "index_put", "index_put_")  # by ids or by indexes_by_mask
+INDEXING = ("index", "index_put", "index_put_")  # by ids or by a mask
 DATA_DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
@@ -241,11 +211,6 @@ DATA_DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shap
 def bare_names(names: frozenset[str]) -> frozenset[str]:
     """Drop the overloads, which the profiler does not report."""
     return frozenset(name.split(".")[0] for name in names)
-
-
-def indexes_by_mask(name: str, args: Any) -> bool:
-    """Return True if an index is a mask: its True elements have to be counted first."""
-    return name.split(".")[0] in INDEXING and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
 
 
 @cache
@@ -321,11 +286,11 @@ class DeviceView(TorchFunctionMode):
             self.recorder.find("wait", "_to_copy")
         else:
             self.recorder.seen.uploads[caller()[0]] += 1
-        self.recorder.quiet, before = True, self.recorder.quiet
+        self.recorder.quiet = True
         try:
             moved = func(x.clone(), *args[1:], **kwargs)
         finally:
-            self.recorder.quiet = before
+            self.recorder.quiet = False
         if there:
             self.tensors.add(moved)
             self.recorder.operation("_to_copy")
@@ -352,13 +317,8 @@ def _attention(recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, *rest: Any, 
     if not wants and not given.get("dropout_p"):
         recorder.operation("_scaled_dot_product_attention_math_for_mps")
         by_vectors = q.size(-2) <= 8 and q.size(-1) in (64, 96, 128)  # the form for few queries
-        if (
-            mask is not None
-            and by_vectors
-            and mask.ndim == 4
-            and mask.size(0) > 1
-            and not mask.expand(-1, q.size(1), -1, -1).stride(1)
-        ):
+        mask_per_row = mask is not None and mask.ndim == 4 and mask.size(0) > 1
+        if by_vectors and mask_per_row and not mask.expand(-1, q.size(1), -1, -1).stride(1):
             recorder.find("wrong", MASK_PER_ROW)
         if given.get("is_causal") and q.dtype in (torch.bfloat16, torch.float16) and q.size(-2) > 1:
             recorder.find("wrong", CAUSAL_IN_16_BITS)
@@ -392,12 +352,10 @@ def fake_mps(table: Kernels | None = None) -> Iterator[Audit]:
     """Make "mps" available inside the block, and record what runs on it."""
     recorder = Recorder(DeviceTensors(), table or kernels())
     view = DeviceView(recorder)
-    with ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
+    with pytest.MonkeyPatch.context() as patch:
         _patch_torch(patch, view)
-        stack.enter_context(recorder)
-        stack.enter_context(view)
-        yield recorder.seen
+        with recorder, view:
+            yield recorder.seen
 
 
 def _patch_torch(patch: pytest.MonkeyPatch, view: DeviceView) -> None:
@@ -433,7 +391,7 @@ def _patch_torch(patch: pytest.MonkeyPatch, view: DeviceView) -> None:
 
     def grouped(*args: Any, **kwargs: Any) -> Any:
         found = group(*args, **kwargs)
-        return {(lists[0][0][0].device, dtype): (lists, at) for (_, dtype), (lists, at) in found.items()} | {}
+        return {(lists[0][0][0].device, dtype): (lists, at) for (_, dtype), (lists, at) in found.items()}
 
     def backward(*args: Any, **kwargs: Any) -> Any:
         with view, view.placing(True):  # `Tensor.backward` switches modes off
