@@ -22,7 +22,7 @@ from ..report import (
     open_run,
     run_differences,
 )
-from ..report.figures.figure import evenly_spaced
+from ..report.figures.plot import evenly_spaced
 from ..text_format import format_duration
 from .args import PositionalArgs, parse
 from .output import new_table, print_rich

@@ -90,8 +90,7 @@ def plan_table(log: RunLog) -> dict[str, Any]:
     if flops := log.flops_per_token:
         planned = flops * log.tokens_per_step * train.max_steps
         rows.append(["arithmetic, FLOPs", f"{planned:.3g}", f"{flops * log.tokens:.3g}"])
-    step_seconds = [s or 0.0 for s in log.steps.seconds]
-    median_step = median_high(step_seconds) if step_seconds else None
+    median_step = median_high(s or 0.0 for s in log.steps.seconds) if log.steps.seconds else None
     rows.append(["time of a step, median", *_pair(format_duration, plan.get("step_seconds"), median_step)])
     rows.append(["time in steps", *_pair(format_duration, plan.get("seconds"), log.seconds)])
     if log.end and log.end.seconds is not None:
@@ -99,8 +98,7 @@ def plan_table(log: RunLog) -> dict[str, Any]:
     if peak := peak_memory(log):
         rows.append(["peak memory", *_pair(format_bytes, as_mapping(plan.get("memory")).get("total"), peak)])
     # The last step is evaluated too.
-    evals = -(-train.max_steps // train.eval_interval)
-    rows.append(["evaluations", f"{evals:,}", f"{len(log.evals):,}"])
+    rows.append(["evaluations", f"{-(-train.max_steps // train.eval_interval):,}", f"{len(log.evals):,}"])
     rows.append(["rollbacks", "0", f"{len(log.rollbacks):,}"])
     return {"heads": ["", "planned", "happened"], "rows": rows, "note": ""}
 

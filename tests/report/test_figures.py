@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from light_llm.report import RunLog, line_chart, read_run_log, shaded_rows, sparkline
 from light_llm.report.charts import Series
 from light_llm.report.figures import Figure, loss_figure, run_sections
-from light_llm.report.figures.figure import (
+from light_llm.report.figures.plot import (
     MAX_POINTS,
     MAX_ROWS,
     bin_means,

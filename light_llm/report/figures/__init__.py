@@ -4,5 +4,5 @@ Each module here with a `SECTION` and a function `make_figures` is found by `sec
 """
 
 from .curves import loss_figure as loss_figure
-from .figure import Figure as Figure
+from .plot import Figure as Figure
 from .sections import run_sections as run_sections

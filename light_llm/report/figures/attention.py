@@ -2,19 +2,8 @@
 
 from ..log_rows import AttentionMap, Probe, head_name
 from ..run_log import RunLog
-from .figure import (
-    Figure,
-    Table,
-    Trace,
-    axis_layout,
-    escape_markup,
-    evenly_spaced,
-    heatmap_over_steps,
-    heatmap_trace,
-    make_figure,
-    make_table,
-    round_digits,
-)
+from . import plot
+from .plot import Figure, Table, Trace
 
 SECTION = "attention"
 MAX_LABEL = 12  # letters of a token on an axis
@@ -55,29 +44,29 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 
 def by_head_figure(probe: Probe, path: str, id: str, title: str, sentence: str) -> Figure | None:
     """Return a heat map of a metric with one number per head, at the last probe, layer 0 at the bottom."""
-    z = [[round_digits(v, 4) for v in row] for row in probe.grid(path)]
+    z = [[plot.round_digits(v, 4) for v in row] for row in probe.grid(path)]
     heads, layers = len(z[0]) if z else 0, [f"layer {i}" for i in range(len(z))]
     names = [f"head {h}" for h in range(heads)]
     largest = max((v for row in z for v in row if v is not None), default=1.0)
     cells = [["" if v is None else f"{v:.2f}" for v in row] for row in z]
-    trace = heatmap_trace(names, layers, z, zmin=0, zmax=max(0.25, largest), text=cells, xgap=2, ygap=2)
+    trace = plot.heatmap_trace(names, layers, z, zmin=0, zmax=max(0.25, largest), text=cells, xgap=2, ygap=2)
     trace |= {"hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>"}
     # Numbers of more heads would not fit into their cells.
     if heads <= 12:
         trace["texttemplate"] = "%{text}"
-    table = make_table(("", *names), ([layers[i], *row] for i, row in enumerate(z)))
-    layout = axis_layout("", "", xaxis={"type": "category", "side": "bottom"}, yaxis={"type": "category"})
-    return make_figure(id, title, f"{sentence} (Step {probe.step:,}.)", [trace], layout, table)
+    table = plot.make_table(("", *names), ([layers[i], *row] for i, row in enumerate(z)))
+    layout = plot.axis_layout("", "", xaxis={"type": "category", "side": "bottom"}, yaxis={"type": "category"})
+    return plot.make_figure(id, title, f"{sentence} (Step {probe.step:,}.)", [trace], layout, table)
 
 
 def _entropy_over_time(log: RunLog) -> Figure | None:
     grids = [(p.step, grid) for p in log.probes if (grid := p.grid("attention.relative"))]
-    grids = [grids[i] for i in evenly_spaced(len(grids), 120)]
+    grids = [grids[i] for i in plot.evenly_spaced(len(grids), 120)]
     if len(grids) < 2:
         return None
     z = {
         f"{layer}.{head}": [
-            round_digits(grid[layer][head], 4) if layer < len(grid) and head < len(grid[layer]) else None
+            plot.round_digits(grid[layer][head], 4) if layer < len(grid) and head < len(grid[layer]) else None
             for _, grid in grids
         ]
         for layer, row in enumerate(grids[-1][1])
@@ -88,29 +77,29 @@ def _entropy_over_time(log: RunLog) -> Figure | None:
         "stays there, has collapsed."
     )
     steps = [step for step, _ in grids]
-    return heatmap_over_steps("entropy_time", "How even attention is, over time", sentence, steps, z, "%{z:.3f}")
+    return plot.heatmap_over_steps("entropy_time", "How even attention is, over time", sentence, steps, z, "%{z:.3f}")
 
 
 def _map(number: int, head: AttentionMap, tokens: list[str], step: int) -> Figure | None:
     """Return the map of one head: queries down, keys across."""
     n = len(tokens)
-    z = [[round_digits(v, 3) for v in row] + [None] * (n - len(row)) for row in head.weights]
+    z = [[plot.round_digits(v, 3) for v in row] + [None] * (n - len(row)) for row in head.weights]
     places = list(range(n))
-    trace: Trace = heatmap_trace(places, [], z, zmin=0, zmax=1, hoverongaps=False) | {"y": places}
+    trace: Trace = plot.heatmap_trace(places, [], z, zmin=0, zmax=1, hoverongaps=False) | {"y": places}
     trace |= {
         "text": [[f"{a} → {b}" for b in tokens] for a in tokens],
         "hovertemplate": "%{text}: %{z:.3f}<extra></extra>",
     }
     ticks = {"tickmode": "array", "tickvals": places, "ticktext": tokens, "tickfont": {"size": 10}, "showgrid": False}
     x, y = ticks | {"tickangle": -90}, ticks | {"autorange": "reversed"}
-    why = f": {escape_markup(head.why)}" if head.why else ""
-    return make_figure(
+    why = f": {plot.escape_markup(head.why)}" if head.why else ""
+    return plot.make_figure(
         f"map_{number}",
         f"{head_name(head.layer, head.head).capitalize()}{why}",
         "Each row is a token of a held-out sentence; the strong cells are what this head looks at to guess the next "
         f"one. (Step {step:,}.)",
         [trace],
-        axis_layout("is looked at", "looks", xaxis=x, yaxis=y, height=430),
+        plot.axis_layout("is looked at", "looks", xaxis=x, yaxis=y, height=430),
         _map_table(head, tokens),
     )
 
@@ -121,10 +110,10 @@ def _map_table(head: AttentionMap, tokens: list[str]) -> Table:
     for i, row in enumerate(head.weights):
         top = sorted(((w, j) for j, w in enumerate(row) if w is not None), reverse=True)[:3]
         rows.append([tokens[i], ", ".join(f"{tokens[j]} ({w:.2f})" for w, j in top)])
-    return make_table(("token", "looks most at"), rows)
+    return plot.make_table(("token", "looks most at"), rows)
 
 
 def _label(token: str) -> str:
     """Return a token as an axis label, with visible white space and without markup."""
     text = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-    return escape_markup(text if len(text) <= MAX_LABEL else f"{text[: MAX_LABEL - 1]}…") or "∅"
+    return plot.escape_markup(text if len(text) <= MAX_LABEL else f"{text[: MAX_LABEL - 1]}…") or "∅"

@@ -5,19 +5,8 @@ from itertools import accumulate
 
 from ..coerce import Number
 from ..run_log import RunLog
-from .figure import (
-    AxisToggle,
-    Figure,
-    Table,
-    Trace,
-    axis_layout,
-    downsample_minmax,
-    evenly_spaced,
-    line_trace,
-    make_table,
-    round_digits,
-    running_mean,
-)
+from . import plot
+from .plot import AxisToggle, Figure, Table, Trace
 
 SECTION = "learning"
 COLORS = ("@c0", "@c1", "@c2", "@c3", "@c4", "@c5", "@c6", "@c7")
@@ -52,7 +41,7 @@ def loss_figure(logs: Sequence[RunLog]) -> Figure | None:
         title="Loss" if len(logs) == 1 else "Loss of all runs",
         sentence=sentence,
         traces=tuple(traces),
-        layout=axis_layout("steps", "loss, nats per token"),
+        layout=plot.axis_layout("steps", "loss, nats per token"),
         table=_loss_table(logs),
         toggles=tuple(toggles),
         wide=True,
@@ -67,16 +56,16 @@ def _loss_traces(log: RunLog, number: int, several: bool) -> list[Trace]:
     traces = []
     if len(steps):
         window = max(5, min(50, len(steps) // 20))
-        mean, mean_bits = running_mean(steps.loss, window), running_mean(steps.bits_per_byte, window)
-        raw, kept = downsample_minmax(steps.loss), evenly_spaced(len(steps), 750)
+        mean, mean_bits = plot.running_mean(steps.loss, window), plot.running_mean(steps.bits_per_byte, window)
+        raw, kept = plot.downsample_minmax(steps.loss), plot.evenly_spaced(len(steps), 750)
         thin = {"opacity": 0.35, "width": 1, "hoverinfo": "skip", "showlegend": not several}
         for name, indices, loss, bits, style in (
             ("training, each batch", raw, steps.loss, steps.bits_per_byte, thin),
             (f"training, mean of {window}", kept, mean, mean_bits, {}),
         ):
             choices = _axis_choices(log, [steps.step[i] for i in indices], [loss[i] for i in indices])
-            choices["y"]["bits"] = [round_digits(bits[i]) for i in indices]
-            traces.append(line_trace(f"{prefix}{name}", [], [], train, choices=choices, **style))
+            choices["y"]["bits"] = [plot.round_digits(bits[i]) for i in indices]
+            traces.append(plot.line_trace(f"{prefix}{name}", [], [], train, choices=choices, **style))
     if log.evals:
         traces.append(_held_out_trace(log, f"{prefix}held out", held, dashed=several))
     if not several:
@@ -98,24 +87,24 @@ def _axis_choices(log: RunLog, steps: Sequence[int], losses: Sequence[Number]) -
         "x": {
             "steps": [float(s) for s in steps],
             "tokens": tokens,
-            "time": [None if i is None else round_digits(times[i] / 60) for i in places],
-            "FLOPs": [round_digits(n * flops) if n is not None and flops else None for n in tokens],
+            "time": [None if i is None else plot.round_digits(times[i] / 60) for i in places],
+            "FLOPs": [plot.round_digits(n * flops) if n is not None and flops else None for n in tokens],
         },
-        "y": {"nats": [round_digits(v) for v in losses]},
+        "y": {"nats": [plot.round_digits(v) for v in losses]},
     }
 
 
 def _held_out_trace(log: RunLog, name: str, color: str, dashed: bool) -> Trace:
-    evals = [log.evals[i] for i in evenly_spaced(len(log.evals), 500)]
+    evals = [log.evals[i] for i in plot.evenly_spaced(len(log.evals), 500)]
     choices = _axis_choices(log, [e.step for e in evals], [e.loss for e in evals])
-    choices["y"]["bits"] = [round_digits(e.bits_per_byte) for e in evals]
+    choices["y"]["bits"] = [plot.round_digits(e.bits_per_byte) for e in evals]
     errors = {
-        "nats": [round_digits(e.stderr) for e in evals],
-        "bits": [round_digits(e.in_unit("bits_per_byte")[1]) for e in evals],
+        "nats": [plot.round_digits(e.stderr) for e in evals],
+        "bits": [plot.round_digits(e.in_unit("bits_per_byte")[1]) for e in evals],
     }
     style = {"mode": "lines+markers", "marker": {"color": color, "size": 7}} | ({"dash": "dot"} if dashed else {})
     bars = {"type": "data", "array": errors["nats"], "color": color, "thickness": 1, "width": 3}
-    return line_trace(name, [], [], color, choices=choices | {"error": errors}, error_y=bars, **style)
+    return plot.line_trace(name, [], [], color, choices=choices | {"error": errors}, error_y=bars, **style)
 
 
 def _band_traces(log: RunLog) -> list[Trace]:
@@ -128,10 +117,10 @@ def _band_traces(log: RunLog) -> list[Trace]:
     steps = [*(p.step for p in points), *(p.step for p in reversed(points))]
     edge = [p.mean + log.band.width(p) for p in points] + [p.mean - log.band.width(p) for p in reversed(points)]
     choices = _axis_choices(log, steps, edge)
-    choices["y"]["bits"] = [round_digits(v * per_nat) for v in edge]
+    choices["y"]["bits"] = [plot.round_digits(v * per_nat) for v in edge]
     name = f"expected held out ({log.band.seeds} seeds)"
     area = {"fill": "toself", "fillcolor": "@band", "width": 0, "hoverinfo": "skip"}
-    return [line_trace(name, [], [], "@held", choices=choices, **area)]
+    return [plot.line_trace(name, [], [], "@held", choices=choices, **area)]
 
 
 def _limit_trace(log: RunLog) -> list[Trace]:
@@ -141,8 +130,8 @@ def _limit_trace(log: RunLog) -> list[Trace]:
         return []
     ends = [log.steps.step[0], log.steps.step[-1]]
     choices = _axis_choices(log, ends, [last.limit * last.loss / last.bits_per_byte] * 2)
-    choices["y"]["bits"] = [round_digits(last.limit)] * 2
-    return [line_trace("limit of this text", [], [], "@limit", choices=choices, dash="dash")]
+    choices["y"]["bits"] = [plot.round_digits(last.limit)] * 2
+    return [plot.line_trace("limit of this text", [], [], "@limit", choices=choices, dash="dash")]
 
 
 def _loss_table(logs: Sequence[RunLog]) -> Table:
@@ -151,13 +140,15 @@ def _loss_table(logs: Sequence[RunLog]) -> Table:
         by_step = [{e.step: e.loss for e in log.evals} for log in logs]
         steps = sorted({step for losses in by_step for step in losses})
         heads = ["step", *(f"{log.name}, held out" for log in logs)]
-        return make_table(heads, ([step, *(round_digits(losses.get(step)) for losses in by_step)] for step in steps))
+        return plot.make_table(
+            heads, ([step, *(plot.round_digits(losses.get(step)) for losses in by_step)] for step in steps)
+        )
     log = logs[0]
-    means = dict(zip(log.steps.step, running_mean(log.steps.loss, 10), strict=True))
+    means = dict(zip(log.steps.step, plot.running_mean(log.steps.loss, 10), strict=True))
     evals = {e.step: e for e in log.evals}
     rows = []
-    for step in sorted(evals) or [log.steps.step[i] for i in evenly_spaced(len(means), 60)]:
+    for step in sorted(evals) or [log.steps.step[i] for i in plot.evenly_spaced(len(means), 60)]:
         e = evals.get(step)
         cells = (e.loss, e.stderr, e.bits_per_byte) if e else (None, None, None)
-        rows.append([step, round_digits(means.get(step)), *map(round_digits, cells)])
-    return make_table(["step", "training, mean of 10", "held out", "standard error", "bits per byte"], rows)
+        rows.append([step, plot.round_digits(means.get(step)), *map(plot.round_digits, cells)])
+    return plot.make_table(["step", "training, mean of 10", "held out", "standard error", "bits per byte"], rows)

@@ -5,19 +5,8 @@ from collections.abc import Mapping
 
 from ..coerce import Numbers, mean_of
 from ..run_log import RunLog
-from .figure import (
-    Figure,
-    axis_layout,
-    bin_means,
-    evenly_spaced,
-    heatmap_over_steps,
-    line_trace,
-    make_figure,
-    make_table,
-    round_digits,
-    smoothed_figure,
-    threshold_line,
-)
+from . import plot
+from .plot import Figure
 
 SECTION = "updates"
 
@@ -49,35 +38,37 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 def _gradient_norm(log: RunLog) -> Figure | None:
     clip, clipped = log.run.train.grad_clip, mean_of(log.steps.clipped)
     share = f" {100 * clipped:.0f}% of the steps were clipped." if clipped is not None else ""
-    layout = axis_layout("steps", "norm", yaxis={"type": "log", "exponentformat": "power"})
+    layout = plot.axis_layout("steps", "norm", yaxis={"type": "log", "exponentformat": "power"})
     if 0 < clip < 1e4:
-        limit = threshold_line(clip, f"clipped above {clip:g}")
+        limit = plot.threshold_line(clip, f"clipped above {clip:g}")
         # On a log axis plotly places annotations by the exponent, and shapes by the value.
         limit["annotations"][0]["y"] = math.log10(clip)
         layout |= limit
     sentence = "How hard the loss pulls at all weights together. Level is healthy; jumps are batches that surprise."
     steps, norms = log.steps.step, log.steps.grad_norm
-    return smoothed_figure("grad_norm", "Gradient norm", f"{sentence}{share}", steps, norms, layout)
+    return plot.smoothed_figure("grad_norm", "Gradient norm", f"{sentence}{share}", steps, norms, layout)
 
 
 def _by_group(log: RunLog, groups: Mapping[str, Numbers], id: str, title: str, sentence: str) -> Figure | None:
     """Return a heat map of the means over stretches of steps, in powers of ten."""
-    x, _ = bin_means(log.steps.step, log.steps.step)
-    means = {name: bin_means(log.steps.step, values)[1] for name, values in groups.items()}
-    z = {name: [round_digits(math.log10(v), 4) if v and v > 0 else None for v in row] for name, row in means.items()}
-    return heatmap_over_steps(id, f"{title}, powers of ten", sentence, x, z, "10^%{z:.2f}")
+    x, _ = plot.bin_means(log.steps.step, log.steps.step)
+    means = {name: plot.bin_means(log.steps.step, values)[1] for name, values in groups.items()}
+    z = {
+        name: [plot.round_digits(math.log10(v), 4) if v and v > 0 else None for v in row] for name, row in means.items()
+    }
+    return plot.heatmap_over_steps(id, f"{title}, powers of ten", sentence, x, z, "10^%{z:.2f}")
 
 
 def _weight_norm(log: RunLog) -> Figure | None:
     steps, norms = log.steps.step, log.steps.weight_norm
-    kept = evenly_spaced(len(steps), 500)
-    x, y = [steps[i] for i in kept], [round_digits(norms[i]) for i in kept]
-    return make_figure(
+    kept = plot.evenly_spaced(len(steps), 500)
+    x, y = [steps[i] for i in kept], [plot.round_digits(norms[i]) for i in kept]
+    return plot.make_figure(
         "weight_norm",
         "Weight norm",
         "The size of all weights together. It grows while the model learns; weight decay and the schedule bend "
         "it down.",
-        [line_trace("weight norm", x, y, "@train", showlegend=False)],
-        axis_layout("steps", "norm"),
-        make_table(("step", "weight norm"), zip(x, y, strict=True)),
+        [plot.line_trace("weight norm", x, y, "@train", showlegend=False)],
+        plot.axis_layout("steps", "norm"),
+        plot.make_table(("step", "weight norm"), zip(x, y, strict=True)),
     )

@@ -5,18 +5,8 @@ from typing import Any
 
 from ..coerce import as_grid, as_int, as_mapping, as_number, as_numbers, as_objects, drop_none
 from ..run_log import RunLog
-from .figure import (
-    Cell,
-    Figure,
-    Trace,
-    axis_layout,
-    evenly_spaced,
-    line_trace,
-    make_figure,
-    make_table,
-    round_digits,
-    threshold_line,
-)
+from . import plot
+from .plot import Cell, Figure, Trace
 
 SECTION = "landscape"
 
@@ -38,14 +28,14 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 
 def _line(line: Mapping[str, Any]) -> Figure | None:
     x, y = _rounded(line.get("at")), _rounded(line.get("loss"))
-    return make_figure(
+    return plot.make_figure(
         "line",
         "The valley in one direction",
         "The loss while all weights move along one random direction, in units of each row's own length (0: the model). "
         "A wide bowl is easy to train and to round; a narrow one is not.",
-        [line_trace("loss", x, y, "@train", mode="lines+markers", showlegend=False)],
-        axis_layout("distance", "nats per token"),
-        make_table(("distance", "loss"), zip(x, y, strict=False)),
+        [plot.line_trace("loss", x, y, "@train", mode="lines+markers", showlegend=False)],
+        plot.axis_layout("distance", "nats per token"),
+        plot.make_table(("distance", "loss"), zip(x, y, strict=False)),
     )
 
 
@@ -64,15 +54,15 @@ def _plane(plane: Mapping[str, Any]) -> Figure | None:
     if not trace["z"]:
         return None
     model = _marker_trace([0], [0], "the model", ["the model"])
-    heads = ["second \\ first", *(f"{round_digits(v, 3)}" for v in as_numbers(plane.get("a")))]
+    heads = ["second \\ first", *(f"{plot.round_digits(v, 3)}" for v in as_numbers(plane.get("a")))]
     rows: list[list[Cell]] = [[b, *losses] for b, losses in zip(trace["y"], trace["z"], strict=False)]
-    return make_figure(
+    return plot.make_figure(
         "plane",
         "The valley in two directions",
         "The same over two random directions, as a map: the dot is the model, and it should lie at the bottom.",
         [trace, model],
-        axis_layout("first direction", "second direction"),
-        make_table(heads, rows),
+        plot.axis_layout("first direction", "second direction"),
+        plot.make_table(heads, rows),
     )
 
 
@@ -81,18 +71,18 @@ def _path(path: Mapping[str, Any]) -> Figure | None:
     if not points:
         return None
     steps = [as_int(p.get("step")) for p in points]
-    x, y, losses = ([round_digits(as_number(p.get(key))) for p in points] for key in ("a", "b", "loss"))
+    x, y, losses = ([plot.round_digits(as_number(p.get(key))) for p in points] for key in ("a", "b", "loss"))
     run = _marker_trace(x, y, "the run", [f"step {step}" for step in steps])
     run |= {"mode": "lines+markers", "line": {"color": "@held", "width": 2}}
     shares = drop_none(as_numbers(path.get("explained")))
     share = f" The plane explains {100 * sum(shares):.0f}% of their squared distances." if shares else ""
-    return make_figure(
+    return plot.make_figure(
         "path",
         "The way the run took",
         f"The run's own checkpoints on the plane that holds most of their way, with the loss as a map.{share}",
         [_contour(path), run],
-        axis_layout("first principal direction", "second"),
-        make_table(("step", "a", "b", "loss"), zip(steps, x, y, losses, strict=True)),
+        plot.axis_layout("first principal direction", "second"),
+        plot.make_table(("step", "a", "b", "loss"), zip(steps, x, y, losses, strict=True)),
     )
 
 
@@ -104,40 +94,38 @@ def _marker_trace(x: list[Any], y: list[Any], name: str, labels: list[str]) -> T
 
 def _eigenvalues(hessian: Mapping[str, Any]) -> Figure | None:
     values = _rounded(hessian.get("eigenvalues"))
-    errors = _rounded(hessian.get("residuals"))[: len(values)]
+    errors = _rounded(hessian.get("residuals"))
     trace = as_mapping(hessian.get("trace"))
     total, stderr = as_number(trace.get("value")), as_number(trace.get("stderr"))
     error = f" ± {stderr:.2g}" if stderr is not None else ""
     sum_of_all = f" The sum of all (the trace) is {total:.3g}{error}." if total is not None else ""
     names = [str(i + 1) for i in range(len(values))]
-    bars: Trace = {"type": "bar", "x": names, "y": values, "marker": {"color": "@train"}, "showlegend": False}
-    bars["error_y"] = {"type": "data", "array": errors, "color": "@ink", "thickness": 1}
-    padded = errors + [None] * (len(values) - len(errors))
-    return make_figure(
+    bars = {"type": "data", "array": errors, "color": "@ink", "thickness": 1}
+    return plot.make_figure(
         "eigenvalues",
         "Largest curvatures",
         f"The largest eigenvalues of the Hessian: how sharply the loss bends in its sharpest directions.{sum_of_all}",
-        [bars],
-        axis_layout("", "eigenvalue", xaxis={"type": "category"}),
-        make_table(("", "eigenvalue", "residual"), zip(names, values, padded, strict=True)),
+        [plot.bar_trace(names, values, error_y=bars)],
+        plot.axis_layout("", "eigenvalue", xaxis={"type": "category"}),
+        plot.make_table(("", "eigenvalue", "residual"), zip(names, values, errors, strict=False)),
     )
 
 
 def _density(density: Mapping[str, Any]) -> Figure | None:
     x, y = _rounded(density.get("at")), _rounded(density.get("density"))
-    kept = evenly_spaced(min(len(x), len(y)), 800)
+    kept = plot.evenly_spaced(min(len(x), len(y)), 800)
     x, y = [x[i] for i in kept], [y[i] for i in kept]
     # On a log axis, the tails of the bells would squeeze everything else.
     floor = max((v for v in y if v), default=1.0) * 1e-6
     curve = [None if v is None or v < floor else v for v in y]
-    return make_figure(
+    return plot.make_figure(
         "density",
         "Density of the curvature",
         "How many directions bend how much: nearly all are flat, the peak at 0. Each eigenvalue is drawn as a bell a "
         "hundredth of the whole width wide, so only mass beyond that on the left means a direction that curves down.",
-        [line_trace("density", x, curve, "@train", showlegend=False, fill="tozeroy")],
-        axis_layout("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power"}),
-        make_table(("eigenvalue", "density"), zip(x, y, strict=True)),
+        [plot.line_trace("density", x, curve, "@train", showlegend=False, fill="tozeroy")],
+        plot.axis_layout("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power"}),
+        plot.make_table(("eigenvalue", "density"), zip(x, y, strict=True)),
     )
 
 
@@ -146,47 +134,39 @@ def _sharpness(sharpness: Mapping[str, Any]) -> Figure | None:
     for name, key in (("gradient descent", "plain"), ("Adam's own metric", "preconditioned")):
         value, threshold = as_number(sharpness.get(key)), as_number(sharpness.get(f"{key}_threshold"))
         if value is not None and threshold:
-            rows.append([name, round_digits(value), round_digits(threshold), round_digits(value / threshold)])
-    bars: Trace = {"type": "bar", "x": [row[0] for row in rows], "y": [row[3] for row in rows]}
-    bars |= {"marker": {"color": "@train"}, "showlegend": False}
+            rows.append([name, *map(plot.round_digits, (value, threshold, value / threshold))])
     x, y = {"type": "category"}, {"rangemode": "tozero"}
-    return make_figure(
+    layout = plot.axis_layout("", "share of its threshold", xaxis=x, yaxis=y, bargap=0.55)
+    return plot.make_figure(
         "sharpness",
         "Sharpness and its threshold",
         "At 1 an update overshoots the sharpest direction (2/lr for gradient descent, 38/lr for Adam with beta1 = "
         "0.9). Adam is the metric that counts here; training near 1 is common and stable.",
-        [bars],
-        axis_layout("", "share of its threshold", xaxis=x, yaxis=y, bargap=0.55)
-        | threshold_line(1.0, "threshold", "@bad"),
-        make_table(("metric", "sharpness", "threshold", "share"), rows),
+        [plot.bar_trace((row[0] for row in rows), (row[3] for row in rows))],
+        layout | plot.threshold_line(1.0, "threshold", "@bad"),
+        plot.make_table(("metric", "sharpness", "threshold", "share"), rows),
     )
 
 
 def _noise(log: RunLog) -> Figure | None:
     noise, window = as_mapping(log.analysis.get("noise")), as_mapping(log.analysis.get("batch"))
-    scale, stderr, T = (
-        as_number(value) for value in (noise.get("scale_tokens"), noise.get("stderr"), window.get("context"))
-    )
+    scale, stderr, T = map(as_number, (noise.get("scale_tokens"), noise.get("stderr"), window.get("context")))
     if scale is None or scale <= 0:
         return None
     # The standard error is that of the scale in sequences of T tokens.
     error = stderr * T if stderr is not None and T is not None else None
-    batch = log.tokens_per_step
-    bars: Trace = {"type": "bar", "orientation": "h", "y": ["batch", "noise scale"], "x": [batch, round_digits(scale)]}
-    bars |= {"marker": {"color": ["@muted", "@train"]}, "showlegend": False}
-    return make_figure(
+    rows = [("batch", log.tokens_per_step, None), ("noise scale", plot.round_digits(scale), plot.round_digits(error))]
+    names, tokens, _ = zip(*rows, strict=True)
+    return plot.make_figure(
         "noise",
         "Gradient noise",
         "The batch at which noise and signal of the gradient are equal. Far below it, larger batches help almost in "
         "proportion; far above it, they waste arithmetic.",
-        [bars],
-        axis_layout("tokens", "", bargap=0.45),
-        make_table(
-            ("", "tokens", "standard error"),
-            [("batch", batch, None), ("noise scale", round_digits(scale), round_digits(error))],
-        ),
+        [plot.bar_trace(tokens, names, orientation="h", marker={"color": ["@muted", "@train"]})],
+        plot.axis_layout("tokens", "", bargap=0.45),
+        plot.make_table(("", "tokens", "standard error"), rows),
     )
 
 
 def _rounded(value: Any) -> list[float | None]:
-    return [round_digits(v) for v in as_numbers(value)]
+    return [plot.round_digits(v) for v in as_numbers(value)]

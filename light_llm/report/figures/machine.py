@@ -2,7 +2,8 @@
 
 from ..coerce import drop_none
 from ..run_log import RunLog
-from .figure import Figure, axis_layout, escape_markup, make_figure, make_table, round_digits, smoothed_figure
+from . import plot
+from .plot import Figure
 
 SECTION = "machine"
 
@@ -20,7 +21,9 @@ def make_figures(log: RunLog) -> list[Figure | None]:
         ("memory", "Peak memory", memory, gigabytes, "GB"),
     )
     figures = [
-        smoothed_figure(id, title, text, log.steps.step, y, axis_layout("steps", unit, yaxis={"rangemode": "tozero"}))
+        plot.smoothed_figure(
+            id, title, text, log.steps.step, y, plot.axis_layout("steps", unit, yaxis={"rangemode": "tozero"})
+        )
         for id, title, text, y, unit in curves
     ]
     return [*figures, _phases(log)]
@@ -32,13 +35,14 @@ def _phases(log: RunLog) -> Figure | None:
     total = sum(seconds.values())
     if total <= 0:
         return None
-    shares = {name: round_digits(100 * value / total) for name, value in seconds.items()}
-    bar = {"type": "bar", "orientation": "h", "x": list(shares.values()), "y": list(map(escape_markup, shares))}
-    return make_figure(
+    shares = {name: plot.round_digits(100 * value / total) for name, value in seconds.items()}
+    return plot.make_figure(
         "phases",
         "Where the time goes",
         "Waiting for data should be next to nothing; the gradients are the work itself.",
-        [bar | {"marker": {"color": "@train"}, "showlegend": False}],
-        axis_layout("% of the time in steps", "", yaxis={"autorange": "reversed"}, bargap=0.45),
-        make_table(("phase", "seconds", "%"), ((name, round_digits(seconds[name]), shares[name]) for name in seconds)),
+        [plot.bar_trace(shares.values(), map(plot.escape_markup, shares), orientation="h")],
+        plot.axis_layout("% of the time in steps", "", yaxis={"autorange": "reversed"}, bargap=0.45),
+        plot.make_table(
+            ("phase", "seconds", "%"), ((name, plot.round_digits(seconds[name]), shares[name]) for name in seconds)
+        ),
     )

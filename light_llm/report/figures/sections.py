@@ -10,7 +10,7 @@ from types import ModuleType
 from ..health import HealthNote
 from ..rules.rule import LEVELS
 from ..run_log import RunLog
-from .figure import Figure, Section
+from .plot import Figure, Section
 
 # `SECTION` of a module -> title. Within a section, modules come in alphabetical order.
 TITLES = {

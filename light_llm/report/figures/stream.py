@@ -2,17 +2,8 @@
 
 from ..coerce import Number
 from ..run_log import RunLog
-from .figure import (
-    Figure,
-    Trace,
-    axis_layout,
-    evenly_spaced,
-    heatmap_over_steps,
-    line_trace,
-    make_figure,
-    make_table,
-    round_digits,
-)
+from . import plot
+from .plot import Figure, Trace
 
 SECTION = "stream"
 
@@ -61,68 +52,70 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 def by_layer_figure(log: RunLog, path: str, id: str, title: str, sentence: str) -> Figure | None:
     """Return a heat map of a metric with one number per layer, over steps; bars if there is a single probe."""
     probes = [(p.step, values) for p in log.probes if (values := p.vector(path))]
-    probes = [probes[i] for i in evenly_spaced(len(probes), 120)]
+    probes = [probes[i] for i in plot.evenly_spaced(len(probes), 120)]
     if not probes:
         return None
     steps = [step for step, _ in probes]
     z = {
-        f"layer {i}": [round_digits(values[i], 4) if i < len(values) else None for _, values in probes]
+        f"layer {i}": [plot.round_digits(values[i], 4) if i < len(values) else None for _, values in probes]
         for i in range(len(probes[-1][1]))
     }
     if len(probes) > 1:
-        return heatmap_over_steps(id, title, sentence, steps, z, "%{z:.4g}")
-    bars: Trace = {"type": "bar", "x": list(z), "y": [column[0] for column in z.values()], "showlegend": False}
-    table = make_table(("step", *z), zip(steps, *z.values(), strict=True))
-    return make_figure(id, title, sentence, [bars | {"marker": {"color": "@train"}}], axis_layout("", ""), table)
+        return plot.heatmap_over_steps(id, title, sentence, steps, z, "%{z:.4g}")
+    bars = plot.bar_trace(z, (column[0] for column in z.values()))
+    table = plot.make_table(("step", *z), zip(steps, *z.values(), strict=True))
+    return plot.make_figure(id, title, sentence, [bars], plot.axis_layout("", ""), table)
 
 
 def _lens(log: RunLog) -> Figure | None:
     probes = [(p.step, losses) for p in log.probes if (losses := p.vector("lens"))]
     if not probes:
         return None
-    chosen = [probes[i] for i in evenly_spaced(len(probes), 4)]
+    chosen = [probes[i] for i in plot.evenly_spaced(len(probes), 4)]
     colors = ("@c7", "@c6", "@c0", "@c1")[-len(chosen) :]
     traces = [
-        line_trace(f"step {step:,}", range(len(losses)), [round_digits(v) for v in losses], color, mode="lines+markers")
+        plot.line_trace(
+            f"step {step:,}", range(len(losses)), [plot.round_digits(v) for v in losses], color, mode="lines+markers"
+        )
         for (step, losses), color in zip(chosen, colors, strict=True)
     ]
     n = max(len(losses) for _, losses in chosen)
-    rows = ([i, *(round_digits(losses[i]) if i < len(losses) else None for _, losses in chosen)] for i in range(n))
-    return make_figure(
+    rows = ([i, *(plot.round_digits(losses[i]) if i < len(losses) else None for _, losses in chosen)] for i in range(n))
+    return plot.make_figure(
         "lens",
         "Logit lens",
         "The loss if the model stopped after a layer and spoke. Falling from left to right: each block brings the "
         "answer nearer. A flat stretch is blocks that add little.",
         traces,
-        axis_layout("after layer (0: embeddings)", "nats per token", xaxis={"dtick": 1 if n <= 16 else 4}),
-        make_table(("layer", *(f"step {step:,}" for step, _ in chosen)), rows),
+        plot.axis_layout("after layer (0: embeddings)", "nats per token", xaxis={"dtick": 1 if n <= 16 else 4}),
+        plot.make_table(("layer", *(f"step {step:,}" for step, _ in chosen)), rows),
     )
 
 
 def _induction(log: RunLog) -> Figure | None:
     probes = [p for p in log.probes if "induction" in p.row]
-    probes = [probes[i] for i in evenly_spaced(len(probes), 500)]
+    probes = [probes[i] for i in plot.evenly_spaced(len(probes), 500)]
     steps = [p.step for p in probes]
 
     def column(name: str) -> list[Number]:
-        return [round_digits(p.number(f"induction.{name}")) for p in probes]
+        return [plot.round_digits(p.number(f"induction.{name}")) for p in probes]
 
     traces = [
-        line_trace("weight of the best head", steps, column("score"), "@train", mode="lines+markers"),
-        line_trace("nats saved on the repeat", steps, column("gain"), "@held", mode="lines+markers", yaxis="y2"),
+        plot.line_trace("weight of the best head", steps, column("score"), "@train", mode="lines+markers"),
+        plot.line_trace("nats saved on the repeat", steps, column("gain"), "@held", mode="lines+markers", yaxis="y2"),
     ]
-    layout = axis_layout("steps", "weight", yaxis={"range": [0, 1]})
+    layout = plot.axis_layout("steps", "weight", yaxis={"range": [0, 1]})
     layout["yaxis2"] = {"title": {"text": "nats"}, "overlaying": "y", "side": "right", "showgrid": False}
     layout["yaxis2"] |= {"nticks": 5, "tickformat": ".2~g"}
     names = ("score", "gain", "layer", "head")
-    return make_figure(
+    return plot.make_figure(
         "induction",
         "Induction: repeating what was said",
         "Random tokens, said twice: does a head look back at what followed last time, and is the second time cheaper? "
         "Small models on short runs often never learn it.",
         traces,
         layout,
-        make_table(("step", *names), zip(steps, *map(column, names), strict=True)),
+        plot.make_table(("step", *names), zip(steps, *map(column, names), strict=True)),
     )
 
 
@@ -131,20 +124,20 @@ def _calibration(log: RunLog) -> Figure | None:
     bins = [(c, a, n) for c, a, n in probe.calibration_bins if c is not None and a is not None and n]
     if not bins:
         return None
-    confidence, accuracy = [round_digits(c, 4) for c, _, _ in bins], [round_digits(a, 4) for _, a, _ in bins]
+    confidence, accuracy = [plot.round_digits(c, 4) for c, _, _ in bins], [plot.round_digits(a, 4) for _, a, _ in bins]
     largest = max(n for _, _, n in bins)
     sizes = [round(6 + 16 * (n / largest) ** 0.5, 1) for _, _, n in bins]
-    dots: Trace = line_trace("the model", confidence, accuracy, "@train", mode="lines+markers", showlegend=False)
+    dots: Trace = plot.line_trace("the model", confidence, accuracy, "@train", mode="lines+markers", showlegend=False)
     dots["marker"] = {"size": sizes, "color": "@train"}
     style = {"dash": "dash", "width": 1, "hoverinfo": "skip", "showlegend": False}
-    ideal = line_trace("perfect", [0, 1], [0, 1], "@muted", **style)
+    ideal = plot.line_trace("perfect", [0, 1], [0, 1], "@muted", **style)
     counts = (int(n) for _, _, n in bins)
-    return make_figure(
+    return plot.make_figure(
         "calibration",
         "Calibration",
         "When the model says 30%, is it right 30% of the time? On the dashed line: yes. Below it: too sure of itself. "
         f"Larger dots hold more tokens. (Step {probe.step:,}.)",
         [ideal, dots],
-        axis_layout("confidence", "accuracy", xaxis={"range": [0, 1]}, yaxis={"range": [0, 1]}),
-        make_table(("confidence", "accuracy", "tokens"), zip(confidence, accuracy, counts, strict=True)),
+        plot.axis_layout("confidence", "accuracy", xaxis={"range": [0, 1]}, yaxis={"range": [0, 1]}),
+        plot.make_table(("confidence", "accuracy", "tokens"), zip(confidence, accuracy, counts, strict=True)),
     )

@@ -79,6 +79,11 @@ def line_trace(name: str, x: Sequence[Any], y: Sequence[Any], color: str, **more
     return trace | more
 
 
+def bar_trace(x: Iterable[Any], y: Iterable[Any], **more: Any) -> Trace:
+    """Return bars, horizontal with `orientation="h"`."""
+    return {"type": "bar", "x": list(x), "y": list(y), "marker": {"color": "@train"}, "showlegend": False, **more}
+
+
 def heatmap_trace(x: Sequence[Any], y: Sequence[str], z: Sequence[Sequence[Number]], **more: Any) -> Trace:
     """Return a heat map of (len(y), len(x)) values."""
     bar = {"thickness": 12, "outlinewidth": 0}
