@@ -4,7 +4,6 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import Any, Literal
 
 from .coerce import Grid, Number, Numbers, as_grid, as_int, as_mapping, as_number, as_numbers, as_objects, as_text
@@ -105,7 +104,10 @@ class Probe:
         return [Alarm(layer, as_int(a.get("head")), as_text(a.get("what"))) for layer, a in rows if layer is not None]
 
     def _value(self, path: str) -> Any:
-        return reduce(lambda value, key: as_mapping(value).get(key), path.split("."), self.row)
+        value: Any = self.row
+        for key in path.split("."):
+            value = as_mapping(value).get(key)
+        return value
 
 
 @dataclass(frozen=True)

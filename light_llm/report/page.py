@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..atomic_io import Files, atomic_write
+from ..atomic_io import REAL_FILES, Files, atomic_write
 from .figures import loss_figure, run_sections
 from .find_runs import open_run
 from .health import judge
@@ -24,7 +24,7 @@ REPORT_NAME = "report.html"
 POLL_SECONDS = 2.0  # between two readings of `/data.json` by the live page
 
 
-def write_report(folder: str | Path, files: Files | None = None, *, log: RunLog | None = None) -> Path:
+def write_report(folder: str | Path, files: Files = REAL_FILES, *, log: RunLog | None = None) -> Path:
     """Write `report.html` into a run folder, also while the run is training. Returns its path.
 
     Args:

@@ -26,7 +26,7 @@ from light_llm.observe.wandb_sink import WandbSink
 from light_llm.runtime import wandb_reason
 from tests.support.tools import rows_of, run_child, tensors_of, train_small
 
-KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form that W&B wants, and nobody's
+KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form that W&B accepts, and unknown to it
 RECORD: dict[str, Any] = {
     "started": "2026-11-24T10:00:00+00:00",
     "run": {"model": {"n_layer": 2}, "train": {"seed": 1337, "lr": 0.01}},
@@ -71,12 +71,8 @@ PROBE: dict[str, Any] = {
     "alarms": [{"layer": 1, "head": None, "what": "all heads alike"}],
 }
 # fmt: on
-ATTENTION: dict[str, Any] = {
-    "kind": "attention",
-    "step": 3,
-    "tokens": ["The", " cat"],
-    "maps": [{"layer": 0, "head": 1, "why": "looks at the previous token", "weights": [[1.0], [0.25, 0.75]]}],
-}
+MAP: dict[str, Any] = {"layer": 0, "head": 1, "why": "looks at the previous token", "weights": [[1.0], [0.25, 0.75]]}
+ATTENTION: dict[str, Any] = {"kind": "attention", "step": 3, "tokens": ["The", " cat"], "maps": [MAP]}
 SAMPLE: dict[str, Any] = {"kind": "sample", "step": 3, "text": "a <b>\n& c"}
 END: dict[str, Any] = {"kind": "end", "step": 3, "status": "done", "seconds": 9.5, "memory": None, "tok_per_sec": 99.0}
 ROLLBACK: dict[str, Any] = {"kind": "rollback", "step": 2, "from_step": 5, "batches": 6}
@@ -153,12 +149,11 @@ def test_large_maps_and_none_at_all() -> None:
 
 
 def test_a_map_is_named_by_what_its_head_does() -> None:
-    twice = {**ATTENTION, "maps": [ATTENTION["maps"][0], {**ATTENTION["maps"][0], "layer": 1}]}
-    found = row_images(twice)
+    images = row_images({**ATTENTION, "maps": [MAP, {**MAP, "layer": 1}]})
     name = "attention_maps/looks_at_the_previous_token"
-    assert list(found) == [name, f"{name}_l1.h1"]
-    assert found[name].caption.startswith("step 3, l0.h1: looks at the previous token.")
-    assert (found[name].pixels == heatmap([[1.0], [0.25, 0.75]])).all()
+    assert list(images) == [name, f"{name}_l1.h1"]
+    assert images[name].caption.startswith("step 3, l0.h1: looks at the previous token.")
+    assert (images[name].pixels == heatmap(MAP["weights"])).all()
     (entropies,) = row_images(PROBE).values()
     assert (entropies.pixels == heatmap(PROBE["attention"]["relative"])).all()
 
@@ -167,7 +162,7 @@ def test_a_map_is_named_by_what_its_head_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted", "there", "value", "reason"),
+    ("tracker", "wanted", "has_package", "value", "reason"),
     [
         ("none", "WANDB_API_KEY is set", True, "none", "asked for"),
         ("auto", "", True, "none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set"),
@@ -180,8 +175,8 @@ def test_a_map_is_named_by_what_its_head_does() -> None:
         ("tensorboard", "WANDB_API_KEY is set", True, "tensorboard", "asked for"),
     ],
 )  # fmt: skip
-def test_who_gets_the_rows(asked: str, wanted: str, there: bool, value: str, reason: str) -> None:
-    choice = choose_tracker(asked, wanted=wanted, installed=lambda package: there)
+def test_the_choice_of_a_tracker(tracker: str, wanted: str, has_package: bool, value: str, reason: str) -> None:
+    choice = choose_tracker(tracker, wanted=wanted, installed=lambda package: has_package)
     assert choice.value == value and choice.reason.endswith(reason)
 
 
@@ -240,25 +235,24 @@ def test_a_run_keeps_its_identity_and_shares_it_with_no_other(tmp_path: Path) ->
 
 
 def events(folder: Path) -> Any:
-    """What TensorBoard itself reads in a folder."""
+    """Read a folder as TensorBoard does."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 0, "tensors": 0})
-    return found.Reload()
+    return EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    found = events(folder)
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    run = events(folder)
+    return {tag: [(event.step, event.value) for event in run.Scalars(tag)] for tag in run.Tags()["scalars"]}
 
 
 def expected(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """The curves that rows make, in TensorBoard's 32-bit numbers."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    """Return the curves of rows, in TensorBoard's 32-bit numbers."""
+    points: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, number in tracked_values(row).items():
-            found.setdefault(name, []).append((row["step"], float(np.float32(number))))
-    return found
+            points.setdefault(name, []).append((row["step"], float(np.float32(number))))
+    return points
 
 
 def texts(folder: Path, tag: str) -> list[str]:
@@ -267,10 +261,10 @@ def texts(folder: Path, tag: str) -> list[str]:
 
 def test_a_run_in_tensorboard_is_the_run_in_metrics(poem: Path) -> None:
     """Also when it is resumed."""
-    how: dict[str, Any] = {"tracker": "tensorboard", "eval_interval": 5, "save_interval": 5, "sample_interval": 5}
-    train_small(poem, max_steps=12, **how)
+    settings: dict[str, Any] = {"tracker": "tensorboard", "eval_interval": 5, "save_interval": 5, "sample_interval": 5}
+    train_small(poem, max_steps=12, **settings)
     (Path("run") / "step-000012" / "MANIFEST.json").unlink()  # killed while it saved: goes on from step 10
-    train_small(poem, max_steps=14, resume=True, **how)
+    train_small(poem, max_steps=14, resume=True, **settings)
     rows = list(read_rows(Path("run/metrics.jsonl")))
     assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, 15))
     assert curves(Path("run")) == expected(rows)
@@ -302,25 +296,21 @@ def test_pictures_and_texts_in_tensorboard(tmp_path: Path) -> None:
 def test_steps_that_are_made_again_count_once(tmp_path: Path) -> None:
     """After a rollback, a resume from an earlier step, and a new run in the same folder."""
 
-    def steps(sink: TensorBoardSink, numbers: range, loss: float) -> None:
-        for step in numbers:
-            sink({"kind": "step", "step": step, "loss": loss})
+    def steps(numbers: range, loss: float) -> list[dict[str, Any]]:
+        return [{"kind": "step", "step": step, "loss": loss} for step in numbers]
 
-    sink = TensorBoardSink(tmp_path, RECORD)
-    steps(sink, range(1, 8), 1.0)
-    sink({"kind": "rollback", "step": 4, "from_step": 7, "batches": 8})
-    steps(sink, range(5, 9), 2.0)
-    sink.close()
+    def losses(rows: list[dict[str, Any]], **options: Any) -> list[tuple[int, float]]:
+        sink = TensorBoardSink(tmp_path, RECORD, **options)
+        for row in rows:
+            sink(row)
+        sink.close()
+        return curves(tmp_path)["train/loss"]
+
+    rollback = {"kind": "rollback", "step": 4, "from_step": 7, "batches": 8}
     at = [(step, 1.0 if step < 5 else 2.0) for step in range(1, 9)]
-    assert curves(tmp_path)["train/loss"] == at
-    sink = TensorBoardSink(tmp_path, RECORD, resumed_at=6)
-    steps(sink, range(7, 10), 3.0)
-    sink.close()
-    assert curves(tmp_path)["train/loss"] == [*at[:6], (7, 3.0), (8, 3.0), (9, 3.0)]
-    sink = TensorBoardSink(tmp_path, RECORD)
-    steps(sink, range(1, 3), 4.0)
-    sink.close()
-    assert curves(tmp_path)["train/loss"] == [(1, 4.0), (2, 4.0)]
+    assert losses([*steps(range(1, 8), 1.0), rollback, *steps(range(5, 9), 2.0)]) == at
+    assert losses(steps(range(7, 10), 3.0), resumed_at=6) == [*at[:6], (7, 3.0), (8, 3.0), (9, 3.0)]
+    assert losses(steps(range(1, 3), 4.0)) == [(1, 4.0), (2, 4.0)]
 
 
 # ---- Weights & Biases
@@ -337,12 +327,13 @@ class Service(ThreadingHTTPServer):
 
 
 class Refusal(BaseHTTPRequestHandler):
+    server: Service
+
     def do_POST(self) -> None:
-        assert isinstance(self.server, Service)
         self.server.asked.append(self.path)
         self.rfile.read(int(self.headers.get("content-length", 0)))
         self.server.answers.wait()
-        body = b'{"errors": [{"message": "this key is nobody\'s"}]}'
+        body = b'{"errors": [{"message": "this key is unknown"}]}'
         self.send_response(401)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -350,7 +341,7 @@ class Refusal(BaseHTTPRequestHandler):
 
     do_GET = do_CONNECT = do_PUT = do_POST
 
-    def log_message(self, *what: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         pass
 
 
@@ -379,7 +370,7 @@ def offline(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 def records(folder: Path) -> list[Any]:
-    """What W&B wrote: blocks of 32 KiB of pieces (CRC, length, kind: 1 whole, 2 first, 3 middle, 4 last) of records.
+    """Read W&B's file: blocks of 32 KiB of pieces (CRC, length, kind: 1 whole, 2 first, 3 middle, 4 last) of records.
 
     The framing is LevelDB's log format after a header of 7 bytes; a record is W&B's own protocol buffer.
     """
@@ -416,7 +407,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def one(folder: Path, kind: str) -> list[Any]:
+def records_of(folder: Path, kind: str) -> list[Any]:
     return [getattr(record, kind) for record in records(folder) if record.WhichOneof("record_type") == kind]
 
 
@@ -430,7 +421,7 @@ def test_a_run_at_wandb_is_the_run_in_metrics(poem: Path, offline: Service) -> N
     numbers = [{k: v for k, v in entry.items() if not isinstance(v, str)} for entry in history(Path("run"))]
     assert len(rows) >= 14 and [entry for entry in numbers if len(entry) > 1] == [row for row in rows if len(row) > 1]
 
-    first, second = one(Path("run"), "run")
+    first, second = records_of(Path("run"), "run")
     assert first.run_id == second.run_id and second.resume and first.project == "light-llm"
     assert first.display_name == second.display_name == f"run-{first.run_id[:4]}"
     config = {item.key: json.loads(item.value_json) for item in second.config.update}
@@ -442,7 +433,7 @@ def test_a_run_at_wandb_is_the_run_in_metrics(poem: Path, offline: Service) -> N
     assert kinds <= {"header", "run", "telemetry", "metric", "history", "summary", "files", "exit"}
     for folder in Path("run").glob("wandb/offline-run-*/files"):
         assert {path.name for path in folder.iterdir()} <= {"media"}  # no list of packages, no code, no metadata
-    assert {m.name or m.glob_name: m.step_metric for m in one(Path("run"), "metric")}["*"] == "step"
+    assert {m.name or m.glob_name: m.step_metric for m in records_of(Path("run"), "metric")}["*"] == "step"
 
     after = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     assert {path for path in after if path.parts[0] != "run"} == before  # nothing in the home folder either
@@ -466,9 +457,9 @@ def test_pictures_texts_and_the_end_at_wandb(tmp_path: Path, offline: Service) -
         for name, picture in drawn.items():
             assert (np.array(Image.open(folder / entry[name])) == picture.pixels).all()
     assert (folder / sample["sample"]).read_text() == "<pre>a &lt;b&gt;\n&amp; c</pre>"
-    last = {update.key: json.loads(update.value_json) for s in one(tmp_path, "summary") for update in s.update}
+    last = {update.key: json.loads(update.value_json) for s in records_of(tmp_path, "summary") for update in s.update}
     assert last["run/status"] == "done" and last["run/seconds"] == 9.5
-    assert [exit.exit_code for exit in one(tmp_path, "exit")] == [0]
+    assert [exit.exit_code for exit in records_of(tmp_path, "exit")] == [0]
 
 
 def test_a_run_that_goes_back_and_is_killed_at_wandb(tmp_path: Path, offline: Service) -> None:
@@ -480,7 +471,7 @@ def test_a_run_that_goes_back_and_is_killed_at_wandb(tmp_path: Path, offline: Se
     sink.process.stdin.write(b'{"kind": "st')
     sink.close()
     assert [entry["step"] for entry in history(tmp_path)] == [1, 2, 3, 2, 3]
-    assert [exit.exit_code for exit in one(tmp_path, "exit")] == [1]
+    assert [exit.exit_code for exit in records_of(tmp_path, "exit")] == [1]
 
 
 def test_a_refused_key_is_said_and_the_run_is_whole(poem: Path, service: Service) -> None:
@@ -493,7 +484,7 @@ def test_a_refused_key_is_said_and_the_run_is_whole(poem: Path, service: Service
     assert tensors_of("run/step-000012") == tensors_of("whole/step-000012")
     said = Path("run/train.log").read_text()
     assert said.count("the tracker wandb failed (RuntimeError: W&B's process ended: ") == 1
-    assert "401" in said and "this key is nobody's" in said
+    assert "401" in said and "this key is unknown" in said
     assert not any(KEY.encode() in path.read_bytes() for path in Path().rglob("*") if path.is_file())
 
 
@@ -504,13 +495,13 @@ def test_the_reason_why_the_process_ended_is_raised(tmp_path: Path, service: Ser
     if is_killed:
         sink.process.kill()
     sink.process.wait(60)
-    reason = "was ended by signal 9" if is_killed else "ended: CommError: .*401.*this key is nobody's.*; see .*log"
+    reason = "was ended by signal 9" if is_killed else "ended: CommError: .*401.*this key is unknown.*; see .*log"
     for last in (lambda: sink(STEP), sink.close):
         with pytest.raises(RuntimeError, match=f"W&B's process {reason}"):
             last()
 
 
-def test_a_network_that_never_answers_holds_nobody_up(
+def test_a_network_that_never_answers_does_not_delay_training(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: Service
 ) -> None:
     monkeypatch.setattr("light_llm.observe.background_sink.CLOSE_TIMEOUT", 0.5)

@@ -12,7 +12,7 @@ import pytest
 
 from light_llm.atomic_io import Files
 from light_llm.cli import main
-from light_llm.report import read_run_log, write_report
+from light_llm.report import RunLog, read_run_log, write_report
 from light_llm.report.page import page_state, render_live_page, render_page
 from tests.support.made_up_run import made_up_run, memorised, turning
 
@@ -53,8 +53,12 @@ class Parsed(HTMLParser):
         return json.loads(next(text for values, text in self.scripts if values.get("id") == id))
 
 
-def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
-    log = read_run_log(made_up_run(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> RunLog:
+    return read_run_log(made_up_run(tmp_path_factory.mktemp("page") / "run"))
+
+
+def test_a_page_needs_nothing_else(log: RunLog) -> None:
     text = render_page([log])
     page = Parsed(text)
     assert page.loads == [] and len(page.scripts) == 4
@@ -66,8 +70,8 @@ def test_a_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "http://" not in rest and "https://" not in rest
 
 
-def test_only_its_own_scripts_run(tmp_path: Path) -> None:
-    page = Parsed(render_page([read_run_log(made_up_run(tmp_path / "run"))]))
+def test_only_its_own_scripts_run(log: RunLog) -> None:
+    page = Parsed(render_page([log]))
     policy = page.metas["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe-eval" not in policy and "script-src 'sha256-" in policy
     hashes = {b64decode(h) for h in re.findall(r"'sha256-([^']+)'", policy)}
@@ -75,7 +79,7 @@ def test_only_its_own_scripts_run(tmp_path: Path) -> None:
     assert {hashlib.sha256(text.encode()).digest() for text in code} == hashes and len(code) == 2
 
 
-def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
+def test_a_hostile_run_is_inert(tmp_path: Path, log: RunLog) -> None:
     def hostile(row: dict[str, Any]) -> None:
         if row["kind"] == "sample":
             row["text"] = HOSTILE
@@ -88,7 +92,7 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
     name = "<b>run & 'co'"
     folder = made_up_run(tmp_path / name, change=hostile, data={"title": HOSTILE})
     text = render_page([read_run_log(folder)])
-    page, plain = Parsed(text), Parsed(render_page([read_run_log(made_up_run(tmp_path / "plain"))]))
+    page, plain = Parsed(text), Parsed(render_page([log]))
     assert page.tags == plain.tags  # not one element more
     assert "<title>&lt;b&gt;run &amp; &#x27;co&#x27; - light-llm</title>" in text
     state = page.island("state")
@@ -98,8 +102,7 @@ def test_a_hostile_run_is_inert(tmp_path: Path) -> None:
             assert "<img" not in json.dumps([figure["traces"], figure["layout"]])  # plotly reads marks in its texts
 
 
-def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
-    log = read_run_log(made_up_run(tmp_path / "run"))
+def test_a_live_page_loads_from_its_server_only(log: RunLog) -> None:
     state = page_state([log])
     page = Parsed(render_live_page(json.dumps(state), "n0"))
     assert page.loads == ["/plotly.js"] and page.island("live")["poll"] > 0
@@ -108,11 +111,10 @@ def test_a_live_page_loads_from_its_server_only(tmp_path: Path) -> None:
     assert all(values.get("nonce") == "n0" for values, _ in page.scripts if "type" not in values)
 
 
-def test_several_runs_on_one_page(tmp_path: Path) -> None:
-    logs = [read_run_log(made_up_run(tmp_path / name)) for name in ("a", "b")]
-    state = page_state(logs)
-    assert [run["name"] for run in state["runs"]] == ["a", "b"] and state["together"]["title"] == "Loss of all runs"
-    assert page_state(logs[:1])["together"] is None
+def test_several_runs_on_one_page(tmp_path: Path, log: RunLog) -> None:
+    state = page_state([log, read_run_log(made_up_run(tmp_path / "b"))])
+    assert [run["name"] for run in state["runs"]] == ["run", "b"] and state["together"]["title"] == "Loss of all runs"
+    assert page_state([log])["together"] is None
 
 
 def test_notes_stand_beside_their_figures(tmp_path: Path) -> None:
@@ -122,8 +124,8 @@ def test_notes_stand_beside_their_figures(tmp_path: Path) -> None:
     assert run["notes"][0]["rule"] == "memorising"
 
 
-def test_what_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
-    run = page_state([read_run_log(made_up_run(tmp_path / "run"))])["runs"][0]
+def test_what_it_takes_to_repeat_the_run(log: RunLog) -> None:
+    run = page_state([log])["runs"][0]
     assert run["repeat"]["command"].startswith("light-llm train --data verse.txt --tokenizer bpe:512 ")
     tables = {t["title"]: t["rows"] for t in run["repeat"]["tables"]}
     assert ["text", "a" * 64] in tables["Text and vocabulary"] and ["torch", "2.13.0"] in tables["Versions"]
