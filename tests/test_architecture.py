@@ -1,4 +1,4 @@
-"""Which room may know which, and what may be said where. The table is the architecture."""
+"""The imports that each package may have, and what may be written where. The table is the architecture."""
 
 import ast
 import io
@@ -51,13 +51,13 @@ MAY_IMPORT = {
 
 
 def modules() -> Iterator[tuple[Path, str, ast.Module]]:
-    """Each file of the package with its room."""
+    """Yield each file of light_llm, its package and its syntax tree."""
     for file in sorted(PACKAGE.rglob("*.py")):
         yield file, file.relative_to(PACKAGE).with_suffix("").parts[0], ast.parse(file.read_text(encoding="utf-8"))
 
 
-def rooms_imported(node: ast.AST, file: Path) -> Iterator[str]:
-    """The rooms an import statement reaches: absolute or relative, of a room or of names in it."""
+def packages_imported(node: ast.AST, file: Path) -> Iterator[str]:
+    """Yield the packages that an import statement reaches: absolute or relative, of a package or of names in it."""
     if isinstance(node, ast.Import):
         for name in node.names:
             parts = name.name.split(".")
@@ -71,20 +71,20 @@ def rooms_imported(node: ast.AST, file: Path) -> Iterator[str]:
                 return
             parts = parts[1:]
         elif node.level != depth:
-            return  # stays inside the room
-        for room in [parts[0]] if parts else [alias.name for alias in node.names]:
-            if room != "__version__":
-                yield room
+            return  # stays inside the package
+        for package in [parts[0]] if parts else [alias.name for alias in node.names]:
+            if package != "__version__":
+                yield package
 
 
 def test_every_import_is_in_the_table() -> None:
     strays = []
-    for file, room, tree in modules():
-        allowed = MAY_IMPORT[room]
+    for file, package, tree in modules():
+        allowed = MAY_IMPORT[package]
         for node in ast.walk(tree):
-            for other in rooms_imported(node, file):
-                if allowed != EVERYTHING and other not in (room, *FOUNDATION, *allowed.split()):
-                    strays.append(f"{room} -> {other} ({file.name}:{node.lineno})")  # type: ignore[attr-defined]
+            for other in packages_imported(node, file):
+                if allowed != EVERYTHING and other not in (package, *FOUNDATION, *allowed.split()):
+                    strays.append(f"{package} -> {other} ({file.name}:{node.lineno})")  # type: ignore[attr-defined]
     assert not strays, f"new arrows in the architecture: {strays}"
 
 
@@ -101,14 +101,14 @@ def test_the_walker_sees_arrows() -> None:
         ("from light_llm import train", deep): ["train"],
         ("import torch", deep): [],
     }
-    for (line, file), rooms in cases.items():
-        assert list(rooms_imported(ast.parse(line).body[0], file)) == rooms, line
+    for (line, file), packages in cases.items():
+        assert list(packages_imported(ast.parse(line).body[0], file)) == packages, line
 
 
 def test_only_the_runtime_knows_the_machine() -> None:
     strays = []
-    for file, room, tree in modules():
-        if room in ("runtime", "parallel"):
+    for file, package, tree in modules():
+        if package in ("runtime", "parallel"):
             continue
         for node in ast.walk(tree):
             is_environment = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")

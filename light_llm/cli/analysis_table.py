@@ -72,11 +72,7 @@ def _sharpness(sharp: Mapping[str, Any]) -> Rows:
     share = sharp["preconditioned"] / limit
     return [
         *rows,
-        (
-            "in Adam's metric",
-            value,
-            f"Adam overshoots above {_number(limit)}: {share:.0%} of it, {_stability(share)}",
-        ),
+        ("in Adam's metric", value, f"Adam overshoots above {_number(limit)}: {share:.0%} of it, {_stability(share)}"),
     ]
 
 

@@ -19,7 +19,7 @@ Flags = TypeVar("Flags")
 # Flags of earlier versions, with what to use instead.
 REMOVED_FLAGS = {
     "--control": "press Ctrl-C where the run was started (it saves, then stops), or send it SIGUSR1 to save only; "
-    "continue a stopped run with --resume",
+    "continue a stopped run with --resume"
 }
 
 

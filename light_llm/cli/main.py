@@ -36,7 +36,7 @@ COMMANDS = {
 }
 # Commands of earlier versions, with what to use instead.
 REMOVED = {
-    "bench": "make bench to measure speed, light-llm plan for the time of a run, light-llm doctor to check the results",
+    "bench": "make bench to measure speed, light-llm plan for the time of a run, light-llm doctor to check the results"
 }
 WITHOUT_TORCH = ("recipes", "runs", "report", "watch", "compare")
 

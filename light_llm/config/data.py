@@ -6,7 +6,6 @@ from .settings import check_settings, setting
 from .validation import MAX_SEED
 
 DEFAULT_SOURCE = "shakespeare"
-ON_BAD_BYTES = ("strict", "replace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class DataConfig:
     val_data: str | None = setting(None, "hold out this text instead", resume="by_hash", flag=True, metavar="PATH")
     text_field: str = setting("text", "field of JSONL, Parquet", flag=True)
     # Bytes that are not UTF-8: strict refuses the text, replace counts and replaces them.
-    errors: str = setting("strict", "bad bytes", choices=ON_BAD_BYTES, flag=True, metavar="WHAT")
+    errors: str = setting("strict", "bad bytes", choices=("strict", "replace"), flag=True, metavar="WHAT")
     seed: int = setting(1337, "window order", low=0, high=MAX_SEED, flag=True)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import ConfigError, did_you_mean
 from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, SCALINGS
 from .settings import check_settings, setting
-from .validation import repr_short
+from .validation import divisors, repr_short
 
 # d_k = n_embd / n_head = 64 in each. n_inner makes the Llama presets as large as GPT-2's, to within 1%.
 GPT2 = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True, "qk_norm": False, "tied_head": True}
@@ -37,9 +37,7 @@ class ModelConfig:
     dropout: float = setting(0.0, "embeddings, branches", low=0.0, below=1.0, flag=True, metavar="P")
     # Above 0 it costs the fast attention kernel.
     attn_dropout: float = setting(0.0, "dropout of the attention probabilities", low=0.0, below=1.0)
-    activation: str = setting(
-        "gelu_tanh", "GELU of the mlp gelu: GPT-2's tanh form, or exact", choices=tuple(ACTIVATIONS)
-    )
+    activation: str = setting("gelu_tanh", "GELU: GPT-2's tanh form, or exact", choices=tuple(ACTIVATIONS))
     # Gemma 2's soft cap: logits become cap tanh(logits / cap).
     logit_cap: float = setting(0.0, "soft cap of the logits; 0: off", low=0.0, high=1e6)
     n_kv_head: int = setting(0, "heads of keys and values, shared by n_head / n_kv_head queries; 0: n_head", low=0)
@@ -72,10 +70,9 @@ class ModelConfig:
             nearest = " or ".join(f"n_embd={n}" for n in (below, below + self.n_head) if n > 0)
             raise ConfigError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} heads; try {nearest}")
         if self.n_head % self.kv_heads:
-            divisors = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
             raise ConfigError(
                 f"n_head={self.n_head} query heads cannot share n_kv_head={self.n_kv_head} evenly; "
-                f"n_kv_head can be {', '.join(map(str, divisors))}"
+                f"n_kv_head can be {divisors(self.n_head)}"
             )
 
     def _check_rope(self) -> None:

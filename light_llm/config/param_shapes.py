@@ -32,9 +32,10 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
 
 def norm_shapes(config: ModelConfig, name: str, size: int) -> NamedShapes:
     """Return the gain of a norm, and its bias if it has one."""
-    has_bias = NORMS[config.norm].has_bias and config.bias
-    names = ("weight", "bias") if has_bias else ("weight",)
-    return {f"{name}.{kind}": (size,) for kind in names}
+    shapes: NamedShapes = {f"{name}.weight": (size,)}
+    if NORMS[config.norm].has_bias and config.bias:
+        shapes[f"{name}.bias"] = (size,)
+    return shapes
 
 
 def outer_shapes(config: ModelConfig) -> NamedShapes:

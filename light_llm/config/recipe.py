@@ -41,7 +41,7 @@ def about_recipe(name_or_path: str) -> About:
     """Return the [about] table of a recipe. Raises ConfigError as `load_recipe` does."""
     tables, where = _read(name_or_path)
     _settings(tables, where)
-    return from_dict(About, tables.get(_ABOUT, {}), what=_ABOUT)
+    return About(**tables.get(_ABOUT, {}))
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
@@ -82,14 +82,16 @@ def _settings(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
     for part, table in tables.items():
         try:
             _check_table(part, table)
-            if part == _ABOUT:
-                from_dict(About, table, what=_ABOUT)
-                continue
-            values = _with_preset(table) if part == "model" else table
-            from_dict(PARTS[part], values, what=part)
+            if part == "model" and "preset" in table:
+                preset = table["preset"]
+                if not isinstance(preset, str):
+                    raise wrong_type("model.preset", preset, "text")
+                table = preset_settings(preset) | {key: value for key, value in table.items() if key != "preset"}
+            from_dict(About if part == _ABOUT else PARTS[part], table, what=part)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        settings |= {f"{part}__{key}": value for key, value in values.items()}
+        if part != _ABOUT:
+            settings |= {f"{part}__{key}": value for key, value in table.items()}
     return settings
 
 
@@ -106,17 +108,6 @@ def _check_table(part: str, table: Any) -> None:
         tables = [name for name, kind in PARTS.items() if part in settings_of(kind)]
         where = " or ".join(f"[{name}]" for name in tables or PARTS)
         raise ConfigError(f"{part}={table!r} stands outside any table; put it below {where}")
-
-
-def _with_preset(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table [model] with its preset expanded."""
-    values = dict(table)
-    if "preset" not in values:
-        return values
-    name = values.pop("preset")
-    if not isinstance(name, str):
-        raise wrong_type("model.preset", name, "text")
-    return preset_settings(name) | values
 
 
 def _folder() -> Any:

@@ -1,7 +1,7 @@
 """The settings of a run as one frozen value. It is written to the run folder before the first step."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
@@ -77,12 +77,13 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 def differences(old: Run, new: Run) -> list[tuple[str, Any, Any]]:
     """Return each setting that differs: `part.name`, the old value, the new value."""
-    pairs = [
-        (f"{part}.{f.name}", getattr(getattr(old, part), f.name), getattr(getattr(new, part), f.name))
-        for part, kind in PARTS.items()
-        for f in fields(kind)
+    old_values, new_values = old.to_dict(), new.to_dict()
+    return [
+        (f"{part}.{name}", value, new_values[part][name])
+        for part, values in old_values.items()
+        for name, value in values.items()
+        if value != new_values[part][name]
     ]
-    return [(name, before, after) for name, before, after in pairs if before != after]
 
 
 def changes(old: Run, new: Run) -> list[str]:

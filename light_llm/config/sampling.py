@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .settings import check_settings, setting, types_of
+from .settings import check_settings, setting
+from .validation import types_of
 
 
 @dataclass(frozen=True, kw_only=True)

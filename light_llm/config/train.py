@@ -8,7 +8,7 @@ from ..errors import ConfigError, did_you_mean
 from .choices import OPTIMIZERS
 from .schedule import SCHEDULES
 from .settings import check_settings, setting
-from .validation import MAX_SEED
+from .validation import MAX_SEED, divisors
 
 COMPILE = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -63,10 +63,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            divisors = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
             raise ConfigError(
                 f"micro_batch={self.micro_batch} does not divide batch_size={self.batch_size}; "
-                f"it can be {', '.join(map(str, divisors))}"
+                f"it can be {divisors(self.batch_size)}"
             )
 
     def with_changes(self, changes: Mapping[str, Any]) -> "TrainConfig":

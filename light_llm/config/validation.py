@@ -3,7 +3,7 @@
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -51,15 +51,11 @@ def check_range(
 ) -> None:
     """Raise ConfigError unless value is a finite number with low <= value <= high and above < value < below."""
     expected = "a whole number" if integer else "a number"
-    limits = [
-        f"{word} {bound:g}"
-        for word, bound in (("at least", low), ("at most", high), ("above", above), ("below", below))
-        if math.isfinite(bound)
-    ]
-    expected = " ".join([expected, " and ".join(limits)]).strip()
+    bounds = {"at least": low, "at most": high, "above": above, "below": below}
+    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     type_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
     if not type_fits or not _is_finite(value) or not (low <= value <= high and above < value < below):
-        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {expected}")
+        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {expected} {limits}".rstrip())
 
 
 def _is_finite(value: float) -> bool:
@@ -70,6 +66,11 @@ def _is_finite(value: float) -> bool:
         return False
 
 
+def divisors(n: int) -> str:
+    """Return the divisors of a number for a message: "1, 2, 4, 8" of 8."""
+    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+
+
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise ConfigError, with the most similar choice, unless value is one of them."""
     choices = list(choices)
@@ -78,20 +79,24 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ConfigError(f"{name}={repr_short(value)} is not known{near} It can be {', '.join(choices)}")
 
 
+@cache
+def types_of(config: type) -> dict[str, tuple[type, ...]]:
+    """Return the types that each field of a dataclass allows: (int,) of `int`, (int, NoneType) of `int | None`."""
+    return {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(config).items()}
+
+
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Config:
     """Return a config dataclass with plain values. Raises ConfigError for an unknown key or a wrong type.
 
     A whole number is accepted for a float; nothing else is converted.
     """
-    assert is_dataclass(kind)
-    hints = typing.get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+    types = types_of(kind)
     for key, value in values.items():
-        if key not in known:
-            raise ConfigError(_no_such_setting(what, key, known))
-        if not _fits(value, hints[key]):
-            raise wrong_type(f"{what}.{key}", value, _type_names(hints[key]))
-    return typing.cast(Config, kind(**values))
+        if key not in types:
+            raise ConfigError(_no_such_setting(what, key, types))
+        if not _fits(value, types[key]):
+            raise wrong_type(f"{what}.{key}", value, _type_names(types[key]))
+    return kind(**values)
 
 
 def wrong_type(name: str, value: Any, expected: str) -> ConfigError:
@@ -105,13 +110,12 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
     Raises:
         ConfigError: an unknown key, or text that is not of that type.
     """
-    hints = typing.get_type_hints(kind)
-    if key not in hints:
-        raise ConfigError(_no_such_setting(what, key, hints))
-    options = typing.get_args(hints[key]) or (hints[key],)
-    if NoneType in options and text.lower() in ("none", ""):
+    types = types_of(kind)
+    if key not in types:
+        raise ConfigError(_no_such_setting(what, key, types))
+    if NoneType in types[key] and text.lower() in ("none", ""):
         return None
-    for option in options:
+    for option in types[key]:
         try:
             if option is bool and text.lower() in ("true", "false"):
                 return text.lower() == "true"
@@ -119,28 +123,24 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
                 return option(text)
         except ValueError:
             continue
-    raise ConfigError(f"{what}.{key}={text} has the wrong type; expected {_type_names(hints[key])}")
+    raise ConfigError(f"{what}.{key}={text} has the wrong type; expected {_type_names(types[key])}")
 
 
 def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
     near = did_you_mean(key, known)
-    return f"there is no {what} setting {repr_short(key)}{near}" + (
-        f" There are {', '.join(known)}" if near == "." else ""
-    )
+    listed = f" There are {', '.join(known)}" if near == "." else ""
+    return f"there is no {what} setting {repr_short(key)}{near}{listed}"
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    options = typing.get_args(hint) or (hint,)
+def _fits(value: Any, types: tuple[type, ...]) -> bool:
     # A bool is an int in Python, but true is no whole number here.
     if isinstance(value, bool):
-        return bool in options
-    if isinstance(value, int):
-        return int in options or float in options
-    return any(isinstance(value, option) for option in options)
+        return bool in types
+    return isinstance(value, types) or (isinstance(value, int) and float in types)
 
 
-def _type_names(hint: Any) -> str:
-    return " or ".join(_TYPE_NAMES.get(option, str(option)) for option in typing.get_args(hint) or (hint,))
+def _type_names(types: tuple[type, ...]) -> str:
+    return " or ".join(_TYPE_NAMES.get(kind, str(kind)) for kind in types)
 
 
 def _type_name(value: Any) -> str:

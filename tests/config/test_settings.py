@@ -11,11 +11,7 @@ from light_llm.errors import ConfigError
 from light_llm.report.repro_command import repro_command
 from tests.conftest import CHECKOUT
 
-RULES = {
-    "fixed": "may not change",
-    "by_hash": "may move; its contents may not change",
-    "free": "may change",
-}
+RULES = {"fixed": "may not change", "by_hash": "may move; its contents may not change", "free": "may change"}
 
 
 def test_every_field_of_a_run_is_declared() -> None:
