@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Column, Table
 
 from ..text_format import format_number
-from .output import new_table
+from .output import new_table, number_column
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
@@ -24,7 +24,7 @@ def analysis_table(results: Mapping[str, Any], config: TrainConfig | None, max_l
         config: the training settings, if they are known.
         max_length: T of training.
     """
-    table = new_table("", Column("value", justify="right", no_wrap=True), Column("what it means", overflow="fold"))
+    table = new_table("", number_column("value"), Column("what it means", overflow="fold"))
     batch = results["batch"]
     where = f"nats per token, on {batch['sequences']} x {batch['context']} tokens of {results['text']}"
     rows = [
@@ -42,16 +42,13 @@ def analysis_table(results: Mapping[str, Any], config: TrainConfig | None, max_l
 
 def _curvature(hessian: Mapping[str, Any]) -> Rows:
     values, errors, trace = hessian["eigenvalues"], hessian["residuals"], hessian["trace"]
-    rows = [
-        ("eigenvalues", _with_error(values[0], errors[0]), "of the Hessian, largest first: the sharpest directions")
-    ]
-    rows += [("", _with_error(v, e), "") for v, e in zip(values[1:], errors[1:], strict=True)]
-    down = (
-        "below 0: this is no minimum, some direction curves down" if hessian["smallest"] < 0 else "no way curves down"
-    )
+    largest, *rest = (_with_error(v, e) for v, e in zip(values, errors, strict=True))
+    is_minimum = hessian["smallest"] >= 0
+    down = "no way curves down" if is_minimum else "below 0: this is no minimum, some direction curves down"
     probes = f"the sum of all {hessian['parameters']:,} eigenvalues, from {trace['probes']} random probes"
     return [
-        *rows,
+        ("eigenvalues", largest, "of the Hessian, largest first: the sharpest directions"),
+        *(("", value, "") for value in rest),
         ("smallest", _number(hessian["smallest"]), down),
         ("trace", _with_error(trace["value"], trace["stderr"]), probes),
     ]
@@ -96,12 +93,9 @@ def _noise(noise: Mapping[str, Any], context: int, config: TrainConfig | None, m
     if noise["stderr"] is not None and noise["stderr"] > noise["scale_sequences"] / 2:
         meaning += "; uncertain by more than half, so it says nothing of the batch"
     elif config and max_length:
-        meaning += f"; this run takes {config.batch_size * max_length:,}, it suggests {_batch(scale, max_length)}"
+        sequences = max(1, round(scale / max_length))
+        meaning += f"; this run takes {config.batch_size * max_length:,}, it suggests --batch-size {sequences:,}"
     return [("noise scale", _with_error(scale, error), meaning)]
-
-
-def _batch(tokens: float, T: int) -> str:
-    return f"--batch-size {max(1, round(tokens / T)):,}"
 
 
 def _landscape(results: Mapping[str, Any]) -> Rows:
@@ -113,14 +107,8 @@ def _landscape(results: Mapping[str, Any]) -> Rows:
         why = "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50"
         return [*rows, ("path of the run", "-", why)]
     steps = ", ".join(f"{p['step']:,}" for p in path["points"])
-    return [
-        *rows,
-        (
-            "path of the run",
-            f"{sum(path['explained']):.0%}",
-            f"of the squared distances lies in a plane (steps {steps})",
-        ),
-    ]
+    share = f"{sum(path['explained']):.0%}"
+    return [*rows, ("path of the run", share, f"of the squared distances lies in a plane (steps {steps})")]
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from ..config.choices import OPTIMIZERS
 from ..errors import CheckpointError, DataError
 from ..text_format import format_duration
 from .analysis_table import analysis_table
-from .args import PositionalArgs, parse
+from .args import CHECKPOINT_ARG, PositionalArgs, Words, parse
 from .output import print_rich
 from .progress import progress_bar
 from .training_data import open_training_data
@@ -48,11 +48,7 @@ _POSITIONAL = PositionalArgs(
 class AnalyzeFlags:
     """The flags of `analyze`."""
 
-    checkpoint: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="[CHECKPOINT]", help="run folder, step folder, .pt", help_behavior_hint="(default: checkpoints)"),
-        _POSITIONAL,
-    ] = ()
+    checkpoint: Annotated[Words, CHECKPOINT_ARG, _POSITIONAL] = ()
     batch_size: Annotated[int, arg(metavar="N", help="sequences of the batch")] = 4
     context: Annotated[int, arg(metavar="N", help="tokens of a sequence; 0: at most 64")] = 0
     k: Annotated[int, arg(metavar="N", help="largest eigenvalues to find")] = 5

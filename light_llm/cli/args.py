@@ -1,5 +1,6 @@
 """Read the command line into frozen dataclasses, by tyro, and record which flags were given."""
 
+import math
 import os
 import shlex
 import typing
@@ -23,17 +24,28 @@ REMOVED_FLAGS = {
 }
 
 
+Words = tyro.conf.Positional[tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class PositionalArgs:
-    """Marks the field, a tuple of text, that takes the arguments without a flag: `light-llm compare A B`.
+    """Marks the field that takes the arguments without a flag: `light-llm compare A B`.
 
-    The field is annotated `Annotated[Positional[tuple[str, ...]], arg(...), PositionalArgs(...)]`.
+    The field is annotated `Annotated[Words, words_arg(...), PositionalArgs(...)]`.
     """
 
     noun: str  # for error messages: "run folder"
     example: str  # a correct command line
     min_count: int = 0
     max_count: int | None = None
+
+
+def words_arg(metavar: str, help: str, hint: str = "") -> Any:
+    """Return the help of the positional arguments. The hint stands where a flag shows its default."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
+
+
+CHECKPOINT_ARG = words_arg("[CHECKPOINT]", "run folder, step folder, .pt", "(default: checkpoints)")
 
 
 def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> tuple[Flags, set[str]]:
@@ -66,7 +78,7 @@ def parse_mode(
     modes = list(no_effect)
     prog = f"light-llm {command} {{{','.join(modes)}}}"
     if not argv or argv[0].startswith("-"):
-        if not any(word in ("-h", "--help") for word in argv):
+        if not {"-h", "--help"} & set(argv):
             listed = f"{', '.join(modes[:-1])} or {modes[-1]}"
             raise ConfigError(f"{command} needs to know what to do: {listed}, as in: {command} {modes[0]}")
         argv = [modes[0], "--help"]
@@ -102,10 +114,8 @@ def with_run_settings(
 def with_settings(kind: type[Flags], values: Any) -> type[Flags]:
     """Return a subclass of a flags dataclass with a field for each setting of a config. Defaults are its `values`."""
     config: Any = type(values)
-    derived = [
-        _flag_field(config, name, getattr(values, name), setting.flag_help)
-        for name, setting in settings_of(config).items()
-    ]
+    settings = settings_of(config).items()
+    derived = [_flag_field(config, name, getattr(values, name), setting.flag_help) for name, setting in settings]
     return make_dataclass(kind.__name__, derived, bases=(kind,), frozen=True)
 
 
@@ -125,8 +135,7 @@ def given_settings(flags: Any, given: Collection[str]) -> dict[str, Any]:
 
 def given_flags(flags: Any, given: Collection[str], names: Collection[str]) -> str:
     """Return those of the named flags that were given, for a command line to copy: ` --held-out 0.2`."""
-    words = (f" {flag_of(name)} {shlex.quote(str(getattr(flags, name)))}" for name in names if name in given)
-    return "".join(words)
+    return "".join(f" {flag_of(name)} {shlex.quote(str(getattr(flags, name)))}" for name in names if name in given)
 
 
 def flag_of(name: str) -> str:
@@ -177,8 +186,8 @@ def _normalize(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
             word = f"{flag}={rest.pop(0)}"
         _check_number(flag, word.partition("=")[2], hints[name])
         words.append(word)
-    if positional_args:
-        _check_count(positional, positional_args)
+    if positional_args and not positional_args.min_count <= len(positional) <= (positional_args.max_count or math.inf):
+        raise _wrong_count(positional, positional_args)
     return words + positional, given
 
 
@@ -191,17 +200,15 @@ def _positional(kind: Any) -> tuple[str, PositionalArgs | None]:
     return "", None
 
 
-def _check_count(words: list[str], expected: PositionalArgs) -> None:
-    """Raise ConfigError if there are too few or too many positional arguments."""
+def _wrong_count(words: list[str], expected: PositionalArgs) -> ConfigError:
+    """Return the error for too few or too many positional arguments."""
     low, high = expected.min_count, expected.max_count
-    if low <= len(words) and (high is None or len(words) <= high):
-        return
-    too_few = len(words) < low
-    count = low if too_few or high is None else high
-    limit = "" if low == high else "at least " if too_few else "at most "
+    count, limit = (low, "at least ") if len(words) < low else (high, "at most ")
     given = f"{len(words)} given: {' '.join(words)}" if words else "none given"
     plural = "s" if count != 1 else ""
-    raise ConfigError(f"expected {limit}{count} {expected.noun}{plural}, {given}; write {expected.example}")
+    return ConfigError(
+        f"expected {'' if low == high else limit}{count} {expected.noun}{plural}, {given}; write {expected.example}"
+    )
 
 
 def _check_number(flag: str, text: str, hint: Any) -> None:
@@ -214,11 +221,8 @@ def _check_number(flag: str, text: str, hint: Any) -> None:
         raise ConfigError(f"{flag} {text} cannot be read; expected {expected}") from None
 
 
-def file_to_write(flag: str, name: str, other: str = "") -> Path | None:
+def file_to_write(flag: str, name: str) -> Path | None:
     """Return the path of a flag that names an output file, or None if it is empty.
-
-    Args:
-        other: the other values that the flag takes, for the message.
 
     Raises:
         ConfigError: a folder, an existing file, or a folder that is missing or read-only. Checked before the work
@@ -229,7 +233,7 @@ def file_to_write(flag: str, name: str, other: str = "") -> Path | None:
     path = Path(name)
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise ConfigError(f"{flag} {name} {what}; name a file in a folder that is there{other}")
+        raise ConfigError(f"{flag} {name} {what}; name a file in a folder that is there")
     if path.exists():
         raise ConfigError(f"{flag} {name} is there already and would be lost; name another file, or remove it")
     if not os.access(path.parent, os.W_OK):

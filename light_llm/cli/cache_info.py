@@ -4,7 +4,6 @@ The result can go into a bug report: it holds no path but the default one of the
 """
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,14 @@ def cached_files() -> dict[str, Any]:
     from ..runtime import cache_dir
 
     folder = cache_dir()
-    files = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            # A link counts as itself, and a file that has just been deleted as 0.
+            with suppress(OSError):
+                total += Path(parent, name).lstat().st_size
     counts = {kind: sum(len(list(folder.glob(p))) for p in patterns) for kind, patterns in KINDS.items()}
-    return {"place": shown_folder(folder), "bytes": total_size(files), **counts}
+    return {"place": shown_folder(folder), "bytes": total, **counts}
 
 
 def offline_files() -> dict[str, Any]:
@@ -42,9 +46,8 @@ def offline_files() -> dict[str, Any]:
     folder = offline_dir()
     if folder is None:
         return {"set": False, "files": {}, "sources": [], "complete": False}
-    states = {
-        file.name: file_state(folder / file.name, file.size, file.sha256) for file in (SHAKESPEARE, GPT2_VOCABULARY)
-    }
+    pinned = (SHAKESPEARE, GPT2_VOCABULARY)
+    states = {file.name: file_state(folder / file.name, file.size, file.sha256) for file in pinned}
     sources = []
     for name, source in SOURCES.items():
         files = [f for f in (*source.training, *source.validation) if isinstance(f, HubFile)]
@@ -63,15 +66,6 @@ def file_state(path: Path, size: int, sha256: str) -> str:
         return "intact" if path.stat().st_size == size and sha256_of(path) == sha256 else "damaged"
     except OSError:  # present, but not readable
         return "damaged"
-
-
-def total_size(files: Iterable[Path]) -> int:
-    """Return the bytes of some files; a link counts as itself, and a file that has just been deleted as 0."""
-    total = 0
-    for file in files:
-        with suppress(OSError):
-            total += file.lstat().st_size
-    return total
 
 
 def shown_folder(folder: Path) -> str:

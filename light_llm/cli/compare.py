@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from rich.table import Column, Table
 from rich.text import Text
-from tyro.conf import Positional, arg
 
 from ..errors import ConfigError
 from ..report import (
@@ -24,8 +23,8 @@ from ..report import (
 )
 from ..report.figures.plot import evenly_spaced
 from ..text_format import format_duration
-from .args import PositionalArgs, parse
-from .output import new_table, print_rich
+from .args import PositionalArgs, Words, parse, words_arg
+from .output import new_table, number_column, print_rich
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
 MAX_EVALS = 12  # rows of held-out losses, so that everything fits on one screen
@@ -37,13 +36,11 @@ _POSITIONAL = PositionalArgs("run folder", EXAMPLE, min_count=2, max_count=2)
 class CompareFlags:
     """The flags of `compare`."""
 
-    folders: Annotated[
-        Positional[tuple[str, ...]], arg(metavar="A B", help="two run folders", help_behavior_hint=""), _POSITIONAL
-    ] = ()
+    folders: Annotated[Words, words_arg("A B", "two run folders"), _POSITIONAL] = ()
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Returns the exit code."""
+    """Print two runs side by side."""
     about = "Two runs side by side: what differs, what came of it, and the held-out curve."
     flags, _ = parse(CompareFlags, argv, prog="light-llm compare", about=about)
     first, second = (Path(f) for f in flags.folders)
@@ -81,7 +78,7 @@ def _settings(a: RunLog, b: RunLog) -> Table | Text:
 
 def _results(a: RunLog, b: RunLog, unit: LossUnit | None) -> Table:
     """Return the results of both runs, with their difference where losses may be compared."""
-    table = new_table("result", *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")))
+    table = new_table("result", *map(number_column, ("A", "B", "B - A")))
     same_tokens = unit == "loss"
 
     def add(
@@ -114,7 +111,7 @@ def _results(a: RunLog, b: RunLog, unit: LossUnit | None) -> Table:
 def _eval_table(evals: EvalPairs, unit: LossUnit) -> Table:
     """Return the held-out losses at common steps, with the lower one of each row in bold."""
     title = "held-out loss" if unit == "loss" else "held-out bits/byte"
-    table = new_table(title, *(Column(head, justify="right", no_wrap=True) for head in ("A", "B", "B - A")), "")
+    table = new_table(title, *map(number_column, ("A", "B", "B - A")), "")
     for a, b in (evals[i] for i in evenly_spaced(len(evals), MAX_EVALS)):
         gap, error = eval_difference(a, b, unit)
         cells = [Text(_with_error(e, unit)) for e in (a, b)]

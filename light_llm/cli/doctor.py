@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from ..text_format import format_duration
 from .args import parse
-from .output import new_table, print_rich
+from .output import new_table, number_column, print_rich
 from .progress import counting
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class DoctorFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Return 0 if the device is safe and 2 if it is not."""
+    """Print the results of the checks. Returns 0 if the device is safe and 2 if it is not."""
     about = (
         "Check that this device computes correctly: fixed inputs against float64 on the CPU, in about a minute. "
         "Names the flag that avoids what is wrong. Exit code 0: safe; 2: not."
@@ -60,14 +60,12 @@ def command(argv: Sequence[str]) -> int:
 
 def results_table(diagnosis: Diagnosis) -> Table:
     """Return a table with a row per check; "share" is the error as a share of what is allowed."""
-    number: dict[str, Any] = {"justify": "right", "no_wrap": True}
-    names, numbers = ("check", "format"), ("error", "allowed", "share")
-    heads = [*(Column(name, no_wrap=True) for name in names), *(Column(name, **number) for name in numbers)]
-    table = new_table(*heads, "verdict")
+    names = (Column(name, no_wrap=True) for name in ("check", "format"))
+    table = new_table(*names, *map(number_column, ("error", "allowed", "share")), "verdict")
     for result in diagnosis.findings:
         style = "" if result.ok else "bold red" if result.failed else "yellow"
         error, limit = result.error, result.tolerance
-        shown = ["-" if x is None else f"{x:.2g}" for x in (error, limit)]
+        shown = ("-" if x is None else f"{x:.2g}" for x in (error, limit))
         share = f"{error / limit:.0%}" if error is not None and limit else "-"
         table.add_row(result.case, result.dtype, *shown, share, Text(result.verdict, style=style))
     return table

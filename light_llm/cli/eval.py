@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Column, Table
 from rich.text import Text
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from ..atomic_io import atomic_write
 from ..errors import ConfigError
 from ..json_io import canonical_json
 from ..text_format import format_number
-from . import generate
-from .args import PositionalArgs, file_to_write, parse
-from .output import new_table, print_rich
+from .args import CHECKPOINT_ARG, PositionalArgs, Words, file_to_write, flag_of, parse
+from .held_out import evaluate_held_out
+from .output import new_table, number_column, print_rich
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -32,11 +32,7 @@ _POSITIONAL = PositionalArgs("checkpoint", "light-llm eval, or light-llm eval ch
 class EvalFlags:
     """The flags of `eval`."""
 
-    model: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="[CHECKPOINT]", help="run folder, step folder, .pt", help_behavior_hint="(default: checkpoints)"),
-        _POSITIONAL,
-    ] = ()
+    model: Annotated[Words, CHECKPOINT_ARG, _POSITIONAL] = ()
     checkpoint: Annotated[str, arg(metavar="PATH", help="the same, as a flag", help_behavior_hint="")] = ""
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
     data: Annotated[str, arg(metavar="PATH", help="held-out: where the text is now", help_behavior_hint="")] = ""
@@ -56,29 +52,23 @@ def command(argv: Sequence[str]) -> int:
         "Without --tasks: loss, perplexity and bits per byte of the held-out text.\n\n"
         "With --tasks: tasks of lm-evaluation-harness, or your own; see docs/eval.md."
     )
-    given = {word.partition("=")[0] for word in argv}
-    if not given & {"--tasks", "-h", "--help"}:
-        return generate.command(["eval", *_held_out_argv(argv, given)])
-    flags, named = parse(EvalFlags, argv, prog="light-llm eval", about=about)
-    if "data" in named:
-        raise ConfigError("--data is of the held-out text and has no effect on --tasks; leave one out")
+    flags, given = parse(EvalFlags, argv, prog="light-llm eval", about=about)
     if flags.model and flags.checkpoint:
         raise ConfigError(f"two checkpoints are named, {flags.model[0]} and {flags.checkpoint}; leave one out")
-    return _run(flags)
-
-
-def _held_out_argv(argv: Sequence[str], given: set[str]) -> list[str]:
-    """Return the arguments of `generate eval`, the checkpoint as a flag. Raises ConfigError for a flag of tasks."""
+    checkpoint = flags.model[0] if flags.model else flags.checkpoint or "checkpoints"
+    if "tasks" in given:
+        if "data" in given:
+            raise ConfigError("--data is of the held-out text and has no effect on --tasks; leave one out")
+        _run_tasks(flags, checkpoint)
+        return 0
     for name in TASK_FLAGS:
-        if (flag := f"--{name.replace('_', '-')}") in given:
-            raise ConfigError(f"{flag} is of tasks; add --tasks NAME, or leave it out")
-    known = {f"--{f.name.replace('_', '-')}" for f in fields(generate.ALL_FLAGS)}
-    if any(word.startswith("--") and word not in known for word in given):
-        parse(EvalFlags, argv, prog="light-llm eval", about="")  # raises, with the nearest flag of `eval`
-    return ["--checkpoint", *argv] if argv and not argv[0].startswith("-") else list(argv)
+        if name in given:
+            raise ConfigError(f"{flag_of(name)} is of tasks; add --tasks NAME, or leave it out")
+    evaluate_held_out(checkpoint, flags.device, flags.data)
+    return 0
 
 
-def _run(flags: EvalFlags) -> int:
+def _run_tasks(flags: EvalFlags, checkpoint: str) -> None:
     target = file_to_write("--output", flags.output)
     from ..interop.optional_deps import require
 
@@ -96,7 +86,7 @@ def _run(flags: EvalFlags) -> int:
         offline=flags.offline,
     )
     device = choose_device(flags.device)
-    loaded = load_model(flags.model[0] if flags.model else flags.checkpoint or "checkpoints", device.value)
+    loaded = load_model(checkpoint, device.value)
     with counting("evaluating") as progress:
         model = LightLLMForEval(
             loaded,
@@ -111,17 +101,17 @@ def _run(flags: EvalFlags) -> int:
     if target:
         atomic_write(target, canonical_json(_report(file, model, flags, results, warnings)))
         print_rich(Text(f"written to {target}"))
-    return 0
 
 
 def _table(rows: Sequence[Row]) -> Table:
     """Return a table with a line for each metric. The task is named on its first line only."""
-    numbers = (Column(name, justify="right", no_wrap=True) for name in ("value", "±", "docs", "shots"))
+    numbers = map(number_column, ("value", "±", "docs", "shots"))
     table = new_table(Column("task", style="bold"), "metric", *numbers, Column("better", style="dim", no_wrap=True))
     before = ""
     for row in rows:
-        task, docs, shots = (row.task, _count(row.documents), _count(row.shots)) if row.task != before else ("", "", "")
-        table.add_row(task, row.metric, _result(row.value), _result(row.stderr), docs, shots, row.better)
+        task, docs, shots = (row.task, row.documents, row.shots) if row.task != before else ("", None, None)
+        counts = ("" if n is None else f"{n:,}" for n in (docs, shots))
+        table.add_row(task, row.metric, _result(row.value), _result(row.stderr), *counts, row.better)
         before = row.task
     return table
 
@@ -130,10 +120,6 @@ def _result(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return format_number(value, digits=4)
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
 
 
 def _notes(model: LightLLMForEval, flags: EvalFlags, device: str, warnings: Sequence[str]) -> list[Text]:

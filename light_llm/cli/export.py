@@ -35,11 +35,10 @@ NO_EFFECT = {
     "onnx": {"push", "public", "dtype"},
     "push": {"checkpoint", "dtype", "overwrite"},
 }
-MAX_EXAMPLE_TOKENS = 40  # of the command that is printed
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Returns the exit code."""
+    """Export a model and verify the result, or upload an exported folder."""
     about = (
         "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp and what is "
         "built on it (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. What is written is opened by "
@@ -53,7 +52,6 @@ def command(argv: Sequence[str]) -> int:
 
 
 def _push(flags: ExportFlags) -> int:
-    """Upload an exported folder."""
     from ..interop.export import TARGETS
     from ..interop.hub import push
 
@@ -83,6 +81,6 @@ def _export(mode: str, flags: ExportFlags) -> int:
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
     if (n := max_example_tokens(loaded.model.config.n_positions)) > 0:
-        words = exporter.try_command(str(out), PROMPT, min(MAX_EXAMPLE_TOKENS, n))
+        words = exporter.try_command(str(out), PROMPT, min(40, n))
         print_rich(Text(f"try it    {shlex.join(words)}"))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ..config import Run, TrainConfig
 from ..data import TokenDataset
@@ -12,26 +12,15 @@ from ..errors import ConfigError
 from ..plan.budget import fit_to_budget, parse_budget
 from ..plan.plan import Plan, make_plan
 from ..plan.render import refusal
-from ..plan.suggest import Overrides, Suggestion, suggest_settings
+from ..plan.suggest import Overrides, suggest_settings
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
 from ..train.preflight import dataset_size
 
+if TYPE_CHECKING:
+    from .train import TrainFlags
+
 VOCAB_SIZES = {"gpt2": 50257, "bpe": 4096, "byte": 257, "char": 257}  # before the text is known; of char, at most
 DATA_BYTES = 100_000_000  # memory that the text and its vocabulary add to the process
-MODEL_PARTS = ("model__", "data__")  # settings that a trained model has already decided
-
-
-class FitFlags(Protocol):
-    """The flags that decide about a run that is too large."""
-
-    @property
-    def fit(self) -> bool: ...
-    @property
-    def budget(self) -> str: ...
-    @property
-    def force(self) -> bool: ...
-    @property
-    def quiet(self) -> bool: ...
 
 
 def resolve_auto(train: TrainConfig) -> TrainConfig:
@@ -65,7 +54,7 @@ class FitChecker:
     """
 
     resolved: TrainConfig
-    flags: FitFlags
+    flags: TrainFlags
     fixed: bool
 
     def check_before_data(self, run: Run) -> Overrides:
@@ -75,7 +64,11 @@ class FitChecker:
             ConfigError: it does not fit, and neither --fit nor --force was given; the message lists settings that do.
         """
         if self.flags.budget:
-            self._check_budget()
+            parse_budget(self.flags.budget)
+            if self.fixed:
+                raise ConfigError("--budget chooses the model, and here there is one already; leave it out")
+            if self.flags.fit:
+                raise ConfigError("--budget chooses what fits by itself; leave out --fit")
             # The budget is spent when the size of the text is known.
             return {}
         # The built-in corpus has a trained tokenizer of its own.
@@ -106,24 +99,16 @@ class FitChecker:
     def _fitting_overrides(self, plan: Plan, *, untouched: str) -> Overrides:
         if plan.fits or self.flags.force:
             return {}
-        suggestions = self._suggestions(plan, timed=not self.flags.fit)
+        suggestions = suggest_settings(plan, timed=not self.flags.fit)
+        if self.fixed:
+            # A trained model has already decided its shape and its windows.
+            suggestions = [
+                s for s in suggestions if not any(key.startswith(("model__", "data__")) for key in s.changes)
+            ]
         if not self.flags.fit or not suggestions:
             raise ConfigError(refusal(plan, suggestions, untouched=untouched))
         self._print(f"fit      {suggestions[0].flags}: {suggestions[0].effect}")
         return suggestions[0].changes
-
-    def _suggestions(self, plan: Plan, *, timed: bool) -> list[Suggestion]:
-        suggestions = suggest_settings(plan, timed=timed)
-        if not self.fixed:
-            return suggestions
-        return [s for s in suggestions if not any(name.startswith(MODEL_PARTS) for name in s.changes)]
-
-    def _check_budget(self) -> None:
-        parse_budget(self.flags.budget)
-        if self.fixed:
-            raise ConfigError("--budget chooses the model, and here there is one already; leave it out")
-        if self.flags.fit:
-            raise ConfigError("--budget chooses what fits by itself; leave out --fit")
 
     def _print(self, line: str) -> None:
         if not self.flags.quiet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import DEFAULT_SAMPLING, Sampling, settings_of
 from ..errors import ConfigError, DataError
 from .args import parse_mode, with_settings
+from .held_out import evaluate_held_out
 from .signals import default_sigint
 
 if TYPE_CHECKING:
@@ -49,23 +50,29 @@ NO_EFFECT = {
 
 def command(argv: Sequence[str]) -> int:
     """Generate text, or evaluate the model, as the mode says."""
-    modes: dict[str, Callable[[GenerateFlags, set[str]], int]] = {
-        "demo": demo,
-        "text": text,
-        "interactive": interactive,
-        "eval": evaluate,
-    }
     about = (
         "demo: a few prompts. text: continue --prompt. interactive: type prompts, change settings as you go. "
         "eval: loss, perplexity and bits per byte of the held-out text."
     )
     mode, flags, given = parse_mode(ALL_FLAGS, argv, command="generate", about=about, no_effect=NO_EFFECT)
-    return modes[mode](flags, given)
+    if mode == "eval":
+        evaluate_held_out(flags.checkpoint, flags.device, flags.data)
+        return 0
+    _sampling(flags)  # checked before a model is loaded in vain
+    from ..generate import TextGenerator
+
+    generator = TextGenerator(flags.checkpoint, device=flags.device, dtype=flags.dtype, quantize=flags.quantize)
+    if mode == "demo":
+        demo(generator, flags, given)
+    elif mode == "text":
+        continue_prompt(generator, flags)
+    else:
+        return interactive(generator, flags)
+    return 0
 
 
-def demo(flags: GenerateFlags, given: set[str]) -> int:
+def demo(generator: TextGenerator, flags: GenerateFlags, given: set[str]) -> None:
     """Continue a few prompts, and print each text while it is generated."""
-    generator = _open(flags)
     usual = DEMO_PROMPTS
     if str(generator.file.data.get("source")).partition(":")[0] == "tales":
         usual = STORY_PROMPTS
@@ -75,17 +82,15 @@ def demo(flags: GenerateFlags, given: set[str]) -> int:
     for i, prompt in enumerate(prompts):
         print(f"--- {prompt!r}" if prompt else "--- from nothing")
         _stream(generator, flags, prompt, _seed(flags) + i)
-    return 0
 
 
-def text(flags: GenerateFlags, given: set[str]) -> int:
+def continue_prompt(generator: TextGenerator, flags: GenerateFlags) -> None:
     """Continue one prompt, printed while it is generated, or as several samples in one batch."""
-    generator = _open(flags)
     if flags.num_samples < 1:
         raise ConfigError(f"num_samples={flags.num_samples} cannot be used; it must be a whole number at least 1")
     if flags.num_samples == 1:
         _stream(generator, flags, flags.prompt, _seed(flags))
-        return 0
+        return
     texts = generator.generate_many(
         [flags.prompt] * flags.num_samples,
         max_new_tokens=flags.max_new_tokens,
@@ -96,10 +101,9 @@ def text(flags: GenerateFlags, given: set[str]) -> int:
     for i, continuation in enumerate(texts):
         print(f"--- sample {i + 1}")
         print(flags.prompt + continuation)
-    return 0
 
 
-def interactive(flags: GenerateFlags, given: set[str]) -> int:
+def interactive(generator: TextGenerator, flags: GenerateFlags) -> int:
     """Continue each line that is typed or piped in."""
     import io
     import sys
@@ -114,28 +118,11 @@ def interactive(flags: GenerateFlags, given: set[str]) -> int:
     if isinstance(source, io.TextIOWrapper):
         source.reconfigure(encoding="utf-8", errors="replace")
     terminal = detect_terminal(source, sys.stdout, sys.stderr)
-    repl = Repl(_open(flags), settings, terminal)
+    repl = Repl(generator, settings, terminal)
     with default_sigint():
         for line in repl.header() if terminal.interactive else ():
             terminal.note(line)
         return repl.run(line_reader(source, terminal, COMPLETIONS), first=flags.prompt)
-
-
-def evaluate(flags: GenerateFlags, given: set[str]) -> int:
-    """Print loss, perplexity and bits per byte of the held-out text."""
-    from .held_out import evaluate_held_out
-
-    evaluate_held_out(flags.checkpoint, flags.device, flags.data)
-    return 0
-
-
-def _open(flags: GenerateFlags) -> TextGenerator:
-    """Load the model of the flags."""
-    # Checked before a model is loaded in vain.
-    _sampling(flags)
-    from ..generate import TextGenerator
-
-    return TextGenerator(flags.checkpoint, device=flags.device, dtype=flags.dtype, quantize=flags.quantize)
 
 
 def _sampling(flags: GenerateFlags) -> Sampling:
@@ -156,8 +143,7 @@ def _stream(generator: TextGenerator, flags: GenerateFlags, prompt: str, seed: i
         prompt, max_new_tokens=flags.max_new_tokens, sampling=_sampling(flags), stop=flags.stop, seed=seed
     )
     # The first piece before anything is printed: a prompt that cannot be used raises here.
-    first = next(pieces, "")
-    print(prompt + first, end="", flush=True)
+    print(prompt + next(pieces, ""), end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

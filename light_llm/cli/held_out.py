@@ -9,9 +9,7 @@ from .progress import counting
 from .training_data import open_training_data
 
 if TYPE_CHECKING:
-    from ..checkpoint import ModelFile
-    from ..data import TokenDataset
-    from ..evaluate import Evaluation, LimitDistance
+    from ..evaluate import LimitDistance
 
 
 def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
@@ -32,7 +30,13 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
 
     device = choose_device(device_name).value
     loaded = load_model(checkpoint, device)
-    dataset = _dataset(loaded.file, moved)
+    dataset = open_training_data(loaded.file, moved)
+    text, trained_on = dataset.source.held_out, loaded.file.data
+    if text and trained_on.get("source") and text.sha256 != trained_on.get("held_out_sha256"):
+        raise DataError(
+            f"{text.path} is not the text that was held out when {loaded.file.path} was trained (its SHA-256 differs); "
+            "put the old one back"
+        )
     # As in training, so that the loss is the one that training printed.
     dtype = loaded.file.meta.get("dtype", "float32")
     with counting("evaluating") as progress:
@@ -44,9 +48,14 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
             dtype=dtype,
             progress=progress,
         )
+    title = text.title if text else f"the held-out end of {dataset.source.title}"
+    stderr = f" ± {evaluation.stderr:.3f}" if evaluation.stderr is not None else ""
     lines = [
         f"model       {loaded.file.path}, step {loaded.file.meta.get('step')}",
-        *_result_lines(dataset, evaluation),
+        f"text        {title}: {evaluation.tokens:,} targets, {evaluation.bytes:,} bytes",
+        f"loss        {evaluation.loss:.4f}{stderr} nats per token",
+        f"perplexity  {evaluation.perplexity:.2f}",
+        f"bits/byte   {evaluation.bits_per_byte:.4f}",
         *(_distance_lines(distance) if distance else []),
         f"context     {evaluation.context:,} tokens, {evaluation.windows} windows, each starting cold; "
         f"{dtype} on {device}",
@@ -54,41 +63,14 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
     print("\n".join(lines))
 
 
-def _dataset(file: ModelFile, moved: str) -> TokenDataset:
-    """Return the dataset of the model. Raises DataError if a separate held-out text has changed."""
-    dataset = open_training_data(file, moved)
-    validation = dataset.source.held_out
-    if validation and file.data.get("source") and validation.sha256 != file.data.get("held_out_sha256"):
-        raise DataError(
-            f"{validation.path} is not the text that was held out when {file.path} was trained (its SHA-256 differs); "
-            "put the old one back"
-        )
-    return dataset
-
-
-def _result_lines(dataset: TokenDataset, evaluation: Evaluation) -> list[str]:
-    validation = dataset.source.held_out
-    title = validation.title if validation else f"the held-out end of {dataset.source.title}"
-    stderr = f" ± {evaluation.stderr:.3f}" if evaluation.stderr is not None else ""
-    return [
-        f"text        {title}: {evaluation.tokens:,} targets, {evaluation.bytes:,} bytes",
-        f"loss        {evaluation.loss:.4f}{stderr} nats per token",
-        f"perplexity  {evaluation.perplexity:.2f}",
-        f"bits/byte   {evaluation.bits_per_byte:.4f}",
-    ]
-
-
 def _distance_lines(distance: LimitDistance) -> list[str]:
     """Return the distance from the entropy of the built-in corpus, whose true probabilities are known."""
     places = (("seen whole", distance.in_whole), ("cut by a window's edge", distance.in_cut))
     by_place = "; ".join(f"{value:.4f} in stories {place}" for place, value in places if value is not None)
-    farthest, nearest = (
-        ", ".join(f"{kind} {value:.4f}" for kind, value in kinds)
-        for kinds in (distance.by_kind[:3], distance.by_kind[-2:])
-    )
+    kinds = [f"{kind} {value:.4f}" for kind, value in distance.by_kind]
     return [
         f"limit       {distance.limit:.4f} bits/byte: what the text itself holds; no model does better on average",
         f"distance    {distance.distance:.4f} bits/byte: {by_place}",
-        f"farthest    {farthest}",
-        f"nearest     {nearest}",
+        f"farthest    {', '.join(kinds[:3])}",
+        f"nearest     {', '.join(kinds[-2:])}",
     ]

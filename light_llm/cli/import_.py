@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from ..errors import CheckpointError, ConfigError
-from .args import PositionalArgs, parse
+from .args import PositionalArgs, Words, parse, words_arg
 from .output import print_rich
 
 if TYPE_CHECKING:
@@ -20,20 +20,14 @@ if TYPE_CHECKING:
 _POSITIONAL = PositionalArgs(
     "folder or file", "light-llm import FOLDER --out FOLDER, or light-llm import ckpt.pt", min_count=1, max_count=1
 )
-OUT = "imported"
-NANOGPT_FLAGS = ("text", "activation")
 
 
 @dataclass(frozen=True)
 class ImportFlags:
     """The flags of `import`."""
 
-    what: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="WHAT", help="HF folder or nanoGPT .pt", help_behavior_hint="(needed)"),
-        _POSITIONAL,
-    ] = ()
-    out: Annotated[str, arg(metavar="PATH", help="folder, or file that ends in .pt")] = OUT
+    source: Annotated[Words, words_arg("WHAT", "HF folder or nanoGPT .pt", "(needed)"), _POSITIONAL] = ()
+    out: Annotated[str, arg(metavar="PATH", help="folder, or file that ends in .pt")] = "imported"
     tokenizer: Annotated[
         str, arg(metavar="NAME|PATH", help="gpt2, byte, char, none", help_behavior_hint="(default: its own)")
     ] = ""
@@ -44,29 +38,25 @@ class ImportFlags:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Returns the exit code."""
+    """Import a model, and print its description and the next command."""
     about = (
         "A GPT-2, Llama or Qwen3 in a Hugging Face folder, or a checkpoint of nanoGPT, becomes best_model.pt in --out."
     )
-    _refuse_token_files(argv)
-    flags, given = parse(ImportFlags, argv, prog="light-llm import", about=about)
-    from ..interop.import_model import output_path, write_model
-
-    out = output_path(Path(flags.out), overwrite=flags.overwrite)
-    loaded = _read(Path(flags.what[0]), flags, given)
-    write_model(loaded, out)
-    print_rich(*_summary(loaded, out))
-    return 0
-
-
-def _refuse_token_files(argv: Sequence[str]) -> None:
-    """Raise ConfigError for a token file of nanoGPT: earlier versions decoded it to text."""
+    # Earlier versions decoded the token files of nanoGPT to text.
     for word in argv:
         if word.endswith(".bin") and not word.startswith("-") and not Path(word).is_dir():
             raise ConfigError(
                 f"{word} is a token file of nanoGPT, which is no longer imported; train on the text that it was made "
                 "from: light-llm train --data input.txt --tokenizer gpt2"
             )
+    flags, given = parse(ImportFlags, argv, prog="light-llm import", about=about)
+    from ..interop.import_model import output_path, write_model
+
+    out = output_path(Path(flags.out), overwrite=flags.overwrite)
+    loaded = _read(Path(flags.source[0]), flags, given)
+    write_model(loaded, out)
+    print_rich(*_summary(loaded, out))
+    return 0
 
 
 def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
@@ -77,7 +67,7 @@ def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
     if path.is_dir() or not path.exists():
         if path.suffix == ".pt":
             raise CheckpointError(f"there is no file {path}; name a checkpoint of nanoGPT, or the folder of a model")
-        for name in NANOGPT_FLAGS:
+        for name in ("text", "activation"):
             if name in given:
                 raise ConfigError(f"--{name} has no effect on a Hugging Face folder; leave it out")
         return read_folder(path, tokenizer=flags.tokenizer, offline=flags.offline)

@@ -14,8 +14,9 @@ from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
 from .signals import raise_on_signal
 from .torch_check import check_torch_loads
 
-# Each is a module of this package with a function `command(argv)` that returns the exit code. In the module's name - is
-# _, and import is import_.
+# Each is a module of this package with a function `command(argv)`, which takes the arguments after the command's name
+# and returns the exit code, or raises LightLLMError for a user's mistake. It reads its flags before it imports anything
+# slow, so that --help never waits for torch. In the module's name - is _, and import is import_.
 COMMANDS = {
     "train": "train a model on a text",
     "plan": "memory, time and disk of a run, and whether it fits",
@@ -108,7 +109,6 @@ def _dispatch(argv: Sequence[str]) -> int:
         )
     if command not in WITHOUT_TORCH and not {"-h", "--help"} & set(rest):
         check_torch_loads()
-    # Each command reads its flags before it imports anything slow, so that --help never waits for torch.
     name = command.replace("-", "_") + ("_" if iskeyword(command) else "")
     module = import_module(f".{name}", __package__)
     return int(module.command(rest))

@@ -3,13 +3,11 @@
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
-_PIPE_WIDTH = 10_000  # columns; so wide that no line is wrapped or truncated
-
 
 def print_rich(*parts: RenderableType) -> None:
     """Print to standard output, without trailing spaces."""
-    terminal = Console().is_terminal
-    console = Console(highlight=False, width=None if terminal else _PIPE_WIDTH)
+    # In a pipe so wide that no line is wrapped or truncated.
+    console = Console(highlight=False, width=None if Console().is_terminal else 10_000)
     with console.capture() as captured:
         for part in parts:
             console.print(part)
@@ -18,6 +16,11 @@ def print_rich(*parts: RenderableType) -> None:
         print(line.rstrip())
 
 
-def new_table(*heads: str | Column) -> Table:
+def number_column(head: str) -> Column:
+    """Return a column of numbers: aligned to the right, never wrapped."""
+    return Column(head, justify="right", no_wrap=True)
+
+
+def new_table(*heads: str | Column, header: bool = True) -> Table:
     """Return an empty table without lines: dim heads, two spaces between columns."""
-    return Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    return Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=header)

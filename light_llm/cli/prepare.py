@@ -49,10 +49,8 @@ def command(argv: Sequence[str]) -> int:
         chosen = {"data", "tokenizer"} & given
         dataset = load_dataset(data, chosen=chosen, offline=flags.offline, progress=progress)
     end = time.perf_counter()
-    lines = [
-        *_text_lines(dataset),
-        _time_line(dataset, end - start, end - encoding_start[0] if encoding_start else None),
-    ]
+    encoding_seconds = end - encoding_start[0] if encoding_start else None
+    lines = [*_text_lines(dataset), _time_line(dataset, end - start, encoding_seconds)]
     if flags.verify:
         with counting("checking", quiet=flags.quiet) as show_blocks:
             blocks = dataset.check(show_blocks)
@@ -81,11 +79,7 @@ def _text_lines(dataset: TokenDataset) -> list[str]:
 
 
 def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | None) -> str:
-    """Return the line on the time it took.
-
-    Args:
-        encoding_seconds: None if the ids were cached.
-    """
+    """Return the line on the time it took. The time of encoding is None if the ids were cached."""
     from ..runtime import usable_cores
 
     if encoding_seconds is None:

@@ -6,10 +6,9 @@ from typing import Annotated
 
 from rich.padding import Padding
 from rich.text import Text
-from tyro.conf import Positional, arg
 
 from ..config import about_recipe, recipe_names, recipe_text
-from .args import PositionalArgs, parse
+from .args import PositionalArgs, Words, parse, words_arg
 from .output import print_rich
 
 _POSITIONAL = PositionalArgs("recipe", "light-llm recipes my-text > my.toml", max_count=1)
@@ -19,27 +18,17 @@ _POSITIONAL = PositionalArgs("recipe", "light-llm recipes my-text > my.toml", ma
 class RecipesFlags:
     """The flags of `recipes`."""
 
-    name: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="[NAME]", help="print this recipe's file", help_behavior_hint=""),
-        _POSITIONAL,
-    ] = ()
+    name: Annotated[Words, words_arg("[NAME]", "print this recipe's file"), _POSITIONAL] = ()
 
 
 def command(argv: Sequence[str]) -> int:
     """List the recipes, or print the one that was named."""
     about = "The recipes of the package; with a NAME, its file, to copy and change."
     flags, _ = parse(RecipesFlags, argv, prog="light-llm recipes", about=about)
-    # Printed exactly, to be redirected into a file.
-    for name in flags.name:
-        print(recipe_text(name), end="")
-    if not flags.name:
-        _list()
-    return 0
-
-
-def _list() -> None:
-    """Print each recipe with its title and expected results, and how to use one."""
+    if flags.name:
+        # Printed exactly, to be redirected into a file.
+        print(recipe_text(flags.name[0]), end="")
+        return 0
     for name in recipe_names():
         about = about_recipe(name)
         print_rich(
@@ -47,3 +36,4 @@ def _list() -> None:
             Padding(Text(about.expect, style="dim"), (0, 0, 1, 2), expand=False),
         )
     print_rich("train one       light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")
+    return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from ..report import (
     HealthNote,
@@ -24,12 +24,11 @@ from ..report import (
     sparkline,
     write_report,
 )
-from .args import PositionalArgs, parse
+from .args import PositionalArgs, Words, parse, words_arg
 from .output import new_table, print_rich
 
 _POSITIONAL = PositionalArgs("run folder", "light-llm report, or light-llm report RUN", max_count=1)
 STYLES = {"bad": "bold red", "watch": "yellow", "good": "green", "info": "dim"}
-MAX_POINTS = 600  # of a chart; it has fewer dots
 WIDTH = 78  # columns of a chart
 
 
@@ -37,24 +36,25 @@ WIDTH = 78  # columns of a chart
 class ReportFlags:
     """The flags of `report`."""
 
-    folder: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="[RUN]", help="a run folder", help_behavior_hint="(default: checkpoints)"),
-        _POSITIONAL,
-    ] = ()
+    folder: Annotated[Words, words_arg("[RUN]", "a run folder", "(default: checkpoints)"), _POSITIONAL] = ()
     no_page: Annotated[bool, arg(help="write no report.html")] = False
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Returns the exit code."""
+    """Print the report of a run, and write its page."""
     about = "What a run shows, in text; and report.html in its folder, also while it goes on."
     flags, _ = parse(ReportFlags, argv, prog="light-llm report", about=about)
     folder = Path(flags.folder[0] if flags.folder else "checkpoints")
     log = open_run(folder)
     # A letter that the encoding lacks would end the command with an error, so such terminals get ASCII.
     plain = not _can_show("▁█⣿░▓")
-    print_rich(_facts(log), "", _numbers(log))
-    print_rich("", _health_notes(judge(log)))
+    facts, numbers = new_table("", "", header=False), new_table("", "", "", header=False)
+    facts.add_row(Text("run", style="dim"), Text(str(log.folder), style="bold"))
+    for name, value in run_facts(log).items():
+        facts.add_row(Text(name, style="dim"), Text(value))
+    for number in key_numbers(log):
+        numbers.add_row(Text(number["label"], style="dim"), Text(number["value"], style="bold"), Text(number["note"]))
+    print_rich(facts, "", numbers, "", _health_notes(judge(log)))
     for title, lines in _charts(log, plain):
         print_rich("", Text(title, style="dim"), *map(Text, lines))
     print_rich("", Text("repeat it with", style="dim"), Text(f"  {repro_command(log.run)}"))
@@ -72,29 +72,11 @@ def _can_show(letters: str) -> bool:
     return True
 
 
-def _facts(log: RunLog) -> Table:
-    table = new_table("", "")
-    table.show_header = False
-    table.add_row(Text("run", style="dim"), Text(str(log.folder), style="bold"))
-    for name, value in run_facts(log).items():
-        table.add_row(Text(name, style="dim"), Text(value))
-    return table
-
-
-def _numbers(log: RunLog) -> Table:
-    table = new_table("", "", "")
-    table.show_header = False
-    for number in key_numbers(log):
-        table.add_row(Text(number["label"], style="dim"), Text(number["value"], style="bold"), Text(number["note"]))
-    return table
-
-
 def _health_notes(notes: Sequence[HealthNote]) -> Table | Text:
     """Return the notes with their advice, the worst first."""
     if not notes:
         return Text("There is nothing to judge yet.")
-    table = new_table("", "")
-    table.show_header = False
+    table = new_table("", "", header=False)
     for note in notes:
         level = "note" if note.level == "info" else note.level
         advice = f" {note.advice}" if note.advice else ""
@@ -107,17 +89,14 @@ def _charts(log: RunLog, plain: bool) -> Iterator[tuple[str, list[str]]]:
     """Yield title and lines of each chart that has numbers: loss, gradient norm, learning rate, speed, attention."""
     steps = log.steps
     # Many points fall into one character, and those of a long run would take seconds to place.
-    kept = range(0, len(steps), max(1, len(steps) // MAX_POINTS))
+    kept = range(0, len(steps), max(1, len(steps) // 600))
     training = Series([steps.step[i] for i in kept], [steps.loss[i] for i in kept])
     held = Series([e.step for e in log.evals], [e.loss for e in log.evals], mark="o" if plain else "●")
     lines = line_chart([training, held], width=WIDTH, height=12, plain=plain)
     if lines:
         yield f"loss, nats per token, against steps ({held.mark} held out)", lines
-    for title, values in (
-        ("gradient norm", steps.grad_norm),
-        ("learning rate", steps.lr),
-        ("tokens/s", steps.tok_per_sec),
-    ):
+    columns = {"gradient norm": steps.grad_norm, "learning rate": steps.lr, "tokens/s": steps.tok_per_sec}
+    for title, values in columns.items():
         numbers = [v for v in values if v is not None]
         if len(numbers) > 1:
             yield title, [f"{sparkline(values, 56, plain=plain)}  {min(numbers):.3g} to {max(numbers):.3g}"]

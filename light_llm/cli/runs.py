@@ -8,12 +8,11 @@ from typing import Annotated
 
 from rich.table import Column, Table
 from rich.text import Text
-from tyro.conf import Positional, arg
 
 from ..report import RunLog, find_runs, read_runs
 from ..text_format import format_count
-from .args import PositionalArgs, parse
-from .output import new_table, print_rich
+from .args import PositionalArgs, Words, parse, words_arg
+from .output import new_table, number_column, print_rich
 
 _POSITIONAL = PositionalArgs("folder", "light-llm runs, or light-llm runs FOLDER")
 
@@ -23,14 +22,12 @@ class RunsFlags:
     """The flags of `runs`."""
 
     folders: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="[FOLDER ...]", help="a run, or a folder of runs", help_behavior_hint="(default: this folder)"),
-        _POSITIONAL,
+        Words, words_arg("[FOLDER ...]", "a run, or a folder of runs", "(default: this folder)"), _POSITIONAL
     ] = ()
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command. Returns the exit code."""
+    """Print a table of runs, and a line for each that cannot be read."""
     about = "The runs in each FOLDER and one level below it, newest first."
     flags, _ = parse(RunsFlags, argv, prog="light-llm runs", about=about)
     roots = [Path(f) for f in flags.folders or (".",)]
@@ -48,32 +45,21 @@ def command(argv: Sequence[str]) -> int:
 
 def _table(runs: Sequence[RunLog]) -> Table:
     """Return one row per run. A narrow terminal cuts names short, never numbers."""
-    table = new_table(
-        Column("run", style="bold"),
-        Column("model", justify="right", no_wrap=True),
-        "data, tokens",
-        Column("steps", justify="right", no_wrap=True),
-        Column("held out", justify="right", no_wrap=True),
-        Column("bits/B", justify="right", no_wrap=True),
-        Column("started", no_wrap=True),
-    )
+    model, *numbers = (number_column(name) for name in ("model", "steps", "held out", "bits/B"))
+    table = new_table(Column("run", style="bold"), model, "data, tokens", *numbers, Column("started", no_wrap=True))
     for run in runs:
         best, data = run.best, run.data
         table.add_row(
-            _one_line(str(run.folder)),
+            # Cut short and not wrapped, so that columns of numbers keep their width.
+            Text(str(run.folder), no_wrap=True),
             format_count(run.parameters),
-            _one_line(f"{data['title']}, {data['tokenizer']}" if data else "a loader of its own"),
+            Text(f"{data['title']}, {data['tokenizer']}" if data else "a loader of its own", no_wrap=True),
             f"{run.last_step}/{run.run.train.max_steps}",
             f"{best.loss:.3f}" if best else "-",
             f"{best.bits_per_byte:.3f}" if best and best.bits_per_byte is not None else "-",
             format_date(run.started, datetime.now().astimezone()),
         )
     return table
-
-
-def _one_line(text: str) -> Text:
-    """Return text that is cut short and not wrapped, so that columns of numbers keep their width."""
-    return Text(text, no_wrap=True)
 
 
 def format_date(moment: datetime, now: datetime) -> str:

@@ -24,7 +24,6 @@ OPTIONAL_PACKAGES = (
     *("pyarrow", "wandb", "pillow", "tensorboard", "matplotlib"),
     *("transformers", "gguf", "onnx", "onnxruntime", "onnxscript", "lm-eval"),
 )
-WIDTH, LABEL_WIDTH = 80, 11
 
 
 def system_info() -> dict[str, Any]:
@@ -112,8 +111,8 @@ def system_info_lines(facts: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, value in facts.items():
         text = format_value({"free " + k: v for k, v in value.items()} if name == "disk" else value)
-        head, indent = f"{name.replace('_', '-'):{LABEL_WIDTH}}", " " * LABEL_WIDTH
-        lines += textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+        head, indent = f"{name.replace('_', '-'):11}", " " * 11
+        lines += textwrap.wrap(text, 80, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
     return lines
 
 

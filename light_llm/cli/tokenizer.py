@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,18 +42,12 @@ NO_EFFECT = {
 
 def command(argv: Sequence[str]) -> int:
     """Train, show or compare tokenizers, as the mode says."""
-    modes: dict[str, Callable[[TokenizerFlags, set[str]], None]] = {
-        "train": train,
-        "show": show_tokens,
-        "compare": compare,
-    }
     about = (
-        "train: learn a byte-level BPE from --data. "
-        "show: how a tokenizer cuts --text. "
+        "train: learn a byte-level BPE from --data. show: how a tokenizer cuts --text. "
         "compare: several (--tokenizer A --tokenizer B) on --data."
     )
     mode, flags, given = parse_mode(TokenizerFlags, argv, command="tokenizer", about=about, no_effect=NO_EFFECT)
-    modes[mode](flags, given)
+    {"train": train, "show": show_tokens, "compare": compare}[mode](flags, given)
     return 0
 
 
@@ -74,8 +68,7 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     source = _source(flags, given)
     tokenizer = train_bpe(training_texts(source, flags.held_out), flags.vocab_size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    written = json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode()
-    atomic_write(out, written)
+    atomic_write(out, json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode())
     fewer = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
     print(f"learnt   {tokenizer.vocab_size:,} ids{fewer} from {source.title}")
     size, (n,) = _counts([tokenizer], source, flags.held_out)
@@ -110,22 +103,18 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
 
 def compare(flags: TokenizerFlags, given: set[str]) -> None:
     """Print bytes per token of several tokenizers on a held-out text, and the size of a micro model with each."""
-    from rich.console import Console
-    from rich.table import Table
-
     from ..config import ModelConfig, get_model_size
+    from .output import new_table, number_column, print_rich
 
     source = _source(flags, given)
-    table = Table(title=f"the held-out end of {source.title}", box=None, title_justify="left", pad_edge=False)
-    for heading in ("tokenizer", "ids", "bytes/token", "tokens", "micro, parameters"):
-        table.add_column(heading, justify="left" if heading == "tokenizer" else "right")
+    table = new_table("tokenizer", *map(number_column, ("ids", "bytes/token", "tokens", "micro, parameters")))
     specs = flags.tokenizer or ("gpt2", "bpe", "char", "byte")
     tokenizers = [_tokenizer(spec, flags, given, "", source) for spec in specs]
     size, counts = _counts(tokenizers, source, flags.held_out)
     for spec, tokenizer, n in zip(specs, tokenizers, counts, strict=True):
         parameters = get_model_size(ModelConfig.micro(vocab_size=tokenizer.vocab_size))
         table.add_row(spec, f"{tokenizer.vocab_size:,}", f"{size / n:.2f}", f"{n:,}", f"{parameters:,}")
-    Console(highlight=False).print(table)
+    print_rich(f"the held-out end of {source.title}", table)
 
 
 def _source(flags: TokenizerFlags, given: set[str]) -> Source:

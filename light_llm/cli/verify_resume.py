@@ -139,10 +139,8 @@ def _tensor_difference(a: Path, b: Path) -> str:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics file without the measured times, which always differ."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        {key: value for key, value in row.items() if key not in TIMING_KEYS} for row in rows if row["kind"] != "end"
-    ]
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [{key: row[key] for key in row.keys() - TIMING_KEYS} for row in rows if row["kind"] != "end"]
 
 
 def _hash(path: Path) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from ..errors import ConfigError
-from .args import PositionalArgs, parse
+from .args import PositionalArgs, Words, parse, words_arg
 from .output import print_rich
 
 _POSITIONAL = PositionalArgs("folder", "light-llm watch, or light-llm watch FOLDER")
@@ -23,15 +23,13 @@ class WatchFlags:
     """The flags of `watch`."""
 
     folders: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="[FOLDER ...]", help="a run, or a folder of runs", help_behavior_hint="(default: checkpoints)"),
-        _POSITIONAL,
+        Words, words_arg("[FOLDER ...]", "a run, or a folder of runs", "(default: checkpoints)"), _POSITIONAL
     ] = ()
     port: Annotated[int, arg(metavar="N", help="of 127.0.0.1", help_behavior_hint="(default: the first free one)")] = 0
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run the command until Ctrl-C, or until the server ends: then the exit code is 1."""
+    """Serve the page until Ctrl-C, or until the server ends: then return 1."""
     about = "Show the runs in each FOLDER and one level below it in a browser, as they go on."
     flags, _ = parse(WatchFlags, argv, prog="light-llm watch", about=about)
     # Imported here, so that --help and a refused flag do not wait for the modules of the server.
@@ -43,8 +41,7 @@ def command(argv: Sequence[str]) -> int:
         if root.exists() and not root.is_dir():
             raise ConfigError(f"{root} is no folder; name a run folder, or a folder of runs")
     with serve(roots, open_port(flags.port), warn=_warn) as (address, thread):
-        missing = [str(root) for root in roots if not root.is_dir()]
-        if missing:
+        if missing := [str(root) for root in roots if not root.is_dir()]:
             print_rich(f"waiting for a run to begin in {', '.join(missing)}")
         print_rich(f"live page  {address}", "Ctrl-C ends it; runs go on.")
         # Through a pipe, standard output is buffered, and the address would stay there as long as the page is served.

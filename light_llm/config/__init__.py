@@ -9,7 +9,6 @@ from .param_shapes import block_shapes as block_shapes
 from .param_shapes import get_model_size as get_model_size
 from .param_shapes import matrix_parameters as matrix_parameters
 from .param_shapes import outer_shapes as outer_shapes
-from .recipe import About as About
 from .recipe import about_recipe as about_recipe
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe_names as recipe_names
@@ -23,7 +22,6 @@ from .run_config import differences as differences
 from .run_config import parse_settings as parse_settings
 from .sampling import DEFAULT_SAMPLING as DEFAULT_SAMPLING
 from .sampling import Sampling as Sampling
-from .settings import Setting as Setting
 from .settings import check_settings as check_settings
 from .settings import metavar_of as metavar_of
 from .settings import setting as setting

@@ -65,8 +65,8 @@ train --out run --resume --max-steps 5               => max_steps=5 ... step 30
 train --init-from nowhere.pt                         => nowhere.pt
 train --init-from run --preset micro --data text.txt => --init-from run ... --preset
 train --init-from run --tokenizer char --data text.txt => --tokenizer char ... byte
-eval --checkpoint run --temperature 1                => --temperature ... eval
-eval --checkpoint run --quantize int8                => --quantize ... eval
+eval --checkpoint run --temperature 1                => --temperature
+generate eval --checkpoint run --quantize int8       => --quantize ... eval
 eval --checkpoint moved                              => text.txt ... SHA-256 ... --data
 generate                                             => demo, text, interactive or eval
 generate dmeo                                        => 'dmeo' ... mean demo?
