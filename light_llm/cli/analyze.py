@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 ANALYSIS = "analysis.json"
 CONTEXT = 64  # tokens of a window; fewer if the model was trained on shorter ones
 MAX_CHECKPOINTS = 12  # on the path of the run: each is a copy of all weights in memory
-MEMORY_SHARE = 4  # a Lanczos iteration may take a quarter of the machine's memory
 STAGES = {
     "curvature": "products with the Hessian: eigenvalues, density, trace",
     "sharpness": "the same in Adam's metric",
@@ -39,16 +38,14 @@ STAGES = {
     "landscape": "the loss along random directions",
     "path": "the loss over the plane of the run's checkpoints",
 }
-_POSITIONAL = PositionalArgs(
-    "checkpoint", "light-llm analyze, or light-llm analyze checkpoints/step-000500", max_count=1
-)
+_EXAMPLE = "light-llm analyze, or light-llm analyze checkpoints/step-000500"
 
 
 @dataclass(frozen=True)
 class AnalyzeFlags:
     """The flags of `analyze`."""
 
-    checkpoint: Annotated[Words, CHECKPOINT_ARG, _POSITIONAL] = ()
+    checkpoint: Annotated[Words, CHECKPOINT_ARG, PositionalArgs("checkpoint", _EXAMPLE, max_count=1)] = ()
     batch_size: Annotated[int, arg(metavar="N", help="sequences of the batch")] = 4
     context: Annotated[int, arg(metavar="N", help="tokens of a sequence; 0: at most 64")] = 0
     k: Annotated[int, arg(metavar="N", help="largest eigenvalues to find")] = 5
@@ -171,7 +168,7 @@ def _analysis_config(flags: AnalyzeFlags, model: LightLLM) -> AnalysisConfig:
 
     config = AnalysisConfig(batch_size=flags.batch_size, k=flags.k, steps=flags.steps)
     memory, vector_bytes = total_memory(), 4 * get_model_size(model.config)
-    limit = memory // MEMORY_SHARE // vector_bytes if memory else flags.steps
+    limit = memory // 4 // vector_bytes if memory else flags.steps  # a quarter of the machine's memory
     return replace(config, steps=min(config.steps, max(flags.k, limit)))
 
 

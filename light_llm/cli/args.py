@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from ..config import FLAGS, PARTS, metavar_of, settings_of, types_of
+from ..config import FLAGS, PARTS, SETTINGS, metavar_of, settings_of, types_of
 from ..errors import ConfigError, did_you_mean
 
 Flags = TypeVar("Flags")
@@ -103,10 +103,9 @@ def with_run_settings(
     derived = []
     for name, paths in FLAGS.items():
         if name in names:
-            declared = [settings_of(PARTS[path.partition(".")[0]])[name] for path in paths]
             config = PARTS[paths[0].partition(".")[0]]
             value = (defaults or {}).get(name, getattr(config(), name))
-            shown_help = ", ".join(setting.flag_help for setting in declared)
+            shown_help = ", ".join(SETTINGS[path].flag_help for path in paths)
             derived.append(_flag_field(config, name, value, shown_help))
     return make_dataclass(kind.__name__, derived, bases=(kind,), frozen=True)
 

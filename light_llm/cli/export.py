@@ -48,26 +48,17 @@ def command(argv: Sequence[str]) -> int:
     mode, flags, _ = parse_mode(ExportFlags, argv, command="export", about=about, no_effect=NO_EFFECT)
     if flags.public and not flags.push:
         raise ConfigError("--public is of an upload; add --push NAME")
-    return _push(flags) if mode == "push" else _export(mode, flags)
-
-
-def _push(flags: ExportFlags) -> int:
-    from ..interop.export import TARGETS
-    from ..interop.hub import push
-
-    if not flags.push:
-        raise ConfigError("the model needs a name on the hub, as in: light-llm export push --push you/my-model")
-    print(f"uploaded  {push(Path(flags.out or TARGETS['hf'].out), flags.push, private=not flags.public)}")
-    return 0
-
-
-def _export(mode: str, flags: ExportFlags) -> int:
     from ..checkpoint import load_model
     from ..config import get_model_size
     from ..interop.export import TARGETS, check_request, export
     from ..interop.hub import check_push, push
     from ..interop.model_card import PROMPT, max_example_tokens
 
+    if mode == "push":
+        if not flags.push:
+            raise ConfigError("the model needs a name on the hub, as in: light-llm export push --push you/my-model")
+        print(f"uploaded  {push(Path(flags.out or TARGETS['hf'].out), flags.push, private=not flags.public)}")
+        return 0
     exporter = TARGETS[mode]
     out = Path(flags.out or exporter.out)
     check_request(exporter, out, flags.dtype, overwrite=flags.overwrite)

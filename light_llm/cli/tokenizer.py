@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
@@ -142,8 +143,8 @@ def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, sou
     return make_tokenizer(spec, characters, offline=flags.offline)
 
 
-def _held_out(source: Source, held_out: float) -> Iterator[str]:
-    """Return the chunks of the held-out text."""
+def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) -> tuple[int, list[int]]:
+    """Return the bytes of the held-out text and its tokens by each tokenizer, in one pass."""
     from ..data.resolve import read_splits
     from ..data.text_stream import split_at_word_boundaries
 
@@ -153,13 +154,8 @@ def _held_out(source: Source, held_out: float) -> Iterator[str]:
         # The held-out split comes after the training split in the same file.
         for _ in training:
             pass
-    return (piece for piece in split_at_word_boundaries(next(parts)[1]) if piece is not None)
-
-
-def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) -> tuple[int, list[int]]:
-    """Return the bytes of the held-out text and its tokens by each tokenizer, in one pass."""
     size, counts = 0, [0] * len(tokenizers)
-    for text in _held_out(source, held_out):
+    for text in filter(None, split_at_word_boundaries(next(parts)[1])):
         size += len(text.encode())
         counts = [n + len(tokenizer.encode(text)) for n, tokenizer in zip(counts, tokenizers, strict=True)]
     return size, counts
@@ -175,7 +171,7 @@ def _join_tokens(tokenizer: Tokenizer, ids: Sequence[int], *, in_color: bool) ->
     for token in ids:
         if piece := stream.push(token):
             parts.append(piece)
-    styles = ("black on cyan", "black on yellow", "black on magenta", "black on green")
     if not in_color:
         return Text("|".join(parts))
-    return Text.assemble(*((part, styles[i % len(styles)]) for i, part in enumerate(parts)))
+    styles = cycle(("black on cyan", "black on yellow", "black on magenta", "black on green"))
+    return Text.assemble(*zip(parts, styles, strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,10 @@ from .signals import ignore_hangup, stop_on_signals
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
-    from ..data import TokenDataset, Tokenizer
-    from ..train import Result, Trainer
+    from ..data import TokenDataset
+    from ..train import Trainer
 
 Flags = TypeVar("Flags", bound="TrainFlags")
-AUTO_SETTINGS = ("train__device", "train__dtype", "train__compile")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ def command(argv: Sequence[str]) -> int:
     with ignore_hangup():
         trainer = _make_trainer(flags, given, settings)
         with stop_on_signals(trainer.request_stop, trainer.request_save) as received, _live_page(flags, trainer):
-            result = trainer.train()
-    return _exit_code(result, received.number)
+            status = trainer.train().status
+    if status == "interrupted":
+        return 128 + (received.number or signal.SIGINT)
+    return 2 if status == "nonfinite" else 0
 
 
 def parse_train(
@@ -122,7 +124,8 @@ def _resumed_run(flags: TrainFlags, settings: dict[str, Any]) -> tuple[Run, Mode
 
     saved = read_saved_run(RunFolder(flags.out))
     # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.
-    run = saved.run.with_settings(**(dict.fromkeys(AUTO_SETTINGS, "auto") | settings))
+    settings = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto") | settings
+    run = saved.run.with_settings(**settings)
     refuse_changes(saved.run, run)
     return run, read_model(saved.step)
 
@@ -132,24 +135,16 @@ def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tu
     from ..checkpoint import RunFolder, read_model
 
     RunFolder(flags.out).ensure_folder_available(explicit="out" in given, overwrite=flags.overwrite)
-    path = settings.get("train__init_from")
-    origin = read_model(path) if path else None
+    origin = read_model(settings["train__init_from"]) if settings.get("train__init_from") else None
     return new_run(settings, origin), origin
 
 
 def _check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None:
     """Raise ConfigError if --tokenizer differs from the tokenizer of the model that the run starts from."""
-    if origin and origin.tokenizer and "tokenizer" in given and not _matches(run.data.tokenizer, origin.tokenizer):
-        raise ConfigError(
-            f"--tokenizer {run.data.tokenizer} cannot be used: {origin.path} has its own, {origin.tokenizer.name}; "
-            "leave it out"
-        )
-
-
-def _matches(spec: str, tokenizer: Tokenizer) -> bool:
-    """Return whether a spec such as bpe:4096 can mean this tokenizer."""
-    kind, _, size = spec.partition(":")
-    return kind == tokenizer.name and (not size or size == str(tokenizer.vocab_size))
+    if origin and origin.tokenizer and "tokenizer" in given:
+        own, spec = origin.tokenizer, run.data.tokenizer
+        if spec not in (own.name, f"{own.name}:{own.vocab_size}"):
+            raise ConfigError(f"--tokenizer {spec} cannot be used: {origin.path} has its own, {own.name}; leave it out")
 
 
 def _load_dataset(
@@ -219,9 +214,3 @@ def _live_page(flags: TrainFlags, trainer: Trainer) -> Iterator[None]:
         if address and not flags.quiet:
             print(f"watch    {address}", flush=True)
         yield
-
-
-def _exit_code(result: Result, signal_number: int | None) -> int:
-    if result.status == "interrupted":
-        return 128 + (signal_number or 2)
-    return 2 if result.status == "nonfinite" else 0

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..data import TokenDataset
 
-_RECORDED = ("held_out", "val_data", "text_field", "errors")
-
 
 def open_training_data(file: ModelFile, moved: str = "", max_length: int | None = None) -> TokenDataset:
     """Return the dataset of a model file, with the tokenizer and the split that it was trained with.
@@ -30,14 +28,12 @@ def open_training_data(file: ModelFile, moved: str = "", max_length: int | None 
     data = file.data
     source = str(data.get("source") or "")
     if file.tokenizer is None or not (source or moved):
-        raise CheckpointError(
-            f"{file.path} does not say what it was trained on, so there is no text to read"
-            + ("; name one with --data" if file.tokenizer is not None else "")
-        )
+        hint = "; name one with --data" if file.tokenizer is not None else ""
+        raise CheckpointError(f"{file.path} does not say what it was trained on, so there is no text to read{hint}")
     config = DataConfig(
         data=moved or source,
         max_length=max_length or int(data.get("max_length") or file.config.n_positions),
-        **{name: data[name] for name in _RECORDED if name in data},
+        **{name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data},
     )
     dataset = load_dataset(config, tokenizer=file.tokenizer)
     # An imported model records no text, so that any text will do.

@@ -12,7 +12,7 @@ from light_llm.checkpoint import load_model
 from light_llm.cli import main
 from light_llm.cli.import_ import command
 from light_llm.data.tokenizers import ByteTokenizer
-from light_llm.errors import CheckpointError, ConfigError, Interrupted, LightLLMError
+from light_llm.errors import CheckpointError, Interrupted
 from light_llm.generate import TextGenerator
 from light_llm.interop.import_model import read_folder
 from light_llm.interop.model_card import write_card
@@ -79,23 +79,6 @@ def test_ctrl_c_while_writing_leaves_nothing(
     monkeypatch.setattr(HashingWriter, "write", pressed)
     assert main(["import", str(folder), "--out", "there"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n" and not Path("there").exists()
-
-
-@pytest.mark.parametrize(
-    ("argv", "error", "message"),
-    [
-        ([], ConfigError, "expected 1 folder or file, none given"),
-        (["a", "b"], ConfigError, "2 given: a b"),
-        (["there.txt"], CheckpointError, "there.txt is neither"),
-        (["no.pt"], CheckpointError, r"there is no file no\.pt; name a checkpoint of nanoGPT"),
-        ([".", "--text", "x"], ConfigError, "--text has no effect on a Hugging Face folder; leave it out"),
-        ([".", "--activation", "gelu"], ConfigError, "--activation has no effect on a Hugging Face folder"),
-    ],
-)
-def test_wrong_arguments_are_named(argv: list[str], error: type[LightLLMError], message: str) -> None:
-    Path("there.txt").write_text("x")
-    with pytest.raises(error, match=message):
-        command(argv)
 
 
 def test_the_card_of_an_import_claims_no_training(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ train --data . --tokenizer byte                      => . holds files of more th
 train --set model.n_embd=100                         => n_embd=100 ... n_head=6 ... n_embd=96
 train --set model.n_embed=96                         => 'n_embed' ... mean n_embd?
 train --config nowhere.toml                          => 'nowhere.toml'
+train --config shakespear-micro                      => 'shakespear-micro' ... mean shakespeare-micro?
 train --device gpu                                   => 'gpu'
 train --micro-batch 3                                => micro_batch=3 ... batch_size=8
 train --seed 1000000000000000000000000000000         => seed=1000000000000000000000000000000
@@ -100,6 +101,28 @@ analyze run --stpes 3                                => --stpes; ... mean --step
 verify-resume --stop-at 12                           => stop_at=12 ... 1 ... 11
 verify-resume --set train.colour=3                   => 'colour'
 verify-resume --data nowhere.txt                     => 'nowhere.txt'
+export gguff                                         => 'gguff' ... mean gguf?
+export hf --dtype bfloat                             => dtype='bfloat' ... mean bfloat16? ... float32, bfloat16
+export gguf --dtype float32                          => dtype='float32'
+export onnx --dtype float32                          => --dtype ... onnx
+export gguf --push me/mine                           => --push ... gguf
+export push                                          => light-llm export push --push you/my-model
+export push --push me/mine                           => model-hf ... config.json, model.safetensors, README.md
+export push --dtype float16                          => --dtype ... push
+export hf --public                                   => --public ... --push NAME
+export hf --push 'a b/c'                             => 'a b/c'
+export hf --checkpoint nowhere                       => nowhere
+export hf --out run                                  => run ... --out ... --overwrite
+export hf --outt x                                   => --outt; ... mean --out?
+import                                               => 1 folder or file, none given
+import a b                                           => 2 given: a b
+import text.txt                                      => text.txt
+import no.pt                                         => no.pt ... nanoGPT
+import . --text x                                    => --text ... Hugging Face
+import . --activation gelu                           => --activation ... Hugging Face
+import train.bin                                     => train.bin ... light-llm train --data
+doctor --quik                                        => --quik; ... mean --quick?
+doctor --device toaster                              => 'toaster'
 tokenizer                                            => train, show or compare
 tokenizer trian                                      => 'trian' ... mean train? ... train, show, compare
 tokenizer show --vocab-size 9                        => --vocab-size ... show

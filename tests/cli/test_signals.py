@@ -23,18 +23,15 @@ PATIENCE = 60.0  # seconds for a child to come to the moment that is waited for,
 
 
 def hear_signals() -> None:
-    """What is ignored stays so in a child: Ctrl-C by a shell's background jobs, a closed terminal by nohup."""
+    """Undo what a child inherits: a shell's background jobs ignore Ctrl-C, and nohup a closed terminal."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
-def child_of(words: Sequence[str], **how: Any) -> "subprocess.Popen[bytes]":
+def child_of(words: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
     """The command line in a process that hears signals, also where a shell or nohup told its jobs to ignore them."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "light_llm", *words],
-        preexec_fn=hear_signals,
-        **({"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how),
-    )
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen([sys.executable, "-m", "light_llm", *words], preexec_fn=hear_signals, **options)
 
 
 def wait_until(child: "subprocess.Popen[bytes]", seen: Callable[[], bool]) -> None:
@@ -58,6 +55,14 @@ def rows(folder: Path, kind: str = "step") -> int:
     return len(rows_of(folder, kind)) if (folder / "metrics.jsonl").exists() else 0
 
 
+def wait_for(terminal: int, *texts: bytes) -> None:
+    """Read what is shown on a terminal, up to one of some texts."""
+    shown = b""
+    while not any(text in shown for text in texts):
+        assert select.select([terminal], [], [], PATIENCE)[0], shown
+        shown += os.read(terminal, 65_536)
+
+
 SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody knows why it does so on a day like this.\n"
 
 
@@ -69,9 +74,8 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "held_out.txt").write_text(SENTENCE * 40_000)
     run = folder / "run"
     words = ["--data", str(folder / "text.txt"), "--val-data", str(folder / "held_out.txt"), *NANO_RUN]
-    child = child_of(
-        ["train", *words, "--out", str(run), "--max-steps", "5", "--eval-interval", "3", "--save-interval", "4"]
-    )
+    words += ["--max-steps", "5", "--eval-interval", "3", "--save-interval", "4"]
+    child = child_of(["train", *words, "--out", str(run)])
     wait_until(child, lambda: rows(run) == 3)
     code, out, err, seconds = ended(child, signal.SIGTERM)
     return {"run": run, "code": code, "out": out, "err": err, "seconds": seconds}
@@ -91,18 +95,14 @@ def test_an_evaluation_of_minutes_ends_at_once(broken_off: dict[str, Any]) -> No
 def test_generate_eval_ends_at_once(broken_off: dict[str, Any]) -> None:
     import pty
 
-    ours, theirs = pty.openpty()  # where it shows how far it is
-    child = child_of(["eval", "--checkpoint", str(broken_off["run"])], stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while b"evaluating" not in seen:
-        assert select.select([ours], [], [], PATIENCE)[0]
-        seen += os.read(ours, 65_536)
+    terminal, child_end = pty.openpty()  # its progress bar shows when it has begun
+    child = child_of(["eval", "--checkpoint", str(broken_off["run"])], stderr=child_end)
+    os.close(child_end)
+    wait_for(terminal, b"evaluating")
     child.send_signal(signal.SIGTERM)
-    while b"interrupted" not in seen and select.select([ours], [], [], PATIENCE)[0]:
-        seen += os.read(ours, 65_536)
-    assert child.wait(PATIENCE) == 143 and b"Traceback" not in seen
-    os.close(ours)
+    wait_for(terminal, b"interrupted")
+    assert child.wait(PATIENCE) == 143
+    os.close(terminal)
 
 
 @posix
@@ -118,33 +118,24 @@ def test_writing_ends_with_the_signals_code(number: int, code: int, model: Path)
 def test_a_prompt_is_left_by_sigterm_and_not_by_ctrl_c(model: Path) -> None:
     import pty
 
-    ours, theirs = pty.openpty()
+    terminal, child_end = pty.openpty()
     words = ["generate", "interactive", "--checkpoint", str(model), "--max-new-tokens", "10000000"]
-    child = child_of(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    seen = b""
-
-    def wait_for(text: bytes) -> None:
-        nonlocal seen
-        while text not in seen:
-            assert select.select([ours], [], [], PATIENCE)[0], seen
-            seen += os.read(ours, 65_536)
-        seen = seen.partition(text)[2]
-
+    child = child_of(words, stdin=child_end, stdout=child_end, stderr=child_end, start_new_session=True)
+    os.close(child_end)
     try:
-        wait_for(b"> ")
-        os.write(ours, b"abc\r")
-        wait_for(b"abc\x1b[0m" if b"\x1b[1m" in seen else b"abc")
+        wait_for(terminal, b"> ")
+        os.write(terminal, b"abc\r")
+        wait_for(terminal, b"abc")
         for _ in range(2):  # Ctrl-C at the prompt and in an answer, any number of times
             child.send_signal(signal.SIGINT)
-            wait_for(b"> ")
+            wait_for(terminal, b"> ")
         child.send_signal(signal.SIGTERM)
-        wait_for(b"interrupted")
+        wait_for(terminal, b"interrupted")
         assert child.wait(PATIENCE) == 143
     finally:
         child.kill()
         child.wait()
-        os.close(ours)
+        os.close(terminal)
 
 
 # ---- before a training: reading, learning, encoding, downloading
@@ -162,9 +153,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def temporary(cache: Path) -> list[str]:
     """Files of a cache that are not whole."""
-    return [
-        path.name for path in cache.rglob("*") if path.is_file() and (".partial" in path.name or ".tmp" in path.name)
-    ]
+    return [p.name for p in cache.rglob("*") if p.is_file() and (".partial" in p.name or ".tmp" in p.name)]
 
 
 @posix
@@ -246,43 +235,39 @@ def test_a_download_ends_cleanly(cache: Path, server: FaultyServer) -> None:
     assert (code, err.strip()) == (143, ADVICE) and temporary(cache) == []
 
 
-@posix
-def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost() -> None:
+def run_command(body: str) -> tuple[int, str]:
+    """Run some lines as a command in a child process. Returns its exit code and its errors."""
     program = (
         "import os, signal, sys, time\n"
         "from light_llm.cli import main\n"
-        "class Dies:\n"
-        "    def __del__(self):\n"
-        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
-        "def dispatch(argv):\n"
-        "    Dies()\n"
-        "    time.sleep(60)\n"
+        f"def dispatch(argv):\n{body}"
         "sys.modules['light_llm.cli.main']._dispatch = dispatch\n"
         "sys.exit(main(['recipes']))\n"
     )
-    began = time.monotonic()
+    start = time.monotonic()
     child = run_child([sys.executable, "-c", program])
-    assert (child.returncode, child.stderr.strip()) == (143, "interrupted") and time.monotonic() - began < 30
+    assert time.monotonic() - start < 30
+    return child.returncode, child.stderr.strip()
+
+
+@posix
+def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost() -> None:
+    body = (
+        "    class Dies:\n"
+        "        def __del__(self):\n"
+        "            os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+        "    Dies()\n"
+        "    time.sleep(60)\n"
+    )
+    assert run_command(body) == (143, "interrupted")
 
 
 @posix
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_the_second_signal_does_not_wait_for_the_first(number: int, code: int) -> None:
-    """A command that is being ended, and has come to something that takes long."""
-    program = (
-        "import os, sys, time\n"
-        "from light_llm.cli import main\n"
-        "def dispatch(argv):\n"
-        "    try:\n"
-        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
-        "    finally:\n"
-        f"        os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
-        "sys.modules['light_llm.cli.main']._dispatch = dispatch\n"
-        "sys.exit(main(['recipes']))\n"
-    )
-    began = time.monotonic()
-    child = run_child([sys.executable, "-c", program])
-    assert (child.returncode, child.stderr) == (code, "") and time.monotonic() - began < 30
+    """The command is being ended, and does something that takes long."""
+    send = f"os.kill(os.getpid(), {int(number)}); time.sleep(60)\n"
+    assert run_command(f"    try:\n        {send}    finally:\n        {send}") == (code, "")
 
 
 # ---- a training that goes on: a wish to save, a terminal that is closed
@@ -293,44 +278,38 @@ def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> 
     import pty
 
     (tmp_path / "text.txt").write_text(SENTENCE * 100)
-    ours, theirs = pty.openpty()
+    terminal, child_end = pty.openpty()
     words = ["train", "--data", "text.txt", *NANO_RUN, "--out", "run", "--max-steps", "500"]
     child = subprocess.Popen(
         [sys.executable, "-m", "light_llm", *words, "--eval-interval", "1000", "--save-interval", "1000"],
-        stdin=theirs,
-        stdout=theirs,
+        stdin=child_end,
+        stdout=child_end,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # its controlling terminal from now on
+        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
         env=os.environ | {"TERM": "xterm-256color"},
     )
-    os.close(theirs)
+    os.close(child_end)
     run, log = tmp_path / "run", tmp_path / "run" / "train.log"
-    reading = Screen(ours)
-    wait_until(child, lambda: reading.shown() and rows(run) >= 3)
+
+    def drain() -> bool:
+        # The output of a terminal has to be read, or the child waits.
+        while select.select([terminal], [], [], 0)[0]:
+            os.read(terminal, 65_536)
+        return True
+
+    wait_until(child, lambda: drain() and rows(run) >= 3)
     child.send_signal(signal.SIGUSR1)
-    wait_until(child, lambda: reading.shown() and "as it was asked for" in log.read_text())
+    wait_until(child, lambda: drain() and "as it was asked for" in log.read_text())
     saved = [path.name for path in RunFolder(run).steps()]
     assert len(saved) == 1
-    os.close(ours)  # the kernel sends SIGHUP, and every write to the terminal fails from now on
-    at = rows(run)
+    os.close(terminal)  # the kernel sends SIGHUP, and every write to the terminal fails from now on
+    steps = rows(run)
     _, err = child.communicate(timeout=PATIENCE * 2)
     assert child.returncode == 0 and b"Traceback" not in err and b"rror" not in err, err
-    assert at < 500 == rows(run)
+    assert steps < 500 == rows(run)
     text = log.read_text()
     assert "step 500/500" in text and "done at step 500/500" in text and "held out" in text
-
-
-class Screen:
-    """What a terminal shows has to be read, or who writes to it waits."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-
-    def shown(self) -> bool:
-        while select.select([self.handle], [], [], 0)[0]:
-            os.read(self.handle, 65_536)
-        return True
 
 
 # ---- compiling

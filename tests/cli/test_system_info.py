@@ -104,17 +104,18 @@ def test_the_optional_packages_are_those_of_the_project() -> None:
 
 @pytest.mark.parametrize("file", [SHAKESPEARE, GPT2_VOCABULARY], ids=lambda file: file.name)
 def test_damaged_and_missing_offline_files_are_named(file: Any, offline: Path) -> None:
+    path = offline / file.name
     assert offline_files()["complete"] and set(offline_files()["files"].values()) == {"intact"}
-    flip(offline / file.name)
-    facts = system_info()
-    assert not facts["offline"]["complete"] and facts["offline"]["files"][file.name] == "damaged"
-    assert f"{file.name} damaged" in text_of(facts)
-    (offline / file.name).write_bytes(b"short")
-    assert offline_files()["files"][file.name] == "damaged"
-    (offline / file.name).unlink()
-    assert not offline_files()["complete"] and offline_files()["files"][file.name] == "missing"
-    (offline / file.name).mkdir()
-    assert offline_files()["files"][file.name] == "missing"
+    for change, state in (
+        (lambda: flip(path), "damaged"),
+        (lambda: path.write_bytes(b"short"), "damaged"),
+        (path.unlink, "missing"),
+        (path.mkdir, "missing"),
+    ):
+        change()
+        facts = offline_files()
+        assert not facts["complete"] and facts["files"][file.name] == state
+    assert f"{file.name} missing" in text_of(system_info())
 
 
 def test_a_hub_source_is_complete_with_all_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from light_llm.config.choices import MLPS, NORMS, POSITIONS
 from light_llm.errors import ConfigError
 from light_llm.model import LightLLM
 from light_llm.optim.groups import group_parameters
-from tests.support.tools import some_tokens
 
 
 @st.composite
@@ -99,9 +98,3 @@ def test_a_value_out_of_bounds_is_named(name: str, value: Any) -> None:
 def test_a_refused_choice_is_named_with_what_is_possible(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig(**values)
-
-
-def test_heads_of_a_width_of_their_own_need_no_divisor() -> None:
-    assert ModelConfig(n_embd=100, head_dim=16).head_size == 16
-    odd = LightLLM(ModelConfig(n_embd=25, n_head=3, head_dim=8, vocab_size=9))
-    assert odd(some_tokens(1, 4, V=9)).shape == (1, 4, 9)
