@@ -1,4 +1,4 @@
-"""The pages in docs/ are true: every command in them runs as written, in order, each training ended early."""
+"""Run every command of the pages in docs/ as written, in order; each training ends early."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the pages speak of: a text, another one, a folder of them, lines of JSON; and the checkout's own pages."""
+    """A folder with the files that the pages name: texts, a folder of texts, JSON lines, and the pages themselves."""
     Path("my.txt").write_text(TEXT)
     Path("other.txt").write_text(TEXT[::-1])
     Path("books").mkdir()

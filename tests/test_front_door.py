@@ -1,4 +1,4 @@
-"""Everything the front door promises, run as written: the commands, the Python example, and README's own blocks."""
+"""Run the commands and the Python example of the front door as written."""
 
 import re
 import shutil
@@ -43,7 +43,7 @@ print(f"Estimated parameters: {get_model_size(config):,}")     # exact, in fact
 
 @pytest.fixture
 def checkout(tmp_path: Path, offline_files: Path) -> Path:
-    """What a user has after cloning: the front files and the package, in a folder of its own."""
+    """A clone of the repository: the front files and the package."""
     folder = tmp_path / "light-llm"
     folder.mkdir()
     for name in ("model_config.py", "dataset.py", "train.py", "generate.py"):

@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_front_door_stands_in_readme() -> None:
-    """Those two are run, as written, by test_front_door.py."""
+    """test_front_door.py runs them."""
     assert COMMANDS in README and EXAMPLE in README
     assert blocks("python") == [EXAMPLE]
 
@@ -34,7 +34,7 @@ def test_every_other_command_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Programs of the checkout as children; verbs here, in its folder, where torch is imported already."""
+    """Programs run as child processes, commands in this one, where torch is imported already."""
     monkeypatch.chdir(checkout)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line not in COMMANDS.splitlines()]
     (checkout / "my.txt").write_text("Once upon a time there was a fox.\n" * 400)
@@ -45,7 +45,7 @@ def test_every_other_command_runs(
             child = subprocess.run([*words, "-n"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
             assert child.returncode == 0 and "train.py --max-steps 20" in child.stdout
         elif words == ["light-llm", "watch"]:
-            assert said_by_watch(checkout).startswith("live page  http://127.0.0.1:")
+            assert first_line_of_watch(checkout).startswith("live page  http://127.0.0.1:")
             ran += 1
         elif words[0] == "python":
             stop = {"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""}
@@ -60,8 +60,8 @@ def test_every_other_command_runs(
     assert ran == 15
 
 
-def said_by_watch(folder: Path) -> str:
-    """What `light-llm watch` prints, ended by Ctrl-C as soon as it serves."""
+def first_line_of_watch(folder: Path) -> str:
+    """Return the first line of `light-llm watch`, ended by Ctrl-C as soon as it serves."""
     words = [sys.executable, "-m", "light_llm", "watch"]
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -126,7 +126,7 @@ def _notes(model: LightLLMForEval, flags: EvalFlags, device: str, warnings: Sequ
     """Return the lines below the table: the settings of the evaluation, and warnings."""
     lines = [
         f"context {model.context:,} tokens; {model.dtype} on {device}",
-        f"what nothing stands before starts after {model.start_name}",
+        f"a text without a context starts after {model.start_name}",
     ]
     if flags.limit:
         lines.append(f"of each task at most {flags.limit:,} documents: a sample, not a result to report")

@@ -30,7 +30,7 @@ from tests.conftest import CHECKOUT
 from tests.support.tools import NANO_RUN, light_llm, rows_of, run_child
 
 
-def said(*words: str, code: int = 0) -> str:
+def output_of(*words: str, code: int = 0) -> str:
     """Return the output of a command: in this process, because a child takes seconds to start."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -61,18 +61,18 @@ def test_version_and_help_load_nothing_heavy() -> None:
     )
     child = run_child([sys.executable, "-c", program])
     assert (child.returncode, child.stderr) == (0, "")
-    assert said("--version") == "light-llm 0.1.0\n"
+    assert output_of("--version") == "light-llm 0.1.0\n"
 
 
 @pytest.mark.parametrize("words", HELP)
 def test_help_is_one_screen(words: str) -> None:
-    lines = said(*words.split(), "--help").splitlines()
+    lines = output_of(*words.split(), "--help").splitlines()
     assert 5 < len(lines) <= 46
     assert all(len(line) <= 80 for line in lines if "│" in line or "╭" in line)
 
 
 def test_help_takes_little_more_than_the_library_that_prints_it() -> None:
-    """In turn and as processor time: neither a slow machine nor a busy one decides."""
+    """Measured in turn and as processor time, so that a slow or busy machine does not decide."""
     spent: dict[str, list[float]] = {"-m light_llm train --help": [], "-c import\ttyro": []}
     for _ in range(3):
         for words, times in spent.items():
@@ -94,8 +94,8 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("command", FLAGS)
-def test_every_promised_flag_is_there(command: str) -> None:
-    assert set(FLAGS[command].split()) <= set(re.findall(r"--([a-z-]+)", said(command, "--help")))
+def test_every_promised_flag_is_in_help(command: str) -> None:
+    assert set(FLAGS[command].split()) <= set(re.findall(r"--([a-z-]+)", output_of(command, "--help")))
 
 
 # ---- commands and positional arguments
@@ -123,19 +123,19 @@ def test_arguments_and_flags_stand_in_any_order() -> None:
 
 
 def test_recipes_are_listed_and_printed() -> None:
-    listed = said("recipes")
+    listed = output_of("recipes")
     for name in recipe_names():
         about = about_recipe(name)
         assert f"{name}  {about.title}\n  {about.expect}\n" in listed
-        assert said("recipes", name) == recipe_text(name)
+        assert output_of("recipes", name) == recipe_text(name)
     assert "light-llm recipes my-text > my.toml" in listed and "\x1b" not in listed
 
 
-def test_the_template_trains_a_text_of_ones_own(trained: Path) -> None:
-    """As its first lines say: printed into a file, beside my.txt."""
+def test_the_template_trains_on_my_text(trained: Path) -> None:
+    """Printed into a file beside my.txt, as its first lines say."""
     shutil.copy(trained / "text.txt", "my.txt")
-    Path("my.toml").write_text(said("recipes", "my-text"), encoding="utf-8")
-    said("train", "--config", "my.toml", *NANO_RUN[4:], "--max-steps", "2", "--out", "run")
+    Path("my.toml").write_text(output_of("recipes", "my-text"), encoding="utf-8")
+    output_of("train", "--config", "my.toml", *NANO_RUN[4:], "--max-steps", "2", "--out", "run")
     run = settings_of_run()
     assert (run["data"]["data"], run["data"]["tokenizer"], run["model"]["dropout"]) == ("my.txt", "bpe", 0.1)
 
@@ -146,23 +146,25 @@ def test_the_template_trains_a_text_of_ones_own(trained: Path) -> None:
 def test_demo_text_and_eval(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     options = ("--checkpoint", "run", "--max-new-tokens", "8", "--seed", "1")
-    demo = said("generate", "demo", *options)
+    demo = output_of("generate", "demo", *options)
     assert demo.count("---") == 4 and "--- 'ROMEO:'\nROMEO:" in demo
-    assert said("generate", "demo", *options) == demo
+    assert output_of("generate", "demo", *options) == demo
 
-    one = said("generate", "text", "--prompt", "-hi", *options)
-    two = said("generate", "text", "--prompt", "-hi", *options, "--num-samples", "2")
-    assert one.startswith("-hi") and two.startswith("--- sample 1\n" + one) and "--- sample 2\n-hi" in two
+    single = output_of("generate", "text", "--prompt", "-hi", *options)
+    double = output_of("generate", "text", "--prompt", "-hi", *options, "--num-samples", "2")
+    assert single.startswith("-hi") and double.startswith("--- sample 1\n" + single) and "--- sample 2\n-hi" in double
 
-    found = said("eval", "--checkpoint", "run")
+    evaluation = output_of("eval", "--checkpoint", "run")
     last = rows_of(trained / "run", "eval")[-1]
-    assert f"loss        {last['loss']:.4f}" in found and f"bits/byte   {last['bits_per_byte']:.4f}" in found
-    assert "32 tokens" in found and said("generate", "eval", "--checkpoint", "run") == found
+    assert f"loss        {last['loss']:.4f}" in evaluation and f"bits/byte   {last['bits_per_byte']:.4f}" in evaluation
+    assert "32 tokens" in evaluation and output_of("generate", "eval", "--checkpoint", "run") == evaluation
 
 
 def test_one_model_starts_another(trained: Path, tmp_path: Path) -> None:
     words = ["--data", str(trained / "text.txt"), "--init-from", str(trained / "run"), "--out", "tuned", "--quiet"]
-    assert said("train", *words, *["--max-steps", "2", "--device", "cpu", "--dtype", "float32", "--lr", "1e-4"]) == ""
+    assert (
+        output_of("train", *words, *["--max-steps", "2", "--device", "cpu", "--dtype", "float32", "--lr", "1e-4"]) == ""
+    )
     first, first_before = (rows_of(folder, "step")[0]["loss"] for folder in ("tuned", trained / "run"))
     assert first < first_before - 0.2  # it starts where the other one ended
     run = settings_of_run("tuned")
@@ -175,7 +177,7 @@ def test_flags_go_over_recipes(trained: Path) -> None:
     Path("mine.toml").write_text('[train]\nlr = 0.5\nmax_steps = 3\n[data]\ntokenizer = "char"\n')
     words = train_args(trained, "--config", "mine.toml", "--lr", "0.01")
     words[words.index("--tokenizer") : words.index("--tokenizer") + 2] = []
-    said(*words)
+    output_of(*words)
     run = settings_of_run()
     assert (run["train"]["lr"], run["train"]["max_steps"], run["data"]["tokenizer"]) == (0.01, 3, "char")
     assert run["model"]["n_positions"] == 32 and run["model"]["vocab_size"] < 40
@@ -189,12 +191,12 @@ def test_the_front_files_work_from_any_folder(trained: Path, tmp_path: Path) -> 
 
 
 def test_a_text_may_move(trained: Path) -> None:
-    """It is known by its hash: a resume and an evaluation find it where they are told."""
+    """A text is recognised by its hash: a resume and an evaluation read it from its new path."""
     shutil.copytree(trained / "run", "run")
     shutil.copy(trained / "text.txt", "elsewhere.txt")
     resume = ["train", "--resume", "--out", "run", "--data", "elsewhere.txt", "--max-steps", "32"]
-    assert "resumed  at step 30" in said(*resume)
-    assert "31 targets" not in said("eval", "--checkpoint", "run", "--data", "elsewhere.txt")
+    assert "resumed  at step 30" in output_of(*resume)
+    assert "31 targets" not in output_of("eval", "--checkpoint", "run", "--data", "elsewhere.txt")
     assert main(["eval", "--checkpoint", str(trained / "run")]) == 2  # this one still names the old place
 
 
@@ -206,7 +208,7 @@ def test_a_damaged_step_is_passed_over_and_none_at_all_is_an_error(
     weights = Path("run/step-000031/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
     shutil.copy(trained / "text.txt", "text.txt")
-    out = said("train", "--resume", "--out", "run")
+    out = output_of("train", "--resume", "--out", "run")
     assert "step-000031/model.safetensors is damaged" in out and "resumed  at step 30 from run/step-000030" in out
     for path in Path("run").glob("step-*"):
         shutil.rmtree(path)
@@ -253,7 +255,7 @@ def test_a_signal_saves_and_leaves(trained: Path, number: int, code: int) -> Non
     assert child.returncode == code, err
     assert "stopping" in err and "Traceback" not in err and "python train.py --resume --out run" in out
     done = int(max(Path("run").glob("step-*")).name.split("-")[1])
-    assert f"resumed  at step {done}" in said("train", "--resume", "--out", "run", "--max-steps", str(done + 2))
+    assert f"resumed  at step {done}" in output_of("train", "--resume", "--out", "run", "--max-steps", str(done + 2))
 
 
 def test_the_second_signal_leaves_at_once() -> None:
@@ -284,13 +286,13 @@ def test_a_signal_after_the_end_is_no_traceback() -> None:
 
 def test_stop_after_is_a_polite_interruption(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "2")
-    assert "interrupted at step 2/500" in said(*train_args(trained), code=130)
+    assert "interrupted at step 2/500" in output_of(*train_args(trained), code=130)
     monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "soon")
-    said(*train_args(trained), code=2)
+    output_of(*train_args(trained), code=2)
 
 
 def test_a_run_that_diverges_says_so_and_exits_with_2(trained: Path) -> None:
-    out = said(*train_args(trained, "--warmup-steps", "0", "--lr", "1e30"), code=2)
+    out = output_of(*train_args(trained, "--warmup-steps", "0", "--lr", "1e30"), code=2)
     assert "not finite" in out and "--lr (now 1e+30)" in out
 
 

@@ -1,4 +1,4 @@
-"""`light-llm export` from the command line: what is written, what is said, what is refused before any work."""
+"""`light-llm export` from the command line: files, output, and requests that are refused before any work."""
 
 import contextlib
 import io
@@ -29,21 +29,21 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_export_to_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "gguf", "--dtype", "q8_0"]) == 0
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert Path("model.gguf").read_bytes()[:4] == b"GGUF"
-    assert "model     checkpoints/best_model.pt: " in said and "writing   weights in q8_0" in said
-    assert "result    read back with gguf" in said or "result    verified with llama.cpp" in said
-    assert "written   model.gguf (" in said and "try it    llama-cli -m model.gguf -p 'To be' -n 27" in said
+    assert "model     checkpoints/best_model.pt: " in text and "writing   weights in q8_0" in text
+    assert "result    read back with gguf" in text or "result    verified with llama.cpp" in text
+    assert "written   model.gguf (" in text and "try it    llama-cli -m model.gguf -p 'To be' -n 27" in text
     assert main(["export", "gguf", "--overwrite"]) == 0
     assert sorted(p.name for p in Path().iterdir()) == ["checkpoints", "model.gguf"]
 
 
 def test_export_to_a_folder(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "hf", "--out", "there"]) == 0
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     verdict = "logits at 32 positions differ by"
-    assert "result    verified with transformers" in said and verdict in said
-    assert verdict in Path("there/README.md").read_text() and "try it    python -c " in said
+    assert "result    verified with transformers" in text and verdict in text
+    assert verdict in Path("there/README.md").read_text() and "try it    python -c " in text
 
 
 def test_an_upload_without_a_token_is_refused_before_any_work(
@@ -58,7 +58,7 @@ def test_an_upload_without_a_token_is_refused_before_any_work(
 
 @pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
 def test_a_full_disk_leaves_nothing(target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not of a file that nobody has heard of. The kernel's own limit on a file's size stands for the disk."""
+    """Simulated by the kernel's limit on the size of a file."""
     resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limit for files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_nothing(target: str, checkpoint: Path, capsys: pytes
 
 
 def test_leftovers_of_dead_processes_are_removed(checkpoint: Path) -> None:
-    """As after a kill, or a second Ctrl-C. A process that goes on keeps its own; other names are nobody's business."""
+    """As after a kill, or a second Ctrl-C. Files of running processes and files with other names stay."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for name in (f".mine.partial-{dead.pid}", f"..mine.partial-{dead.pid}.tmp-{dead.pid}", f".mine.tmp-{dead.pid}"):
@@ -80,7 +80,7 @@ def test_leftovers_of_dead_processes_are_removed(checkpoint: Path) -> None:
     Path(f".mine.old-{dead.pid}").mkdir()
     before = {p.name for p in Path().iterdir()}
     remove_stale(Path("mine"))
-    assert {p.name for p in Path().iterdir()} == before  # of a moment ago: perhaps of another machine
+    assert {p.name for p in Path().iterdir()} == before  # new files stay: their process may run on another machine
     for name in before:
         os.utime(name, (0, 0))
     others = {f".mine.partial-{os.getppid()}", ".mine.partial-x", f".mine.more.partial-{dead.pid}"}
@@ -137,7 +137,7 @@ def test_the_printed_command_runs(checkpoint: Path, capsys: pytest.CaptureFixtur
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("try it")]
     python, c, code = shlex.split(line.removeprefix("try it"))
     assert (python, c) == ("python", "-c") and "max_new_tokens=27)" in code
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as text:
         exec(compile(code, "what is printed", "exec"), {})
-    assert "To be" in said.getvalue()
+    assert "To be" in text.getvalue()
     assert "max_new_tokens=27, do_sample" in Path(out, "README.md").read_text()

@@ -1,4 +1,4 @@
-"""`light-llm import`: what it writes, over what, and what it says."""
+"""`light-llm import`: its files, its output, and the files that it does not overwrite."""
 
 import json
 from pathlib import Path
@@ -24,12 +24,11 @@ from tests.support.tools import some_tokens
 def test_an_import_can_be_loaded_and_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, folder = exported(tmp_path / "out", ByteTokenizer(), **ROPE)
     assert command([str(folder), "--out", "mine"]) == 0
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     assert (
-        "out (Llama, a Hugging Face folder)" in said
-        and "light-llm generate text --checkpoint mine/best_model.pt" in said
+        "out (Llama, a Hugging Face folder)" in out and "light-llm generate text --checkpoint mine/best_model.pt" in out
     )
-    assert max(map(len, said.splitlines())) <= 80
+    assert max(map(len, out.splitlines())) <= 80
     loaded = load_model("mine")
     assert loaded.file.meta["imported"] == {"format": "huggingface", "family": "llama", "name": "out", "ours": True}
     ids = some_tokens(T=16, V=257)
@@ -64,7 +63,7 @@ def test_nothing_is_overwritten_without_the_flag(tmp_path: Path) -> None:
 def test_ctrl_c_while_writing_leaves_nothing(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """torch makes an error of its own of it, about a position in its archive."""
+    """torch turns the interruption into an error about a position in its archive."""
     _, folder = exported(tmp_path / "out", ByteTokenizer())
     write, written = HashingWriter.write, 0
 

@@ -187,7 +187,7 @@ def test_a_mistake_is_named(
 
 @pytest.mark.parametrize("words", [["train", "--max-step", "3"], ["generate", "demo"]])
 def test_a_mistake_from_a_shell(words: list[str]) -> None:
-    """The messages above are the same in a process of their own, by the package and by the root files."""
+    """Messages are the same from a process of its own, by the package and by the root files."""
     child = light_llm(*words)
     assert child.returncode == 2 and child.stderr.startswith("error: ") and child.stdout == ""
     root = run_child([sys.executable, str(CHECKOUT / f"{words[0]}.py"), *words[1:]])

@@ -34,21 +34,21 @@ def child_of(words: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", "light_llm", *words], preexec_fn=hear_signals, **options)
 
 
-def wait_until(child: "subprocess.Popen[bytes]", seen: Callable[[], bool]) -> None:
-    """Look until something has happened in a child that runs."""
+def wait_until(child: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:
+    """Wait for a condition while a child runs."""
     deadline = time.monotonic() + PATIENCE
-    while not seen():
+    while not condition():
         assert child.poll() is None and time.monotonic() < deadline, child.communicate()
         time.sleep(0.005)
 
 
 def ended(child: "subprocess.Popen[bytes]", number: int) -> tuple[int, str, str, float]:
-    """Send a signal: the exit code, both outputs and the seconds it took. No traceback, ever."""
-    began = time.monotonic()
+    """Send a signal. Returns the exit code, both outputs and the seconds until the end; checks for tracebacks."""
+    start = time.monotonic()
     child.send_signal(number)
     out, err = (part.decode() if part else "" for part in child.communicate(timeout=PATIENCE))
     assert "Traceback" not in out + err, err
-    return child.returncode, out, err, time.monotonic() - began
+    return child.returncode, out, err, time.monotonic() - start
 
 
 def rows(folder: Path, kind: str = "step") -> int:
@@ -110,8 +110,8 @@ def test_generate_eval_ends_at_once(broken_off: dict[str, Any]) -> None:
 def test_writing_ends_with_the_signals_code(number: int, code: int, model: Path) -> None:
     child = child_of(["generate", "text", "--checkpoint", str(model), "--max-new-tokens", "10000000"])
     assert child.stdout and child.stdout.read(1)
-    found, _, err, _ = ended(child, number)
-    assert (found, err.strip()) == (code, "interrupted")
+    exit_code, _, err, _ = ended(child, number)
+    assert (exit_code, err.strip()) == (code, "interrupted")
 
 
 @posix
@@ -145,7 +145,7 @@ ADVICE = f"interrupted; {RESUME_ADVICE}"
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, in which can be seen how far a preparation is."""
+    """A cache of its own, whose files show the progress of a preparation."""
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR", raising=False)
     return tmp_path / "cache"
@@ -159,7 +159,7 @@ def temporary(cache: Path) -> list[str]:
 @posix
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> None:
-    """Neither a closed terminal nor a wish to save that comes before there is anything to save ends it."""
+    """A closed terminal does not end it, nor does a request to save before there is a model."""
     child = child_of(["train", "--data", "-", *NANO_RUN, "--out", "run"], stdin=subprocess.PIPE)
     assert child.stdin
     child.stdin.write(SENTENCE.encode() * 1000)
@@ -167,18 +167,18 @@ def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> Non
     wait_until(child, lambda: bool(temporary(cache)))
     child.send_signal(signal.SIGHUP)
     child.send_signal(signal.SIGUSR1)
-    found, _, err, _ = ended(child, number)
-    assert (found, err.strip()) == (code, ADVICE)
+    exit_code, _, err, _ = ended(child, number)
+    assert (exit_code, err.strip()) == (code, ADVICE)
     assert temporary(cache) == [] and not Path("run").exists()
 
 
 @posix
 @pytest.mark.parametrize("phase", ["learning", "encoding"])
-def test_preparing_ends_cleanly_and_goes_on(phase: str, cache: Path, tmp_path: Path) -> None:
+def test_preparing_ends_cleanly_and_resumes(phase: str, cache: Path, tmp_path: Path) -> None:
     words = [f"w{i * 7919 % 1_000_003:x}" for i in range(100_000)]
     (tmp_path / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 100_000, 10)) * 8)
     tokenizer = "bpe:20000" if phase == "learning" else "byte"
-    time.sleep(2.1)  # what was found in a file that is younger is not kept, and then nobody sees that it was read
+    time.sleep(2.1)  # the scan of a younger file is not cached, and the test waits for that
     child = child_of(["prepare", "--data", str(tmp_path / "text.txt"), "--tokenizer", tokenizer])
     kept = "scans/*.json" if phase == "learning" else "shards/*.partial/*"
     wait_until(child, lambda: any(cache.glob(kept)))
@@ -194,7 +194,7 @@ def test_preparing_ends_cleanly_and_goes_on(phase: str, cache: Path, tmp_path: P
 
 @posix
 def test_learning_can_be_ended_where_the_library_hears_of_nothing() -> None:
-    """It has all the texts and works on by itself for many seconds; the process ends without a word."""
+    """The library has all the texts and works for many seconds without calling back; the process ends silently."""
     program = (
         "import signal, time\n"
         "from light_llm.data.bpe import train_bpe\n"
@@ -270,7 +270,7 @@ def test_the_second_signal_does_not_wait_for_the_first(number: int, code: int) -
     assert run_command(f"    try:\n        {send}    finally:\n        {send}") == (code, "")
 
 
-# ---- a training that goes on: a wish to save, a terminal that is closed
+# ---- a training that continues: a request to save, a closed terminal
 
 
 @posix

@@ -1,4 +1,4 @@
-"""`light-llm verify-resume`: the runs are equal on this machine, and each difference would be found."""
+"""`light-llm verify-resume`: the runs are equal on this machine, and each difference would be differences."""
 
 import shutil
 from pathlib import Path
@@ -15,9 +15,9 @@ SMALLER = [w for s in ("model.n_layer=1", "model.n_embd=24", "model.n_head=3") f
 
 def test_the_verdict_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify-resume", "--dtype", "float32", "--max-steps", "8", "--stop-at", "3", *SMALLER]) == 0
-    said = capsys.readouterr().out
-    assert "2 of 3   the same, stopped after step 3" in said and "dtype float32" in said
-    assert "verdict  the same to the last bit: weights, optimizer, generators, counters, best model, metrics" in said
+    out = capsys.readouterr().out
+    assert "2 of 3   the same, stopped after step 3" in out and "dtype float32" in out
+    assert "verdict  the same to the last bit: weights, optimizer, generators, counters, best model, metrics" in out
 
 
 def test_every_difference_is_named(poem: Path) -> None:
@@ -31,6 +31,6 @@ def test_every_difference_is_named(poem: Path) -> None:
     rows = (parts / "metrics.jsonl").read_text().splitlines()
     rows[11] = rows[11].replace('"loss": 3', '"loss": 4')
     (parts / "metrics.jsonl").write_text("\n".join(rows))
-    found = list(_differences(whole, parts, 30))
-    assert found[0].startswith("model.safetensors of step 30: wte.weight, by up to ")
-    assert found[1:] == ["state.json of step 30", "best_model.pt", "the metrics, from step 11 on"]
+    differences = list(_differences(whole, parts, 30))
+    assert differences[0].startswith("model.safetensors of step 30: wte.weight, by up to ")
+    assert differences[1:] == ["state.json of step 30", "best_model.pt", "the metrics, from step 11 on"]

@@ -162,7 +162,7 @@ def test_recipes_that_cannot_be_used(text: str, message: str) -> None:
 
 
 def test_every_recipe_in_the_package_says_what_to_expect() -> None:
-    """In its own file, and none of it is a setting."""
+    """The description is in the file of the recipe and sets nothing."""
     for name in recipe_names():
         about = about_recipe(name)
         assert 0 < len(f"{name}  {about.title}") <= 80 and "\n" not in about.title
