@@ -11,26 +11,19 @@ from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import make_tokenizer
 
 
-def say(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Return the output of a command that succeeds, and prints nothing to standard error."""
-    assert main(words) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    return captured.out
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert main(words) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    return captured.err
+def output_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    """Return the output of a command, or its errors if a code is expected. The other stream is empty."""
+    assert main(words) == code
+    out, err = capsys.readouterr()
+    assert (out if code else err) == ""
+    return str(err if code else out)
 
 
 # ---- prepare
 
 
 def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = say(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--held-out", "0.2")
+    out = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--held-out", "0.2")
     size = poem.stat().st_size
     assert f"text     poem.txt: {size:,} bytes, 1 document\n" in out and "(bpe, 300 ids, " in out
     assert re.search(r"took     [\d.]+ m?s; encoded at [\d.]+ [kM]B/s on \d+ cores?", out)
@@ -38,7 +31,7 @@ def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.Captur
     folder = Path(re.search("kept     (.*)", out)[1])  # type: ignore[index]
     written = (folder / "train.bin").stat().st_mtime_ns
     tokens = [int(n.replace(",", "")) for n in re.findall(r"tokens   ([\d,]+) training, ([\d,]+) held out", out)[0]]
-    out = say(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--held-out", "0.2", "--verify")
+    out = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--held-out", "0.2", "--verify")
     assert "it was there already" in out and "checked  2 blocks of up to 1 MiB: every byte is as it was written" in out
     small = ["--preset", "nano", "--max-length", "32", "--max-steps", "1", "--dtype", "float32", "--quiet"]
     assert main(["train", "--data", "poem.txt", "--held-out", "0.2", "--tokenizer", "bpe:300", *small]) == 0
@@ -49,10 +42,10 @@ def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.Captur
 
 def test_verify_names_the_damage(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     poem.write_text(poem.read_text() + "a text of its own")
-    out = say(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte")
+    out = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte")
     path = Path(re.search("kept     (.*)", out)[1], "held_out.bin")  # type: ignore[index]
     path.write_bytes(path.read_bytes()[:-2] + b"!!")
-    error = complaint(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte", "--verify")
+    error = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte", "--verify", code=2)
     assert "held_out.bin is damaged" in error and str(path.parent) in error
 
 
@@ -60,8 +53,8 @@ def test_documents_and_replaced_bytes_are_counted(capsys: pytest.CaptureFixture[
     Path("many").mkdir()
     for name in "abc":
         Path("many", f"{name}.txt").write_bytes(f"document {name} ".encode() * 40 + b"\xff\xfe")
-    assert "not UTF-8" in complaint(capsys, "prepare", "--data", "many", "--tokenizer", "byte")
-    out = say(capsys, "prepare", "--data", "many", "--tokenizer", "byte", "--errors", "replace")
+    assert "not UTF-8" in output_of(capsys, "prepare", "--data", "many", "--tokenizer", "byte", code=2)
+    out = output_of(capsys, "prepare", "--data", "many", "--tokenizer", "byte", "--errors", "replace")
     assert " bytes, 3 documents\n" in out and "         6 bytes that are no UTF-8 were replaced\n" in out
 
 
@@ -70,18 +63,18 @@ def test_own_validation_text_and_field(poem: Path, capsys: pytest.CaptureFixture
     Path("a.jsonl").write_text("\n".join(lines))
     Path("b.jsonl").write_text(lines[0] + "\n" + json.dumps({"body": "quite another line"}))
     words = ["prepare", "--data", "a.jsonl", "--val-data", "b.jsonl", "--tokenizer", "byte"]
-    error = complaint(capsys, *words)
+    error = output_of(capsys, *words, code=2)
     assert "line 1 of a.jsonl" in error and "'text'" in error and "body" in error
-    out = say(capsys, *words, "--text-field", "body")
+    out = output_of(capsys, *words, "--text-field", "body")
     assert "50 documents" in out and "--text-field body" in out.splitlines()[-1]
-    assert say(capsys, *words, "--text-field", "body", "--quiet") == ""
+    assert output_of(capsys, *words, "--text-field", "body", "--quiet") == ""
 
 
 # ---- tokenizer
 
 
 def test_a_learnt_file_is_the_learnt_tokenizer(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = say(capsys, "tokenizer", "train", "--data", "poem.txt", "--vocab-size", "300", "--out", "new/t.json")
+    out = output_of(capsys, "tokenizer", "train", "--data", "poem.txt", "--vocab-size", "300", "--out", "new/t.json")
     assert "300 ids from poem.txt\n" in out and "light-llm train --data poem.txt --tokenizer new/t.json\n" in out
     text = poem.read_text()
     training, held_out = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
@@ -89,13 +82,13 @@ def test_a_learnt_file_is_the_learnt_tokenizer(poem: Path, capsys: pytest.Captur
     assert make_tokenizer("new/t.json").encode(text) == same.encode(text)
     assert f"{len(held_out) / len(same.encode(held_out)):.2f} bytes per token" in out
     words = ["tokenizer", "train", "--data", "poem.txt", "--out", "new/t.json"]
-    assert re.search("new/t.json .*--out.*--overwrite", complaint(capsys, *words))
-    assert re.search(r"\d+ ids \(of 4,096: .*\) from poem.txt", say(capsys, *words, "--overwrite"))
+    assert re.search("new/t.json .*--out.*--overwrite", output_of(capsys, *words, code=2))
+    assert re.search(r"\d+ ids \(of 4,096: .*\) from poem.txt", output_of(capsys, *words, "--overwrite"))
 
 
 def test_how_a_text_is_cut(poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     text = "Once é!"
-    out = say(capsys, "tokenizer", "show", "--tokenizer", "byte", "--tokenizer", "char", "--text", text)
+    out = output_of(capsys, "tokenizer", "show", "--tokenizer", "byte", "--tokenizer", "char", "--text", text)
     assert out.splitlines() == [
         "O|n|c|e| |é|!",
         "byte: 8 tokens, 8 bytes, 1.00 bytes per token; ids 79 110 99 101 32 195 169 33",
@@ -103,15 +96,17 @@ def test_how_a_text_is_cut(poem: Path, capsys: pytest.CaptureFixture[str], monke
         "char: 7 tokens, 8 bytes, 1.14 bytes per token; ids 2 5 3 4 0 6 1",
     ]
     words = ["--tokenizer", "bpe", "--data", "poem.txt", "--text", "The old cat went down"]
-    out = say(capsys, "tokenizer", "show", *words)
+    out = output_of(capsys, "tokenizer", "show", *words)
     assert out.startswith(("The old| cat| went| down\n", "The| old| cat| went| down\n"))
     monkeypatch.setenv("FORCE_COLOR", "1")
-    out = say(capsys, "tokenizer", "show", "--tokenizer", "byte", "--text", "ab")
+    out = output_of(capsys, "tokenizer", "show", "--tokenizer", "byte", "--text", "ab")
     assert "\x1b[30;46ma" in out and "\x1b[30;43mb" in out and "|" not in out.splitlines()[0]
 
 
 def test_several_on_one_text(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = say(capsys, "tokenizer", "compare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--tokenizer", "byte")
+    out = output_of(
+        capsys, "tokenizer", "compare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--tokenizer", "byte"
+    )
     rows = [line.split() for line in out.splitlines()]
     n = len(poem.read_text()) - int(len(poem.read_text()) * 0.9)
     assert rows[0][:4] == ["the", "held-out", "end", "of"] and rows[3] == ["byte", "257", "1.00", str(n), "11,139,456"]
