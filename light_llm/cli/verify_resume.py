@@ -18,7 +18,6 @@ from tyro.conf import UseAppendAction, arg
 from ..config import parse_settings
 from ..errors import ConfigError
 from ..observe.metrics import TIMING_KEYS
-from ..runtime.env import stop_after_env
 from .args import flag_of, parse, with_run_settings
 
 
@@ -149,6 +148,8 @@ def _hash(path: Path) -> str:
 
 def _train(words: list[str], stop_after: int | None = None) -> None:
     """Run `light-llm train` in a child process. Raises ConfigError with its error message if it fails."""
+    from ..runtime.env import stop_after_env
+
     # A process of its own, as when a user resumes: no state in memory can help.
     child = subprocess.run(  # noqa: S603  (our own program)
         [sys.executable, "-m", "light_llm", "train", "--quiet", *words],
