@@ -22,7 +22,7 @@ def _ignore(_: object) -> None:
 
 @dataclass(frozen=True)
 class ReadCallbacks:
-    """Callbacks of a reader: progress, the raw bytes, and the number of replaced bytes."""
+    """Callbacks of a reader: progress, the raw bytes, and counts, which `fingerprint.TextStats` collects."""
 
     on_position: Callable[[int], object] = _ignore  # bytes of the file on disk read so far
     on_raw_bytes: Callable[[bytes], object] = _ignore  # of text files only
@@ -141,7 +141,6 @@ def check_not_utf16(path: Path, start: bytes) -> None:
 
 
 def _convert_hint(path: Path, encoding: str) -> str:
-    name = shlex.quote(str(path))
-    if path.suffix.lower() == ".gz":
-        return f"convert it, for example with: gunzip -c {name} | iconv -f {encoding} -t UTF-8 > utf8.txt"
-    return f"convert it, for example with: iconv -f {encoding} -t UTF-8 {name} > utf8.txt"
+    name, convert = shlex.quote(str(path)), f"iconv -f {encoding} -t UTF-8"
+    command = f"gunzip -c {name} | {convert}" if path.suffix.lower() == ".gz" else f"{convert} {name}"
+    return f"convert it, for example with: {command} > utf8.txt"

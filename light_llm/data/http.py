@@ -81,18 +81,14 @@ def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
             raise RetryableError(_reason(error)) from None
         raise PermanentError(_reason(error)) from None
     with body:
-        yield _make_response(body, start)
-
-
-def _make_response(body: http.client.HTTPResponse, start: int) -> Response:
-    length = body.headers.get("Content-Length", "")
-    if body.status != 206:
-        return Response(body, 0, int(length) if length.isdecimal() else None)
-    # Appending a part that begins elsewhere would damage the file, so check where it begins.
-    content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
-    if not content_range or int(content_range[1]) != start:
-        raise RetryableError("it sent another part of the file than was asked for", restart=True)
-    return Response(body, start, None if content_range[2] == "*" else int(content_range[2]))
+        size = body.headers.get("Content-Length", "")
+        if body.status == 206:
+            # Appending a part that begins elsewhere would damage the file, so check where it begins.
+            content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
+            if not content_range or int(content_range[1]) != start:
+                raise RetryableError("it sent another part of the file than was asked for", restart=True)
+            size = content_range[2]
+        yield Response(body, start if body.status == 206 else 0, int(size) if size.isdecimal() else None)
 
 
 class _HttpRedirects(urllib.request.HTTPRedirectHandler):

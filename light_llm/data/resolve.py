@@ -28,8 +28,15 @@ def resolve_source(
         chosen: the user chose this text; if not, the built-in corpus replaces an unavailable one.
     """
     notes: list[str] = []
-    options = {"text_field": config.text_field, "errors": config.errors, "val_data": config.val_data}
-    find = partial(find_source, **options, offline=offline, progress=progress, log=notes.append)
+    find = partial(
+        find_source,
+        text_field=config.text_field,
+        errors=config.errors,
+        val_data=config.val_data,
+        offline=offline,
+        progress=progress,
+        log=notes.append,
+    )
     try:
         return find(config.data), notes
     except DataError as error:

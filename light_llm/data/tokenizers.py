@@ -102,15 +102,12 @@ class ByteTokenizer(Tokenizer):
     separator = 256
 
     def encode(self, text: str) -> list[int]:
-        """Return the UTF-8 bytes of a text."""
         return list(text.encode("utf-8", errors="replace"))
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the byte itself."""
         return b"" if token == self.separator else bytes([token])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the kind, which is all there is to know."""
         return {"kind": self.name}
 
 
@@ -145,11 +142,9 @@ class CharTokenizer(Tokenizer):
             ) from None
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the character in UTF-8."""
         return b"" if token == self.separator else self.alphabet[token].encode("utf-8")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the alphabet."""
         return {"kind": self.name, "alphabet": self.alphabet}
 
 

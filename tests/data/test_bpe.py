@@ -56,10 +56,10 @@ def test_gpt2_written_as_tokenizer_json_has_gpt2s_ids(offline_files: Path) -> No
 
 
 def test_training_is_a_function_of_the_text() -> None:
-    pieces = [TEXT[i : i + 100] for i in range(0, len(TEXT), 100)]
-    assert train_bpe([TEXT], 300).tokens == train_bpe([TEXT], 300).tokens
-    assert train_bpe(pieces, 300).vocab_size == 300
-    assert train_bpe([TEXT], 300).tokens[:299] == train_bpe([TEXT], 310).tokens[:299]  # smaller ids are trained first
+    tokens = train_bpe([TEXT], 300).tokens
+    assert tokens == train_bpe([TEXT], 300).tokens and len(tokens) == 300
+    assert tokens[:299] == train_bpe([TEXT], 310).tokens[:299]  # smaller ids are trained first
+    assert train_bpe([TEXT[i : i + 100] for i in range(0, len(TEXT), 100)], 300).vocab_size == 300
 
 
 def test_ids_are_bytes_then_merges_then_the_separator() -> None:
@@ -123,24 +123,26 @@ def test_a_vocabulary_is_trained_once(poem: Path, shared_cache: Path) -> None:
 
 
 def test_a_file_can_be_named(poem: Path) -> None:
-    Path("tokenizer.json").write_text(json.dumps(to_tokenizer_json(BPE)))
-    dataset, tokenizer = prepare_dataset(str(poem), 16, "tokenizer.json")
-    assert tokenizer_hash(tokenizer) == tokenizer_hash(BPE) and dataset.config.tokenizer == "bpe"
+    """Also one without a separator, which gets one."""
+    for values in (to_tokenizer_json(BPE), to_tokenizer_json(BPE) | {"added_tokens": []}):
+        Path("tokenizer.json").write_text(json.dumps(values))
+        dataset, tokenizer = prepare_dataset(str(poem), 16, "tokenizer.json")
+        assert tokenizer_hash(tokenizer) == tokenizer_hash(BPE) and dataset.config.tokenizer == "bpe"
 
 
 def test_a_file_of_the_library_itself() -> None:
     """With special tokens first, as `tokenizers` writes them."""
     from tokenizers import models, pre_tokenizers, trainers
 
-    theirs = Reference(models.BPE())
-    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    reference = Reference(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet)
-    theirs.train_from_iterator([TEXT], trainer)
-    theirs.save("theirs.json")
-    ours = make_tokenizer("theirs.json", "")
-    assert isinstance(ours, BytePairTokenizer) and (ours.separator, ours.vocab_size) == (1, theirs.get_vocab_size())
-    assert same(ours, theirs, TEXT) and ours.token_bytes(0) == ours.token_bytes(1) == b""
+    reference.train_from_iterator([TEXT], trainer)
+    reference.save("library.json")
+    ours = make_tokenizer("library.json", "")
+    assert isinstance(ours, BytePairTokenizer) and (ours.separator, ours.vocab_size) == (1, reference.get_vocab_size())
+    assert same(ours, reference, TEXT) and ours.token_bytes(0) == ours.token_bytes(1) == b""
 
 
 def changed(part: str, key: str, value: Any) -> str:
@@ -169,11 +171,6 @@ def test_a_file_that_cannot_be_used(text: str | None, message: str) -> None:
         Path("t.json").write_text(text)
     with pytest.raises(ConfigError, match=f"t.json.* {message}"):
         make_tokenizer("t.json", "")
-
-
-def test_a_table_without_a_separator_gets_one() -> None:
-    tokenizer = from_tokenizer_json(to_tokenizer_json(BPE) | {"added_tokens": []}, "t.json")
-    assert (tokenizer.separator, tokenizer.vocab_size) == (BPE.separator, BPE.vocab_size)
 
 
 MARK = "<|next-document|>"

@@ -100,7 +100,7 @@ def test_a_permutation_visits_everything_once(n: int, key: int) -> None:
 
 
 def test_permutations_mix() -> None:
-    """Neighbours do not stay neighbours, and keys differ."""
+    """Neighbours are separated, and keys give different orders."""
     a, b = ([permuted_index(i, 1000, key) for i in range(1000)] for key in (1, 2))
     assert sum(abs(x - y) == 1 for x, y in zip(a, a[1:], strict=False)) < 20
     assert sum(x == y for x, y in zip(a, b, strict=True)) < 20
@@ -129,8 +129,7 @@ def test_every_window_fits_and_an_epoch_overlaps_nothing(T: int, n: int, seed: i
 
 def test_epochs_start_at_different_places() -> None:
     order = WindowOrder(10_000, 64, 1)
-    offsets = {order.start(e * order.per_epoch) % 64 for e in range(40)}
-    assert len(offsets) > 20
+    assert len({order.start(e * order.per_epoch) % 64 for e in range(40)}) > 20
 
 
 # ---- batches
@@ -146,6 +145,8 @@ def test_targets_are_tokens_shifted_by_one() -> None:
     batch = create_dataloader(in_memory(), 4).batch(3)
     assert batch.tokens.shape == batch.targets.shape == (4, 8) and batch.tokens.dtype == torch.int64
     assert torch.equal(batch.targets, batch.tokens + 1)
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        create_dataloader(in_memory(), 0)
 
 
 def test_a_batch_is_a_function_of_its_index() -> None:
@@ -167,11 +168,6 @@ def test_one_pass_reads_nothing_twice() -> None:
     seen = torch.cat([b.targets.flatten() for b in create_dataloader(in_memory(), 4)])
     assert len(set(seen.tolist())) == len(seen) > 900
     assert len(create_dataloader(in_memory(), 4)) == 31
-
-
-def test_a_loader_needs_a_batch_size() -> None:
-    with pytest.raises(ConfigError, match="batch_size=0"):
-        create_dataloader(in_memory(), 0)
 
 
 # ---- from a text
@@ -209,15 +205,11 @@ def test_a_long_text_is_prepared_in_chunks() -> None:
 def test_the_second_time_nothing_is_encoded(poem: Path) -> None:
     calls: list[str] = []
     for _ in range(2):
-        prepare_dataset(poem, 16, "byte", held_out=0.2, progress=lambda stage, *args: calls.append(stage))
+        dataset, _ = prepare_dataset(poem, 16, "byte", held_out=0.2, progress=lambda stage, *_: calls.append(stage))
         assert calls.count("encoding") == 1
-
-
-def test_another_text_is_encoded_again(poem: Path) -> None:
-    first, _ = prepare_dataset(poem, 16, "byte")
     poem.write_text(poem.read_text() + "more")
-    second, _ = prepare_dataset(poem, 16, "byte")
-    assert len(second.tokens) + len(second.held_out) == len(first.tokens) + len(first.held_out) + 4
+    changed, _ = prepare_dataset(poem, 16, "byte", held_out=0.2)
+    assert len(changed.tokens) + len(changed.held_out) == len(dataset.tokens) + len(dataset.held_out) + 4
 
 
 def test_a_text_too_small_for_a_window(poem: Path) -> None:

@@ -151,16 +151,16 @@ def test_this_machine_is_reached_without_a_proxy(server: FaultyServer, monkeypat
         download_file(pinned("http://light-llm.invalid/play.txt"), Path("b.txt"), retry=NO_DELAY)
 
 
-def test_a_refused_connection_is_not_retried(sleeps: list[float]) -> None:
-    with pytest.raises(DataError, match=r"play.txt .* \(SHA-256 [0-9a-f]{64}\) at .*--data"):
-        download_file(pinned(NOWHERE), TARGET)
-    assert not sleeps
-
-
-def test_a_folder_that_cannot_be_written_is_named(server: FaultyServer) -> None:
+def test_errors_that_are_not_retried(server: FaultyServer, sleeps: list[float]) -> None:
+    """A refused connection, and a folder that cannot be written."""
     Path("file").write_text("")
-    with pytest.raises(DataError, match="play.txt .* file/play.txt.* LIGHT_LLM_CACHE"):
-        download_file(pinned(f"{server.url}/good"), Path("file/play.txt"), retry=NO_DELAY)
+    for url, target, message in (
+        (NOWHERE, TARGET, r"play.txt .* \(SHA-256 [0-9a-f]{64}\) at .*--data"),
+        (f"{server.url}/good", Path("file/play.txt"), "play.txt .* file/play.txt.* LIGHT_LLM_CACHE"),
+    ):
+        with pytest.raises(DataError, match=message):
+            download_file(pinned(url), target)
+    assert not sleeps
 
 
 def test_the_search_order(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

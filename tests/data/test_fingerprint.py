@@ -91,9 +91,7 @@ def test_progress_covers_all_files() -> None:
     Path("f").mkdir()
     for i in range(3):
         Path(f"f/{i}.jsonl").write_text('{"text": "abc"}\n' * 10)
-    steps: list[tuple[int, int]] = []
+    steps, again = list[tuple[int, int]](), list[tuple[int, int]]()
     source = find_source("f", progress=lambda *step: steps.append(step))
-    assert steps[-1] == (480, 480) and steps == sorted(steps)
-    again: list[tuple[int, int]] = []
     list(source.read(lambda *step: again.append(step)))
-    assert again == steps
+    assert steps[-1] == (480, 480) and again == steps == sorted(steps)

@@ -24,7 +24,7 @@ from tests.support.tools import model_path
 TOKENIZERS = ("byte", "char", "bpe")
 BPE = train_bpe(["she sells sea shells; user endoftext <|end|> " * 30], 300)
 CONTROL = ("<|endoftext|>", "a<|endoftext|>b", "<|user|>", "<|im_start|>", "<|next-document|>\0", "</s>", "<pad>")
-here = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+uses_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 ODD = ["\ud800", "\udfff", *"\0\ufeff\ufffd\U0010ffff\u202e\r", "e\u0301", "\r\n", " " * 5, "", *CONTROL]
 prompts = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=6)), max_size=8).map("".join)
@@ -50,13 +50,13 @@ def encode_and_decode(path: Path, tokenizer: str, errors: str) -> tuple[str, Tok
     return b"".join(made.token_bytes(i) for half in halves for i in half).decode("utf-8"), made
 
 
-@here
+@uses_tmp_path
 @given(data=texts, tokenizer=st.sampled_from(TOKENIZERS), errors=st.sampled_from(["strict", "replace"]))
 def test_any_bytes_are_a_text_or_refused(tmp_path: Path, data: bytes, tokenizer: str, errors: str) -> None:
     path = tmp_path / "any.txt"
     path.write_bytes(data)
     try:
-        found, _ = encode_and_decode(path, tokenizer, errors)
+        decoded, _ = encode_and_decode(path, tokenizer, errors)
     except DataError as error:
         assert "any.txt" in str(error)
         try:
@@ -68,7 +68,7 @@ def test_any_bytes_are_a_text_or_refused(tmp_path: Path, data: bytes, tokenizer:
         # UTF-8 is refused only if it is too small or looks like UTF-16.
         assert len(text.encode()) < 40 or any(words in str(error) for words in ("UTF-16", "too little", "no text"))
         return
-    assert found == data.decode("utf-8", errors).removeprefix("\ufeff")
+    assert decoded == data.decode("utf-8", errors).removeprefix("\ufeff")
 
 
 lines = st.one_of(
@@ -82,7 +82,7 @@ lines = st.one_of(
 )
 
 
-@here
+@uses_tmp_path
 @given(rows=st.lists(lines, max_size=6), errors=st.sampled_from(["strict", "replace"]), packed=st.booleans())
 def test_any_lines_are_documents_or_refused(tmp_path: Path, rows: list[bytes], errors: str, packed: bool) -> None:
     path = tmp_path / ("any.jsonl.gz" if packed else "any.jsonl")

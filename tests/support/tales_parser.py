@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from light_llm.data.tales.grammar import Grammar
@@ -34,6 +35,7 @@ class Parser:
         self.weights: dict[str, list[int]] = {}  # of each choice, by name
         self._choices: dict[str, Item] = {}
         self._items: dict[Item, Item] = {}  # equal items are the same object
+        self._first_letters: dict[tuple[str, str], dict[str, list[tuple[int, str]]]] = {}
         self.plots = {name: self._plot(text) for name, text in grammar.plots.items()}
         self.words = {
             name: [w for group in groups for w in group.weighted_words()] for name, groups in grammar.words.items()
@@ -98,10 +100,6 @@ class Parser:
             self._first_letters[name, form] = index
         return self._first_letters[name, form].get(letter, [])
 
-    @cached_property
-    def _first_letters(self) -> dict[tuple[str, str], dict[str, list[tuple[int, str]]]]:
-        return {}
-
     # ---- parsing the templates
 
     def _plot(self, text: str) -> list[Item]:
@@ -109,9 +107,9 @@ class Parser:
         for line in _logical_lines(text):
             if line == "--":
                 items.append(("text", "\n"))
-            elif found := re.fullmatch(r"\?(\d+) (.*)", line):
-                share = int(found[1])
-                items.append(self._any([share, 100 - share], [self._template(found[2] + " "), []]))
+            elif optional := re.fullmatch(r"\?(\d+) (.*)", line):
+                share = int(optional[1])
+                items.append(self._any([share, 100 - share], [self._template(optional[2] + " "), []]))
             else:
                 items += self._template(line + " ")
         return items
@@ -143,11 +141,10 @@ class Parser:
                 item = ("pick", slot, words, form or "w") if words else ("say", slot, form or "w")
                 items.append(self._items.setdefault(item, item))
             else:
-                literal = re.match(r"[^\[<{]+", text)
-                assert literal
-                item = ("text", literal[0])
+                literal = re.split(r"[\[<{]", text, maxsplit=1)[0]
+                item = ("text", literal)
                 items.append(self._items.setdefault(item, item))
-                text = text[len(literal[0]) :]
+                text = text[len(literal) :]
         return items
 
     def _weighted(self, ways: list[str]) -> Item:
@@ -163,10 +160,7 @@ class Parser:
             if item[0] == "pick":
                 most[item[2]] += 1
             elif item[0] == "any":
-                of_ways = Counter[str]()
-                for way in item[3]:
-                    of_ways |= self.most_picks(way)
-                most += of_ways
+                most += reduce(or_, map(self.most_picks, item[3]))
         return most
 
 

@@ -44,11 +44,9 @@ def ensure_corpus(n_bytes: int, progress: ProgressFn | None = None) -> tuple[Pat
     texts = cache_dir() / NAME / f"{fingerprint}-{SEED}-{n_bytes // 1_000_000}.txt"
     facts = texts.with_suffix(".tsv")
     try:
-        if not (texts.is_file() and facts.is_file()):
-            _write(texts, facts, n_bytes, progress)
         try:
             return texts, _read(texts, facts)
-        except ValueError:  # one of them is damaged, so generate both again
+        except (FileNotFoundError, ValueError):  # one of them is missing or damaged, so generate both
             _write(texts, facts, n_bytes, progress)
             return texts, _read(texts, facts)
     except OSError as error:
