@@ -87,11 +87,11 @@ def test_the_size_of_a_vocabulary(poem: Path) -> None:
     def made(spec: str) -> Tokenizer:
         return make_tokenizer(spec, "", lambda: [poem.read_text()])
 
-    most = made("bpe").vocab_size
-    assert 300 < most < 1000 and made(f"bpe:{most}").vocab_size == most  # a small text has few merges
+    max_size = made("bpe").vocab_size
+    assert 300 < max_size < 1000 and made(f"bpe:{max_size}").vocab_size == max_size  # a small text has few merges
     assert made("bpe:257").encode("é") == [BPE.tokens.index(byte) for byte in (b"\xc3", b"\xa9")]
     for size, message in (
-        (str(most + 1), f"bpe:{most + 1} .* use bpe:{most} or less"),
+        (str(max_size + 1), f"bpe:{max_size + 1} .* use bpe:{max_size} or less"),
         ("256", "256 .* 257; --tokenizer byte"),
         *((size, f"bpe:{size} cannot be read") for size in ("", "x", "-3", "1e3")),
     ):

@@ -103,20 +103,19 @@ def flip(data: bytes) -> bytes:
     return data[:5] + bytes([data[5] ^ 1]) + data[6:]
 
 
+BAD_JOURNALS = [
+    *(b"", b"{", b"[]", b'{"train": {"tasks": 5, "tokens": 10, "sha256": []}}'),  # the last one has no digest
+    dump_with_digest({"train": 3}),
+    dump_with_digest({"train": {"tasks": 5, "tokens": 10**9, "sha256": [], "rest": ""}}),
+]
+
+
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
         ("train.bin", lambda data: data + b"torn"),  # written after the last checkpoint
         ("train.bin", flip),
-        ("journal.json", lambda data: b""),
-        ("journal.json", lambda data: b"{"),
-        ("journal.json", lambda data: b"[]"),
-        ("journal.json", lambda data: b'{"train": {"tasks": 5, "tokens": 10, "sha256": []}}'),  # no digest
-        ("journal.json", lambda data: dump_with_digest({"train": 3})),
-        (
-            "journal.json",
-            lambda data: dump_with_digest({"train": {"tasks": 5, "tokens": 10**9, "sha256": [], "rest": ""}}),
-        ),
+        *(("journal.json", lambda data, journal=journal: journal) for journal in BAD_JOURNALS),
     ],
 )
 def test_a_damaged_partial_encoding_is_not_used(file: str, damage: object) -> None:

@@ -184,8 +184,8 @@ def test_choices_are_as_frequent_as_their_weights(readings: list[Reading], parse
 def test_word_classes(parser: Parser) -> None:
     """Each has more words than a plot can use, none twice and none too rare to learn."""
     for plot, items in parser.plots.items():
-        for name, most in parser.most_picks(items).items():
-            assert most < len(parser.words[name]), f"{plot} may use {most} words of {name}"
+        for name, n_picks in parser.max_picks(items).items():
+            assert n_picks < len(parser.words[name]), f"{plot} may use {n_picks} words of {name}"
     for name, words in parser.words.items():
         assert len({word.forms["w"] for word in words}) == len(words), name
         assert min(word.weight for word in words) * 1000 >= sum(word.weight for word in words), name
@@ -255,21 +255,21 @@ def test_a_story_is_a_pure_function_of_seed_and_number() -> None:
 # ---- the limit
 
 
-def n_gram_bits(train: Sequence[str], test: Sequence[str], most: int) -> list[float]:
-    """Return -log2 Q(test) for interpolated n-grams of the orders 1 to most (Witten and Bell, 1991).
+def n_gram_bits(train: Sequence[str], test: Sequence[str], max_order: int) -> list[float]:
+    """Return -log2 Q(test) for interpolated n-grams of the orders 1 to max_order (Witten and Bell, 1991).
 
     P(w | h) = (c(h w) + t(h) P(w | h without its first)) / (c(h) + t(h)), with t(h) different symbols seen after h.
     Below the unigrams a symbol is spelled, with 256 letters and an end.
     """
     after: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for i, symbol in enumerate(train):
-        for k in range(min(most, i + 1)):
+        for k in range(min(max_order, i + 1)):
             after[tuple(train[i - k : i])][symbol] += 1
     n = {context: seen.total() for context, seen in after.items()}
-    bits = [0.0] * most
+    bits = [0.0] * max_order
     for i, symbol in enumerate(test):
         p = 256.0 ** -(len(symbol) + 1)
-        for k in range(most):
+        for k in range(max_order):
             context = tuple(test[i - k : i]) if k <= i else None
             if context in after:
                 seen = after[context]

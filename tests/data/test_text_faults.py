@@ -220,11 +220,11 @@ samplings = st.builds(
 def test_any_logits_give_a_token(row: list[float], sampling: Sampling, seen: list[int]) -> None:
     """Also if the model is broken and its logits are NaN or infinite."""
     z = torch.tensor(row)
-    one = sample(z, seen, sampling, torch.Generator().manual_seed(1))
-    [same] = sample_batch(z[None], [seen], sampling, [torch.Generator().manual_seed(1)])
-    assert 0 <= one < len(row) and 0 <= same < len(row)
+    token = sample(z, seen, sampling, torch.Generator().manual_seed(1))
+    [batch_token] = sample_batch(z[None], [seen], sampling, [torch.Generator().manual_seed(1)])
+    assert 0 <= token < len(row) and 0 <= batch_token < len(row)
     if not np.isnan(row).any() and max(row) < math.inf and sampling.repetition_penalty == 1.0:
-        assert one == same
+        assert token == batch_token
 
 
 def test_the_most_likely_token_is_used_if_all_are_masked() -> None:

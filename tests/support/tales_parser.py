@@ -153,15 +153,15 @@ class Parser:
 
     # ---- facts that need no text
 
-    def most_picks(self, items: list[Item]) -> Counter[str]:
+    def max_picks(self, items: list[Item]) -> Counter[str]:
         """Return the maximum number of words of each class in a sequence."""
-        most: Counter[str] = Counter()
+        n_picks: Counter[str] = Counter()
         for item in items:
             if item[0] == "pick":
-                most[item[2]] += 1
+                n_picks[item[2]] += 1
             elif item[0] == "any":
-                most += reduce(or_, map(self.most_picks, item[3]))
-        return most
+                n_picks += reduce(or_, map(self.max_picks, item[3]))
+        return n_picks
 
 
 def _logical_lines(text: str) -> list[str]:
