@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic_io import Files, atomic_write
+from ..atomic_io import REAL_FILES, Files, atomic_write
 from .resilient_io import LogFile
 
 Row = Mapping[str, Any]
@@ -24,7 +24,7 @@ class JsonLines:
     """
 
     def __init__(
-        self, path: Path, *, keep: int | None = None, warn: Callable[[str], object] = print, files: Files | None = None
+        self, path: Path, *, keep: int | None = None, warn: Callable[[str], object] = print, files: Files = REAL_FILES
     ) -> None:
         if keep is not None and path.is_file():
             kept = "".join(_to_line(row) for row in read_rows(path) if row.get("step", 0) <= keep).encode()

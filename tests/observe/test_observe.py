@@ -1,4 +1,4 @@
-"""What a run says: rows in a file that survives a crash, lines for people."""
+"""The output of a run: rows in a file that survives a crash, and lines for a terminal and a log."""
 
 import errno
 import io
@@ -54,7 +54,7 @@ def test_a_resumed_run_cuts_the_rows_it_will_write_again(tmp_path: Path) -> None
     assert [(r["step"], r["loss"]) for r in read_rows(path)] == [(1, 5.0), (2, 5.0), (3, 5.0), (4, 1.0)]
 
 
-def told(rows: list[dict[str, Any]], **options: Any) -> str:
+def printed(rows: list[dict[str, Any]], **options: Any) -> str:
     out = io.StringIO()
     console = Console(total=30, file=out, **options)
     for row in rows:
@@ -64,7 +64,7 @@ def told(rows: list[dict[str, Any]], **options: Any) -> str:
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
-    text = told([step_row(s) for s in range(1, 31)], log=tmp_path / "train.log")
+    text = printed([step_row(s) for s in range(1, 31)], log=tmp_path / "train.log")
     lines = text.splitlines()
     assert [line.split()[1] for line in lines] == ["1/30", "10/30", "20/30", "30/30"]
     assert "loss 5.000" in lines[0] and "2.250 bits/byte" in lines[0] and "2,048 tok/s" in lines[0]
@@ -74,23 +74,23 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
 
 def test_evaluations_and_samples(tmp_path: Path) -> None:
     row = {"kind": "eval", "step": 20, "split": "held_out", "loss": 4.9, "stderr": 0.03, "bits_per_byte": 2.28}
-    text = told([row | {"perplexity": 134.3, "best": True}, {"kind": "sample", "step": 20, "text": "a\n[b]"}])
+    text = printed([row | {"perplexity": 134.3, "best": True}, {"kind": "sample", "step": 20, "text": "a\n[b]"}])
     assert "step 20/30  held out 4.900 ± 0.030  2.280 bits/byte  perplexity 134.3  best" in text
     assert "a sample at step 20:\n  | a\n  | [b]\n" in text
-    text = told([{"kind": "eval", "step": 20, "split": "training", "loss": 4.9, "best": False}])
+    text = printed([{"kind": "eval", "step": 20, "split": "training", "loss": 4.9, "best": False}])
     assert text == "step 20/30  mean training loss 4.900\n"
 
 
 def test_quiet_is_quiet_and_still_logs(tmp_path: Path) -> None:
-    assert told([step_row(10)], quiet=True, log=tmp_path / "train.log") == ""
+    assert printed([step_row(10)], quiet=True, log=tmp_path / "train.log") == ""
     assert "step 10/30" in (tmp_path / "train.log").read_text()
-    assert "bits" not in told([step_row(10, bits_per_byte=None)])
+    assert "bits" not in printed([step_row(10, bits_per_byte=None)])
 
 
 def test_in_a_terminal_there_is_one_moving_line(monkeypatch: Any) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    text = told([step_row(s) for s in range(1, 31)] + [{"kind": "sample", "step": 30, "text": "done"}])
+    text = printed([step_row(s) for s in range(1, 31)] + [{"kind": "sample", "step": 30, "text": "done"}])
     assert "30/30" in text and "\x1b[" in text and "  | done" in text
 
 
@@ -99,7 +99,7 @@ def test_in_a_terminal_there_is_one_moving_line(monkeypatch: Any) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files")
 def test_rows_wait_for_a_disk_that_is_full(tmp_path: Path) -> None:
-    """A real limit, and then more room: a line of which a part was written is gone on with, never begun again."""
+    """A real limit, and then more room: a line that was written in part is continued, never written twice."""
     program = (
         "import json, resource, sys\n"
         "from pathlib import Path\n"
@@ -191,11 +191,11 @@ def test_a_screen_that_fails_falls_silent(tmp_path: Path, monkeypatch: pytest.Mo
     assert not failed and "hello\nstep 1/30" in (tmp_path / "train.log").read_text()
 
 
-# ---- other people's sinks
+# ---- sinks of the user
 
 
 class Sink:
-    """A tracker that does what it is told to at its n-th row, or when it is closed."""
+    """A tracker that raises at its n-th row, or when it is closed."""
 
     def __init__(self, fail_at: int = 0, error: BaseException | None = None, at_close: bool = False) -> None:
         self.rows: list[Any] = []

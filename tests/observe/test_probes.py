@@ -127,30 +127,27 @@ def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> N
     assert float(activations.dead_share(seen.mlp_units[1])) == 0.25
 
 
-# ---- guesses
+# ---- predictions
 
 
 def test_calibration_by_hand() -> None:
     confidence, right = torch.tensor([0.91, 0.95, 0.97, 0.12, 1.0]), torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
     error, bins = predictions.calibration(confidence, right)
-    assert [(b.count, pytest.approx(b.accuracy), pytest.approx(b.confidence)) for b in bins] == [
-        (1, 0.0, 0.12),
-        (4, 0.75, 0.9575),
-    ]
+    rows = [(b.count, pytest.approx(b.accuracy), pytest.approx(b.confidence)) for b in bins]
+    assert rows == [(1, 0.0, 0.12), (4, 0.75, 0.9575)]
     assert error == pytest.approx((0.12 + 4 * (0.9575 - 0.75)) / 5)
     error, bins = predictions.calibration(torch.full((4,), math.nan), torch.zeros(4))
     assert math.isnan(error) and bins == []
 
 
-def test_a_model_that_blew_up_can_be_looked_at_and_ends_no_run(poem: Path) -> None:
-    """The guard says it, at the step after; the look before that says nothing and breaks nothing."""
-    how = {"max_steps": 12, "lr": 1e12, "warmup_steps": 1, "probe_interval": 1}
-    _, result = train_small(poem, model=byte_model(), **how)  # type: ignore[arg-type]
+def test_a_model_that_blew_up_can_be_probed_and_ends_no_run(poem: Path) -> None:
+    """The guard reports it at the next step; the probe before that does not fail."""
+    _, result = train_small(poem, model=byte_model(), max_steps=12, lr=1e12, warmup_steps=1, probe_interval=1)
     assert result.status == "nonfinite" and rows_of("run", "end")[-1]["status"] == "nonfinite"
     assert any(row["predictions"]["calibration_error"] is None for row in rows_of("run", "probe"))
 
 
-def test_a_look_that_fails_is_said_and_ends_no_run(
+def test_a_probe_that_fails_is_reported_and_ends_no_run(
     poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
@@ -164,7 +161,7 @@ def test_a_look_that_fails_is_said_and_ends_no_run(
     assert result.status == "done" and tensors_of("run/step-000006") == tensors_of("whole/step-000006")
 
 
-def test_who_is_right_as_often_as_they_say_is_calibrated() -> None:
+def test_confidence_that_equals_accuracy_is_calibrated() -> None:
     g = torch.Generator().manual_seed(0)
     confidence = torch.rand(200_000, generator=g)
     right = (torch.rand(200_000, generator=g) < confidence).float()
@@ -173,7 +170,7 @@ def test_who_is_right_as_often_as_they_say_is_calibrated() -> None:
 
 
 def test_a_model_that_copies_gains_by_copying() -> None:
-    """Weights that look `half` tokens back and say what came next there, made by hand in place of a model."""
+    """A stand-in for a model that predicts the token after the previous occurrence, `half` tokens back."""
     half = 6
     twice = predictions.repeated_sequence(61, 4, half)
 
@@ -200,41 +197,41 @@ def test_buckets_double_and_end_at_the_context(T: int) -> None:
     assert ends[-1] == T and ends == sorted(set(ends)) and all(b <= 2 * a for a, b in itertools.pairwise(ends))
 
 
-# ---- the look as a whole
+# ---- the whole probe
 
 
-def test_a_look_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch: ProbeBatch) -> None:
+def test_a_probe_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch: ProbeBatch) -> None:
     opinionated.train()
     before = {name: t.clone() for name, t in opinionated.state_dict().items()}
-    quick, generator = opinionated.h[0].attn.attend, torch.get_rng_state()
+    attend, generator = opinionated.h[0].attn.attend, torch.get_rng_state()
     first, second = probe_model(opinionated, batch), probe_model(opinionated, batch)
     assert first.row == second.row and opinionated.training
     assert all(torch.equal(t, before[name]) for name, t in opinionated.state_dict().items())
-    assert torch.equal(generator, torch.get_rng_state()) and opinionated.h[0].attn.attend is quick
+    assert torch.equal(generator, torch.get_rng_state()) and opinionated.h[0].attn.attend is attend
     assert all(p.grad is None for p in opinionated.parameters())
     assert not any(m._forward_hooks for m in opinionated.modules())
 
 
-def test_a_look_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: ProbeBatch) -> None:
-    quick = opinionated.h[0].attn.attend
+def test_a_probe_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: ProbeBatch) -> None:
+    attend = opinionated.h[0].attn.attend
     opinionated.train()
     with pytest.raises(IndexError):
         probe_model(opinionated, ProbeBatch(batch.tokens + 1000, batch.targets, batch.repeated))
-    assert opinionated.training and opinionated.h[0].attn.attend is quick
+    assert opinionated.training and opinionated.h[0].attn.attend is attend
     assert not any(m._forward_hooks for m in opinionated.modules())
 
 
 def test_the_fixed_batch_is_spread_over_the_text() -> None:
     ids = np.arange(10_000)
-    found = make_probe_batch(TokensInMemory(ids), context=128, n_ids=61)
-    assert found.tokens.shape == (4, 128) and torch.equal(found.targets, found.tokens + 1)
-    assert found.tokens[0, 0] == 0 and found.targets[-1, -1] == 9_999
+    batch = make_probe_batch(TokensInMemory(ids), context=128, n_ids=61)
+    assert batch.tokens.shape == (4, 128) and torch.equal(batch.targets, batch.tokens + 1)
+    assert batch.tokens[0, 0] == 0 and batch.targets[-1, -1] == 9_999
     assert make_probe_batch(TokensInMemory(ids[:5]), context=128, n_ids=61).tokens.shape == (1, 4)
     assert make_probe_batch(TokensInMemory(ids), context=1, n_ids=61).tokens.shape == (512, 1)
 
 
 @pytest.mark.parametrize("context", [1, 2, 3, 4])
-def test_the_shortest_windows_can_be_looked_at(context: int) -> None:
+def test_the_shortest_windows_can_be_probed(context: int) -> None:
     model = tiny_model(n_positions=context, scale=6)
     batch = make_probe_batch(TokensInMemory(some_tokens(1, 40)[0].numpy()), context=context, n_ids=61)
     row = probe_model(model, batch).row
@@ -256,7 +253,7 @@ def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: Prob
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_run_with_looks_is_the_run_without_to_the_last_bit(poem: Path, dropout: float) -> None:
+def test_a_run_with_probes_is_the_run_without_to_the_last_bit(poem: Path, dropout: float) -> None:
     model = byte_model(dropout=dropout)
     train_small(poem, "with", model=model, max_steps=12, probe_interval=3)
     train_small(poem, "without", model=byte_model(dropout=dropout), max_steps=12, probe_interval=0)
@@ -270,8 +267,7 @@ def test_a_run_with_looks_is_the_run_without_to_the_last_bit(poem: Path, dropout
 
 def test_heads_that_stay_without_information_are_said(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A rate of nearly nothing: every head stays as even as at the start."""
-    how = {"max_steps": 8, "probe_interval": 1, "warmup_steps": 1, "lr": 1e-9, "quiet": False}
-    train_small(poem, model=byte_model(), **how)  # type: ignore[arg-type]
+    train_small(poem, model=byte_model(), max_steps=8, probe_interval=1, warmup_steps=1, lr=1e-9, quiet=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "attention at step" in line]
     assert len(said) == 1 and "attention at step 4: " in said[0] and "looks everywhere alike" in said[0]
     assert all(row["alarms"] for row in rows_of("run", "probe"))
