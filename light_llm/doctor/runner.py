@@ -112,28 +112,27 @@ def cache_path(device: str) -> Path:
 
 
 def quick_check(device: str, *, compile: bool = False, progress: ProgressFn | None = None) -> Diagnosis:
-    """Run the checks that detect the known faults, in seconds and less than 1 GB.
-
-    Args:
-        device: as `choose_device` names it.
-        compile: also check the compiled training step, which takes a minute.
-        progress: called before each check, and at the end.
-
-    Raises:
-        DeviceError: `compile` without a compiler.
-    """
+    """Run the checks that detect the known faults, in seconds and less than 1 GB. Arguments as of `run_checks`."""
     return run_checks(device, QUICK, compile=compile, progress=progress)
 
 
 def full_check(device: str, *, compile: bool = False, progress: ProgressFn | None = None) -> Diagnosis:
-    """Run all checks: about a minute on a CPU, and 3 GB. Arguments and errors as of `quick_check`."""
+    """Run all checks: about a minute on a CPU, and 3 GB. Arguments as of `run_checks`."""
     return run_checks(device, FULL, compile=compile, progress=progress)
 
 
 def run_checks(
     device: str, checks: Sequence[Check], *, compile: bool = False, progress: ProgressFn | None = None
 ) -> Diagnosis:
-    """Run some checks. Errors of the device become results; generators and grad modes are left alone."""
+    """Run some checks. Errors of the device become results; generators and grad modes are left alone.
+
+    Args:
+        compile: also check the compiled training step, which takes a minute.
+        progress: called before each check, and at the end.
+
+    Raises:
+        DeviceError: `compile` without a compiler.
+    """
     start, results = time.perf_counter(), []
     if compile:
         choose_compile("on", device)

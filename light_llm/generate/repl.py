@@ -31,31 +31,19 @@ class ReplSettings(Sampling):
         check_request(self.max_new_tokens, self.stop, max(0, self.seed))
 
 
-@dataclass(frozen=True)
-class Command:
-    """A line of /help."""
-
-    name: str
-    value: str
-    help: str
-
-
-COMMANDS = (
-    Command("/again", "", "the last prompt again, with another seed"),
-    Command("/sample", "N [TEXT]", "N answers to TEXT, or to the last prompt"),
-    *(
-        Command(f"/{name.replace('_', '-')}", metavar_of(Sampling, name), setting.help)
-        for name, setting in settings_of(Sampling).items()
-    ),
-    Command("/max-new-tokens", "N", "tokens to write at most"),
-    Command("/stop", "TEXT", "end before TEXT too (\\n: a line's end); alone: none"),
-    Command("/seed", "N", "answers use N, N+1, N+2 ...; -1: a new seed for each"),
-    Command("/settings", "", "all values; a command alone shows its own"),
-    Command("/help", "", "this"),
-    Command("/quit", "", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
-)
-NAMES = tuple(command.name for command in COMMANDS)
-COMPLETIONS = tuple(f"{command.name} " if command.value else command.name for command in COMMANDS)
+# By name, with the word for the value, if there is one, and the help.
+COMMANDS = {
+    "/again": ("", "the last prompt again, with another seed"),
+    "/sample": ("N [TEXT]", "N answers to TEXT, or to the last prompt"),
+    **{f"/{k.replace('_', '-')}": (metavar_of(Sampling, k), s.help) for k, s in settings_of(Sampling).items()},
+    "/max-new-tokens": ("N", "tokens to write at most"),
+    "/stop": ("TEXT", "end before TEXT too (\\n: a line's end); alone: none"),
+    "/seed": ("N", "answers use N, N+1, N+2 ...; -1: a new seed for each"),
+    "/settings": ("", "all values; a command alone shows its own"),
+    "/help": ("", "this"),
+    "/quit": ("", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
+}
+COMPLETIONS = tuple(f"{name} " if value else name for name, (value, _) in COMMANDS.items())
 SETTINGS = tuple(f.name for f in fields(ReplSettings))
 NUMERIC_COMMANDS = {f"/{name.replace('_', '-')}": name for name in SETTINGS if name != "stop"}
 HELP = (
@@ -63,7 +51,7 @@ HELP = (
     "An empty line goes on where the last answer ended (at first: from nothing).",
     "A text that begins with a slash is typed with two: //usr is /usr.",
     "",
-    *(f"  {f'{c.name} {c.value}':24}{c.help}" for c in COMMANDS),
+    *(f"  {f'{name} {value}':24}{text}" for name, (value, text) in COMMANDS.items()),
 )
 
 
@@ -174,13 +162,12 @@ class Repl:
             self.terminal.note(closing)
 
     def _command(self, name: str, value: str) -> None:
-        if name not in NAMES:
+        if name not in COMMANDS:
             raise ConfigError(
-                f"there is no command {name}{did_you_mean(name, NAMES)} /help lists them, and a text that begins with "
-                "a slash is typed with two"
+                f"there is no command {name}{did_you_mean(name, tuple(COMMANDS))} /help lists them, and a text that "
+                "begins with a slash is typed with two"
             )
-        takes_no_value = next(c for c in COMMANDS if c.name == name).value == ""
-        if takes_no_value and value.strip():
+        if not COMMANDS[name][0] and value.strip():
             raise ConfigError(f"{name} takes no value; leave {value.strip()!r} out")
         if name in NUMERIC_COMMANDS:
             self._set(NUMERIC_COMMANDS[name], value.strip())

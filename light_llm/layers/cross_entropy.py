@@ -37,11 +37,8 @@ def linear_cross_entropy_sum(
         z_loss: the gradient, and not the value, is that of nats + z_loss l^2 (Chowdhery et al., 2022, section 5).
         cap: logits are cap tanh(z / cap) (Gemma Team, 2024); 0 for no cap.
     """
-    dtype = autocast_dtype(hidden)
-    return cast(
-        Tensor,
-        _LinearCrossEntropy.apply(hidden, head, targets.clamp(0, len(head) - 1), weights, dtype, rows, z_loss, cap),
-    )
+    targets, dtype = targets.clamp(0, len(head) - 1), autocast_dtype(hidden)
+    return cast(Tensor, _LinearCrossEntropy.apply(hidden, head, targets, weights, dtype, rows, z_loss, cap))
 
 
 @torch.no_grad()

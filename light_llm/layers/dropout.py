@@ -26,15 +26,10 @@ class Dropout(nn.Dropout):
 
 def drop(x: Tensor, p: float) -> Tensor:
     """Set each element to 0 with probability p and divide the others by 1 - p, by torch's own CPU generator."""
-    level = round(p * LEVELS)
-    return cast(Tensor, _Drop.apply(x, dropout_mask(x.shape, level), LEVELS / (LEVELS - level)))
-
-
-def dropout_mask(shape: torch.Size, level: int) -> Tensor:
-    """Return a bool tensor, each element True with probability level / 65,536, independently."""
-    n = shape.numel()
+    n, level = x.numel(), round(p * LEVELS)
     words = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    return (words.view(torch.int16)[:n] < level - LEVELS // 2).view(shape)
+    mask = (words.view(torch.int16)[:n] < level - LEVELS // 2).view(x.shape)  # True with probability level / LEVELS
+    return cast(Tensor, _Drop.apply(x, mask, LEVELS / (LEVELS - level)))
 
 
 class _Drop(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """The random state of activation checkpointing: a block that is recomputed draws the same dropout masks again."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,19 +17,16 @@ def preserve_rng(x: Tensor) -> Callable[[], Contexts]:
     # (pytorch/pytorch#127676). A compiled model accepts no other context_fn than this one.
     if x.is_cpu or x.is_cuda:
         return noop_context_fn
-    return lambda: (nullcontext(), _RestoreRng(x.device))
+    backend = torch.get_device_module(x.device)
+    return lambda: (nullcontext(), _restored_rng(backend, backend.get_rng_state()))
 
 
-class _RestoreRng:
-    """Rewind the device's generator to its state at construction; leave it afterwards where it was on entry."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.backend = torch.get_device_module(device)
-        self.saved_state = self.backend.get_rng_state()
-
-    def __enter__(self) -> None:
-        self.current_state = self.backend.get_rng_state()
-        self.backend.set_rng_state(self.saved_state)
-
-    def __exit__(self, *error: object) -> None:
-        self.backend.set_rng_state(self.current_state)
+@contextmanager
+def _restored_rng(backend: Any, state: Tensor) -> Iterator[None]:
+    """Rewind the device's generator to a state inside the block; leave it afterwards where it was on entry."""
+    current = backend.get_rng_state()
+    backend.set_rng_state(state)
+    try:
+        yield
+    finally:
+        backend.set_rng_state(current)

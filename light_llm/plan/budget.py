@@ -10,6 +10,7 @@ A model of P parameters learns most from a given amount of arithmetic when it se
     would be fewer than 100; and as many at a time as memory holds.
 """
 
+import re
 from dataclasses import dataclass, replace
 
 from ..config import ModelConfig, TrainConfig, matrix_parameters
@@ -25,7 +26,7 @@ MAX_PASSES = 4.0
 MAX_STEPS, MIN_STEPS = 10_000, 100
 MAX_BATCH_FACTOR = 1024  # by which a batch may grow, so that a budget of years ends the search too
 SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
-BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+BYTES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,16 @@ def parse_budget(text: str) -> Budget:
     """
     budget = Budget()
     for part in text.replace(" ", "").split(","):
-        digits = part.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-        unit = part[len(digits) :]
-        try:
-            amount = float(digits)
-        except ValueError:
-            amount = 0.0
-        if not 0 < amount < 1e12 or (unit.lower() not in SECONDS and unit.upper() not in BYTES):
+        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)([a-z]+)", part.lower())
+        amount, unit = (float(match[1]), match[2]) if match else (0.0, "")
+        if not 0 < amount < 1e12 or unit not in SECONDS | BYTES:
             raise ConfigError(
                 f"--budget {text} cannot be read; write a time, a memory or both, as in 10min, 2h, 2GB or 30min,2GB"
             )
-        if unit.lower() in SECONDS:
-            budget = replace(budget, seconds=amount * SECONDS[unit.lower()])
+        if unit in SECONDS:
+            budget = replace(budget, seconds=amount * SECONDS[unit])
         else:
-            budget = replace(budget, bytes=int(amount * BYTES[unit.upper()]))
+            budget = replace(budget, bytes=int(amount * BYTES[unit]))
     return budget
 
 
@@ -76,10 +73,7 @@ class BudgetChoice:
 def fit_to_budget(
     budget: Budget, model: ModelConfig, train: TrainConfig, T: int, text: DatasetSize, *, framework: int | None = None
 ) -> BudgetChoice:
-    """Choose preset, batch and steps.
-
-    Args:
-        framework: bytes of the process before there is a model; by default what it has now.
+    """Choose preset, batch and steps; `framework` is that of `make_plan`.
 
     Raises:
         ConfigError: not even the smallest preset fits, or one step takes longer than the time.
@@ -136,9 +130,7 @@ def _choose_steps(budget: Budget, changes: Overrides, plan: Plan, text: DatasetS
             batch *= 2
         elif steps < MIN_STEPS and batch > 1 and batch % 2 == 0 and budget.seconds is not None:
             batch //= 2
-            micro_batch = min(micro_batch, batch)
-            if batch % micro_batch:
-                micro_batch = 1
+            micro_batch = 1 if batch % min(micro_batch, batch) else min(micro_batch, batch)
         else:
             break
         if batch > plan.train.batch_size * MAX_BATCH_FACTOR:

@@ -17,7 +17,7 @@ from ..layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK
 from ..layers.cross_entropy import TILE_COLUMNS, TILE_ROWS
 from ..runtime import has_attention_kernel
 
-SAMPLED_ELEMENTS = 1 << 14  # of a tensor, by the step metrics of `observe`
+SAMPLED_ELEMENTS = 1 << 14  # of each tensor, by the step metrics of `observe`; all of a smaller one
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def moments(s: StepShape) -> Iterator[Memory]:
     blocks = 4 * m.n_layer * count(block_shapes(m))  # bytes of their gradients
     always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, s.optimizer)}
     so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
-    saved, one = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer in range(m.n_layer))
+    saved, of_layer = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer in range(m.n_layer))
     work = (12 if s.half else 15) * s.N * m.n_embd  # scratch memory of a block's backward pass
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
     # The loss is computed; all layers are saved for the backward pass. With checkpointing, autocast's 16-bit copies of
@@ -103,29 +103,25 @@ def moments(s: StepShape) -> Iterator[Memory]:
     cached = 2 * matrix_parameters(m) if s.half and s.checkpointing else 0
     yield Memory(**always, gradients=so_far, activations=saved + cached, loss=ends + loss_bytes(s))
     # The backward pass begins in the last block, which with checkpointing is recomputed first.
-    recomputed = one if s.checkpointing else 0
+    recomputed = of_layer if s.checkpointing else 0
     yield Memory(**always, gradients=so_far, activations=saved + recomputed + work, loss=ends)
     # It is in the first block, and the gradients of the others are there.
     behind = so_far or blocks * (m.n_layer - 1) // m.n_layer
-    yield Memory(**always, gradients=behind, activations=one + work, loss=table)
+    yield Memory(**always, gradients=behind, activations=of_layer + work, loss=table)
     # It is at the token table, whose gradient is a table of its own before it is added to that of a tied head.
     apart = table if m.tied_head else 0
     yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=apart)
     # The optimizer works, and the step metrics hold what they sampled before the update.
     scratch = OPTIMIZERS[s.optimizer].scratch_bytes(shape for shape in block_shapes(m).values() if len(shape) == 2)
-    yield Memory(**always, gradients=4 * P, activations=12 * sampled_elements(m) + scratch)
+    shapes = [*outer_shapes(m).values(), *list(block_shapes(m).values()) * m.n_layer]
+    sampled = sum(min(SAMPLED_ELEMENTS, math.prod(shape)) for shape in shapes)
+    yield Memory(**always, gradients=4 * P, activations=12 * sampled + scratch)
 
 
 def optimizer_bytes(model: ModelConfig, optimizer: str) -> int:
     """Return the bytes of the optimizer's state."""
     matrices = matrix_parameters(model)
     return OPTIMIZERS[optimizer].state_bytes(matrices=matrices, others=get_model_size(model) - matrices)
-
-
-def sampled_elements(model: ModelConfig) -> int:
-    """Return the number of elements that the step metrics look at: some of each large tensor, all of a small one."""
-    shapes = [*outer_shapes(model).values(), *list(block_shapes(model).values()) * model.n_layer]
-    return sum(min(SAMPLED_ELEMENTS, math.prod(shape)) for shape in shapes)
 
 
 def saved_bytes(s: StepShape) -> int:

@@ -75,17 +75,19 @@ def attention_seconds(s: StepShape, p: Profile) -> float:
 
 def evaluation_seconds(s: StepShape, p: Profile, tokens: int) -> float:
     """Return the seconds of one pass over that many held-out tokens."""
-    C, m = s.model.n_embd, s.model
-    blocks = p.forward * (interpolate(C, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
-    head = p.evaluated * m.vocab_size * interpolate(C, WIDTHS, p.head_token)
-    return tokens * (m.n_layer * blocks + head)
+    blocks = p.forward * (interpolate(s.model.n_embd, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
+    return tokens * (s.model.n_layer * blocks + head_value_seconds(s, p))
+
+
+def head_value_seconds(s: StepShape, p: Profile) -> float:
+    """Return the seconds of the loss of one token, without gradients."""
+    return p.evaluated * s.model.vocab_size * interpolate(s.model.n_embd, WIDTHS, p.head_token)
 
 
 def probe_seconds(s: StepShape, p: Profile) -> float:
     """Return the seconds of one probe: about two passes, and the head once more for each layer of the lens."""
-    C, m = s.model.n_embd, s.model
-    head = p.evaluated * m.vocab_size * interpolate(C, WIDTHS, p.head_token)
-    return evaluation_seconds(s, p, 2 * PROBE_TOKENS) + PROBE_TOKENS * m.n_layer * head
+    lens = PROBE_TOKENS * s.model.n_layer * head_value_seconds(s, p)
+    return evaluation_seconds(s, p, 2 * PROBE_TOKENS) + lens
 
 
 def interpolate(x: float, sizes: Sequence[int], values: Sequence[float]) -> float:

@@ -26,10 +26,7 @@ class Decision:
 
 
 def choose_device(asked: str = "auto") -> Decision:
-    """Choose the device of a run, with the reason.
-
-    Args:
-        asked: auto, cpu, cuda, cuda:N or mps.
+    """Choose the device of a run, with the reason: from auto, cpu, cuda, cuda:N or mps.
 
     Raises:
         DeviceError: the name is unknown, or this machine has no such device.
@@ -51,8 +48,8 @@ def choose_device(asked: str = "auto") -> Decision:
     if kind == "mps" and not has_mps:
         raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use --device auto or cpu")
     if kind == "cuda" and int(index or 0) >= n_cuda:
-        found = f"{n_cuda} CUDA GPU{'s' * (n_cuda != 1)}" if n_cuda else "no CUDA GPU"
-        raise DeviceError(f"device {asked!r} is not available: this torch finds {found}; use --device auto or cpu")
+        gpus = f"{n_cuda} CUDA GPU{'s' * (n_cuda != 1)}" if n_cuda else "no CUDA GPU"
+        raise DeviceError(f"device {asked!r} is not available: this torch finds {gpus}; use --device auto or cpu")
     return Decision(asked, "asked for")
 
 

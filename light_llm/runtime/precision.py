@@ -12,17 +12,11 @@ from .machine_cache import cached_measurement, machine_key
 from .timing import time_calls
 
 COMPILERS = ("g++", "c++", "clang++", "cl")
-# A smaller gain in speed is not worth the rounding of bfloat16.
-MIN_BFLOAT16_SPEEDUP = 1.3
+MIN_BFLOAT16_SPEEDUP = 1.3  # a smaller one is not worth the rounding of bfloat16
 
 
 def choose_dtype(asked: str, device: str) -> Decision:
-    """Choose float32 or bfloat16 for the matrix products. Weights, loss and optimizer state stay in float32.
-
-    Args:
-        asked: auto, float32 or bfloat16.
-        device: as returned by `choose_device`.
-    """
+    """Choose float32 or bfloat16 for the matrix products. Weights, loss and optimizer state stay in float32."""
     if asked != "auto":
         return Decision(asked, "asked for")
     if device == "mps":

@@ -5,8 +5,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ from light_llm.doctor.runner import COMPILE, FULL, QUICK, run_checks
 from light_llm.errors import DeviceError
 from light_llm.json_io import dump_with_digest
 from tests.support import broken_operations as broken
-
-MakeFault = Callable[[], AbstractContextManager[object]]
+from tests.support.broken_operations import MakeFault
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def matrix(out: int = 96, into: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def needs_packed_products(dtype: torch.dtype) -> None:
-    """Skip where torch itself says that the kernels are not there; where it has them, they must be found right."""
+    """Skip where torch itself says that the kernels are not there; where it has them, they must work."""
     has_bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if platform.machine() not in ("x86_64", "AMD64") or not (has_bfloat16 or dtype == torch.float32):
         pytest.skip("NOT RUN: this processor has no packed products")
@@ -46,10 +46,10 @@ def test_a_packed_product_is_the_product(dtype: torch.dtype, rows: tuple[int, ..
     weight, bias = matrix()
     x = torch.randn(*rows, 64)
     for b in (bias, None):
-        right = F.linear(x, weight.to(dtype).float(), b)
-        found = PackedLinear(weight, b, dtype)(x)
-        assert found.dtype == x.dtype and found.shape == right.shape
-        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-4 if dtype == torch.float32 else 0.15)
+        expected = F.linear(x, weight.to(dtype).float(), b)
+        result = PackedLinear(weight, b, dtype)(x)
+        assert result.dtype == x.dtype and result.shape == expected.shape
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-4 if dtype == torch.float32 else 0.15)
 
 
 def test_a_weight_beyond_float16_is_multiplied_in_bfloat16() -> None:
@@ -70,10 +70,10 @@ def test_int8_rounds_by_half_a_step_at_most() -> None:
 def test_an_int8_product_is_that_of_its_dequantised_weights(rows: tuple[int, ...]) -> None:
     weight, bias = matrix()
     linear, x = Int8Linear(weight, bias), torch.randn(*rows, 64)
-    right = F.linear(x, dequantize(linear.weight, linear.scale), bias)
-    for found in (linear(x), linear.dequantized(x)):
-        assert found.dtype == x.dtype
-        torch.testing.assert_close(found, right, rtol=0.01, atol=0.15)  # rows and results are rounded to bfloat16
+    expected = F.linear(x, dequantize(linear.weight, linear.scale), bias)
+    for result in (linear(x), linear.dequantized(x)):
+        assert result.dtype == x.dtype
+        torch.testing.assert_close(result, expected, rtol=0.01, atol=0.15)  # rows and results are rounded to bfloat16
     linear.has_kernel = False  # another torch, another device
     assert torch.equal(linear(x), linear.dequantized(x))
     assert not has_int8_kernel(torch.device("meta"))
@@ -108,11 +108,11 @@ def test_fewer_bits_change_little(dtype: str, quantize: str) -> None:
     tokens = some_tokens(2, 20)
     if dtype == "bfloat16":
         needs_packed_products(torch.bfloat16)
-    model, right = converted(dtype, quantize), tiny_model(scale=6)(tokens)
+    model, expected = converted(dtype, quantize), tiny_model(scale=6)(tokens)
     with torch.inference_mode():
-        found, hidden = model(tokens), model.hidden_states(tokens)
+        result, hidden = model(tokens), model.hidden_states(tokens)
         assert not torch.equal(model.logits(hidden), F.linear(hidden, model.head_weight))  # the head's product too
-    assert 0 < (found - right).pow(2).mean() < 1e-3 * right.var()
+    assert 0 < (result - expected).pow(2).mean() < 1e-3 * expected.var()
     assert torch.equal(model.head_weight, tiny_model(scale=6).head_weight)  # looked up as before
 
 
@@ -207,9 +207,9 @@ def test_the_largest_are_those_of_a_full_sort() -> None:
     logits = torch.randint(30, (20, 300), generator=torch.Generator().manual_seed(2)).float()
     ids, kept = topk_with_ties(logits, 7)
     for z, row, values in zip(logits, ids, kept, strict=True):
-        right = (z >= z.sort(descending=True).values[6]).nonzero()[:, 0]
-        assert torch.equal(row[values > -math.inf], right)
-        assert torch.equal(values[values > -math.inf], z[right])
+        expected = (z >= z.sort(descending=True).values[6]).nonzero()[:, 0]
+        assert torch.equal(row[values > -math.inf], expected)
+        assert torch.equal(values[values > -math.inf], z[expected])
 
 
 # ---- the cache

@@ -46,14 +46,14 @@ def test_rules_are_those_of_transformers(seed: int) -> None:
         (apply_min_p(z, 0.1), min_p(0.1)),
         (penalise_repetition(z, [3, 7, 7, 11], 1.3), penalty(1.3)),
     ]
-    for ours, theirs in pairs:
-        torch.testing.assert_close(ours, theirs(ids, z[None])[0])
+    for result, reference in pairs:
+        torch.testing.assert_close(result, reference(ids, z[None])[0])
     sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.2)
     expected, first_rules = z[None], (penalty(1.2), hf.TemperatureLogitsWarper(0.7))
     for rule in (*first_rules, hf.TopKLogitsWarper(20), hf.TopPLogitsWarper(0.9), min_p(0.02)):
         expected = rule(ids, expected)
-    ours = apply_filters(z, [3, 7, 7, 11], sampling).softmax(-1)
-    torch.testing.assert_close(ours.float(), expected[0].softmax(-1))
+    result = apply_filters(z, [3, 7, 7, 11], sampling).softmax(-1)
+    torch.testing.assert_close(result.float(), expected[0].softmax(-1))
 
 
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=20), st.floats(0.001, 1.0), st.integers(1, 25))
@@ -160,8 +160,8 @@ def test_a_row_ends_at_the_separator_and_the_others_go_on() -> None:
     for b in range(4):
         column = [row[b] for row in free]
         stop = column.index(end) if end in column else len(column)
-        found = [row[b] for row in ended]
-        assert found[:stop] == column[:stop] and set(found[stop:]) <= {None}
+        column_ended = [row[b] for row in ended]
+        assert column_ended[:stop] == column[:stop] and set(column_ended[stop:]) <= {None}
     assert len(run([[1, 2, 3]], [1], end=end)) <= 6
 
 
@@ -267,8 +267,8 @@ def test_greedy_is_transformers_greedy() -> None:
 
     model = tiny_model(scale=6)
     prompt = some_tokens(1, 4)
-    theirs = hugging_face(model).generate(  # type: ignore[operator]
+    reference = hugging_face(model).generate(  # type: ignore[operator]
         prompt, max_new_tokens=25, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    ours = decode(model, prompt.tolist(), seeds=[0], sampling=Sampling(temperature=0.0), max_new_tokens=25)
-    assert [row[0] for row in ours] == theirs[0, 4:].tolist()
+    result = decode(model, prompt.tolist(), seeds=[0], sampling=Sampling(temperature=0.0), max_new_tokens=25)
+    assert [row[0] for row in result] == reference[0, 4:].tolist()

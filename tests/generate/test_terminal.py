@@ -219,18 +219,18 @@ def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: 
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the terminal turns Ctrl-C into a signal
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell may have told its background jobs to ignore
 
-    ours, theirs = pty.openpty()
+    screen, terminal = pty.openpty()
     words = ["--checkpoint", str(model), "--seed", "7", "--max-new-tokens", "12", "--temperature", "1", "--top-k", "0"]
     child = subprocess.Popen(
         [sys.executable, "-m", "light_llm", "generate", "interactive", *words],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         start_new_session=True,
         preexec_fn=own_terminal,
         env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color"},
     )
-    os.close(theirs)
+    os.close(terminal)
     seen = b""
 
     def wait_for(text: str) -> str:
@@ -238,8 +238,8 @@ def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: 
         nonlocal seen
         deadline = time.monotonic() + 60
         while text.encode() not in seen:
-            assert time.monotonic() < deadline and select.select([ours], [], [], 60)[0], seen
-            seen += os.read(ours, 65_536)
+            assert time.monotonic() < deadline and select.select([screen], [], [], 60)[0], seen
+            seen += os.read(screen, 65_536)
         shown, _, seen = seen.partition(text.encode())
         return (shown + text.encode()).decode().replace("\r\n", "\n")
 
@@ -248,24 +248,24 @@ def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: 
 
     try:
         assert "context 16 tokens" in wait_for("> ")
-        os.write(ours, b"abc\r")
+        os.write(screen, b"abc\r")
         assert answer(7) in wait_for("seed 7\x1b[0m") and wait_for("> ")
-        os.write(ours, b"\x1b[A\r")
+        os.write(screen, b"\x1b[A\r")
         assert answer(8) in wait_for("seed 8\x1b[0m") and wait_for("> ")
-        os.write(ours, b"/max\t1000000\r")
+        os.write(screen, b"/max\t1000000\r")
         assert wait_for("max-new-tokens      1000000") and wait_for("> ")
-        os.write(ours, b"abc\r")
+        os.write(screen, b"abc\r")
         assert wait_for(answer(9)[:16])
-        os.write(ours, b"\x03")
+        os.write(screen, b"\x03")
         assert len(wait_for("seed 9, stopped")) < 1_000_000 and wait_for("> ")
-        os.write(ours, b"half a line")
+        os.write(screen, b"half a line")
         assert wait_for("half a line")
-        os.write(ours, b"\x03")
+        os.write(screen, b"\x03")
         assert wait_for("> ")
-        os.write(ours, b"\x04")
+        os.write(screen, b"\x04")
         assert child.wait(timeout=60) == 0
     finally:
         child.kill()
         child.wait()
-        os.close(ours)
+        os.close(screen)
     assert own_cache.read_text() == "abc\n/max-new-tokens 1000000\nabc\n"

@@ -44,8 +44,8 @@ def test_in_bfloat16_blocks_are_as_right_as_the_formula(T: int) -> None:
     exact = value_and_gradients(attend_by_formula, [x.detach().double().requires_grad_() for x in some_qkv(T)])
 
     def errors(attention: object) -> list[float]:
-        found = value_and_gradients(attention, some_qkv(T, dtype=torch.bfloat16))
-        return [((f.double() - e).norm() / (e.norm() + 1e-3)).item() for f, e in zip(found, exact, strict=True)]
+        values = value_and_gradients(attention, some_qkv(T, dtype=torch.bfloat16))
+        return [((f.double() - e).norm() / (e.norm() + 1e-3)).item() for f, e in zip(values, exact, strict=True)]
 
     for fast, plain in zip(errors(blocked_causal_attention), errors(attend_by_formula), strict=True):
         assert fast < 0.02 and fast <= 1.5 * plain + 1e-3
@@ -67,20 +67,18 @@ def test_training_goes_by_blocks_and_reading_by_the_kernel() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_learns_the_same_by_both(dtype: str) -> None:
     """Each gradient of the loss, to 1e-4 in float32; in bfloat16 to 3% in norm."""
-    x, y = some_tokens(2, 30), some_tokens(2, 30, seed=3)
-    found = []
+    results = []
     for attention in (attend, attend_by_formula):
         model = tiny_model(scale=4)
         for block in model.h:
             block.attn.attend = attention  # type: ignore[union-attr]
         with autocast("cpu", dtype):
-            NextTokenLoss(model)(x, y).backward()
-        found.append(gradients(model))
-    for name, exact in found[1].items():
-        if dtype == "float32":
-            torch.testing.assert_close(found[0][name], exact, rtol=1e-4, atol=1e-5)
-        else:
-            assert (found[0][name] - exact).norm() <= 0.03 * exact.norm() + 1e-3, name
+            NextTokenLoss(model)(some_tokens(2, 30), some_tokens(2, 30, seed=3)).backward()
+        results.append(gradients(model))
+    fast, exact = results
+    if dtype == "float32":
+        torch.testing.assert_close(fast, exact, rtol=1e-4, atol=1e-5)
+    assert all((fast[name] - g).norm() <= 0.03 * g.norm() + 1e-3 for name, g in exact.items())
 
 
 def test_blocks_refuse_a_second_derivative() -> None:

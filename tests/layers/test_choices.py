@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from light_llm.checkpoint import Files, load_model, write_model_file
 from light_llm.checkpoint.model_file import read_model_file
@@ -16,12 +17,11 @@ from light_llm.generate.cache import KVCache
 from light_llm.generate.decode import decode
 from light_llm.generate.packed_linear import can_pack, pack_weights
 from light_llm.generate.sampling import Sampling
-from light_llm.objective import NextTokenLoss
 from light_llm.observe.curvature import hessian_of
 from light_llm.observe.flat_params import flatten, mean_loss_by_formula, trainable_parameters
 from light_llm.runtime import autocast
-from tests.layers.test_layers import CHOICES, CPU, EVERY, LLAMA, model_of
-from tests.support.tools import TINY, gradients, model_path, some_tokens, tiny_model
+from tests.layers.test_layers import CHOICES, CPU, EVERY, LLAMA, loss_and_gradients, model_of
+from tests.support.tools import TINY, model_path, some_tokens, tiny_model
 
 OLD = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "dropout", "attn_dropout", "activation", "logit_cap")
 
@@ -75,19 +75,18 @@ def test_decoding_with_a_cache_is_decoding_without(changes: dict[str, Any]) -> N
 
 @EVERY
 def test_every_choice_learns(changes: dict[str, Any]) -> None:
-    """The loss by blocks is the plain one, each parameter has its gradient, and computing blocks again changes none."""
-    x, y, found = some_tokens(), some_tokens(seed=6), []
-    for chunk, again in ((7, False), (0, False), (7, True)):
+    """The blocked loss is the plain one, each parameter has its gradient, and recomputing blocks changes none."""
+
+    def step(chunk: int, checkpointing: bool) -> dict[str, Tensor]:
         model = model_of(**changes, dropout=0.1).train()
-        model.checkpointing = again
-        torch.manual_seed(1)
-        loss = NextTokenLoss(model, chunk)(x, y)
-        loss.backward()
-        found.append({"loss": loss.detach(), **gradients(model)})
-    assert found[0].keys() == {"loss", *model.state_dict()}
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[2], found[0])
-    assert all(gradient.abs().sum() > 0 for gradient in found[0].values())
+        model.checkpointing = checkpointing
+        return loss_and_gradients(model, chunk)
+
+    blocked = step(7, False)
+    assert blocked.keys() == {"loss", *model_of(**changes).state_dict()}
+    assert all(gradient.abs().sum() > 0 for gradient in blocked.values())
+    torch.testing.assert_close(step(0, False), blocked, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(step(7, True), blocked)
 
 
 @pytest.mark.parametrize("frozen", ["nothing", "ln_", "wte"])
@@ -97,32 +96,29 @@ def test_curvature_is_the_change_of_the_gradient(frozen: str) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(frozen not in name)
     batch = Batch(some_tokens(2, 9), some_tokens(2, 9, seed=6))
-    at = flatten(trainable_parameters(model).values()).double()
-    v = torch.randn(len(at), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sides = []
-    for h in (1e-5, -1e-5):
-        place = (at + h * v).requires_grad_()
-        sides.append(torch.autograd.grad(mean_loss_by_formula(model, place, batch), place)[0])
-    expected = (sides[0] - sides[1]) / 2e-5
-    found = hessian_of(model, batch, torch.float64).product(v)
-    assert (found - expected).norm() < 1e-4 * expected.norm()
+    weights = flatten(trainable_parameters(model).values()).double()
+    v = torch.randn(len(weights), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def gradient(h: float) -> Tensor:
+        nearby = (weights + h * v).requires_grad_()
+        return torch.autograd.grad(mean_loss_by_formula(model, nearby, batch), nearby)[0]
+
+    expected = (gradient(1e-5) - gradient(-1e-5)) / 2e-5
+    assert (hessian_of(model, batch, torch.float64).product(v) - expected).norm() < 1e-4 * expected.norm()
 
 
 @EVERY
 def test_in_bfloat16_it_is_nearly_the_same(changes: dict[str, Any]) -> None:
-    x, y, found = some_tokens(), some_tokens(seed=6), []
-    for dtype in ("float32", "bfloat16"):
-        model = tiny_model(scale=4, **changes)
-        with autocast("cpu", dtype):
-            loss = NextTokenLoss(model)(x, y)
-            assert model(x).dtype == getattr(torch, dtype)
-        loss.backward()
-        found.append({"loss": loss.detach(), **gradients(model)})
-    assert not torch.equal(found[0]["loss"], found[1]["loss"]), "the products are in another format"
-    torch.testing.assert_close(found[1]["loss"], found[0]["loss"], rtol=2e-3, atol=0)
-    for name, gradient in found[0].items():
-        assert found[1][name].dtype == torch.float32
-        assert (found[1][name] - gradient).norm() < 0.05 * gradient.norm() + 0.02, name
+    exact = loss_and_gradients(tiny_model(scale=4, **changes))
+    model = tiny_model(scale=4, **changes)
+    with autocast("cpu", "bfloat16"):
+        half = loss_and_gradients(model)
+        assert model(some_tokens()).dtype == torch.bfloat16
+    assert not torch.equal(half["loss"], exact["loss"]), "the products are in another format"
+    torch.testing.assert_close(half["loss"], exact["loss"], rtol=2e-3, atol=0)
+    for name, gradient in exact.items():
+        assert half[name].dtype == torch.float32
+        assert (half[name] - gradient).norm() < 0.05 * gradient.norm() + 0.02, name
 
 
 @pytest.mark.parametrize("changes", [LLAMA, LLAMA | {"tied_head": False, "qk_norm": True}, {"tied_head": False}])
@@ -143,15 +139,11 @@ def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["llama", "qwen3 with windows"])
 def test_compiled_it_is_the_same(name: str) -> None:
-    x, y = some_tokens(), some_tokens(seed=6)
-    found = []
-    for compiled in (False, True):
-        model = model_of(**CHOICES[name], tied_head=False).train()
-        loss = NextTokenLoss(model)
-        value = (torch.compile(loss) if compiled else loss)(x, y)
-        value.backward()
-        found.append({"loss": value.detach(), **gradients(model)})
-    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+    eager, compiled = (
+        loss_and_gradients(model_of(**CHOICES[name], tied_head=False).train(), wrap=wrap)
+        for wrap in (lambda loss: loss, torch.compile)
+    )
+    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow  # three runs from the command line
@@ -168,8 +160,8 @@ def test_a_rotary_model_may_go_on_with_a_longer_context(tmp_path: Path, capsys: 
     longer = ["--max-length", "32", "--set", "model.rope_scaling=linear", "--set", "model.rope_factor=2", *words]
     origin = str(tmp_path / "llama-nano")
     assert main(["train", "--init-from", origin, "--out", str(tmp_path / "longer"), *longer]) == 0
-    found = load_model(tmp_path / "longer").model.config
-    assert (found.n_positions, found.rope_scaling, found.rope_factor) == (32, "linear", 2.0)
+    resumed = load_model(tmp_path / "longer").model.config
+    assert (resumed.n_positions, resumed.rope_scaling, resumed.rope_factor) == (32, "linear", 2.0)
     capsys.readouterr()
     assert main(["train", "--init-from", str(tmp_path / "nano"), "--out", str(tmp_path / "x"), *longer]) == 2
     assert "decides the shape of the model; leave out --preset and model.rope_factor" in capsys.readouterr().err

@@ -114,9 +114,9 @@ def test_logits_and_gradients_are_transformers(changes: dict[str, Any]) -> None:
 
     (NextTokenLoss(ours)(x[:, :-1], x[:, 1:]) / 60).backward()
     other(x, labels=x).loss.backward()  # type: ignore[operator]
-    found, expected = by_hf_names(ours.config, gradients(ours)), gradients(other)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
+    grads, expected = by_hf_names(ours.config, gradients(ours)), gradients(other)
+    assert grads.keys() == expected.keys()
+    for name, gradient in grads.items():
         assert (gradient - expected[name]).norm() < 1e-3 * expected[name].norm(), name
 
 
@@ -141,6 +141,6 @@ def test_greedy_texts_are_transformers(changes: dict[str, Any]) -> None:
         pad_token_id=0, use_cache=True,
     )  # fmt: skip
     rows = decode(ours, prompts.tolist(), seeds=range(4), sampling=Sampling(temperature=0.0), max_new_tokens=26)
-    found = torch.tensor(list(rows)).T
-    assert min(len(row.unique()) for row in found) >= 4, "a model that repeats itself would agree with anything"
-    assert found.tolist() == texts[:, 5:].tolist()
+    tokens = torch.tensor(list(rows)).T
+    assert min(len(row.unique()) for row in tokens) >= 4, "a model that repeats itself would agree with anything"
+    assert tokens.tolist() == texts[:, 5:].tolist()

@@ -53,6 +53,14 @@ def model_of(scale: float = 5, **changes: Any) -> LightLLM:
     return model
 
 
+def loss_and_gradients(model: LightLLM, chunk: int = 1024, wrap: Any = lambda loss: loss) -> dict[str, Tensor]:
+    """Return the loss of one batch and every gradient, always with the same dropout."""
+    torch.manual_seed(1)
+    loss = wrap(NextTokenLoss(model, chunk))(some_tokens(), some_tokens(seed=6))
+    loss.backward()
+    return {"loss": loss.detach(), **gradients(model)}
+
+
 # ---- positions
 
 
@@ -130,17 +138,14 @@ def biased(**changes: Any) -> LightLLM:
 
 @pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1}, {"window": 5}, {"dropout": 0.1}, LLAMA | {"window": 5}])
 def test_a_biased_score_is_the_formula_in_every_path(changes: dict[str, Any]) -> None:
-    """The fast path with its gradients, activations computed again, and read in parts on a cache."""
-    x, y, results = some_tokens(2, 14), some_tokens(2, 14, seed=6), []
-    for attention, again in ((attend, False), (attend_by_formula, False), (attend, True)):
+    """The fast path with its gradients, recomputed activations, and read in parts on a cache."""
+    results, x = [], some_tokens(2, 14)
+    for attention, checkpointing in ((attend, False), (attend_by_formula, False), (attend, True)):
         model = biased(**changes).train()
-        model.checkpointing = again
+        model.checkpointing = checkpointing
         for block in model.h:
             block.attn.attend = attention  # type: ignore[union-attr]
-        torch.manual_seed(1)
-        loss = NextTokenLoss(model)(x, y)
-        loss.backward()
-        results.append({"loss": loss.detach(), **gradients(model)})
+        results.append(loss_and_gradients(model))
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(results[2], results[0])
     model.eval().requires_grad_(False)
@@ -186,8 +191,8 @@ def test_the_fast_rmsnorm_is_its_formula() -> None:
 
     assert "RMSNorm" in type(quick(x, gain).grad_fn).__name__, "training goes by the quick form"
     torch.testing.assert_close(quick(x, gain), rms_norm(x, gain, 1e-3))
-    found = torch.autograd.grad(quick(x, gain), (x, gain), d_y)
-    torch.testing.assert_close(found, torch.autograd.grad(rms_norm(x, gain, 1e-3), (x, gain), d_y))
+    result = torch.autograd.grad(quick(x, gain), (x, gain), d_y)
+    torch.testing.assert_close(result, torch.autograd.grad(rms_norm(x, gain, 1e-3), (x, gain), d_y))
     assert torch.autograd.gradcheck(quick, (x, gain))
     assert torch.autograd.gradgradcheck(quick, (x, gain))
     with torch.no_grad():  # reading goes by the formula
@@ -315,13 +320,13 @@ def test_the_mask_of_a_window_is_its_definition(
         at = torch.arange(T) + torch.randint(0, 9, (B, 1), generator=generator)
         S, places = T, at
     mask = torch.rand(B, 1, T, S, generator=generator) < 0.7 if masked else None
-    found = sliding_window_mask(mask, at, S, window, cached=cached)
+    result = sliding_window_mask(mask, at, S, window, cached=cached)
     allowed = mask[:, 0] if mask is not None else (places[:, None] <= at[:, :, None])
     expected = allowed & (at[:, :, None] - places[:, None] < window)
     if S <= window:  # the fastest attention takes the mask as it is
-        assert found is mask and torch.equal(expected, allowed)
+        assert result is mask and torch.equal(expected, allowed)
     else:
-        assert found is not None and torch.equal(found.expand(B, 1, T, S)[:, 0], expected)
+        assert result is not None and torch.equal(result.expand(B, 1, T, S)[:, 0], expected)
 
 
 # ---- the parts that are no attention
@@ -347,13 +352,13 @@ def test_a_head_of_its_own_has_its_own_gradient() -> None:
     model, x, y = tiny_model(tied_head=False), some_tokens(2, 5), some_tokens(2, 5, seed=9)
     assert model.head_weight is model.lm_head.weight is not model.wte.weight  # type: ignore[union-attr]
     NextTokenLoss(model)(x, y).backward()
-    found = gradients(model)
+    result = gradients(model)
     read = sorted(set(x.flatten().tolist()))
-    assert found["wte.weight"].abs().sum(dim=1).nonzero().flatten().tolist() == read, "only the tokens that were read"
-    assert (found["lm_head.weight"].abs().sum(dim=1) > 0).all(), "and every token that might have come"
+    assert result["wte.weight"].abs().sum(dim=1).nonzero().flatten().tolist() == read, "only the tokens that were read"
+    assert (result["lm_head.weight"].abs().sum(dim=1) > 0).all(), "and every token that might have come"
     roles = group_parameters(model)
     assert {"wte.weight", "wpe.weight", "lm_head.weight"} == roles["table"].keys()
-    assert roles["matrix"].keys() == {n for n, g in found.items() if n.startswith("h.") and g.ndim == 2}
+    assert roles["matrix"].keys() == {n for n, g in result.items() if n.startswith("h.") and g.ndim == 2}
     tied = tiny_model()
     assert tied.lm_head is None and group_parameters(tied)["table"].keys() == {"wte.weight", "wpe.weight"}
 

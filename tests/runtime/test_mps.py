@@ -36,9 +36,9 @@ from tests.support.tools import SMALL, Trainer, byte_loader, byte_model, gradien
 FATAL = ("kernel", "format", "mixed", "wrong")  # these end or spoil a program on MPS; a wait only costs time
 
 
-def wrong(seen: Audit) -> list[str]:
+def wrong(audit: Audit) -> list[str]:
     """Return the operations that would not run, or are known to be wrong."""
-    return [str(f) for kind in FATAL for f in seen.of(kind)]
+    return [str(f) for kind in FATAL for f in audit.of(kind)]
 
 
 def places(findings: list[Finding]) -> set[str]:
@@ -72,16 +72,16 @@ def test_the_table_knows_what_is_known() -> None:
     assert all(name in table or name in bare_names(table.own) for name in ONLY_ON_MPS)
 
 
-class Faulty(nn.Module):
-    """A layer that does something MPS cannot or should not do."""
+class Faulty(nn.Linear):
+    """A layer that also does something MPS cannot or should not do."""
 
-    def __init__(self, what: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.inner, self.what = nn.Linear(4, 4), what
+    def __init__(self, action: Callable[[Tensor], Any]) -> None:
+        super().__init__(4, 4)
+        self.action = action
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.inner(x)
-        self.what(y.detach())
+        y = super().forward(x)
+        self.action(y.detach())
         return y
 
 
@@ -102,20 +102,21 @@ FAULTS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_with_its_place(name: str) -> None:
-    what, kind, operation = FAULTS[name]
-    for action in (lambda y: y + 1, what):
-        with fake_mps() as seen:
+    fault, kind, operation = FAULTS[name]
+    for action in (lambda y: y + 1, fault):
+        with fake_mps() as audit:
             Faulty(action).to("mps")(torch.ones(2, 4, device="mps")).sum().backward()
-        assert bool(seen.findings) == (action is what)
-    (found,) = seen.of(kind)
-    assert found.name == operation and re.search(r"tests/runtime/test_mps\.py:\d+ in ", found.where) and not found.hot
+        assert bool(audit.findings) == (action is fault)
+    (finding,) = audit.of(kind)
+    assert (finding.name, finding.hot) == (operation, False)
+    assert re.search(r"tests/runtime/test_mps\.py:\d+ in ", finding.where)
 
 
 def test_what_an_operation_is_composed_of_is_seen_too() -> None:
     table = kernels()
-    with fake_mps(Kernels(table.own - {"amax", "amax.out"}, table.composed)) as seen:
+    with fake_mps(Kernels(table.own - {"amax", "amax.out"}, table.composed)) as audit:
         torch.ones(2, 3, device="mps").logsumexp(0)
-    assert [f.name for f in seen.of("kernel")] == ["amax"]
+    assert [f.name for f in audit.of("kernel")] == ["amax"]
 
 
 def test_a_fault_in_the_backward_pass_is_seen() -> None:
@@ -129,19 +130,19 @@ def test_a_fault_in_the_backward_pass_is_seen() -> None:
             assert d_y.device.type == "mps", "backward takes the branches for MPS"
             return d_y * d_y.sum().item()
 
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         Bad.apply(torch.ones(2, device="mps", requires_grad=True)).sum().backward()
-    assert [(f.kind, f.name, f.where.rpartition(".")[2]) for f in seen.findings] == [
+    assert [(f.kind, f.name, f.where.rpartition(".")[2]) for f in audit.findings] == [
         ("wait", "_local_scalar_dense", "backward")
     ]
 
 
 def test_tensors_on_the_host_are_not_recorded() -> None:
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         x = torch.ones(3).double()
         assert x.device.type == "cpu" and x.sum().item() == 3
         assert x.float().to("mps").device.type == "mps" and torch.tensor([1.0], device="mps").device.type == "mps"
-    assert not seen.findings and sum(seen.uploads.values()) == 1
+    assert not audit.findings and sum(audit.uploads.values()) == 1
     assert not torch.backends.mps.is_available(), "torch is restored afterwards"
 
 
@@ -215,20 +216,20 @@ def test_a_run_needs_nothing_that_mps_does_not_have(name: str, poem: Path) -> No
     shape, changes = RUNS[name]
     steps, pieces = 2, 4 // changes.get("micro_batch", 4)
     settings = SMALL | {"device": "mps", "max_steps": steps, "eval_interval": 2, "probe_interval": 0} | changes
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         model = preset(name if name in PRESETS else "nano", **shape)
         rate_is_known(model.config)
         trainer = Trainer(model, byte_loader(poem), out="run", skip_doctor=True, **(settings | {"sample_interval": 2}))
         assert trainer.train().status == "done"
-    assert not wrong(seen)
-    assert not seen.of("wait", hot=True), "no wait in the middle of a step"
-    assert "PendingStep.read" in places(seen.of("wait")), "the one place that waits, before each update"
-    assert "Trainer.train" not in places(seen.of("wait")), "the optimizer does not wait"
-    brought = {place.rpartition(" in ")[2]: n for place, n in seen.uploads.items()}
-    assert brought["Trainer.accumulate"] == 2 * pieces * steps, "tokens and targets alone"
-    assert not {"StepMetrics.clip", "StepQueue.push", "NextTokenLoss.forward"} & set(brought)
+    assert not wrong(audit)
+    assert not audit.of("wait", hot=True), "no wait in the middle of a step"
+    assert "PendingStep.read" in places(audit.of("wait")), "the one place that waits, before each update"
+    assert "Trainer.train" not in places(audit.of("wait")), "the optimizer does not wait"
+    uploads = {place.rpartition(" in ")[2]: n for place, n in audit.uploads.items()}
+    assert uploads["Trainer.accumulate"] == 2 * pieces * steps, "tokens and targets alone"
+    assert not {"StepMetrics.clip", "StepQueue.push", "NextTokenLoss.forward"} & uploads.keys()
     used = {"_fused_adamw_", "linear_backward", "bmm", "embedding_dense_backward"}
-    assert used <= set(seen.operations) and "_scaled_dot_product_flash_attention_for_cpu" not in seen.operations
+    assert used <= set(audit.operations) and "_scaled_dot_product_flash_attention_for_cpu" not in audit.operations
 
 
 def test_a_step_is_the_cpus_step() -> None:
@@ -243,8 +244,8 @@ def test_a_step_is_the_cpus_step() -> None:
 
     loss, expected = step("cpu")
     with fake_mps():
-        found, grads = step("mps")
-    assert found == pytest.approx(loss, rel=1e-6)
+        mps_loss, grads = step("mps")
+    assert mps_loss == pytest.approx(loss, rel=1e-6)
     for name, g in grads.items():
         torch.testing.assert_close(g, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
@@ -269,10 +270,10 @@ def test_checkpointing_changes_no_gradient() -> None:
 def test_an_evaluation(dtype: str, poem: Path) -> None:
     data = byte_loader(poem).dataset
     lengths = torch.tensor(byte_lengths(data.tokenizer)).numpy()
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         result = evaluate_loss(byte_model().to("mps"), data.held_out, lengths, context=16, dtype=dtype)
-    assert not wrong(seen) and result.tokens == len(data.held_out) - 1
-    assert places(seen.of("wait")) == {"_target_nats"}
+    assert not wrong(audit) and result.tokens == len(data.held_out) - 1
+    assert places(audit.of("wait")) == {"_target_nats"}
 
 
 def probe(poem: Path) -> None:
@@ -298,9 +299,9 @@ def rows_of_different_lengths(poem: Path) -> None:
 
 @pytest.mark.parametrize("program", [probe, training_dynamics, curvature, rows_of_different_lengths])
 def test_a_program_needs_nothing_that_mps_does_not_have(program: Callable[[Path], None], poem: Path) -> None:
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         program(poem)
-    assert not wrong(seen)
+    assert not wrong(audit)
 
 
 SAMPLINGS = {
@@ -317,21 +318,22 @@ def test_generation(name: str, use_cache: bool) -> None:
 
     def write(device: str) -> list[list[int | None]]:
         model = tiny_model(scale=4).to(device)
-        how: dict[str, Any] = {"sampling": SAMPLINGS[name], "max_new_tokens": 12, "context": 8, "use_cache": use_cache}
-        return list(decode(model, [[1, 2, 3], [4]], seeds=[1, 2], end=7, n_ids=60, **how))
+        limits = {"max_new_tokens": 12, "context": 8, "end": 7, "n_ids": 60}
+        options: dict[str, Any] = limits | {"sampling": SAMPLINGS[name], "use_cache": use_cache}
+        return list(decode(model, [[1, 2, 3], [4]], seeds=[1, 2], **options))
 
-    with fake_mps() as seen:
-        found = write("mps")
-    assert not wrong(seen) and found == write("cpu")
+    with fake_mps() as audit:
+        rows = write("mps")
+    assert not wrong(audit) and rows == write("cpu")
 
 
 @pytest.mark.parametrize(("dtype", "quantize"), [("auto", "none"), ("bfloat16", "none"), ("auto", "int8")])
 def test_writing_from_a_file(dtype: str, quantize: str, tmp_path: Path) -> None:
     path = model_path(tmp_path)
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         writer = TextGenerator(path, device="mps", dtype=dtype, quantize=quantize)
         assert len(writer.generate_many(["ab", "c"], max_new_tokens=20, seed=1)) == 2
-    assert not wrong(seen) and "linear" in seen.operations
+    assert not wrong(audit) and "linear" in audit.operations
 
 
 # Operations on int64 that MPS got wrong or did not have in some versions.
@@ -339,9 +341,9 @@ UNSAFE_IN_INT64 = {"sort", "topk", "cumsum", "cumprod", "prod", "bmm", "mm", "ad
 
 
 def test_ids_are_only_looked_up_and_compared(poem: Path) -> None:
-    with fake_mps() as seen:
+    with fake_mps() as audit:
         model = byte_model().to("mps").train()
         NextTokenLoss(model)(some_tokens().to("mps"), some_tokens(seed=6).to("mps")).backward()
         list(decode(model.eval(), [[1, 2, 3]], sampling=Sampling(), seeds=[1], max_new_tokens=3))
-    assert {"embedding", "index_add_"} <= seen.whole_numbers, "ids were seen"
-    assert not {name.split(".")[0] for name in seen.whole_numbers} & UNSAFE_IN_INT64
+    assert {"embedding", "index_add_"} <= audit.whole_numbers, "ids were recorded"
+    assert not {name.split(".")[0] for name in audit.whole_numbers} & UNSAFE_IN_INT64

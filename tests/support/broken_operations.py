@@ -56,14 +56,24 @@ class Kernels(TorchDispatchMode):
         return apply(self.fault, self.names, func, func.overloadpacket.__name__, args, kwargs)
 
 
-def linear_from_batch_9() -> AbstractContextManager[object]:
+MakeFault = Callable[[], AbstractContextManager[object]]
+
+
+def calls(*names: str) -> Callable[[Fault], MakeFault]:
+    """Decorate a fault of functions or methods: calling its name returns the context in which it happens."""
+    return lambda fault: partial(Calls, fault, *names)
+
+
+def kernels(*names: str) -> Callable[[Fault], MakeFault]:
+    """Decorate a fault of kernels, as `calls`."""
+    return lambda fault: partial(Kernels, fault, *names)
+
+
+@calls("linear")
+def linear_from_batch_9(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
     """Scale everything from the ninth sequence on by 1.001."""
-
-    def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
-        y = func(x, *rest, **kwargs)
-        return torch.cat([y[:8], y[8:] * 1.001]) if x.ndim == 3 and len(x) >= 9 else y
-
-    return Calls(fault, "linear")
+    y = func(x, *rest, **kwargs)
+    return torch.cat([y[:8], y[8:] * 1.001]) if x.ndim == 3 and len(x) >= 9 else y
 
 
 def linear_off_by(share: float) -> AbstractContextManager[object]:
@@ -71,38 +81,31 @@ def linear_off_by(share: float) -> AbstractContextManager[object]:
     return Calls(lambda func, *args: func(*args) * (1 + share), "linear")
 
 
-def last_position() -> AbstractContextManager[object]:
+@calls("linear")
+def last_position(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
     """Give the last token of a sequence the result of the one before it."""
-
-    def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
-        y = func(x, *rest, **kwargs)
-        return torch.cat([y[:, :-1], y[:, -2:-1]], dim=1) if x.ndim == 3 and x.size(1) > 1 else y
-
-    return Calls(fault, "linear")
+    y = func(x, *rest, **kwargs)
+    return torch.cat([y[:, :-1], y[:, -2:-1]], dim=1) if x.ndim == 3 and x.size(1) > 1 else y
 
 
-def linear_ignores_strides() -> AbstractContextManager[object]:
+@calls("linear")
+def linear_ignores_strides(func: Any, x: Tensor, *rest: Any) -> Tensor:
     """Read memory as if the input were contiguous."""
-
-    def fault(func: Any, x: Tensor, *rest: Any) -> Tensor:
-        n, available = x.numel(), x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
-        if not x.is_contiguous() and n <= available:
-            x = x.as_strided(x.shape, torch.empty(x.shape, device="meta").stride())
-        return func(x, *rest)
-
-    return Calls(fault, "linear")
+    n, available = x.numel(), x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()
+    if not x.is_contiguous() and n <= available:
+        x = x.as_strided(x.shape, torch.empty(x.shape, device="meta").stride())
+    return func(x, *rest)
 
 
-def stale_second_moment() -> AbstractContextManager[object]:
+@calls("_fused_adamw_")
+def stale_second_moment(
+    func: Any, weights: Any, grads: Any, means: Any, squares: list[Tensor], *rest: Any, **kw: Any
+) -> Any:
     """Leave the second moment of the fused AdamW as it was after the first step."""
-
-    def fault(func: Any, weights: Any, grads: Any, means: Any, squares: list[Tensor], *rest: Any, **kw: Any) -> Any:
-        before = [s.clone() for s in squares]
-        func(weights, grads, means, squares, *rest, **kw)
-        for square, old in zip(squares, before, strict=True):
-            square.copy_(torch.where(old > 0, old, square))
-
-    return Calls(fault, "_fused_adamw_")
+    before = [s.clone() for s in squares]
+    func(weights, grads, means, squares, *rest, **kw)
+    for square, old in zip(squares, before, strict=True):
+        square.copy_(torch.where(old > 0, old, square))
 
 
 def skipped_parameter(*names: str) -> AbstractContextManager[object]:
@@ -156,78 +159,57 @@ forgetful_cache = partial(cache_with, lambda keys, values: (keys, values.index_f
 shifted_cache = partial(cache_with, lambda keys, values: (keys.roll(1, 2), values))
 
 
-def attention_at_1024() -> AbstractContextManager[object]:
+@calls("scaled_dot_product_attention")
+def attention_at_1024(func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kw: Any) -> Tensor:
     """Drop the last of exactly 1,024 values in the fused attention."""
-
-    def fault(func: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **kw: Any) -> Tensor:
-        if k.size(-2) == 1024:
-            v = torch.cat([v[:, :, :-1], v[:, :, -2:-1]], dim=2)
-        return func(q, k, v, *rest, **kw)
-
-    return Calls(fault, "scaled_dot_product_attention")
+    if k.size(-2) == 1024:
+        v = torch.cat([v[:, :, :-1], v[:, :, -2:-1]], dim=2)
+    return func(q, k, v, *rest, **kw)
 
 
-def softmax_along_the_wrong_axis() -> AbstractContextManager[object]:
+@calls("softmax")
+def softmax_along_the_wrong_axis(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
     """Normalise columns instead of rows."""
-
-    def fault(func: Any, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
-        return func(x, dim=-2).nan_to_num() if x.ndim > 1 else func(x, dim=-1)
-
-    return Calls(fault, "softmax")
+    return func(x, dim=-2).nan_to_num() if x.ndim > 1 else func(x, dim=-1)
 
 
-def norm_without_eps() -> AbstractContextManager[object]:
+@calls("layer_norm")
+def norm_without_eps(func: Any, x: Tensor, shape: Any, gain: Any = None, bias: Any = None, *rest: Any) -> Tensor:
     """Compute LayerNorm with eps 1e-12."""
-
-    def fault(func: Any, x: Tensor, shape: Any, gain: Any = None, bias: Any = None, *rest: Any) -> Tensor:
-        return func(x, shape, gain, bias, 1e-12)
-
-    return Calls(fault, "layer_norm")
+    return func(x, shape, gain, bias, 1e-12)
 
 
-def norm_of_one_fewer() -> AbstractContextManager[object]:
+@calls("layer_norm")
+def norm_of_one_fewer(func: Any, x: Tensor, shape: Any, gain: Tensor, bias: Tensor, eps: float, *rest: Any) -> Tensor:
     """Compute the variance of LayerNorm with n - 1."""
-
-    def fault(func: Any, x: Tensor, shape: Any, gain: Tensor, bias: Tensor, eps: float, *rest: Any) -> Tensor:
-        variance, mean = torch.var_mean(x, -1, correction=1, keepdim=True)
-        return (x - mean) * (variance + eps).rsqrt() * gain + bias
-
-    return Calls(fault, "layer_norm")
+    variance, mean = torch.var_mean(x, -1, correction=1, keepdim=True)
+    return (x - mean) * (variance + eps).rsqrt() * gain + bias
 
 
-def gain_gradient_off() -> AbstractContextManager[object]:
+@kernels("native_layer_norm_backward")
+def gain_gradient_off(func: Any, dy: Tensor, x: Tensor, *rest: Any) -> Any:
     """Scale the gradient of LayerNorm's gain by 1.001."""
-
-    def fault(func: Any, dy: Tensor, x: Tensor, *rest: Any) -> Any:
-        dx, d_gain, d_bias = func(dy, x, *rest)
-        return dx, d_gain * 1.001, d_bias
-
-    return Kernels(fault, "native_layer_norm_backward")
+    dx, d_gain, d_bias = func(dy, x, *rest)
+    return dx, d_gain * 1.001, d_bias
 
 
-def embedding_gradient_without_repeats() -> AbstractContextManager[object]:
+@kernels("embedding_dense_backward")
+def embedding_gradient_without_repeats(func: Any, dy: Tensor, ids: Tensor, n: int, *rest: Any) -> Tensor:
     """Count only the last occurrence of a repeated id in the gradient."""
-
-    def fault(func: Any, dy: Tensor, ids: Tensor, n: int, *rest: Any) -> Tensor:
-        gradient = dy.new_zeros(n, dy.size(-1))
-        gradient[ids.flatten()] = dy.reshape(-1, dy.size(-1))
-        return gradient
-
-    return Kernels(fault, "embedding_dense_backward")
+    gradient = dy.new_zeros(n, dy.size(-1))
+    gradient[ids.flatten()] = dy.reshape(-1, dy.size(-1))
+    return gradient
 
 
-def sums_in_bfloat16() -> AbstractContextManager[object]:
+@calls("linear")
+def sums_in_bfloat16(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Accumulate bfloat16 products in bfloat16."""
-
-    def fault(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if not (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16):
-            return func(x, weight, bias)
-        y = func(x[..., :16], weight[:, :16], bias)
-        for i in range(16, x.size(-1), 16):
-            y = y + func(x[..., i : i + 16], weight[:, i : i + 16])
-        return y
-
-    return Calls(fault, "linear")
+    if not (torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16):
+        return func(x, weight, bias)
+    y = func(x[..., :16], weight[:, :16], bias)
+    for i in range(16, x.size(-1), 16):
+        y = y + func(x[..., i : i + 16], weight[:, i : i + 16])
+    return y
 
 
 def lost_bits() -> AbstractContextManager[object]:

@@ -99,7 +99,7 @@ class Finding:
     """An operation that MPS does not have, gets wrong, or would wait for."""
 
     # kernel: MPS has none; format: makes a tensor of a dtype that MPS does not have; wait: waits for the device;
-    # mixed: is given tensors of the device and of the host; wrong: is known to be wrong
+    # mixed: has tensors of the device and of the host; wrong: is known to be wrong
     kind: str
     name: str  # of the operation
     where: str  # file, line and function of the nearest frame in this repository
@@ -140,11 +140,11 @@ class DeviceTensors:
 
 
 class Recorder(TorchDispatchMode):
-    """Record each operation on a tensor of the device, and put its results there too."""
+    """Record each operation on a tensor of the device, and put its results on the device too."""
 
     def __init__(self, tensors: DeviceTensors, table: Kernels) -> None:
         super().__init__()
-        self.tensors, self.table, self.seen = tensors, table, Audit()
+        self.tensors, self.table, self.audit = tensors, table, Audit()
         self.placing = False  # new tensors are made on the device
         self.quiet = False
         self.generator = torch.Generator()  # the device has its own; saving the CPU's does not save it
@@ -152,21 +152,21 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
-            given = tensors_in((args, kwargs))
-            here = [x for x in given if x in self.tensors]
-            if self.quiet or not (here or (self.placing and not given)):
+            inputs = tensors_in((args, kwargs))
+            on_device = [x for x in inputs if x in self.tensors]
+            if self.quiet or not (on_device or (self.placing and not inputs)):
                 return func(*args, **kwargs)
             name = func._schema.name.removeprefix("aten::") + f".{func._overloadname}".removesuffix(".default")
-            new, index = name not in self.seen.operations, name.split(".")[0] in INDEXING
+            new, index = name not in self.audit.operations, name.split(".")[0] in INDEXING
             self.operation(name)
-            if any(x.dtype == torch.int64 for x in here):
-                self.seen.whole_numbers.add(name)
+            if any(x.dtype == torch.int64 for x in on_device):
+                self.audit.whole_numbers.add(name)
             by_mask = index and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
             by_data = not index and any(tag in func.tags for tag in DATA_DEPENDENT)
             # The True elements of a mask have to be counted before its rows can be copied.
             if name in WAITS or by_mask or by_data or (name == "copy_" and args[0] not in self.tensors):
                 self.find("wait", name)
-            if name != "copy_" and not index and any(x.ndim and x not in self.tensors for x in given):
+            if name != "copy_" and not index and any(x.ndim and x not in self.tensors for x in inputs):
                 self.find("mixed", name)
             if any(a.name == "generator" for a in func._schema.arguments):
                 kwargs = {"generator": self.generator} | kwargs
@@ -179,8 +179,8 @@ class Recorder(TorchDispatchMode):
 
     def operation(self, name: str) -> None:
         """Record an operation; a finding if MPS has no kernel for it."""
-        if name not in self.seen.operations:
-            self.seen.operations[name] = caller()[0]
+        if name not in self.audit.operations:
+            self.audit.operations[name] = caller()[0]
         if name not in self.table:
             self.find("kernel", name)
 
@@ -200,7 +200,7 @@ class Recorder(TorchDispatchMode):
         return out
 
     def find(self, kind: str, name: str) -> None:
-        self.seen.findings.add(Finding(kind, name, *caller()))
+        self.audit.findings.add(Finding(kind, name, *caller()))
 
 
 INDEXING = ("index", "index_put", "index_put_")  # by ids or by a mask
@@ -217,8 +217,8 @@ def bare_names(names: frozenset[str]) -> frozenset[str]:
 def path_in_repository(file: str) -> str | None:
     """Return the path of a file in this repository; None for other files and this one."""
     path = Path(file)
-    mine = CHECKOUT in path.parents and "site-packages" not in path.parts and path != Path(__file__)
-    return str(path.relative_to(CHECKOUT)) if mine else None
+    in_repository = CHECKOUT in path.parents and "site-packages" not in path.parts and path != Path(__file__)
+    return str(path.relative_to(CHECKOUT)) if in_repository else None
 
 
 def caller() -> tuple[str, bool]:
@@ -243,20 +243,20 @@ class DeviceView(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        here = any(x in self.tensors for x in tensors_in((args, kwargs)))
+        on_device = any(x in self.tensors for x in tensors_in((args, kwargs)))
         if func in ANSWERS:
-            return ANSWERS[func](here, lambda: func(*args, **kwargs))
-        if here and getattr(func, "__name__", "") in ("tolist", "numpy", "__array__"):
+            return ANSWERS[func](on_device, lambda: func(*args, **kwargs))
+        if on_device and getattr(func, "__name__", "") in ("tolist", "numpy", "__array__"):
             self.recorder.find("wait", func.__name__)
         if func in (Tensor.to, Tensor.cpu):
             return self.move(func, args, kwargs)
-        if (asked := kwargs.get("device")) and is_mps(asked):
+        if (requested := kwargs.get("device")) and is_mps(requested):
             kwargs["device"] = "cpu"
-        with self.placing(is_mps(asked) if asked else here):
-            if here and (form := FORMS.get(func)):
+        with self.placing(is_mps(requested) if requested else on_device):
+            if on_device and (form := FORMS.get(func)):
                 return form(self.recorder, *args, **kwargs)
             out = func(*args, **kwargs)
-        if asked and is_mps(asked):  # `torch.tensor` is seen by no other mode
+        if requested and is_mps(requested):  # `torch.tensor` is invisible to the other mode
             for x in tensors_in(out):
                 self.tensors.add(x)
         return out
@@ -272,26 +272,26 @@ class DeviceView(TorchFunctionMode):
     def move(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         """Run x.to(...) or x.cpu(), with a copy if the device changes, as between real devices."""
         x: Tensor = args[0]
-        here = there = x in self.tensors
+        on_device = to_device = x in self.tensors
         if func is Tensor.cpu:
-            there = False
+            to_device = False
         for a in [*args[1:], kwargs.get("device")]:
             if isinstance(a, (str, torch.device, Tensor)):
-                there = a in self.tensors if isinstance(a, Tensor) else is_mps(a)
+                to_device = a in self.tensors if isinstance(a, Tensor) else is_mps(a)
         args = [x, *("cpu" if isinstance(a, (str, torch.device)) else a for a in args[1:])]
         kwargs |= {"device": "cpu"} if "device" in kwargs else {}
-        if here == there:
+        if on_device == to_device:
             return func(*args, **kwargs)
-        if here:
+        if on_device:
             self.recorder.find("wait", "_to_copy")
         else:
-            self.recorder.seen.uploads[caller()[0]] += 1
+            self.recorder.audit.uploads[caller()[0]] += 1
         self.recorder.quiet = True
         try:
             moved = func(x.clone(), *args[1:], **kwargs)
         finally:
             self.recorder.quiet = False
-        if there:
+        if to_device:
             self.tensors.add(moved)
             self.recorder.operation("_to_copy")
             if moved.dtype in MISSING_DTYPES:
@@ -300,9 +300,9 @@ class DeviceView(TorchFunctionMode):
 
 
 ANSWERS: dict[Any, Callable[[bool, Callable[[], Any]], Any]] = {
-    Tensor.device.__get__: lambda here, otherwise: MPS if here else otherwise(),  # type: ignore[attr-defined]
-    Tensor.is_mps.__get__: lambda here, otherwise: here,  # type: ignore[attr-defined]
-    Tensor.is_cpu.__get__: lambda here, otherwise: not here,  # type: ignore[attr-defined]
+    Tensor.device.__get__: lambda on_device, otherwise: MPS if on_device else otherwise(),  # type: ignore[attr-defined]
+    Tensor.is_mps.__get__: lambda on_device, otherwise: on_device,  # type: ignore[attr-defined]
+    Tensor.is_cpu.__get__: lambda on_device, otherwise: not on_device,  # type: ignore[attr-defined]
 }
 
 
@@ -312,19 +312,19 @@ def is_mps(device: Any) -> bool:
 
 def _attention(recorder: Recorder, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
     wants = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | named
-    mask = given.pop("attn_mask", None)
-    if not wants and not given.get("dropout_p"):
+    options = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | named
+    mask = options.pop("attn_mask", None)
+    if not wants and not options.get("dropout_p"):
         recorder.operation("_scaled_dot_product_attention_math_for_mps")
         by_vectors = q.size(-2) <= 8 and q.size(-1) in (64, 96, 128)  # the form for few queries
         mask_per_row = mask is not None and mask.ndim == 4 and mask.size(0) > 1
         if by_vectors and mask_per_row and not mask.expand(-1, q.size(1), -1, -1).stride(1):
             recorder.find("wrong", MASK_PER_ROW)
-        if given.get("is_causal") and q.dtype in (torch.bfloat16, torch.float16) and q.size(-2) > 1:
+        if options.get("is_causal") and q.dtype in (torch.bfloat16, torch.float16) and q.size(-2) > 1:
             recorder.find("wrong", CAUSAL_IN_16_BITS)
     if mask is not None and mask.dtype == torch.bool:  # as the function does before it chooses a form
         mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask.logical_not(), -math.inf)
-    return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, mask, **given)[0]
+    return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, mask, **options)[0]
 
 
 def _linear(recorder: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -355,7 +355,7 @@ def fake_mps(table: Kernels | None = None) -> Iterator[Audit]:
     with pytest.MonkeyPatch.context() as patch:
         _patch_torch(patch, view)
         with recorder, view:
-            yield recorder.seen
+            yield recorder.audit
 
 
 def _patch_torch(patch: pytest.MonkeyPatch, view: DeviceView) -> None:
@@ -390,8 +390,8 @@ def _patch_torch(patch: pytest.MonkeyPatch, view: DeviceView) -> None:
     group, run = torch._C._group_tensors_by_device_and_dtype, torch.autograd._engine_run_backward
 
     def grouped(*args: Any, **kwargs: Any) -> Any:
-        found = group(*args, **kwargs)
-        return {(lists[0][0][0].device, dtype): (lists, at) for (_, dtype), (lists, at) in found.items()}
+        groups = group(*args, **kwargs)
+        return {(lists[0][0][0].device, dtype): (lists, at) for (_, dtype), (lists, at) in groups.items()}
 
     def backward(*args: Any, **kwargs: Any) -> Any:
         with view, view.placing(True):  # `Tensor.backward` switches modes off
