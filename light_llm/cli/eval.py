@@ -117,9 +117,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def _result(value: float | str | None) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return format_number(value, digits=4)
+    return value or "" if value is None or isinstance(value, str) else format_number(value, digits=4)
 
 
 def _notes(model: LightLLMForEval, flags: EvalFlags, device: str, warnings: Sequence[str]) -> list[Text]:

@@ -22,22 +22,22 @@ REQUIRED = object()  # the default of a field that config.json must have
 class ConfigField:
     """A setting of ModelConfig and the field of config.json that holds it, for reading and writing."""
 
-    ours: str
-    theirs: str
+    setting: str
+    key: str
     default: Any = REQUIRED  # where config.json has no such field; true or false: the field must be one of them
     also: str = ""  # a second name, whose value must agree
     fallback: str = ""  # an older name, used only where neither of the others is there
-    written: str = ""  # the attribute of ModelConfig that is written; empty: `ours`
-    values: Mapping[str, str] = field(default_factory=dict)  # theirs to ours; the first of several is written
+    written: str = ""  # the attribute of ModelConfig that is written; empty: `setting`
+    values: Mapping[str, str] = field(default_factory=dict)  # in config.json to ours; the first of several is written
 
 
 @dataclass(frozen=True)
 class TensorNames:
     """The names that transformers gives the tensors of a family."""
 
-    prefix: str  # of every name but lm_head.weight; half of all files lack it
+    prefix: str  # of every name but lm_head.weight; a model saved without its head lacks it
     layers: str  # the list of blocks: `layers` gives `layers.0.`
-    names: Mapping[str, tuple[str, ...]]  # ours to theirs; several are the rows of one of ours, in this order
+    names: Mapping[str, tuple[str, ...]]  # by our name; several are the rows of one of ours, in this order
     transposed: tuple[str, ...] = ()  # of our names: stored as (in, out)
 
 
@@ -141,7 +141,7 @@ _GPT2_FIELDS = (
     ConfigField("tied_head", "tie_word_embeddings", True),
 )
 _LLAMA_FIELDS = {
-    known.ours: known
+    known.setting: known
     for known in (
         ConfigField("vocab_size", "vocab_size"),
         ConfigField("n_positions", "max_position_embeddings"),

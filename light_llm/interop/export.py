@@ -68,7 +68,7 @@ def export(
         log(f"checking  it is opened in {exporter.program}")
         check, summary = _verify(loaded, exporter, partial, dtype)
         if exporter.is_folder:
-            write_card(loaded, partial, [summary])
+            write_card(loaded, partial, summary)
         move_into_place(partial, out, Files())
     except OSError as error:  # NumPy's OSError has no strerror
         raise CheckpointError(

@@ -37,7 +37,7 @@ def quantize(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
     """
     gguf = require("gguf", "gguf")
     numbers = tensor.detach().float().contiguous().numpy()
-    # The package would write infinity without an error.
+    # The package would write infinity, with no more than a warning.
     largest = float(np.abs(numbers).max(initial=0.0))
     bound = {"f16": MAX_F16, "q8_0": 127 * MAX_F16}.get(kind, float(np.finfo(np.float32).max))
     if not largest <= bound:  # also true for NaN

@@ -43,24 +43,19 @@ def check_can_be_gguf(config: ModelConfig) -> None:
     family = family_of(config)
     if family.gguf is None:
         raise ConfigError(f"llama.cpp has no {family.title}; export for Hugging Face")
-    for name, supported in family.gguf.supported.items():
-        if (value := getattr(config, name)) not in supported:
-            raise _unsupported(
-                f"{name}={value} is not what its {family.title} has", f"train with {name}={' or '.join(supported)}"
-            )
+    problems = [
+        f"{name}={value} is not what its {family.title} has; train with {name}={' or '.join(supported)}"
+        for name, supported in family.gguf.supported.items()
+        if (value := getattr(config, name)) not in supported
+    ]
     # A window as long as the context hides nothing.
     if any(0 < config.window_size(layer) < config.n_positions for layer in range(config.n_layer)):
-        raise _unsupported(
-            f"window={config.window} is not read there: its {family.title} sees all tokens in every layer",
-            "train with window=0",
+        problems.append(f"its {family.title} has no windows, here window={config.window}; train with window=0")
+    if problems:
+        raise ConfigError(
+            f"llama.cpp would compute another model from a GGUF file of this one: {problems[0]}, "
+            "or export for Hugging Face"
         )
-
-
-def _unsupported(difference: str, remedy: str) -> ConfigError:
-    return ConfigError(
-        f"llama.cpp would compute another model from a GGUF file of this one: {difference}; {remedy}, "
-        "or export for Hugging Face"
-    )
 
 
 def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,7 +133,7 @@ def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]
         "general.type": "model",
         "general.name": f"light-llm {size}",
         "general.size_label": size,
-        "general.description": describe(family, file),
+        "general.description": _description(family, file),
         "general.file_type": FILE_TYPES[dtype],
     }
     if dtype == "q8_0":
@@ -166,7 +161,7 @@ def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]
     return fields | {f"{family.name}.{name}": value for name, value in numbers.items()}
 
 
-def describe(family: Family, file: ModelFile) -> str:
+def _description(family: Family, file: ModelFile) -> str:
     """Return one sentence on how the model was trained, with the numbers that its run recorded."""
     meta, parts = file.meta, [f"A {family.title} made with light-llm {__version__}"]
     if steps := meta.get("step"):

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigError
 from ..layers.positions import HIGH, LOW
 from .architectures import FAMILIES, REQUIRED, ConfigField, Family, family_of, has_window
 
-ROPE_TYPES = {"default": "none", "linear": "linear", "llama3": "llama3"}  # theirs to ours
+ROPE_TYPES = {"default": "none", "linear": "linear", "llama3": "llama3"}  # in config.json to ours
 LLAMA3_FACTORS = {"low_freq_factor": LOW, "high_freq_factor": HIGH}  # Llama 3.1's, the only ones here
 LAYER_TYPES = ("full_attention", "sliding_attention")
 # Fields that do not change the logits of a causal model in evaluation mode.
@@ -71,13 +71,13 @@ def write_config(config: ModelConfig, *, separator: int | None, dtype: str) -> d
         "initializer_range": 0.02,
         "use_cache": True,
         "dtype": dtype,
-        "torch_dtype": dtype,  # its name before transformers 5
+        "torch_dtype": dtype,  # its older name
     }
     for field in family.fields:
-        value = getattr(config, field.written or field.ours)
+        value = getattr(config, field.written or field.setting)
         if field.values:
-            value = next(theirs for theirs, ours in field.values.items() if ours == value)
-        values[field.theirs] = value
+            value = next(name for name, setting in field.values.items() if setting == value)
+        values[field.key] = value
     values |= family.also_written(config)
     if POSITIONS[config.positions].rotary:
         values |= _write_rope(config)
@@ -144,12 +144,12 @@ class ConfigReader:
     def read(self, field: ConfigField) -> Any:
         """Take a field and return the setting of ModelConfig that it means. Raises CheckpointError."""
         if isinstance(field.default, bool):
-            return self.take_flag(field.theirs, field.default)
+            return self.take_flag(field.key, field.default)
         default = self.unread.get(field.fallback) or field.default
-        value = self.take(field.theirs, default, also=field.also)
+        value = self.take(field.key, default, also=field.also)
         if field.values:
             if not isinstance(value, str) or value not in field.values:
-                raise self.refusal(field.theirs, value, f"it has to be one of {', '.join(field.values)}")
+                raise self.refusal(field.key, value, f"it has to be one of {', '.join(field.values)}")
             return field.values[value]
         return 0 if value is None else value  # null there and 0 here: off, or the usual size
 
@@ -189,7 +189,7 @@ def read_config(values: Mapping[str, Any], where: str) -> tuple[Family, ModelCon
     settings = {name: value for name, value in family.required.items() if name != "window"}
     if family.layer_windows:
         settings |= _read_windows(reader)
-    settings |= {field.ours: reader.read(field) for field in family.fields}
+    settings |= {field.setting: reader.read(field) for field in family.fields}
     if POSITIONS[settings["positions"]].rotary:
         settings |= _read_rope(reader, settings["n_positions"])
         # Where it is true the file may have biases of zeros: read_folder and from_hf_tensors look at them.
@@ -243,7 +243,7 @@ def _read_windows(reader: ConfigReader) -> dict[str, Any]:
     # A list is made of n entries below, so n is bounded before ModelConfig can check it.
     if not isinstance(n, int) or not 0 < n <= 1 << 16:
         raise reader.refusal("num_hidden_layers", n, "it has to be a whole number of layers")
-    if types is None:  # the form before transformers 5: windows from a layer on
+    if types is None:  # the older form: windows from a layer on
         types = [LAYER_TYPES[isinstance(first, int) and i >= first] for i in range(n)]
     if not isinstance(types, list) or len(types) != n or any(kind not in LAYER_TYPES for kind in types):
         raise reader.refusal("layer_types", types, f"it has to name {' or '.join(LAYER_TYPES)} for each of {n} layers")

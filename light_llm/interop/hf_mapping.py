@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,31 +24,23 @@ _BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rot
 _BIASES = re.compile(r"layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.bias", re.ASCII)
 
 
-class TensorMapping(NamedTuple):
-    """A parameter of ours, and the tensors of transformers that hold its rows."""
+def tensor_mappings(
+    names: TensorNames, config: ModelConfig
+) -> Iterator[tuple[str, list[tuple[str, tuple[int, ...]]], bool]]:
+    """Yield for each parameter its name, the tensors of its rows in transformers, and whether they are transposed.
 
-    name: str
-    parts: list[tuple[str, tuple[int, ...]]]  # names without prefix, and the shapes of the rows
-    transposed: bool
-
-
-def tensor_mappings(names: TensorNames, config: ModelConfig) -> Iterator[TensorMapping]:
-    """Yield the mapping of each parameter of a model, layer by layer."""
+    A tensor in transformers is its name without prefix, and the shape of its rows as (out, in).
+    """
     D = config.head_size
     qkv_rows = [config.n_head * D, config.kv_heads * D, config.kv_heads * D]
-
-    def mapping(name: str, shape: tuple[int, ...], ours: str = "", theirs: str = "") -> TensorMapping:
+    shapes = [("", "", name, shape) for name, shape in outer_shapes(config).items()]
+    for i in range(config.n_layer):
+        shapes += [(f"h.{i}.", f"{names.layers}.{i}.", name, shape) for name, shape in block_shapes(config).items()]
+    for our_prefix, hf_prefix, name, shape in shapes:
         parts = names.names[name]
         rows = [shape[0]] if len(parts) == 1 else qkv_rows
-        shapes = [(n, *shape[1:]) for n in rows]
-        named = [(theirs + part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return TensorMapping(ours + name, named, name in names.transposed)
-
-    for name, shape in outer_shapes(config).items():
-        yield mapping(name, shape)
-    for layer in range(config.n_layer):
-        for name, shape in block_shapes(config).items():
-            yield mapping(name, shape, f"h.{layer}.", f"{names.layers}.{layer}.")
+        tensors = [(hf_prefix + part, (n, *shape[1:])) for part, n in zip(parts, rows, strict=True)]
+        yield our_prefix + name, tensors, name in names.transposed
 
 
 def to_hf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

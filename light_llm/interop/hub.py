@@ -32,19 +32,15 @@ def check_push(name: str) -> str:
 
 
 def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None = None) -> str:
-    """Upload a folder as a model of the hub: a new model, or a commit to an existing one.
+    """Upload a folder to the hub, as a new model or a commit to an existing one. Return the address of the model.
 
     Args:
         name: of the model: `you/small-stories`; without an owner, the owner of the token.
         private: whether only the owner may see a new model. An existing model keeps its visibility.
         endpoint: the address of another hub.
 
-    Returns:
-        The address of the model.
-
     Raises:
-        ConfigError: a folder that lacks files of an export, an invalid name, a missing token, or `private` for a model
-            that is public.
+        ConfigError: files are missing, the name is invalid, there is no token, or `private` for a public model.
         CheckpointError: its weights or a JSON file are damaged.
         DataError: the hub does not answer, or refuses.
     """
@@ -53,7 +49,12 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
     if missing := [file for file in REQUIRED_FILES if not (folder / file).is_file()]:
         raise ConfigError(f"{folder} has no {', '.join(missing)}; export it first: light-llm export hf --out {folder}")
     # Before anything is sent: a damaged upload would replace a good model.
-    check_folder(folder)
+    read_tensors(folder / "model.safetensors")
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged, or no JSON: {error}; nothing was sent") from None
     token = check_push(name)
     api = HfApi(endpoint=endpoint, token=token, library_name="light-llm", library_version=__version__)
     try:
@@ -75,16 +76,6 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
             + ("" if private else " --public")
         ) from None
     return f"{api.endpoint}/{repo}"
-
-
-def check_folder(folder: Path) -> None:
-    """Raise CheckpointError if the weights or a JSON file of a folder cannot be read, as in an incomplete copy."""
-    read_tensors(folder / "model.safetensors")
-    for path in sorted(folder.glob("*.json")):
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise CheckpointError(f"{path} is damaged, or no JSON: {error}; nothing was sent") from None
 
 
 def _is_from_hub(error: Exception) -> bool:

@@ -62,17 +62,17 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
     weights = from_hf_tensors(tensors, family.tensors, config, folder)
     if family.always_biased:
         config, weights = drop_zero_biases(config, weights)
-    its_tokenizer = read_tokenizer(folder, tokenizer, config_json, offline=offline)
-    if its_tokenizer is not None and its_tokenizer.vocab_size > config.vocab_size:
+    model_tokenizer = read_tokenizer(folder, tokenizer, config_json, offline=offline)
+    if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{folder}: its tokenizer has {its_tokenizer.vocab_size:,} ids and config.json says "
+            f"{folder}: its tokenizer has {model_tokenizer.vocab_size:,} ids and config.json says "
             f"vocab_size={config.vocab_size:,}: they are of two models; {COMPLETE}, or leave the tokenizer out with "
             "--tokenizer none"
         )
     origin: dict[str, Any] = {"format": "huggingface", "family": family.name, "name": folder.absolute().name}
     origin |= {"ours": True} if "light_llm" in config_json else {}
     data = {"max_length": _window(folder, config.n_positions), "documents": _documents(config_json)}
-    return make_loaded(folder, weights, config, its_tokenizer, data=data, origin=origin)
+    return make_loaded(folder, weights, config, model_tokenizer, data=data, origin=origin)
 
 
 def _check_claims(folder: Path, config_json: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -95,8 +95,8 @@ def _documents(config_json: dict[str, Any]) -> int:
 
     Two or more mean that the model has seen the separator, which an empty prompt then begins with.
     """
-    ours = config_json.get("light_llm")
-    documents = ours.get("documents") if isinstance(ours, dict) else None
+    export = config_json.get("light_llm")
+    documents = export.get("documents") if isinstance(export, dict) else None
     return documents if type(documents) is int and documents > 0 else 2
 
 
@@ -226,7 +226,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
                 f"{folder} lacks {shard}, one of the {len(shards):,} files of its weights; {COMPLETE}"
             )
         part = read_tensors(folder / shard)
-        expected = {name for name, its_shard in shard_of.items() if its_shard == shard}
+        expected = {name for name, file in shard_of.items() if file == shard}
         if odd := sorted(expected ^ part.keys()):
             raise CheckpointError(
                 f"{folder / shard} does not hold what the index says: {repr_short(odd[0])}; {COMPLETE}"

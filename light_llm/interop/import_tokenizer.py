@@ -84,34 +84,34 @@ def _as_tokenizer_json(vocab: Any, merges: str) -> dict[str, Any]:
 def _checked(values: Any, path: Path) -> BytePairTokenizer:
     """Return our tokenizer with the same vocabulary, after comparing its ids with those of the `tokenizers` library.
 
-    Raises CheckpointError for a part that ours does not have, or other ids.
+    Raises CheckpointError for a part that light-llm's does not have, or other ids.
     """
     try:
         if part := _unsupported_part(values):
             raise ConfigError(part)
-        ours = from_tokenizer_json(values, str(path))
+        tokenizer = from_tokenizer_json(values, str(path))
     except ConfigError as error:
         reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
         raise _unusable(path, reason) from None
     from tokenizers import Tokenizer as LibraryTokenizer
 
     try:
-        theirs = LibraryTokenizer.from_str(json.dumps(values))
+        library = LibraryTokenizer.from_str(json.dumps(values))
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"the tokenizer {path} cannot be read: {str(error)[:200]}; {ANOTHER}") from None
     # Settings of training, which transformers ignores too unless they are requested.
-    theirs.no_truncation()
-    theirs.no_padding()
-    if theirs.encode("a").ids != theirs.encode("a", add_special_tokens=False).ids:
-        added = " ".join(word for word in theirs.encode("a").tokens if word != "a")[:80]
-        raise _unusable(path, f"its post_processor puts ids around each text ({added}), which ours does not")
-    for text in (*TOKENIZER_TEXTS, *_texts_of_tokens(ours)):
-        expected = theirs.encode(text, add_special_tokens=False).ids
-        if (ids := ours.encode(text)) != expected:
+    library.no_truncation()
+    library.no_padding()
+    if library.encode("a").ids != library.encode("a", add_special_tokens=False).ids:
+        added = " ".join(word for word in library.encode("a").tokens if word != "a")[:80]
+        raise _unusable(path, f"its post_processor puts ids around each text ({added}), which light-llm's does not")
+    for text in (*TOKENIZER_TEXTS, *_texts_of_tokens(tokenizer)):
+        expected = library.encode(text, add_special_tokens=False).ids
+        if (ids := tokenizer.encode(text)) != expected:
             at = next(i for i, (a, b) in enumerate(zip([*ids, -1], [*expected, -2], strict=False)) if a != b)
             example = repr_short(text[max(0, at - 20) :][:40])
             raise _unusable(path, f"a byte-level BPE makes other ids of some texts, such as {example}")
-    return ours
+    return tokenizer
 
 
 def _unusable(path: Path, reason: str) -> CheckpointError:

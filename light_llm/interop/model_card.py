@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -30,15 +30,13 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte", "perplexity": "perplexity"}
 
 
-def write_card(loaded: LoadedModel, folder: Path, checks: Sequence[str], *, license: str = "unknown") -> None:
+def write_card(loaded: LoadedModel, folder: Path, check: str) -> None:
     """Write README.md into a folder that is complete otherwise, because the card lists the hashes of its files.
 
-    Args:
-        checks: results of the verification, a sentence each.
-        license: of the weights, as the hub writes it: mit, cc-by-4.0.
+    `check` is a sentence on the result of the verification.
     """
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != CARD}
-    atomic_write(folder / CARD, card_text(loaded, checks, files, license=license).encode())
+    atomic_write(folder / CARD, card_text(loaded, check, files).encode())
 
 
 def hash_on_card(folder: Path, name: str) -> str:
@@ -56,20 +54,18 @@ def max_example_tokens(n_positions: int) -> int:
     return n_positions - len(PROMPT)  # a token has at least one letter
 
 
-def card_text(loaded: LoadedModel, checks: Sequence[str], files: Mapping[str, str], *, license: str) -> str:
+def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
     """Return the card, front matter first. `files` has the SHA-256 of each file by name."""
-    n_positions = trimmed_config(loaded).n_positions
-    n_tokens = max_example_tokens(n_positions)
+    n_tokens = max_example_tokens(loaded.model.config.n_positions)
     has_example = {"model.safetensors", "tokenizer.json"} <= files.keys() and n_tokens > 0
-    missing_license = "No licence has been chosen: write one after `license`, at the top."
     parts = [
         # JSON is YAML too, and needs no rules for quotes.
-        "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in _front_matter(loaded, files, license).items()) + "---",
+        "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in _front_matter(loaded, files).items()) + "---",
         _summary(loaded),
-        "Nobody checks what it writes." + (f" {missing_license}" if license == "unknown" else ""),
+        "Nobody checks what it writes. No licence has been chosen: write one after `license`, at the top.",
         EXAMPLE.replace("N_TOKENS", str(min(50, n_tokens))) if has_example else "",
         _table(_facts(loaded)),
-        "## Checks\n\n" + "\n".join(f"- {check.rstrip('.')}." for check in checks),
+        f"## Checks\n\n- {check.rstrip('.')}.",
         _tokenizer_notes(loaded),
         "## Files\n\n" + _table((f"`{name}`", f"`{sha}`") for name, sha in files.items()),
     ]
@@ -84,10 +80,10 @@ def _family(loaded: LoadedModel) -> Family | None:
         return None
 
 
-def _front_matter(loaded: LoadedModel, files: Mapping[str, str], license: str) -> dict[str, Any]:
+def _front_matter(loaded: LoadedModel, files: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that the hub reads."""
     return {
-        "license": license,
+        "license": "unknown",
         "library_name": "transformers" if "model.safetensors" in files else "onnx",
         "pipeline_tag": "text-generation",
         "tags": ["light-llm", *([family.name] if (family := _family(loaded)) else [])],
@@ -128,12 +124,8 @@ def _facts(loaded: LoadedModel) -> Iterator[tuple[str, str]]:
         facts |= {"SHA-256 of the text": data.get("sha256"), "training tokens": data.get("train_tokens")}
         facts |= {f"held-out {unit}": evaluation.get(metric) for metric, unit in UNITS.items()}
         facts["standard error of the loss"] = evaluation.get("stderr")
-    for name, value in facts.items():
-        if value:
-            yield (
-                name,
-                f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if isinstance(value, float) else value,
-            )
+    formats = {int: ",", float: ".4f", str: ""}
+    yield from ((name, format(value, formats[type(value)])) for name, value in facts.items() if value)
 
 
 def _tokenizer_notes(loaded: LoadedModel) -> str:

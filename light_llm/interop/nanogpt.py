@@ -28,7 +28,6 @@ from .import_model import make_loaded
 from .import_tokenizer import named_tokenizer
 
 GPT2_SIZES = (50257, 50304)  # ids, and the multiple of 64 that nanoGPT pads them to
-SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "block_size": "n_positions"}
 TEXT_CHUNK = 1 << 20  # characters that are read at once
 MAX_PICKLE = 8 << 20  # bytes of names and sizes in a checkpoint: a hundred times the usual
 _PICKLE = "a pickle, which can run code when it is read"
@@ -53,6 +52,9 @@ def read_checkpoint(
         DataError: the text cannot be read, or has another alphabet.
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
+    if text is not None and tokenizer != "char":
+        raise ConfigError("--text is for the alphabet of --tokenizer char and has no effect on another; leave it out")
+    counts = _count_characters(text) if text else Counter[str]()
     stored = _load(path)
     tensors = strip_prefix(_tensors_of(stored, path), NANOGPT_TENSORS, path)
     head, table = tensors.get(HEAD), tensors.get("wte.weight")
@@ -60,25 +62,33 @@ def read_checkpoint(
     tied = head is None or (table is not None and same_numbers(head, table))
     config = replace(_config_of(stored, path), activation=activation, tied_head=tied)
     weights = from_hf_tensors(tensors, NANOGPT_TENSORS, config, path)
-    its_tokenizer = _tokenizer_of(config.vocab_size, tokenizer, text, path, offline=offline)
-    if isinstance(its_tokenizer, CharTokenizer) and text is not None:
-        config, weights = _add_separator(config, weights, its_tokenizer, text)
-    if its_tokenizer is not None and its_tokenizer.vocab_size > config.vocab_size:
+    model_tokenizer = _tokenizer_of(config.vocab_size, tokenizer, "".join(sorted(counts)), path, offline=offline)
+    if isinstance(model_tokenizer, CharTokenizer):
+        if len(counts) != config.vocab_size:
+            raise DataError(
+                f"{text} has {len(counts):,} different characters, and the model vocab_size={config.vocab_size:,}: "
+                "it is not the text that was prepared; name that one with --text"
+            )
+        rarest = min(range(len(counts)), key=lambda i: counts[model_tokenizer.alphabet[i]])
+        for name in weights.keys() & {"wte.weight", HEAD}:
+            weights[name] = torch.cat([weights[name], weights[name][rarest, None]])
+        config = replace(config, vocab_size=config.vocab_size + 1)
+    if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{path} has vocab_size={config.vocab_size:,}, and the tokenizer {its_tokenizer.vocab_size:,} ids; name "
+            f"{path} has vocab_size={config.vocab_size:,}, and the tokenizer {model_tokenizer.vocab_size:,} ids; name "
             "the one it was trained with, or --tokenizer none"
         )
     step, loss = stored.get("iter_num"), stored.get("best_val_loss")
     origin: dict[str, Any] = {"format": "nanogpt", "name": path.name}
-    with suppress(TypeError, ValueError, RuntimeError):  # only shown to people, so a strange value is left out
+    with suppress(TypeError, ValueError, RuntimeError):  # a record for people, so a strange value is left out
         if math.isfinite(value := float(loss)):  # type: ignore[arg-type]
             origin["best_val_loss"] = value
     # nanoGPT separates documents with GPT-2's separator, but its character data is one text without any.
-    documents = 1 if isinstance(its_tokenizer, CharTokenizer) else 2
+    documents = 1 if isinstance(model_tokenizer, CharTokenizer) else 2
     data = {"max_length": config.n_positions, "documents": documents}
     # Beyond 2^53 a JSON reader may not return the same number.
     step = step if type(step) is int and 0 <= step < 1 << 53 else 0
-    return make_loaded(path, weights, config, its_tokenizer, data=data, origin=origin, step=step)
+    return make_loaded(path, weights, config, model_tokenizer, data=data, origin=origin, step=step)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -103,12 +113,12 @@ def _load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged, or holds more than numbers and names ({reason}); {_ANOTHER}"
         ) from None
-    missing = [name for name in ("model", "model_args") if not isinstance(stored, dict) or name not in stored]
-    if isinstance(stored, dict) and stored.get("kind") == KIND:
+    values = stored if isinstance(stored, dict) else {}
+    if values.get("kind") == KIND:
         raise CheckpointError(f"{path} is a model of light-llm already; use it as it is: --checkpoint {path}")
-    if missing:
+    if missing := [name for name in ("model", "model_args") if name not in values]:
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {missing[0]}; {_ANOTHER}")
-    return dict(stored)
+    return values
 
 
 def _tensors_of(stored: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -121,12 +131,8 @@ def _tensors_of(stored: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _is_plain(tensor: Any) -> bool:
     """Return whether all numbers of a tensor are in the file: an expanded view of one byte can claim any size."""
-    return (
-        type(tensor) is Tensor
-        and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and tensor.is_contiguous()
-    )
+    is_dense = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_dense and tensor.is_contiguous()
 
 
 def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
@@ -135,39 +141,34 @@ def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
     if not isinstance(sizes, dict):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model_args are no table")
     # An unknown size belongs to a modified GPT, which this import would compute wrongly.
-    known = (*SIZES, "bias", "vocab_size", "dropout")
+    needed = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
     for name, value in sizes.items():
-        if name not in known:
+        if name not in (*needed, "dropout"):
             raise CheckpointError(
                 f"{path}: model_args has {repr_short(name)}={repr_short(value)}, which nanoGPT's GPT does not: a "
                 "changed nanoGPT cannot be imported, because what it computes is unknown"
             )
-    if missing := [name for name in known if name not in sizes and name != "dropout"]:
+    if missing := [name for name in needed if name not in sizes]:
         raise CheckpointError(f"{path}: model_args has no {missing[0]}; {_ANOTHER}")
     if type(sizes["bias"]) is not bool:
         raise CheckpointError(f"{path}: model_args has bias={repr_short(sizes['bias'])}; it has to be True or False")
-    shape = {ours: sizes[theirs] for theirs, ours in SIZES.items()}
     try:
-        return ModelConfig(
-            **shape, vocab_size=sizes["vocab_size"], bias=sizes["bias"], dropout=sizes.get("dropout", 0.0)
-        )
+        return ModelConfig(**{"n_positions" if name == "block_size" else name: value for name, value in sizes.items()})
     except ConfigError as error:
         raise CheckpointError(f"{path} describes no model of ours: {error}") from None
 
 
-def _tokenizer_of(size: int, spec: str, text: Path | None, path: Path, *, offline: bool) -> Tokenizer | None:
+def _tokenizer_of(size: int, spec: str, alphabet: str, path: Path, *, offline: bool) -> Tokenizer | None:
     """Return the tokenizer of a model with `size` ids; None for `--tokenizer none`. Raises ConfigError."""
-    if text is not None and spec != "char":
-        raise ConfigError("--text is for the alphabet of --tokenizer char and has no effect on another; leave it out")
     if spec == "none":
         return None
     if spec == "char":
-        if text is None:
+        if not alphabet:
             raise ConfigError(
                 "--tokenizer char needs the text that was prepared, as in --text input.txt: nanoGPT keeps its "
                 f"alphabet in meta.pkl, {_PICKLE}"
             )
-        return CharTokenizer("".join(sorted(_count_characters(text))))
+        return CharTokenizer(alphabet)
     if spec or size in GPT2_SIZES:
         return named_tokenizer(spec or "gpt2", offline=offline)
     raise ConfigError(
@@ -179,9 +180,9 @@ def _tokenizer_of(size: int, spec: str, text: Path | None, path: Path, *, offlin
 
 def _count_characters(text: Path) -> Counter[str]:
     """Count each character of a text file. Raises DataError."""
+    counts = Counter[str]()
     try:
         with open(text, encoding="utf-8", newline=None) as file:  # nanoGPT's prepare.py reads with newline=None too
-            counts = Counter[str]()
             while chunk := file.read(TEXT_CHUNK):
                 counts.update(chunk)
     except OSError as error:
@@ -189,18 +190,3 @@ def _count_characters(text: Path) -> Counter[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{text} is not UTF-8 ({error.reason}); name the text that was prepared with --text") from None
     return counts
-
-
-def _add_separator(
-    config: ModelConfig, weights: dict[str, Tensor], tokenizer: CharTokenizer, text: Path
-) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Append a row for the separator to the token tables. Raises DataError for a text with another alphabet."""
-    if len(tokenizer.alphabet) != config.vocab_size:
-        raise DataError(
-            f"{text} has {len(tokenizer.alphabet):,} different characters, and the model "
-            f"vocab_size={config.vocab_size:,}: it is not the text that was prepared; name that one with --text"
-        )
-    counts = _count_characters(text)
-    rarest = min(range(config.vocab_size), key=lambda i: counts[tokenizer.alphabet[i]])
-    longer = {n: torch.cat([weights[n], weights[n][rarest, None]]) for n in ("wte.weight", HEAD) if n in weights}
-    return replace(config, vocab_size=config.vocab_size + 1), weights | longer

@@ -5,7 +5,7 @@ token costs one token. Any combination of layers can be exported. `examples/onnx
 folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class OnnxExporter(Exporter):
         model = prepare_for_tracing(build(replace(loaded.file, config=config, weights=state)))
         graph = cached_graph(model)
         onnx.helper.set_model_props(graph, _metadata(loaded))
-        # Both graphs were changed by hand since torch made them.
+        # Checked, because both graphs are changed after torch has made them.
         onnx.checker.check_model(graph)
         atomic_write(path / CACHED, graph.SerializeToString())
         drop_past(graph)
@@ -64,7 +64,9 @@ class OnnxExporter(Exporter):
 
     def open(self, path: Path, *, threads: int = 0) -> Runtime:
         """Open a folder on the CPU. `threads` is those of one matrix product; 0: the default of ONNX Runtime."""
-        # Some builds send usage data: the variable is read at the import, the call holds for the rest of the process.
+        from tokenizers import Tokenizer
+
+        # Some builds send usage data. The variable counts only if it is set before the import.
         disable_onnx_telemetry()
         runtime = require("onnxruntime", "onnx")
         runtime.disable_telemetry_events()
@@ -72,15 +74,13 @@ class OnnxExporter(Exporter):
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # fatal: errors are raised, and need not be printed as well
 
-        def session(file: Path) -> Any:
-            try:
-                return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # ONNX Runtime's errors have no common base class
-                raise _unusable(file, "used", error) from None
+        def session(name: str) -> Any:
+            return runtime.InferenceSession(path / name, options, providers=["CPUExecutionProvider"])
 
-        name = f"onnxruntime {runtime.__version__}"
-        tokenizer = _open_tokenizer(path / "tokenizer.json")
-        return _OnnxRuntime(name, session(path / WHOLE), session(path / CACHED), tokenizer)
+        whole, cached = (_attempt(path / name, "used", session, name) for name in (WHOLE, CACHED))
+        file = path / "tokenizer.json"
+        tokenizer = _attempt(file, "used", Tokenizer.from_file, str(file)) if file.exists() else None
+        return _OnnxRuntime(f"onnxruntime {runtime.__version__}", whole, cached, tokenizer)
 
     def try_command(self, path: str, prompt: str, n: int) -> list[str]:
         """Return a call of the example."""
@@ -96,19 +96,13 @@ def _metadata(loaded: LoadedModel) -> dict[str, str]:
     return values
 
 
-def _open_tokenizer(path: Path) -> Any:
-    """Return the tokenizer of a file, None if the file is missing. Raises CheckpointError."""
-    from tokenizers import Tokenizer
-
+def _attempt(file: Path | str, action: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function on a file of the export. Raises CheckpointError with the file and the action if it fails."""
     try:
-        return Tokenizer.from_file(str(path)) if path.exists() else None
-    except Exception as error:  # the library raises plain Exception
-        raise _unusable(path, "used", error) from None
-
-
-def _unusable(name: Path | str, action: str, error: Exception) -> CheckpointError:
-    reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-    return CheckpointError(f"{name} cannot be {action}: {reason}; export the model again")
+        return function(*arguments)
+    except Exception as error:  # the errors of ONNX Runtime and of tokenizers have no common base class
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise CheckpointError(f"{file} cannot be {action}: {reason}; export the model again") from None
 
 
 @dataclass
@@ -123,7 +117,8 @@ class _OnnxRuntime(Runtime):
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Return logits: (B, T) -> (B, T, V) float32. Raises CheckpointError if the graphs disagree."""
         tokens = np.asarray(ids, dtype=np.int64)
-        (logits,) = _run(self.whole, WHOLE, {"input_ids": tokens})
+        # A graph may open and not run.
+        (logits,) = _attempt(WHOLE, "run", self.whole.run, None, {"input_ids": tokens})
         # In two calls, so that the second has a past.
         middle = tokens.shape[1] // 2
         first, past = self._extend(tokens[:, :middle], self._empty_past(len(tokens)))
@@ -153,14 +148,6 @@ class _OnnxRuntime(Runtime):
 
     def _extend(self, tokens: Any, past: Past) -> tuple[Any, Past]:
         """Return the logits of new tokens, and the past that includes them."""
-        logits, *present = _run(self.cached, CACHED, {"input_ids": tokens} | past)
+        logits, *present = _attempt(CACHED, "run", self.cached.run, None, {"input_ids": tokens} | past)
         names = [o.name.replace("present", "past_key_values") for o in self.cached.get_outputs()[1:]]
         return logits, dict(zip(names, present, strict=True))
-
-
-def _run(session: Any, name: str, inputs: dict[str, Any]) -> list[Any]:
-    """Return all outputs of a graph. Raises CheckpointError for a graph that opened but does not run."""
-    try:
-        return list(session.run(None, inputs))
-    except Exception as error:
-        raise _unusable(name, "run", error) from None

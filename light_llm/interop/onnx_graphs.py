@@ -33,13 +33,11 @@ def cached_graph(model: LightLLM) -> Any:
 
     Inputs are `input_ids` (B, T) and, for each layer, `past_key_values.N.key` and `.value` (B, H_kv, P, D), where P may
     be 0; outputs `logits` (B, T, V) and `present.N.key`, `.value` (B, H_kv, P + T, D). P + T is at most n_positions.
-    The names are those of Optimum.
-
-    Args:
-        model: from `prepare_for_tracing`.
+    The names are those of Optimum, the opset is torch's choice. The model is from `prepare_for_tracing`.
     """
     from torch.export import Dim
 
+    require("onnxscript", "onnx")
     config = model.config
     names = [f"{layer}.{kind}" for layer in range(config.n_layer) for kind in ("key", "value")]
     inputs = ["input_ids", *(f"past_key_values.{name}" for name in names)]
@@ -48,7 +46,23 @@ def cached_graph(model: LightLLM) -> Any:
     past = [torch.zeros(2, config.kv_heads, 3, config.head_size) for _ in names]
     batch, length = Dim("batch"), Dim("length", max=config.n_positions)
     shapes = {"input_ids": {0: batch, 1: length}, "past": [{0: batch, 2: Dim("past")} for _ in names]}
-    return _trace(_CachedModel(model), (torch.zeros(2, 2, dtype=torch.int64), past), inputs, outputs, shapes)
+    arguments = (torch.zeros(2, 2, dtype=torch.int64), past)
+    with _quiet(), torch.no_grad():
+        # torch.onnx.export would trace by itself, but silently fixes a size that cannot vary as it should.
+        traced = torch.export.export(_CachedModel(model).eval(), arguments, dynamic_shapes=shapes, strict=False)
+        program = torch.onnx.export(
+            traced,
+            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    _strip(proto.graph)
+    return proto
 
 
 def drop_past(proto: Any) -> None:
@@ -140,30 +154,6 @@ class _TracedCache:
         return both
 
 
-@torch.no_grad()
-def _trace(
-    module: nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str], shapes: dict[str, Any]
-) -> Any:
-    """Return the graph of a module, in the opset that torch prefers."""
-    require("onnxscript", "onnx")
-    with _quiet():
-        # torch.onnx.export would trace by itself, but silently fixes a size that cannot vary as it should.
-        traced = torch.export.export(module.eval(), arguments, dynamic_shapes=shapes, strict=False)
-        program = torch.onnx.export(
-            traced,
-            dynamo=True,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=shapes,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        proto = program.model_proto
-    _strip(proto.graph)
-    return proto
-
-
 def _strip(graph: Any) -> None:
     """Remove torch's debugging notes, which name the files and folders of this machine."""
     for node in graph.node:
@@ -179,16 +169,16 @@ def _strip(graph: Any) -> None:
 def _quiet() -> Iterator[None]:
     """Hide the exporter's harmless warnings. Others are shown."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    logger.addFilter(_keep_record)
+
+    def keep_record(record: logging.LogRecord) -> bool:
+        # It reports missing operators of torchvision, which no language model uses.
+        return "torchvision" not in record.getMessage()
+
+    logger.addFilter(keep_record)
     try:
         with warnings.catch_warnings():
             for pattern in _HARMLESS_WARNINGS:
                 warnings.filterwarnings("ignore", pattern)
             yield
     finally:
-        logger.removeFilter(_keep_record)
-
-
-def _keep_record(record: logging.LogRecord) -> bool:
-    """Return False for the reports of missing torchvision operators, which no language model uses."""
-    return "torchvision" not in record.getMessage()
+        logger.removeFilter(keep_record)

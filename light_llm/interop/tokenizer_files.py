@@ -81,7 +81,7 @@ def tokenizer_config(window: int) -> dict[str, Any]:
     would silently leave out the ends of texts too.
     """
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged, in all versions
+        "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged
         "model_max_length": window,
         "bos_token": SEPARATOR,
         "eos_token": SEPARATOR,

@@ -94,13 +94,13 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
     n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
     short, long = probe_windows(n_ids, config.n_positions)
-    ours = loaded.model(torch.tensor(short)).float()[..., :n_ids]
-    if not ours.isfinite().all():
+    expected = loaded.model(torch.tensor(short)).float()[..., :n_ids]
+    if not expected.isfinite().all():
         raise CheckpointError(
             "the model itself gives logits that are no numbers; train it again, or export another step"
         )
     # Logits that hardly vary are within any fixed limit of those of another model.
-    limit = min(limit, MAX_SPREAD * float(ours.std()))
+    limit = min(limit, MAX_SPREAD * float(expected.std()))
     max_error = max(_compare_logits(loaded, runtime, rows, n_ids, limit) for rows in (short, long))
     prompt = short[0][: max(1, min(8, config.n_positions // 2))]
     compared, equal = _compare_greedy(loaded, runtime, prompt, n_ids, limit)
@@ -110,10 +110,10 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
 
 def _compare_logits(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int, limit: float) -> float:
     """Return the largest difference of two logits of some windows. Raises CheckpointError if it exceeds the limit."""
-    ours, theirs = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()
-    if theirs.shape != ours.shape:
-        raise _mismatch(runtime, f"it has logits for {theirs.size(-1):,} ids, and the model has {n_ids:,}")
-    max_error = float((ours - theirs).abs().max())
+    expected, actual = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()
+    if actual.shape != expected.shape:
+        raise _mismatch(runtime, f"it has logits for {actual.size(-1):,} ids, and the model has {n_ids:,}")
+    max_error = float((expected - actual).abs().max())
     if not max_error <= limit:  # also true for NaN
         raise _mismatch(runtime, f"its logits are off by {max_error:.1e}, and {limit:.0e} is allowed")
     return max_error
@@ -143,18 +143,18 @@ def _compare_greedy(
     n = min(GREEDY_TOKENS, loaded.model.config.n_positions - len(prompt))
     # No end token: a model that ends its text at once would be compared on nothing.
     steps = decode(loaded.model, [prompt], sampling=Sampling(temperature=0), seeds=[0], max_new_tokens=n, n_ids=n_ids)
-    ours = [token for (token,) in steps if token is not None]
+    expected = [token for (token,) in steps if token is not None]
     done = ties = 0
     while done < n:
-        theirs = runtime.greedy([*prompt, *ours[:done]], n - done)
-        same = next((i for i, (a, b) in enumerate(zip(ours[done:], theirs, strict=False)) if a != b), len(theirs))
+        actual = runtime.greedy([*prompt, *expected[:done]], n - done)
+        same = next((i for i, (a, b) in enumerate(zip(expected[done:], actual, strict=False)) if a != b), len(actual))
         done += same
         if done == n:
             break
         ties += 1
-        logits = loaded.model(torch.tensor([[*prompt, *ours[:done]]]))[0, -1].float()
+        logits = loaded.model(torch.tensor([[*prompt, *expected[:done]]]))[0, -1].float()
         # Each side may be off by the limit, so two logits tie within twice that.
-        is_tie = same < len(theirs) and float(logits[ours[done]] - logits[theirs[same]]) <= 2 * limit
+        is_tie = same < len(actual) and float(logits[expected[done]] - logits[actual[same]]) <= 2 * limit
         if not is_tie or ties > MAX_TIES:
             raise _mismatch(runtime, f"its greedy text is another one from token {done} of {n} on")
         done += 1
@@ -170,12 +170,12 @@ def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
     alphabet = getattr(tokenizer, "alphabet", None)
     for text in (*TOKENIZER_TEXTS, *([alphabet] if alphabet else [])):
         known = text if alphabet is None else "".join(c for c in text if c in alphabet)
-        theirs, ours = runtime.encode(known), tokenizer.encode(known)
-        if theirs is None:
+        actual, expected = runtime.encode(known), tokenizer.encode(known)
+        if actual is None:
             return None
-        if theirs != ours:
-            raise _mismatch(runtime, f"its tokenizer makes other ids of {known!r}: {theirs[:8]} and not {ours[:8]}")
-        if runtime.decode(ours) != decode_ids(tokenizer, ours):
+        if actual != expected:
+            raise _mismatch(runtime, f"its tokenizer makes other ids of {known!r}: {actual[:8]} and not {expected[:8]}")
+        if runtime.decode(expected) != decode_ids(tokenizer, expected):
             raise _mismatch(runtime, f"its tokenizer does not give back {known!r}")
     return True
 

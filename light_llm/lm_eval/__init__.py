@@ -3,13 +3,9 @@
 The package `lm_eval` of the harness is imported only where tasks run.
 """
 
-from .generation import GenerationRequest as GenerationRequest
-from .generation import parse_generation_kwargs as parse_generation_kwargs
 from .lm import LightLLMForEval as LightLLMForEval
 from .results import Row as Row
 from .results import result_rows as result_rows
 from .results import summarize_results as summarize_results
 from .run import EvalJob as EvalJob
 from .run import run_tasks as run_tasks
-from .windows import Window as Window
-from .windows import split_windows as split_windows

@@ -34,8 +34,7 @@ def parse_generation_kwargs(kwargs: Mapping[str, Any]) -> GenerationRequest:
 
     Texts are greedy unless `do_sample` is true, or is missing and the temperature is above 0.
 
-    Raises:
-        ConfigError: a value out of range, or a setting that would be ignored, such as `num_beams: 10`.
+    Raises ConfigError for a value out of range, or a setting that would be ignored, such as `num_beams: 10`.
     """
     given = {name: value for name, value in kwargs.items() if value is not None}
     until = given.pop("until", [])
@@ -55,8 +54,7 @@ def parse_generation_kwargs(kwargs: Mapping[str, Any]) -> GenerationRequest:
         if value not in NO_EFFECT.get(name, ()):
             raise ConfigError(
                 f"the task wants {repr_short(name)}={repr_short(value)}, which this model cannot do; take it out of "
-                "the task's "
-                "generation_kwargs, or leave the task out"
+                "the task's generation_kwargs, or leave the task out"
             )
     sampling = Sampling(temperature=temperature if do_sample else 0.0, **settings)
     return GenerationRequest(tuple(filter(None, until)), max_tokens, sampling)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from ..checkpoint import LoadedModel
@@ -14,7 +15,6 @@ from .generation import GenerationRequest, StopMatcher, max_prompt_tokens, parse
 from .loglikelihood import WindowScore, score_windows
 from .windows import Window, batch_by_length, split_windows
 
-LAST_WINDOWS = ("cold", "full")
 Progress = Callable[[str, int, int], None]  # the kind of request, the number done, the number in all
 
 
@@ -46,7 +46,7 @@ class LightLLMForEval:
     ) -> None:
         check_range("batch_size", batch_size, low=1, integer=True)
         check_range("seed", seed, low=0, high=MAX_SEED, integer=True)
-        check_choice("last_window", last_window, LAST_WINDOWS)
+        check_choice("last_window", last_window, ("cold", "full"))
         if loaded.file.tokenizer is None:
             raise CheckpointError(
                 f"{loaded.file.path} has no tokenizer, so it cannot read the text of a task: "
@@ -124,26 +124,18 @@ class LightLLMForEval:
 
     def _score(self, kind: str, requests: Sequence[list[Window]], *, greedy: bool) -> list[list[WindowScore]]:
         """Return the scores of the windows of each request."""
-        windows = [window for its_windows in requests for window in its_windows]
-        done = 0
-
-        def count(n: int) -> None:
-            nonlocal done
-            done += n
-            self._report(kind, done, len(windows))
-
-        scores = iter(
-            score_windows(
-                self.model,
-                windows,
-                batch_size=self.batch_size,
-                dtype=self.dtype,
-                n_ids=self.tokenizer.vocab_size,
-                greedy=greedy,
-                progress=count,
-            )
+        windows = [window for request in requests for window in request]
+        scores = score_windows(
+            self.model,
+            windows,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+            n_ids=self.tokenizer.vocab_size,
+            greedy=greedy,
+            progress=lambda done: self._report(kind, done, len(windows)),
         )
-        return [[next(scores) for _ in its_windows] for its_windows in requests]
+        remaining = iter(scores)
+        return [list(islice(remaining, len(request))) for request in requests]
 
     def _generate(self, prompts: Sequence[list[int]], request: GenerationRequest, indices: Sequence[int]) -> list[str]:
         """Return the texts after some prompts, generated together."""

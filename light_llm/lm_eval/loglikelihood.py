@@ -39,7 +39,7 @@ def score_windows(
         dtype: of matrix products.
         n_ids: ids from here on are never the most likely: for a model with a larger table than its tokenizer.
         greedy: also find the most likely tokens.
-        progress: called with the number of windows of each finished batch.
+        progress: called after each batch with the number of windows scored so far.
     """
     scores: dict[int, WindowScore] = {}
     device = model.head_weight.device
@@ -51,13 +51,15 @@ def score_windows(
             losses = token_cross_entropy_from_hidden(model, hidden[None], targets[None], LOGIT_ROWS)[0]
             # Summed in float64: a long text has thousands of terms.
             nats = losses.cpu().double().tolist()
-            right = (argmax_tokens(model, hidden, n_ids) == targets).tolist() if greedy else []
+            blocks = hidden.split(LOGIT_ROWS) if greedy else ()
+            likeliest = [i for rows in blocks for i in model.logits(rows)[:, :n_ids].argmax(dim=-1).tolist()]
+            right = [a == b for a, b in zip(likeliest, targets.tolist(), strict=False)]
         end = 0
         for i in batch:
             start, end = end, end + windows[i].scored
             scores[i] = WindowScore(math.fsum(nats[start:end]), all(right[start:end]) if greedy else None)
         if progress:
-            progress(len(batch))
+            progress(len(scores))
     return [scores[i] for i in range(len(windows))]
 
 
@@ -72,9 +74,3 @@ def pad_windows(windows: Sequence[Window], device: torch.device) -> tuple[Tensor
         tokens[b, :n] = ids[:-1]
         targets[b, n - window.scored : n] = ids[-window.scored :]
     return tokens.to(device), targets.to(device)
-
-
-def argmax_tokens(model: LightLLM, hidden: Tensor, n_ids: int | None = None) -> Tensor:
-    """Return the most likely token after each hidden state, a block of rows at a time: (N, C) -> (N,)."""
-    parts = [model.logits(rows)[:, :n_ids].argmax(dim=-1) for rows in hidden.split(LOGIT_ROWS)]
-    return torch.cat(parts) if parts else hidden.new_empty(0, dtype=torch.long)

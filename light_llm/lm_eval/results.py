@@ -23,13 +23,10 @@ class Row:
 
 def result_rows(results: Mapping[str, Any]) -> list[Row]:
     """Return the rows of the results of `run_tasks`, task by task, the groups last."""
-    rows = []
-    for part in ("results", "groups"):
-        for task, metrics in results.get(part, {}).items():
-            if part == "results" and task in results.get("groups", {}):
-                continue  # the harness lists a group in both parts
-            rows += [_row(results, task, key) for key in metrics if "," in key and "_stderr," not in key]
-    return rows
+    groups = results.get("groups", {})
+    # The harness lists a group in both parts.
+    tasks = {name: metrics for name, metrics in results["results"].items() if name not in groups} | groups
+    return [_row(results, task, key) for task in tasks for key in tasks[task] if "," in key and "_stderr," not in key]
 
 
 def summarize_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,15 +47,14 @@ def to_json(value: Any) -> Any:
     # After the containers, and before numbers: True has __float__ as well.
     if value is None or isinstance(value, (bool, str, int)):
         return value
-    number = _as_float(value)
-    if number is None:
+    if (number := _as_float(value)) is None:
         return str(value)
     return number if math.isfinite(number) else None
 
 
 def _row(results: Mapping[str, Any], task: str, key: str) -> Row:
     """Return the row of a metric, whose key is `metric,filter`."""
-    metrics = results["groups" if task in results.get("groups", {}) else "results"][task]
+    metrics = results.get("groups", {}).get(task) or results["results"][task]
     metric, _, filter_name = key.partition(",")
     stderr = _as_float(metrics.get(f"{metric}_stderr,{filter_name}"))
     higher = results.get("higher_is_better", {}).get(task, {}).get(metric)

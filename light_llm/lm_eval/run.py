@@ -22,11 +22,7 @@ USUAL_WARNING = "using default"
 
 @dataclass(frozen=True)
 class EvalJob:
-    """The tasks to run, and how much of each.
-
-    Raises:
-        ConfigError: a negative number.
-    """
+    """The tasks to run, and how much of each."""
 
     tasks: tuple[str, ...]  # names, patterns such as mmlu_*, or paths of YAML files
     include: Path | None = None  # a folder of tasks
@@ -75,15 +71,14 @@ def _load_tasks(manager: Any, names: Sequence[str], job: EvalJob) -> Any:
     try:
         tasks = manager.load(list(names))
     except Exception as error:
-        more = f" and {len(names) - 3:,} more" if names[3:] else ""
-        shown = f"{', '.join(names[:3])}{more}"
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if names[3:] else "")
         raise DataError(f"{shown} cannot be loaded: {_one_line(error)}; {_remedy(error, job)}") from error
     for task in tasks["tasks"].values():
-        its_fewshot = task.get_config("num_fewshot")
+        default_fewshot = task.get_config("num_fewshot")
         # The harness does the same: a task that says 0 was written to have no examples.
-        if job.num_fewshot is not None and its_fewshot != 0:
+        if job.num_fewshot is not None and default_fewshot != 0:
             task.set_config(key="num_fewshot", value=job.num_fewshot)
-        elif its_fewshot is None:
+        elif default_fewshot is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return tasks

@@ -22,8 +22,7 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Any, 
     The harness has more than ten thousand tasks, and listing them takes seconds. They are not listed if the folder
     `include` has every name, or all names are paths of YAML files.
 
-    Raises:
-        ConfigError: an unknown folder or task; the nearest name is suggested.
+    Raises ConfigError for an unknown folder or task; the nearest name is suggested.
     """
     # The harness would report these three in its own words, after seconds.
     if not names:
@@ -59,8 +58,8 @@ def offline_datasets(offline: bool) -> Iterator[None]:
     if not offline:
         yield
         return
-    names = [("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.config", "HF_HUB_OFFLINE")]
-    names.append(("datasets.config", "HF_DATASETS_OFFLINE"))
+    names = [("huggingface_hub.constants", "HF_HUB_OFFLINE")]
+    names += [("datasets.config", "HF_HUB_OFFLINE"), ("datasets.config", "HF_DATASETS_OFFLINE")]
     before = [(module := import_module(path), name, getattr(module, name)) for path, name in names]
     try:
         for module, name, _ in before:
@@ -87,6 +86,5 @@ def _expand(name: str, manager: Any) -> list[str]:
     known = nearest(name, manager.all_tasks)
     raise ConfigError(
         f"there is no task {repr_short(name)}{did_you_mean(name, known)} Tasks of your own are found with --include "
-        "FOLDER; "
-        "all others: lm-eval ls tasks"
+        "FOLDER; all others: lm-eval ls tasks"
     )

@@ -169,7 +169,7 @@ def test_one_model_starts_another(trained: Path, tmp_path: Path) -> None:
     assert first < first_before - 0.2  # it starts where the other one ended
     run = settings_of_run("tuned")
     assert run["model"]["n_embd"] == 24 and run["train"]["init_from"] == str(trained / "run")
-    card = card_text(load_model("tuned"), [], {}, license="unknown")
+    card = card_text(load_model("tuned"), "checked", {})
     assert "fine-tuned from run and trained on" in card and str(trained) not in card
 
 

@@ -86,13 +86,13 @@ def test_the_card_of_an_import_claims_no_training(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     HF.write(loaded, tmp_path / "there")
     back = read_folder(tmp_path / "there")
-    write_card(back, tmp_path / "again", ["checked"])
+    write_card(back, tmp_path / "again", "checked")
     text = (tmp_path / "again" / "README.md").read_text()
     assert "an earlier export of light-llm: imported from there" in text
     described = json.loads((tmp_path / "there" / "config.json").read_text())
     del described["light_llm"]  # as another program would have written it
     (tmp_path / "there" / "config.json").write_text(json.dumps(described))
-    write_card(read_folder(tmp_path / "there"), tmp_path / "again", ["checked"])
+    write_card(read_folder(tmp_path / "there"), tmp_path / "again", "checked")
     text = (tmp_path / "again" / "README.md").read_text()
     assert "not trained by light-llm: imported from there" in text
     assert "updates" not in text and "held-out" not in text

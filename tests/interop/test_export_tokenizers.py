@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import SEPARATOR, BytePairTokenizer
-from light_llm.data.tokenizer_json import from_tokenizer_json
 from light_llm.data.tokenizers import decode
 from light_llm.errors import ConfigError
 from light_llm.interop.tokenizer_files import tokenizer_config, tokenizer_json
@@ -112,12 +111,6 @@ def test_a_separator_in_a_text(pair: tuple[Tokenizer, Any], tmp_path: Path) -> N
     assert plain(text)["input_ids"] == ours.encode(text)
 
 
-def test_a_byte_is_its_id() -> None:
-    values = tokenizer_json(a_tokenizer("byte"))
-    assert values["model"]["merges"] == [] and values["model"]["vocab"][SEPARATOR] == 256
-    assert [values["model"]["vocab"][c] for c in ("!", "A", "Ġ", "Ċ", "ÿ")] == [33, 65, 32, 10, 255]
-
-
 def test_a_character_that_an_alphabet_lacks_is_left_out(tmp_path: Path) -> None:
     ours = a_tokenizer("char")
     theirs = transformers.AutoTokenizer.from_pretrained(written(tmp_path, ours))
@@ -136,13 +129,6 @@ def test_ids_without_a_text_keep_their_places(tmp_path: Path) -> None:
     assert theirs.decode(ids, skip_special_tokens=True) == decode(ours, ids) == "hello"
 
 
-def test_a_bpe_comes_back() -> None:
-    ours = a_tokenizer("bpe")
-    assert isinstance(ours, BytePairTokenizer)
-    again = from_tokenizer_json(tokenizer_json(ours), "a file")
-    assert list(again.tokens) == list(ours.tokens) and again.separator == ours.separator
-
-
 def test_gpt2_has_its_own_merges(offline_files: Path) -> None:
     values = tokenizer_json(a_tokenizer("gpt2"))
     assert len(values["model"]["merges"]) == 50_000 and values["model"]["merges"][0] == ["Ġ", "t"]
@@ -153,7 +139,5 @@ def test_an_unknown_kind_of_tokenizer_is_refused() -> None:
     class Morse:
         name, vocab_size, separator = "morse", 3, 2
 
-    with pytest.raises(
-        ConfigError, match="kind 'morse' has no form that other programs read; .* gpt2, bpe, char, byte"
-    ):
+    with pytest.raises(ConfigError, match="kind 'morse' .* gpt2, bpe, char, byte"):
         tokenizer_json(Morse())  # type: ignore[arg-type]

@@ -95,17 +95,15 @@ def test_a_greedy_text_continues_after_a_tie() -> None:
             self.after = after
 
         def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-            found = super().greedy(ids, n)
-            return [self.after(len(ids) + i) if token == 0 else token for i, token in enumerate(found)]
+            tokens = super().greedy(ids, n)
+            return [self.after(len(ids) + i) if token == 0 else token for i, token in enumerate(tokens)]
 
     model = nearly_tied()
     with pytest.raises(CheckpointError, match="its greedy text is another one from token"):
         verify(loaded(model), Other(model, lambda place: 1 if place == 12 else 17 if place == 20 else 0))
     check = verify(loaded(model), Other(model, lambda place: 1 if place in (12, 30) else 0))
-    assert (check.greedy_compared, check.greedy_equal) == (
-        64,
-        62,
-    ) and "62 of 64 greedy tokens are equal (the others tie)" in (check.summary)
+    assert (check.greedy_compared, check.greedy_equal) == (64, 62)
+    assert "62 of 64 greedy tokens are equal (the others tie)" in check.summary
     with pytest.raises(CheckpointError, match="greedy text"):  # one that ties at every token says nothing
         verify(loaded(model), Other(model, lambda place: 1 if place % 4 == 0 else 0))
     assert 64 // 4 > MAX_TIES
@@ -134,7 +132,7 @@ def test_a_model_with_nan_is_refused() -> None:
 def test_an_alphabet_is_encoded_too() -> None:
     """None of its letters is in the usual texts."""
 
-    class Deaf(Program):
+    class AllZeros(Program):
         def encode(self, text: str) -> list[int]:
             return [0] * len(text)
 
@@ -142,7 +140,7 @@ def test_an_alphabet_is_encoded_too() -> None:
     model = model_of(vocab_size=ours.vocab_size)
     assert verify(loaded(model, ours), Program(model, ours)).same_tokenizer
     with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'абв'"):
-        verify(loaded(model, ours), Deaf(model, ours))
+        verify(loaded(model, ours), AllZeros(model, ours))
 
 
 @pytest.mark.parametrize("kind", ["gguf", "hf"])

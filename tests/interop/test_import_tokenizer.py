@@ -18,10 +18,6 @@ from light_llm.interop.tokenizer_files import tokenizer_json
 from tests.interop.test_import import BPE, change, exported, rewrite
 
 
-def gpt2_tokenizer(offline_files: Path) -> GPT2Tokenizer:
-    return GPT2Tokenizer((offline_files / "gpt2" / "vocab.bpe").read_text(encoding="utf-8"))
-
-
 @pytest.mark.parametrize(
     "tokenizer", [ByteTokenizer(), CharTokenizer("\n abcé東\U0001f642"), BPE], ids=["byte", "char", "bpe"]
 )
@@ -34,53 +30,44 @@ def test_tokenizers_come_back_unchanged(tokenizer: Tokenizer, tmp_path: Path) ->
 
 @pytest.mark.slow  # 50,257 ids, twice
 def test_gpt2s_tokenizer_comes_back_from_both_its_forms(offline_files: Path, tmp_path: Path) -> None:
-    tokenizer = gpt2_tokenizer(offline_files)
+    merges = offline_files / "gpt2" / "vocab.bpe"
+    tokenizer = GPT2Tokenizer(merges.read_text(encoding="utf-8"))
     values = tokenizer_json(tokenizer)
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    found = [read_tokenizer(tmp_path, "", {"eos_token_id": 50256})]
+    back = [read_tokenizer(tmp_path, "", {"eos_token_id": 50256})]
     (tmp_path / "tokenizer.json").unlink()
-    shutil.copy(offline_files / "gpt2" / "vocab.bpe", tmp_path / "merges.txt")
+    shutil.copy(merges, tmp_path / "merges.txt")
     (tmp_path / "vocab.json").write_text(json.dumps(values["model"]["vocab"]))
-    found.append(read_tokenizer(tmp_path, "", {"eos_token_id": 50256}))
-    for one in found:
-        assert isinstance(one, GPT2Tokenizer) and tokenizer_hash(one) == tokenizer_hash(tokenizer)
+    back.append(read_tokenizer(tmp_path, "", {"eos_token_id": 50256}))
+    assert all(isinstance(t, GPT2Tokenizer) and tokenizer_hash(t) == tokenizer_hash(tokenizer) for t in back)
 
 
-def changed(values: dict[str, Any], **parts: Any) -> dict[str, Any]:
-    """A tokenizer.json with parts replaced; `model__x` is x of its model."""
-    inner = {name.removeprefix("model__"): part for name, part in parts.items() if name.startswith("model__")}
-    outer = {name: part for name, part in parts.items() if not name.startswith("model__")}
-    return values | outer | {"model": values["model"] | inner}
-
-
-OTHER_PATTERN = {
-    "type": "Sequence",
-    "pretokenizers": [{"type": "Split", "pattern": {"Regex": "x"}}, {"type": "ByteLevel", "use_regex": False}],
-}
+SPLIT = {"type": "Split", "pattern": {"Regex": "x"}}
+OTHER_PATTERN = {"type": "Sequence", "pretokenizers": [SPLIT, {"type": "ByteLevel", "use_regex": False}]}
 PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+MODEL = to_tokenizer_json(BPE)["model"]
 
 
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"model__type": "Unigram"}, "'Unigram'"),
-        ({"model__byte_fallback": True}, "byte_fallback"),
-        ({"model__continuing_subword_prefix": "##"}, "continuing_subword_prefix='##'"),
-        ({"model__end_of_word_suffix": "</w>"}, "end_of_word_suffix='</w>'"),
+        ({"model": MODEL | {"type": "Unigram"}}, "'Unigram'"),
+        ({"model": MODEL | {"byte_fallback": True}}, "byte_fallback"),
+        ({"model": MODEL | {"continuing_subword_prefix": "##"}}, "continuing_subword_prefix='##'"),
+        ({"model": MODEL | {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix='</w>'"),
         ({"normalizer": {"type": "NFC"}}, r"normalizer \(NFC\)"),
         ({"pre_tokenizer": OTHER_PATTERN}, r"pre_tokenizer \(Sequence of Split, ByteLevel\)"),
         ({"pre_tokenizer": None}, r"pre_tokenizer \(none\)"),
         ({"pre_tokenizer": PREFIXED}, "add_prefix_space=True"),
-        ({"model__merges": to_tokenizer_json(BPE)["model"]["merges"][:9]}, "makes other ids"),
-        ({"model__merges": to_tokenizer_json(BPE)["model"]["merges"][::-1]}, "not in the order of its ids"),
+        ({"model": MODEL | {"merges": MODEL["merges"][:9]}}, "makes other ids"),
+        ({"model": MODEL | {"merges": MODEL["merges"][::-1]}}, "not in the order of its ids"),
         ({"model": 1}, "it has no model"),
         ("x", "it has no model"),
     ],
 )
 def test_a_part_that_ours_cannot_express_is_named(parts: Any, named: str, tmp_path: Path) -> None:
     _, folder = exported(tmp_path / "out", BPE)
-    values = to_tokenizer_json(BPE)
-    values = parts if parts == "x" else values | parts if "model" in parts else changed(values, **parts)
+    values = parts if parts == "x" else to_tokenizer_json(BPE) | parts
     (folder / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=rf"{named}.*--tokenizer none"):
         read_folder(folder)
@@ -105,8 +92,8 @@ def test_eos_becomes_the_separator(tmp_path: Path) -> None:
     for end in (BPE.separator, first + 1):
         change(folder, eos_token_id=[end, 5], vocab_size=BPE.vocab_size + 2)
         rewrite(folder, lambda tensors: tensors | {"transformer.wte.weight": torch.zeros(first + 2, 24)})
-        found = read_folder(folder).file.tokenizer
-        assert found is not None and found.separator == end
+        tokenizer = read_folder(folder).file.tokenizer
+        assert tokenizer is not None and tokenizer.separator == end
 
 
 @pytest.mark.parametrize(
@@ -130,8 +117,8 @@ def test_a_missing_or_damaged_tokenizer_is_refused(remove: str, add: str, named:
 def test_a_tokenizer_can_be_named_instead(tmp_path: Path) -> None:
     _, folder = exported(tmp_path / "out", BPE)
     (tmp_path / "t.json").write_text(json.dumps(to_tokenizer_json(BPE)))
-    found = read_folder(folder, tokenizer=str(tmp_path / "t.json")).file.tokenizer
-    assert found is not None and tokenizer_hash(found) == tokenizer_hash(BPE)
+    tokenizer = read_folder(folder, tokenizer=str(tmp_path / "t.json")).file.tokenizer
+    assert tokenizer is not None and tokenizer_hash(tokenizer) == tokenizer_hash(BPE)
     assert isinstance(read_folder(folder, tokenizer="byte").file.tokenizer, ByteTokenizer)
     for spec in ("char", "bpe:300"):
         with pytest.raises(ConfigError, match=f"--tokenizer {spec} cannot be used here: it would be made from a text"):
@@ -174,12 +161,10 @@ def test_a_tokenizer_that_adds_or_hides_ids_is_refused(
 
 def test_eos_may_be_any_added_token(tmp_path: Path) -> None:
     values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265))
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "<bos>")}))
-    found = read_tokenizer(tmp_path, "", {"eos_token_id": 301})
-    assert found is not None and found.separator == 301
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", "</s>")}))
-    found = read_tokenizer(tmp_path, "", {})
-    assert found is not None and found.separator == 301
+    for name, config in (("<bos>", {"eos_token_id": 301}), ("</s>", {})):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", name)}))
+        tokenizer = read_tokenizer(tmp_path, "", config)
+        assert tokenizer is not None and tokenizer.separator == 301
 
 
 def test_merges_that_give_other_ids_of_a_word_are_found(tmp_path: Path) -> None:

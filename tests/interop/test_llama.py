@@ -73,11 +73,10 @@ def test_requests_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     by_formula = [[np.cos(place + i + np.arange(7)) for place, i in enumerate(row)] for row in rows]
     assert np.array_equal(runtime.logits(rows).numpy(), np.array(by_formula, np.float32))
     assert runtime.logits([[1] * 50] * 300).shape == (300, 50, 7)  # more than a pipe holds
-    found = runtime.greedy([3], 5)
     written = [3]
     for _ in range(5):
         written.append(int(np.cos(len(written) - 1 + written[-1] + np.arange(7)).argmax()))
-    assert found == written[1:]
+    assert runtime.greedy([3], 5) == written[1:]
     assert runtime.encode("naïve 東京\n") == list("naïve 東京\n".encode())
     assert runtime.decode([1, 0, 40]) == "é" * 41  # one token of 80 bytes, more than it asks for at first
     runtime.close()
@@ -94,18 +93,10 @@ SAYS = "at = lambda where: (print('ggml.c: an assertion failed', file=sys.stderr
     [
         (SAYS, CheckpointError, r"llama.cpp ended over .*m.gguf \(signal 6\): ggml.c: an assertion failed. Nothing"),
         (DIES.format("SIGKILL", "eval"), CheckpointError, r"\(signal 9\): "),
-        (
-            DIES.format("SIGILL", "eval"),
-            MissingDependency,
-            r"instructions that this processor refuses; build it again without",
-        ),
+        (DIES.format("SIGILL", "eval"), MissingDependency, "instructions that this processor refuses; build it again"),
         (DIES.format("SIGILL", "open"), MissingDependency, r"GGML_NATIVE=OFF"),
         ("at = lambda where: sys.exit(3)", CheckpointError, r"\(exit code 3\)"),
-        (
-            "def at(where): raise ValueError('no such file')",
-            CheckpointError,
-            r"does not open .*m.gguf: no such file; exp",
-        ),
+        ("def at(where): raise ValueError('no such file')", CheckpointError, "does not open .*m.gguf: no such file"),
         ("raise ImportError('no libggml.so')", CheckpointError, r"\(exit code 1\): ImportError: no libggml.so"),
     ],
 )
@@ -145,5 +136,4 @@ def test_without_llama_cpp_the_install_command_is_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install llama-cpp-python"):
         GGUF.open(tmp_path / "model.gguf")
-    found = r"read back with gguf .*; NOT run by the program itself: this needs the package llama-cpp-python"
-    assert re.search(found, exported(tmp_path).summary)
+    assert re.search("read back with gguf .*; NOT run .*llama-cpp-python", exported(tmp_path).summary)

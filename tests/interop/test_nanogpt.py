@@ -130,8 +130,7 @@ def test_shared_storages_are_separated(tmp_path: Path) -> None:
     w["lm_head.weight"] = w["transformer.wte.weight"]
     w["transformer.h.0.ln_2.weight"] = w["transformer.h.0.ln_1.weight"] = torch.full((C,), 1.5)
     assert command([str(save(tmp_path / "ckpt.pt", w)), "--tokenizer", "none", "--out", "m.pt"]) == 0
-    found = load_model("m.pt").file.weights
-    for name, tensor in found.items():
+    for name, tensor in load_model("m.pt").file.weights.items():
         assert torch.equal(tensor, w[f"transformer.{name}"]), name
 
 
@@ -156,9 +155,8 @@ def text_file(folder: Path) -> Path:
 def test_characters_have_the_ids_that_nanogpt_gave_them(tmp_path: Path) -> None:
     w = tensors()
     text = text_file(tmp_path)
-    assert (
-        command([str(save(tmp_path / "ckpt.pt", w)), "--tokenizer", "char", "--text", str(text), "--out", "m.pt"]) == 0
-    )
+    words = [str(save(tmp_path / "ckpt.pt", w)), "--tokenizer", "char", "--text", str(text), "--out", "m.pt"]
+    assert command(words) == 0
     loaded = load_model("m.pt")
     tokenizer = loaded.file.tokenizer
     assert isinstance(tokenizer, CharTokenizer)

@@ -21,7 +21,7 @@ QUESTIONS = [
 KINDS = {"choice": "multiple_choice", "rolling": "loglikelihood_rolling", "writing": "generate_until"}
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail on any use of the network, and keep the caches of the libraries in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
