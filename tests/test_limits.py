@@ -185,12 +185,12 @@ def test_own_held_out_text_has_no_limits(one_megabyte: Any, poem: Path) -> None:
 
 
 @pytest.mark.slow  # a run of the default model; test_offline.py has a small one
-def test_with_nothing_at_hand_tales_stand_in(
+def test_without_files_or_network_tales_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No network, no file: one plain line says it, the evaluation knows the limit, and so does `eval` afterwards."""
     monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(tmp_path / "nothing"))
-    monkeypatch.setattr(corpus, "MEGABYTES", 1)
+    monkeypatch.setattr(corpus, "DEFAULT_MEGABYTES", 1)
     small = ["--max-length", "64", "--batch-size", "2", "--dtype", "float32", "--max-steps", "2", "--offline"]
     shape = ["--set", "model.n_layer=1", "--set", "model.n_embd=24", "--set", "model.n_head=3"]
     assert main(["train", *small, *shape, "--set", "train.sample_interval=0"]) == 0
