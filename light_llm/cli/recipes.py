@@ -30,10 +30,10 @@ def command(argv: Sequence[str]) -> int:
         print(recipe_text(flags.name[0]), end="")
         return 0
     for name in recipe_names():
-        about = about_recipe(name)
+        recipe = about_recipe(name)
         print_rich(
-            Text.assemble((name, "bold"), "  ", about.title),
-            Padding(Text(about.expect, style="dim"), (0, 0, 1, 2), expand=False),
+            Text.assemble((name, "bold"), "  ", recipe.title),
+            Padding(Text(recipe.expect, style="dim"), (0, 0, 1, 2), expand=False),
         )
     print_rich("train one       light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")
     return 0

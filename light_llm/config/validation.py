@@ -90,7 +90,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Co
 
     A whole number is accepted for a float; nothing else is converted.
     """
-    types = types_of(kind)
+    types = types_of(typing.cast("type", kind))
     for key, value in values.items():
         if key not in types:
             raise ConfigError(_no_such_setting(what, key, types))

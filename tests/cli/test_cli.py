@@ -111,8 +111,8 @@ class SomeFlags:
 
 
 def test_arguments_and_flags_stand_in_any_order() -> None:
-    for words in ("a b --size -3 --loud", "--loud a --size=-3 b", "--size -3 a --loud b"):
-        flags, given = parse(SomeFlags, words.split(), prog="x", about="x")
+    for line in ("a b --size -3 --loud", "--loud a --size=-3 b", "--size -3 a --loud b"):
+        flags, given = parse(SomeFlags, line.split(), prog="x", about="x")
         assert flags == SomeFlags(("a", "b"), -3, True) and given == {"size", "loud"}
     for words, message in (([], "1 text.*x TEXT"), (["a", "--texts", "b"], "--texts"), (["a", "-b"], "-b")):
         with pytest.raises(ConfigError, match=message):

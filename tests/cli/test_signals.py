@@ -28,7 +28,7 @@ def hear_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def child_of(words: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+def child_of(words: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
     """The command line in a process that hears signals, also where a shell or nohup told its jobs to ignore them."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen([sys.executable, "-m", "light_llm", *words], preexec_fn=hear_signals, **options)

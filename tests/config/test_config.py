@@ -33,7 +33,7 @@ def test_presets_take_changes_and_have_heads_of_64() -> None:
 def test_a_config_cannot_be_edited() -> None:
     for config in (ModelConfig(), DataConfig(), TrainConfig(), Run()):
         with pytest.raises(FrozenInstanceError):
-            config.anything = 1  # type: ignore[attr-defined]
+            config.anything = 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
