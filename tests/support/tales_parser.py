@@ -138,7 +138,7 @@ class Parser:
                 name, text = text[1:].split("}", 1)
                 name, _, form = name.partition(".")
                 slot, _, words = name.partition("=")
-                item = ("pick", slot, words, form or "w") if words else ("say", slot, form or "w")
+                item: Item = ("pick", slot, words, form or "w") if words else ("say", slot, form or "w")
                 items.append(self._items.setdefault(item, item))
             else:
                 literal = re.split(r"[\[<{]", text, maxsplit=1)[0]
