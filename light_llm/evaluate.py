@@ -143,10 +143,8 @@ def summarise(sums: list[float], counts: list[int], n_bytes: int, context: int) 
     """
     total, n, W = math.fsum(sums), sum(counts), len(sums)
     loss = total / n
-    stderr = None
-    if W > 1:
-        squares = math.fsum((s - loss * c) ** 2 for s, c in zip(sums, counts, strict=True))
-        stderr = math.sqrt(squares * W / (W - 1)) / n
+    squares = math.fsum((s - loss * c) ** 2 for s, c in zip(sums, counts, strict=True))
+    stderr = math.sqrt(squares * W / (W - 1)) / n if W > 1 else None
     bits = total / math.log(2)
     return Evaluation(loss, stderr, bits / n_bytes if n_bytes else math.nan, n, n_bytes, W, context)
 
@@ -197,22 +195,6 @@ def evaluate_against_limits(
     bits = np.diff(np.cumsum(nats)[ends]) / math.log(2)
     n_bytes = np.diff(np.cumsum(byte_lengths[ids])[ends])
     is_whole = ends[:-1] // context == (ends[1:] - 1) // context
-    return evaluation, _limit_distance(bits, n_bytes, limits, is_whole)
-
-
-def _limit_distance(
-    bits: NDArray[np.float64],
-    n_bytes: NDArray[np.int64],
-    limits: Sequence[tuple[float, str]],
-    is_whole: NDArray[np.bool_],
-) -> LimitDistance:
-    """Return the distance over all documents, by position of the window's edge, and by kind.
-
-    Args:
-        bits: of each document by the model, (D,).
-        n_bytes: of each document, (D,).
-        is_whole: whether a document lies in one window, (D,).
-    """
     known_bits = np.array([document_bits for document_bits, _ in limits])
     names = np.array([kind for _, kind in limits])
 
@@ -222,7 +204,7 @@ def _limit_distance(
         return float((bits - known_bits)[selected].sum() / n_bytes[selected].sum())
 
     kinds = [(str(kind), distance(names == kind) or 0.0) for kind in np.unique(names)]
-    return LimitDistance(
+    return evaluation, LimitDistance(
         limit=float(known_bits.sum() / n_bytes.sum()),
         model=float(bits.sum() / n_bytes.sum()),
         in_whole=distance(is_whole),

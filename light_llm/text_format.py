@@ -5,6 +5,8 @@ Rounded values have three significant digits. Exact counts are written with `f"{
 
 import math
 
+ROUNDS_UP = 0.9995  # of a unit: from here on a value is shown as 1.00 of it, so that 999,900 is 1.00M and not 1000k
+
 
 def format_bytes(n: float) -> str:
     """Return a size in bytes or decimal units, as disks and `df -H` count them.
@@ -13,7 +15,7 @@ def format_bytes(n: float) -> str:
     ['999 bytes', '1.50 kB', '45.0 MB', '1.00 GB', '1.61 GB', '2.50 TB']
     """
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(n) >= _rounds_up_to(unit):
+        if abs(n) >= ROUNDS_UP * unit:
             return f"{format_number(n / unit)} {name}"
     return f"{n:.0f} bytes"
 
@@ -45,7 +47,7 @@ def format_count(n: float) -> str:
     ['950', '61.2k', '1.00M', '30.3M', '3.10B']
     """
     for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if n >= _rounds_up_to(unit):
+        if n >= ROUNDS_UP * unit:
             return f"{format_number(n / unit)}{letter}"
     return f"{n:g}"
 
@@ -63,8 +65,3 @@ def format_number(value: float, digits: int = 3) -> str:
     if 999.5 <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
-
-
-def _rounds_up_to(unit: float) -> float:
-    """Return the smallest value that is shown as 1.00 of a unit, so that 999,900 is 1.00M and not 1000k."""
-    return 0.9995 * unit

@@ -29,15 +29,12 @@ LENGTHS = np.array(byte_lengths(ByteTokenizer()))
 
 
 class Knows(nn.Module):
-    """A reader that knows every text of a grammar with its probability, and guesses each byte from what it has read.
+    """A model that knows every text of a grammar with its probability, and predicts each byte from those before it.
 
-    It has the shape of a model: `hidden_states` gives log-probabilities, (B, T, 257), and the head, the unit matrix,
-    passes them on.
+    `hidden_states` gives log-probabilities, (B, T, 257), and the head, the unit matrix, passes them on.
     """
 
-    logit_cap = 0.0  # log-probabilities are passed on as they are
-
-    head_weight = torch.eye(257)
+    logit_cap, head_weight = 0.0, torch.eye(257)
 
     def __init__(self, texts: dict[str, float]) -> None:
         super().__init__()
@@ -81,10 +78,7 @@ def test_who_knows_the_grammar_is_at_the_limit(small: dict[str, float]) -> None:
     model: Any = Knows(small)
     evaluation, distance = evaluate_against_limits(model, tokens, LENGTHS, limits, END, context=len(tokens))
     assert distance.model == pytest.approx(distance.limit, abs=1e-5) and distance.in_cut is None
-    assert all(abs(far) < 1e-5 for _, far in distance.by_kind) and {kind for kind, _ in distance.by_kind} == {
-        "find",
-        "meet",
-    }
+    assert dict(distance.by_kind) == pytest.approx({"find": 0, "meet": 0}, abs=1e-5)
     assert evaluation.bits_per_byte == pytest.approx(distance.model)
 
 

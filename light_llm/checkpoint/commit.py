@@ -2,14 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..atomic_io import Files, WriteFn, move_into_place
 from ..errors import CheckpointError
-from ..json_io import canonical_json, dump_with_digest, load_json, load_verified
+from ..json_io import canonical_json, load_json
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
@@ -69,13 +69,12 @@ def verify_folder(path: Path) -> None:
     if not isinstance(entries, dict) or not entries or not all(isinstance(entry, dict) for entry in entries.values()):
         raise CheckpointError(f"{path / MANIFEST} is damaged: it lists no files; use another checkpoint")
     for name, entry in entries.items():
-        file, size = path / name, entry.get("bytes")
+        file, expected = path / name, entry.get("bytes")
         if len(name) > 255 or Path(name).name != name or not file.is_file():
             raise CheckpointError(f"{path} is damaged: {name} is missing; use another checkpoint")
-        if file.stat().st_size != size:
+        if (size := file.stat().st_size) != expected:
             raise CheckpointError(
-                f"{file} is damaged: it has {file.stat().st_size:,} bytes, the manifest says {size}; "
-                "use another checkpoint"
+                f"{file} is damaged: it has {size:,} bytes, the manifest says {expected}; use another checkpoint"
             )
         if _sha256(file) != entry.get("sha256"):
             raise CheckpointError(f"{file} is damaged: its SHA-256 is not the manifest's; use another checkpoint")
@@ -83,8 +82,7 @@ def verify_folder(path: Path) -> None:
 
 def check_format(values: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError unless the format number is ours."""
-    stored = values.get("format")
-    if stored != FORMAT:
+    if (stored := values.get("format")) != FORMAT:
         raise CheckpointError(
             f"{path} is written in format {stored!r}; this light-llm reads format {FORMAT}: "
             "use the version that wrote it, or a newer one"
@@ -96,23 +94,10 @@ def as_json(values: Mapping[str, Any]) -> WriteFn:
     return lambda file: file.write(canonical_json(values))
 
 
-def as_json_with_digest(values: Mapping[str, Any]) -> WriteFn:
-    """Return a `WriteFn` that writes values as JSON with their digest, for a file that no manifest covers."""
-    return lambda file: file.write(dump_with_digest(values))
-
-
-def read_verified_json(path: Path) -> dict[str, Any]:
-    """Read what `as_json_with_digest` wrote. Raises CheckpointError when the file is missing or altered."""
-    try:
-        return load_verified(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, load: Callable[[Path], Any] = load_json) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError when the file is missing or damaged."""
     try:
-        values = load_json(path)
+        values = load(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}); use another checkpoint") from None
     if not isinstance(values, dict):

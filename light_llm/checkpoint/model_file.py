@@ -95,19 +95,14 @@ class ModelFileReader:
             return torch.load(self.file, map_location=device, weights_only=True)
         # torch raises many unrelated types for truncated and foreign files.
         except Exception as error:
-            raise CheckpointError(f"{self.path} cannot be read as a model ({_first_line(error)}); {_REMEDY}") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise CheckpointError(f"{self.path} cannot be read as a model ({reason}); {_REMEDY}") from None
 
     def __enter__(self) -> "ModelFileReader":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
-
-
-def read_model_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights, on the CPU, and the meta values of a model file. Raises CheckpointError."""
-    with ModelFileReader(path) as file:
-        return file.weights(), file.meta
 
 
 def digest(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
@@ -132,7 +127,3 @@ def _is_json(meta: Any) -> bool:
         return isinstance(meta, dict) and bool(json.dumps(meta, sort_keys=True))
     except (TypeError, ValueError, RecursionError):
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from ..atomic_io import Files, atomic_write
 from ..errors import CheckpointError
-from .commit import as_json_with_digest, is_complete, read_verified_json, verify_folder
+from ..json_io import dump_with_digest, load_verified
+from .commit import is_complete, read_json, verify_folder
 from .lock import FolderLock
 
 DEFAULT_OUT = Path("checkpoints")
 RECENT_STEPS = 2  # newest step folders that are never pruned
 PREVIOUS = ".previous-run"  # holds the run that --overwrite replaces until the new one has a checkpoint
-_RUN_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
+_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
 _TRACKER_FOLDERS = ("wandb", "tensorboard")
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
@@ -48,21 +49,9 @@ class RunFolder:
     def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
         self.files = files or Files()
-
-    @property
-    def best_model(self) -> Path:
-        """The file of the best model so far."""
-        return self.path / "best_model.pt"
-
-    @property
-    def metrics(self) -> Path:
-        """The file of metrics, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """The file of console messages."""
-        return self.path / "train.log"
+        self.best_model = self.path / "best_model.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.log = self.path / "train.log"
 
     def step_path(self, step: int) -> Path:
         """Return the path of a step's folder."""
@@ -82,10 +71,7 @@ class RunFolder:
                 self.restore_previous_run()
         steps = self.steps()
         if not steps:
-            raise CheckpointError(
-                f"there is no checkpoint to resume from in {self.path}; start the run without --resume"
-                + (f", or from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
-            )
+            raise self._resume_error(f"there is no checkpoint to resume from in {self.path}")
         return steps[-1]
 
     def latest_valid_step(self, every: int = 1) -> tuple[Path, list[CorruptCheckpoint]]:
@@ -105,10 +91,12 @@ class RunFolder:
                 return path, corrupt
             except CheckpointError as error:
                 corrupt.append(CorruptCheckpoint(path, str(error).partition(";")[0]))
-        raise CheckpointError(
-            f"{'; '.join(c.reason for c in corrupt)}; no step in {self.path} can be resumed from"
-            + (f"; start anew from its model: --init-from {self.best_model}" if self.best_model.is_file() else "")
-        )
+        reasons = "; ".join(c.reason for c in corrupt)
+        raise self._resume_error(f"{reasons}; no step in {self.path} can be resumed from")
+
+    def _resume_error(self, reason: str) -> CheckpointError:
+        hint = f", or from its model: --init-from {self.best_model}" if self.best_model.is_file() else ""
+        return CheckpointError(f"{reason}; start the run without --resume{hint}")
 
     def quarantine(self, corrupt: Sequence[CorruptCheckpoint]) -> None:
         """Rename corrupt step folders to `step-N.damaged`, so that they are neither loaded nor counted."""
@@ -120,11 +108,11 @@ class RunFolder:
 
     def write_run(self, record: dict[str, Any]) -> None:
         """Write run.json with a digest: a resumed run takes its settings from it."""
-        atomic_write(self.path / "run.json", as_json_with_digest(record), self.files)
+        atomic_write(self.path / "run.json", dump_with_digest(record), self.files)
 
     def read_run(self) -> dict[str, Any]:
         """Read run.json. Raises CheckpointError when it is missing or damaged."""
-        return read_verified_json(self.path / "run.json")
+        return read_json(self.path / "run.json", load_verified)
 
     def prune(self, *, every: int = 1, keep_every: int = 0) -> None:
         """Remove old step folders; `best_model.pt` is never touched.
@@ -196,7 +184,13 @@ class RunFolder:
         if not contains_run(self.path):
             return None
         if overwrite:
-            self._move_to_previous()
+            previous = self.path / PREVIOUS
+            # Left by a run that was killed between its first checkpoint and `remove_previous_run`.
+            if previous.exists():
+                self.files.remove(previous)
+            self.files.make_folder(previous)
+            for path in self._run_files():
+                self.files.rename(path, previous / path.name)
             return f"overwriting the run in {self.path}; it is removed once the new one has a checkpoint"
         number = 1
         while (archive := self.path.with_name(f"{self.path.name}.{number}")).exists():
@@ -233,25 +227,15 @@ class RunFolder:
         if (self.path / PREVIOUS).is_dir():
             self.files.remove(self.path / PREVIOUS)
 
-    def _move_to_previous(self) -> None:
-        previous = self.path / PREVIOUS
-        # Left by a run that was killed between its first checkpoint and `remove_previous_run`.
-        if previous.exists():
-            self.files.remove(previous)
-        self.files.make_folder(previous)
-        for path in self._run_files():
-            self.files.rename(path, previous / path.name)
-
     def _run_files(self) -> list[Path]:
         """Return the files and folders of a run, without those that a user may have put beside them."""
-        names = (*_RUN_FILES, *_TRACKER_FOLDERS)
-        return [p for p in self.path.iterdir() if p.name in names or _STEP.fullmatch(p.name)]
+        return [p for p in self.path.iterdir() if p.name in _FILES + _TRACKER_FOLDERS or _STEP.fullmatch(p.name)]
 
 
 def step_number(step: Path) -> int:
     """Return the step number of a step folder.
 
-    >>> number_of(Path("step-000500"))
+    >>> step_number(Path("step-000500"))
     500
     """
     return int(step.name.split("-")[1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ def write_step(
         run: the contents of run.json, so that a run can be resumed from the step folder alone.
     """
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
-    contents = {
-        "model.safetensors": _tensors(weights),
+    contents: dict[str, WriteFn] = {
+        "model.safetensors": partial(write_tensors, tensors=weights),
         "model.json": as_json({"format": FORMAT, **meta}),
-        "optimizer.safetensors": _tensors(_flatten(model, optimizer)),
-        "rng.safetensors": _tensors(rng),
+        "optimizer.safetensors": partial(write_tensors, tensors=_flatten(model, optimizer)),
+        "rng.safetensors": partial(write_tensors, tensors=rng),
         "state.json": as_json({"format": FORMAT, **asdict(state)}),
         SETTINGS: as_json(run),
     }
@@ -108,7 +109,3 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
         for entry, value in values.items()
         if isinstance(value, Tensor)
     }
-
-
-def _tensors(tensors: Mapping[str, Tensor]) -> WriteFn:
-    return lambda file: write_tensors(file, tensors)

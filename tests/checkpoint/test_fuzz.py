@@ -8,18 +8,14 @@ import pytest
 import torch
 
 from light_llm.checkpoint import Files, read_model, read_step, write_model_file
-from light_llm.checkpoint.model_file import read_model_file
-from light_llm.config import TrainConfig
 from light_llm.data import prepare_dataset
 from light_llm.data.download import PinnedFile, ensure_file, sha256_of
 from light_llm.data.shards import Shard
 from light_llm.data.tokenizers import tokenizer_hash
 from light_llm.errors import CheckpointError, DataError
 from light_llm.json_io import load_verified
-from light_llm.objective import NextTokenLoss
-from light_llm.optim import build_optimizer
-from tests.checkpoint.test_checkpoint import meta_of, save
-from tests.support.tools import some_tokens, tiny_model, write_shard
+from tests.checkpoint.test_checkpoint import meta_of, save, trained
+from tests.support.tools import tiny_model, write_shard
 
 tries = pytest.mark.parametrize("tries", [200, pytest.param(1000, marks=pytest.mark.slow)])  # for each file
 
@@ -39,18 +35,15 @@ def damages(good: bytes, seed: int, tries: int) -> Iterator[tuple[str, bytes]]:
 def refused(
     file: Path, read: Callable[[], object], error: type[Exception], tries: int, seed: int = 0, named: str | None = None
 ) -> int:
-    """How many damages of a file are refused with a word of it; whatever is not refused has to read as the good one."""
-    good, n = file.read_bytes(), 0
-    truth = read()
-    for what, bad in damages(good, seed, tries):
+    """Return how many damages of a file are refused by name. Those that are not refused must read as the good file."""
+    good, truth, n = file.read_bytes(), read(), 0
+    for damage, bad in damages(good, seed, tries):
         file.write_bytes(bad)
         try:
-            found = read()
+            assert read() == truth, f"{damage} of {file.name} was read as something else"
         except error as problem:
-            assert (named or file.name) in str(problem), f"{what}: {problem}"
+            assert (named or file.name) in str(problem), f"{damage}: {problem}"
             n += 1
-        else:
-            assert found == truth, f"{what} of {file.name} was read as something else"
     file.write_bytes(good)
     assert read() == truth
     return n
@@ -64,8 +57,8 @@ def test_a_model_file(tmp_path: Path, tries: int) -> None:
     write_model_file(path, model.state_dict(), meta_of(model), Files())
 
     def content() -> object:
-        weights, meta = read_model_file(path)
-        return meta, {name: t.numpy().tobytes() for name, t in weights.items()}
+        file = read_model(path)
+        return file.meta, {name: t.numpy().tobytes() for name, t in file.weights.items()}
 
     assert refused(path, content, CheckpointError, tries) > tries * 0.7
     assert torch.equal(read_model(path).weights["wte.weight"], model.wte.weight)
@@ -73,12 +66,8 @@ def test_a_model_file(tmp_path: Path, tries: int) -> None:
 
 @tries
 def test_each_file_of_a_step(tmp_path: Path, tries: int) -> None:
-    model = tiny_model(n_embd=12, n_layer=1)
-    optimizer = build_optimizer(model, TrainConfig())
-    NextTokenLoss(model)(some_tokens(), some_tokens(seed=9)).backward()
-    optimizer.step()
     step = tmp_path / "step-000003"
-    save(step, model, optimizer)
+    save(step, *trained(n_embd=12, n_layer=1))
 
     def content() -> object:
         *tensors, state, meta = read_step(step)

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,19 +146,26 @@ def is_alive(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
 
-@pytest.fixture
-def running(poem: Path) -> Iterator[int]:
-    """The process of a real run in "run" that would go on for hours."""
-    child = in_child(lambda: train_small(poem, max_steps=100_000, save_interval=100_000, eval_interval=100_000))
-    rows = Path("run/metrics.jsonl")
+@contextmanager
+def run_in_child(poem: Path, is_ready: Callable[[], bool], **changes: Any) -> Iterator[int]:
+    """Train in "run" in a process that would take hours; yield its id once it is ready."""
+    intervals = {"save_interval": 100_000, "eval_interval": 100_000}
+    child = in_child(lambda: train_small(poem, max_steps=100_000, **(intervals | changes)))
     try:
-        while not (rows.exists() and rows.read_bytes().count(b"\n") > 2):
+        while not is_ready():
             assert is_alive(child)
             time.sleep(0.005)
         yield child
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.fixture
+def running(poem: Path) -> Iterator[int]:
+    rows = Path("run/metrics.jsonl")
+    with run_in_child(poem, lambda: rows.exists() and rows.read_bytes().count(b"\n") > 2) as child:
+        yield child
 
 
 def test_who_is_refused_hears_who_is_in_the_folder(running: int, poem: Path) -> None:
@@ -227,13 +236,9 @@ def test_a_step_that_is_removed_while_it_is_read_is_chosen_anew(
 @pytest.mark.parametrize("best", [True, False])
 def test_a_running_folder_can_be_read_at_any_time(best: bool, poem: Path) -> None:
     """A run in another process that saves, prunes and replaces its best model at every step, read again and again."""
-    how = {"max_steps": 100_000, "save_interval": 1, "eval_interval": 1 if best else 100_000, "lr": 1e-3}
-    child = in_child(lambda: train_small(poem, **how))
     run, seen = RunFolder("run"), list[int]()
-    try:
-        while not (run.steps() and (run.best_model.exists() or not best)):
-            assert is_alive(child)
-            time.sleep(0.005)
+    changes = {"save_interval": 1, "eval_interval": 1 if best else 100_000, "lr": 1e-3}
+    with run_in_child(poem, lambda: bool(run.steps()) and (run.best_model.exists() or not best), **changes) as child:
         while len(set(seen)) <= 3:
             seen.append(int(read_model("run").meta["step"]))
             assert TextGenerator("run").generate("The ", max_new_tokens=2, seed=1).startswith("The ")
@@ -242,6 +247,3 @@ def test_a_running_folder_can_be_read_at_any_time(best: bool, poem: Path) -> Non
             assert [found.folder for found in read_runs(find_runs([Path()]))[0]] == [Path("run")]
             assert is_alive(child)
         assert seen == sorted(seen)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Files, load_model, write_model_file
-from light_llm.checkpoint.model_file import read_model_file
+from light_llm.checkpoint import Files, load_model, read_model, write_model_file
 from light_llm.config import ModelConfig, from_dict
 from light_llm.data import Batch
 from light_llm.generate import convert_for_inference
@@ -29,7 +28,8 @@ OLD = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "dropout", "a
 def test_a_file_from_before_there_were_choices_is_a_gpt2(tmp_path: Path) -> None:
     values = {name: value for name, value in asdict(TINY).items() if name in OLD}
     assert from_dict(ModelConfig, values, what="model") == TINY
-    weights, meta = read_model_file(model_path(tmp_path))
+    file = read_model(model_path(tmp_path))
+    weights, meta = file.weights, file.meta
     now = load_model(tmp_path / "best_model.pt").model
     meta["config"] = {name: value for name, value in meta["config"].items() if name in OLD}
     assert len(meta["config"]) == len(OLD)

@@ -32,6 +32,7 @@ from tests.support.tools import SMALL, byte_loader, byte_model, same
 
 RUN_SETTINGS: dict[str, Any] = SMALL | {"max_steps": 30, "micro_batch": 2, "keep_every": 0}
 KILLED = 137
+OPERATIONS = ("write", "sync", "sync_folder", "make_folder", "rename", "remove")
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,22 @@ def exit_code(child: int) -> int:
 
 
 class Dying(Files):
-    """A file system that calls `end` at the n-th operation, before it or halfway through it."""
+    """A file system that calls `end`, which must not return, at the n-th operation: before it or halfway through it."""
 
-    def __init__(self, at: int, *, halfway: bool, end: Callable[[], object]) -> None:
+    def __init__(self, at: int, *, end: Callable[[], object], halfway: bool = False) -> None:
         self.left, self.halfway, self.end = at, halfway, end
+        self.done: list[str] = []
 
-    def _count(self, *, can_be_half: bool = False) -> bool:
-        """Count an operation. Returns whether it is the n-th and must be done halfway."""
-        self.left -= 1
-        half = self.halfway and can_be_half
-        if self.left == 0 and not half:
-            self.end()
-        return self.left == 0
+    def __getattribute__(self, name: str) -> Any:
+        if name in OPERATIONS:
+            self.left -= 1
+            if self.left == 0 and not (self.halfway and name in ("write", "remove")):
+                self.end()
+            self.done.append(name)
+        return super().__getattribute__(name)
 
     def write(self, path: Path, write_fn: WriteFn) -> str:
-        if not self._count(can_be_half=True):
+        if self.left:
             return super().write(path, write_fn)
 
         def half(file: BinaryIO) -> None:
@@ -99,24 +101,8 @@ class Dying(Files):
 
         return super().write(path, half)
 
-    def sync(self, path: Path) -> None:
-        self._count()
-        super().sync(path)
-
-    def sync_folder(self, path: Path) -> None:
-        self._count()
-        super().sync_folder(path)
-
-    def make_folder(self, path: Path) -> None:
-        self._count()
-        super().make_folder(path)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._count()
-        super().rename(old, new)
-
     def remove(self, path: Path) -> None:
-        if self._count(can_be_half=True) and path.is_dir():
+        if self.left == 0 and path.is_dir():
             # A deletion that is interrupted has removed some of the files.
             for file in sorted(path.iterdir())[:2]:
                 file.unlink()
@@ -336,13 +322,11 @@ def not_finite(text: Path, batches: Sequence[int]) -> Outcome:
 
 def poison(model: LightLLM, tokens: Tensor, layer: nn.Module, factor: float = math.inf) -> None:
     """Multiply the output of a layer by `factor` whenever the model reads these tokens."""
-    reading = [False]
+    is_reading = False
 
-    def look(module: nn.Module, args: Any, output: Tensor) -> None:
-        reading[0] = torch.equal(args[0][: len(tokens)], tokens[: len(args[0])])
+    def compare(module: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal is_reading
+        is_reading = torch.equal(args[0][: len(tokens)], tokens[: len(args[0])])
 
-    def spoil(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output * factor if reading[0] else output
-
-    model.wte.register_forward_hook(look)
-    layer.register_forward_hook(spoil)
+    model.wte.register_forward_hook(compare)
+    layer.register_forward_hook(lambda module, args, output: output * factor if is_reading else output)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from light_llm.checkpoint import Files, RunFolder, read_step, write_model_file
-from light_llm.checkpoint.commit import as_json, commit_folder
+from light_llm.checkpoint.commit import commit_folder
 from light_llm.checkpoint.model_file import KIND, digest
 from light_llm.data import prepare_dataset
 from light_llm.data.bpe import train_bpe
@@ -33,7 +33,7 @@ from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.errors import LightLLMError
 from light_llm.generate import TextGenerator
-from light_llm.json_io import dump_with_digest
+from light_llm.json_io import canonical_json, dump_with_digest
 from tests.checkpoint.test_checkpoint import meta_of, save, trained
 from tests.support.tools import tiny_model
 
@@ -282,9 +282,12 @@ def make_zips(folder: Path) -> None:
         for i in range(60_000):
             file.writestr(f"archive/data/{i}", b"")
     huge_record(folder / "huge_record.pt")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(folder / "pipe.pt")
-        (folder / "device.pt").symlink_to("/dev/zero")
+    make_pipe_and_device(folder, ".pt")
+
+
+def make_pipe_and_device(folder: Path, suffix: str) -> None:
+    os.mkfifo(folder / f"pipe{suffix}")
+    (folder / f"device{suffix}").symlink_to("/dev/zero")
 
 
 def huge_record(path: Path) -> None:
@@ -315,9 +318,8 @@ def huge_record(path: Path) -> None:
 
 
 def make_steps(folder: Path) -> None:
-    model, optimizer = trained()
     good = folder.parent / "step-good"
-    save(good, model, optimizer, Unsynced())
+    save(good, *trained(), Unsynced())
     contents = {p.name: p.read_bytes() for p in good.iterdir() if p.name != "MANIFEST.json"}
 
     def step(name: str, **changes: bytes) -> Path:
@@ -340,8 +342,7 @@ def make_steps(folder: Path) -> None:
         "odd_hash": {**listed, "model.json": {"bytes": len(contents["model.json"]), "sha256": [1]}},
     }
     for name, entries in lists.items():
-        as_json({"format": 1, "files": entries})(out := io.BytesIO())  # type: ignore[arg-type]
-        (step(f"list_{name}") / "MANIFEST.json").write_bytes(out.getvalue())
+        (step(f"list_{name}") / "MANIFEST.json").write_bytes(canonical_json({"format": 1, "files": entries}))
     for name, data in BAD_JSON.items():
         (step(f"manifest_{name}") / "MANIFEST.json").write_bytes(data)
         step(f"state_{name}", state__json=data)
@@ -360,11 +361,10 @@ def make_steps(folder: Path) -> None:
 
 def make_step_models(folder: Path) -> None:
     """Step folders that are as they were written, by someone who lies about the model in them."""
-    model, optimizer = trained()
     good = folder.parent / "step-sound"
-    save(good, model, optimizer, Unsynced())
+    save(good, *trained(), Unsynced())
+    contents = {p.name: p.read_bytes() for p in good.iterdir() if p.name != "MANIFEST.json"}
     for name, meta in MODEL_METAS.items():
-        contents = {p.name: p.read_bytes() for p in good.iterdir() if p.name != "MANIFEST.json"}
         contents["model.json"] = json.dumps({"format": 1, **meta}).encode()
         commit_folder(folder / name, {n: lambda f, b=b: f.write(b) for n, b in contents.items()}, Unsynced())
 
@@ -418,17 +418,13 @@ def make_vocabularies(folder: Path) -> None:
         "list": b"[]",
     }.items():
         (folder / f"{name}.json").write_bytes(data)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(folder / "pipe.json")
-        (folder / "device.json").symlink_to("/dev/zero")
+    make_pipe_and_device(folder, ".json")
 
 
 def make_downloads(folder: Path) -> None:
     (folder / "pickle").write_bytes(EVIL)
     sparse(folder / "zeros", TEN_GB)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(folder / "pipe")
-        (folder / "device").symlink_to("/dev/zero")
+    make_pipe_and_device(folder, "")
 
 
 def make_texts(folder: Path) -> None:
@@ -466,32 +462,20 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
 }
 
 
-def files_of_kind(folder: Path, kind: str) -> Iterator[Path]:
-    paths = sorted((folder / kind).iterdir())
-    return (path for path in paths if kind != "shards" or path.suffix == ".bin")
-
-
 def read(folder: Path, kind: str) -> Iterator[Json]:
-    """Give each file of a kind to its reader: what came of it."""
+    """Give each file of a kind to its reader, and yield the error and the cost."""
     reader, before, allowed = KINDS[kind][1], memory(), allowed_seconds()
-    for path in files_of_kind(folder, kind):
+    for path in sorted((folder / kind).glob("*.bin" if kind == "shards" else "*")):
         start = time.process_time()  # which other processes do not prolong
         signal.alarm(DEADLINE)
         raised, message = "nothing", ""
         try:
             reader(path)
-        except BaseException as error:  # whatever it is, it is told
+        except BaseException as error:
             raised = "ours" if isinstance(error, LightLLMError) else type(error).__name__
             message = str(error)[:300]
-        seconds = round(time.process_time() - start, 2)
-        yield {
-            "file": f"{kind}/{path.name}",
-            "raised": raised,
-            "message": message,
-            "seconds": seconds,
-            "allowed": allowed,
-            "bytes": memory() - before,
-        }
+        cost = {"seconds": round(time.process_time() - start, 2), "allowed": allowed, "bytes": memory() - before}
+        yield {"file": f"{kind}/{path.name}", "raised": raised, "message": message, **cost}
 
 
 def allowed_seconds() -> float:

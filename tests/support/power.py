@@ -24,25 +24,16 @@ class Recorded(Files):
         self.done.append(("write", path.absolute(), path.read_bytes()))
         return sha256
 
-    def sync(self, path: Path) -> None:
-        super().sync(path)
-        self.done.append(("sync", path.absolute()))
+    def __getattribute__(self, name: str) -> Any:
+        operation = super().__getattribute__(name)
+        if name not in ("sync", "sync_folder", "make_folder", "rename", "remove"):
+            return operation
 
-    def sync_folder(self, path: Path) -> None:
-        super().sync_folder(path)
-        self.done.append(("sync_folder", path.absolute()))
+        def record(*paths: Path) -> None:
+            operation(*paths)
+            self.done.append((name, *(path.absolute() for path in paths)))
 
-    def make_folder(self, path: Path) -> None:
-        super().make_folder(path)
-        self.done.append(("make_folder", path.absolute()))
-
-    def rename(self, old: Path, new: Path) -> None:
-        super().rename(old, new)
-        self.done.append(("rename", old.absolute(), new.absolute()))
-
-    def remove(self, path: Path) -> None:
-        super().remove(path)
-        self.done.append(("remove", path.absolute()))
+        return record
 
 
 @dataclass
