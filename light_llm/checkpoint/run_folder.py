@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..atomic_io import Files, atomic_write
+from ..atomic_io import REAL_FILES, Files, atomic_write
 from ..errors import CheckpointError
 from ..json_io import dump_with_digest, load_verified
 from .commit import is_complete, read_json, verify_folder
@@ -48,7 +48,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, files: Files | None = None) -> None:
         self.path = Path(path)
-        self.files = files or Files()
+        self.files = files or REAL_FILES
         self.best_model = self.path / "best_model.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.log = self.path / "train.log"

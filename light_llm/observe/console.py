@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from ..text_format import format_duration
@@ -37,7 +37,6 @@ class Console:
         self.screen.soft_wrap = not self.screen.is_terminal
         self.log = LogFile(log, fresh=False, warn=self._print) if log else None
         self.progress: Progress | None = None
-        self.task: TaskID | None = None
         self.started: float | None = None  # when the first step started
         # Counted here: after a rollback the step number says less than how many were made.
         self.steps_made = 0
@@ -80,14 +79,13 @@ class Console:
         if self.progress is None:
             columns = (BarColumn(bar_width=12), TextColumn("{task.fields[line]}", markup=False))
             self.progress = Progress(*columns, console=self.screen, transient=True)
-            self.task = self.progress.add_task("", total=self.total, line="")
+            self.progress.add_task("", total=self.total, line="")
             self.progress.start()
-        assert self.task is not None
         line = (
             f"{row['step']}/{self.total} loss {row['loss']:.3f}{_bits(row, '{:.3f} b/B')} lr {row['lr']:.1e} "
             f"|g| {row['grad_norm']:.2f} {row['tok_per_sec']:,.0f} tok/s {left}"
         )
-        self.progress.update(self.task, completed=row["step"], line=line)
+        self.progress.update(self.progress.task_ids[0], completed=row["step"], line=line)
 
     def pause(self) -> None:
         """Remove the progress line until the next step."""
