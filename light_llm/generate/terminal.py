@@ -1,5 +1,6 @@
 """Input and output of the REPL: a terminal with history and Tab completion, or plain pipes."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,8 @@ def line_reader(source: TextIO, terminal: Terminal, commands: Sequence[str]) -> 
         return piped()
 
     def typed() -> str:
-        line = input(PROMPT)
+        with interruptible_wait():
+            line = input(PROMPT)
         add_to_history(line)
         return line
 
@@ -143,6 +145,38 @@ def add_to_history(line: str) -> None:
 
 def _history() -> Path:
     return cache_dir() / "interactive-history.txt"
+
+
+@contextmanager
+def interruptible_wait() -> Iterator[None]:
+    """Let Ctrl-C end the wait for a key inside the block at once, whenever it is pressed.
+
+    The line editor waits in a `select` that a signal ends only if it arrives during that call; a Ctrl-C just before
+    the call would go unnoticed until the next key. A thread that is woken by the signal (`set_wakeup_fd`) therefore
+    interrupts the call until the block ends. It sends SIGWINCH, which only makes the editor read the window size again.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is not main or not hasattr(signal, "pthread_kill"):  # Windows waits differently
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    ended = threading.Event()
+
+    def interrupt_select() -> None:
+        if os.read(reader, 1):
+            while not ended.wait(0.05):
+                signal.pthread_kill(main.ident or 0, signal.SIGWINCH)
+        os.close(reader)
+
+    threading.Thread(target=interrupt_select, name="ctrl-c", daemon=True).start()
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(previous)
+        os.close(writer)
 
 
 @contextmanager

@@ -106,9 +106,10 @@ def test_only_the_training_split_is_used(poem: Path) -> None:
         assert any(b"zyz" in tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)) == (held_out < 0.1)
 
 
-def test_a_vocabulary_is_trained_once(poem: Path, shared_cache: Path) -> None:
+def test_a_vocabulary_is_trained_once(poem: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
     _, first = prepare_dataset(str(poem), 16, "bpe:300")
-    cached = max((shared_cache / "tokenizers").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    (cached,) = (tmp_path / "cache" / "tokenizers").iterdir()
     age = cached.stat().st_mtime_ns
     _, second = prepare_dataset(str(poem), 16, "bpe:300")
     assert tokenizer_hash(first) == tokenizer_hash(second) and cached.stat().st_mtime_ns == age

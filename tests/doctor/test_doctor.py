@@ -133,8 +133,14 @@ def test_another_device_is_sent_to_the_cpu() -> None:
     ],
 )
 def test_a_run_is_refused_only_what_it_needs(
-    fault: MakeFault, names: tuple[str, ...], needs: dict[str, str], flag: str, monkeypatch: pytest.MonkeyPatch
+    fault: MakeFault,
+    names: tuple[str, ...],
+    needs: dict[str, str],
+    flag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
     diagnosis = results_of(fault, *names)
     monkeypatch.setattr(runner, "quick_check", lambda device: diagnosis)
     with pytest.raises(DeviceError, match=f"device 'cpu'.*{flag}"):

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from light_llm.generate.terminal import (
     completions,
     detect_terminal,
     edit_lines,
+    interruptible_wait,
     line_reader,
     read_history,
 )
@@ -206,6 +208,22 @@ def test_a_pipe_gets_answers_and_nothing_else(writer: TextGenerator, model: Path
     assert child.stdout == f"{generated(writer, 'abc')}\n{greedy[:14]}\n{greedy[14:]}\n"
     assert child.stderr.startswith("error: there is no command /temprature; did you mean") and child.returncode == 2
     assert child.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers signals in another way")
+def test_ctrl_c_ends_a_wait_that_its_signal_did_not_interrupt() -> None:
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGWINCH)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGWINCH, lambda number, frame: None)  # as the line editor does
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible_wait():
+            threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+            time.sleep(200)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - start < 190 and signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
