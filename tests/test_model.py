@@ -57,6 +57,12 @@ GPT2_SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_the_token_table_and_no_module(tied: bool) -> None:
+    names = LightLLM(replace(TINY, tied_head=tied)).state_dict().keys()
+    assert ("lm_head.weight" in names) == (not tied) and "wte.weight" in names
+
+
 @pytest.mark.parametrize("shape", GPT2_SHAPES)
 def test_logits_and_gradients_are_transformers(shape: ModelConfig) -> None:
     ours = tiny_model(scale=5, **{f: getattr(shape, f) for f in shape.__dataclass_fields__})

@@ -5,9 +5,16 @@ import math
 import pytest
 import torch
 
+from light_llm.data.batches import IGNORE_INDEX
 from light_llm.layers import cross_entropy
 from light_llm.layers.cross_entropy import linear_cross_entropy_sum
-from light_llm.objective import NextTokenLoss, token_cross_entropy, token_cross_entropy_reference, total_weight
+from light_llm.objective import (
+    IGNORED,
+    NextTokenLoss,
+    token_cross_entropy,
+    token_cross_entropy_reference,
+    total_weight,
+)
 from light_llm.runtime import autocast
 from tests.support.live_bytes import allocations
 from tests.support.tools import gradients, some_tokens, tiny_model
@@ -186,3 +193,8 @@ def test_the_blocks_ask_for_the_room_of_a_tile_once() -> None:
 
     tile = 4 * rows * cross_entropy.TILE_COLUMNS
     assert sum(n >= tile for n in allocations(loss)) == 1
+
+
+def test_a_target_without_a_loss_is_the_same_in_the_data_and_in_the_loss() -> None:
+    """`data` may not import `objective`, so the number is written twice."""
+    assert IGNORE_INDEX == IGNORED
