@@ -109,7 +109,7 @@ def _read_windows(tokens: TokenArray, context: int, batch_size: int) -> Iterator
 
 
 def _target_nats(model: LightLLM, ids: NDArray[np.generic], dtype: str) -> Tensor:
-    """Return the nats of the targets of windows, (B, T + 1) -> (B, T), float64 on the CPU."""
+    """Return the loss of each target in nats, (B, T + 1) -> (B, T), float64 on the CPU."""
     device = model.head_weight.device
     window = torch.from_numpy(ids).to(device)
     with torch.no_grad(), autocast(device.type, dtype):

@@ -41,7 +41,7 @@ class PositionalArgs:
 
 
 def words_arg(metavar: str, help: str, hint: str = "") -> Any:
-    """Return the help of the positional arguments. The hint stands where a flag shows its default."""
+    """Return the help of the positional arguments. `hint` is shown in place of a default."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
 
 

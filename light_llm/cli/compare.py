@@ -115,7 +115,7 @@ def _eval_table(evals: EvalPairs, unit: LossUnit) -> Table:
     for a, b in (evals[i] for i in evenly_spaced(len(evals), MAX_EVALS)):
         gap, error = eval_difference(a, b, unit)
         cells = [Text(_with_error(e, unit)) for e in (a, b)]
-        # The lower loss; equal ones and those of unknown difference get no emphasis.
+        # gap is b - a, so a negative gap means that b, at index 1, has the lower loss: that one is bold.
         if gap:
             cells[gap < 0].stylize("bold green")
         word = {True: "beyond", False: "within", None: ""}[exceeds_error(gap, error)]

@@ -1,4 +1,4 @@
-"""Check whether a run fits into memory before anything is downloaded; with --fit or --budget, choose what fits."""
+"""Check whether a run fits into memory, first before any download; with --fit or --budget, choose what fits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve_auto(train: TrainConfig) -> TrainConfig:
 
 
 def expected_vocab_size(spec: str, default: int) -> int:
-    """Return about how many ids a tokenizer will have that has not been made yet.
+    """Estimate the vocabulary size of a tokenizer that has not been built yet.
 
     >>> expected_vocab_size("bpe:2000", 50257), expected_vocab_size("byte", 50257), expected_vocab_size("x.json", 50257)
     (2000, 257, 50257)
@@ -46,7 +46,7 @@ def expected_vocab_size(spec: str, default: int) -> int:
 class FitChecker:
     """Refuses a run that does not fit into memory, or changes its settings so that it does.
 
-    The check comes twice: before the text is read, with an estimate of the vocabulary, and when the text is known.
+    A new run is checked twice: before the text is read, with an estimate of the vocabulary, and when the text is known.
 
     Args:
         resolved: the training settings, with no "auto" left.
@@ -58,7 +58,7 @@ class FitChecker:
     fixed: bool
 
     def check_before_data(self, run: Run) -> Overrides:
-        """Return the settings to change so that the run fits, {} if none.
+        """Return settings that make the run fit; {} if it fits, and with --force or --budget (applied later).
 
         Raises:
             ConfigError: it does not fit, and neither --fit nor --force was given; the message lists settings that do.

@@ -112,7 +112,7 @@ def interactive(generator: TextGenerator, flags: GenerateFlags) -> int:
     from ..generate.terminal import detect_terminal, line_reader
 
     settings = ReplSettings(**{name: getattr(flags, name) for name in SETTINGS})
-    # A program without a console starts this one without standard input.
+    # sys.stdin is None when a program without a console, such as pythonw, starts this one.
     source = sys.stdin or io.StringIO()
     # A prompt may hold any bytes.
     if isinstance(source, io.TextIOWrapper):

@@ -6,7 +6,7 @@ from rich.table import Column, Table
 
 def print_rich(*parts: RenderableType) -> None:
     """Print to standard output, without trailing spaces."""
-    # In a pipe so wide that no line is wrapped or truncated.
+    # Into a pipe, use a width so large that no line is wrapped or truncated.
     console = Console(highlight=False, width=None if Console().is_terminal else 10_000)
     with console.capture() as captured:
         for part in parts:
@@ -22,5 +22,5 @@ def number_column(head: str) -> Column:
 
 
 def new_table(*heads: str | Column, header: bool = True) -> Table:
-    """Return an empty table without lines: dim heads, two spaces between columns."""
+    """Return an empty table without rules: dim headers, two spaces between columns."""
     return Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=header)

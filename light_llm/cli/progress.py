@@ -21,7 +21,7 @@ RESUME_ADVICE = "what is finished of the preparation is kept: the same command g
 def progress_bar(
     *, in_bytes: bool = False, quiet: bool = False, stage_help: Mapping[str, str] | None = None
 ) -> Iterator[ProgressFn]:
-    """Yield a function that shows the progress of one stage after another as a bar, which goes at the end.
+    """Yield a function that shows the progress of one stage after another as a bar, which is removed when done.
 
     Args:
         in_bytes: the counts are bytes; less than MIN_BYTES shows no bar.

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal, in a command, and to a training.
+"""Handle Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal, in any command and during training.
 
 A command is ended by an exception, so that temporary files are removed and finished work is kept. A training is asked
 to stop, and ends after the current step. Either way a second signal ends the process at once.

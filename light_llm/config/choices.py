@@ -24,7 +24,7 @@ def no_parameters(config: ModelConfig) -> NamedShapes:
 
 @dataclass(frozen=True, kw_only=True)
 class PositionFacts:
-    """Facts of a position encoding (`layers/positions.py`)."""
+    """Facts about a position encoding (`layers/positions.py`)."""
 
     param_shapes: Callable[[ModelConfig], NamedShapes] = no_parameters  # outside the blocks, by their full names
     rotary: bool = False  # the settings of rope apply, and d_k must be even
@@ -40,7 +40,7 @@ POSITIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class NormFacts:
-    """Facts of a norm (`layers/norms.py`)."""
+    """Facts about a norm (`layers/norms.py`)."""
 
     has_bias: bool  # beside its gain, where the config has biases
     saved_bytes: int  # of statistics that the backward pass needs, per vector

@@ -17,7 +17,7 @@ DECAY = 0.4  # of the steps of `wsd`, at its end
 
 
 def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
-    """Rise linearly from 0 to 1 over the warm-up, then follow half a cosine down to `floor` at the horizon.
+    """Rise linearly from 1 / warmup to 1 over the warm-up, then follow half a cosine down to `floor` at the horizon.
 
     (Loshchilov and Hutter, 2017, equation 5, with one cycle.) Beyond the horizon it stays at `floor`.
 
@@ -34,9 +34,9 @@ def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -
 
 
 def warmup_stable_decay(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
-    """Rise linearly to 1, stay there, and fall in a line to `floor` over the last 40% (Hu et al., 2024).
+    """Rise linearly to 1, stay there, and fall linearly to `floor` over the last 40% (Hu et al., 2024).
 
-    The same as the cosine at both ends. In between the rate does not depend on the horizon, so a run can be prolonged.
+    The same as the cosine at both ends. In between the rate does not depend on the horizon, so a run can be extended.
 
     >>> [round(warmup_stable_decay(s, warmup=10, horizon=100, floor=0.0), 2) for s in (0, 9, 10, 60, 80, 100, 500)]
     [0.1, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]

@@ -71,7 +71,7 @@ def read_text(path: Path, *, errors: str = "strict", callbacks: ReadCallbacks = 
                 check_not_utf16(path, block[:4096])
             final = not block
             callbacks.on_raw_bytes(block)
-            # A chunk may end in the middle of a character; its bytes wait in `held` for the next block.
+            # A block may end in the middle of a character; its bytes wait in `held` for the next block.
             data = held + block
             try:
                 text, used, replaced = decode_bytes(data, errors, final=final)
@@ -119,7 +119,7 @@ def utf8_error(path: Path, offset: int, error: UnicodeDecodeError, where: str = 
 
 
 def check_not_utf16(path: Path, start: bytes) -> None:
-    """Refuse UTF-16, also with errors="replace", which would turn it into garbage.
+    """Refuse UTF-16, even with errors="replace", which would turn it into garbage.
 
     Raises:
         DataError: the first bytes of the file have a UTF-16 byte-order mark, or NUL in almost every second place.

@@ -38,7 +38,7 @@ def ensure_hub_file(
     first two is used without a check: only its revision is pinned, so no hash to compare it with is known.
 
     Raises:
-        DataError: the file is nowhere and cannot or must not be downloaded, or the download has not the hub's hash.
+        DataError: the file was not found and cannot or must not be downloaded, or its hash is not the hub's.
     """
     for folder in (offline_dir(), cache_dir()):
         if folder and (path := folder / file.folder / file.name).is_file():

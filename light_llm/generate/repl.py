@@ -86,7 +86,7 @@ class Repl:
         ]
 
     def run(self, read: Callable[[], str], *, first: str = "") -> int:
-        """Answer lines until the last.
+        """Process input lines until the end of input.
 
         Args:
             read: returns the next line; raises EOFError after the last.

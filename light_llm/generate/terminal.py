@@ -24,7 +24,7 @@ BOLD, DIM = "1", "2"
 
 @dataclass(frozen=True)
 class Terminal:
-    """Two output streams and their abilities."""
+    """Two output streams and their capabilities."""
 
     out: TextIO  # for answers
     err: TextIO  # for messages
@@ -53,7 +53,7 @@ class Terminal:
 
 
 def detect_terminal(source: TextIO, out: TextIO, err: TextIO) -> Terminal:
-    """Return the abilities of a process's streams."""
+    """Return the capabilities of a process's streams."""
     from rich.console import Console as RichConsole
 
     rich = RichConsole(file=out)  # it knows NO_COLOR, dumb terminals and old Windows

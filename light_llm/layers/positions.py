@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 
-# Turns within the trained context: waves with fewer than LOW are slowed down whole, with more than HIGH left alone.
+# Rotations over the trained context: frequencies with fewer than LOW are divided by the full factor, those with more
+# than HIGH are unchanged.
 # The values are Llama 3.1's.
 LOW, HIGH = 1.0, 4.0
 

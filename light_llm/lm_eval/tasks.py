@@ -1,4 +1,4 @@
-"""Find the tasks that a command names, in a folder of the user's and in the harness."""
+"""Find the tasks that a command names, in a folder of the user and in the harness."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

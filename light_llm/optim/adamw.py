@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2019) with decay on what multiplies, and none on biases and gains."""
+"""AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices and embedding tables, not on biases and gains."""
 
 from collections.abc import Mapping
 

@@ -9,7 +9,7 @@ from ..config import TrainConfig
 from .adamw import adamw
 from .muon import muon
 
-# Their facts (state, time, scratch memory) are in `config/choices.py`, under the same names.
+# The optimizers' facts (state, time, scratch memory) are in `config/choices.py`, under the same names.
 OPTIMIZERS: dict[str, Callable[[nn.Module, TrainConfig], torch.optim.Optimizer]] = {"adamw": adamw, "muon": muon}
 
 

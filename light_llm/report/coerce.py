@@ -30,18 +30,18 @@ def as_number(value: Any) -> Number:
 
 
 def as_int(value: Any) -> int | None:
-    """Return an integer from 0 up to 2^53, or None for anything else."""
+    """Return an integer from 0 to 2^53 - 1, or None for anything else."""
     is_int = isinstance(value, int) and not isinstance(value, bool)
     return value if is_int and 0 <= value < MAX_INT else None
 
 
 def as_numbers(value: Any) -> Numbers:
-    """Return a list of numbers with None for its other elements; () for anything but a list."""
+    """Return a tuple of numbers with None for other elements; () for anything but a list."""
     return tuple(as_number(v) for v in value) if isinstance(value, (list, tuple)) else ()
 
 
 def as_grid(value: Any) -> Grid:
-    """Return a list of lists of numbers; () for anything but a list."""
+    """Return a tuple of tuples of numbers; () for anything but a list."""
     return tuple(as_numbers(row) for row in value) if isinstance(value, (list, tuple)) else ()
 
 

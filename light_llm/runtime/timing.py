@@ -52,6 +52,6 @@ def is_busy(repetitions: Sequence[float]) -> bool:
 
 
 def synchronize(device: str) -> None:
-    """Wait until a device has done the work queued on it. A CPU has, when a call returns."""
+    """Wait until a device has done the work queued on it. On a CPU, calls are synchronous and this does nothing."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(torch.device(device))

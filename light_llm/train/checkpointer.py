@@ -35,7 +35,7 @@ OVERHEAD = 4 << 20  # bytes beside the tensors: tokenizer, generators, records, 
 
 
 class Checkpointer(Callback):
-    """Saves step folders at regular steps, on request and by the clock, and the best model.
+    """Saves step folders every n steps, on request and every `save_minutes`, and the best model.
 
     Args:
         resume: where the run resumes from; None for a new run.

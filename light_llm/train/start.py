@@ -25,7 +25,7 @@ BUILT_IN_GUARDS = 2
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """The parts of a running training. They need its device or its run folder, so they are made at its start."""
+    """The parts of an active training run. They need its device or its run folder, so they are made at its start."""
 
     optimizer: torch.optim.Optimizer
     metrics: StepMetrics

@@ -49,7 +49,7 @@ class EvaluationCancelled(Exception):
 
 @dataclass
 class StopFlag:
-    """Requests to a running training, from callbacks, signal handlers and other threads. The loop polls it.
+    """Requests to an active training run, from callbacks, signal handlers and other threads. The loop polls it.
 
     Plain attributes without a lock: a signal handler may interrupt the thread that holds one.
     """

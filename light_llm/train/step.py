@@ -159,7 +159,7 @@ class Throughput:
 
     def count(self, step: PendingStep) -> float:
         """Add a step. Returns its seconds."""
-        # With a queue this step began before the callbacks of the step before it: their time is not its own.
+        # With a queue, this step began before the callbacks of the previous step ran; their time is not counted again.
         seconds = time.perf_counter() - max(step.times[0], self.callbacks_done)
         self.seconds += seconds
         self.targets += step.n_targets

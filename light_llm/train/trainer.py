@@ -247,7 +247,7 @@ class Trainer:
             assert step is not None, "check reads the numbers"
             if not step.finite:
                 place = self.batches.describe(pending.before.batches)
-                # Repeats the step, so it comes before a rollback changes the weights.
+                # This repeats the step, so it must come before a rollback changes the weights.
                 first = find_nonfinite(self.objective, pending.batch, self.config)
                 self.say(*messages.nonfinite_step(step, place, first))
             if action == "go":
@@ -294,7 +294,7 @@ class Trainer:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of the running training."""
+        """The optimizer of the active run."""
         return self._active.optimizer
 
     def say(self, *lines: str) -> None:

@@ -1,4 +1,4 @@
-"""The rule for collapse: weights thrown to where the model knows only how frequent each token is."""
+"""The rule for collapse: after a bad update the model predicts little more than the frequency of each token."""
 
 from itertools import takewhile
 from statistics import median
