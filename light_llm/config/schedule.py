@@ -1,7 +1,7 @@
-"""Learning-rate schedules: multiples of the peak rate, as pure functions of the step.
+"""Learning-rate schedules: multiples of the peak rate as pure functions of the step, and the rate of a step.
 
-Here and not in `optim/`, because `TrainConfig` takes the allowed names from SCHEDULES and must not import torch. A new
-schedule is a function and its row.
+They are defined here, and re-exported by `optim/`, because `TrainConfig` takes the allowed names from SCHEDULES and
+must not import torch. A new schedule is a function and its row.
 """
 
 from __future__ import annotations
