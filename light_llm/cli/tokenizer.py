@@ -133,7 +133,7 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
 
 
 def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, source: Source | None = None) -> Tokenizer:
-    """Return the tokenizer of a spec: bpe is trained on --data or cached; char has the alphabet of --data or the text."""
+    """Return a tokenizer: bpe is trained on --data or cached, char has the alphabet of --data or the text."""
     from ..data.resolve import cached_tokenizer, full_alphabet
     from ..data.tokenizers import make_tokenizer
 
