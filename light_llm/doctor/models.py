@@ -85,9 +85,10 @@ def training_step(
         model.zero_grad(set_to_none=True)
         exact.zero_grad(set_to_none=True)
         where, forward = shape_name(B, T), forward_sums(SHAPE, T)
+        # Two autocast regions: torch 2.10 would reuse the weights that the first one cast without gradients.
+        with torch.no_grad(), autocast(device, dtype):
+            logits = model(tokens.to(device)).flatten(0, 1)
         with autocast(device, dtype):
-            with torch.no_grad():
-                logits = model(tokens.to(device)).flatten(0, 1)
             loss = objective(tokens.to(device), targets.to(device))
         loss.backward()
         hidden, expected = exact_backward(exact, tokens, targets)
