@@ -20,7 +20,7 @@ from pathlib import Path
 
 from measure import RESULTS
 
-from light_llm.report.health import judge
+from light_llm.report import judge
 from light_llm.report.run_log import read_run_log
 
 EVERY = 10  # steps between two readings

@@ -12,12 +12,12 @@ from .compare import run_differences as run_differences
 from .find_runs import find_runs as find_runs
 from .find_runs import open_run as open_run
 from .find_runs import read_runs as read_runs
-from .health import HealthNote as HealthNote
-from .health import judge as judge
 from .log_rows import Evaluation as Evaluation
 from .log_rows import LossUnit as LossUnit
 from .page import write_report as write_report
 from .repro_command import repro_command as repro_command
+from .rules import HealthNote as HealthNote
+from .rules import judge as judge
 from .run_log import FINAL_STEPS as FINAL_STEPS
 from .run_log import RunLog as RunLog
 from .run_log import read_run_log as read_run_log

@@ -1,8 +1,9 @@
-"""Windowed means of a training loss: the loss of a single batch is too noisy to judge."""
+"""Windowed means of a training loss, because that of a single batch is too noisy, and their gap to held-out text."""
 
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import median
 
@@ -40,3 +41,18 @@ class Curve:
     def index(self, step: int) -> int:
         """Return the index of the last loss at or before a step, or -1."""
         return bisect_right(self.steps, step) - 1
+
+
+@dataclass(frozen=True)
+class GapPoint:
+    """An evaluation and the mean training loss of the steps before it, nats per token."""
+
+    step: int
+    held: float
+    train: float
+    noise: float  # standard error of `train`
+
+    @property
+    def gap(self) -> float:
+        """Return the held-out loss minus the training loss."""
+        return self.held - self.train

@@ -16,7 +16,7 @@ from typing import Any
 from ..atomic_io import REAL_FILES, Files, atomic_write
 from .figures import loss_figure, run_sections
 from .find_runs import open_run
-from .health import judge
+from .rules import judge
 from .run_log import RunLog
 from .summary import key_numbers, plan_table, repro_tables, run_facts
 

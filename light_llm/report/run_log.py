@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json
 from ..observe import read_rows
 from .coerce import Number, as_int, as_mapping, as_number, as_text, mean_of
-from .curve import Curve
+from .curve import Curve, GapPoint
 from .log_rows import (
     AttentionSample,
     End,
@@ -137,6 +137,12 @@ class RunLog:
     def curve(self) -> Curve:
         """Return the training loss with windowed means."""
         return Curve(self.steps.step, self.steps.loss)
+
+    @cached_property
+    def gap_points(self) -> list[GapPoint]:
+        """Return a point for each evaluation that has training steps before it."""
+        pairs = [(e, self.curve.index(e.step)) for e in self.evals]
+        return [GapPoint(e.step, e.loss, self.curve.mean(i), self.curve.noise(i)) for e, i in pairs if i >= 0]
 
     @property
     def probe(self) -> Probe:

@@ -1,8 +1,50 @@
 """The figures of a run, by subject: pure functions from a `RunLog` to plain values in plotly's JSON.
 
-Each module here with a `SECTION` and a function `make_figures` is found by `sections`; no other list names them.
+`run_sections` finds each module here that has a `SECTION` and a function `make_figures`; no other list names them.
 """
 
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from ..rules import LEVELS, HealthNote
+from ..run_log import RunLog
 from .curves import loss_figure as loss_figure
-from .plot import Figure as Figure
-from .sections import run_sections as run_sections
+from .plot import Figure, Section
+
+# `SECTION` of a module -> title. Within a section, modules come in alphabetical order.
+TITLES = {
+    "learning": "What is learned",
+    "updates": "Gradients and updates",
+    "attention": "Attention",
+    "stream": "Inside the layers",
+    "landscape": "Landscape and curvature",
+    "machine": "The machine",
+}
+
+
+def run_sections(log: RunLog, notes: Sequence[HealthNote]) -> list[Section]:
+    """Return the sections that have at least one figure."""
+    sections = []
+    for id, title in TITLES.items():
+        modules = [module for module in _find_modules() if module.SECTION == id]
+        figures = [figure for module in modules for figure in module.make_figures(log) if figure]
+        if figures:
+            sections.append(Section(id, title, tuple(_with_notes(figure, notes) for figure in figures)))
+    return sections
+
+
+@cache
+def _find_modules() -> tuple[ModuleType, ...]:
+    """Import the modules of this package that make figures."""
+    modules = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    return tuple(module for module in modules if hasattr(module, "SECTION"))
+
+
+def _with_notes(figure: Figure, notes: Sequence[HealthNote]) -> Figure:
+    about = [note for note in notes if note.figure == figure.id]
+    remarks = tuple((note.level, f"{note.message} {note.advice}".strip()) for note in about)
+    return replace(figure, remarks=remarks, level=min((n.level for n in about), key=LEVELS.index, default="info"))

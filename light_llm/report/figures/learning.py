@@ -1,7 +1,6 @@
 """The gap to held-out text, the learning rate, and the loss by position."""
 
 from ..coerce import drop_none
-from ..rules.eval_gap import gap_points
 from ..run_log import RunLog
 from . import plot
 from .plot import Figure
@@ -15,7 +14,7 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 
 
 def _gap(log: RunLog) -> Figure | None:
-    points = gap_points(log)
+    points = log.gap_points
     steps, gaps = [p.step for p in points], [plot.round_digits(p.gap) for p in points]
     return plot.make_figure(
         "gap",

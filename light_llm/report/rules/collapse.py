@@ -7,7 +7,7 @@ from ..coerce import drop_none
 from ..curve import MEAN_STEPS, Curve
 from ..log_rows import Probe
 from ..run_log import RunLog
-from .rule import Finding, Rule
+from . import Finding, Rule
 
 # A loss has risen if its mean is this far above its best, in nats and as a share of the best. Over seeds, means of 10
 # steps of default runs deviate by 0.10 nats at most.

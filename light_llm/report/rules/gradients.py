@@ -5,7 +5,7 @@ from statistics import median
 
 from ..coerce import Numbers, drop_none
 from ..run_log import RunLog
-from .rule import Finding, Rule
+from . import Finding, Rule
 
 # Steps whose median is the present value: one batch alone is noise.
 RECENT = 20

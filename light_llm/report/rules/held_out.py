@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from ..curve import GapPoint
 from ..run_log import RunLog
-from .eval_gap import GapPoint, gap_points
-from .rule import Finding, Rule
+from . import Finding, Rule
 
 # Nats by which training must have fallen before the held-out gain is compared with it, and half of that for two rises
 # in a row. Also so many standard errors of the two means, each of which is 0.01 to 0.02 nats in nano on tales.
@@ -34,7 +34,7 @@ DROPOUT_SMALL_DATA, DROPOUT = 0.2, 0.1
 
 def check_memorising(log: RunLog) -> Finding | None:
     """Find an evaluation since which training has fallen clearly and the held-out loss has gained nothing."""
-    points = gap_points(log)
+    points = log.gap_points
     start = _memorising_since(points)
     if start is None:
         return None
@@ -74,7 +74,7 @@ def _memorising_since(points: Sequence[GapPoint]) -> GapPoint | None:
 
 def check_widening_gap(log: RunLog) -> Finding | None:
     """Find held-out text that gains less than half as much as the training text."""
-    points = gap_points(log)
+    points = log.gap_points
     if len(points) < 3:
         return None
     now = points[-1]
@@ -98,7 +98,7 @@ def check_widening_gap(log: RunLog) -> Finding | None:
 
 def check_generalising(log: RunLog) -> Finding | None:
     """Find held-out text that gains by the last steps."""
-    points = gap_points(log)
+    points = log.gap_points
     if len(points) < 2:
         return None
     now = points[-1]
@@ -115,7 +115,7 @@ def check_generalising(log: RunLog) -> Finding | None:
 
 def check_worse_than_best(log: RunLog) -> Finding | None:
     """Find a last evaluation that is clearly above the best one."""
-    points = gap_points(log)
+    points = log.gap_points
     if len(points) < 2:
         return None
     best, now = min(points, key=lambda p: p.held), points[-1]

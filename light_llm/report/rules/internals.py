@@ -6,8 +6,8 @@ from statistics import mean
 from ..coerce import drop_none
 from ..log_rows import head_name
 from ..run_log import RunLog
+from . import Finding, Rule
 from .collapse import BLOWN_UP
-from .rule import Finding, Rule
 
 # Before this share of the run and this many steps, alarms say little: all 18 heads of nano on tales look at everything
 # alike until step 75, and 2 of them at step 125.

@@ -3,7 +3,7 @@
 from ...config.choices import OPTIMIZERS
 from ..coerce import as_mapping, as_number
 from ..run_log import RunLog
-from .rule import Finding, Rule
+from . import Finding, Rule
 
 # Peak rates of AdamW outside of which small models usually diverge or hardly learn. The default, 1.5e-3, was the best
 # of those tried on micro; 30 times as much collapses.

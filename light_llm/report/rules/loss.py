@@ -3,7 +3,7 @@
 from statistics import median
 
 from ..run_log import RunLog
-from .rule import Finding, Rule
+from . import Finding, Rule
 
 # Number of losses whose median is the usual loss.
 BEFORE = 20

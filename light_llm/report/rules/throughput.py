@@ -4,7 +4,7 @@ from statistics import median_high
 
 from ..coerce import drop_none, mean_of
 from ..run_log import RunLog
-from .rule import Finding, Rule
+from . import Finding, Rule
 
 # Share of the time of the steps. Reading a batch takes 0.01% of a step of nano.
 DATA_SHARE, MOSTLY_DATA = 0.15, 0.5

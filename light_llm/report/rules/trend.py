@@ -2,8 +2,8 @@
 
 from ..curve import MEAN_STEPS
 from ..run_log import RunLog
+from . import Finding, Rule
 from .collapse import STUCK_AFTER, gradients_faded
-from .rule import Finding, Rule
 
 # Steps after the warm-up before which slow learning is not judged.
 AFTER_WARMUP = 20
