@@ -12,8 +12,8 @@ import pytest
 
 from light_llm.report import HealthNote, RunLog, judge, read_run_log
 from light_llm.report.figures import run_sections
-from light_llm.report.rules import find_rules
 from light_llm.report.reference_curves import Band, BandPoint
+from light_llm.report.rules import find_rules
 from tests.support.made_up_run import ANALYSIS, RUN, V, learning, made_up_run, memorised, turning, wobble
 
 UNIFORM = math.log(V)
