@@ -31,7 +31,7 @@ def system_info() -> dict[str, Any]:
     import torch
 
     from ..runtime import available_memory, cache_dir, container_limit, shell_limit, total_memory, usable_cores
-    from ..runtime.precision import COMPILERS
+    from ..runtime.device import COMPILERS
 
     accelerator = torch.accelerator.current_accelerator(check_available=False)
     # The digits alone: the name of the person who built a kernel may follow them.

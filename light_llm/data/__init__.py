@@ -5,10 +5,9 @@
                   hash and count it, once           fingerprint.py
     tokenizer     text to ids                       tokenizers.py   (bpe.py, tokenizer_json.py)
     shards        encode both splits to disk        encode.py, shards.py
-    shuffle       the order of the windows          shuffle.py
-    loader        batches of windows                loader.py
+    loader        batches of windows, shuffled      loader.py
 
-`prepare_dataset` (dataset.py, with resolve.py for defaults and their substitutes) does all but the last two steps;
+`prepare_dataset` (dataset.py, with resolve.py for defaults and their substitutes) does all but the last step;
 `text_stream.py` has the stream type and the operations on it.
 """
 

@@ -1,7 +1,9 @@
 """Show a run on the screen: a progress line in a terminal, plain lines elsewhere, and the same lines in train.log."""
 
+import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,10 +12,45 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from ..text_format import format_duration
-from .metrics import Row
-from .resilient_io import LogFile, SafeStream
+from .metrics import LogFile, Row
 
 PLAIN_INTERVAL = 10  # steps between two plain lines
+
+
+class SafeStream:
+    """A text stream that falls silent, instead of raising, once it cannot be written.
+
+    Rich draws progress lines in a thread of its own, where no caller could catch the error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; discard it once the stream has failed."""
+        try:
+            self.stream.write(text)
+        # A UnicodeError is a ValueError, but means a character that the encoding lacks, not a lost stream.
+        except UnicodeError:
+            raise
+        except (OSError, ValueError):
+            self.redirect_to_null()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, unless it has failed."""
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            self.redirect_to_null()
+
+    def redirect_to_null(self) -> None:
+        """Redirect the stream to the null device, so that text in its buffer cannot fail when Python exits."""
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Console:
@@ -37,7 +74,7 @@ class Console:
         self.screen.soft_wrap = not self.screen.is_terminal
         self.log = LogFile(log, fresh=False, warn=self._print) if log else None
         self.progress: Progress | None = None
-        self.started: float | None = None  # when the first step started
+        self.started = 0.0  # when the first step started
         # Counted here: after a rollback the step number says less than how many were made.
         self.steps_made = 0
 
@@ -58,24 +95,27 @@ class Console:
                 self.say(f"  | {line}", style="dim")
 
     def _show_step(self, row: Row) -> None:
-        step, now = row["step"], time.perf_counter()
-        if self.started is None:
-            self.started = now - row["seconds"]
+        step = row["step"]
+        if self.steps_made == 0:
+            self.started = time.perf_counter() - row["seconds"]
         self.steps_made += 1
-        left = format_duration((now - self.started) / self.steps_made * (self.total - step))
         # A plain log of every step would be long; the first, every tenth and the last are enough.
         if step == 1 or step % PLAIN_INTERVAL == 0 or step == self.total or self.steps_made == 1:
             line = (
                 f"step {step}/{self.total}  loss {row['loss']:.3f}{_bits(row, ' {:.3f} bits/byte')}  "
-                f"lr {row['lr']:.1e}  |g| {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tok/s  {left} left"
+                f"lr {row['lr']:.1e}  |g| {row['grad_norm']:.2f}  {row['tok_per_sec']:,.0f} tok/s  "
+                f"{self._time_left(step)} left"
             )
             self._write_log(line)
             if not self.live:
                 self._print(line)
         if self.live:
-            self._advance(row, left)
+            self._advance(row)
 
-    def _advance(self, row: Row, left: str) -> None:
+    def _time_left(self, step: int) -> str:
+        return format_duration((time.perf_counter() - self.started) / self.steps_made * (self.total - step))
+
+    def _advance(self, row: Row) -> None:
         if self.progress is None:
             columns = (BarColumn(bar_width=12), TextColumn("{task.fields[line]}", markup=False))
             self.progress = Progress(*columns, console=self.screen, transient=True)
@@ -83,7 +123,7 @@ class Console:
             self.progress.start()
         line = (
             f"{row['step']}/{self.total} loss {row['loss']:.3f}{_bits(row, '{:.3f} b/B')} lr {row['lr']:.1e} "
-            f"|g| {row['grad_norm']:.2f} {row['tok_per_sec']:,.0f} tok/s {left}"
+            f"|g| {row['grad_norm']:.2f} {row['tok_per_sec']:,.0f} tok/s {self._time_left(row['step'])}"
         )
         self.progress.update(self.progress.task_ids[0], completed=row["step"], line=line)
 

@@ -2,17 +2,58 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..atomic_io import REAL_FILES, Files, atomic_write
-from .resilient_io import LogFile
 
 Row = Mapping[str, Any]
 WRITTEN_KINDS = ("step", "eval", "rollback", "probe", "attention", "sample", "end")  # kinds of rows in the file
 TIMING_KEYS = ("seconds", "tok_per_sec", "mfu", "memory", "phases")  # keys that differ between two equal runs
 Sink = Callable[[Row], object]
+
+
+class LogFile:
+    """A file of whole lines that keeps in memory what it cannot write, and tries again with the next line.
+
+    A disk that fills up takes a part of a line; the rest follows at that byte, so no line is torn or written twice.
+
+    Args:
+        fresh: empty an existing file.
+        warn: called when the file cannot be written, and at the end if lines are missing.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool, warn: Callable[[str], object]) -> None:
+        self.path, self.warn = path, warn
+        self.unwritten = bytearray()
+        self.warned = False
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        # Unbuffered: os.write returns how many bytes the disk took, which a buffered file hides.
+        self.handle = os.open(path, flags | (os.O_TRUNC if fresh else 0), 0o666)
+
+    def add(self, line: str) -> None:
+        """Append a line, its ending included, after any lines that wait."""
+        self.unwritten += line.encode(errors="replace")
+        try:
+            while self.unwritten:
+                del self.unwritten[: os.write(self.handle, self.unwritten)]
+        except OSError as error:
+            if not self.warned:
+                # Set before the call: the warning itself may be logged to this file.
+                self.warned = True
+                self.warn(
+                    f"notice   {self.path} cannot be written ({error.strerror}): its lines are kept in memory and "
+                    "tried again at each step"
+                )
+
+    def close(self) -> None:
+        """Try to write waiting lines once more, and close the file."""
+        self.add("")
+        os.close(self.handle)
+        if self.unwritten:
+            self.warn(f"notice   {self.path} lacks its last {self.unwritten.count(10):,} lines: it cannot be written")
 
 
 class JsonLines:

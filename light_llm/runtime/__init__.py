@@ -1,10 +1,16 @@
 """The machine: device, number format, threads, memory limits, random generators, environment, measurements."""
 
 from .device import Decision as Decision
+from .device import autocast as autocast
 from .device import can_gate_updates as can_gate_updates
+from .device import choose_compile as choose_compile
 from .device import choose_device as choose_device
+from .device import choose_dtype as choose_dtype
 from .device import device_name as device_name
 from .device import has_attention_kernel as has_attention_kernel
+from .device import rng_state as rng_state
+from .device import seed_everything as seed_everything
+from .device import set_rng_state as set_rng_state
 from .env import cache_dir as cache_dir
 from .env import disable_onnx_telemetry as disable_onnx_telemetry
 from .env import offline_dir as offline_dir
@@ -27,12 +33,6 @@ from .memory_limits import container_limit as container_limit
 from .memory_limits import memory_limit as memory_limit
 from .memory_limits import resident_memory as resident_memory
 from .memory_limits import shell_limit as shell_limit
-from .precision import autocast as autocast
-from .precision import choose_compile as choose_compile
-from .precision import choose_dtype as choose_dtype
-from .rng import rng_state as rng_state
-from .rng import seed_everything as seed_everything
-from .rng import set_rng_state as set_rng_state
 from .threads import limit_threads as limit_threads
 from .threads import usable_cores as usable_cores
 from .timing import is_busy as is_busy

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from light_llm.config import DataConfig
 from light_llm.data import TokenDataset, create_dataloader, prepare_dataset
+from light_llm.data.loader import WindowOrder, mix, permuted_index
 from light_llm.data.shards import BLOCK_BYTES, Shard, TokensInMemory
-from light_llm.data.shuffle import WindowOrder, mix, permuted_index
 from light_llm.data.sources import Source
 from light_llm.data.tokenizers import ByteTokenizer, decode
 from light_llm.errors import ConfigError, DataError

@@ -29,7 +29,7 @@ from light_llm.runtime import (
     tiktoken_cache_dir,
     versions,
 )
-from light_llm.runtime import precision as precision_module
+from light_llm.runtime import device as device_module
 from light_llm.runtime.threads import cpu_quota
 
 
@@ -85,7 +85,7 @@ def test_the_format_follows_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert choose_dtype("bfloat16", "mps").value == "bfloat16"
     for gain, expected in ((3.0, "bfloat16"), (0.4, "float32")):
         monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / str(gain)))
-        monkeypatch.setattr(precision_module, "measure_bfloat16_speedup", lambda gain=gain: gain)
+        monkeypatch.setattr(device_module, "measure_bfloat16_speedup", lambda gain=gain: gain)
         choice = choose_dtype("auto", "cpu")
         assert choice.value == expected and f"{gain:.1f}x" in choice.reason
 
@@ -95,7 +95,7 @@ def test_the_measurement_is_made_once_and_a_bad_cache_is_made_anew(
 ) -> None:
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path))
     calls: list[float] = []
-    monkeypatch.setattr(precision_module, "measure_bfloat16_speedup", lambda: calls.append(1.0) or 2.0)
+    monkeypatch.setattr(device_module, "measure_bfloat16_speedup", lambda: calls.append(1.0) or 2.0)
     for _ in range(3):
         choose_dtype("auto", "cpu")
     assert len(calls) == 1
@@ -113,8 +113,8 @@ def test_the_measured_speedup_is_the_ratio_of_the_best_times(monkeypatch: pytest
         formats.append(work().dtype)
         return [next(seconds[formats[-1]])]
 
-    monkeypatch.setattr(precision_module, "time_calls", timed)
-    assert precision_module.measure_bfloat16_speedup() == pytest.approx(3.0)
+    monkeypatch.setattr(device_module, "time_calls", timed)
+    assert device_module.measure_bfloat16_speedup() == pytest.approx(3.0)
     assert formats == [torch.float32, torch.bfloat16] * 2, "in turn"
 
 
