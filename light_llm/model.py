@@ -30,11 +30,10 @@ from .layers.attention import (
     repeat_kv,
     sliding_window_mask,
 )
-from .layers.dropout import Dropout
+from .layers.dropout import Dropout, preserve_rng
 from .layers.mlps import MLP, GatedMLP, make_mlp
 from .layers.norms import make_norm
 from .layers.positions import POSITIONS, RotaryAngles, ScoreBias, rotate
-from .layers.recompute_rng import preserve_rng
 
 
 class Cache(Protocol):

@@ -63,11 +63,10 @@ def command(argv: Sequence[str]) -> int:
     )
     flags, _ = parse(AnalyzeFlags, argv, prog="light-llm analyze", about=about)
     from ..checkpoint import load_model
-    from ..runtime import choose_device, configure_malloc, limit_threads
+    from ..runtime import choose_device, configure_process
 
     start = time.perf_counter()
-    configure_malloc()
-    limit_threads()
+    configure_process()
     path = _find_checkpoint(Path(flags.checkpoint[0] if flags.checkpoint else "checkpoints"))
     device = choose_device(flags.device).value
     loaded = load_model(path, device)

@@ -38,11 +38,10 @@ def command(argv: Sequence[str]) -> int:
     )
     flags, _ = parse(DoctorFlags, argv, prog="light-llm doctor", about=about)
     from ..doctor import full_check, quick_check
-    from ..runtime import choose_device, configure_malloc, limit_threads
+    from ..runtime import choose_device, configure_process
     from .system_info import system_info, system_info_lines
 
-    configure_malloc()
-    limit_threads()
+    configure_process()
     device = choose_device(flags.device).value
     run = quick_check if flags.quick else full_check
     with counting("checking", quiet=flags.json) as update:

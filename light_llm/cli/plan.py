@@ -41,12 +41,11 @@ def command(argv: Sequence[str]) -> int:
     from ..plan.budget import parse_budget
     from ..plan.render import refusal, table
     from ..plan.suggest import suggest_settings
-    from ..runtime import configure_malloc, limit_threads
+    from ..runtime import configure_process
 
     if flags.budget:
         parse_budget(flags.budget)
-    configure_malloc()
-    limit_threads()
+    configure_process()
     plan, notes = _planned(run, settings, flags)
     suggestions = [] if plan.fits else suggest_settings(plan)
     if suggestions and flags.fit:

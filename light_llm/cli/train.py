@@ -80,12 +80,11 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     from ..checkpoint.load import build
     from ..data import create_dataloader
     from ..model import LightLLM
-    from ..runtime import configure_malloc, limit_threads, seed_everything
+    from ..runtime import configure_process, seed_everything
     from ..train import Trainer
     from .fit import FitChecker, resolve_auto
 
-    configure_malloc()
-    limit_threads()
+    configure_process()
     run, origin = _resumed_run(flags, settings) if flags.resume else _new_run(flags, given, settings)
     _check_tokenizer(given, run, origin)
     # The device is resolved, and the memory checked, before a text is read or downloaded in vain.

@@ -23,7 +23,7 @@ from ..generate.sampling import Sampling
 from ..model import LightLLM, SelfAttention, attend_by_formula
 from ..objective import NextTokenLoss
 from ..optim import build_optimizer, group_parameters
-from ..optim.groups import MATRIX
+from ..optim.adamw import MATRIX
 from ..runtime import autocast
 from .compare import SUM_BLOCK, forward_sums, numbers, relative_error, tolerance
 from .diagnosis import Comparison

@@ -10,7 +10,6 @@ A mask is boolean, True where a query may look, or holds numbers that are added 
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .autocast import without_autocast
+from .tiling import row_ranges, without_autocast
 
 # Queries of a block. Half of the square on its diagonal is computed in vain, so large blocks waste more; 64 to 256 are
 # within 15% of each other (docs/log.md).
@@ -128,7 +127,7 @@ class _BlockedCausalAttention(torch.autograd.Function):
         q, k, v = (q / math.sqrt(D)).reshape(B * H, T, D), k.reshape(B * H, T, D), v.reshape(B * H, T, D)
         y, weights = torch.empty_like(q), []
         future = torch.full((min(queries, T),) * 2, -math.inf, dtype=q.dtype, device=q.device).triu(1)
-        for rows in _blocks(T, queries):
+        for rows in row_ranges(T, queries):
             n, seen = rows.stop - rows.start, rows.stop
             scores = torch.bmm(q[:, rows], k[:, :seen].transpose(1, 2))  # (B H, n, seen)
             scores[:, :, rows].add_(future[:n, :n])
@@ -148,7 +147,7 @@ class _BlockedCausalAttention(torch.autograd.Function):
         d_q = torch.empty_like(q)
         # Summed over the blocks, and there may be many: bfloat16 would lose the small ones.
         d_k, d_v = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-        for rows, P in zip(_blocks(T, ctx.queries), weights, strict=True):
+        for rows, P in zip(row_ranges(T, ctx.queries), weights, strict=True):
             seen = rows.stop
             d_v[:, :seen] += torch.bmm(P.transpose(1, 2), d_y[:, rows])
             d_scores = torch.bmm(d_y[:, rows], v[:, :seen].transpose(1, 2)).sub_(row_sums[:, rows]).mul_(P)
@@ -156,7 +155,3 @@ class _BlockedCausalAttention(torch.autograd.Function):
             d_k[:, :seen] += torch.bmm(d_scores.transpose(1, 2), q[:, rows])
         d_q /= math.sqrt(D)
         return (*(d.to(q.dtype).view(B, H, T, D) for d in (d_q, d_k, d_v)), None)
-
-
-def _blocks(T: int, size: int) -> Iterator[slice]:
-    yield from (slice(start, min(start + size, T)) for start in range(0, T, size))

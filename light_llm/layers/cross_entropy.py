@@ -10,7 +10,6 @@ Only one pass, which makes e, reads and writes (N, V) numbers, and z itself neve
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, cast
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .autocast import autocast_dtype, without_autocast
+from .tiling import autocast_dtype, row_ranges, without_autocast
 
 # The size of a tile of logits: 4 MB in bfloat16, which a CPU's cache holds.
 TILE_ROWS, TILE_COLUMNS = 1024, 2048
@@ -95,7 +94,7 @@ def block_softmax(
     # A buffer that is used again, because the first touch of fresh pages costs more than the arithmetic.
     n, S = len(hidden), len(block.table)
     exps, top, total = buffer[: n * S].view(n, S), hidden.new_empty(n, 1), hidden.new_empty(n, dtype=torch.float32)
-    for rows in _chunks(n, TILE_ROWS if hidden.device.type == "cpu" else n):
+    for rows in row_ranges(n, TILE_ROWS if hidden.device.type == "cpu" else n):
         z = torch.mm(hidden[rows], block.table.T, out=exps[rows])
         if cap:
             z.div_(cap).tanh_()
@@ -164,7 +163,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         buffers = [states.new_empty(max_rows * len(block.table)) for block in vocabulary[: None if needs_grad else 1]]
         scratch = fp32_scratch(states, rows, len(vocabulary[0].table))
         value = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for chunk in _chunks(len(states), rows):
+        for chunk in row_ranges(len(states), rows):
             h, y, w = states[chunk], targets[chunk], weights[chunk].float()
             blocks = zip(vocabulary, cycle(buffers), strict=False)
             softmaxes = [block_softmax(h, block, cap, buffer, scratch) for block, buffer in blocks]
@@ -208,7 +207,3 @@ def _add_gradients(
         d_block = (part.exps.T @ (hidden * scale).to(hidden.dtype))[: block.n_ids]
         total = d_head[block.start : block.start + block.n_ids]
         total.copy_(d_block) if first else total.add_(d_block)
-
-
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -2,15 +2,21 @@
 
 There, torch draws one number of its generator for each element. Here a 64-bit number of the same generator decides four
 elements, each by 16 bits: so p is a multiple of 1 / 65,536, and the other elements are scaled by exactly that p.
+
+With activation checkpointing, a block that is recomputed draws the same masks again: `preserve_rng`.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import noop_context_fn
 
 LEVELS = 1 << 16
+Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 
 class Dropout(nn.Dropout):
@@ -46,3 +52,24 @@ class _Drop(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
         return (d_y * ctx.scale).masked_fill_(mask, 0.0), None, None
+
+
+def preserve_rng(x: Tensor) -> Callable[[], Contexts]:
+    """Return a `context_fn` for `torch.utils.checkpoint`: contexts for a block's first pass and its recomputation."""
+    # torch restores the generators of the CPU and of CUDA itself, and those of other devices not
+    # (pytorch/pytorch#127676). A compiled model accepts no other context_fn than this one.
+    if x.is_cpu or x.is_cuda:
+        return noop_context_fn
+    backend = torch.get_device_module(x.device)
+    return lambda: (nullcontext(), _restored_rng(backend, backend.get_rng_state()))
+
+
+@contextmanager
+def _restored_rng(backend: Any, state: Tensor) -> Iterator[None]:
+    """Rewind the device's generator to a state inside the block; leave it afterwards where it was on entry."""
+    current = backend.get_rng_state()
+    backend.set_rng_state(state)
+    try:
+        yield
+    finally:
+        backend.set_rng_state(current)

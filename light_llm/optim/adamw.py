@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2019) with weight decay on matrices and embedding tables, not on biases and gains."""
+"""AdamW (Loshchilov and Hutter, 2019), and the roles of parameters: matrices and tables decay, vectors do not."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,22 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
-from .groups import MATRIX, TABLE, VECTOR, group_parameters
+
+MATRIX, TABLE, VECTOR = "matrix", "table", "vector"
+
+
+def group_parameters(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Group the trainable parameters by role and name: weights of Linear layers, lookup tables, and vectors.
+
+    Vectors are biases and gains. Each parameter occurs once: a head that is tied to a table is that table.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    roles: dict[str, dict[str, nn.Parameter]] = {MATRIX: {}, TABLE: {}, VECTOR: {}}
+    for name, parameter in model.named_parameters():  # yields a shared parameter once, under its first name
+        if parameter.requires_grad:
+            role = TABLE if id(parameter) in tables else VECTOR if parameter.ndim < 2 else MATRIX
+            roles[role][name] = parameter
+    return roles
 
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

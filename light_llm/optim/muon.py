@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
-from .adamw import adamw_over
-from .groups import MATRIX, TABLE, VECTOR, group_parameters
+from .adamw import MATRIX, TABLE, VECTOR, adamw_over, group_parameters
 
 
 def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -1,12 +1,14 @@
-"""Cache measurements of this machine, one per machine, torch version and thread count."""
+"""Identify this machine: the versions for run.json, and measurements that are cached by machine, torch and threads."""
 
 import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import numpy
 import torch
 
+from .. import __version__
 from ..atomic_io import atomic_write
 from ..json_io import load_json
 from .env import cache_dir
@@ -38,3 +40,15 @@ def read_measurements() -> dict[str, float]:
         return {str(key): float(value) for key, value in load_json(cache_dir() / "measured.json").items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that can change the results of a run."""
+    return {
+        "light_llm": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+    }

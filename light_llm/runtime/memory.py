@@ -1,33 +1,27 @@
-"""Measure the memory of this process, and keep glibc from returning freed memory between steps."""
+"""Measure the memory of this process, and find its limit: of the machine, a container, the shell, or a GPU."""
 
-import ctypes
 import os
-import platform
 import re
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-# Options of mallopt in glibc's <malloc.h>.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# Blocks of 16 MB and more stay mappings of their own: with 32 MB, glibc's upper bound, every second run of micro had a
-# heap that was 0.35 GB larger (docs/log.md).
-MMAP_THRESHOLD, NO_TRIM = 16 << 20, (1 << 31) - 1
+from ..text_format import format_bytes
+
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+NO_LIMIT = 1 << 60  # bytes; older kernels write "no limit" as a number above this
+THREAD_ADDRESSES = 256 << 20  # bytes of address space reserved by the stacks and heaps of threads, beyond what they use
 
 
-def configure_malloc() -> bool:
-    """Tell glibc to keep freed memory in the process. Return True if it does; musl, macOS and Windows do not.
+@dataclass(frozen=True)
+class MemoryLimit:
+    """The largest size that this process can reach, and what limits it."""
 
-    Each training step allocates the blocks of the step before it. By default every large block is returned to the
-    kernel and mapped again, which then has to clear its pages. This changes the whole process, so commands call it and
-    library code must not.
-    """
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)) and bool(mallopt(M_TRIM_THRESHOLD, NO_TRIM))
+    bytes: int
+    reason: str
 
 
 def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
@@ -60,3 +54,103 @@ def is_out_of_memory(error: Exception) -> bool:
     messages = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
     by_message = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     return by_message or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def resident_memory(proc: Path = PROC) -> int:
+    """Return the bytes of this process in memory now; its peak where the system does not tell, or 0."""
+    with suppress(OSError, ValueError, IndexError):
+        return _statm(proc)[1]
+    return peak_memory() or 0
+
+
+def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit | None:
+    """Return the tightest limit on the memory of a device; None if no limit is known."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return MemoryLimit(free + torch.cuda.memory_reserved(device), f"free of the {format_bytes(total)} of this GPU")
+    if kind == "mps":
+        with suppress(RuntimeError):
+            return MemoryLimit(torch.mps.recommended_max_memory(), "what macOS lets this GPU use")
+        return None
+    resident = resident_memory(proc)
+    limits = [_machine_limit(proc, resident), _container_limit(cgroup, resident), _shell_limit(proc, resident)]
+    return min((limit for limit in limits if limit), key=lambda limit: limit.bytes, default=None)
+
+
+def available_memory(proc: Path = PROC) -> int | None:
+    """Return the bytes that can be allocated without swapping, as Linux estimates them; None on other systems."""
+    return _meminfo("MemAvailable", proc)
+
+
+def container_limit(cgroup: Path = CGROUP) -> int | None:
+    """Return the memory limit of the container in bytes; None without one."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups version 2 and version 1
+        limit = _read_int(cgroup / name)
+        if limit is not None and limit < NO_LIMIT:
+            return limit
+    return None
+
+
+def shell_limit(name: str = "RLIMIT_AS") -> int | None:
+    """Return a limit of the shell in bytes, by default that of `ulimit -v`; None without one."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(getattr(resource, name))
+    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this limit
+        return None
+    return None if limit in (resource.RLIM_INFINITY, -1) or limit >= NO_LIMIT else limit
+
+
+def _machine_limit(proc: Path, resident: int) -> MemoryLimit | None:
+    available, total = available_memory(proc), total_memory()
+    if available is None:
+        return MemoryLimit(total, "this machine's memory") if total else None
+    free = available + (_meminfo("SwapFree", proc) or 0)
+    total = _meminfo("MemTotal", proc) or total or available
+    return MemoryLimit(free + resident, f"free of the {format_bytes(total)} of this machine")
+
+
+def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
+    limit = container_limit(cgroup)
+    used = _read_int(cgroup / "memory.current") or _read_int(cgroup / "memory/memory.usage_in_bytes")
+    if limit is None or used is None:
+        return None
+    # The page cache counts as used, but the kernel drops it before it refuses memory.
+    file_pages = _read_int(cgroup / "memory.stat", r"^inactive_file (\d+)$") or 0
+    return MemoryLimit(
+        min(limit, limit - used + resident + file_pages), f"left of this container's {format_bytes(limit)}"
+    )
+
+
+def _shell_limit(proc: Path, resident: int) -> MemoryLimit | None:
+    limit = shell_limit()
+    if limit is None:
+        return None
+    # `ulimit -v` limits address space, of which a process has more than resident memory.
+    with suppress(OSError, ValueError, IndexError):
+        free = max(0, limit - _statm(proc)[0] - THREAD_ADDRESSES)
+        return MemoryLimit(free + resident, f"left of the {format_bytes(limit)} that ulimit -v allows")
+    return MemoryLimit(limit, f"ulimit -v allows {format_bytes(limit)}")
+
+
+def _statm(proc: Path) -> tuple[int, int]:
+    """Return address space and resident memory of this process in bytes."""
+    import resource
+
+    pages = (proc / "self/statm").read_text().split()
+    return int(pages[0]) * resource.getpagesize(), int(pages[1]) * resource.getpagesize()
+
+
+def _meminfo(name: str, proc: Path) -> int | None:
+    kilobytes = _read_int(proc / "meminfo", rf"^{name}:\s+(\d+) kB")
+    return None if kilobytes is None else 1024 * kilobytes
+
+
+def _read_int(path: Path, pattern: str = r"^(\d+)$") -> int | None:
+    """Return the number that a pattern finds in a file; None without one."""
+    with suppress(OSError):
+        match = re.search(pattern, path.read_text(), re.MULTILINE)
+        return int(match[1]) if match else None
+    return None

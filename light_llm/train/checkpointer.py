@@ -19,7 +19,7 @@ from ..data import TokenDataset
 from ..errors import CheckpointError, LightLLMError
 from ..model import LightLLM
 from ..optim import group_parameters
-from ..optim.groups import MATRIX
+from ..optim.adamw import MATRIX
 from ..runtime import rng_state
 from ..text_format import format_bytes
 from .callbacks import Callback

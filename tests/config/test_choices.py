@@ -10,7 +10,7 @@ from light_llm.config import ModelConfig, block_shapes, get_model_size, matrix_p
 from light_llm.config.choices import MLPS, NORMS, POSITIONS
 from light_llm.errors import ConfigError
 from light_llm.model import LightLLM
-from light_llm.optim.groups import group_parameters
+from light_llm.optim import group_parameters
 
 
 @st.composite

@@ -18,7 +18,7 @@ from light_llm.layers.norms import RMSNorm, rms_norm
 from light_llm.layers.positions import PositionEncoding, RotaryAngles, frequencies, rotate
 from light_llm.model import LightLLM, attend_by_formula
 from light_llm.objective import NextTokenLoss
-from light_llm.optim.groups import group_parameters
+from light_llm.optim import group_parameters
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
 CPU = torch.device("cpu")

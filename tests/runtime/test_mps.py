@@ -167,8 +167,8 @@ def test_each_choice_by_device_is_the_one_for_mps() -> None:
 # Files that branch by device, each covered by a test below; check MPS before adding one.
 BRANCHES = {
     *("checkpoint/load.py", "checkpoint/model_file.py", "evaluate.py", "observe/attention.py", "observe/probe.py"),
-    *("layers/attention.py", "layers/autocast.py", "layers/cross_entropy.py", "layers/dropout.py", "layers/norms.py"),
-    *("layers/recompute_rng.py", "generate/packed_linear.py", "generate/quantize.py", "train/preflight.py"),
+    *("layers/attention.py", "layers/cross_entropy.py", "layers/dropout.py", "layers/norms.py", "layers/tiling.py"),
+    *("generate/packed_linear.py", "generate/quantize.py", "train/preflight.py"),
 }
 
 

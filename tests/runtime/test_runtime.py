@@ -30,7 +30,7 @@ from light_llm.runtime import (
     versions,
 )
 from light_llm.runtime import device as device_module
-from light_llm.runtime.threads import cpu_quota
+from light_llm.runtime.process import cpu_quota
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, mps: bool, gpus: int, bf16: bool = True) -> None:
@@ -173,7 +173,7 @@ def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(torch, "set_num_threads", limits.append)
-    monkeypatch.setattr("light_llm.runtime.threads.usable_cores", lambda: 2)
+    monkeypatch.setattr("light_llm.runtime.process.usable_cores", lambda: 2)
     limit_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     limit_threads()

@@ -1,6 +1,6 @@
-"""Autocast: the number format that it chooses for a product, and functions that opt out of it."""
+"""The parts that layers with gradients of their own share: ranges of rows, and autocast's number format or none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 R = TypeVar("R")
+
+
+def row_ranges(n: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most `size` of n rows."""
+    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
