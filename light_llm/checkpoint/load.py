@@ -30,6 +30,17 @@ class ModelFile:
     data: dict[str, Any]  # the record of the training text; empty for a custom loader
     meta: dict[str, Any]  # everything stored beside the weights: step, evaluation, dtype ...
 
+    @property
+    def training_window(self) -> int:
+        """Return the tokens of the windows that the model was trained on: later positions were never trained."""
+        n_positions = self.config.n_positions
+        return min(self.data.get("max_length") or n_positions, n_positions)
+
+    @property
+    def knows_separator(self) -> bool:
+        """Return whether its text had several documents: only then has the model seen the separator between them."""
+        return (self.data.get("documents") or 1) > 1
+
 
 @dataclass(frozen=True)
 class LoadedModel:

@@ -15,9 +15,9 @@ from ..errors import CheckpointError, DataError
 from ..text_format import format_duration
 from .analysis_table import analysis_table
 from .args import CHECKPOINT_ARG, PositionalArgs, Words, parse
+from .model_text import open_training_data
 from .output import print_rich
 from .progress import progress_bar
-from .training_data import open_training_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,8 +180,7 @@ def _windows(
 
     check_range("seed", flags.seed, low=0, high=MAX_SEED, integer=True)
     check_range("context", flags.context, low=0, high=file.config.n_positions, integer=True)
-    trained = file.data.get("max_length") or CONTEXT
-    dataset = open_training_data(file, flags.data, max_length=flags.context or min(CONTEXT, trained))
+    dataset = open_training_data(file, flags.data, max_length=flags.context or min(CONTEXT, file.training_window))
     # The error of the noise scale needs at least three gradients.
     n, needed = min(config.sequences, len(dataset)), max(3, config.batch_size)
     if len(dataset) < needed:

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..json_io import canonical_json
 from ..text_format import format_number
 from .args import CHECKPOINT_ARG, PositionalArgs, Words, file_to_write, flag_of, parse
-from .held_out import evaluate_held_out
+from .model_text import evaluate_held_out
 from .output import new_table, number_column, print_rich
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import DEFAULT_SAMPLING, Sampling, settings_of
 from ..errors import ConfigError, DataError
 from .args import parse_mode, with_settings
-from .held_out import evaluate_held_out
+from .model_text import evaluate_held_out
 from .signals import default_sigint
 
 if TYPE_CHECKING:

@@ -194,8 +194,7 @@ def _run_from_model(settings: dict[str, Any], origin: ModelFile) -> Run:
                 f"--init-from {origin.path} decides the shape of the model; leave out --preset and "
                 f"{name.replace('__', '.')}"
             )
-    max_length = origin.data.get("max_length", origin.config.n_positions)
-    return Run(model=origin.config).with_settings(**({"data__max_length": max_length} | settings))
+    return Run(model=origin.config).with_settings(**({"data__max_length": origin.training_window} | settings))
 
 
 @contextmanager

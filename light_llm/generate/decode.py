@@ -1,10 +1,12 @@
-"""Decoding, token by token: prompts in, one new id per row and step out."""
+"""Decoding, token by token: prompts in, one new id or piece of text per row and step out."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
 
+from ..data import Tokenizer
+from ..data.tokenizers import StreamingDecoder
 from ..model import LightLLM
 from .cache import KVCache, visible
 from .sampling import Sampling, sample_batch
@@ -64,6 +66,70 @@ def decode(
         if not any(alive):
             return
         yield step
+
+
+def decode_text(
+    model: LightLLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop: Sequence[str],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    context: int,
+) -> Iterator[list[str]]:
+    """Continue several prompts as `decode` does; yield one piece of text per row and token, and a last one.
+
+    The last piece is text that was held back. A row ends at the tokenizer's separator, or before a stop string.
+    """
+    streams = [StopStringStream(tokenizer, stop) for _ in prompts]
+    steps = decode(
+        model,
+        prompts,
+        sampling=sampling,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens,
+        context=context,
+        end=tokenizer.separator,
+        n_ids=tokenizer.vocab_size,
+    )
+    for step in steps:
+        yield [stream.push(token) for stream, token in zip(streams, step, strict=True)]
+        if all(stream.stopped or token is None for stream, token in zip(streams, step, strict=True)):
+            break
+    yield [stream.close() for stream in streams]
+
+
+class StopStringStream:
+    """Decodes the ids of one row, up to the first stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self.stream, self.stop = StreamingDecoder(tokenizer), stop
+        self.held_back = ""  # it may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token: int | None) -> str:
+        """Return the text that is certain after one more id."""
+        return "" if token is None else self._certain(self.stream.push(token))
+
+    def close(self) -> str:
+        """Return the text that was held back, after the last id."""
+        text = self._certain(self.stream.close())
+        return text if self.stopped else text + self.held_back
+
+    def _certain(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        text = self.held_back + new
+        ends = [end for s in self.stop if (end := text.find(s)) >= 0]
+        if ends:
+            self.stopped, self.held_back = True, ""
+            return text[: min(ends)]
+        n_held = max((n for s in self.stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+        cut = len(text) - n_held
+        self.held_back = text[cut:]
+        return text[:cut]
 
 
 class _UncachedReader:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..checkpoint import load_model
 from ..config import DEFAULT_SAMPLING, MAX_SEED, check_range, repr_short
-from ..data.tokenizers import StreamingDecoder, start_ids
+from ..data.tokenizers import start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
-from .decode import decode
+from .decode import decode_text
 from .inference_dtype import check_inference_dtype, convert_for_inference
 from .sampling import Sampling
 
@@ -51,9 +51,7 @@ class TextGenerator:
                 "use light_llm.checkpoint.load_model and decode its ids yourself"
             )
         self.tokenizer = self.file.tokenizer
-        # Positions beyond the length of the training windows were never trained.
-        trained = int(self.file.data.get("max_length") or self.model.config.n_positions)
-        self.context = min(trained, self.model.config.n_positions)
+        self.context = self.file.training_window
 
     def generate(
         self,
@@ -125,7 +123,7 @@ class TextGenerator:
         """Return the ids to start from. Raises ConfigError for a prompt longer than the context."""
         ids = self.tokenizer.encode(prompt)
         if not ids:
-            return start_ids(self.tokenizer, knows_separator=int(self.file.data.get("documents", 1)) > 1)
+            return start_ids(self.tokenizer, knows_separator=self.file.knows_separator)
         if len(ids) > self.context:
             raise ConfigError(
                 f"the prompt has {len(ids):,} tokens and this model can see {self.context:,}; "
@@ -146,22 +144,16 @@ class TextGenerator:
             seed = secrets.randbits(32)
         stop = (stop,) if isinstance(stop, str) else stop
         check_request(max_new_tokens, stop, seed, rows=len(prompts))
-        streams = [_StopStringStream(StreamingDecoder(self.tokenizer), stop) for _ in prompts]
-        steps = decode(
+        yield from decode_text(
             self.model,
+            self.tokenizer,
             [self.encode_prompt(prompt) for prompt in prompts],
+            stop=stop,
             sampling=sampling,
             seeds=[seed + i for i in range(len(prompts))],
             max_new_tokens=max_new_tokens,
             context=self.context,
-            end=self.tokenizer.separator,
-            n_ids=self.tokenizer.vocab_size,
         )
-        for step in steps:
-            yield [stream.push(token) for stream, token in zip(streams, step, strict=True)]
-            if all(stream.stopped or token is None for stream, token in zip(streams, step, strict=True)):
-                break
-        yield [stream.close() for stream in streams]
 
 
 def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: int = 1) -> None:
@@ -172,34 +164,3 @@ def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: 
         raise ConfigError(f"stop={repr_short(stop)} cannot be used; it must be a text, or a list of them")
     if any(not s for s in stop):
         raise ConfigError("stop='' cannot be used: every text contains it; leave it out or write a word")
-
-
-class _StopStringStream:
-    """Decodes the ids of one row, up to the first stop string."""
-
-    def __init__(self, stream: StreamingDecoder, stop: Sequence[str]) -> None:
-        self.stream, self.stop = stream, stop
-        self.held_back = ""  # it may be the beginning of a stop string
-        self.stopped = False
-
-    def push(self, token: int | None) -> str:
-        """Return the text that is certain after one more id."""
-        return "" if token is None else self._certain(self.stream.push(token))
-
-    def close(self) -> str:
-        """Return the text that was held back, after the last id."""
-        text = self._certain(self.stream.close())
-        return text if self.stopped else text + self.held_back
-
-    def _certain(self, new: str) -> str:
-        if self.stopped:
-            return ""
-        text = self.held_back + new
-        ends = [end for s in self.stop if (end := text.find(s)) >= 0]
-        if ends:
-            self.stopped, self.held_back = True, ""
-            return text[: min(ends)]
-        n_held = max((n for s in self.stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
-        cut = len(text) - n_held
-        self.held_back = text[cut:]
-        return text[:cut]

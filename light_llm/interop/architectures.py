@@ -250,12 +250,6 @@ def family_of(config: ModelConfig) -> Family:
     )
 
 
-def training_window(loaded: LoadedModel) -> int:
-    """Return the tokens of the windows that a model was trained on: beyond them its positions were never trained."""
-    n_positions = loaded.model.config.n_positions
-    return min(int(loaded.file.data.get("max_length") or n_positions), n_positions)
-
-
 def trimmed_config(loaded: LoadedModel) -> ModelConfig:
     """Return the config with the vocabulary of the tokenizer.
 

@@ -15,7 +15,7 @@ from ..checkpoint import LoadedModel
 from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
-from .architectures import family_of, training_window, trim_vocab
+from .architectures import family_of, trim_vocab
 from .exporter import Exporter
 from .hf_config import write_config
 from .hf_mapping import to_hf_tensors
@@ -51,7 +51,7 @@ class HuggingFaceExporter(Exporter):
         # No max_length: transformers warns a caller who also gives max_new_tokens.
         generation = {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")}
         contents = {"config.json": values, "generation_config.json": generation}
-        write_json_files(path, contents | tokenizer_files(loaded.file.tokenizer, training_window(loaded)))
+        write_json_files(path, contents | tokenizer_files(loaded.file.tokenizer, loaded.file.training_window))
         atomic_write(path / WEIGHTS, lambda file: write_tensors(file, weights))
 
     def open(self, path: Path) -> Runtime:

@@ -13,7 +13,7 @@ from ..data.download import sha256_of
 from ..errors import ConfigError
 from ..json_io import read_bounded
 from ..text_format import format_count
-from .architectures import Family, family_of, training_window, trimmed_config
+from .architectures import Family, family_of, trimmed_config
 
 CARD = "README.md"
 PROMPT = "To be"
@@ -115,7 +115,7 @@ def _facts(loaded: LoadedModel) -> Iterator[tuple[str, str]]:
     facts: dict[str, Any] = {
         "parameters": get_model_size(config),
         "layers, width, heads": f"{config.n_layer}, {config.n_embd}, {config.n_head} ({config.kv_heads} of keys)",
-        "context": f"{training_window(loaded):,} tokens in training, {config.n_positions:,} positions",
+        "context": f"{loaded.file.training_window:,} tokens in training, {config.n_positions:,} positions",
         "tokenizer": tokenizer and f"{tokenizer.name}, {tokenizer.vocab_size:,} ids",
         "rows of padding left out": loaded.model.config.vocab_size - config.vocab_size,
     }
@@ -133,7 +133,7 @@ def _tokenizer_notes(loaded: LoadedModel) -> str:
     tokenizer = loaded.file.tokenizer
     if tokenizer is None:
         return ""
-    seen = "between documents" if loaded.file.data.get("documents") != 1 else "never seen by the model"
+    seen = "between documents" if loaded.file.knows_separator else "never seen by the model"
     notes = [
         f"`<|endoftext|>` is id {tokenizer.separator}, {seen}. In a text with these 13 characters this tokenizer sees "
         "the id; light-llm sees 13 characters, as `split_special_tokens=True` does.",

@@ -21,7 +21,7 @@ from ..checkpoint.load import build
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..runtime import disable_onnx_telemetry
-from .architectures import training_window, trim_vocab
+from .architectures import trim_vocab
 from .exporter import Exporter
 from .onnx_graphs import cached_graph, drop_past, prepare_for_tracing
 from .optional_deps import require
@@ -60,7 +60,7 @@ class OnnxExporter(Exporter):
         drop_past(graph)
         onnx.checker.check_model(graph)
         atomic_write(path / WHOLE, graph.SerializeToString())
-        write_json_files(path, tokenizer_files(loaded.file.tokenizer, training_window(loaded)))
+        write_json_files(path, tokenizer_files(loaded.file.tokenizer, loaded.file.training_window))
 
     def open(self, path: Path, *, threads: int = 0) -> Runtime:
         """Open a folder on the CPU. `threads` is those of one matrix product; 0: the default of ONNX Runtime."""
@@ -89,9 +89,9 @@ class OnnxExporter(Exporter):
 
 def _metadata(loaded: LoadedModel) -> dict[str, str]:
     """Return the values that a program needs besides the graphs to generate text."""
-    values = {"light_llm": __version__, "context": str(training_window(loaded))}
+    values = {"light_llm": __version__, "context": str(loaded.file.training_window)}
     if (tokenizer := loaded.file.tokenizer) is not None:
-        start = start_ids(tokenizer, knows_separator=int(loaded.file.data.get("documents") or 1) > 1)[0]
+        start = start_ids(tokenizer, knows_separator=loaded.file.knows_separator)[0]
         values |= {"separator": str(tokenizer.separator), "start": str(start)}
     return values
 

@@ -1,12 +1,10 @@
-"""The `generation_kwargs` of a task, and the strings at which a text ends."""
+"""The `generation_kwargs` of a task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..config import Sampling, repr_short, settings_of
-from ..data import Tokenizer
-from ..data.tokenizers import StreamingDecoder
 from ..errors import ConfigError
 
 DEFAULT_MAX_TOKENS = 256  # the harness's default
@@ -70,31 +68,3 @@ def max_prompt_tokens(context: int, max_tokens: int) -> int:
     (256, 64)
     """
     return context - max_tokens if max_tokens < context else max(1, context // 2)
-
-
-class StopMatcher:
-    """Collects the text of one request up to the first stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, until: Sequence[str]) -> None:
-        self.stream, self.until = StreamingDecoder(tokenizer), until
-        self.longest = max(map(len, until), default=0)
-        self.text, self.ended = "", False
-
-    def push(self, token: int | None) -> None:
-        """Add a token; None: the model has ended the text."""
-        new = self.stream.close() if token is None else self.stream.push(token)
-        if not self.ended:
-            self._append(new)
-            self.ended = self.ended or token is None
-
-    def close(self) -> str:
-        """Return the text, including characters whose last bytes are missing."""
-        self.push(None)
-        return self.text
-
-    def _append(self, new: str) -> None:
-        start = max(0, len(self.text) - self.longest + 1)  # a stop string may have begun in the text before
-        self.text += new
-        stops = [at for text in self.until if (at := self.text.find(text, start)) >= 0]
-        if stops:
-            self.text, self.ended = self.text[: min(stops)], True

@@ -9,11 +9,9 @@ from ..checkpoint import LoadedModel
 from ..config import MAX_SEED, check_choice, check_range
 from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
-from ..generate.decode import decode
-from ..interop.architectures import training_window
-from .generation import GenerationRequest, StopMatcher, max_prompt_tokens, parse_generation_kwargs
-from .loglikelihood import WindowScore, score_windows
-from .windows import Window, batch_by_length, split_windows
+from ..generate.decode import decode_text
+from .generation import GenerationRequest, max_prompt_tokens, parse_generation_kwargs
+from .loglikelihood import Window, WindowScore, batch_by_length, score_windows, split_windows
 
 Progress = Callable[[str, int, int], None]  # the kind of request, the number done, the number in all
 
@@ -52,10 +50,10 @@ class LightLLMForEval:
                 f"{loaded.file.path} has no tokenizer, so it cannot read the text of a task: "
                 "it was trained from a loader that is not ours"
             )
-        self.model, self.tokenizer, data = loaded.model, loaded.file.tokenizer, loaded.file.data
-        self.context = training_window(loaded)
+        self.model, self.tokenizer = loaded.model, loaded.file.tokenizer
+        self.context = loaded.file.training_window
         # The same token that an empty prompt starts from in `generate`, so both see the same distribution.
-        starts = start_ids(self.tokenizer, knows_separator=int(data.get("documents") or 1) > 1)
+        starts = start_ids(self.tokenizer, knows_separator=loaded.file.knows_separator)
         self.start = starts[-1]  # the token before a text without context
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
         self.dtype = dtype or str(loaded.file.meta.get("dtype") or "float32")
@@ -139,24 +137,18 @@ class LightLLMForEval:
 
     def _generate(self, prompts: Sequence[list[int]], request: GenerationRequest, indices: Sequence[int]) -> list[str]:
         """Return the texts after some prompts, generated together."""
-        matchers = [StopMatcher(self.tokenizer, request.until) for _ in prompts]
-        steps = decode(
+        pieces = decode_text(
             self.model,
+            self.tokenizer,
             prompts,
+            stop=request.until,
             sampling=request.sampling,
             # By the index of the request, so that a text does not depend on the batch size.
             seeds=[(self.seed + i) % (MAX_SEED + 1) for i in indices],
             max_new_tokens=request.max_tokens,
             context=self.context,
-            end=self.tokenizer.separator,
-            n_ids=self.tokenizer.vocab_size,
         )
-        for step in steps:
-            for matcher, token in zip(matchers, step, strict=True):
-                matcher.push(token)
-            if all(matcher.ended for matcher in matchers):
-                break
-        return [matcher.close() for matcher in matchers]
+        return ["".join(row) for row in zip(*pieces, strict=True)]
 
     def _report(self, kind: str, done: int, total: int) -> None:
         if self.progress:

@@ -21,7 +21,7 @@ from torch import Tensor
 from light_llm.checkpoint import LoadedModel
 from light_llm.config import PRESETS, ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop.architectures import family_of, training_window
+from light_llm.interop.architectures import family_of
 from light_llm.interop.exporter import rounded
 from light_llm.interop.optional_deps import require
 from light_llm.interop.verify import verify
@@ -162,7 +162,7 @@ def test_an_overflow_is_refused(tmp_path: Path) -> None:
 def test_the_training_window_is_within_the_positions(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path)
     for data, window in (({"max_length": 24}, 24), ({"max_length": 999}, 32), ({}, 32)):
-        assert training_window(replace(loaded, file=replace(loaded.file, data=data))) == window
+        assert replace(loaded.file, data=data).training_window == window
 
 
 def test_a_model_with_few_positions(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths, decode
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.evaluate import Evaluation, evaluate_loss
+from light_llm.generate.decode import StopStringStream
 from light_llm.lm_eval import LightLLMForEval
-from light_llm.lm_eval.generation import StopMatcher, max_prompt_tokens, parse_generation_kwargs
-from light_llm.lm_eval.loglikelihood import score_windows
-from light_llm.lm_eval.windows import Window, batch_by_length, split_windows
+from light_llm.lm_eval.generation import max_prompt_tokens, parse_generation_kwargs
+from light_llm.lm_eval.loglikelihood import Window, batch_by_length, score_windows, split_windows
 from tests.lm_eval.conftest import TEXT, greedy_by_logits, score_by_logits
 from tests.support.export_tools import HF, a_tokenizer, tiny_loaded
 from tests.support.tools import model_path, tiny_model
@@ -221,23 +221,19 @@ def test_generation_kwargs_that_are_refused(kwargs: dict[str, Any], named: str) 
     ],
 )
 def test_a_text_ends_before_the_first_stop_string(text: str, until: tuple[str, ...], expected: tuple[str, int]) -> None:
-    matcher, read = StopMatcher(ByteTokenizer(), until), 0
+    stream, pieces = StopStringStream(ByteTokenizer(), until), list[str]()
     for byte in text.encode():
-        if not matcher.ended:
-            matcher.push(byte)
-            read += 1
-    assert (matcher.close(), read) == expected
+        if not stream.stopped:
+            pieces.append(stream.push(byte))
+    assert ("".join(pieces) + stream.close(), len(pieces)) == expected
 
 
 def test_stop_strings_in_one_token_and_half_characters() -> None:
     tokenizer = train_bpe(["xy xy xy xy xy xy"], 258)
-    matcher = StopMatcher(tokenizer, ("y", "x"))
-    matcher.push(*tokenizer.encode("xy"))
-    assert matcher.close() == ""
-    half = StopMatcher(ByteTokenizer(), ())
-    for byte in (*"aï".encode()[:2], None, 98):  # a token after the end is not part of the text
-        half.push(byte)
-    assert half.close() == "a\ufffd"
+    stream = StopStringStream(tokenizer, ("y", "x"))
+    assert stream.push(*tokenizer.encode("xy")) + stream.close() == ""
+    half = StopStringStream(ByteTokenizer(), ())
+    assert "".join(map(half.push, (*"aï".encode()[:2], None))) + half.close() == "a\ufffd"
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
