@@ -1,19 +1,15 @@
 """Describe this machine for a bug report: versions, processor, memory, disks, packages and cached files.
 
-The description does not identify the machine or its user: it has no user or host name, no path but the default one of
-the cache below ~, and no value of an environment variable.
+The description does not identify the machine or its user: it has no user or host name, no path and no value of
+an environment variable.
 """
 
 import os
 import platform
 import re
 import shutil
-import textwrap
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 from .. import __version__
 from ..text_format import format_bytes
@@ -26,107 +22,57 @@ OPTIONAL_PACKAGES = (
 )
 
 
-def system_info() -> dict[str, Any]:
-    """Return all facts as JSON values; None where the system does not tell. Sizes are in bytes."""
+def system_info() -> dict[str, str]:
+    """Return facts by name, each as one line of text."""
     import torch
 
-    from ..runtime import available_memory, cache_dir, container_limit, shell_limit, total_memory, usable_cores
+    from ..runtime import available_memory, container_limit, shell_limit, total_memory, usable_cores
     from ..runtime.device import COMPILERS
 
     accelerator = torch.accelerator.current_accelerator(check_available=False)
+    built_for = f"{accelerator.type} {getattr(torch.version, accelerator.type, '')}" if accelerator else "cpu"
     # The digits alone: the name of the person who built a kernel may follow them.
     version = re.match(r"\d+(\.\d+)*", platform.mac_ver()[0] or platform.release())
+    system = (platform.system(), version[0] if version else "", platform.machine(), *platform.libc_ver())
+    memory = {
+        "total": total_memory(),
+        "available": available_memory(),
+        "container": container_limit(),
+        "ulimit -v": shell_limit("RLIMIT_AS"),
+        "ulimit -d": shell_limit("RLIMIT_DATA"),
+    }
+    installed = {package.name.lower(): package.version for package in metadata.distributions()}
     return {
-        "light_llm": __version__,
+        "light-llm": __version__,
         "python": platform.python_version(),
-        "torch": {
-            "version": str(torch.__version__),
-            "built_for": accelerator.type if accelerator else "cpu",
-            "toolkit": getattr(torch.version, accelerator.type, None) if accelerator else None,
-            "threads": torch.get_num_threads(),
-        },
-        "system": {
-            "name": platform.system(),
-            "version": version.group() if version else None,
-            "machine": platform.machine(),
-            "libc": " ".join(filter(None, platform.libc_ver())) or None,
-        },
-        "processor": {
-            "cores": os.cpu_count(),
-            "usable_cores": usable_cores(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
-        "memory": {
-            "total": total_memory(),
-            "available": available_memory(),
-            "container": container_limit(),
-            "address_space": shell_limit("RLIMIT_AS"),
-            "data": shell_limit("RLIMIT_DATA"),
-        },
-        "disk": {"here": free_space(Path.cwd()), "cache": free_space(cache_dir())},
-        "compiler": next(filter(shutil.which, COMPILERS), None),
+        "torch": f"{torch.__version__}, built for {built_for.strip()}, threads {torch.get_num_threads()}",
+        "system": " ".join(filter(None, system)),
+        "processor": f"{usable_cores()} of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "memory": sizes(memory),
+        "disk": f"{format_bytes(shutil.disk_usage('.').free)} free here",
+        "compiler": next(filter(shutil.which, COMPILERS), "none"),
         "gpu": gpu(),
-        "extras": {package: installed_version(package) for package in OPTIONAL_PACKAGES},
-        "offline": offline_files(),
-        "cache": cached_files(),
+        "extras": describe({name: installed[name] for name in OPTIONAL_PACKAGES if name in installed}),
+        "offline": describe(offline_files()),
+        "cache": describe(cached_files()),
     }
 
 
-def free_space(folder: Path) -> int | None:
-    """Return the free bytes of the disk that a folder is on, or would be created on."""
-    folder = folder.absolute()
-    with suppress(OSError, StopIteration):
-        return shutil.disk_usage(next(path for path in [folder, *folder.parents] if path.is_dir())).free
-    return None
+def describe(values: Mapping[str, object]) -> str:
+    """Return "name value, name value"; "none" without values."""
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
 
 
-def gpu() -> dict[str, Any] | None:
-    """Return name, kind and memory of the device that `--device auto` takes; None for the CPU."""
-    import torch
+def sizes(values: Mapping[str, int | None]) -> str:
+    """Return the known sizes in bytes as text."""
+    return describe({name: format_bytes(size) for name, size in values.items() if size is not None})
 
-    from ..runtime import choose_device, device_name
+
+def gpu() -> str:
+    """Return name and memory of the device that `--device auto` takes; "none" for the CPU."""
+    from ..runtime import choose_device, device_name, memory_limit
 
     device = choose_device("auto").value
-    if not torch.accelerator.is_available():
-        return None
-    module = torch.get_device_module(device)
-    memory = None
-    with suppress(AttributeError, RuntimeError):
-        # Apple's GPUs share the memory of the machine and have a recommended share of it instead of a size.
-        recommended = getattr(module, "recommended_max_memory", None)
-        memory = int(recommended() if recommended else module.get_device_properties(device).total_memory)
-    return {"name": device_name(device), "kind": device, "memory": memory}
-
-
-def installed_version(package: str) -> str | None:
-    """Return the version of a package; None if it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def system_info_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Format `system_info` as lines of at most 80 columns: a label and its values, the unknown ones left out."""
-    lines = []
-    for name, value in facts.items():
-        text = format_value({"free " + k: v for k, v in value.items()} if name == "disk" else value)
-        head, indent = f"{name.replace('_', '-'):11}", " " * 11
-        lines += textwrap.wrap(text, 80, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
-    return lines
-
-
-def format_value(value: Any) -> str:
-    """Format a value of `system_info`: sizes with their unit, dicts as "name value, name value".
-
-    >>> format_value({"usable_cores": 2, "total": 16_000_000_000, "container": None, "sources": ["a", "b"]})
-    'usable cores 2, total 16.0 GB, sources a and b'
-    """
-    if isinstance(value, Mapping):
-        known = {name: v for name, v in value.items() if v is not None and v != [] and v != {}}
-        return ", ".join(f"{name.replace('_', ' ')} {format_value(v)}" for name, v in known.items()) or "unknown"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return format_bytes(value) if value >= 1_000_000 else f"{value:,}"
-    return " and ".join(value) if isinstance(value, list) else "none" if value is None else str(value)
+    limit = memory_limit(device)
+    memory = f", {format_bytes(limit.bytes)} {limit.reason}" if limit else ""
+    return "none" if device == "cpu" else f"{device_name(device)}, {device}{memory}"

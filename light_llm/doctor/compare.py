@@ -7,18 +7,31 @@ terms are nearly independent and partly cancel, so they grow as sqrt(n) u and no
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from ..config import ModelConfig
-from .diagnosis import Comparison
 
 # The largest of a million normal errors is 5 standard deviations, and a rounding has one of u / sqrt(3): correct
 # arithmetic stays below 3 times the sqrt(n) u of its chain. One more, for kernels that round once more often.
 SAFETY = 4.0
 SUM_BLOCK = 2048  # terms that a device may add in sequence; longer sums are added as blocks or as a tree
 ELEMENTWISE = 8  # roundings of a function such as tanh, which few devices round as well as a product
+
+
+class Comparison(NamedTuple):
+    """The error of a result on the device, and the largest correct one."""
+
+    error: float
+    tolerance: float  # 0: the results must be equal
+    where: str  # shapes and names, so that the comparison can be repeated
+
+    @property
+    def ratio(self) -> float:
+        """Error divided by tolerance: at most 1 if the result is correct."""
+        if self.tolerance == 0:
+            return 0.0 if self.error == 0 else math.inf
+        return self.error / self.tolerance
 
 
 def tolerance(sums: Sequence[int], dtype: torch.dtype = torch.float32) -> float:
@@ -36,12 +49,6 @@ def tolerance(sums: Sequence[int], dtype: torch.dtype = torch.float32) -> float:
     """
     u, u_dtype = torch.finfo(torch.float32).eps / 2, torch.finfo(dtype).eps / 2
     return SAFETY * math.sqrt(sum(n * u**2 + 3 * u_dtype**2 for n in sums))
-
-
-def forward_sums(config: ModelConfig, T: int) -> list[int]:
-    """Return the sums from tokens to logits: per layer two norms, four products and attention; a norm; the head."""
-    C, D = config.n_embd, config.head_size
-    return [C, C, D, T, C, C, C, 4 * C] * config.n_layer + [C, C]
 
 
 def relative_error(result: Tensor, exact: Tensor) -> float:
@@ -71,7 +78,6 @@ def compare(
     sums: Sequence[int],
     grad_sums: Sequence[int] = (),
     dtype: torch.dtype = torch.float32,
-    where: str,
 ) -> Iterator[Comparison]:
     """Run a function on the device and in float64 on the CPU; yield its value, and its gradients if `grad_sums`.
 
@@ -83,9 +89,16 @@ def compare(
     exact = [x.double().contiguous().requires_grad_(bool(grad_sums)) for x in inputs]
     placed = [to_device(x, device, dtype).requires_grad_(bool(grad_sums)) for x in inputs]
     y, expected = function(*placed), function(*exact)
+    where = " and ".join(layout(x) for x in inputs)
     yield Comparison(relative_error(y, expected), tolerance(sums, dtype), where)
     if grad_sums:
         upstream, limit = numbers(*expected.shape, seed=99), tolerance([*sums, *grad_sums], dtype)
         grads = torch.autograd.grad(y, placed, upstream.to(device, dtype))
         for i, (g, e) in enumerate(zip(grads, torch.autograd.grad(expected, exact, upstream.double()), strict=True)):
             yield Comparison(relative_error(g, e), limit, f"{where}, gradient of argument {i + 1}")
+
+
+def layout(x: Tensor) -> str:
+    """Return the shape of a tensor, and its strides if it is not contiguous: "9x7x64" or "7x9 with strides 1, 7"."""
+    strides = "" if x.is_contiguous() else f" with strides {', '.join(map(str, x.stride()))}"
+    return "x".join(map(str, x.shape)) + strides

@@ -1,73 +1,39 @@
-"""Results of the checks as plain values: what failed, what that rules out, and which flag helps."""
+"""Results of the checks as plain values: what failed, and which flag avoids it."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
-import torch
-
-from ..config.choices import OPTIMIZERS
-
-# Increased when a check is added or changed, so that results cached by an earlier version are not used.
-VERSION = 3
 FORMATS = ("float32", "bfloat16", "float16")
-REQUIRED, MUON, COMPILED = "required", "muon", "compiled"  # what a check is needed for
+RIGHT, WRONG, UNKNOWN = "right", "wrong", "not checked"  # unknown: there was not enough memory
+# Names of what to do if a check fails.
+REFUSE, ADAMW, FLOAT32, EAGER = "refuse", "adamw", "float32", "eager"
+ACTIONS = {
+    REFUSE: "use --device cpu",
+    ADAMW: "use --optimizer adamw",
+    FLOAT32: "use --dtype float32",
+    EAGER: "use --compile off",
+}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A result on the device compared with the exact one."""
-
-    error: float
-    tolerance: float  # 0: the results must be equal
-    where: str  # shapes and names, so that the comparison can be repeated
-
-    @property
-    def ratio(self) -> float:
-        """Error divided by tolerance: at most 1 if the result is correct."""
-        if self.tolerance == 0:
-            return 0.0 if self.error == 0 else math.inf
-        return self.error / self.tolerance if math.isfinite(self.error) else math.inf
-
-
-@dataclass(frozen=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """The result of one check. `Diagnosis.to_dict` writes the fields under these names."""
 
     case: str  # name of the check
-    part: str  # REQUIRED, MUON or COMPILED
     dtype: str
-    ok: bool
-    checked: bool  # False: there was not enough memory
+    remedy: str  # a key of ACTIONS, or "" if no run depends on the check
+    verdict: str
     error: float | None  # of the comparison with the largest ratio; None if not finite
     tolerance: float | None
     note: str
 
-    @property
-    def failed(self) -> bool:
-        """True if the device computed something else, or does not have the operation."""
-        return self.checked and not self.ok
 
-    @property
-    def verdict(self) -> str:
-        """Return the result for a table."""
-        return "not checked" if not self.checked else "right" if self.ok else "WRONG"
-
-
-@dataclass(frozen=True)
-class Advice:
+class Advice(NamedTuple):
     """A group of failed checks and what to do about it."""
 
-    name: str  # refuse, adamw, float32 or eager
+    name: str  # a key of ACTIONS
     because: str
     action: str
-
-    def concerns(self, dtype: str, optimizer: str) -> bool:
-        """Return True if a run with these settings depends on the failed checks."""
-        if self.name == "float32":
-            return dtype == "bfloat16"
-        return OPTIMIZERS[optimizer].orthogonalizes if self.name == "adamw" else self.name == "refuse"
 
 
 @dataclass(frozen=True)
@@ -77,74 +43,59 @@ class Diagnosis:
     device: str
     name: str  # product name
     torch: str
-    findings: tuple[CheckResult, ...]
     seconds: float
-    version: int = VERSION
+    findings: tuple[CheckResult, ...]
 
     @property
-    def advice(self) -> tuple[Advice, ...]:
+    def advice(self) -> list[Advice]:
         """Return what to do about the failed checks, which is to use another device if a required one failed."""
-        failed = [result for result in self.findings if result.failed]
-        if required := [r for r in failed if r.part == REQUIRED and r.dtype == "float32"]:
-            cpu = torch.device(self.device).type == "cpu"
-            action = "install another version of torch" if cpu else "use --device cpu"
-            return (Advice("refuse", describe(required), action),)
-        groups = [
-            ("adamw", [r for r in failed if r.part == MUON], "use --optimizer adamw"),
-            ("float32", [r for r in failed if r.part == REQUIRED and r.dtype == "bfloat16"], "use --dtype float32"),
-            ("eager", [r for r in failed if r.part == COMPILED], "use --compile off"),
-        ]
-        return tuple(Advice(name, describe(results), action) for name, results, action in groups if results)
+        advice = []
+        for name, action in ACTIONS.items():
+            if failed := [r for r in self.findings if r.remedy == name and r.verdict == WRONG]:
+                if self.device == "cpu" and name == REFUSE:
+                    action = "install another version of torch"
+                # The checks run from single operations to whole models, so the first failed one is the cause.
+                more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+                advice.append(Advice(name, f"{failed[0].case} is wrong ({failed[0].note}){more}", action))
+        return advice[:1] if advice and advice[0].name == REFUSE else advice
 
     @property
     def safe(self) -> bool:
         """True if every check that float32 training and generation need was run and passed."""
-        return all(r.ok for r in self.findings if r.part == REQUIRED and r.dtype == "float32")
+        return all(r.verdict == RIGHT for r in self.findings if r.remedy == REFUSE)
 
-    @property
-    def sound(self) -> bool:
-        """True if every check passed."""
-        return all(result.ok for result in self.findings)
-
-    def verdict(self, dtype: str = "", *, compiled: bool = False) -> str:
-        """Return "right", "wrong" or "not checked" for a number format, or for compiled training steps."""
-        results = [r for r in self.findings if r.dtype.startswith(dtype) and (r.part == COMPILED) == compiled]
-        if any(result.failed for result in results):
-            return "wrong"
-        return "right" if any(result.checked for result in results) else "not checked"
+    def verdict(self, name: str) -> str:
+        """Return RIGHT, WRONG or UNKNOWN for a number format, or for "compile": compiled training steps."""
+        verdicts = {r.verdict for r in self.findings if ("compile" if r.remedy == EAGER else r.dtype) == name}
+        return next((verdict for verdict in (WRONG, RIGHT) if verdict in verdicts), UNKNOWN)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, derived properties included."""
-        return {
-            **{name: getattr(self, name) for name in ("device", "name", "torch", "version", "seconds", "safe")},
+        return asdict(self) | {
+            "safe": self.safe,
             "formats": {dtype: self.verdict(dtype) for dtype in FORMATS},
-            "compile": self.verdict(compiled=True),
-            "remedies": [asdict(advice) for advice in self.advice],
-            "findings": [asdict(result) for result in self.findings],
+            "compile": self.verdict("compile"),
+            "remedies": [advice._asdict() for advice in self.advice],
+            "findings": [result._asdict() for result in self.findings],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Diagnosis":
-        """Read what `to_dict` returned. Raises KeyError, TypeError or ValueError for anything else."""
-        names = {field.name for field in fields(CheckResult)}
-        if any(set(finding) != names for finding in values["findings"]):
-            raise ValueError("the results have other fields")
-        known = {name: values[name] for name in ("device", "name", "torch", "seconds", "version")}
-        return cls(**known, findings=tuple(CheckResult(**finding) for finding in values["findings"]))
+        """Read what `to_dict` returned. Raises KeyError or TypeError for anything else."""
+        known = {name: values[name] for name in ("device", "name", "torch", "seconds")}
+        return cls(**known, findings=tuple(CheckResult(**result) for result in values["findings"]))
 
     def lines(self) -> list[str]:
-        """Return a summary for people: a headline, a line per number format, and what failed."""
-        refused = any(advice.name == "refuse" for advice in self.advice)
-        verdict = "safe" if self.safe else "NOT SAFE, it computes wrong" if refused else "not known to be safe"
+        """Return a summary for people: a headline, a line per number format and per check, and what failed."""
+        verdict = "safe" if self.safe else "not known to be safe"
+        verdict = "NOT SAFE, it computes wrong" if any(a.name == REFUSE for a in self.advice) else verdict
         lines = [f"{self.device} ({self.name}), torch {self.torch}: {verdict}", ""]
-        lines += [f"{dtype:10}{self.verdict(dtype)}" for dtype in FORMATS]
-        compiled = self.verdict(compiled=True)
-        lines.append(f"{'compile':10}{compiled}{'; --compile checks it' * (compiled == 'not checked')}")
+        lines += [f"{name:10}{self.verdict(name)}" for name in (*FORMATS, "compile")]
         lines += [f"{'wrong':10}{advice.because}; {advice.action}" for advice in self.advice]
-        return lines + [f"{'skipped':10}{r.case}: {r.note}" for r in self.findings if not r.checked]
-
-
-def describe(results: Sequence[CheckResult]) -> str:
-    """Name the first failed operation. The checks run from single operations to whole models, so it is the cause."""
-    more = f", and {len(results) - 1} more" if len(results) > 1 else ""
-    return f"{results[0].case} is wrong ({results[0].note}){more}"
+        lines += ["", f"{'check':26}{'format':10}{'error':>8} {'allowed':>8}  verdict"]
+        for r in self.findings:
+            error, tolerance = ("-" if x is None else f"{x:.2g}" for x in (r.error, r.tolerance))
+            note = f": {r.note}" if r.verdict == UNKNOWN else ""
+            verdict = r.verdict.upper() if r.verdict == WRONG else r.verdict
+            lines.append(f"{r.case:26}{r.dtype:10}{error:>8} {tolerance:>8}  {verdict}{note}")
+        return lines

@@ -1,46 +1,47 @@
 """The table of checks, and the functions that run it."""
 
 import hashlib
-import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from ..atomic_io import atomic_write
+from ..config.choices import OPTIMIZERS
 from ..errors import DeviceError
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir, choose_compile, device_name, is_out_of_memory
 from ..runtime.machine_cache import machine_key
 from . import models, operations
-from .diagnosis import COMPILED, MUON, REQUIRED, VERSION, CheckResult, Comparison, Diagnosis
+from .compare import Comparison
+from .diagnosis import ADAMW, EAGER, FLOAT32, REFUSE, RIGHT, UNKNOWN, WRONG, CheckResult, Diagnosis
 
-ProgressFn = Callable[[int, int, str], None]  # checks done, checks in all, name of the next one
+# Increased when a check is added or changed, so that results cached by an earlier version are not used.
+VERSION = 4
+ProgressFn = Callable[[int, int], None]  # checks done, checks in all
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """Something that a device has to compute correctly."""
 
     name: str
-    function: Callable[..., Iterable[Comparison]]  # yields nothing on a device that does not have the operation
-    options: Mapping[str, Any] = field(default_factory=dict)
+    function: Callable[[str], Iterable[Comparison]]  # yields nothing on a device that does not have the operation
     dtype: str = "float32"
-    part: str = REQUIRED
+    remedy: str = REFUSE
 
 
-def low_precision(dtype: str) -> tuple[Check, ...]:
+def low_precision(dtype: str, remedy: str) -> tuple[Check, ...]:
     """Return the checks of bfloat16 or float16."""
-    options = {"dtype": dtype}
+    step = partial(models.training_step, shapes=((9, 7),), dtype=dtype)
     return (
-        Check(f"long sums, {dtype}", operations.long_sums, options, dtype),
-        Check(f"attention, {dtype}", operations.attention, options, dtype),
-        Check(f"training step, {dtype}", models.training_step, options | {"shapes": ((9, 7),)}, dtype),
+        Check(f"long sums, {dtype}", partial(operations.long_sums, dtype=dtype), dtype, remedy),
+        Check(f"attention, {dtype}", partial(operations.attention, dtype=dtype), dtype, remedy),
+        Check(f"training step, {dtype}", step, dtype, remedy),
     )
 
 
@@ -48,34 +49,32 @@ def low_precision(dtype: str) -> tuple[Check, ...]:
 QUICK = (
     Check("linear", operations.linear),
     Check("softmax", operations.softmax),
-    Check("LayerNorm", operations.norm, {"function": operations.LAYER_NORM}),
-    Check("RMSNorm", operations.norm, {"function": operations.RMS_NORM}),
-    Check("GELU", operations.activations, {"functions": operations.GELU}),
-    Check("gates", operations.activations, {"functions": operations.GATES}),
+    Check("LayerNorm", partial(operations.norm, function=operations.LAYER_NORM)),
+    Check("RMSNorm", partial(operations.norm, function=operations.RMS_NORM)),
+    Check("GELU", partial(operations.activation, function=operations.GELU)),
+    Check("SiLU", partial(operations.activation, function=torch.nn.functional.silu)),
+    Check("squared ReLU", partial(operations.activation, function=operations.SQUARED_RELU)),
     Check("rotation", operations.rotation),
     Check("embedding", operations.embedding),
-    Check("lerp", operations.lerp, part=MUON),
+    Check("lerp", operations.lerp, remedy=ADAMW),
     Check("attention", operations.attention),
     Check("fused attention", operations.fused_attention),
-    Check("masked attention", operations.masked_attention),
     Check("save and load", operations.save_and_load),
     Check("training step", models.training_step),
-    Check("AdamW", models.optimizer_steps, {"optimizer": "adamw"}),
-    Check("Muon", models.optimizer_steps, {"optimizer": "muon"}, part=MUON),
+    Check("AdamW", partial(models.optimizer_steps, optimizer="adamw")),
+    Check("Muon", partial(models.optimizer_steps, optimizer="muon"), remedy=ADAMW),
     Check("cache", models.cached_forward),
-    Check("greedy", models.greedy),
     Check("sampling", models.sampled),
-    *low_precision("bfloat16"),
+    *low_precision("bfloat16", FLOAT32),
 )
 FULL = (
     *QUICK,
-    Check("training step, more", models.training_step, {"shapes": models.MORE_STEPS}),
-    *low_precision("float16"),
+    Check("training step, more", partial(models.training_step, shapes=models.MORE_STEPS)),
+    *low_precision("float16", ""),
 )
-STEP = {"shapes": ((9, 7),), "compile": True}
 COMPILE = tuple(
-    Check(f"compiled, {dtype}", models.training_step, STEP | {"dtype": dtype}, dtype, COMPILED)
-    for dtype in ("float32", "bfloat16")
+    Check(f"compiled, {d}", partial(models.training_step, shapes=((9, 7),), dtype=d, compile=True), d, EAGER)
+    for d in ("float32", "bfloat16")
 )
 
 
@@ -91,11 +90,12 @@ def check_device(device: str, *, dtype: str = "float32", optimizer: str = "adamw
         diagnosis = Diagnosis.from_dict(load_verified(cache_path(device)))
     except (OSError, ValueError, KeyError, TypeError):  # not checked yet, damaged, or of another version
         diagnosis = quick_check(device)
-        if diagnosis.sound:
+        if all(result.verdict == RIGHT for result in diagnosis.findings):
             with suppress(OSError):  # a cache that cannot be written costs the checks again
                 atomic_write(cache_path(device), dump_with_digest(diagnosis.to_dict()))
+    needed = {REFUSE: True, FLOAT32: dtype == "bfloat16", ADAMW: OPTIMIZERS[optimizer].orthogonalizes}
     for advice in diagnosis.advice:
-        if advice.concerns(dtype, optimizer):
+        if needed.get(advice.name):
             raise DeviceError(f"device {device!r} computes wrong: {advice.because}; {advice.action}")
     return diagnosis
 
@@ -137,32 +137,28 @@ def run_checks(
     if compile:
         choose_compile("on", device)
         checks = (*checks, *COMPILE)
+    report = progress or (lambda done, total: None)
     with torch.inference_mode(False), torch.enable_grad():
         for done, check in enumerate(checks):
-            if progress is not None:
-                progress(done, len(checks), check.name)
-            result = run_check(check, device)
-            results += [result] if result else []
-    if progress is not None:
-        progress(len(checks), len(checks), "")
+            report(done, len(checks))
+            results += run_check(check, device)
+    report(len(checks), len(checks))
     seconds = round(time.perf_counter() - start, 2)
-    return Diagnosis(device, device_name(device), torch.__version__, tuple(results), seconds)
+    return Diagnosis(device, device_name(device), torch.__version__, seconds, tuple(results))
 
 
-def run_check(check: Check, device: str) -> CheckResult | None:
-    """Return the worst comparison of a check; None if there was nothing to compare on this device."""
-    ok, checked, error, limit = False, True, None, None
+def run_check(check: Check, device: str) -> list[CheckResult]:
+    """Return the worst comparison of a check; nothing if there was nothing to compare on this device."""
+    result = partial(CheckResult, check.name, check.dtype, check.remedy)
     try:
-        worst = max(check.function(device, **check.options), key=lambda comparison: comparison.ratio, default=None)
-        if worst is None:
-            return None
-        ok, limit, note = worst.ratio <= 1, worst.tolerance, worst.where
-        if math.isfinite(worst.error):
-            error = worst.error
-        else:
-            note += "; not a finite number"
-    except Exception as caught:  # whatever a device raises for an operation it cannot do is its result
-        message = (str(caught).strip() or type(caught).__name__).splitlines()[0][:200]
-        checked = not is_out_of_memory(caught)
-        note = f"fails: {message}" if checked else f"not enough memory: {message}"
-    return CheckResult(check.name, check.part, check.dtype, ok, checked, error, limit, note)
+        worst = max(check.function(device), key=lambda comparison: comparison.ratio, default=None)
+    except Exception as error:  # whatever a device raises for an operation it cannot do is its result
+        message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if is_out_of_memory(error):
+            return [result(UNKNOWN, None, None, f"not enough memory: {message}")]
+        return [result(WRONG, None, None, f"fails: {message}")]
+    if worst is None:
+        return []
+    finite, verdict = worst.error < torch.inf, RIGHT if worst.ratio <= 1 else WRONG
+    note = worst.where if finite else f"{worst.where}; not a finite number"
+    return [result(verdict, worst.error if finite else None, worst.tolerance, note)]

@@ -114,7 +114,7 @@ class PreflightReport:
         """Return the header's lines about the device."""
         if self.diagnosis is None:
             return ["doctor   nobody looked whether this device computes right (--skip-doctor)"]
-        checked = sum(finding.checked for finding in self.diagnosis.findings)
+        checked = sum(finding.verdict != "not checked" for finding in self.diagnosis.findings)
         wrong = [f"doctor   {advice.because}; {advice.action}" for advice in self.diagnosis.advice]
         return wrong or [f"doctor   {checked} cases computed against float64, all right"]
 
@@ -123,7 +123,11 @@ class PreflightReport:
         if self.diagnosis is None:
             return None
         whole = self.diagnosis.to_dict()
-        return {**whole, "cases": len(whole["findings"]), "findings": [f for f in whole["findings"] if not f["ok"]]}
+        return {
+            **whole,
+            "cases": len(whole["findings"]),
+            "findings": [f for f in whole["findings"] if f["verdict"] != "right"],
+        }
 
 
 def run_checks(

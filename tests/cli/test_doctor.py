@@ -1,6 +1,7 @@
 """`light-llm doctor`: exit codes and what it prints."""
 
 import json
+import re
 
 import pytest
 
@@ -51,4 +52,4 @@ def test_a_check_that_could_not_run_is_named(capsys: pytest.CaptureFixture[str])
     with broken.raising(MemoryError("20 GiB"), "gelu"):
         assert command(QUICK) == 2
     out = capsys.readouterr().out
-    assert "not known to be safe" in out and "GELU: not enough memory: 20 GiB" in out
+    assert "not known to be safe" in out and re.search("GELU .*not checked: not enough memory: 20 GiB", out)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from light_llm.doctor import Diagnosis, check_device, full_check, has_cached_check, quick_check, runner
 from light_llm.doctor.compare import numbers, relative_error, to_device
+from light_llm.doctor.diagnosis import WRONG
 from light_llm.doctor.runner import COMPILE, FULL, QUICK, run_checks
 from light_llm.errors import DeviceError
 from light_llm.json_io import dump_with_digest
@@ -35,40 +36,40 @@ def results_of(fault: MakeFault, *names: str) -> Diagnosis:
 
 
 def failed(diagnosis: Diagnosis) -> set[str]:
-    return {result.case for result in diagnosis.findings if result.failed}
+    return {result.case for result in diagnosis.findings if result.verdict == WRONG}
 
 
 def test_a_sound_cpu_passes_in_both_formats(healthy: Diagnosis) -> None:
-    assert failed(healthy) == set() and healthy.safe and healthy.sound and not healthy.advice
+    assert {result.verdict for result in healthy.findings} == {"right"} and healthy.safe and not healthy.advice
     assert {check.name for check in QUICK} >= {result.case for result in healthy.findings}
     assert [healthy.verdict(dtype) for dtype in ("float32", "bfloat16", "float16")] == ["right", "right", "not checked"]
-    assert healthy.verdict(compiled=True) == "not checked"
+    assert healthy.verdict("compile") == "not checked"
 
 
 def test_tolerances_leave_a_margin_and_no_more(healthy: Diagnosis) -> None:
     """Correct errors are below half of the tolerance, and above a hundredth: a smaller one would test nothing."""
     for result in healthy.findings:
-        if result.tolerance and result.case != "greedy":  # an error of exactly 0
+        if result.tolerance:
             assert result.error is not None and 0.01 < result.error / result.tolerance < 0.5, result
 
 
 # The fault, the checks that have to fail, checks that have to pass, and what is advised.
 FAULTS: list[tuple[MakeFault, set[str], set[str], str]] = [
     (broken.linear_from_batch_9, {"linear", "training step"}, {"LayerNorm"}, "refuse"),
-    (broken.linear_at_1024, {"linear", "training step"}, {"greedy"}, "refuse"),
+    (broken.linear_at_1024, {"linear", "training step"}, {"cache"}, "refuse"),
     (broken.last_position, {"linear", "cache"}, {"softmax", "embedding"}, "refuse"),
     (broken.linear_ignores_strides, {"linear"}, {"softmax"}, "refuse"),
     (broken.lerp_a_little_too_far, {"lerp"}, {"AdamW", "softmax"}, "adamw"),
     (broken.stale_second_moment, {"AdamW"}, {"lerp"}, "refuse"),
     (lambda: broken.skipped_parameter("_fused_adamw_"), {"AdamW"}, {"lerp"}, "refuse"),
     (broken.no_division_in_the_update, {"AdamW"}, {"lerp"}, "refuse"),
-    (broken.biased_draws, {"sampling"}, {"greedy"}, "refuse"),
-    (broken.draws_that_are_no_ids, {"sampling"}, {"cache", "greedy"}, "refuse"),
-    (broken.always_token_0, {"greedy"}, {"cache", "sampling"}, "refuse"),
-    (broken.forgetful_cache, {"cache", "greedy"}, {"masked attention", "sampling"}, "refuse"),
-    (broken.shifted_cache, {"cache", "greedy"}, {"masked attention"}, "refuse"),
-    (broken.ignored_mask, {"fused attention", "masked attention", "cache"}, {"attention"}, "refuse"),
-    (broken.attention_at_1024, {"fused attention"}, {"attention", "masked attention"}, "refuse"),
+    (broken.biased_draws, {"sampling"}, {"linear"}, "refuse"),
+    (broken.draws_that_are_no_ids, {"sampling"}, {"cache"}, "refuse"),
+    (broken.always_token_0, {"sampling"}, {"cache"}, "refuse"),
+    (broken.forgetful_cache, {"cache"}, {"fused attention", "sampling"}, "refuse"),
+    (broken.shifted_cache, {"cache"}, {"fused attention"}, "refuse"),
+    (broken.ignored_mask, {"fused attention", "cache"}, {"attention"}, "refuse"),
+    (broken.attention_at_1024, {"fused attention"}, {"attention", "cache"}, "refuse"),
     (broken.blocks_without_scale, {"attention"}, {"fused attention", "cache"}, "refuse"),
     (broken.softmax_along_the_wrong_axis, {"softmax"}, {"fused attention", "LayerNorm"}, "refuse"),
     (broken.softmax_in_half, {"softmax"}, {"fused attention", "linear"}, "refuse"),
@@ -79,9 +80,9 @@ FAULTS: list[tuple[MakeFault, set[str], set[str], str]] = [
     (broken.ids_in_16_bits, {"embedding", "training step"}, {"linear", "cache"}, "refuse"),
     (broken.sums_in_bfloat16, {"long sums, bfloat16"}, {"linear", "attention, bfloat16"}, "float32"),
     (broken.exact_gelu, {"GELU", "cache"}, {"linear", "softmax"}, "refuse"),
-    (broken.wide_silu, {"gates"}, {"GELU", "RMSNorm", "rotation"}, "refuse"),
-    (broken.no_root, {"RMSNorm"}, {"gates", "LayerNorm"}, "refuse"),
-    (broken.coarse_cosines, {"rotation"}, {"gates", "RMSNorm"}, "refuse"),
+    (broken.wide_silu, {"SiLU"}, {"GELU", "squared ReLU", "RMSNorm", "rotation"}, "refuse"),
+    (broken.no_root, {"RMSNorm"}, {"SiLU", "LayerNorm"}, "refuse"),
+    (broken.coarse_cosines, {"rotation"}, {"SiLU", "RMSNorm"}, "refuse"),
     (broken.coarse_logsumexp, {"softmax"}, {"cache", "linear"}, "refuse"),
     (broken.lost_bits, {"save and load"}, {"linear"}, "refuse"),
     (broken.no_numbers, {"GELU"}, {"linear"}, "refuse"),
@@ -95,7 +96,7 @@ def test_a_fault_is_found_where_it_is(fault: MakeFault, notice: set[str], others
     diagnosis = results_of(fault, *notice, *others)
     assert failed(diagnosis) == notice
     assert [each.name for each in diagnosis.advice] == [advice]
-    assert diagnosis.safe == (advice != "refuse") and not diagnosis.sound
+    assert diagnosis.safe == (advice != "refuse")
 
 
 def test_small_faults_are_found_too() -> None:
@@ -114,7 +115,7 @@ def test_faults_change_nothing_in_float64() -> None:
 
 def test_the_most_elementary_operation_is_named_first() -> None:
     """A wrong GELU makes every logit wrong too; it is the GELU that is named."""
-    (advice,) = results_of(broken.exact_gelu, "cache", "masked attention", "GELU").advice
+    (advice,) = results_of(broken.exact_gelu, "cache", "attention", "GELU").advice
     assert advice.because.startswith("GELU is wrong (") and advice.because.endswith("and 1 more")
     assert "another version of torch" in advice.action, "there is no other device than the CPU"
 
@@ -159,7 +160,7 @@ def test_a_run_is_refused_only_what_it_needs(
 )
 def test_a_result_without_an_error_is_described(fault: MakeFault, case: str, note: str) -> None:
     (result,) = results_of(fault, case).findings
-    assert result.error is None and result.verdict == "WRONG" and re.search(note, result.note)
+    assert result.error is None and result.verdict == WRONG and re.search(note, result.note)
 
 
 def test_a_check_without_memory_is_neither_right_nor_wrong() -> None:
@@ -173,7 +174,7 @@ def test_checks_leave_generators_and_modes_alone() -> None:
     before = torch.get_rng_state()
     chosen = [check for check in QUICK if check.name in ("linear", "AdamW", "Muon", "cache", "sampling")]
     with torch.inference_mode():
-        assert run_checks("cpu", chosen).sound
+        assert run_checks("cpu", chosen).safe
         assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -214,7 +215,7 @@ def is_checked_again() -> bool:
 def test_a_sound_device_is_checked_once(cache: Path) -> None:
     assert is_checked_again() and not has_cached_check("cpu"), "a device that failed may be fixed, and is checked again"
     first = check_device("cpu")
-    assert first.sound and has_cached_check("cpu") and not is_checked_again()
+    assert first.safe and has_cached_check("cpu") and not is_checked_again()
     (file,) = cache.iterdir()
     assert platform.node() not in file.read_text()
     assert check_device("cpu") == first
@@ -227,7 +228,7 @@ def test_a_damaged_cache_costs_the_checks_again(damage: str, cache: Path) -> Non
     data = bytearray(file.read_bytes())
     file.unlink()
     if damage == "one bit":
-        data[data.index(b'"ok": true') + 7] ^= 1
+        data[data.index(b'"right"') + 1] ^= 1
         file.write_bytes(data)
     elif damage == "half of it":
         file.write_bytes(data[: len(data) // 2])
@@ -236,7 +237,7 @@ def test_a_damaged_cache_costs_the_checks_again(damage: str, cache: Path) -> Non
     elif damage == "a folder":
         file.mkdir()
     assert is_checked_again()
-    assert check_device("cpu").sound
+    assert check_device("cpu").safe
 
 
 @pytest.mark.parametrize(("owner", "name", "value"), [(runner, "VERSION", 10**6), (torch, "__version__", "9.9")])
@@ -250,7 +251,7 @@ def test_other_checks_or_another_torch_are_checked_again(
 
 def test_a_cache_that_cannot_be_written_only_costs_time(cache: Path) -> None:
     cache.parent.write_text("a file in place of the folder")
-    assert check_device("cpu").sound and check_device("cpu").sound
+    assert check_device("cpu").safe and check_device("cpu").safe
 
 
 def test_a_diagnosis_survives_json() -> None:
@@ -268,14 +269,14 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_sound_cpu_passes_everything() -> None:
-    progress: list[tuple[int, int, str]] = []
+    progress: list[tuple[int, int]] = []
     diagnosis = full_check("cpu", progress=lambda *now: progress.append(now))
     assert failed(diagnosis) == set() and diagnosis.safe
     assert diagnosis.verdict("float16") == "right"
-    assert [done for done, _, _ in progress] == list(range(len(FULL) + 1))
+    assert [done for done, _ in progress] == list(range(len(FULL) + 1))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_compiled_step_is_the_eager_one() -> None:
-    assert run_checks("cpu", COMPILE).verdict(compiled=True) == "right"
+    assert run_checks("cpu", COMPILE).verdict("compile") == "right"

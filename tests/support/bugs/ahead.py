@@ -83,7 +83,7 @@ BUGS = [
     Bug(
         "a device that is used whatever the doctor found",
         "doctor: check_device",
-        "if advice.concerns(dtype, optimizer):",
+        "if needed.get(advice.name):",
         "if False:",
         "tests/doctor/test_doctor.py",
     ),
