@@ -1,8 +1,8 @@
 """The README.md of an exported folder. All of it comes from the model file; what that does not say is left out."""
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..data.download import sha256_of
 from ..errors import ConfigError
 from ..json_io import read_bounded
 from ..text_format import format_count
-from .architectures import Family, family_of, trimmed_config
+from .architectures import family_of, trimmed_config
 
 CARD = "README.md"
 PROMPT = "To be"
@@ -27,7 +27,6 @@ prompt = tokenizer("{PROMPT}", return_tensors="pt")
 ids = model.generate(**prompt, max_new_tokens=N_TOKENS, do_sample=True, top_k=40)
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
 ```"""
-UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte", "perplexity": "perplexity"}
 
 
 def write_card(loaded: LoadedModel, folder: Path, check: str) -> None:
@@ -56,62 +55,41 @@ def max_example_tokens(n_positions: int) -> int:
 
 def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
     """Return the card, front matter first. `files` has the SHA-256 of each file by name."""
+    family, facts, size = None, _facts(loaded), format_count(get_model_size(trimmed_config(loaded)))
+    with suppress(ConfigError):  # a combination that only ONNX can express
+        family = family_of(loaded.model.config)
     n_tokens = max_example_tokens(loaded.model.config.n_positions)
     has_example = {"model.safetensors", "tokenizer.json"} <= files.keys() and n_tokens > 0
+    library = "transformers" if "model.safetensors" in files else "onnx"
+    tags = f"light-llm, {family.name}" if family else "light-llm"
     parts = [
-        # JSON is YAML too, and needs no rules for quotes.
-        "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in _front_matter(loaded, files).items()) + "---",
-        _summary(loaded),
+        f"---\nlicense: unknown\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{tags}]\n---",
+        f"# {family.title if family else 'Transformer'}, {size} parameters",
+        f"A language model, {_origin(loaded, facts.get('text'))}.",
         "Nobody checks what it writes. No licence has been chosen: write one after `license`, at the top.",
         EXAMPLE.replace("N_TOKENS", str(min(50, n_tokens))) if has_example else "",
-        _table(_facts(loaded)),
+        _table(facts),
         f"## Checks\n\n- {check.rstrip('.')}.",
         _tokenizer_notes(loaded),
-        "## Files\n\n" + _table((f"`{name}`", f"`{sha}`") for name, sha in files.items()),
+        "## Files\n\n" + _table({f"`{name}`": f"`{sha}`" for name, sha in files.items()}),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _family(loaded: LoadedModel) -> Family | None:
-    """Return the family; None for a combination that only ONNX can express."""
-    try:
-        return family_of(loaded.model.config)
-    except ConfigError:
-        return None
-
-
-def _front_matter(loaded: LoadedModel, files: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that the hub reads."""
-    return {
-        "license": "unknown",
-        "library_name": "transformers" if "model.safetensors" in files else "onnx",
-        "pipeline_tag": "text-generation",
-        "tags": ["light-llm", *([family.name] if (family := _family(loaded)) else [])],
-    }
-
-
-def _summary(loaded: LoadedModel) -> str:
-    """Return the title, and one sentence on where the weights come from."""
-    meta, family = loaded.file.meta, _family(loaded)
-    source = f"trained on {_text_title(loaded) or 'a text without a name'} with light-llm {meta.get('light_llm', '')}"
+def _origin(loaded: LoadedModel, text: str | None) -> str:
+    """Return where the weights come from."""
+    meta = loaded.file.meta
     if origin := meta.get("imported"):
         by = "an earlier export of light-llm" if origin.get("ours") else "not trained by light-llm"
-        source = f"{by}: imported from {origin.get('name') or 'elsewhere'}"
-    elif base := PurePath(str(meta.get("init_from") or "")).name:
-        source = f"fine-tuned from {base} and {source}"
-    size = format_count(get_model_size(trimmed_config(loaded)))
-    return f"# {family.title if family else 'Transformer'}, {size} parameters\n\nA language model, {source.rstrip()}."
+        return f"{by}: imported from {origin.get('name') or 'elsewhere'}"
+    base = PurePath(str(meta.get("init_from") or "")).name
+    start = f"fine-tuned from {base} and " if base else ""
+    return f"{start}trained on {text or 'a text without a name'} with light-llm {meta.get('light_llm', '')}".rstrip()
 
 
-def _text_title(loaded: LoadedModel) -> str:
-    """Return the name of the text, in one line. It is never a path, which could name a person."""
-    return " ".join(str(loaded.file.data.get("title") or "").split())
-
-
-def _facts(loaded: LoadedModel) -> Iterator[tuple[str, str]]:
-    """Yield the known facts on the model, its training and its evaluation."""
+def _facts(loaded: LoadedModel) -> dict[str, str]:
+    """Return the known facts on the model, its training and its evaluation."""
     meta, data, tokenizer, config = loaded.file.meta, loaded.file.data, loaded.file.tokenizer, trimmed_config(loaded)
-    evaluation = meta.get("evaluation") or {}
     facts: dict[str, Any] = {
         "parameters": get_model_size(config),
         "layers, width, heads": f"{config.n_layer}, {config.n_embd}, {config.n_head} ({config.kv_heads} of keys)",
@@ -120,32 +98,38 @@ def _facts(loaded: LoadedModel) -> Iterator[tuple[str, str]]:
         "rows of padding left out": loaded.model.config.vocab_size - config.vocab_size,
     }
     if not meta.get("imported"):  # the training of an imported model is unknown
-        facts |= {"updates": meta.get("step"), "training dtype": meta.get("dtype"), "text": _text_title(loaded)}
+        evaluation = meta.get("evaluation") or {}
+        # The title of the text, in one line: never its path, which could name a person.
+        title = " ".join(str(data.get("title") or "").split())
+        facts |= {"updates": meta.get("step"), "training dtype": meta.get("dtype"), "text": title}
         facts |= {"SHA-256 of the text": data.get("sha256"), "training tokens": data.get("train_tokens")}
-        facts |= {f"held-out {unit}": evaluation.get(metric) for metric, unit in UNITS.items()}
-        facts["standard error of the loss"] = evaluation.get("stderr")
+        facts |= {
+            "held-out nats per token": evaluation.get("loss"),
+            "held-out perplexity": evaluation.get("perplexity"),
+        }
+        facts |= {"held-out bits per byte": evaluation.get("bits_per_byte")}
+        facts |= {"standard error of the loss": evaluation.get("stderr")}
     formats = {int: ",", float: ".4f", str: ""}
-    yield from ((name, format(value, formats[type(value)])) for name, value in facts.items() if value)
+    return {name: format(value, formats[type(value)]) for name, value in facts.items() if value}
 
 
 def _tokenizer_notes(loaded: LoadedModel) -> str:
     """Return the differences between the exported tokenizer and ours."""
-    tokenizer = loaded.file.tokenizer
-    if tokenizer is None:
+    if (tokenizer := loaded.file.tokenizer) is None:
         return ""
-    seen = "between documents" if loaded.file.knows_separator else "never seen by the model"
-    notes = [
-        f"`<|endoftext|>` is id {tokenizer.separator}, {seen}. In a text with these 13 characters this tokenizer sees "
-        "the id; light-llm sees 13 characters, as `split_special_tokens=True` does.",
-        "There is no padding token. For batches: `tokenizer.pad_token = tokenizer.eos_token`; keep the ends of texts "
-        "in the loss of a fine-tuning.",
-    ]
+    seen = "between documents" if loaded.file.data.get("documents") != 1 else "never seen by the model"
+    notes = f"""## Tokenizer
+
+- `<|endoftext|>` is id {tokenizer.separator}, {seen}. In a text with these 13 characters this tokenizer sees the id;
+  light-llm sees 13 characters, as `split_special_tokens=True` does.
+- There is no padding token. For batches: `tokenizer.pad_token = tokenizer.eos_token`; keep the ends of texts in the
+  loss of a fine-tuning."""
     if tokenizer.name == "char":
-        notes.append(f"A character outside the alphabet of {tokenizer.vocab_size - 1:,} is dropped in silence.")
-    return "## Tokenizer\n\n" + "\n".join(f"- {note}" for note in notes)
+        notes += f"\n- A character outside the alphabet of {tokenizer.vocab_size - 1:,} is dropped in silence."
+    return notes
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
+def _table(rows: Mapping[str, str]) -> str:
     """Return a Markdown table of two columns without a head."""
-    cells = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return "\n".join(f"| {a} | {b} |" for a, b in [("", ""), ("---", "---"), *cells])
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows.items()]
+    return "\n".join(f"| {line} |" for line in [" | ", "--- | ---", *lines])

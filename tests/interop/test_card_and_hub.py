@@ -89,7 +89,7 @@ def test_the_card_leaves_out_what_is_unknown(tmp_path: Path) -> None:
     assert "is id 256, never seen by the model" in card_of(one, tmp_path)
     strange = tiny_loaded(tmp_path, mlp="relu2")
     text = card_of(with_data(strange, data={}, meta={}, tokenizer=None), tmp_path)
-    assert "# Transformer, " in text and 'library_name: "onnx"' in text
+    assert "# Transformer, " in text and "library_name: onnx" in text
     for fact in ("| updates |", "| text |", "held-out", "| tokenizer |", "endoftext"):
         assert fact not in text
 
