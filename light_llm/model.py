@@ -24,9 +24,7 @@ from .errors import ConfigError
 from .layers.attention import (
     additive_mask,
     attend,
-    causal_mask,
     key_positions,
-    masked_scores,
     repeat_kv,
     sliding_window_mask,
 )
@@ -41,25 +39,6 @@ class Cache(Protocol):
 
     def extend(self, layer: int, k: Tensor, v: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Store this call's (B, H_kv, T, D) at their positions; return all keys and values (B, H_kv, S, D)."""
-
-
-def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(d_k)): (B, H, T, D), (B, H, S, D) -> (B, H, T, S). Vaswani et al. (2017), equation 1.
-
-    mask is broadcastable to (B, H, T, S): True where a query may look, or numbers that are added to the scores. None
-    means causal: token T - 1 sees all S, each one before it sees one fewer.
-    """
-    mask = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
-    return masked_scores(scores, mask).softmax(dim=-1)
-
-
-def attend_by_formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written: -> (B, H, T, D).
-
-    The reference that the fast `attend` is tested against, and twice differentiable.
-    """
-    return F.dropout(attention_weights(q, k, mask), dropout) @ v
 
 
 def soft_cap(logits: Tensor, cap: float) -> Tensor:

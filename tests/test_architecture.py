@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "parallel": "objective model runtime config",
     "evaluate": "objective model data runtime config",
     "generate": "model data checkpoint runtime config",
-    "observe": "objective model data runtime config",
+    "observe": "layers objective model data runtime config",
     "report": "observe config",  # it reads a run folder and nothing else
     "plan": "layers model objective optim runtime config",
     "doctor": "layers model objective optim generate runtime config",

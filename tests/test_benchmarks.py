@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from light_llm.config import ModelConfig
-from light_llm.model import attend_by_formula
+from light_llm.layers.attention import attend_by_formula
 from light_llm.objective import NextTokenLoss
 from tests.support.tools import tiny_model
 

@@ -188,7 +188,7 @@ def test_every_link_has_a_target() -> None:
 @pytest.mark.parametrize(
     ("link", "whole"),
     [
-        ("[`attention_weights`](light_llm/model.py)", True),
+        ("[`attention_weights`](light_llm/layers/attention.py)", True),
         ("[`Block.forward`](light_llm/model.py)", True),
         ("[`attention_wishes`](light_llm/model.py)", False),
         ("[`Block.backward`](light_llm/model.py)", False),

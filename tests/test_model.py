@@ -10,7 +10,8 @@ from torch import Tensor
 
 from light_llm.config import ModelConfig
 from light_llm.errors import ConfigError
-from light_llm.model import LightLLM, attend, attend_by_formula
+from light_llm.layers.attention import attend_by_formula
+from light_llm.model import LightLLM, attend
 from light_llm.objective import NextTokenLoss
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from light_llm.data.batches import IGNORE_INDEX
+from light_llm.data.loader import IGNORE_INDEX
 from light_llm.layers import cross_entropy
 from light_llm.layers.cross_entropy import linear_cross_entropy_sum
 from light_llm.objective import (

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,9 +11,9 @@ from importlib import import_module
 from keyword import iskeyword
 
 from .. import __version__
-from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
+from ..errors import ConfigError, DeviceError, Interrupted, LightLLMError, did_you_mean
+from ..text_format import format_bytes
 from .signals import raise_on_signal
-from .torch_check import check_torch_loads
 
 # Each is a module of this package with a function `command(argv)`, which takes the arguments after the command's name
 # and returns the exit code, or raises LightLLMError for a user's mistake. It reads its flags before it imports anything
@@ -108,10 +109,40 @@ def _dispatch(argv: Sequence[str]) -> int:
             f"there is no command {command!r}{did_you_mean(command, COMMANDS)} The commands are {', '.join(COMMANDS)}"
         )
     if command not in WITHOUT_TORCH and not {"-h", "--help"} & set(rest):
-        check_torch_loads()
+        _check_torch_loads()
     name = command.replace("-", "_") + ("_" if iskeyword(command) else "")
     module = import_module(f".{name}", __package__)
     return int(module.command(rest))
+
+
+def _check_torch_loads() -> None:
+    """Raise DeviceError when PyTorch does not fit into the address space that `ulimit -v` allows.
+
+    Without a limit this costs nothing. With one, a child process tries it: just below the size that is needed, the
+    loader ends the process with `std::bad_alloc`, which no Python code can catch.
+    """
+    limit = _address_space_limit()
+    if limit is None or "torch" in sys.modules:
+        return
+    # Loading PyTorch maps all its libraries: about 1 GB for the CPU build, 3.3 GB for the CUDA build (2.14.1, Linux).
+    words = [sys.executable, "-c", "import torch"]
+    child = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    if child.returncode != 0 and "ModuleNotFoundError" not in child.stderr:
+        raise DeviceError(
+            f"PyTorch cannot be loaded within the {format_bytes(limit)} that ulimit -v allows: its libraries are "
+            "mapped there, more than 3 GB for a CUDA build. Raise the limit (ulimit -v unlimited), or install "
+            "PyTorch's CPU build, which fits into 2 GB"
+        )
+
+
+def _address_space_limit() -> int | None:
+    """Return the soft limit of `ulimit -v` in bytes, or None."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _print_error(line: str) -> None:

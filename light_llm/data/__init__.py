@@ -1,6 +1,6 @@
 """From a text to batches, in this order:
 
-    source        find the text                     sources.py   (download.py, hub.py, stdin_text.py, tales/)
+    source        find the text                     sources.py   (download.py, hub.py, tales/)
     text stream   read its documents in chunks      text_files.py   (documents.py, parquet.py, decode_utf8.py)
                   hash and count it, once           fingerprint.py
     tokenizer     text to ids                       tokenizers.py   (bpe.py, tokenizer_json.py)
@@ -11,13 +11,13 @@
 `text_stream.py` has the stream type and the operations on it.
 """
 
-from .batches import Batches as Batches
-from .batches import batches_from as batches_from
 from .dataset import TokenDataset as TokenDataset
 from .dataset import load_dataset as load_dataset
 from .dataset import prepare_dataset as prepare_dataset
 from .loader import Batch as Batch
+from .loader import Batches as Batches
 from .loader import DataLoader as DataLoader
+from .loader import batches_from as batches_from
 from .loader import create_dataloader as create_dataloader
 from .shards import TokenArray as TokenArray
 from .sources import Source as Source

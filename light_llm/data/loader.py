@@ -1,13 +1,14 @@
-"""Batches by index: batch k of a run is a pure function of the data, the seed and k.
+"""Batches of a run, by index: batch k of our loader is a pure function of the data, the seed and k.
 
 Windows hold T + 1 tokens and start T apart, from an offset that differs in each epoch; an epoch visits its windows in
 a pseudo-random permutation. The counter of sequences continues across epochs and is the only state. The order depends
-on no library's random generator, so that no new version of one can change the order of an old run.
+on no library's random generator, so that no new version of one can change the order of an old run. Any other iterable
+gives its batches in its own order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import DataConfig, check_range
+from ..errors import ConfigError
 from .tokenizers import byte_lengths
 
 if TYPE_CHECKING:
     from .dataset import TokenDataset
 
+IGNORE_INDEX = -100  # a target that has no loss, as in `objective.py`
 MAX_WINDOWS_NAMED = 4  # in a message about a batch
 _MASK = (1 << 64) - 1
 
@@ -88,6 +91,65 @@ class DataLoader:
 def create_dataloader(dataset: TokenDataset, batch_size: int = 8, *, seed: int = 1337) -> DataLoader:
     """Return a loader over the training split. Raises ConfigError for a batch_size below 1."""
     return DataLoader(dataset, batch_size, seed)
+
+
+class IterableBatches:
+    """Batches of any iterable of (tokens, targets), which is started again at its end.
+
+    Args:
+        vocab_size: of the model; an id beyond it is an error here and not an index error in a kernel.
+    """
+
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> None:
+        self.loader, self.vocab_size = loader, vocab_size
+        self.dataset, self.data_config = None, None
+        self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    def batch(self, k: int) -> Batch:
+        """Return the next batch, as int64; k is ignored.
+
+        Raises:
+            ConfigError: the iterable is empty, gives anything but pairs of (B, T), or ids that the model does not have.
+        """
+        if self.iterator is None:
+            self.iterator = iter(self.loader)
+        pair = next(self.iterator, None)
+        if pair is None:
+            self.iterator = iter(self.loader)
+            pair = next(self.iterator, None)
+        if pair is None:
+            raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets), and more than once")
+        is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
+        if not is_pair or pair[0].ndim != 2 or pair[0].shape != pair[1].shape or pair[0].is_floating_point():
+            raise ConfigError(
+                f"the loader gives a {type(pair).__name__} of something else; it must yield pairs (tokens, targets) of "
+                "torch tensors, both (B, T) and whole numbers"
+            )
+        tokens, targets = pair[0].long(), pair[1].long()
+        bad = targets[((targets < 0) & (targets != IGNORE_INDEX)) | (targets >= self.vocab_size)]
+        bad = torch.cat([bad, tokens[(tokens < 0) | (tokens >= self.vocab_size)]])
+        if bad.numel():
+            raise ConfigError(
+                f"the loader gives id {int(bad[0])}; this model has 0 ... {self.vocab_size - 1}, and a target that "
+                f"counts for nothing is {IGNORE_INDEX}"
+            )
+        return Batch(tokens, targets)
+
+    def target_bytes(self, batch: Batch) -> int | None:
+        """Return None: the tokenizer is unknown."""
+        return None
+
+    def describe(self, k: int) -> str:
+        """Return the number of the batch."""
+        return f"batch {k:,} of the loader"
+
+
+Batches = DataLoader | IterableBatches  # of a training run: the global batch of each step, on the CPU
+
+
+def batches_from(loader: DataLoader | Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> Batches:
+    """Return our own loader unchanged, because its batch k is a function of k alone; wrap any other iterable."""
+    return loader if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ..config.choices import OPTIMIZERS
 from ..generate import sampling
 from ..generate.cache import KVCache, visible
 from ..generate.sampling import Sampling
-from ..model import LightLLM, SelfAttention, attend_by_formula
+from ..layers.attention import attend_by_formula
+from ..model import LightLLM, SelfAttention
 from ..objective import NextTokenLoss
 from ..optim import build_optimizer, group_parameters
 from ..optim.adamw import MATRIX

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers.attention import attend
+from ..layers.attention import attend, attend_by_formula
 from ..layers.norms import rms_norm
 from ..layers.positions import RotaryAngles, rotate
-from ..model import attend_by_formula
 from ..runtime import autocast, has_attention_kernel
 from .compare import ELEMENTWISE, Comparison, compare, numbers, to_device
 

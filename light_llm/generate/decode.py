@@ -1,6 +1,7 @@
 """Decoding, token by token: prompts in, one new id or piece of text per row and step out."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -74,27 +75,14 @@ def decode_text(
     prompts: Sequence[Sequence[int]],
     *,
     stop: Sequence[str],
-    sampling: Sampling,
-    seeds: Sequence[int],
-    max_new_tokens: int,
-    context: int,
+    **options: Any,
 ) -> Iterator[list[str]]:
-    """Continue several prompts as `decode` does; yield one piece of text per row and token, and a last one.
+    """Continue several prompts; yield one piece of text per row and token, and a last one for text that was held back.
 
-    The last piece is text that was held back. A row ends at the tokenizer's separator, or before a stop string.
+    A row ends at the tokenizer's separator, or before a stop string. `options` are further arguments of `decode`.
     """
     streams = [StopStringStream(tokenizer, stop) for _ in prompts]
-    steps = decode(
-        model,
-        prompts,
-        sampling=sampling,
-        seeds=seeds,
-        max_new_tokens=max_new_tokens,
-        context=context,
-        end=tokenizer.separator,
-        n_ids=tokenizer.vocab_size,
-    )
-    for step in steps:
+    for step in decode(model, prompts, end=tokenizer.separator, n_ids=tokenizer.vocab_size, **options):
         yield [stream.push(token) for stream, token in zip(streams, step, strict=True)]
         if all(stream.stopped or token is None for stream, token in zip(streams, step, strict=True)):
             break

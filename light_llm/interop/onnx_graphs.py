@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, get_model_size
 from ..errors import ConfigError
-from ..model import LightLLM, attend_by_formula
+from ..layers.attention import attend_by_formula
+from ..model import LightLLM
 from ..text_format import format_bytes
 from .optional_deps import require
 

@@ -39,25 +39,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
         mask = causal_mask(T, S, q.device)
     # PyTorch's issues call MPS's attention kernels wrong for several versions; training never used them (docs/log.md).
     if not (q.is_cpu or q.is_cuda):
-        return naive_attention(q, k, v, mask, dropout)
+        return attend_by_formula(q, k, v, mask, dropout)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T == S)
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Compute attention with the whole (T, S) matrix of weights in memory."""
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d_k)): (B, H, T, D), (B, H, S, D) -> (B, H, T, S). Vaswani et al. (2017), equation 1.
+
+    mask is broadcastable to (B, H, T, S): True where a query may look, or numbers that are added to the scores. None
+    means causal: token T - 1 sees all S, each one before it sees one fewer.
+    """
     mask = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
-    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)
-    return F.dropout(masked_scores(scores, mask).softmax(dim=-1), dropout) @ v
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(dim=-1)
+
+
+def attend_by_formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written: -> (B, H, T, D).
+
+    The reference that the fast `attend` is tested against, and twice differentiable.
+    """
+    return F.dropout(attention_weights(q, k, mask), dropout) @ v
 
 
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
     """True where the last T of S tokens may look: at themselves and at all before them, (T, S)."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
-
-
-def masked_scores(scores: Tensor, mask: Tensor) -> Tensor:
-    """Apply a boolean or additive mask: (B, H, T, S) -> (B, H, T, S), -inf where a query may not look."""
-    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
 
 def additive_mask(mask: Tensor | None, bias: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model import LightLLM, attention_weights
+from ..layers.attention import attention_weights
+from ..model import LightLLM
 from .activations import to_floats
 
 # Beyond these a head, or the heads of a layer, may carry no information about the text.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..data import Batch
-from ..model import LightLLM, SelfAttention, attend_by_formula, eval_mode
+from ..layers.attention import attend_by_formula
+from ..model import LightLLM, SelfAttention, eval_mode
 from ..objective import NextTokenLoss, token_cross_entropy_from_logits, total_weight
 
 

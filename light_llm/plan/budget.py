@@ -17,9 +17,8 @@ from ..config import ModelConfig, TrainConfig, matrix_parameters
 from ..errors import ConfigError
 from ..runtime import MemoryLimit
 from ..text_format import format_duration
-from .parameters import presets_of_kind, resize_to_preset
 from .plan import DatasetSize, Plan, make_plan
-from .suggest import Overrides, apply, micro_batches
+from .suggest import Overrides, apply, micro_batches, presets_of_kind, resize_to_preset
 
 TOKENS_PER_PARAMETER = 20.0
 MAX_PASSES = 4.0

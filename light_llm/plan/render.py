@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from ..config import ModelConfig, block_shapes, outer_shapes
+from ..config.param_shapes import count
 from ..text_format import format_bytes, format_duration
-from .parameters import parameters_by_part
 from .plan import Plan
 from .suggest import Suggestion
 
@@ -92,3 +93,25 @@ def table(plan: Plan) -> list[str]:
     if text.tokens is None:
         lines += ["", "note         the text is not here yet: its passes, and the time of evaluations, are left out"]
     return lines
+
+
+def parameters_by_part(config: ModelConfig) -> dict[str, int]:
+    """Return the parameters of each part of the model. They add up to `get_model_size`.
+
+    >>> parameters_by_part(ModelConfig.micro())["token table, and head"]
+    19298688
+    """
+    block, outer = block_shapes(config), outer_shapes(config)
+
+    def of(shapes: dict[str, tuple[int, ...]], *prefixes: str) -> int:
+        return count({name: shape for name, shape in shapes.items() if name.startswith(prefixes)})
+
+    parts = {
+        "token table, and head" if config.tied_head else "token table": of(outer, "wte"),
+        "head": of(outer, "lm_head"),
+        "position table": of(outer, "wpe"),
+        "attention": config.n_layer * of(block, "attn"),
+        "MLP": config.n_layer * of(block, "mlp"),
+        "norms": of(outer, "ln_") + config.n_layer * of(block, "ln_"),
+    }
+    return {name: n for name, n in parts.items() if n}

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import ModelConfig, TrainConfig, preset_settings
-from .parameters import overridden_sizes, presets_of_kind, resize_to_preset
+from ..config import PRESETS, ModelConfig, TrainConfig, preset_settings
 from .plan import Plan, make_plan
 
 MIN_WINDOW = 64  # tokens
+SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
 SMALL_VOCABULARY = 4096  # of a tokenizer trained on the text
 Overrides = dict[str, Any]  # settings by `part__name`
 Change = tuple[str, str, Overrides]  # flags, their effect, and the settings that they set
@@ -112,3 +112,40 @@ def _everything(plan: Plan) -> Iterator[Suggestion]:
     yield _suggestion(plan, flags, "a small vocabulary, a short context, one at a time", **changes)
     effect = f"the least that is offered{_leave_out(plan)}"
     yield _suggestion(plan, f"--preset {smallest} {flags}", effect, **changes, **resize_to_preset(smallest, plan.model))
+
+
+def presets_of_kind(model: ModelConfig) -> list[str]:
+    """Return the presets with a model's position encoding, by default all, the smallest first.
+
+    >>> presets_of_kind(ModelConfig.micro()), presets_of_kind(ModelConfig.preset("llama-nano"))
+    (['nano', 'micro', 'small'], ['llama-nano', 'llama-micro', 'llama-small'])
+    """
+    names = [name for name in PRESETS if preset_settings(name)["positions"] == model.positions]
+    return sorted(names or PRESETS, key=lambda name: int(preset_settings(name)["n_embd"]))
+
+
+def overridden_sizes(model: ModelConfig) -> list[str]:
+    """Return the sizes in which a model differs from the preset that it is most like: the user set them.
+
+    >>> overridden_sizes(ModelConfig.micro()), overridden_sizes(ModelConfig.micro(n_layer=20))
+    ([], ['n_layer'])
+    """
+    presets = [preset_settings(name) for name in presets_of_kind(model)]
+    differ = [[size for size in SIZES if getattr(model, size) != preset[size]] for preset in presets]
+    return min(differ, key=len)
+
+
+def resize_to_preset(name: str, model: ModelConfig) -> Overrides:
+    """Return the settings, by `part__name`, that give a model the size of a preset and leave its other choices alone.
+
+    Windows in layers that the preset does not have are dropped.
+
+    >>> resize_to_preset("nano", ModelConfig.small(window=64, window_layers="0,7"))["model__window_layers"]
+    '0'
+    """
+    preset = preset_settings(name)
+    changes = {f"model__{size}": preset[size] for size in SIZES}
+    if model.window and model.window_layers != "all":
+        layers = [layer for layer in model.window_layers.split(",") if int(layer) < preset["n_layer"]]
+        changes |= {"model__window_layers": ",".join(layers) or "all", "model__window": model.window if layers else 0}
+    return changes

@@ -1,10 +1,9 @@
 """Build the command line that repeats a run, from the settings in its run.json."""
 
 import shlex
-from dataclasses import fields
 from typing import Any
 
-from ..config import FLAGS, PRESETS, DataConfig, ModelConfig, Run, TrainConfig, differences
+from ..config import FLAGS, PRESETS, DataConfig, Run, TrainConfig, differences
 
 
 def changed_settings(run: Run) -> list[tuple[str, Any, Any]]:
@@ -45,11 +44,11 @@ def repro_command(run: Run) -> str:
 
 def all_settings(run: Run) -> list[tuple[str, Any, Any]]:
     """Return "part.name", value and default of every setting."""
-    default = Run()
+    defaults = Run().to_dict()
     return [
-        (f"{part}.{f.name}", getattr(getattr(run, part), f.name), getattr(getattr(default, part), f.name))
-        for part, kind in (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig))
-        for f in fields(kind)
+        (f"{part}.{name}", value, defaults[part][name])
+        for part, values in run.to_dict().items()
+        for name, value in values.items()
     ]
 
 

@@ -50,14 +50,14 @@ HEADERS = {
 
 
 @contextmanager
-def serve_while_training(folder: Path, *, port: int = 0, warn: Callable[[str], object] = print) -> Iterator[str]:
+def serve_while_training(folder: Path, *, warn: Callable[[str], object] = print) -> Iterator[str]:
     """Serve a run from the process that trains it. Yields the address of the page.
 
-    If the port is taken, the next free one is used. If none can be opened, `warn` is called and the address is empty:
-    a missing page must not stop a training. The block is left at once, even if a browser holds a connection.
+    If no port can be opened, `warn` is called and the address is empty: a missing page must not stop a training. The
+    block is left at once, even if a browser holds a connection.
     """
     try:
-        listener = open_port(port, try_next=True)
+        listener = open_port()
     except OSError as error:
         warn(f"there is no live page: no port of {LOCALHOST} can be opened ({error.strerror or error})")
         yield ""
@@ -102,21 +102,20 @@ def serve(
         thread.join(JOIN_SECONDS)
 
 
-def open_port(port: int = 0, *, try_next: bool = False) -> socket.socket:
+def open_port(port: int = 0) -> socket.socket:
     """Open a listening socket on 127.0.0.1; port 0 takes the first free one from 8517 on.
 
     Raises:
-        ConfigError: `port` is taken or may not be opened; with `try_next`, the ports after it are tried instead.
+        ConfigError: `port` is taken or may not be opened.
         OSError: no port can be opened.
     """
     if not 0 <= port < 1 << 16:
         raise ConfigError(f"--port {port} is no port; name one from 1024 to 65535, or leave it out")
-    first = port or FIRST_PORT
-    for number in range(first, min(first + MAX_PORTS, 1 << 16)):
+    for number in [port] if port else range(FIRST_PORT, FIRST_PORT + MAX_PORTS):
         try:
             return socket.create_server((LOCALHOST, number))
         except OSError as error:
-            if port and not try_next:
+            if port:
                 message = f"--port {port} cannot be opened ({error.strerror or error}); leave it out to take a free one"
                 raise ConfigError(message) from None
     return socket.create_server((LOCALHOST, 0))

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from light_llm.data import decode_utf8, documents
 from light_llm.data.decode_utf8 import read_text
 from light_llm.data.documents import SEPARATOR
-from light_llm.data.sources import SHAKESPEARE, Source, find_source, source_from_files
-from light_llm.data.stdin_text import save_stdin
+from light_llm.data.sources import SHAKESPEARE, Source, find_source, save_stdin, source_from_files
 from light_llm.data.text_files import TextFiles
 from light_llm.data.text_stream import MAX_CHUNK_CHARS, Chunk, drop_empty_chunks, split_at, split_at_word_boundaries
 from light_llm.errors import DataError

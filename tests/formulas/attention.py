@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from light_llm.generate.cache import KVCache, visible
-from light_llm.layers.attention import attend, blocked_causal_attention
-from light_llm.model import attend_by_formula, attention_weights
+from light_llm.layers.attention import attend, attend_by_formula, attention_weights, blocked_causal_attention
 from tests.support.tools import tiny_model
 
 from . import tools

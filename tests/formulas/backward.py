@@ -8,10 +8,10 @@ import torch
 
 from light_llm.config import TrainConfig
 from light_llm.data import Batch
-from light_llm.layers.attention import blocked_causal_attention
+from light_llm.layers.attention import attend_by_formula, attention_weights, blocked_causal_attention
 from light_llm.layers.cross_entropy import linear_cross_entropy_sum
 from light_llm.layers.dropout import LEVELS, Dropout, drop
-from light_llm.model import Block, LightLLM, attend_by_formula, attention_weights, soft_cap
+from light_llm.model import Block, LightLLM, soft_cap
 from light_llm.objective import NextTokenLoss, token_cross_entropy_from_logits, total_weight
 from light_llm.train import Trainer
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from light_llm.config import ModelConfig, TrainConfig, get_model_size
 from light_llm.generate.cache import KVCache, visible
 from light_llm.generate.quantize import dequantize, quantize
-from light_llm.layers.attention import should_use_blocks
-from light_llm.model import LightLLM, attend_by_formula
+from light_llm.layers.attention import attend_by_formula, should_use_blocks
+from light_llm.model import LightLLM
 from light_llm.plan.memory_model import StepShape, moments
 from light_llm.runtime.flops import training_flops
 from light_llm.train.checkpointer import OVERHEAD, step_bytes

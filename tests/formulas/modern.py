@@ -11,11 +11,11 @@ from torch import Tensor
 from light_llm.config import ModelConfig, block_shapes, get_model_size
 from light_llm.config.param_shapes import count
 from light_llm.generate.cache import KVCache
-from light_llm.layers.attention import repeat_kv, sliding_window_mask
+from light_llm.layers.attention import attend_by_formula, repeat_kv, sliding_window_mask
 from light_llm.layers.mlps import GatedMLP, SquaredReLU, SwiGLU
 from light_llm.layers.norms import RMSNorm, rms_norm
 from light_llm.layers.positions import RotaryAngles, RotaryPositions, frequencies, rotate
-from light_llm.model import SelfAttention, attend_by_formula
+from light_llm.model import SelfAttention
 from light_llm.objective import NextTokenLoss
 from light_llm.runtime.flops import attended_tokens, training_flops
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model

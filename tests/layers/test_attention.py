@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from light_llm.layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK, attend, blocked_causal_attention, should_use_blocks
-from light_llm.model import attend_by_formula
+from light_llm.layers.attention import (
+    MAX_KEPT_BYTES,
+    QUERY_BLOCK,
+    attend,
+    attend_by_formula,
+    blocked_causal_attention,
+    should_use_blocks,
+)
 from light_llm.objective import NextTokenLoss
 from light_llm.runtime import autocast
 from tests.support.tools import gradients, some_tokens, tiny_model

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from light_llm.config import ModelConfig
 from light_llm.generate import KVCache, Sampling, decode
-from light_llm.layers.attention import additive_mask, attend, sliding_window_mask
+from light_llm.layers.attention import additive_mask, attend, attend_by_formula, sliding_window_mask
 from light_llm.layers.mlps import SquaredReLU, SwiGLU
 from light_llm.layers.norms import RMSNorm, rms_norm
 from light_llm.layers.positions import PositionEncoding, RotaryAngles, frequencies, rotate
-from light_llm.model import LightLLM, attend_by_formula
+from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import group_parameters
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from light_llm.data.shards import TokensInMemory
 from light_llm.evaluate import bucket_ends
-from light_llm.model import LightLLM, attention_weights
+from light_llm.layers.attention import attention_weights
+from light_llm.model import LightLLM
 from light_llm.observe import activations, attention, predictions
 from light_llm.observe.probe import ProbeBatch, make_probe_batch, probe_model, select_attention_maps
 from light_llm.train.evaluation import describe_alarm

@@ -17,9 +17,9 @@ from light_llm.plan import memory_model as formulas
 from light_llm.plan import plan as plan_module
 from light_llm.plan import profile as profile_module
 from light_llm.plan.memory_model import StepShape, saved_bytes_of_layer
-from light_llm.plan.parameters import parameters_by_part
 from light_llm.plan.plan import KEPT_STEPS, DatasetSize, Plan, make_plan
 from light_llm.plan.profile import WIDTHS, Profile, is_known, profile
+from light_llm.plan.render import parameters_by_part
 from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer

@@ -244,7 +244,7 @@ def test_a_port_that_is_taken(runs: Path) -> None:
     with open_port() as taken:
         number = taken.getsockname()[1]
         assert number >= FIRST_PORT
-        with serve_while_training(runs / "a", port=number) as address:
+        with serve_while_training(runs / "a") as address:
             assert Page(address).port != number and Page(address).ask("/health")[0] == 200
         with pytest.raises(ConfigError, match=rf"--port {number} "):
             open_port(number)

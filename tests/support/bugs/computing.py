@@ -12,7 +12,7 @@ BUGS = [
     ),
     Bug(
         "mask off by one in the formula only",
-        "model: attention_weights",
+        "layers: attention_weights",
         "causal_mask(q.size(-2), k.size(-2), q.device) if mask is None",
         "causal_mask(k.size(-2), k.size(-2), q.device)[: q.size(-2)] if mask is None",
         "tests/test_model.py",
