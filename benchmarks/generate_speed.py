@@ -27,13 +27,12 @@ from measure import (
 )
 from torch import Tensor, nn
 
-from light_llm.checkpoint import Files, write_model_file
+from light_llm.checkpoint import Files, model_meta, write_model_file
 from light_llm.config import ModelConfig
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.generate import Sampling, convert_for_inference, decode
 from light_llm.generate.sampling import sample, sample_batch
 from light_llm.model import LightLLM
-from light_llm.train.checkpointer import model_meta
 
 CONFIG = ModelConfig.micro()
 N = 32  # tokens a turn

@@ -5,6 +5,7 @@ from .load import LoadedModel as LoadedModel
 from .load import ModelFile as ModelFile
 from .load import load_model as load_model
 from .load import read_model as read_model
+from .model_file import model_meta as model_meta
 from .model_file import write_model_file as write_model_file
 from .run_folder import RunFolder as RunFolder
 from .run_folder import contains_run as contains_run

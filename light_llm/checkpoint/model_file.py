@@ -4,21 +4,40 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..atomic_io import Files, atomic_write
+from ..data import TokenDataset
 from ..errors import CheckpointError
 from ..json_io import check_depth
+from ..model import LightLLM
 from .commit import FORMAT, check_format
 from .safe_pickle import UnsafeModelFile, inspect_archive
 
 KIND = "light-llm model"
 _REMEDY = "use another checkpoint, or train again"
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def model_meta(
+    model: LightLLM, dataset: TokenDataset | None, *, step: int, dtype: str, evaluation: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the metadata of a model file: enough to use the model alone, and to evaluate it again."""
+    return {
+        "config": asdict(model.config),
+        "tokenizer": dataset.tokenizer.to_dict() if dataset else None,
+        "data": dataset.record() if dataset else None,
+        "step": step,
+        "dtype": dtype,
+        "evaluation": dict(evaluation) if evaluation else None,
+        "light_llm": __version__,
+    }
 
 
 def write_model_file(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any], files: Files) -> None:

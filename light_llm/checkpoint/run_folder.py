@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..atomic_io import REAL_FILES, Files, atomic_write
 from ..errors import CheckpointError
 from ..json_io import dump_with_digest, load_verified
+from ..text_format import format_bytes
 from .commit import is_complete, read_json, verify_folder
 from .lock import FolderLock
 
@@ -226,6 +227,21 @@ class RunFolder:
         """Remove the run that `--overwrite` replaced; called when the new run has its first checkpoint."""
         if (self.path / PREVIOUS).is_dir():
             self.files.remove(self.path / PREVIOUS)
+
+    def check_space(self, path: Path, needed: int) -> None:
+        """Raise CheckpointError unless the disk has the bytes needed to write `path`."""
+        free = self.files.free(self.path)
+        if free is not None and free < needed:
+            raise self.disk_full(path, needed, "the disk is full")
+
+    def disk_full(self, path: Path, needed: int, reason: str) -> CheckpointError:
+        """Return the error for a save that failed: bytes needed, bytes free, and the newest complete checkpoint."""
+        free, steps = self.files.free(self.path), self.steps()
+        rest = f"{steps[-1]} is complete: make room and go on with --resume" if steps else "there is no checkpoint yet"
+        return CheckpointError(
+            f"{path} could not be written ({reason}): it needs {format_bytes(needed)}, "
+            f"{'unknown' if free is None else format_bytes(free)} free; {rest}"
+        )
 
     def _run_files(self) -> list[Path]:
         """Return the files and folders of a run, without those that a user may have put beside them."""

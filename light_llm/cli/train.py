@@ -119,7 +119,7 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
 def _resumed_run(flags: TrainFlags, settings: dict[str, Any]) -> tuple[Run, ModelFile]:
     """Return the run in the folder with the changes of the flags, and its newest checkpoint."""
     from ..checkpoint import RunFolder, read_model
-    from ..train.resume import read_saved_run, refuse_changes
+    from ..train.start import read_saved_run, refuse_changes
 
     saved = read_saved_run(RunFolder(flags.out))
     # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.

@@ -109,11 +109,21 @@ def induction_score(weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A head, or all heads of a layer, whose attention no longer depends on the text."""
+    """A head, or all heads of a layer, whose attention no longer depends on the text.
+
+    >>> str(Alarm(1, 3, "uniform")), str(Alarm(0, None, "all heads alike"))
+    ('layer 1, head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
+    """
 
     layer: int
     head: int | None  # None: all heads of the layer
     what: str
+
+    def __str__(self) -> str:
+        if self.head is None:
+            return f"all heads of layer {self.layer} look at the same positions"
+        does = "looks everywhere alike" if self.what == "uniform" else "puts all its weight on one position"
+        return f"layer {self.layer}, head {self.head} {does}"
 
 
 def alarms(

@@ -7,8 +7,8 @@ from .checkpointer import Checkpointer as Checkpointer
 from .evaluation import EvaluateHeldOut as EvaluateHeldOut
 from .evaluation import ProbeModel as ProbeModel
 from .evaluation import WriteSample as WriteSample
-from .state import Result as Result
-from .state import TrainState as TrainState
 from .step import GuardAction as GuardAction
+from .step import Result as Result
 from .step import Step as Step
+from .step import TrainState as TrainState
 from .trainer import Trainer as Trainer

@@ -1,16 +1,109 @@
-"""Callbacks run after a step. The base class, and the callback that writes the metrics."""
+"""Guards decide about an update before it changes the weights; callbacks run after it.
+
+A guard is a function from a Step to a GuardAction. A callback is an object with methods for four points of a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import statistics
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, get_args
 
+from ..errors import ConfigError
 from ..runtime import peak_memory
-from .state import Status, TrainState
-from .step import Step
+from .step import GuardAction, Status, Step, TrainState
 
 if TYPE_CHECKING:
     from .trainer import Trainer
+
+GUARD_ACTIONS = get_args(GuardAction)
+MAX_SKIPS = 10  # in a row: after that many the weights themselves are the problem, not the batches
+MIN_LOSSES = 16  # fewer losses do not show their spread
+SPIKE_THRESHOLD = 8.0  # robust standard deviations
+
+Guard = Callable[[Step], GuardAction]
+
+
+def run_guards(guards: Sequence[Guard], step: Step) -> GuardAction:
+    """Return the first answer that is not "go". Raises ConfigError for an answer that is not a GuardAction."""
+    for guard in guards:
+        action = guard(step)
+        if action not in GUARD_ACTIONS:
+            # Most often a guard without a return statement: taking None for "go" would hide that it never decides.
+            raise ConfigError(f"a guard answered {action!r}; it must answer {', '.join(GUARD_ACTIONS)}")
+        if action != "go":
+            return action
+    return "go"
+
+
+class NonFiniteGuard:
+    """Rejects updates whose loss or gradient is not finite.
+
+    Clipping does not help: a gradient of infinite norm is zero or NaN after it.
+
+    Args:
+        policy: "stop" the run, "skip" the step, or "rollback" to a checkpoint.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        self.n_skipped = 0  # in a row
+
+    def __call__(self, step: Step) -> GuardAction:
+        """Apply the policy to a step that is not finite; end the run after too many skips in a row."""
+        if step.finite:
+            self.n_skipped = 0
+            return "go"
+        if self.policy == "rollback":
+            return "rollback"
+        self.n_skipped += 1
+        return "skip" if self.policy == "skip" and self.n_skipped <= MAX_SKIPS else "stop"
+
+
+class LossSpikeGuard:
+    """Reports a loss far above the recent ones.
+
+    Args:
+        policy: "warn" about the spike, undo it by a "rollback" as well, or "off".
+    """
+
+    def __init__(self, policy: str, say: Callable[[str], object]) -> None:
+        self.policy, self.say = policy, say
+
+    def __call__(self, step: Step) -> GuardAction:
+        """Report a spike and apply the policy."""
+        if self.policy == "off" or not is_spike(step.loss, step.recent_losses):
+            return "go"
+        usual = statistics.median(step.recent_losses)
+        self.say(f"notice   a loss of {step.loss:.3f} in step {step.number}, where {usual:.3f} is usual: a spike")
+        return "rollback" if self.policy == "rollback" else "go"
+
+
+def is_spike(loss: float, recent: Sequence[float]) -> bool:
+    """Return whether a loss is far above the recent ones.
+
+    A loss directly after a spike does not count, so a run that settles at a higher level is reported once.
+    """
+    if robust_z(loss, recent) <= SPIKE_THRESHOLD:
+        return False
+    return robust_z(recent[-1], recent[:-1]) <= SPIKE_THRESHOLD
+
+
+def robust_z(value: float, sample: Sequence[float]) -> float:
+    """Return (value - median) / (1.4826 * MAD) of a sample; 0 if the sample is too small.
+
+    The factor makes the median absolute deviation an estimate of a normal distribution's standard deviation (Rousseeuw
+    and Croux, 1993). The spread counts as at least 1% of the median, because losses that hardly differ do not show
+    which deviations are usual.
+
+    >>> robust_z(5.0, [1.0, 2.0, 3.0] * 8) > 2 > robust_z(3.0, [1.0, 2.0, 3.0] * 8)
+    True
+    """
+    if len(sample) < MIN_LOSSES:
+        return 0.0
+    median = statistics.median(sample)
+    spread = 1.4826 * statistics.median(abs(x - median) for x in sample)
+    return (value - median) / max(spread, 0.01 * abs(median), 1e-12)
 
 
 class Callback:

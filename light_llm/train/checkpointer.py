@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..checkpoint import RunFolder, write_model_file, write_step
+from ..checkpoint import RunFolder, model_meta, write_model_file, write_step
 from ..checkpoint.run_folder import RECENT_STEPS
 from ..config import TrainConfig
 from ..config.choices import OPTIMIZERS
-from ..data import TokenDataset
 from ..errors import CheckpointError, LightLLMError
 from ..model import LightLLM
 from ..optim import group_parameters
@@ -24,11 +20,10 @@ from ..runtime import rng_state
 from ..text_format import format_bytes
 from .callbacks import Callback
 from .preflight import checkpoint_record
-from .resume import ResumeState
-from .state import Status, TrainState
-from .step import Step
+from .step import Status, Step, TrainState
 
 if TYPE_CHECKING:
+    from .start import ResumeState
     from .trainer import Trainer
 
 OVERHEAD = 4 << 20  # bytes beside the tensors: tokenizer, generators, records, blocks of the file system
@@ -116,7 +111,7 @@ class Checkpointer(Callback):
         """
         trainer, config, state = self.trainer, self.trainer.config, self.trainer.state
         path, needed = self.folder.step_path(state.step), step_bytes(trainer.model, config)
-        check_space_for_step(self.folder, path, needed)
+        self.folder.check_space(path, needed)
         # A power cut must not leave a checkpoint without the metrics before it. If the sync fails, the rows are still
         # in memory or in the page cache, and the run continues.
         with suppress(OSError):
@@ -134,7 +129,7 @@ class Checkpointer(Callback):
                 files=self.folder.files,
             )
         except OSError as error:
-            raise disk_full(self.folder, path, needed, error.strerror or str(error)) from error
+            raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
         self.saved_step, self.last_save = state.step, time.perf_counter()
         self.remove_old()
 
@@ -181,7 +176,7 @@ class Checkpointer(Callback):
             write_model_file(path, model.state_dict(), self._model_meta(step, evaluation), self.folder.files)
         except OSError as error:
             needed = 4 * sum(p.numel() for p in model.parameters())
-            raise disk_full(self.folder, path, needed, error.strerror or str(error)) from error
+            raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
         self.remove_old()
 
     def _model_meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
@@ -190,45 +185,12 @@ class Checkpointer(Callback):
         return meta | ({"init_from": config.init_from} if config.init_from else {})
 
 
-def model_meta(
-    model: LightLLM, dataset: TokenDataset | None, *, step: int, dtype: str, evaluation: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return the metadata of a model file: enough to use the model alone, and to evaluate it again."""
-    return {
-        "config": asdict(model.config),
-        "tokenizer": dataset.tokenizer.to_dict() if dataset else None,
-        "data": dataset.record() if dataset else None,
-        "step": step,
-        "dtype": dtype,
-        "evaluation": dict(evaluation) if evaluation else None,
-        "light_llm": __version__,
-    }
-
-
 def step_bytes(model: LightLLM, config: TrainConfig) -> int:
     """Return the approximate size of a step folder: each weight and the optimizer's state in float32."""
     matrices = sum(p.numel() for p in group_parameters(model)[MATRIX].values())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = OPTIMIZERS[config.optimizer].state_bytes(matrices=matrices, others=trained - matrices)
     return 4 * sum(p.numel() for p in model.parameters()) + state + OVERHEAD
-
-
-def check_space_for_step(folder: RunFolder, path: Path, needed: int) -> None:
-    """Raise CheckpointError unless one more step folder fits on the disk."""
-    free = folder.files.free(folder.path)
-    if free is not None and free < needed:
-        raise disk_full(folder, path, needed, "the disk is full")
-
-
-def disk_full(folder: RunFolder, path: Path, needed: int, reason: str) -> CheckpointError:
-    """Return the error for a save that failed: the bytes needed, the bytes free, and the newest complete checkpoint."""
-    free = folder.files.free(folder.path)
-    steps = folder.steps()
-    remaining = f"{steps[-1]} is complete: make room and go on with --resume" if steps else "there is no checkpoint yet"
-    return CheckpointError(
-        f"{path} could not be written ({reason}): it needs {format_bytes(needed)}, "
-        f"{'unknown' if free is None else format_bytes(free)} free; {remaining}"
-    )
 
 
 def size_on_disk(path: Path) -> int:

@@ -8,44 +8,42 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..data import TokenDataset
-from ..data.tokenizers import byte_lengths, decode, start_ids
+from ..data import DataLoader, TokenDataset
+from ..data.tokenizers import decode, start_ids
 from ..evaluate import Evaluation, LimitDistance, evaluate_held_out
 from ..generate import Sampling
 from ..generate import decode as decode_ids
 from ..model import eval_mode
+from ..observe.attention import Alarm
 from ..observe.probe import MAP_TOKENS, ProbeBatch, make_probe_batch, probe_model, select_attention_maps
 from .callbacks import Callback, LogMetrics
 from .messages import loss_is_rising
-from .resume import ResumeState
-from .state import EvaluationCancelled, Status, TrainState
-from .step import Step
+from .step import EvaluationCancelled, Status, Step, TrainState
 
 if TYPE_CHECKING:
+    from .start import ResumeState
     from .trainer import Trainer
 
 MIN_WORSE_EVALUATIONS = 2  # in a row, before a rising held-out loss is reported
 MIN_ALARM_STREAK = 3  # probes in a row before an alarm is reported: at the start every head is uniform, and has to be
 MAX_NAMED_ALARMS = 4  # in one notice
 SAMPLE_TOKENS = 48
+RECORDED = ("loss", "stderr", "bits_per_byte", "perplexity", "tokens", "bytes", "context")  # of an evaluation
 
 
 def built_in_callbacks(trainer: Trainer) -> list[tuple[int, Callback]]:
     """Return the built-in callbacks of a run in their order, each with its interval."""
-    config, dataset = trainer.config, trainer.batches.dataset
-    if dataset is None:
+    config, loader = trainer.config, trainer.batches
+    if not isinstance(loader, DataLoader):
         return [(1, LogMetrics(trainer)), (1, trainer.checkpointer), (1, EvaluateTrainingLoss(trainer))]
     # A probe's row belongs to its step, so it is written before the checkpoint. Evaluations take long, so the
     # checkpoint is saved before them.
     callbacks = [
         (1, LogMetrics(trainer)),
-        (config.probe_interval, ProbeModel(trainer, dataset)),
+        (config.probe_interval, ProbeModel(trainer, loader.dataset)),
         (1, trainer.checkpointer),
-        (config.eval_interval, EvaluateHeldOut(trainer, dataset, trainer.resumed)),
-        (config.sample_interval, WriteSample(trainer, dataset)),
+        (config.eval_interval, EvaluateHeldOut(trainer, loader, trainer.resumed)),
+        (config.sample_interval, WriteSample(trainer, loader.dataset)),
     ]
     return [(every, callback) for every, callback in callbacks if every]  # an interval of 0 means never
 
@@ -55,19 +53,14 @@ class EvaluateHeldOut(Callback):
 
     synchronous = False
 
-    def __init__(self, trainer: Trainer, dataset: TokenDataset, resume: ResumeState | None = None) -> None:
-        self.trainer, self.dataset = trainer, dataset
+    def __init__(self, trainer: Trainer, loader: DataLoader, resume: ResumeState | None = None) -> None:
+        self.trainer, self.loader = trainer, loader
         self.last_step = resume.state.step if resume and resume.evaluated else None  # evaluated last
         self.resumed, self.missed = resume is not None, resume is not None and not resume.evaluated
         # A step is saved before it is evaluated, so a run that was killed in between has no row for it.
-        if resume and resume.state.step != resume.max_steps:
+        if resume and resume.state.step != resume.saved.run.train.max_steps:
             self.missed &= resume.state.step % trainer.config.eval_interval == 0
         self.n_worse = 0  # evaluations in a row without a new best
-
-    @cached_property
-    def byte_lengths(self) -> NDArray[np.int64]:
-        """UTF-8 bytes of each token id, (V,)."""
-        return np.array(byte_lengths(self.dataset.tokenizer))
 
     def on_start(self) -> str | None:
         """Make the evaluation that a killed run missed. A run that had already stopped early stays stopped."""
@@ -109,9 +102,9 @@ class EvaluateHeldOut(Callback):
             stop_flag.check()
             evaluation, distance = evaluate_held_out(
                 self.trainer.model,
-                self.dataset,
-                self.byte_lengths,
-                context=self.dataset.max_length,
+                self.loader.dataset,
+                self.loader.byte_lengths,
+                context=self.loader.dataset.max_length,
                 batch_size=config.micro_batch or config.batch_size,
                 dtype=config.dtype,
                 progress=stop_flag.check,
@@ -121,8 +114,14 @@ class EvaluateHeldOut(Callback):
             self.trainer.say(f"notice   the evaluation of step {step} is broken off: --resume makes it first")
             return
         self.last_step = step
+        self._record(step, evaluation, distance)
+
+    def _record(self, step: int, evaluation: Evaluation, distance: LimitDistance | None) -> None:
+        """Keep the model if it is the best so far, write a row of kind `eval`, and report a loss that rises."""
+        record = {name: getattr(evaluation, name) for name in RECORDED}
+        if distance:
+            record |= {"limit": distance.limit, "distance": distance.distance}
         # The model is written before the row, so a row in the file means that the best model is safe.
-        record = evaluation_record(evaluation, distance)
         checkpointer = self.trainer.checkpointer
         previous_best = checkpointer.best_loss
         best = checkpointer.offer_best(step, evaluation.loss, record)
@@ -132,7 +131,7 @@ class EvaluateHeldOut(Callback):
         # Reported once: the same advice after every evaluation would only push the numbers off the screen.
         self.n_worse = 0 if best else self.n_worse + 1
         if self.n_worse == MIN_WORSE_EVALUATIONS and previous_best is not None:
-            best_step, stops = checkpointer.best_step or 0, config.patience > 0
+            best_step, stops = checkpointer.best_step or 0, self.trainer.config.patience > 0
             self.trainer.say(*loss_is_rising(previous_best, best_step, evaluation.loss, stops=stops))
 
 
@@ -221,8 +220,8 @@ class ProbeModel(Callback):
 
     def __init__(self, trainer: Trainer, dataset: TokenDataset) -> None:
         self.trainer, self.dataset = trainer, dataset
-        self.streaks: Counter[tuple[int, int | None, str]] = Counter()
-        self.reported: set[tuple[int, int | None, str]] = set()
+        self.streaks: Counter[Alarm] = Counter()
+        self.reported: set[Alarm] = set()
         self.failed = False
 
     @cached_property
@@ -259,38 +258,11 @@ class ProbeModel(Callback):
 
     def _warn(self, step: int, alarms: Sequence[dict[str, Any]]) -> None:
         """Report each alarm once, after several probes in a row."""
-        current = {(a["layer"], a["head"], a["what"]) for a in alarms}
+        current = {Alarm(**alarm) for alarm in alarms}
         self.streaks = Counter({alarm: self.streaks[alarm] + 1 for alarm in current})
         new = sorted((a for a in current - self.reported if self.streaks[a] >= MIN_ALARM_STREAK), key=str)
         if new:
             self.reported.update(new)
-            listed = "; ".join(describe_alarm(*alarm) for alarm in new[:MAX_NAMED_ALARMS])
+            listed = "; ".join(map(str, new[:MAX_NAMED_ALARMS]))
             more = f"; and {len(new) - MAX_NAMED_ALARMS} more" if len(new) > MAX_NAMED_ALARMS else ""
             self.trainer.say(f"notice   attention at step {step}: {listed}{more}")
-
-
-def describe_alarm(layer: int, head: int | None, kind: str) -> str:
-    """Describe an alarm of a probe in words.
-
-    >>> describe_alarm(1, 3, "uniform"), describe_alarm(0, None, "all heads alike")
-    ('layer 1, head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
-    """
-    if head is None:
-        return f"all heads of layer {layer} look at the same positions"
-    does = "looks everywhere alike" if kind == "uniform" else "puts all its weight on one position"
-    return f"layer {layer}, head {head} {does}"
-
-
-def evaluation_record(evaluation: Evaluation, distance: LimitDistance | None = None) -> dict[str, Any]:
-    """Return an evaluation as plain values, for rows and checkpoints."""
-    to_limit = {"limit": distance.limit, "distance": distance.distance} if distance else {}
-    return {
-        "loss": evaluation.loss,
-        "stderr": evaluation.stderr,
-        "bits_per_byte": evaluation.bits_per_byte,
-        "perplexity": evaluation.perplexity,
-        "tokens": evaluation.tokens,
-        "bytes": evaluation.bytes,
-        "context": evaluation.context,
-        **to_limit,
-    }

@@ -1,79 +1,33 @@
-"""Texts that a run prints (header, notices, summary), and the outputs that they go to."""
+"""Texts that a run prints: header, notices, summary."""
+
+from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..checkpoint import RunFolder
-from ..config import ModelConfig, TrainConfig, get_model_size
+from ..config import TrainConfig, get_model_size
 from ..data import TokenDataset
 from ..errors import LightLLMError
-from ..observe import BackgroundSink, Console, JsonLines, Sink
-from ..observe.tracking import make_tracker
 from ..plan.render import MANY_PASSES, header_lines
 from ..report.page import write_report
 from ..runtime import device_name
 from ..text_format import format_bytes, format_duration
-from .preflight import Decisions, PreflightReport, smaller_micro_batch
-from .resume import ResumeState
-from .state import Result, RunOptions
-from .step import Step
+from .preflight import PreflightReport, smaller_micro_batch
+from .step import Result, Step
+
+if TYPE_CHECKING:
+    from ..plan.plan import Plan
+    from .start import ResumeState
+    from .trainer import Trainer
 
 
-class Output:
-    """The console with its log, `metrics.jsonl`, and the background sinks of one run. A context manager.
-
-    Args:
-        record: the contents of run.json.
-        resumed_at: rows of later steps are removed; None for a new run.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        options: RunOptions,
-        record: dict[str, Any],
-        *,
-        total_steps: int,
-        resumed_at: int | None,
-    ) -> None:
-        self.console = Console(total=total_steps, log=folder.log, quiet=options.quiet)
-        say = self.console.say
-        self.metrics = JsonLines(folder.metrics, keep=resumed_at, warn=say, files=folder.files)
-        self.background = [BackgroundSink.of(sink, say) for sink in options.sinks]
-        if (name := record["tracker"]["value"]) != "none":
-            make = partial(make_tracker, name, folder=folder.path, record=record, resumed_at=resumed_at or 0)
-            self.background.append(BackgroundSink(name, make, say))
-        self.sinks: list[Sink] = [self.console, self.metrics, *self.background]
-
-    def say(self, *lines: str) -> None:
-        """Print lines, and append them to the log."""
-        for line in lines:
-            self.console.say(line)
-
-    def __enter__(self) -> "Output":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the files and release the terminal."""
-        for tracker in self.background:
-            tracker.close()
-        self.metrics.close()
-        self.console.close()
-
-
-def header(
-    model: ModelConfig,
-    dataset: TokenDataset | None,
-    config: TrainConfig,
-    decisions: Decisions,
-    report: PreflightReport,
-    out: Path,
-) -> list[str]:
+def header(trainer: Trainer, report: PreflightReport) -> list[str]:
     """Return the first lines of a run."""
+    model, dataset, decisions = trainer.model.config, trainer.batches.dataset, trainer.decisions
     lines = [
         f"light-llm {__version__}",
         f"model    {get_model_size(model):,} parameters: {model.n_layer} layers, {model.n_head} heads, "
@@ -92,14 +46,12 @@ def header(
         )
         lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
     else:
-        lines += _data_lines(dataset, config, report)
-    return [*lines, f"out      {out}/", *report.warnings]
+        lines += _data_lines(dataset, trainer.config, report.plan)
+    return [*lines, f"out      {trainer.folder.path}/", *report.warnings]
 
 
-def _data_lines(dataset: TokenDataset, config: TrainConfig, report: PreflightReport) -> list[str]:
+def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[str]:
     """Return the header's lines about the text, the length of the run and its plan."""
-    plan = report.plan
-    assert plan is not None, "a run on light-llm's loader has a plan"
     lines = [
         *(f"note     {note}" for note in dataset.notes),
         f"data     {dataset.source.title}: {len(dataset.tokens):,} training tokens, {len(dataset.held_out):,} held out "
@@ -129,12 +81,6 @@ def resume_lines(resume: ResumeState) -> list[str]:
         *(f"notice   {problem}: not used" for problem in damaged),
         f"resumed  at step {resume.state.step} from {resume.saved.step}",
     ]
-
-
-def end_row(result: Result) -> dict[str, Any]:
-    """Return the last row of a run."""
-    row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
-    return row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second}
 
 
 def summary(result: Result, config: TrainConfig, report: Sequence[str]) -> list[str]:
@@ -205,16 +151,6 @@ def nonfinite_step(step: Step, data_place: str, first: str) -> list[str]:
         f"notice   step {step.number} is not finite: {numbers};",
         f"         {data_place};",
         f"         not finite first: {first}",
-    ]
-
-
-def micro_batch_halved(config: TrainConfig) -> list[str]:
-    """Return a notice that a step did not fit into memory and is computed in smaller parts from now on."""
-    size = config.batch_size
-    return [
-        f"memory   {size} sequences at once do not fit: {config.micro_batch} at a time from now on, the same {size} a "
-        "step;",
-        "         the loss is the same",
     ]
 
 

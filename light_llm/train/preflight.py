@@ -4,22 +4,25 @@ Run as `python -m light_llm.train.preflight DEVICE FORMAT DOCTOR THREADS MODEL` 
 process and leaves the results in the cache.
 """
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
-from ..data import Batches, DataLoader, TokenDataset
+from ..data import DataLoader, TokenDataset
 from ..doctor import Diagnosis, check_device, has_cached_check
 from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
+from ..observe import Sink
 from ..observe.tracking import choose_tracker
 from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.profile import is_known, profile
@@ -37,11 +40,30 @@ from ..runtime import (
     versions,
     wandb_reason,
 )
-from .resume import ResumeState
-from .state import RunOptions
+
+if TYPE_CHECKING:
+    from .start import ResumeState
 
 FORMAT = 1  # of run.json
 MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The caller's options that are not settings of the training itself."""
+
+    explicit_out: bool = False  # the run folder was named, so an earlier run in it is not moved
+    overwrite: bool = False
+    quiet: bool = False
+    report: bool = True
+    force: bool = False  # start a run that does not fit into memory
+    skip_doctor: bool = False
+    sinks: Sequence[Sink] = ()
+
+    def say(self, line: str) -> None:
+        """Print a line before the run has a log."""
+        if not self.quiet:
+            print(line, flush=True)
 
 
 @dataclass(frozen=True)
@@ -118,17 +140,6 @@ class PreflightReport:
         wrong = [f"doctor   {advice.because}; {advice.action}" for advice in self.diagnosis.advice]
         return wrong or [f"doctor   {checked} cases computed against float64, all right"]
 
-    def doctor_record(self) -> dict[str, Any] | None:
-        """Return the diagnosis for run.json, with only those findings that failed."""
-        if self.diagnosis is None:
-            return None
-        whole = self.diagnosis.to_dict()
-        return {
-            **whole,
-            "cases": len(whole["findings"]),
-            "findings": [f for f in whole["findings"] if f["verdict"] != "right"],
-        }
-
 
 def run_checks(
     model: LightLLM, dataset: TokenDataset | None, config: TrainConfig, resume: ResumeState | None, options: RunOptions
@@ -138,13 +149,19 @@ def run_checks(
     Memory is checked first: a run that does not fit is refused before the other checks take memory themselves.
 
     Raises:
-        ConfigError: it does not fit into memory, and `force` is not set.
-        DeviceError: the device computes something wrong that this run needs.
+        ConfigError: it does not fit into memory, and `force` is not set; the message names settings that do.
+        DeviceError: the device computes something wrong that this run needs; the message names the flag that helps.
     """
     done = resume.state.step if resume else 0
-    warnings = refuse_what_does_not_fit(estimate(model, dataset, config, done=done, timed=False), force=options.force)
+    plan = estimate(model, dataset, config, done=done, timed=False)
+    warnings: list[str] = []
+    if plan and not plan.fits:
+        if not options.force:
+            raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
+        warnings = warning_lines(plan)
     measure_machine(model.config, config.device, config.dtype, doctor=not options.skip_doctor, say=options.say)
-    diagnosis = diagnose(config, skip=options.skip_doctor)
+    skip = options.skip_doctor
+    diagnosis = None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
     return PreflightReport(estimate(model, dataset, config, done=done), diagnosis, tuple(warnings))
 
 
@@ -173,39 +190,15 @@ def dataset_size(data: TokenDataset) -> DatasetSize:
     return DatasetSize(len(data.tokens), len(data.held_out), wide=data.tokenizer.vocab_size > 1 << 16)
 
 
-def refuse_what_does_not_fit(plan: Plan | None, *, force: bool) -> list[str]:
-    """Return lines of warning for a run that does not fit into memory and is started with `force`.
-
-    Raises:
-        ConfigError: it does not fit; the message names the nearest settings that do.
-    """
-    if plan is None or plan.fits:
-        return []
-    if not force:
-        raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
-    return warning_lines(plan)
-
-
-def diagnose(config: TrainConfig, *, skip: bool) -> Diagnosis | None:
-    """Return the doctor's diagnosis of the device, from the cache if it is known; None if skipped.
-
-    Raises:
-        DeviceError: the device computes something wrong that this run needs; the message names the flag that helps.
-    """
-    return None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
-
-
-def make_run(model: ModelConfig, batches: Batches, config: TrainConfig) -> Run:
-    """Return the Run that is really trained, from its parts."""
-    run = Run(model=model, train=config)
-    return replace(run, data=batches.data_config) if batches.data_config else run
-
-
 def run_record(
     run: Run, dataset: TokenDataset | None, decisions: Decisions, report: PreflightReport, resume: ResumeState | None
 ) -> dict[str, Any]:
     """Return the contents of run.json. A resumed run keeps the time at which it was started."""
     started = resume.saved.started if resume else None
+    if doctor := report.diagnosis and report.diagnosis.to_dict():
+        # Of the findings only those that failed are of use later.
+        failed = [finding for finding in doctor["findings"] if finding["verdict"] != "right"]
+        doctor |= {"cases": len(doctor["findings"]), "findings": failed}
     return {
         "format": FORMAT,
         "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -215,7 +208,7 @@ def run_record(
         "tracker": asdict(decisions.tracker),
         "machine": device_name(decisions.device.value),
         "data": dataset.record() if dataset else None,
-        "doctor": report.doctor_record(),
+        "doctor": doctor,
         # Without our loader there is no plan, because the length of its text is unknown.
         "plan": report.plan.to_dict()
         if report.plan

@@ -1,26 +1,168 @@
-"""Start a run: check it, take its folder, restore or seed its state, open its outputs."""
+"""Start a run, new or resumed: read its checkpoint, take its folder, restore or seed its state, open its outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
+from ..checkpoint.commit import read_json
+from ..checkpoint.run_folder import CorruptCheckpoint
+from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
+from ..config import SETTINGS, Run, TrainConfig, changes
+from ..data import Batches
+from ..errors import CheckpointError, ConfigError
+from ..model import LightLLM
+from ..observe import BackgroundSink, Console, JsonLines, Sink, read_rows
 from ..observe.step_metrics import StepMetrics
+from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
-from ..runtime import matmul_rate, seed_everything
+from ..runtime import matmul_rate, seed_everything, set_rng_state
 from . import messages, preflight
-from .messages import Output
-from .resume import restore
-from .step import StepQueue, Throughput
+from .step import StepQueue, Throughput, TrainState
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
 BUILT_IN_GUARDS = 2
+# The tuple that `read_step` returns: weights, optimizer tensors, random generators, counters, metadata of the model.
+Checkpoint = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run as its folder describes it, and the checkpoint to resume from."""
+
+    run: Run
+    decided: dict[str, str]  # device, dtype and compile of the last process
+    data: dict[str, Any] | None  # the dataset's record
+    started: str | None  # when the run was started
+    step: Path  # the newest step folder that is intact
+    damaged: tuple[CorruptCheckpoint, ...]  # newer step folders
+    problems: tuple[str, ...]  # other files that are damaged, and not used
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """The state of a run that is resumed, read from its checkpoint."""
+
+    saved: SavedRun
+    checkpoint: Checkpoint
+    evaluated: bool  # the evaluation of this step is in the metrics
+    best: tuple[float, int] | None  # loss and step, this step's evaluation included
+
+    @property
+    def state(self) -> StepState:
+        """The counters in the checkpoint."""
+        return self.checkpoint[3]
+
+
+def read_saved_run(folder: RunFolder) -> SavedRun:
+    """Read the run of a folder from run.json; if that file is damaged, from the newest intact checkpoint.
+
+    Raises:
+        CheckpointError: there is no checkpoint to resume from, or it is of another version.
+    """
+    # The checkpoint comes first: without one, a message about run.json would send the reader the wrong way.
+    step, damaged = folder.latest_valid_step()
+    problems: list[str] = []
+    try:
+        record, path = folder.read_run(), folder.path / "run.json"
+    except CheckpointError as error:
+        problems.append(str(error).partition(";")[0])
+        record, path = read_json(step / STEP_SETTINGS), step / STEP_SETTINGS
+    try:
+        run = Run.from_dict(record["run"])
+        decided = {name: str(record["decided"][name]["value"]) for name in ("device", "dtype", "compile")}
+        return SavedRun(run, decided, record["data"], record.get("started"), step, tuple(damaged), tuple(problems))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error!r}; it cannot be resumed from") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is of another version of light-llm: {error}") from None
+
+
+def read_resume_state(
+    folder: RunFolder, saved: SavedRun, model: LightLLM, batches: Batches, config: TrainConfig
+) -> ResumeState:
+    """Read the checkpoint of a saved run, and check the new settings against its own.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        ConfigError: a setting, the data or the tokenizer differs; the message lists each difference.
+    """
+    data = batches.data_config or saved.run.data
+    now = replace(saved.run, model=model.config, train=config, data=data)
+    refuse_changes(saved.run, now, data_changes(saved.data, batches))
+    checkpoint = read_step(saved.step)
+    evaluated, best, problems = _evaluations(folder, checkpoint[3])
+    saved = replace(saved, problems=(*saved.problems, *problems))
+    return ResumeState(saved, checkpoint, evaluated, best)
+
+
+def refuse_changes(old: Run, new: Run, more: Sequence[str] = ()) -> None:
+    """Raise ConfigError, listing each difference, if a setting differs that may not change.
+
+    Args:
+        more: further differences to refuse.
+    """
+    differences = [line for line in changes(old, new) if SETTINGS[line.split(":")[0]].resume == "fixed"] + list(more)
+    if differences:
+        listed = "\n  ".join(differences)
+        raise ConfigError(
+            f"a resumed run cannot change these:\n  {listed}\nleave them as they were, or start a new run with --out"
+        )
+
+
+def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
+    """List how the text, the tokenizer or the kind of loader differs from the run's."""
+    new = batches.dataset.record() if batches.dataset else None
+    if (old is None) != (new is None):
+        kinds = ("another kind of loader", "light-llm's loader")
+        return [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
+    # Texts are compared by hash, so a file may move.
+    names = ("sha256", "held_out_sha256", "tokenizer_sha256") if old and new else ()
+    return [
+        f"data {name}: {str(old.get(name))[:12]}... -> {str(new[name])[:12]}..."
+        for name in names
+        if old and new and old.get(name) != new[name]
+    ]
+
+
+def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:
+    """Restore the model, the optimizer and the random generators from a checkpoint. Returns the state of the run."""
+    weights, moments, rng, state, _ = checkpoint
+    model.load_state_dict(weights)
+    restore_optimizer(model, optimizer, moments)
+    set_rng_state(rng, device)
+    return TrainState.from_checkpoint(state)
+
+
+def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None, list[str]]:
+    """Return whether this step was evaluated, the best loss and step so far, and any damage to the best model.
+
+    A step is saved before it is evaluated, so its own evaluation is in the metrics and not in its state. The row is
+    written after the best model, so with a row the model is safe. The loss is read from the model file, because that
+    has a digest. Without a readable best model there is no best loss, and the next evaluation writes a model.
+    """
+    rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
+    evals = [row for row in rows if row.get("kind") == "eval" and row.get("step") == state.step]
+    if not folder.best_model.exists():
+        return bool(evals), None, []
+    try:
+        meta = read_model(folder.best_model).meta
+    except CheckpointError as error:
+        return bool(evals), None, [str(error).partition(";")[0]]
+    best = (state.best, state.best_step) if state.best is not None and state.best_step is not None else None
+    if evals and evals[-1].get("best") and meta["step"] == state.step and meta["evaluation"]:
+        best = float(meta["evaluation"]["loss"]), state.step
+    return bool(evals), best, []
 
 
 @dataclass(frozen=True)
@@ -31,15 +173,18 @@ class ActiveRun:
     metrics: StepMetrics
     queue: StepQueue
     throughput: Throughput
-    output: Output
+    console: Console
+    sinks: list[Sink]
 
 
 @contextmanager
 def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
-    """Check a run, take its folder, restore or seed its state, and open its outputs; close them at the end.
+    """Check a run, take its folder, restore or seed its state, open its outputs, and run the callbacks' `on_start`.
 
-    The folder is changed only after the checks, so a refused run leaves it unchanged.
+    The folder is changed only after the checks, so a refused run leaves it unchanged. Sets `trainer.active`.
     """
+    if trainer.active is not None:
+        raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
     folder, config, dataset, resume = trainer.folder, trainer.config, trainer.batches.dataset, trainer.resumed
     options = trainer.options
     report = preflight.run_checks(trainer.model, dataset, config, resume, options)
@@ -47,7 +192,7 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     explicit, overwrite = options.explicit_out, options.overwrite
     moved = None if resume else folder.archive_existing_run(explicit=explicit, overwrite=overwrite)
     lines = [moved] if moved else []
-    lines += messages.header(trainer.model.config, dataset, config, trainer.decisions, report, folder.path)
+    lines += messages.header(trainer, report)
     lines += messages.resume_lines(resume) if resume else []
     folder.create()
     with folder.lock():
@@ -66,12 +211,42 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
         try:
             with (
                 StepMetrics(trainer.model, optimizer) as metrics,
-                Output(folder, options, record, total_steps=config.max_steps, resumed_at=resumed_at) as output,
+                open_outputs(trainer, record, resumed_at) as (console, sinks),
             ):
-                output.say(*lines)
-                yield ActiveRun(optimizer, metrics, queue, throughput, output)
+                for line in lines:
+                    console.say(line)
+                trainer.active = ActiveRun(optimizer, metrics, queue, throughput, console, sinks)
+                for _, callback in trainer.callbacks:
+                    if callback.on_start() == "stop":
+                        trainer.stop_flag.stop("stopped")
+                yield trainer.active
         finally:
             folder.restore_previous_run()
+
+
+@contextmanager
+def open_outputs(
+    trainer: Trainer, record: dict[str, Any], resumed_at: int | None
+) -> Iterator[tuple[Console, list[Sink]]]:
+    """Open the console with its log, `metrics.jsonl` and the background sinks; close them at the end.
+
+    Args:
+        record: the contents of run.json.
+        resumed_at: rows of later steps are removed; None for a new run.
+    """
+    folder, options = trainer.folder, trainer.options
+    with ExitStack() as stack:
+        total = trainer.config.max_steps
+        console = stack.enter_context(closing(Console(total=total, log=folder.log, quiet=options.quiet)))
+        file = JsonLines(folder.metrics, keep=resumed_at, warn=console.say, files=folder.files)
+        stack.enter_context(closing(file))
+        background = [BackgroundSink.of(sink, console.say) for sink in options.sinks]
+        if (name := record["tracker"]["value"]) != "none":
+            make = partial(make_tracker, name, folder=folder.path, record=record, resumed_at=resumed_at or 0)
+            background.append(BackgroundSink(name, make, console.say))
+        for sink in background:
+            stack.enter_context(closing(sink))
+        yield console, [console, file, *background]
 
 
 def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput]:

@@ -1,8 +1,7 @@
 """The training loop. `Trainer.train` is the algorithm, and the methods after it are its steps."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Files, RunFolder
+from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import Run, TrainConfig, check_range
 from ..data import Batch, DataLoader, batches_from
@@ -18,24 +17,16 @@ from ..errors import ConfigError, DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
+from ..observe.nonfinite import find_nonfinite
 from ..optim import learning_rate
-from ..runtime import (
-    autocast,
-    is_out_of_memory,
-    peak_memory,
-    rng_state,
-    set_rng_state,
-    stop_after,
-)
+from ..runtime import autocast, is_out_of_memory, peak_memory, rng_state, set_rng_state, stop_after
 from . import messages, preflight
-from .callbacks import Callback, FunctionCallback
+from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFiniteGuard, run_guards
 from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
-from .guards import Guard, LossSpikeGuard, NonFiniteGuard, find_nonfinite, run_guards
-from .resume import read_resume_state, read_saved_run, rollback_to_checkpoint
-from .start import ActiveRun, start_run
-from .state import Result, RunOptions, Status, StopFlag, TrainState
-from .step import GuardAction, PendingStep, Step
+from .preflight import RunOptions
+from .start import ActiveRun, read_resume_state, read_saved_run, restore, start_run
+from .step import GuardAction, PendingStep, Result, Status, Step, StopFlag, TrainState
 
 
 class Trainer:
@@ -144,7 +135,7 @@ class Trainer:
 
     def train(self) -> Result:
         """Run the remaining steps. Returns how the run ended; never exits the process."""
-        with self._start() as run:
+        with start_run(self) as run:
             while self.state.step < self.config.max_steps and self.stop_flag.status is None:
                 started = time.perf_counter()
                 lr = self.set_learning_rate()
@@ -222,7 +213,11 @@ class Trainer:
             raise DeviceError(messages.out_of_memory(self.config, self.state.step, saved, self.folder.path)) from error
         self.config = replace(self.config, micro_batch=smaller)
         self.folder.write_run({**self.folder.read_run(), "run": self.run.to_dict()})
-        self.say(*messages.micro_batch_halved(self.config))
+        n = self.config.batch_size
+        self.say(
+            f"memory   {n} sequences at once do not fit: {smaller} at a time from now on, the same {n} a step;",
+            "         the loss is the same",
+        )
 
     def check(self, pending: PendingStep) -> GuardAction:
         """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
@@ -279,9 +274,14 @@ class Trainer:
         if self.state.rollbacks >= self.config.max_rollbacks:
             self.say(f"notice   {self.state.rollbacks} times back is enough (train.max_rollbacks)")
             return False
+        # Prefer a regular checkpoint to one of an interruption: a run that was interrupted and resumed must roll back
+        # to the same step as one that was not.
+        path, damaged = self.folder.latest_valid_step(self.config.save_interval)
+        self.folder.quarantine(damaged)
+        saved = restore(read_step(path), self.model, self.optimizer, self.config.device)
+        before = pending.before
         # A rollback must not undo the count of rollbacks: it bounds them.
-        before = replace(pending.before, rollbacks=self.state.rollbacks)
-        self.state = rollback_to_checkpoint(self.folder, self.model, self.optimizer, self.config, before)
+        self.state = replace(saved, batches=before.batches + 1, rollbacks=self.state.rollbacks + 1)
         for _, callback in self.callbacks:
             callback.on_rollback(before.step + 1, self.state)
         self.say(f"rollback to step {self.state.step}, past the batches up to number {self.state.batches - 1:,}")
@@ -290,7 +290,8 @@ class Trainer:
     @property
     def run(self) -> Run:
         """The settings of this run."""
-        return preflight.make_run(self.model.config, self.batches, self.config)
+        run = Run(model=self.model.config, train=self.config)
+        return replace(run, data=self.batches.data_config) if self.batches.data_config else run
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -299,11 +300,12 @@ class Trainer:
 
     def say(self, *lines: str) -> None:
         """Print lines, and append them to the log."""
-        self._active.output.say(*lines)
+        for line in lines:
+            self._active.console.say(line)
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Hand a row to every sink."""
-        for sink in self._active.output.sinks:
+        for sink in self._active.sinks:
             sink(row)
 
     @property
@@ -311,22 +313,10 @@ class Trainer:
         assert self.active is not None, "the run has not started"
         return self.active
 
-    @contextmanager
-    def _start(self) -> Iterator[ActiveRun]:
-        """Start the run, or resume it, and run the callbacks that act before the first step."""
-        if self.active is not None:
-            raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
-        with start_run(self) as self.active:
-            for _, callback in self.callbacks:
-                if callback.on_start() == "stop":
-                    self.stop_flag.stop("stopped")
-            yield self.active
-
     def _finish(self) -> Result:
         """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
-        output, throughput = self._active.output, self._active.throughput
         # The progress line would be redrawn between the messages that follow.
-        output.console.pause()
+        self._active.console.pause()
         complete = self.state.step >= self.config.max_steps
         status: Status = "done" if complete else self.stop_flag.status or "done"
         for _, callback in self.callbacks:
@@ -338,11 +328,12 @@ class Trainer:
             best_loss=self.checkpointer.best_loss,
             best_step=self.checkpointer.best_step,
             folder=self.folder.path,
-            seconds=time.perf_counter() - throughput.started,
-            tokens_per_second=throughput.tokens_per_second,
+            seconds=time.perf_counter() - self._active.throughput.started,
+            tokens_per_second=self._active.throughput.tokens_per_second,
             peak_memory=peak_memory(),
         )
-        self.write_row(messages.end_row(result))
+        row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
+        self.write_row(row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second})
         report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
         self.say(*messages.summary(result, self.config, report))
         if self.folder.restore_previous_run():

@@ -17,6 +17,7 @@ from light_llm.checkpoint import (
     RunFolder,
     StepState,
     load_model,
+    model_meta,
     read_model,
     read_step,
     restore_optimizer,
@@ -31,7 +32,6 @@ from light_llm.errors import CheckpointError
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer
 from light_llm.runtime import rng_state, set_rng_state
-from light_llm.train.checkpointer import model_meta
 from tests.support.faults import Dying
 from tests.support.tools import some_tokens, tiny_model
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from light_llm.checkpoint import Files, write_model_file
+from light_llm.checkpoint import Files, model_meta, write_model_file
 from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.generate import Sampling, TextGenerator, decode
 from light_llm.generate.decode import window_start
@@ -23,7 +23,6 @@ from light_llm.generate.sampling import (
     penalise_repetition,
     sample,
 )
-from light_llm.train.checkpointer import model_meta
 from tests.support.tools import model_path, some_tokens, tiny_model
 
 # ---- sampling rules

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from light_llm.checkpoint import Files, LoadedModel, load_model, write_model_file
+from light_llm.checkpoint import Files, LoadedModel, load_model, model_meta, write_model_file
 from light_llm.cli import main
 from light_llm.data import prepare_dataset
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, decode
@@ -19,7 +19,6 @@ from light_llm.errors import ConfigError, DataError
 from light_llm.lm_eval import EvalJob, LightLLMForEval, result_rows, run_tasks, summarize_results
 from light_llm.lm_eval.results import to_json
 from light_llm.lm_eval.tasks import find_tasks, nearest
-from light_llm.train.checkpointer import model_meta
 from tests.conftest import CHECKOUT
 from tests.lm_eval.conftest import QUESTIONS, TEXT, greedy_by_logits, score_by_logits, write_task
 from tests.lm_eval.test_lm import held_out

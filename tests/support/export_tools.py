@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from light_llm.checkpoint import Files, LoadedModel, load_model, write_model_file
+from light_llm.checkpoint import Files, LoadedModel, load_model, model_meta, write_model_file
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import train_bpe
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, make_tokenizer
@@ -13,7 +13,6 @@ from light_llm.interop.gguf import GGUFExporter
 from light_llm.interop.huggingface import HuggingFaceExporter
 from light_llm.interop.onnx import OnnxExporter
 from light_llm.interop.verify import TOKENIZER_TEXTS
-from light_llm.train.checkpointer import model_meta
 from tests.support.tools import tiny_model
 
 HF, GGUF, ONNX = HuggingFaceExporter(), GGUFExporter(), OnnxExporter()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Files, RunFolder, write_model_file
+from light_llm.checkpoint import Files, RunFolder, model_meta, write_model_file
 from light_llm.config import ModelConfig
 from light_llm.data import Batch, DataLoader, create_dataloader, prepare_dataset
 from light_llm.data.shards import ShardWriter
@@ -20,7 +20,6 @@ from light_llm.model import LightLLM
 from light_llm.observe import read_rows
 from light_llm.observe.metrics import TIMING_KEYS
 from light_llm.train import Result, Trainer
-from light_llm.train.checkpointer import model_meta
 
 ALPHABET = "abcdefghij \n.é/"  # of the model that the tests of the prompt write with
 TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)

@@ -19,10 +19,11 @@ from light_llm.data import Batch, DataLoader
 from light_llm.errors import DeviceError
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
+from light_llm.observe.nonfinite import first_nonfinite
 from light_llm.optim import build_optimizer
 from light_llm.runtime import can_gate_updates
 from light_llm.train import Result, Trainer
-from light_llm.train.guards import MIN_LOSSES, SPIKE_THRESHOLD, first_nonfinite, is_spike, robust_z
+from light_llm.train.callbacks import MIN_LOSSES, SPIKE_THRESHOLD, is_spike, robust_z
 from light_llm.train.preflight import smaller_micro_batch
 from light_llm.train.step import PendingStep, StepQueue, can_defer
 from tests.support.faults import poison

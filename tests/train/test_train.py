@@ -16,8 +16,8 @@ from light_llm.data import DataLoader, create_dataloader, prepare_dataset
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Callback, EvaluateHeldOut, Step, Trainer, TrainState, WriteSample
-from light_llm.train.guards import MAX_SKIPS, NonFiniteGuard
-from light_llm.train.state import Status
+from light_llm.train.callbacks import MAX_SKIPS, NonFiniteGuard
+from light_llm.train.step import Status
 from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, files_of, rows_of, tensors_of, train_small
 
 # ---- what it computes

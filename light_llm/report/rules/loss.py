@@ -9,7 +9,7 @@ from . import Finding, Rule
 BEFORE = 20
 # Steps before which the loss falls too fast for that median to mean anything.
 SPIKES_AFTER = 30
-# Robust standard deviations above the usual loss, as in `train.guards`; a share of the loss and a number of nats at
+# Robust standard deviations above the usual loss, as in `train.callbacks`; a share of the loss and a number of nats at
 # least: where losses hardly differ, every batch would be a spike.
 SPIKE_DEVIATIONS, SPIKE_SHARE, SPIKE_NATS = 8.0, 0.15, 0.3
 # 1.48 times the median absolute deviation estimates the standard deviation of a normal distribution.

@@ -75,9 +75,9 @@ BUGS = [
     ),
     Bug(
         "a run that is started whatever it needs",
-        "train: refuse_what_does_not_fit",
-        "if plan is None or plan.fits:",
-        "if True:",
+        "train: run_checks",
+        "if plan and not plan.fits:",
+        "if False:",
         "tests/train/test_preflight.py",
     ),
     Bug(

@@ -103,9 +103,9 @@ BUGS = [
     ),
     Bug(
         "room on the disk that nobody asks for",
-        "train: check_space_for_step",
-        "if free is not None and free < needed:\n        raise disk_full",
-        "if free is None:\n        raise disk_full",
+        "checkpoint: RunFolder.check_space",
+        "if free is not None and free < needed:",
+        "if free is None:",
         "tests/train/test_faults.py",
     ),
     Bug(
@@ -131,16 +131,16 @@ BUGS = [
     ),
     Bug(
         "a rollback to the same batches",
-        "train: rollback_to_checkpoint",
+        "train: Trainer.rollback",
         "batches=before.batches + 1, ",
         "",
         "tests/train/test_recovery.py",
     ),
     Bug(
         "going back without end",
-        "train: rollback_to_checkpoint",
-        "rollbacks=before.rollbacks + 1",
-        "rollbacks=before.rollbacks",
+        "train: Trainer.rollback",
+        "rollbacks=self.state.rollbacks + 1",
+        "rollbacks=self.state.rollbacks",
         "tests/train/test_recovery.py",
     ),
     Bug(
