@@ -21,7 +21,6 @@ from .step import Result, Step
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
-    from .start import ResumeState
     from .trainer import Trainer
 
 
@@ -47,7 +46,12 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
-    return [*lines, f"out      {trainer.folder.path}/", *report.warnings]
+    lines += [f"out      {trainer.folder.path}/", *report.warnings]
+    if resume := trainer.resumed:
+        problems = [*(damaged.reason for damaged in resume.saved.damaged), *resume.saved.problems]
+        lines += [f"notice   {problem}: not used" for problem in problems]
+        lines.append(f"resumed  at step {resume.state.step} from {resume.saved.step}")
+    return lines
 
 
 def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[str]:
@@ -72,15 +76,6 @@ def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[
             f"         (--set train.lr_horizon={config.max_steps} stretches it)",
         ]
     return lines
-
-
-def resume_lines(resume: ResumeState) -> list[str]:
-    """Return the header's lines about the checkpoint that a run resumes from, and the files that are damaged."""
-    damaged = [*(d.reason for d in resume.saved.damaged), *resume.saved.problems]
-    return [
-        *(f"notice   {problem}: not used" for problem in damaged),
-        f"resumed  at step {resume.state.step} from {resume.saved.step}",
-    ]
 
 
 def summary(result: Result, config: TrainConfig, report: Sequence[str]) -> list[str]:

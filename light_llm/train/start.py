@@ -95,13 +95,19 @@ def read_resume_state(
 
     Raises:
         CheckpointError: the checkpoint is damaged.
-        ConfigError: a setting, the data or the tokenizer differs; the message lists each difference.
+        ConfigError: a setting, the data or the tokenizer differs (the message lists each difference), or the run is
+            beyond `max_steps`.
     """
     data = batches.data_config or saved.run.data
     now = replace(saved.run, model=model.config, train=config, data=data)
     refuse_changes(saved.run, now, data_changes(saved.data, batches))
     checkpoint = read_step(saved.step)
-    evaluated, best, problems = _evaluations(folder, checkpoint[3])
+    state = checkpoint[3]
+    if config.max_steps < state.step:
+        raise ConfigError(
+            f"max_steps={config.max_steps} is behind the run, which is at step {state.step}; name a larger one"
+        )
+    evaluated, best, problems = _evaluations(folder, state)
     saved = replace(saved, problems=(*saved.problems, *problems))
     return ResumeState(saved, checkpoint, evaluated, best)
 
@@ -185,15 +191,13 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     """
     if trainer.active is not None:
         raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
-    folder, config, dataset, resume = trainer.folder, trainer.config, trainer.batches.dataset, trainer.resumed
-    options = trainer.options
-    report = preflight.run_checks(trainer.model, dataset, config, resume, options)
+    folder, options, dataset, resume = trainer.folder, trainer.options, trainer.batches.dataset, trainer.resumed
+    report = preflight.run_checks(trainer.model, dataset, trainer.config, resume, options)
     trainer.checkpointer.check_disk_space()
-    explicit, overwrite = options.explicit_out, options.overwrite
-    moved = None if resume else folder.archive_existing_run(explicit=explicit, overwrite=overwrite)
-    lines = [moved] if moved else []
-    lines += messages.header(trainer, report)
-    lines += messages.resume_lines(resume) if resume else []
+    lines = messages.header(trainer, report)
+    if not resume:
+        moved = folder.archive_existing_run(explicit=options.explicit_out, overwrite=options.overwrite)
+        lines = [moved, *lines] if moved else lines
     folder.create()
     with folder.lock():
         folder.remove_stale()
@@ -207,15 +211,11 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
         optimizer, throughput = _prepare(trainer)
         # A caller's guard or callback has to see a step before the next one starts.
         deferrable = len(trainer.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in trainer.callbacks)
-        queue = StepQueue(optimizer, config, deferrable)
+        queue = StepQueue(optimizer, trainer.config, deferrable)
         try:
-            with (
-                StepMetrics(trainer.model, optimizer) as metrics,
-                open_outputs(trainer, record, resumed_at) as (console, sinks),
-            ):
-                for line in lines:
-                    console.say(line)
-                trainer.active = ActiveRun(optimizer, metrics, queue, throughput, console, sinks)
+            with StepMetrics(trainer.model, optimizer) as metrics, open_outputs(trainer, record, resumed_at) as outputs:
+                trainer.active = ActiveRun(optimizer, metrics, queue, throughput, *outputs)
+                trainer.say(*lines)
                 for _, callback in trainer.callbacks:
                     if callback.on_start() == "stop":
                         trainer.stop_flag.stop("stopped")

@@ -88,11 +88,6 @@ class Trainer:
             self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
         self.model, self.batches = model, batches_from(loader, model.config.vocab_size)
         self.resumed = read_resume_state(self.folder, saved, model, self.batches, config) if saved else None
-        if self.resumed and config.max_steps < self.resumed.state.step:
-            raise ConfigError(
-                f"max_steps={config.max_steps} is behind the run, which is at step {self.resumed.state.step}; "
-                "name a larger one"
-            )
         self.config, self.decisions = preflight.decide(config, self.resumed)
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.state, self.stop_flag = TrainState(), StopFlag(stop_after=stop_after())
