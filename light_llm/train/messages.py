@@ -12,7 +12,7 @@ from ..checkpoint import RunFolder
 from ..config import TrainConfig, get_model_size
 from ..data import TokenDataset
 from ..errors import LightLLMError
-from ..plan.render import MANY_PASSES, header_lines
+from ..plan.render import MANY_PASSES, header_lines, warning_lines
 from ..report.page import write_report
 from ..runtime import device_name
 from ..text_format import format_bytes, format_duration
@@ -46,7 +46,9 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
-    lines += [f"out      {trainer.folder.path}/", *report.warnings]
+    lines.append(f"out      {trainer.folder.path}/")
+    if report.plan and not report.plan.fits:
+        lines += warning_lines(report.plan)
     if resume := trainer.resumed:
         problems = [*(damaged.reason for damaged in resume.saved.damaged), *resume.saved.problems]
         lines += [f"notice   {problem}: not used" for problem in problems]

@@ -26,7 +26,7 @@ from ..observe import Sink
 from ..observe.tracking import choose_tracker
 from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.profile import is_known, profile
-from ..plan.render import refusal, warning_lines
+from ..plan.render import refusal
 from ..plan.suggest import suggest_settings
 from ..runtime import (
     Decision,
@@ -130,7 +130,6 @@ class PreflightReport:
 
     plan: Plan | None = None  # None for a loader that is not ours: its text is unknown
     diagnosis: Diagnosis | None = None  # None if the doctor was skipped
-    warnings: tuple[str, ...] = ()  # about a run that is started although it does not fit into memory
 
     def doctor_lines(self) -> list[str]:
         """Return the header's lines about the device."""
@@ -154,15 +153,12 @@ def run_checks(
     """
     done = resume.state.step if resume else 0
     plan = estimate(model, dataset, config, done=done, timed=False)
-    warnings: list[str] = []
-    if plan and not plan.fits:
-        if not options.force:
-            raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
-        warnings = warning_lines(plan)
+    if plan and not plan.fits and not options.force:
+        raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
     measure_machine(model.config, config.device, config.dtype, doctor=not options.skip_doctor, say=options.say)
     skip = options.skip_doctor
     diagnosis = None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
-    return PreflightReport(estimate(model, dataset, config, done=done), diagnosis, tuple(warnings))
+    return PreflightReport(estimate(model, dataset, config, done=done), diagnosis)
 
 
 def estimate(

@@ -129,16 +129,12 @@ def refuse_changes(old: Run, new: Run, more: Sequence[str] = ()) -> None:
 def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
     """List how the text, the tokenizer or the kind of loader differs from the run's."""
     new = batches.dataset.record() if batches.dataset else None
-    if (old is None) != (new is None):
+    if old is None or new is None:
         kinds = ("another kind of loader", "light-llm's loader")
-        return [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
+        return [] if old is new else [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
     # Texts are compared by hash, so a file may move.
-    names = ("sha256", "held_out_sha256", "tokenizer_sha256") if old and new else ()
-    return [
-        f"data {name}: {str(old.get(name))[:12]}... -> {str(new[name])[:12]}..."
-        for name in names
-        if old and new and old.get(name) != new[name]
-    ]
+    changed = [name for name in ("sha256", "held_out_sha256", "tokenizer_sha256") if old.get(name) != new[name]]
+    return [f"data {name}: {str(old.get(name))[:12]}... -> {str(new[name])[:12]}..." for name in changed]
 
 
 def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:
