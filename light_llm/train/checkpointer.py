@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import RunFolder, model_meta, write_model_file, write_step
+from ..checkpoint import RunFolder, StepState, model_meta, write_model_file, write_step
 from ..checkpoint.run_folder import RECENT_STEPS
 from ..config import TrainConfig
 from ..config.choices import OPTIMIZERS
@@ -123,7 +123,7 @@ class Checkpointer(Callback):
                 model=trainer.model,
                 optimizer=trainer.optimizer,
                 rng=rng_state(config.device),
-                state=state.to_checkpoint(lr_horizon=horizon, best_loss=self.best_loss, best_step=self.best_step),
+                state=StepState(**vars(state), lr_horizon=horizon, best=self.best_loss, best_step=self.best_step),
                 meta=self._model_meta(state.step, None),
                 run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
                 files=self.folder.files,

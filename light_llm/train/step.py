@@ -49,11 +49,6 @@ class TrainState:
         """Return the state in which a checkpoint was saved."""
         return cls(saved.step, saved.batches, saved.tokens, saved.rollbacks, saved.recent_losses)
 
-    def to_checkpoint(self, *, lr_horizon: int, best_loss: float | None, best_step: int | None) -> StepState:
-        """Return the values that a checkpoint stores as `state.json`."""
-        counters = self.step, self.tokens, self.batches
-        return StepState(*counters, lr_horizon, best_loss, best_step, self.rollbacks, self.recent_losses)
-
 
 @dataclass(frozen=True)
 class Step:
