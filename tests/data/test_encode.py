@@ -60,11 +60,14 @@ def interrupt(chunks: int = 30) -> None:
         write(OUT, FailingTokenizer(chunks))
 
 
-def assert_completes() -> None:
-    """Encode to OUT, and compare it with an encoding that was not interrupted."""
-    write(OUT, ByteTokenizer())
-    write(Path("whole"), ByteTokenizer())
-    assert files_of(OUT) == files_of(Path("whole"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an encoding that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "BATCH_CHARS", 1000)
+        write(folder, ByteTokenizer())
+    return files_of(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +91,13 @@ def test_any_number_of_threads_gives_the_ids_in_order(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 13, 40, 59, 60, 61, 66])
-def test_an_interruption_costs_little_and_changes_nothing(chunks: int) -> None:
-    first, second = FailingTokenizer(1000), FailingTokenizer(1000)
-    write(Path("whole"), first)
+def test_an_interruption_costs_little_and_changes_nothing(chunks: int, whole: dict[str, bytes]) -> None:
     interrupt(chunks)
     assert not OUT.exists()
-    write(OUT, second)
-    assert files_of(OUT) == files_of(Path("whole")) and not PARTIAL.exists()
-    reused = second.chunks_left - first.chunks_left
+    tokenizer = FailingTokenizer(3 * (60 + 9))  # a chunk of 2,000 characters is three batches
+    write(OUT, tokenizer)
+    assert files_of(OUT) == whole and not PARTIAL.exists()
+    reused = tokenizer.chunks_left
     assert chunks - 3 * usable_cores() - 1 <= reused <= chunks
 
 
@@ -118,10 +120,11 @@ BAD_JOURNALS = [
         *(("journal.json", lambda data, journal=journal: journal) for journal in BAD_JOURNALS),
     ],
 )
-def test_a_damaged_partial_encoding_is_not_used(file: str, damage: object) -> None:
+def test_a_damaged_partial_encoding_is_not_used(file: str, damage: object, whole: dict[str, bytes]) -> None:
     interrupt()
     (PARTIAL / file).write_bytes(damage((PARTIAL / file).read_bytes()))  # type: ignore[operator]
-    assert_completes()
+    write(OUT, ByteTokenizer())
+    assert files_of(OUT) == whole
 
 
 def test_block_hashes_are_those_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +159,11 @@ def test_the_second_of_two_waits_and_finds_the_work_done() -> None:
     assert not second.is_alive() and [path.name for path in OUT.iterdir()] == ["mark"]
 
 
-def test_without_locks_each_process_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_each_process_works_alone(monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]) -> None:
     monkeypatch.setattr(encode, "lock_folder", lambda folder, wait: None)  # as on Windows
     interrupt()
-    assert_completes()
+    write(OUT, ByteTokenizer())
+    assert files_of(OUT) == whole
 
 
 def test_a_document_has_the_ids_that_it_has_alone(poem: Path) -> None:

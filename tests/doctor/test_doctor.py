@@ -5,26 +5,50 @@ import json
 import math
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from light_llm.doctor import Diagnosis, check_device, full_check, has_cached_check, quick_check, runner
+from light_llm.doctor import Diagnosis, check_device, full_check, has_cached_check, models, quick_check, runner
 from light_llm.doctor.compare import numbers, relative_error, to_device
 from light_llm.doctor.diagnosis import WRONG
 from light_llm.doctor.runner import COMPILE, FULL, QUICK, run_checks
 from light_llm.errors import DeviceError
 from light_llm.json_io import dump_with_digest
+from light_llm.model import LightLLM
 from tests.support import broken_operations as broken
 from tests.support.broken_operations import MakeFault
+from tests.support.tools import gradients
 
 
 @pytest.fixture(scope="module")
 def healthy() -> Diagnosis:
-    return run_checks("cpu", QUICK)
+    """The quick checks, made once for all tests of a session."""
+    return check_device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_gradients_once() -> Iterator[None]:
+    """Compute the float64 step, which no fault changes, once for each batch."""
+    exact_backward, known = models.exact_backward, {}
+
+    def remembered(model: LightLLM, tokens: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        if tokens.shape not in known:
+            found = exact_backward(model, tokens, targets)
+            known[tokens.shape] = found, gradients(model)
+        found, exact = known[tokens.shape]
+        for name, parameter in model.named_parameters():
+            parameter.grad = exact[name].clone()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "exact_backward", remembered)
+        yield
 
 
 def results_of(fault: MakeFault, *names: str) -> Diagnosis:

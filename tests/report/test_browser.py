@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("a-run-with-a-rather-long-name", "slow")
+WIDE = 1600
 MIN_FIGURES = 28  # of a run in which everything was measured
 CLOSE_ALL = "for (const d of document.querySelectorAll('details')) d.open = false"
 FIRST_CURVE = "() => document.querySelector('.plot').data[0].x"
@@ -63,8 +64,9 @@ def live(runs: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=["report", "live"])
 def shown(request: pytest.FixtureRequest, browser: "Browser", runs: Path, live: str) -> Iterator[Opened]:
-    """Both kinds of page, opened once for the tests that change nothing."""
-    with opened(browser, address_of(request.param, runs, live)) as page:
+    """Both kinds of page, each opened once."""
+    address = live if request.param == "live" else (runs / "report.html").as_uri()
+    with opened(browser, address, width=WIDE) as page:
         yield page
 
 
@@ -74,10 +76,6 @@ def open_all(page: "Page") -> None:
     page.wait_for_function(
         "() => [...document.querySelectorAll('.card details')].every((d) => d.querySelector('table'))"
     )
-
-
-def address_of(kind: str, runs: Path, live: str) -> str:
-    return live if kind == "live" else (runs / "report.html").as_uri()
 
 
 def test_it_opens_without_a_network(shown: Opened) -> None:
@@ -119,20 +117,6 @@ def test_each_figure_has_its_numbers_as_a_table(shown: Opened, runs: Path) -> No
     assert any(row[0] == "200" and f"{last['loss']:.5g}" in row for row in cells)
 
 
-@pytest.mark.parametrize("kind", ["report", "live"])
-def test_nothing_is_cut_or_faint(browser: "Browser", runs: Path, live: str, kind: str) -> None:
-    with opened(browser, address_of(kind, runs, live), width=400) as shown:
-        page = shown.page
-        open_all(page)
-        for width in (400, 1600):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert settled(lambda: [*sideways(page), *cut_texts(page)]) == [], width
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            assert settled(lambda: faint_texts(page)) == [], scheme
-        shown.check()
-
-
 def test_the_theme_can_be_chosen(shown: Opened) -> None:
     page = shown.page
     paper = "() => getComputedStyle(document.body).backgroundColor"
@@ -144,18 +128,31 @@ def test_the_theme_can_be_chosen(shown: Opened) -> None:
     shown.check()
 
 
-def test_runs_side_by_side(browser: "Browser", live: str) -> None:
-    with opened(browser, live) as shown:
-        page = shown.page
-        both = page.locator(".spot-together .card .plot")
-        named = {trace.get("name", "").partition(",")[0] for trace in both.evaluate("plot => plot.data")}
-        assert all(any(name in label for label in named) for name in NAMES), named
-        first = page.locator("h1").inner_text()
-        other = next(name for name in NAMES if name != first)
-        page.get_by_role("radio", name=first, exact=True).focus()
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function("name => document.querySelector('h1').textContent === name", arg=other)
-        shown.check()
+@pytest.mark.parametrize("shown", ["live"], indirect=True)
+def test_runs_side_by_side(shown: Opened) -> None:
+    page = shown.page
+    both = page.locator(".spot-together .card .plot")
+    named = {trace.get("name", "").partition(",")[0] for trace in both.evaluate("plot => plot.data")}
+    assert all(any(name in label for label in named) for name in NAMES), named
+    first = page.locator("h1").inner_text()
+    other = next(name for name in NAMES if name != first)
+    page.get_by_role("radio", name=first, exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("name => document.querySelector('h1').textContent === name", arg=other)
+    shown.check()
+
+
+def test_nothing_is_cut_or_faint(shown: Opened) -> None:
+    """The last test of a page, because the page stays narrow and dark."""
+    page = shown.page
+    open_all(page)
+    for width in (WIDE, 400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert settled(lambda: [*sideways(page), *cut_texts(page)]) == [], width
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert settled(lambda: faint_texts(page)) == [], scheme
+    shown.check()
 
 
 # ---- beside a training

@@ -194,37 +194,38 @@ def output_of(code: str, *args: str) -> str:
 def test_memory_that_is_kept_is_not_cleared_again() -> None:
     """Four blocks of 8 MB, made, written and freed together, ten times over: fresh pages each time, or none."""
     script = """
-import ctypes, resource, sys
+import ctypes, resource
 from light_llm.runtime import configure_malloc
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
-assert sys.argv[1] != "keep" or configure_malloc()
 def blocks():
     made = [libc.malloc(8 << 20) for _ in range(4)]
     for block in made:
         ctypes.memset(block, 1, 8 << 20)
     for block in made:
         libc.free(block)
-blocks()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+def faults():
     blocks()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        blocks()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), configure_malloc() and faults())
 """
-    faults = {mode: int(output_of(script, mode)) for mode in ("keep", "give back")}
+    given_back, kept = map(int, output_of(script).split())
     pages = 10 * 4 * (8 << 20) // mmap.PAGESIZE
-    assert faults["keep"] < pages / 10 < pages / 2 < faults["give back"]
+    assert kept < pages / 10 < pages / 2 < given_back
 
 
 def test_a_small_process_does_not_have_the_peak_of_its_large_parent() -> None:
     code = """
 import subprocess, sys
-block = bytearray(b"x") * (1 << 30)
+block = bytearray(b"x") * (1 << 29)
 child = [sys.executable, "-c", "from light_llm.runtime.memory import peak_memory; print(peak_memory())"]
 print(int(subprocess.run(child, capture_output=True, text=True, check=True).stdout) >> 20)
 """
-    assert 0 < int(output_of(code)) < 1024
+    assert 0 < int(output_of(code)) < 512
 
 
 def test_where_the_system_keeps_no_mark_the_resources_say_it(tmp_path: Path) -> None:
