@@ -74,7 +74,7 @@ def test_the_network_is_cut(tmp_path: Path, line: str) -> None:
 def test_a_run_from_beginning_to_end(tmp_path: Path, poem: Path) -> None:
     cut = Cut(tmp_path, LIGHT_LLM_OFFLINE_DIR="")
     output = cut.commands(
-        shlex.join(["train", *NANO_RUN, "--data", str(poem), *"--out run --tokenizer bpe:300 --max-steps 2".split()]),
+        f"train {shlex.join(NANO_RUN)} --data {poem} --out run --tokenizer bpe:300 --max-steps 2",
         "train --resume --out run --max-steps 4",
         "generate text --prompt 'The old owl' --checkpoint run",
         "generate eval --checkpoint run",
