@@ -13,7 +13,7 @@ from importlib import metadata
 
 from .. import __version__
 from ..text_format import format_bytes
-from .cache_info import cached_files, offline_files
+from .cache_info import cached_files
 
 # The optional dependencies of pyproject.toml.
 OPTIONAL_PACKAGES = (
@@ -26,7 +26,7 @@ def system_info() -> dict[str, str]:
     """Return facts by name, each as one line of text."""
     import torch
 
-    from ..runtime import available_memory, container_limit, shell_limit, total_memory, usable_cores
+    from ..runtime import available_memory, container_limit, offline_dir, shell_limit, total_memory, usable_cores
     from ..runtime.device import COMPILERS
 
     accelerator = torch.accelerator.current_accelerator(check_available=False)
@@ -53,7 +53,7 @@ def system_info() -> dict[str, str]:
         "compiler": next(filter(shutil.which, COMPILERS), "none"),
         "gpu": gpu(),
         "extras": describe({name: installed[name] for name in OPTIONAL_PACKAGES if name in installed}),
-        "offline": describe(offline_files()),
+        "offline": "LIGHT_LLM_OFFLINE_DIR is set" if offline_dir() else "LIGHT_LLM_OFFLINE_DIR is not set",
         "cache": describe(cached_files()),
     }
 

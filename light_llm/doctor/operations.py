@@ -116,26 +116,25 @@ def lerp(device: str) -> Iterator[Comparison]:
                 yield from compare(device, function, start, end, sums=[4])
 
 
-def exact_by_formula(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return attention by its formula for float64 inputs, and the given one for others."""
-    return lambda q, *rest: (attend_by_formula if q.dtype == torch.float64 else attention)(q, *rest)
-
-
 def attention(device: str, dtype: str = "float32", function: Callable[..., Tensor] = attend) -> Iterator[Comparison]:
     """Check causal attention and its gradients against the formula; in training on a CPU it goes by blocks."""
+    if function is FUSED_ATTENTION and not has_attention_kernel(device):
+        return
+
+    def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (attend_by_formula if q.dtype == torch.float64 else function)(q, k, v)
+
     shapes = ((9, 2, 7, 32), (1, 1, 1, 64), (16, 3, 7, 64), (2, 2, 129, 32), (1, 2, 1023, 64), (1, 2, 1024, 64))
     for B, H, T, D in shapes:
         # Views of one packed product, as the model makes them.
         q, k, v = numbers(B, T, 3, H, D, seed=31).permute(2, 0, 3, 1, 4)
         # The only weight of a single token is 1 whatever Q and K are, so that their gradients are 0.
-        options = {"sums": [D, T], "grad_sums": [D, T, T] if T > 1 else [], "dtype": getattr(torch, dtype)}
-        yield from compare(device, exact_by_formula(function), q, k, v, **options)
+        grad_sums = [D, T, T] if T > 1 else []
+        yield from compare(device, attended, q, k, v, sums=[D, T], grad_sums=grad_sums, dtype=getattr(torch, dtype))
 
 
-def fused_attention(device: str) -> Iterator[Comparison]:
-    """Check torch's fused kernel on devices where the model uses it."""
-    if has_attention_kernel(device):
-        yield from attention(device, function=partial(F.scaled_dot_product_attention, is_causal=True))
+# Torch's own kernel, which the model uses where the device has one.
+FUSED_ATTENTION = partial(F.scaled_dot_product_attention, is_causal=True)
 
 
 def long_sums(device: str, dtype: str) -> Iterator[Comparison]:

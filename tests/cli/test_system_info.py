@@ -13,11 +13,9 @@ import pytest
 import torch
 
 import light_llm
-from light_llm.cli.cache_info import cached_files, offline_files
+from light_llm.cli.cache_info import cached_files
 from light_llm.cli.system_info import OPTIONAL_PACKAGES, system_info
 from light_llm.data import prepare_dataset
-from light_llm.data.sources import SHAKESPEARE
-from light_llm.data.tokenizers import GPT2_VOCABULARY
 from light_llm.runtime import container_limit, usable_cores
 from light_llm.text_format import format_bytes
 from tests.conftest import CHECKOUT
@@ -31,16 +29,6 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poem: Path) -> Pa
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
     prepare_dataset(str(poem), max_length=16, tokenizer="bpe:300")
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline_files: Path) -> Path:
-    """A copy of the folder for runs without a network."""
-    for file in (SHAKESPEARE, GPT2_VOCABULARY):
-        (tmp_path / "offline" / file.name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(offline_files / file.name, tmp_path / "offline" / file.name)
-    monkeypatch.setenv("LIGHT_LLM_OFFLINE_DIR", str(tmp_path / "offline"))
-    return tmp_path / "offline"
 
 
 def test_the_facts_are_those_of_other_sources() -> None:
@@ -97,20 +85,6 @@ def test_the_optional_packages_are_those_of_the_project() -> None:
     assert set(OPTIONAL_PACKAGES) == {re.split(r"[<>=]", line)[0] for line in packages}
 
 
-def test_missing_offline_files_are_named(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in (SHAKESPEARE, GPT2_VOCABULARY):
-        assert offline_files()[file.name] == "present"
-        (offline / file.name).unlink()
-        assert offline_files()[file.name] == "missing" and f"{file.name} missing" in system_info()["offline"]
-    (offline / "tinystories").mkdir()
-    (offline / "tinystories" / "TinyStoriesV2-GPT4-train.txt").write_text("a")
-    assert offline_files()["tinystories"] == "missing", "a source is there with all its files"
-    (offline / "tinystories" / "TinyStoriesV2-GPT4-valid.txt").write_text("a")
-    assert offline_files()["tinystories"] == "present"
-    monkeypatch.delenv("LIGHT_LLM_OFFLINE_DIR")
-    assert offline_files() == {} and system_info()["offline"] == "none"
-
-
 def test_the_cache_is_counted(own_cache: Path) -> None:
     (own_cache / "stdin").mkdir()
     (own_cache / "stdin" / "a.txt").write_text("text")
@@ -132,12 +106,9 @@ def test_a_cache_that_does_not_exist_is_not_created(monkeypatch: pytest.MonkeyPa
     assert "size 0 bytes, texts 0" in system_info()["cache"] and not (tmp_path / "nowhere").exists()
 
 
-def test_nothing_identifies_the_user(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path, offline: Path
-) -> None:
+def test_nothing_identifies_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path) -> None:
     home = tmp_path / PRIVATE
-    for folder, name in ((own_cache, "cache"), (offline, "offline")):
-        shutil.move(folder, home / name)
+    shutil.move(own_cache, home / "cache")
     for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME", "WANDB_API_KEY", "HF_TOKEN", "LIGHT_LLM_STOP_AFTER"):
         monkeypatch.setenv(name, f"{PRIVATE}-{name}")
     monkeypatch.setenv("HOME", str(home))
@@ -149,6 +120,6 @@ def test_nothing_identifies_the_user(
     monkeypatch.chdir(home)
     facts = system_info()
     text = " ".join(facts.values())
-    assert "shards 2" in text and f"{SHAKESPEARE.name} present" in text and " 6.1.0 " in facts["system"]
+    assert "shards 2" in text and facts["offline"].endswith(" is set") and " 6.1.0 " in facts["system"]
     assert PRIVATE not in text and str(tmp_path) not in text and os.sep + "home" not in text
     assert all(text.isprintable() for text in facts.values())
