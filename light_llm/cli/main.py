@@ -96,7 +96,9 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_usage())
+        lines = "\n".join(f"  {name:15}{what}" for name, what in COMMANDS.items())
+        print(f"light-llm {__version__}\n\nusage: light-llm COMMAND [OPTIONS]\n\n{lines}")
+        print("\nlight-llm COMMAND --help shows its options")
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"light-llm {__version__}")
@@ -149,9 +151,3 @@ def _print_error(line: str) -> None:
     """Print a line to standard error, unless the terminal was closed."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
-
-
-def _usage() -> str:
-    lines = "\n".join(f"  {name:15}{what}" for name, what in COMMANDS.items())
-    head = f"light-llm {__version__}\n\nusage: light-llm COMMAND [OPTIONS]"
-    return f"{head}\n\n{lines}\n\nlight-llm COMMAND --help shows its options"

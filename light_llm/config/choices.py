@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 NamedShapes = dict[str, tuple[int, ...]]
 
 
-def no_parameters(config: ModelConfig) -> NamedShapes:
-    """Return the shapes of a choice that has no parameters."""
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class PositionFacts:
     """Facts about a position encoding (`layers/positions.py`)."""
 
-    param_shapes: Callable[[ModelConfig], NamedShapes] = no_parameters  # outside the blocks, by their full names
+    # Of its parameters outside the blocks, by their full names.
+    param_shapes: Callable[[ModelConfig], NamedShapes] = lambda config: {}
     rotary: bool = False  # the settings of rope apply, and d_k must be even
     score_bias: bool = False  # attention adds a bias to its scores, (H, T, T) numbers
     label: str = ""  # in one-line descriptions of a model; empty for GPT-2's
@@ -74,11 +70,6 @@ ACTIVATIONS = {"gelu_tanh": "", "gelu": "exact gelu"}  # with their labels
 SCALINGS = ("none", "linear", "llama3")
 
 
-def no_scratch(matrices: Iterable[tuple[int, ...]]) -> int:
-    """Return the bytes of an update that works in place."""
-    return 0
-
-
 def newton_schulz_scratch(matrices: Iterable[tuple[int, ...]]) -> int:
     """Return the bytes of Muon's iteration for the largest matrix, in 16 bits: itself twice, its square twice."""
     sides = [sorted(shape) for shape in matrices]
@@ -92,7 +83,8 @@ class OptimizerFacts:
     matrix_moments: int  # per parameter of a matrix
     moments: int = 2  # per parameter of anything else
     update_seconds_key: str  # the field of `plan.profile.Profile` that times the update of matrices
-    scratch_bytes: Callable[[Iterable[tuple[int, ...]]], int] = no_scratch  # of the update, given a block's matrices
+    # Of the update, given a block's matrices; by default it works in place.
+    scratch_bytes: Callable[[Iterable[tuple[int, ...]]], int] = lambda matrices: 0
     is_adam: bool = False  # every parameter has Adam's two moments, and AdamW's usual rates apply
     orthogonalizes: bool = False  # the update of a matrix, by Newton-Schulz iterations in bfloat16
 

@@ -1,6 +1,7 @@
 """Check and convert the values of settings. The messages for a wrong value are written here, once."""
 
 import math
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -54,16 +55,10 @@ def check_range(
     bounds = {"at least": low, "at most": high, "above": above, "below": below}
     limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     type_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
-    if not type_fits or not _is_finite(value) or not (low <= value <= high and above < value < below):
+    # Not math.isfinite, which raises OverflowError for a whole number beyond the range of a float.
+    is_finite = type_fits and abs(value) <= sys.float_info.max
+    if not is_finite or not (low <= value <= high and above < value < below):
         raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {expected} {limits}".rstrip())
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        # A whole number beyond the range of a float.
-        return False
 
 
 def divisors(n: int) -> str:

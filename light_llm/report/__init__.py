@@ -15,11 +15,11 @@ from .find_runs import read_runs as read_runs
 from .log_rows import Evaluation as Evaluation
 from .log_rows import LossUnit as LossUnit
 from .page import write_report as write_report
-from .repro_command import repro_command as repro_command
 from .rules import HealthNote as HealthNote
 from .rules import judge as judge
 from .run_log import FINAL_STEPS as FINAL_STEPS
 from .run_log import RunLog as RunLog
 from .run_log import read_run_log as read_run_log
 from .summary import key_numbers as key_numbers
+from .summary import repro_command as repro_command
 from .summary import run_facts as run_facts

@@ -1,12 +1,13 @@
-"""The head and the tail of a report as text: facts, key numbers, the plan, and the tables that repeat the run."""
+"""The head and the tail of a report as text: facts, key numbers, the plan, and the command that repeats the run."""
 
+import shlex
 from collections.abc import Callable
 from statistics import median_high
 from typing import Any
 
+from ..config import FLAGS, PRESETS, DataConfig, Run, TrainConfig, differences
 from ..text_format import format_bytes, format_count, format_duration
 from .coerce import as_mapping, as_number, as_text, drop_none, mean_of
-from .repro_command import all_settings, changed_settings, repro_command
 from .run_log import FINAL_STEPS, RunLog
 
 STATUS_WORDS = {
@@ -124,6 +125,63 @@ def repro_tables(log: RunLog) -> dict[str, Any]:
             _table("All settings", ("setting", "value", "default"), [list(row) for row in all_settings(run)]),
         ],
     }
+
+
+def changed_settings(run: Run) -> list[tuple[str, Any, Any]]:
+    """Return "part.name", default and value of each setting that is not at its default, in the order of the config."""
+    changed = differences(Run(), run)
+    # lr_horizon follows max_steps unless it was set to something else.
+    return [entry for entry in changed if entry[0] != "train.lr_horizon" or entry[2] != run.train.max_steps]
+
+
+def repro_command(run: Run) -> str:
+    """Return the command line that trains with these settings.
+
+    >>> repro_command(Run().with_settings(train__lr=0.003, train__beta2=0.99, model__n_layer=2))
+    'light-llm train --data shakespeare --set model.n_layer=2 --lr 0.003 --set train.beta2=0.99'
+    """
+    words = ["light-llm", "train"]
+    preset = next((name for name, sizes in PRESETS.items() if sizes.items() <= vars(run.model).items()), None)
+    if preset not in (None, "micro"):
+        words += ["--preset", str(preset)]
+    words += ["--data", run.data.data]
+    if run.data.tokenizer != DataConfig().tokenizer:
+        # The size of a trained vocabulary is that of the model's table.
+        size = f":{run.model.vocab_size}" if run.data.tokenizer == "bpe" else ""
+        words += ["--tokenizer", f"{run.data.tokenizer}{size}"]
+    if run.train.seed == run.data.seed != TrainConfig().seed:
+        words += ["--seed", str(run.train.seed)]
+    for name, _, value in changed_settings(run):
+        if _is_implied(name, run, preset):
+            continue
+        flag, text = name.partition(".")[2], "none" if value is None else str(value)
+        # --seed sets two settings, and cannot give them different values.
+        if FLAGS.get(flag) == [name]:
+            words += [f"--{flag.replace('_', '-')}", text]
+        else:
+            words += ["--set", f"{name}={text}"]
+    return shlex.join(words)
+
+
+def all_settings(run: Run) -> list[tuple[str, Any, Any]]:
+    """Return "part.name", value and default of every setting."""
+    defaults = Run().to_dict()
+    return [
+        (f"{part}.{name}", value, defaults[part][name])
+        for part, values in run.to_dict().items()
+        for name, value in values.items()
+    ]
+
+
+def _is_implied(name: str, run: Run, preset: str | None) -> bool:
+    """Return whether a setting follows from the preset, the data, the tokenizer or the seed of the command."""
+    if preset is not None and name.removeprefix("model.") in PRESETS[preset]:
+        return True
+    if name in ("train.seed", "data.seed"):
+        return run.train.seed == run.data.seed
+    if name == "model.vocab_size":
+        return run.data.tokenizer != DataConfig().tokenizer
+    return name in ("data.data", "data.tokenizer")
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from light_llm.cli.train import TrainFlags, parse_train
 from light_llm.config import FLAGS, PARTS, SETTINGS, Run, check_settings, setting
 from light_llm.errors import ConfigError
-from light_llm.report.repro_command import repro_command
+from light_llm.report import repro_command
 from tests.conftest import CHECKOUT
 
 RULES = {"fixed": "may not change", "by_hash": "may move; its contents may not change", "free": "may change"}
