@@ -1,4 +1,4 @@
-"""Open the text that a model was trained on, and evaluate it on the held-out part, as `eval` and `generate eval` do."""
+"""Open the text that a model was trained on, and evaluate the model on its held-out part: `eval`, `generate eval`."""
 
 from __future__ import annotations
 

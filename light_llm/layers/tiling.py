@@ -1,4 +1,4 @@
-"""The parts that layers with gradients of their own share: ranges of rows, and autocast's number format or none."""
+"""Helpers of the layers with custom gradients: ranges of rows, autocast's number format, and opting out of autocast."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps

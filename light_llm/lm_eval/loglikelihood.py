@@ -1,4 +1,4 @@
-"""Split texts into windows that fit a model, each target in one of them, and score them: nats, and greedy or not."""
+"""Split texts into windows that fit a model, and score them: log-likelihood, and whether the targets are greedy."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from ..rules import LEVELS, HealthNote
 from ..run_log import RunLog
-from .curves import loss_figure as loss_figure
+from .learning import loss_figure as loss_figure
 from .plot import Figure, Section
 
 # `SECTION` of a module -> title. Within a section, modules come in alphabetical order.
