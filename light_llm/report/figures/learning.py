@@ -1,4 +1,4 @@
-"""What is learned: the loss of one run or of several, the gap to held-out text, the learning rate, loss by position."""
+"""Learning: the loss of one run or of several, the gap to held-out text, the learning rate, loss by position."""
 
 from collections.abc import Sequence
 from itertools import accumulate
