@@ -70,7 +70,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _run_tasks(flags: EvalFlags, checkpoint: str) -> None:
     target = file_to_write("--output", flags.output)
-    from ..interop.optional_deps import require
+    from ..interop.exporter import require
 
     require("lm_eval", "eval")  # before the model is loaded
     from ..checkpoint import load_model

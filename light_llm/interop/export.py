@@ -11,12 +11,11 @@ from ..atomic_io import Files, move_into_place, remove_stale
 from ..checkpoint import LoadedModel
 from ..config import check_choice
 from ..errors import CheckpointError
-from .exporter import Exporter
+from .exporter import Exporter, MissingDependency
 from .gguf import GGUFExporter
 from .huggingface import HuggingFaceExporter
 from .model_card import CARD, write_card
 from .onnx import OnnxExporter
-from .optional_deps import MissingDependency
 from .verify import ExportCheck, verify
 
 TARGETS: dict[str, Exporter] = {

@@ -1,16 +1,68 @@
-"""The base class of an export target: one object that states what it writes, and how to check it."""
+"""The base classes of an export target: what it writes and how to check it, and the program that opens it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from ..checkpoint import LoadedModel
-from .verify import Runtime
+from ..errors import ConfigError
 
 MAX_LOGIT_ERROR = 1e-4  # float32 with sums in another order
+
+
+class MissingDependency(ConfigError):
+    """A program is not installed or does not run on this machine, so an export for it cannot be verified."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module of an optional package, which `pip install light-llm[extra]` installs.
+
+    Raises MissingDependency if the package is not installed, or something that it needs is not.
+    """
+    package = module.partition(".")[0]
+    remedy = f'install it with: pip install "light-llm[{extra}]"'
+    # Asked first, because an ImportError can also come from inside an installed package.
+    if find_spec(package) is None:
+        raise MissingDependency(f"this needs the package {package}, which is not installed; {remedy}")
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependency(
+            f"the package {package} is installed and cannot be imported ({error}); {remedy}"
+        ) from None
+
+
+class Runtime(ABC):
+    """An exported model, opened by the program it is for."""
+
+    name: str  # with its version: "transformers 5.23.0"
+
+    @abstractmethod
+    def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return logits: (B, T) ids, rows of one length -> (B, T, V) float32."""
+
+    @abstractmethod
+    def greedy(self, ids: Sequence[int], n: int) -> list[int]:
+        """Return the n most likely tokens after ids, one by one, decoded with the program's own cache."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int] | None:
+        """Return the ids of a text by the exported tokenizer; None without one."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens left out."""
+
+    def close(self) -> None:  # noqa: B027  (most runtimes have nothing to close)
+        """Free the program."""
 
 
 class Exporter(ABC):

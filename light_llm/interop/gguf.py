@@ -14,12 +14,11 @@ from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_uni
 from ..data.tokenizer_json import to_tokenizer_json
 from ..errors import ConfigError
 from .architectures import trim_vocab
-from .exporter import Exporter
+from .exporter import Exporter, require
 from .gguf_dtypes import emulate_llama_cpp, logit_tolerance, quantize
 from .gguf_tensors import DTYPES, check_can_be_gguf, gguf_tensors, metadata, tensor_dtype
 from .gguf_verify import check_file
 from .llama_cpp import LlamaCpp
-from .optional_deps import require
 
 NORMAL, CONTROL = 1, 3  # token types; a control token is never found in a text and never shown
 

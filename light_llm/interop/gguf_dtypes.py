@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from ..checkpoint import LoadedModel
 from ..checkpoint.load import build
 from ..errors import ConfigError
-from .exporter import MAX_LOGIT_ERROR
+from .exporter import MAX_LOGIT_ERROR, require
 from .gguf_tensors import BLOCK, tensor_dtype
-from .optional_deps import require
 from .verify import probe_windows
 
 MAX_F16 = 65504.0

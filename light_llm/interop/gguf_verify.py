@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .exporter import require
 from .gguf_dtypes import dequantize
 from .gguf_tensors import BLOCK, tensor_dtype
-from .optional_deps import require
 
 FLOAT32_ERROR = 1e-6  # relative, of a float64 field that is stored in float32
 

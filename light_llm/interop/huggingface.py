@@ -16,12 +16,10 @@ from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
 from .architectures import family_of, trim_vocab
-from .exporter import Exporter
+from .exporter import Exporter, Runtime, require
 from .hf_config import write_config
 from .hf_mapping import to_hf_tensors
-from .optional_deps import require
 from .tokenizer_files import tokenizer_files, write_json_files
-from .verify import Runtime
 
 WEIGHTS = "model.safetensors"
 

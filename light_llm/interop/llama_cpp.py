@@ -20,8 +20,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..runtime import subprocess_env
-from .optional_deps import MissingDependency
-from .verify import Runtime
+from .exporter import MissingDependency, Runtime
 
 MAX_REASON = 300  # characters of an error message
 EXIT_TIMEOUT = 10.0  # seconds that a process may take to end after it closed its output

@@ -22,11 +22,9 @@ from ..data.tokenizers import start_ids
 from ..errors import CheckpointError
 from ..runtime import disable_onnx_telemetry
 from .architectures import trim_vocab
-from .exporter import Exporter
+from .exporter import Exporter, Runtime, require
 from .onnx_graphs import cached_graph, drop_past, prepare_for_tracing
-from .optional_deps import require
 from .tokenizer_files import tokenizer_files, write_json_files
-from .verify import Runtime
 
 WHOLE, CACHED = "model.onnx", "model_with_past.onnx"
 MAX_GRAPH_ERROR = 1e-4  # between a logit of one graph and that of the other

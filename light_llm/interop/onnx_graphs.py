@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from ..layers.attention import attend_by_formula
 from ..model import LightLLM
 from ..text_format import format_bytes
-from .optional_deps import require
+from .exporter import require
 
 MAX_WEIGHT_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB, and the graph itself takes some of it
 _HARMLESS_WARNINGS = (

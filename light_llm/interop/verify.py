@@ -4,12 +4,10 @@ A file that was not opened by the program it is for is a guess. So each target o
 export whose runtime answers differently is refused.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from ..checkpoint import LoadedModel
 from ..data import Tokenizer
@@ -17,6 +15,7 @@ from ..data.tokenizers import decode as decode_ids
 from ..errors import CheckpointError
 from ..generate.decode import decode
 from ..generate.sampling import Sampling
+from .exporter import Runtime
 
 GREEDY_TOKENS = 64
 SHORT_WINDOW = 48  # tokens of the two short windows
@@ -28,31 +27,6 @@ TOKENIZER_TEXTS = (  # words, signs, numbers, line breaks, characters of several
     "  two spaces,\ttab, 1234 and don't!\n\n",
     "naïve café — Ωμέγα, 東京 🙂",
 )
-
-
-class Runtime(ABC):
-    """An exported model, opened by the program it is for."""
-
-    name: str  # with its version: "transformers 5.23.0"
-
-    @abstractmethod
-    def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return logits: (B, T) ids, rows of one length -> (B, T, V) float32."""
-
-    @abstractmethod
-    def greedy(self, ids: Sequence[int], n: int) -> list[int]:
-        """Return the n most likely tokens after ids, one by one, decoded with the program's own cache."""
-
-    @abstractmethod
-    def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text by the exported tokenizer; None without one."""
-
-    @abstractmethod
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens left out."""
-
-    def close(self) -> None:  # noqa: B027  (most runtimes have nothing to close)
-        """Free the program."""
 
 
 @dataclass(frozen=True)

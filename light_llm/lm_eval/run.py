@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import check_range
 from ..errors import DataError, LightLLMError
-from ..interop.optional_deps import require
+from ..interop.exporter import require
 from .lm import LightLLMForEval
 from .tasks import find_tasks, offline_datasets
 

@@ -22,8 +22,7 @@ from light_llm.checkpoint import LoadedModel
 from light_llm.config import PRESETS, ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop.architectures import family_of
-from light_llm.interop.exporter import rounded
-from light_llm.interop.optional_deps import require
+from light_llm.interop.exporter import require, rounded
 from light_llm.interop.verify import verify
 from tests.support.export_tools import FAMILIES, HF, MODERN, tiny_loaded
 

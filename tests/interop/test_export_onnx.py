@@ -22,9 +22,10 @@ from light_llm.checkpoint import LoadedModel
 from light_llm.config import ModelConfig, get_model_size
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.generate import TextGenerator
+from light_llm.interop.exporter import Runtime
 from light_llm.interop.onnx import CACHED, WHOLE
 from light_llm.interop.onnx_graphs import _quiet, check_size
-from light_llm.interop.verify import Runtime, verify
+from light_llm.interop.verify import verify
 from tests.conftest import CHECKOUT
 from tests.support.export_tools import FAMILIES, ONNX, a_tokenizer, tiny_loaded
 from tests.support.tools import some_tokens

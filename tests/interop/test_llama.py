@@ -14,7 +14,7 @@ import pytest
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop import llama_cpp
 from light_llm.interop.export import ExportResult, export
-from light_llm.interop.optional_deps import MissingDependency
+from light_llm.interop.exporter import MissingDependency
 from tests.interop.test_export_gguf import a_model
 from tests.support.export_tools import GGUF
 

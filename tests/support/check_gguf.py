@@ -33,11 +33,11 @@ from light_llm.checkpoint import LoadedModel  # noqa: E402
 from light_llm.data import Tokenizer  # noqa: E402
 from light_llm.data.tokenizers import decode  # noqa: E402
 from light_llm.errors import LightLLMError  # noqa: E402
+from light_llm.interop.exporter import MissingDependency  # noqa: E402
 from light_llm.interop.gguf import file_parts, write_parts  # noqa: E402
 from light_llm.interop.gguf_dtypes import emulate_llama_cpp, logit_tolerance, round_weights  # noqa: E402
 from light_llm.interop.gguf_tensors import DTYPES  # noqa: E402
 from light_llm.interop.llama_cpp import LlamaCpp, has_llama_cpp  # noqa: E402
-from light_llm.interop.optional_deps import MissingDependency  # noqa: E402
 from light_llm.interop.verify import verify  # noqa: E402
 from light_llm.objective import NextTokenLoss  # noqa: E402
 from tests.interop.test_export_gguf import MODELS, a_model  # noqa: E402
