@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from light_llm import doctor
 from light_llm.data.tokenizers import CharTokenizer
+from light_llm.doctor import runner
 from light_llm.generate import TextGenerator
-from tests.support.tools import ALPHABET, model_path
+from tests.support.tools import ALPHABET, cache_profile, model_path
 
 hypothesis.settings.register_profile("here", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("here")
@@ -20,6 +23,7 @@ torch.set_num_threads(1)
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime is imported by tests themselves
 
+FEW_CHECKS = ("linear", "GELU", "long sums, bfloat16")
 CHECKOUT = Path(__file__).parent.parent
 LONG = ("test_readme.py", "test_front_door.py", "test_analyze.py", "test_browser.py", "test_verify_resume.py")
 
@@ -31,8 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache for the whole session, all its workers together, so that a text is encoded and the machine measured
-    once: never the user's own.
+    """One cache for the whole session, all its workers together, so that a text is encoded once and the
+    machine not measured at all: never the user's own.
 
     Child processes find the package, whatever folder they are started in.
     """
@@ -47,6 +51,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         of_trackers = ("WANDB_API_KEY", "WANDB_MODE")  # no test may send a developer's rows anywhere
         for name in ("LIGHT_LLM_STOP_AFTER", "FORCE_COLOR", "TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR", *of_trackers):
             patch.delenv(name, raising=False)
+        cache_profile()
         yield cache
 
 
@@ -63,6 +68,13 @@ def offline_files() -> Path:
     if not folder or not all(Path(folder, name).is_file() for name in ("shakespeare.txt", "gpt2/vocab.bpe")):
         pytest.skip("NOT RUN: set LIGHT_LLM_OFFLINE_DIR to a folder with shakespeare.txt and gpt2/vocab.bpe")
     return Path(folder)
+
+
+@pytest.fixture
+def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the doctor of this process run a few of its checks: its output does not depend on how many there are."""
+    few = [check for check in runner.QUICK if check.name in FEW_CHECKS]
+    monkeypatch.setattr(doctor, "quick_check", partial(runner.run_checks, checks=few))
 
 
 @pytest.fixture

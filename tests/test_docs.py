@@ -62,6 +62,7 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 PAGES = {"tutorial": 12, "data": 12, "offline": 2, "observe": 3, "plan": 4, "doctor": 2}  # with their fewest commands
 
 
+@pytest.mark.usefixtures("few_checks")
 @pytest.mark.parametrize(("page", "fewest"), [*((f"{page}.md", n) for page, n in PAGES.items()), EXPORT])
 def test_every_command_runs(
     page: str,

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.pages import PAGES
 from light_llm.cli import main
 from light_llm.config import PRESETS, ModelConfig, get_model_size
+from light_llm.data.tales import corpus
 from tests.conftest import CHECKOUT
 from tests.test_front_door import COMMANDS, EXAMPLE, checkout  # noqa: F401  (a fixture)
 
@@ -28,13 +29,15 @@ def test_the_front_door_stands_in_readme() -> None:
     assert blocks("python") == [EXAMPLE]
 
 
+@pytest.mark.usefixtures("few_checks")
 def test_every_other_command_runs(
     checkout: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The commands run in this process, where torch is imported already."""
+    """The commands run in this process, where torch is imported already; the tales are fewer than by default."""
     monkeypatch.chdir(checkout)
+    monkeypatch.setattr(corpus, "DEFAULT_MEGABYTES", 1)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line not in COMMANDS.splitlines()]
     (checkout / "my.txt").write_text("Once upon a time there was a fox.\n" * 400)
     ran = 0

@@ -5,8 +5,6 @@ import os
 import platform
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +16,13 @@ import pytest
 from light_llm.atomic_io import Files
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.checkpoint.commit import verify_folder
+from light_llm.checkpoint.lock import FolderLock
 from light_llm.checkpoint.run_folder import contains_run
 from light_llm.errors import CheckpointError
 from light_llm.generate import TextGenerator
 from light_llm.report import find_runs, read_run_log, read_runs
 from tests.checkpoint.test_checkpoint import save, trained
+from tests.support.child import Child
 from tests.support.faults import in_child
 from tests.support.tools import train_small
 
@@ -107,17 +107,20 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
             run.archive_existing_run(explicit=explicit, overwrite=True)
     lock.release()
     run.archive_existing_run(explicit=True, overwrite=True)
-    program = (
-        "import os, sys; from pathlib import Path; from light_llm.checkpoint.lock import FolderLock\n"
-        f"lock = FolderLock(Path({str(tmp_path)!r})); print('locked', flush=True); sys.stdin.read()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "locked\n"
+    child = Child([str(tmp_path)], function=lock_forever)
+    child.wait_until(lambda: child.output[0] == "locked\n")
     with pytest.raises(CheckpointError, match="a run is going on"):
         run.lock()
-    child.kill()
+    child.send(signal.SIGKILL)
     child.wait()
     run.lock().release()
+
+
+def lock_forever(words: list[str]) -> None:
+    lock = FolderLock(Path(words[0]))
+    print("locked", flush=True)
+    time.sleep(600)
+    lock.release()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

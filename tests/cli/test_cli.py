@@ -5,10 +5,8 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -26,8 +24,8 @@ from light_llm.cli.signals import stop_on_signals
 from light_llm.config import about_recipe, recipe_names, recipe_text
 from light_llm.errors import ConfigError
 from light_llm.interop.model_card import card_text
-from tests.conftest import CHECKOUT
-from tests.support.tools import NANO_RUN, light_llm, rows_of, run_child
+from tests.support.child import Child
+from tests.support.tools import NANO_RUN, rows_of, run_child
 
 
 def output_of(*words: str, code: int = 0) -> str:
@@ -177,17 +175,10 @@ def test_flags_go_over_recipes(trained: Path) -> None:
     Path("mine.toml").write_text('[train]\nlr = 0.5\nmax_steps = 3\n[data]\ntokenizer = "char"\n')
     words = train_args(trained, "--config", "mine.toml", "--lr", "0.01")
     words[words.index("--tokenizer") : words.index("--tokenizer") + 2] = []
-    output_of(*words)
+    assert "next     python generate.py demo --checkpoint run" in output_of(*words)
     run = settings_of_run()
     assert (run["train"]["lr"], run["train"]["max_steps"], run["data"]["tokenizer"]) == (0.01, 3, "char")
     assert run["model"]["n_positions"] == 32 and run["model"]["vocab_size"] < 40
-
-
-def test_the_front_files_work_from_any_folder(trained: Path, tmp_path: Path) -> None:
-    words = ["--data", str(trained / "text.txt"), *NANO_RUN, "--max-steps", "1"]
-    child = run_child([sys.executable, str(CHECKOUT / "train.py"), *words], cwd=tmp_path, env={"PYTHONPATH": ""})
-    assert child.returncode == 0 and Path("checkpoints/best_model.pt").is_file(), child.stderr
-    assert "next     python generate.py demo" in child.stdout
 
 
 def test_a_text_may_move(trained: Path) -> None:
@@ -216,44 +207,55 @@ def test_a_damaged_step_is_passed_over_and_none_at_all_is_an_error(
     assert "--init-from run/best_model.pt" in capsys.readouterr().err
 
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: pipes and signals of POSIX")
 NEEDS_DEV_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT RUN: this system has no /dev/full")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: pipes of a POSIX shell")
-@pytest.mark.parametrize("end", ["| head -1", pytest.param("> /dev/full", marks=NEEDS_DEV_FULL)])
-def test_a_screen_that_goes_away_does_not_end_a_run(trained: Path, end: str) -> None:
-    """`| head` and a full disk behind standard output: the run goes on, silently, and is complete."""
-    line = shlex.join([sys.executable, "-m", "light_llm", *train_args(trained, "--max-steps", "30")]) + f" 2> err {end}"
-    subprocess.run(["bash", "-c", line], capture_output=True, check=False)
-    assert Path("run", "step-000030", "MANIFEST.json").is_file(), Path("err").read_text()
-    assert "Traceback" not in Path("err").read_text()
+@posix
+def test_a_screen_that_goes_away_does_not_end_a_run(trained: Path) -> None:
+    """As `| head -1`: the run goes on, silently, and is complete."""
+    pipe_end, pipe = os.pipe()
+    child = Child(train_args(trained, "--max-steps", "30"), stdout=pipe)
+    os.close(pipe)
+    with open(pipe_end) as out:
+        out.readline()
+    assert child.wait() == 0 and "Traceback" not in child.output[1]
+    assert Path("run", "step-000030", "MANIFEST.json").is_file()
 
 
 @NEEDS_DEV_FULL
-def test_a_full_disk_is_no_bug(trained: Path) -> None:
-    words = [sys.executable, "-m", "light_llm", "eval", "--checkpoint", str(trained / "run")]
+def test_a_full_disk_behind_the_screen_ends_no_run_and_is_no_bug(trained: Path) -> None:
     with open("/dev/full", "w") as full:
-        child = subprocess.run(words, cwd=trained, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert child.returncode == 2 and child.stderr.startswith("error: No space left on device"), child.stderr
+        child = Child(train_args(trained, "--max-steps", "30"), stdout=full.fileno())
+        assert child.wait() == 0 and "Traceback" not in child.output[1]
+        assert Path("run", "step-000030", "MANIFEST.json").is_file()
+        words = ["eval", "--checkpoint", str(trained / "run"), "--data", str(trained / "text.txt")]
+        child = Child(words, stdout=full.fileno())
+        assert child.wait() == 2 and child.output[1].startswith("error: No space left on device"), child.output
+
+
+@posix
+def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
+    pipe_end, pipe = os.pipe()
+    child = Child(["generate", "demo", "--checkpoint", str(trained / "run"), "--seed", "1"], stdout=pipe)
+    os.close(pipe)
+    assert os.read(pipe_end, 1) == b"-"
+    os.close(pipe_end)
+    assert child.wait() == 0 and "Traceback" not in child.output[1]
 
 
 # ---- signals
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: Windows has no SIGTERM to send")
+@posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_leaves(trained: Path, number: int, code: int) -> None:
     """Sent in the middle of a run; what is left behind resumes."""
-    words = [sys.executable, "-m", "light_llm", *train_args(trained, "--max-steps", "100000")]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = Path("run/metrics.jsonl")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 3):
-        time.sleep(0.05)
-    child.send_signal(number)
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == code, err
-    assert "stopping" in err and "Traceback" not in err and "python train.py --resume --out run" in out
+    child = Child(train_args(trained, "--max-steps", "100000"))
+    child.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    exit_code, out, err = child.end(number)
+    assert exit_code == code and "stopping" in err and "python train.py --resume --out run" in out
     done = int(max(Path("run").glob("step-*")).name.split("-")[1])
     assert f"resumed  at step {done}" in output_of("train", "--resume", "--out", "run", "--max-steps", str(done + 2))
 
@@ -296,18 +298,12 @@ def test_a_run_that_diverges_says_so_and_exits_with_2(trained: Path) -> None:
     assert "not finite" in out and "--lr (now 1e+30)" in out
 
 
-def test_a_reader_that_leaves_is_no_error(trained: Path) -> None:
-    words = f"{sys.executable} -m light_llm generate demo --checkpoint run --seed 1 | head -c 1"
-    child = subprocess.run(["bash", "-c", f"set -o pipefail; {words}"], cwd=trained, capture_output=True, text=True)
-    assert "Traceback" not in child.stderr and child.stdout == "-"
-
-
-def test_a_posix_locale_changes_nothing(tmp_path: Path) -> None:
+def test_a_posix_locale_changes_nothing() -> None:
     """UTF-8 is UTF-8 whatever the shell says."""
     Path("text.txt").write_text("Où est le café? Là-bas, près de l'église. 日本\n" * 50, encoding="utf-8")
+    train = ["train", "--data", "text.txt", *NANO_RUN, "--tokenizer", "char", "--max-steps", "2"]
+    write = ["generate", "text", "--prompt", "Où", "--seed", "1"]
+    program = f"from light_llm.cli import main, run\nraise SystemExit(main({train}) or run({write!a}))"
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
-    words = ["--data", "text.txt", *NANO_RUN, "--tokenizer", "char", "--max-steps", "2"]
-    child = light_llm("train", *words, env=env)
+    child = run_child([sys.executable, "-c", program], env=env)
     assert child.returncode == 0, child.stderr
-    # Without the two variables, Python itself reads the command line of this locale as UTF-8.
-    assert light_llm("generate", "text", "--prompt", "Où", "--seed", "1", env={"LC_ALL": "C"}).returncode == 0

@@ -2,25 +2,15 @@
 
 import json
 import re
-from functools import partial
 
 import pytest
 
-from light_llm import doctor
 from light_llm.cli.doctor import command
-from light_llm.doctor.runner import QUICK as QUICK_CHECKS
-from light_llm.doctor.runner import run_checks
+from tests.conftest import FEW_CHECKS as FEW
 from tests.support import broken_operations as broken
 
 QUICK = ["--quick", "--device", "cpu"]
-FEW = ("linear", "GELU", "long sums, bfloat16")
-
-
-@pytest.fixture(autouse=True)
-def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a few of the checks: the output does not depend on how many there are."""
-    few = [check for check in QUICK_CHECKS if check.name in FEW]
-    monkeypatch.setattr(doctor, "quick_check", partial(run_checks, checks=few))
+pytestmark = pytest.mark.usefixtures("few_checks")
 
 
 def test_a_safe_device(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,54 +3,26 @@
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from light_llm.checkpoint import RunFolder
+from light_llm.cli import main
 from light_llm.cli.progress import RESUME_ADVICE
+from light_llm.data import sources
+from tests.support.child import PATIENCE, Child
 from tests.support.tools import NANO_RUN, rows_of, run_child
 from tests.support.web_servers import FaultyServer, running
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-PATIENCE = 200.0  # seconds for a child to reach the moment that is waited for, on a busy machine
-
-
-def hear_signals() -> None:
-    """Undo what a child inherits: a shell's background jobs ignore Ctrl-C, and nohup a closed terminal."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
-def child_of(words: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
-    """The command line in a process that hears signals, also where a shell or nohup told its jobs to ignore them."""
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen([sys.executable, "-m", "light_llm", *words], preexec_fn=hear_signals, **options)
-
-
-def wait_until(child: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:
-    """Wait for a condition while a child runs."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if child.poll() is not None or time.monotonic() > deadline:
-            child.kill()  # else `communicate` would wait for it
-            raise AssertionError(child.communicate())
-        time.sleep(0.005)
-
-
-def ended(child: "subprocess.Popen[bytes]", number: int) -> tuple[int, str, str, float]:
-    """Send a signal. Returns the exit code, both outputs and the seconds until the end; checks for tracebacks."""
-    start = time.monotonic()
-    child.send_signal(number)
-    out, err = (part.decode() if part else "" for part in child.communicate(timeout=PATIENCE))
-    assert "Traceback" not in out + err, err
-    return child.returncode, out, err, time.monotonic() - start
 
 
 def rows(folder: Path, kind: str = "step") -> int:
@@ -77,10 +49,11 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     run = folder / "run"
     words = ["--data", str(folder / "text.txt"), "--val-data", str(folder / "held_out.txt"), *NANO_RUN]
     words += ["--max-steps", "5", "--eval-interval", "3", "--save-interval", "4"]
-    child = child_of(["train", *words, "--out", str(run)])
-    wait_until(child, lambda: rows(run) == 3)
-    code, out, err, seconds = ended(child, signal.SIGTERM)
-    return {"run": run, "code": code, "out": out, "err": err, "seconds": seconds}
+    child = Child(["train", *words, "--out", str(run)])
+    child.wait_until(lambda: rows(run) == 3)
+    start = time.monotonic()
+    code, out, err = child.end(signal.SIGTERM)
+    return {"run": run, "code": code, "out": out, "err": err, "seconds": time.monotonic() - start}
 
 
 @posix
@@ -98,21 +71,21 @@ def test_generate_eval_ends_at_once(broken_off: dict[str, Any]) -> None:
     import pty
 
     terminal, child_end = pty.openpty()  # its progress bar shows when it has begun
-    child = child_of(["eval", "--checkpoint", str(broken_off["run"])], stderr=child_end)
+    child = Child(["eval", "--checkpoint", str(broken_off["run"])], stderr=child_end)
     os.close(child_end)
     wait_for(terminal, b"evaluating")
-    child.send_signal(signal.SIGTERM)
+    child.send(signal.SIGTERM)
     wait_for(terminal, b"interrupted")
-    assert child.wait(PATIENCE) == 143
+    assert child.wait() == 143
     os.close(terminal)
 
 
 @posix
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_writing_ends_with_the_signals_code(number: int, code: int, model: Path) -> None:
-    child = child_of(["generate", "text", "--checkpoint", str(model), "--max-new-tokens", "10000000"])
-    assert child.stdout and child.stdout.read(1)
-    exit_code, _, err, _ = ended(child, number)
+    child = Child(["generate", "text", "--checkpoint", str(model), "--max-new-tokens", "10000000"])
+    child.wait_until(lambda: child.output[0] != "")
+    exit_code, _, err = child.end(number)
     assert (exit_code, err.strip()) == (code, "interrupted")
 
 
@@ -122,22 +95,18 @@ def test_a_prompt_is_left_by_sigterm_and_not_by_ctrl_c(model: Path) -> None:
 
     terminal, child_end = pty.openpty()
     words = ["generate", "interactive", "--checkpoint", str(model), "--max-new-tokens", "10000000"]
-    child = child_of(words, stdin=child_end, stdout=child_end, stderr=child_end, start_new_session=True)
+    child = Child(words, stdin=child_end, stdout=child_end, stderr=child_end, terminal=True)
     os.close(child_end)
-    try:
+    wait_for(terminal, b"> ")
+    os.write(terminal, b"abc\r")
+    wait_for(terminal, b"abc")
+    for _ in range(2):  # Ctrl-C at the prompt and in an answer, any number of times
+        child.send(signal.SIGINT)
         wait_for(terminal, b"> ")
-        os.write(terminal, b"abc\r")
-        wait_for(terminal, b"abc")
-        for _ in range(2):  # Ctrl-C at the prompt and in an answer, any number of times
-            child.send_signal(signal.SIGINT)
-            wait_for(terminal, b"> ")
-        child.send_signal(signal.SIGTERM)
-        wait_for(terminal, b"interrupted")
-        assert child.wait(PATIENCE) == 143
-    finally:
-        child.kill()
-        child.wait()
-        os.close(terminal)
+    child.send(signal.SIGTERM)
+    wait_for(terminal, b"interrupted")
+    assert child.wait() == 143
+    os.close(terminal)
 
 
 # ---- before a training: reading, learning, encoding, downloading
@@ -162,14 +131,20 @@ def temporary(cache: Path) -> list[str]:
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> None:
     """A closed terminal does not end it, nor does a request to save before there is a model."""
-    child = child_of(["train", "--data", "-", *NANO_RUN, "--out", "run"], stdin=subprocess.PIPE)
-    assert child.stdin
-    child.stdin.write(SENTENCE.encode() * 1000)
-    child.stdin.flush()
-    wait_until(child, lambda: bool(temporary(cache)))
-    child.send_signal(signal.SIGHUP)
-    child.send_signal(signal.SIGUSR1)
-    exit_code, _, err, _ = ended(child, number)
+    pipe_end, pipe = os.pipe()
+    child = Child(["train", "--data", "-", *NANO_RUN, "--out", "run"], stdin=pipe_end)
+    os.close(pipe_end)
+    os.write(pipe, SENTENCE.encode() * 100)
+    child.wait_until(lambda: bool(temporary(cache)))
+    for each in (signal.SIGHUP, signal.SIGUSR1, number):
+        child.send(each)
+    child.process.join(1.0)
+    # Python may hear of a signal between two reads only after the second one: then more text comes.
+    with suppress(BrokenPipeError):
+        while child.process.exitcode is None:
+            os.write(pipe, SENTENCE.encode() * 100)
+    os.close(pipe)
+    exit_code, (_, err) = child.wait(), child.output
     assert (exit_code, err.strip()) == (code, ADVICE)
     assert temporary(cache) == [] and not Path("run").exists()
 
@@ -181,39 +156,44 @@ def test_preparing_ends_cleanly_and_resumes(phase: str, cache: Path, tmp_path: P
     (tmp_path / "text.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 100_000, 10)) * 8)
     tokenizer = "bpe:20000" if phase == "learning" else "byte"
     time.sleep(2.1)  # the scan of a younger file is not cached, and the test waits for that
-    child = child_of(["prepare", "--data", str(tmp_path / "text.txt"), "--tokenizer", tokenizer])
+    child = Child(["prepare", "--data", str(tmp_path / "text.txt"), "--tokenizer", tokenizer])
     kept = "scans/*.json" if phase == "learning" else "shards/*.partial/*"
-    wait_until(child, lambda: any(cache.glob(kept)))
-    code, _, err, _ = ended(child, signal.SIGTERM)
+    child.wait_until(lambda: any(cache.glob(kept)))
+    code, _, err = child.end(signal.SIGTERM)
     assert (code, err.strip()) == (143, ADVICE)
     assert not [name for name in temporary(cache) if name.endswith(".partial")]
     if phase == "learning":
         assert not list(cache.glob("tokenizers/*"))
     else:
-        again = run_child([sys.executable, "-m", "light_llm", "prepare", "--data", "text.txt", "--tokenizer", "byte"])
-        assert again.returncode == 0 and not list(cache.glob("shards/*.partial")), again.stderr
+        assert main(["prepare", "--data", "text.txt", "--tokenizer", "byte"]) == 0
+        assert not list(cache.glob("shards/*.partial"))
 
 
 @posix
 def test_learning_can_be_ended_where_the_library_hears_of_nothing() -> None:
     """The library has all the texts and works for many seconds without calling back; the process ends silently."""
-    program = (
-        "import signal, time\n"
-        "from light_llm.data.bpe import train_bpe\n"
-        "def texts():\n"
-        "    for i in range(0, 700_000, 7000):\n"
-        "        yield ''.join(f'w{k * 7919 % 1_000_003:x} ' for k in range(i, i + 7000)) * 2\n"
-        "    began.append(time.perf_counter())\n"
-        "    signal.setitimer(signal.ITIMER_REAL, 0.5)\n"
-        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
-        "began = []\n"
-        "try:\n"
-        "    train_bpe(texts(), 60_000)\n"
-        "except KeyboardInterrupt:\n"
-        "    print(time.perf_counter() - began[0])\n"
-    )
-    child = run_child([sys.executable, "-c", program])
-    assert (child.returncode, child.stderr) == (0, "") and 0.5 < float(child.stdout) < 4, child
+    child = Child([], function=learn_until_alarm)
+    assert child.wait() == 0 and 0.5 < float(child.output[0]) < 4, child.output
+
+
+def learn_until_alarm(words: list[str]) -> int:
+    """Learn a vocabulary of a large text; half a second after its end has been read, the alarm rings."""
+    from light_llm.data.bpe import train_bpe
+
+    start = 0.0
+
+    def texts() -> Iterator[str]:
+        nonlocal start
+        for i in range(0, 700_000, 7000):
+            yield "".join(f"w{k * 7919 % 1_000_003:x} " for k in range(i, i + 7000)) * 2
+        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        train_bpe(texts(), 60_000)
+    print(time.perf_counter() - start)
+    return 0
 
 
 @pytest.fixture
@@ -225,16 +205,16 @@ def server() -> Iterator[FaultyServer]:
 @posix
 def test_a_download_ends_cleanly(cache: Path, server: FaultyServer) -> None:
     """Only the address differs from what a user does: the server sends a part and then nothing more."""
-    program = (
-        "import sys; from dataclasses import replace; import light_llm.data.sources as s\n"
-        f"s.SHAKESPEARE = replace(s.SHAKESPEARE, url='{server.url}/stall')\n"
-        "from light_llm.cli import main\n"
-        "raise SystemExit(main(['prepare', '--data', 'shakespeare', '--tokenizer', 'byte']))\n"
-    )
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(child, lambda: bool(temporary(cache)))
-    code, _, err, _ = ended(child, signal.SIGTERM)
+    child = Child([f"{server.url}/stall"], function=prepare_from)
+    child.wait_until(lambda: bool(temporary(cache)))
+    code, _, err = child.end(signal.SIGTERM)
     assert (code, err.strip()) == (143, ADVICE) and temporary(cache) == []
+
+
+def prepare_from(words: list[str]) -> int:
+    """Prepare Shakespeare from another address."""
+    sources.SHAKESPEARE = replace(sources.SHAKESPEARE, url=words[0])
+    return main(["prepare", "--data", "shakespeare", "--tokenizer", "byte"])
 
 
 def run_command(body: str) -> tuple[int, str]:
@@ -282,15 +262,8 @@ def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> 
     (tmp_path / "text.txt").write_text(SENTENCE * 100)
     terminal, child_end = pty.openpty()
     words = ["train", "--data", "text.txt", *NANO_RUN, "--out", "run", "--max-steps", "500"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "light_llm", *words, "--eval-interval", "1000", "--save-interval", "1000"],
-        stdin=child_end,
-        stdout=child_end,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
-        env=os.environ | {"TERM": "xterm-256color"},
-    )
+    words += ["--eval-interval", "1000", "--save-interval", "1000"]
+    child = Child(words, stdin=child_end, stdout=child_end, terminal=True)
     os.close(child_end)
     run, log = tmp_path / "run", tmp_path / "run" / "train.log"
 
@@ -300,15 +273,15 @@ def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> 
             os.read(terminal, 65_536)
         return True
 
-    wait_until(child, lambda: drain() and rows(run) >= 3)
-    child.send_signal(signal.SIGUSR1)
-    wait_until(child, lambda: drain() and "as it was asked for" in log.read_text())
+    child.wait_until(lambda: drain() and rows(run) >= 3)
+    child.send(signal.SIGUSR1)
+    child.wait_until(lambda: drain() and "as it was asked for" in log.read_text())
     saved = [path.name for path in RunFolder(run).steps()]
     assert len(saved) == 1
     os.close(terminal)  # the kernel sends SIGHUP, and every write to the terminal fails from now on
     steps = rows(run)
-    _, err = child.communicate(timeout=PATIENCE * 2)
-    assert child.returncode == 0 and b"Traceback" not in err and b"rror" not in err, err
+    code, (_, err) = child.wait(), child.output
+    assert code == 0 and "Traceback" not in err and "rror" not in err, err
     assert steps < 500 == rows(run)
     text = log.read_text()
     assert "step 500/500" in text and "done at step 500/500" in text and "held out" in text
@@ -319,18 +292,19 @@ def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @posix
-def test_the_first_signal_waits_for_the_compiler_and_the_second_does_not(tmp_path: Path) -> None:
+def test_the_first_signal_waits_for_the_compiler_and_the_second_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "text.txt").write_text(SENTENCE * 100)
     for out, signals in (("one", 1), ("two", 2)):
         words = ["train", "--data", "text.txt", *NANO_RUN, "--compile", "on", "--out", out, "--max-steps", "100"]
-        where = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / out / "inductor")}
-        child = child_of(words, env=where, start_new_session=True)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / out / "inductor"))
+        child = Child(words)
         log = Path(out, "train.log")
-        wait_until(child, lambda log=log: log.exists() and "out  " in log.read_text())  # type: ignore[misc]
+        child.wait_until(lambda log=log: log.exists() and "out  " in log.read_text())  # type: ignore[misc]
         for _ in range(signals - 1):
             os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the compiler's own processes get it too
-            assert child.stderr and b"stopping" in child.stderr.readline() + child.stderr.readline()
+            child.wait_until(lambda child=child: "stopping" in child.output[1])  # type: ignore[misc]
         os.killpg(child.pid, signal.SIGINT)
-        _, err = child.communicate(timeout=2 * PATIENCE)
-        assert child.returncode == 130 and b"Traceback" not in err, err
+        assert child.wait() == 130 and "Traceback" not in child.output[1]
         assert len(rows_of(out, "step")) == 2 - signals and len(RunFolder(out).steps()) == 2 - signals

@@ -13,7 +13,7 @@ from light_llm.plan.plan import DatasetSize, Plan, make_plan
 from light_llm.plan.render import header_lines, refusal, table, warning_lines
 from light_llm.plan.suggest import apply, micro_batches, suggest_settings
 from light_llm.runtime import MemoryLimit
-from tests.plan.test_plan import PROFILE
+from tests.support.tools import PROFILE
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off")
 MICRO, NANO, SMALL = ModelConfig(), ModelConfig.nano(), ModelConfig.small()

@@ -18,29 +18,15 @@ from light_llm.plan import plan as plan_module
 from light_llm.plan import profile as profile_module
 from light_llm.plan.memory_model import StepShape, saved_bytes_of_layer
 from light_llm.plan.plan import KEPT_STEPS, DatasetSize, Plan, make_plan
-from light_llm.plan.profile import WIDTHS, Profile, is_known, profile
+from light_llm.plan.profile import WIDTHS, is_known, profile
 from light_llm.plan.render import parameters_by_part
 from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.train import Trainer
 from tests.support.live_bytes import peak_of_a_step
-from tests.support.tools import byte_loader, byte_model, tiny_model
+from tests.support.tools import PROFILE, byte_loader, byte_model, tiny_model
 
 CPU = TrainConfig(device="cpu", dtype="float32", compile="off", batch_size=4)
-PROFILE = Profile(
-    block_batch=(1e-4, 2e-4, 4e-4),
-    block_token=(1e-6, 3e-6, 1e-5),
-    attention=(1e-7, 2e-7, 8e-7),
-    attention_kernel=(4e-7, 8e-7, 2e-6),
-    head_batch=(1e-7, 2e-7, 4e-7),
-    head_token=(1e-9, 2e-9, 4e-9),
-    muon=(1e-3, 4e-3, 2e-2),
-    table=1e-9,
-    adamw=1e-9,
-    dropout=2e-9,
-    forward=0.35,
-    evaluated=0.4,
-)
 
 
 def shaped(C: int = 128, H: int = 2, L: int = 3, V: int = 4096, T: int = 128, **model: Any) -> ModelConfig:

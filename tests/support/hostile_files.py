@@ -1,8 +1,7 @@
-"""Files made to harm their reader, and a child process that gives each to the reader a user would use.
+"""Files made to harm their reader, and a function for a child process that gives each to the reader a user would use.
 
-`python -m tests.support.hostile_files make FOLDER` writes the corpus; nothing of it is in the repository.
-`python -m tests.support.hostile_files read FOLDER KIND` reads the files of one kind and prints a line of JSON for each:
-the exception, the processor time and the memory that the process had gained by then.
+Nothing of the corpus is in the repository. For each file the exception is printed, with the processor time and the
+memory that the process had gained by then.
 """
 
 import hashlib
@@ -503,12 +502,10 @@ def make(folder: Path, kind: str) -> None:
     KINDS[kind][0](folder / kind)
 
 
-if __name__ == "__main__":
-    action, where, *names = sys.argv[1:]
+def print_costs(words: list[str]) -> int:
+    """Read the files of a kind below a folder, within a limit, and print a line of JSON for each."""
+    folder, kind = words
     limit()
-    for each in names or list(KINDS):
-        if action == "make":
-            make(Path(where), each)
-        else:
-            for line in read(Path(where), each):
-                print(json.dumps(line), flush=True)
+    for line in read(Path(folder), kind):
+        print(json.dumps(line), flush=True)
+    return 0

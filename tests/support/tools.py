@@ -19,10 +19,34 @@ from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.model import LightLLM
 from light_llm.observe import read_rows
 from light_llm.observe.metrics import TIMING_KEYS
+from light_llm.plan.profile import Profile, keys
+from light_llm.runtime.machine_cache import cached_measurements
 from light_llm.train import Result, Trainer
 
 ALPHABET = "abcdefghij \n.é/"  # of the model that the tests of the prompt write with
+# A made-up speed of this machine, in the cache of all tests: none waits for a measurement or depends on one.
+PROFILE = Profile(
+    block_batch=(1e-4, 2e-4, 4e-4),
+    block_token=(1e-6, 3e-6, 1e-5),
+    attention=(1e-7, 2e-7, 8e-7),
+    attention_kernel=(4e-7, 8e-7, 2e-6),
+    head_batch=(1e-7, 2e-7, 4e-7),
+    head_token=(1e-9, 2e-9, 4e-9),
+    muon=(1e-3, 4e-3, 2e-2),
+    table=1e-9,
+    adamw=1e-9,
+    dropout=2e-9,
+    forward=0.35,
+    evaluated=0.4,
+)
 TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)
+
+
+def cache_profile() -> None:
+    """Cache PROFILE as the speed of this machine, for both number formats and GPT-2's blocks."""
+    numbers = [n for value in vars(PROFILE).values() for n in (value if isinstance(value, tuple) else (value,))]
+    for dtype in ("float32", "bfloat16"):
+        cached_measurements(keys("cpu", dtype), lambda: numbers)
 
 
 def some_tokens(B: int = 3, T: int = 16, V: int = TINY.vocab_size, seed: int = 5) -> Tensor:

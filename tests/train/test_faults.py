@@ -30,7 +30,7 @@ def nothing_lost(outcome: Outcome) -> bool:
 
 
 def test_a_process_that_ends_at_a_file_operation(poem: Path) -> None:
-    assert nothing_lost(faults.dying_at_an_operation(poem, every=7))
+    assert nothing_lost(faults.dying_at_an_operation(poem, every=11))
 
 
 def test_a_power_cut_loses_nothing_that_was_said_to_be_saved(poem: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_preparation_that_is_killed_goes_on(poem: Path) -> None:
 
 
 def test_a_full_disk_at_a_file_operation(poem: Path) -> None:
-    assert nothing_lost(faults.full_disk(poem, every=5))
+    assert nothing_lost(faults.full_disk(poem, every=9))
 
 
 def test_a_step_that_is_not_finite(poem: Path) -> None:

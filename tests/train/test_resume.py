@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from light_llm.checkpoint import RunFolder, read_model
 from light_llm.config import ModelConfig
@@ -18,40 +17,11 @@ from tests.support.tools import (
     Foreign,
     byte_loader,
     byte_model,
-    files_of,
     flip,
     rows_of,
     tensors_of,
     train_small,
 )
-
-
-@pytest.mark.parametrize(
-    ("stop_at", "how"),
-    [
-        (25, {}),  # between saves
-        (10, {}),  # at a save and an evaluation
-        (59, {}),  # before the end
-        (25, {"optimizer": "muon", "schedule": "wsd", "z_loss": 1e-3}),
-        (25, {"dtype": "bfloat16"}),
-    ],
-)
-def test_a_stopped_run_goes_on_bit_for_bit(
-    poem: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, how: dict[str, Any]
-) -> None:
-    """60 steps against some and the rest, dropout on: every file of the last checkpoint, every number on the way."""
-    _, whole = train_small(poem, "whole", max_steps=60, **how)
-    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", str(stop_at))
-    _, first = train_small(poem, "parts", max_steps=60, **how)
-    assert (first.status, first.step) == ("interrupted", stop_at)
-    monkeypatch.delenv("LIGHT_LLM_STOP_AFTER")
-    torch.manual_seed(99)  # whatever was drawn in between does not matter
-    _, second = train_small(poem, "parts", model=byte_model(dropout=0.2, seed=5), max_steps=60, resume=True, **how)
-    assert files_of(Path("whole/step-000060")) == files_of(Path("parts/step-000060"))
-    assert Path("whole/best_model.pt").read_bytes() == Path("parts/best_model.pt").read_bytes()
-    assert rows_of("whole", "step") == rows_of("parts", "step")
-    assert rows_of("whole", "eval") == rows_of("parts", "eval")
-    assert (whole.best_loss, whole.best_step) == (second.best_loss, second.best_step)
 
 
 def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> None:
