@@ -73,10 +73,12 @@ def O4_the_update_of_adamw() -> None:
 
 
 def O5_decay_is_apart_from_the_gradient() -> None:
-    """Without a gradient a weight shrinks by lr lambda; the gradient's part of a step does not know of lambda."""
+    """Without a gradient a weight shrinks by lr lambda and a bias stays; the rest of a step knows no lambda."""
     layer, optimizer = _layer()
+    bias, layer.bias.grad = array(layer.bias).copy(), torch.zeros_like(layer.bias)
     before, after = _step(layer, optimizer, np.zeros((3, 6)))
     agree(after, (1 - LR * DECAY) * before)
+    agree(layer.bias, bias)
     (b0, a0), (b1, a1) = (_step(*_layer(weight_decay=decay), GRADIENTS[0]) for decay in (0.0, 0.1))
     agree(a1 - (1 - LR * 0.1) * b1, a0 - b0)
 

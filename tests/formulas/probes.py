@@ -64,6 +64,7 @@ def P5_overlap_of_heads() -> None:
             apart = 0.5 * np.abs(A[:, a, 1:] - A[:, b, 1:]).sum(axis=-1)
             shared.append(1 - apart.mean())
     agree(overlap(tensor(A)), np.mean(shared))
+    agree(overlap(tensor(A[:, :1])), 0.0)
 
 
 X = normal(4, 9, 24) * np.linspace(0.1, 3, 24)

@@ -34,13 +34,6 @@ def test_a_seed_repeats_it_and_a_state_goes_on() -> None:
     assert torch.equal(drop(torch.ones(1000), 0.3), second) and not torch.equal(first, second)
 
 
-def test_what_is_dropped_has_no_gradient() -> None:
-    x = torch.randn(7, 13, requires_grad=True)
-    y = drop(x, 0.4)
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(gradient * x, y)
-
-
 def test_as_a_module_it_is_torch_s() -> None:
     layer, x = Dropout(0.5), torch.randn(3, 50)
     assert torch.equal(layer.eval()(x), x) and torch.equal(Dropout(0.0).train()(x), x)

@@ -22,7 +22,7 @@ LLAMA |= {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False
 QWEN3 = LLAMA | {"qk_norm": True, "norm_eps": 1e-6}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
-    "llama, a key for each query": LLAMA | {"n_kv_head": 0},
+    "llama, a key for each query": LLAMA | {"n_kv_head": 4},
     "llama, one key for all": LLAMA | {"n_kv_head": 1},
     "llama, heads as wide as the stream": LLAMA | {"head_dim": 0, "rope_base": 500.0},
     "llama, untied": LLAMA | {"tied_head": False},

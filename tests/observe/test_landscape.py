@@ -94,22 +94,6 @@ def test_the_model_is_as_before_even_when_interrupted() -> None:
 # ---- planes
 
 
-def points(k: int, n: int = 500, seed: int = 0) -> list[Tensor]:
-    """A walk of k points with a drift."""
-    steps = torch.randn(k, n, generator=generator(seed)) + 0.5 * torch.randn(n, generator=generator(9))
-    return list(steps.cumsum(dim=0))
-
-
-def test_a_plane_goes_exactly_through_three_points() -> None:
-    origin, *others = points(3)
-    plane = fit_plane(origin, others)
-    assert plane is not None and sum(plane.explained) == pytest.approx(1)
-    assert float(plane.first @ plane.second) == pytest.approx(0, abs=1e-6)
-    assert float(plane.first.norm()) == pytest.approx(1) and float(plane.second.norm()) == pytest.approx(1)
-    for (a, b), point in zip(plane.coordinates, others, strict=True):
-        torch.testing.assert_close(plane.origin + a * plane.first + b * plane.second, point, rtol=1e-4, atol=1e-4)
-
-
 def test_points_on_a_line_or_too_few_have_no_plane() -> None:
     origin, away = torch.zeros(50), torch.randn(50, generator=generator())
     assert fit_plane(origin, [away, 2 * away, -away]) is None

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from light_llm.data.shards import TokensInMemory
 from light_llm.evaluate import bucket_ends
-from light_llm.layers.attention import attention_weights
 from light_llm.model import LightLLM
 from light_llm.observe import activations, attention, predictions
 from light_llm.observe.probe import ProbeBatch, make_probe_batch, probe_model, select_attention_maps
@@ -30,43 +28,7 @@ def batch() -> ProbeBatch:
     return make_probe_batch(TokensInMemory(ids), context=16, n_ids=61)
 
 
-def causal(seed: int = 0, B: int = 2, H: int = 3, T: int = 9, sharp: float = 2.0) -> Tensor:
-    """Attention weights of random queries and keys."""
-    g = torch.Generator().manual_seed(seed)
-    q, k = (sharp * torch.randn(B, H, T, 8, generator=g) for _ in range(2))
-    return attention_weights(q, k)
-
-
 # ---- attention
-
-
-def test_uniform_and_one_position_attention() -> None:
-    uniform = attention_weights(torch.zeros(1, 1, 7, 4), torch.zeros(1, 1, 7, 4))
-    torch.testing.assert_close(attention.entropy(uniform)[0, 0], torch.arange(1.0, 8).log())
-    torch.testing.assert_close(attention.relative_entropy(uniform)[0, 0], torch.ones(6))
-    torch.testing.assert_close(attention.distance(uniform)[0, 0], torch.arange(7) / 2)
-    first = torch.zeros(1, 1, 6, 6)
-    first[..., 0] = 1
-    assert attention.entropy(first).abs().max() == 0 and attention.head_metrics(first)["first"] == [1.0]
-    torch.testing.assert_close(attention.distance(first)[0, 0], torch.arange(6.0))
-
-
-def test_overlap_is_one_for_equal_heads_and_zero_for_heads_that_share_nothing() -> None:
-    head = causal(H=1)
-    assert float(attention.overlap(head.expand(-1, 4, -1, -1))) == pytest.approx(1, abs=1e-5)
-    here, there = torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 5)
-    here[..., 0], there[..., range(5), range(5)] = 1, 1
-    assert float(attention.overlap(torch.cat([here, there], dim=1))) == pytest.approx(0)
-    assert float(attention.overlap(head)) == 0
-
-
-def test_a_copying_head_has_the_whole_induction_score() -> None:
-    half, copier = 5, torch.zeros(1, 2, 10, 10)
-    copier[:, :, range(10), range(10)] = 1
-    for i in range(half, 2 * half):
-        copier[0, 1, i] = 0
-        copier[0, 1, i, i - half + 1] = 1
-    assert attention.induction_score(copier).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +61,6 @@ def test_recording_attention_leaves_the_forward_pass_as_it_is(opinionated: Light
 # ---- activations
 
 
-def test_effective_rank_counts_directions() -> None:
-    line = torch.linspace(-1, 1, 50)[:, None] * torch.randn(1, 8)
-    assert float(activations.effective_rank(line)) == pytest.approx(1, abs=1e-4)
-    corners = torch.cat([torch.eye(8), -torch.eye(8)])
-    assert float(activations.effective_rank(corners)) == pytest.approx(8, abs=1e-4)
-
-
 def test_the_stream_is_recorded_after_the_embeddings_and_each_block(opinionated: LightLLM) -> None:
     x = some_tokens()
     with activations.record_activations(opinionated) as seen:
@@ -115,16 +70,6 @@ def test_the_stream_is_recorded_after_the_embeddings_and_each_block(opinionated:
     torch.testing.assert_close(opinionated.ln_f(seen.stream[-1]), hidden)
     opinionated.hidden_states(x)
     assert len(seen.stream) == 3, "a hook stayed behind"
-
-
-def test_a_unit_that_never_comes_out_above_0_is_dead(opinionated: LightLLM) -> None:
-    with torch.no_grad():
-        opinionated.h[1].mlp.c_fc.weight[:24] = 0
-        opinionated.h[1].mlp.c_fc.bias[:24] = -3
-    with activations.record_activations(opinionated) as seen:
-        opinionated.hidden_states(some_tokens(8, 32))
-    assert float(activations.dead_share(seen.mlp_units[0])) == 0
-    assert float(activations.dead_share(seen.mlp_units[1])) == 0.25
 
 
 # ---- predictions
@@ -159,33 +104,6 @@ def test_a_probe_that_fails_is_reported_and_ends_no_run(
     said = capsys.readouterr().out
     assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1
     assert result.status == "done" and tensors_of("run/step-000006") == tensors_of("whole/step-000006")
-
-
-def test_confidence_that_equals_accuracy_is_calibrated() -> None:
-    g = torch.Generator().manual_seed(0)
-    confidence = torch.rand(200_000, generator=g)
-    right = (torch.rand(200_000, generator=g) < confidence).float()
-    assert predictions.calibration(confidence, right)[0] < 0.01
-    assert predictions.calibration(confidence, torch.zeros_like(right))[0] == pytest.approx(0.5, abs=0.01)
-
-
-def test_a_model_that_copies_gains_by_copying() -> None:
-    """A stand-in for a model that predicts the token after the previous occurrence, `half` tokens back."""
-    half = 6
-    twice = predictions.repeated_sequence(61, 4, half)
-
-    class Copier:
-        config = tiny_model().config
-        head_weight = 9 * torch.eye(61)
-        logit_cap = 0.0
-
-        def hidden_states(self, tokens: Tensor) -> Tensor:
-            ahead = tokens.roll(half - 1, dims=1)
-            known = torch.arange(tokens.size(1)) >= half - 1
-            return torch.nn.functional.one_hot(ahead, 61).float() * known[None, :, None]
-
-    gain = predictions.copying_gain(Copier(), twice)  # type: ignore[arg-type]
-    assert gain == pytest.approx(math.log(61) - math.log(1 + 60 * math.exp(-9)), abs=1e-4)
 
 
 # ---- the loss by position
