@@ -1,6 +1,6 @@
 """The terminal of `generate interactive`: streams, edited lines, the history, keys and pipes.
 
-The last tests run real processes: one behind pipes, one in a terminal of its own.
+The last test runs a real process in a terminal of its own.
 """
 
 import builtins
@@ -32,7 +32,6 @@ from light_llm.generate.terminal import (
     read_history,
 )
 from tests.generate.test_console import generated
-from tests.support.tools import light_llm
 
 
 class FakeTty(io.StringIO):
@@ -196,18 +195,15 @@ def test_nothing_but_answers_is_output(
     assert shown.out == "" and re.fullmatch(err, shown.err, re.DOTALL)
 
 
-def test_a_pipe_gets_answers_and_nothing_else(writer: TextGenerator, model: Path) -> None:
-    """A real process, its streams and its exit code."""
-    lines = "abc\n/temperature 0\nde\n/temprature 1\n\n"
-    child = light_llm(
-        *("generate", "interactive", "--checkpoint", str(model), "--seed", "7", "--top-k", "0"),
-        *("--max-new-tokens", "12", "--device", "cpu", "--temperature", "1"),
-        stdin=lines,
-    )
-    greedy = generated(writer, "de", 24, temperature=0.0)
-    assert child.stdout == f"{generated(writer, 'abc')}\n{greedy[:14]}\n{greedy[14:]}\n"
-    assert child.stderr.startswith("error: there is no command /temprature; did you mean") and child.returncode == 2
-    assert child.stderr.count("\n") == 1
+def test_a_pipe_gets_answers_and_nothing_else(
+    writer: TextGenerator, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped(monkeypatch, b"abc\n/temperature 0\nde\n/temprature 1\n\n")
+    words = f"--checkpoint {model} --seed 7 --top-k 0 --max-new-tokens 12 --device cpu --temperature 1"
+    assert main(["generate", "interactive", *words.split()]) == 2
+    shown, greedy = capsys.readouterr(), generated(writer, "de", 24, temperature=0.0)
+    assert shown.out == f"{generated(writer, 'abc')}\n{greedy[:14]}\n{greedy[14:]}\n"
+    assert shown.err.startswith("error: there is no command /temprature; did you mean") and shown.err.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers signals in another way")
