@@ -3,5 +3,5 @@
 from .cache import KVCache as KVCache
 from .decode import decode as decode
 from .generator import TextGenerator as TextGenerator
-from .inference_dtype import convert_for_inference as convert_for_inference
+from .inference import convert_for_inference as convert_for_inference
 from .sampling import Sampling as Sampling

@@ -12,7 +12,7 @@ from ..data.tokenizers import start_ids
 from ..errors import CheckpointError, ConfigError
 from ..runtime import choose_device
 from .decode import decode_text
-from .inference_dtype import check_inference_dtype, convert_for_inference
+from .inference import check_inference_dtype, convert_for_inference
 from .sampling import Sampling
 
 
@@ -95,10 +95,8 @@ class TextGenerator:
         prompts = [prompts] if isinstance(prompts, str) else prompts
         if not prompts:
             return []
-        texts = [""] * len(prompts)
-        for pieces in self._pieces(prompts, max_new_tokens, sampling or Sampling(), stop, seed):
-            texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-        return texts
+        pieces = self._pieces(prompts, max_new_tokens, sampling or Sampling(), stop, seed)
+        return ["".join(row) for row in zip(*pieces, strict=True)]
 
     def stream(
         self,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from light_llm.config import ModelConfig
 from light_llm.errors import ConfigError
 from light_llm.generate import KVCache, Sampling, TextGenerator, convert_for_inference, decode
-from light_llm.generate.packed_linear import PackedLinear, can_pack
+from light_llm.generate.inference import PackedLinear, can_pack
 from light_llm.generate.quantize import MANY_ROWS, Int8Linear, dequantize, has_int8_kernel, quantize
 from light_llm.generate.sampling import sample, sample_batch, topk_with_ties
 from light_llm.model import LightLLM

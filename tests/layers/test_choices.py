@@ -14,7 +14,7 @@ from light_llm.data import Batch
 from light_llm.generate import convert_for_inference
 from light_llm.generate.cache import KVCache
 from light_llm.generate.decode import decode
-from light_llm.generate.packed_linear import can_pack, pack_weights
+from light_llm.generate.inference import can_pack, pack_weights
 from light_llm.generate.sampling import Sampling
 from light_llm.observe.curvature import hessian_of
 from light_llm.observe.flat_params import flatten, mean_loss_by_formula, trainable_parameters

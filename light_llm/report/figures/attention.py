@@ -60,23 +60,17 @@ def by_head_figure(probe: Probe, path: str, id: str, title: str, sentence: str) 
 
 
 def _entropy_over_time(log: RunLog) -> Figure | None:
-    grids = [(p.step, grid) for p in log.probes if (grid := p.grid("attention.relative"))]
-    grids = [grids[i] for i in plot.evenly_spaced(len(grids), 120)]
-    if len(grids) < 2:
+    heads = (
+        (p.step, {f"{i}.{h}": v for i, row in enumerate(p.grid("attention.relative")) for h, v in enumerate(row)})
+        for p in log.probes
+    )
+    steps, z = plot.metrics_over_steps(heads)
+    if len(steps) < 2:
         return None
-    z = {
-        f"{layer}.{head}": [
-            plot.round_digits(grid[layer][head], 4) if layer < len(grid) and head < len(grid[layer]) else None
-            for _, grid in grids
-        ]
-        for layer, row in enumerate(grids[-1][1])
-        for head in range(len(row))
-    }
     sentence = (
         "Each row is a head (layer.head). All begin even, then find their work. A row that goes to 0, or back to 1 and "
         "stays there, has collapsed."
     )
-    steps = [step for step, _ in grids]
     return plot.heatmap_over_steps("entropy_time", "How even attention is, over time", sentence, steps, z, "%{z:.3f}")
 
 

@@ -18,6 +18,7 @@ Cell = str | float | int | None
 MAX_POINTS = 1500  # of a trace
 MAX_ROWS = 60  # of a table
 MAX_COLUMNS = 150  # of a heat map over time
+MAX_PROBES = 120
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,14 @@ def smoothed_figure(
     ]
     rows = ((steps[i], round_digits(values[i]), round_digits(mean[i])) for i in kept)
     return make_figure(id, title, sentence, traces, layout, make_table(("step", title, "mean of 20"), rows))
+
+
+def metrics_over_steps(probes: Iterable[tuple[int, Mapping[str, Number]]]) -> tuple[list[int], dict[str, list[Number]]]:
+    """Return the steps of at most 120 of the probes that have metrics, and each metric of the last one over them."""
+    measured = [(step, metrics) for step, metrics in probes if metrics]
+    kept = [measured[i] for i in evenly_spaced(len(measured), MAX_PROBES)]
+    names = kept[-1][1] if kept else ()
+    return [step for step, _ in kept], {name: [round_digits(m.get(name), 4) for _, m in kept] for name in names}
 
 
 def heatmap_over_steps(

@@ -51,16 +51,9 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 
 def by_layer_figure(log: RunLog, path: str, id: str, title: str, sentence: str) -> Figure | None:
     """Return a heat map of a metric with one number per layer, over steps; bars if there is a single probe."""
-    probes = [(p.step, values) for p in log.probes if (values := p.vector(path))]
-    probes = [probes[i] for i in plot.evenly_spaced(len(probes), 120)]
-    if not probes:
-        return None
-    steps = [step for step, _ in probes]
-    z = {
-        f"layer {i}": [plot.round_digits(values[i], 4) if i < len(values) else None for _, values in probes]
-        for i in range(len(probes[-1][1]))
-    }
-    if len(probes) > 1:
+    layers = ((p.step, {f"layer {i}": v for i, v in enumerate(p.vector(path))}) for p in log.probes)
+    steps, z = plot.metrics_over_steps(layers)
+    if len(steps) != 1:
         return plot.heatmap_over_steps(id, title, sentence, steps, z, "%{z:.4g}")
     bars = plot.bar_trace(z, (column[0] for column in z.values()))
     table = plot.make_table(("step", *z), zip(steps, *z.values(), strict=True))

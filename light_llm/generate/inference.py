@@ -1,4 +1,4 @@
-"""Packed linear layers for generation: weights laid out for products with few rows, in 32 or 16 bits.
+"""Convert a trained model for generation: its number format, and weights laid out for products with few rows.
 
 To generate a token, every weight is read once and multiplied with one row, so the speed is that of memory: it depends
 on the bytes, and on the order in which a kernel reads them. The reference is `F.linear`.
@@ -11,10 +11,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import check_choice
+from ..errors import ConfigError
 from ..model import LightLLM, soft_cap
+from ..runtime import Decision
+from .quantize import Int8Linear
 
+DTYPES = ("auto", "float32", "bfloat16")
+QUANTIZE = ("none", "int8")
 FEW_ROWS = 3  # up to here the kernel of 16-bit weights and float32 rows is the faster one
 MAX_FLOAT16 = 65504.0
+
+
+def check_inference_dtype(dtype: str, quantize: str) -> None:
+    """Raise ConfigError for an unknown name, or for two formats at once."""
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("quantize", quantize, QUANTIZE)
+    if quantize != "none" and dtype != "auto":
+        raise ConfigError(f"quantize={quantize!r} is a number format, and so is dtype={dtype!r}; leave one out")
+
+
+def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Decision:
+    """Convert a trained float32 model in place, once, to the requested format and this machine's fastest kernels.
+
+    Raises:
+        ConfigError: see `check_inference_dtype`.
+    """
+    check_inference_dtype(dtype, quantize)
+    if quantize == "int8":
+        replace_linear_layers(model, Int8Linear)
+        return Decision("int8", "asked for")
+    name = "float32" if dtype == "auto" else dtype
+    why = "the same text from a seed, alone or in a batch" if dtype == "auto" else "asked for"
+    if pack_weights(model, getattr(torch, name)):
+        return Decision(name, f"{why}; weights laid out for single rows")
+    model.to(getattr(torch, name))
+    return Decision(name, f"{why}; this machine has no packed products")
+
+
+def pack_weights(model: LightLLM, dtype: torch.dtype = torch.float32) -> bool:
+    """Pack a trained float32 model's weights in place, in dtype; activations stay in float32 between the products.
+
+    Returns:
+        False, with the model unchanged, if this machine has no packed products.
+    """
+    if not can_pack(model.head_weight.device, dtype):
+        return False
+    replace_linear_layers(model, lambda weight, bias: PackedLinear(weight, bias, dtype))
+    return True
 
 
 def replace_linear_layers(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
@@ -89,15 +133,3 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     except (RuntimeError, AttributeError):  # another torch, or a processor without a kernel for it
         return False
     return all(torch.allclose(y, expected, rtol=0.02, atol=0.05) for y, expected in pairs)
-
-
-def pack_weights(model: LightLLM, dtype: torch.dtype = torch.float32) -> bool:
-    """Pack a trained float32 model's weights in place, in dtype; activations stay in float32 between the products.
-
-    Returns:
-        False, with the model unchanged, if this machine has no packed products.
-    """
-    if not can_pack(model.head_weight.device, dtype):
-        return False
-    replace_linear_layers(model, lambda weight, bias: PackedLinear(weight, bias, dtype))
-    return True
