@@ -129,12 +129,6 @@ def test_ids_without_a_text_keep_their_places(tmp_path: Path) -> None:
     assert theirs.decode(ids, skip_special_tokens=True) == decode(ours, ids) == "hello"
 
 
-def test_gpt2_has_its_own_merges(offline_files: Path) -> None:
-    values = tokenizer_json(a_tokenizer("gpt2"))
-    assert len(values["model"]["merges"]) == 50_000 and values["model"]["merges"][0] == ["Ġ", "t"]
-    assert values["model"]["vocab"] == json.loads((offline_files / "gpt2" / "encoder.json").read_text())
-
-
 def test_an_unknown_kind_of_tokenizer_is_refused() -> None:
     class Morse:
         name, vocab_size, separator = "morse", 3, 2
