@@ -30,22 +30,18 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
 def write_card(loaded: LoadedModel, folder: Path, check: str) -> None:
-    """Write README.md into a folder that is complete otherwise, because the card lists the hashes of its files.
-
-    `check` is a sentence on the result of the verification.
-    """
+    """Write README.md into an otherwise complete folder, because the card lists its files. `check` is one sentence."""
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != CARD}
     atomic_write(folder / CARD, card_text(loaded, check, files).encode())
 
 
 def hash_on_card(folder: Path, name: str) -> str:
     """Return the SHA-256 of a file that the card of its folder lists; empty if the card or the line is missing."""
-    try:
-        text = read_bounded(folder / CARD).decode("utf-8", errors="replace")
-    except (OSError, ValueError):
-        return ""
-    match = re.search(rf"^\| `{re.escape(name)}` \| `([0-9a-f]{{64}})` \|$", text, re.MULTILINE)
-    return match[1] if match else ""
+    row = re.compile(rf"^\| `{re.escape(name)}` \| `([0-9a-f]{{64}})` \|$".encode(), re.MULTILINE)
+    with suppress(OSError, ValueError):
+        if match := row.search(read_bounded(folder / CARD)):
+            return match[1].decode()
+    return ""
 
 
 def max_example_tokens(n_positions: int) -> int:
@@ -98,17 +94,13 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
         "rows of padding left out": loaded.model.config.vocab_size - config.vocab_size,
     }
     if not meta.get("imported"):  # the training of an imported model is unknown
-        evaluation = meta.get("evaluation") or {}
+        loss = meta.get("evaluation") or {}
         # The title of the text, in one line: never its path, which could name a person.
         title = " ".join(str(data.get("title") or "").split())
         facts |= {"updates": meta.get("step"), "training dtype": meta.get("dtype"), "text": title}
         facts |= {"SHA-256 of the text": data.get("sha256"), "training tokens": data.get("train_tokens")}
-        facts |= {
-            "held-out nats per token": evaluation.get("loss"),
-            "held-out perplexity": evaluation.get("perplexity"),
-        }
-        facts |= {"held-out bits per byte": evaluation.get("bits_per_byte")}
-        facts |= {"standard error of the loss": evaluation.get("stderr")}
+        facts |= {"held-out nats per token": loss.get("loss"), "standard error of the loss": loss.get("stderr")}
+        facts |= {"held-out bits per byte": loss.get("bits_per_byte")}
     formats = {int: ",", float: ".4f", str: ""}
     return {name: format(value, formats[type(value)]) for name, value in facts.items() if value}
 
