@@ -26,21 +26,16 @@ def system_info() -> dict[str, str]:
     """Return facts by name, each as one line of text."""
     import torch
 
-    from ..runtime import available_memory, container_limit, offline_dir, shell_limit, total_memory, usable_cores
+    from ..runtime import choose_device, device_name, memory_limit, offline_dir, usable_cores
     from ..runtime.device import COMPILERS
 
+    device = choose_device("auto").value
+    limit = memory_limit(device)
     accelerator = torch.accelerator.current_accelerator(check_available=False)
     built_for = f"{accelerator.type} {getattr(torch.version, accelerator.type, '')}" if accelerator else "cpu"
     # The digits alone: the name of the person who built a kernel may follow them.
     version = re.match(r"\d+(\.\d+)*", platform.mac_ver()[0] or platform.release())
     system = (platform.system(), version[0] if version else "", platform.machine(), *platform.libc_ver())
-    memory = {
-        "total": total_memory(),
-        "available": available_memory(),
-        "container": container_limit(),
-        "ulimit -v": shell_limit("RLIMIT_AS"),
-        "ulimit -d": shell_limit("RLIMIT_DATA"),
-    }
     installed = {package.name.lower(): package.version for package in metadata.distributions()}
     return {
         "light-llm": __version__,
@@ -48,10 +43,10 @@ def system_info() -> dict[str, str]:
         "torch": f"{torch.__version__}, built for {built_for.strip()}, threads {torch.get_num_threads()}",
         "system": " ".join(filter(None, system)),
         "processor": f"{usable_cores()} of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
-        "memory": sizes(memory),
+        "memory": f"{format_bytes(limit.bytes)} {limit.reason}" if limit else "unknown",
         "disk": f"{format_bytes(shutil.disk_usage('.').free)} free here",
         "compiler": next(filter(shutil.which, COMPILERS), "none"),
-        "gpu": gpu(),
+        "gpu": "none" if device == "cpu" else f"{device_name(device)}, {device}",
         "extras": describe({name: installed[name] for name in OPTIONAL_PACKAGES if name in installed}),
         "offline": "LIGHT_LLM_OFFLINE_DIR is set" if offline_dir() else "LIGHT_LLM_OFFLINE_DIR is not set",
         "cache": describe(cached_files()),
@@ -61,18 +56,3 @@ def system_info() -> dict[str, str]:
 def describe(values: Mapping[str, object]) -> str:
     """Return "name value, name value"; "none" without values."""
     return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
-
-
-def sizes(values: Mapping[str, int | None]) -> str:
-    """Return the known sizes in bytes as text."""
-    return describe({name: format_bytes(size) for name, size in values.items() if size is not None})
-
-
-def gpu() -> str:
-    """Return name and memory of the device that `--device auto` takes; "none" for the CPU."""
-    from ..runtime import choose_device, device_name, memory_limit
-
-    device = choose_device("auto").value
-    limit = memory_limit(device)
-    memory = f", {format_bytes(limit.bytes)} {limit.reason}" if limit else ""
-    return "none" if device == "cpu" else f"{device_name(device)}, {device}{memory}"

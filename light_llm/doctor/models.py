@@ -52,13 +52,13 @@ def make_model(config: ModelConfig) -> LightLLM:
     return model
 
 
-def model_pair(config: ModelConfig, device: str) -> tuple[LightLLM, LightLLM]:
-    """Return the model on a device, and in float64 on the CPU with attention by its formula."""
-    exact = deepcopy(make_model(config)).double()
-    for module in exact.modules():
+def exact_model(config: ModelConfig) -> LightLLM:
+    """Return the model in float64 on the CPU, with attention by its formula."""
+    model = deepcopy(make_model(config)).double()
+    for module in model.modules():
         if isinstance(module, SelfAttention):
             module.attend = attend_by_formula
-    return deepcopy(make_model(config)).to(device), exact
+    return model
 
 
 def forward_sums(config: ModelConfig, T: int) -> list[int]:
@@ -73,7 +73,7 @@ def training_step(
     """Check the logits of a forward pass, and the loss and every gradient of a training step."""
     kind = getattr(torch, dtype)
     for B, T in shapes:
-        model, exact = model_pair(SHAPE, device)
+        model, (exact, hidden, expected) = deepcopy(make_model(SHAPE)).to(device), exact_step(B, T)
         tokens, targets = token_ids()[:B, :T], token_ids()[:B, 1 : T + 1]
         objective = NextTokenLoss(model)
         if compile:
@@ -84,10 +84,6 @@ def training_step(
         with autocast(device, dtype):
             loss = objective(tokens.to(device), targets.to(device))
         loss.backward()
-        # One sequence at a time, because attention by its formula holds (T, T) weights.
-        hidden = torch.cat([exact.hidden_states(row[None])[0] for row in tokens])
-        expected = exact_loss(exact, hidden, targets.flatten())
-        expected.backward()
 
         where, forward = f"batch {B} x {T:,} tokens", forward_sums(SHAPE, T)
         loss_sums = [*forward, SUM_BLOCK]
@@ -109,20 +105,25 @@ def training_step(
                 yield Comparison(error, limit, f"{where}, gradient of {name}{part}")
 
 
-def exact_loss(model: LightLLM, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed loss from all logits. Only a few rows of them exist at once, in the backward pass too."""
+def exact_step(B: int, T: int) -> tuple[LightLLM, Tensor, Tensor]:
+    """Return the exact model with the gradients of a training step, its hidden states (B T, C), and the summed loss."""
+    model, tokens, targets = exact_model(SHAPE), token_ids()[:B, :T], token_ids()[:B, 1 : T + 1]
 
-    def loss(h: Tensor, y: Tensor) -> Tensor:
+    def loss_of_rows(h: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model.logits(h), y, reduction="sum")
 
-    pieces = zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
-    return torch.stack([checkpoint(loss, h, y, use_reentrant=False) for h, y in pieces]).sum()
+    # One sequence at a time, because attention by its formula holds (T, T) weights; and a few rows of logits.
+    hidden = torch.cat([model.hidden_states(row[None])[0] for row in tokens])
+    rows = zip(hidden.split(LOGIT_ROWS), targets.flatten().split(LOGIT_ROWS), strict=True)
+    loss = torch.stack([checkpoint(loss_of_rows, h, y, use_reentrant=False) for h, y in rows]).sum()
+    loss.backward()
+    return model, hidden.detach(), loss.detach()
 
 
 def optimizer_steps(device: str, optimizer: str) -> Iterator[Comparison]:
     """Check the distance that each parameter moved in four updates with a changing learning rate."""
     config = TrainConfig(lr=0.01, weight_decay=0.1, optimizer=optimizer)
-    model, exact = model_pair(ODD, device)
+    model, exact = deepcopy(make_model(ODD)).to(device), exact_model(ODD)
     optimizers = build_optimizer(model, config), build_optimizer(exact, config)
     for group in optimizers[1].param_groups:
         if group.get("fused"):  # the exact update goes by single operations
@@ -153,9 +154,9 @@ def optimizer_steps(device: str, optimizer: str) -> Iterator[Comparison]:
 @torch.no_grad()
 def cached_forward(device: str) -> Iterator[Comparison]:
     """Check logits of a text read in pieces on a cache, and then of rows with different lengths."""
-    model, exact = model_pair(SMALL, device)
+    model = deepcopy(make_model(SMALL)).to(device)
     ids, rows = token_ids()[:3, :24] % SMALL.vocab_size, torch.arange(3)[:, None]
-    expected, limit = exact(ids), tolerance(forward_sums(SMALL, SMALL.n_positions))  # (3, 24, V)
+    expected, limit = exact_model(SMALL)(ids), tolerance(forward_sums(SMALL, SMALL.n_positions))  # (3, 24, V)
     cache = KVCache(SMALL, 3, 24, torch.device(device), torch.float32)
     pieces = [torch.arange(start, end) for start, end in ((0, 7), (7, 8), (8, 9), (9, 16))]  # (T,)
     pieces += [torch.tensor([[16], [9], [12]]) + step for step in range(3)]  # (B, 1): two rows go back

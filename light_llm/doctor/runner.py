@@ -22,14 +22,9 @@ from .compare import Comparison
 
 FORMATS = ("float32", "bfloat16", "float16")
 RIGHT, WRONG, UNKNOWN = "right", "wrong", "not checked"  # unknown: there was not enough memory
-# Names of what to do if a check fails.
-REFUSE, ADAMW, FLOAT32, EAGER = "refuse", "adamw", "float32", "eager"
-ACTIONS = {
-    REFUSE: "use --device cpu",
-    ADAMW: "use --optimizer adamw",
-    FLOAT32: "use --dtype float32",
-    EAGER: "use --compile off",
-}
+# What to do if a check fails. A run that needs no more than float32 and AdamW depends on the checks with OTHER_DEVICE.
+OTHER_DEVICE, OTHER_TORCH = "use --device cpu", "install another version of torch"
+ADAMW, FLOAT32, EAGER = "use --optimizer adamw", "use --dtype float32", "use --compile off"
 
 
 class CheckResult(NamedTuple):
@@ -37,7 +32,7 @@ class CheckResult(NamedTuple):
 
     case: str  # name of the check
     dtype: str
-    remedy: str  # a key of ACTIONS, or "" if no run depends on the check
+    remedy: str  # what to do if it failed, or "" if no run depends on the check
     verdict: str
     error: float | None  # of the comparison with the largest ratio; None if not finite
     tolerance: float | None
@@ -47,7 +42,6 @@ class CheckResult(NamedTuple):
 class Advice(NamedTuple):
     """A group of failed checks and what to do about it."""
 
-    name: str  # a key of ACTIONS
     because: str
     action: str
 
@@ -65,19 +59,20 @@ class Diagnosis:
     def advice(self) -> list[Advice]:
         """Return what to do about the failed checks, which is to use another device if a required one failed."""
         advice = []
-        for name, action in ACTIONS.items():
-            if failed := [r for r in self.findings if r.remedy == name and r.verdict == WRONG]:
-                if self.device == "cpu" and name == REFUSE:
-                    action = "install another version of torch"
+        for action in (OTHER_DEVICE, ADAMW, FLOAT32, EAGER):
+            if failed := [r for r in self.findings if r.remedy == action and r.verdict == WRONG]:
                 # The checks run from single operations to whole models, so the first failed one is the cause.
                 more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-                advice.append(Advice(name, f"{failed[0].case} is wrong ({failed[0].note}){more}", action))
-        return advice[:1] if advice and advice[0].name == REFUSE else advice
+                because = f"{failed[0].case} is wrong ({failed[0].note}){more}"
+                if action == OTHER_DEVICE:
+                    return [Advice(because, OTHER_TORCH if self.device == "cpu" else OTHER_DEVICE)]
+                advice.append(Advice(because, action))
+        return advice
 
     @property
     def safe(self) -> bool:
         """True if every check that float32 training and generation need was run and passed."""
-        return all(r.verdict == RIGHT for r in self.findings if r.remedy == REFUSE)
+        return all(r.verdict == RIGHT for r in self.findings if r.remedy == OTHER_DEVICE)
 
     def verdict(self, name: str) -> str:
         """Return RIGHT, WRONG or UNKNOWN for a number format, or for "compile": compiled training steps."""
@@ -102,9 +97,9 @@ class Diagnosis:
 
     def lines(self) -> list[str]:
         """Return a summary for people: a headline, a line per number format and per check, and what failed."""
-        verdict = "safe" if self.safe else "not known to be safe"
-        verdict = "NOT SAFE, it computes wrong" if any(a.name == REFUSE for a in self.advice) else verdict
-        lines = [f"{self.device} ({self.name}), torch {self.torch}: {verdict}", ""]
+        required = {r.verdict for r in self.findings if r.remedy == OTHER_DEVICE}
+        unsafe = "NOT SAFE, it computes wrong" if WRONG in required else "not known to be safe"
+        lines = [f"{self.device} ({self.name}), torch {self.torch}: {'safe' if self.safe else unsafe}", ""]
         lines += [f"{name:10}{self.verdict(name)}" for name in (*FORMATS, "compile")]
         lines += [f"{'wrong':10}{advice.because}; {advice.action}" for advice in self.advice]
         lines += ["", f"{'check':26}{'format':10}{'error':>8} {'allowed':>8}  verdict"]
@@ -127,7 +122,7 @@ class Check(NamedTuple):
     name: str
     function: Callable[[str], Iterable[Comparison]]  # yields nothing on a device that does not have the operation
     dtype: str = "float32"
-    remedy: str = REFUSE
+    remedy: str = OTHER_DEVICE
 
 
 def low_precision(dtype: str, remedy: str) -> tuple[Check, ...]:
@@ -188,9 +183,10 @@ def check_device(device: str, *, dtype: str = "float32", optimizer: str = "adamw
         if all(result.verdict == RIGHT for result in diagnosis.findings):
             with suppress(OSError):  # a cache that cannot be written costs the checks again
                 atomic_write(cache_path(device), dump_with_digest(diagnosis.to_dict()))
-    needed = {REFUSE: True, FLOAT32: dtype == "bfloat16", ADAMW: OPTIMIZERS[optimizer].orthogonalizes}
+    unneeded = {EAGER} | ({FLOAT32} if dtype == "float32" else set())
+    unneeded |= set() if OPTIMIZERS[optimizer].orthogonalizes else {ADAMW}
     for advice in diagnosis.advice:
-        if needed.get(advice.name):
+        if advice.action not in unneeded:
             raise DeviceError(f"device {device!r} computes wrong: {advice.because}; {advice.action}")
     return diagnosis
 

@@ -25,13 +25,10 @@ from .lock import lock_folder as lock_folder
 from .lock import unlock as unlock
 from .machine_cache import versions as versions
 from .memory import MemoryLimit as MemoryLimit
-from .memory import available_memory as available_memory
-from .memory import container_limit as container_limit
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import memory_limit as memory_limit
 from .memory import peak_memory as peak_memory
 from .memory import resident_memory as resident_memory
-from .memory import shell_limit as shell_limit
 from .memory import total_memory as total_memory
 from .process import configure_malloc as configure_malloc
 from .process import configure_process as configure_process

@@ -78,33 +78,8 @@ def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Me
     return min((limit for limit in limits if limit), key=lambda limit: limit.bytes, default=None)
 
 
-def available_memory(proc: Path = PROC) -> int | None:
-    """Return the bytes that can be allocated without swapping, as Linux estimates them; None on other systems."""
-    return _meminfo("MemAvailable", proc)
-
-
-def container_limit(cgroup: Path = CGROUP) -> int | None:
-    """Return the memory limit of the container in bytes; None without one."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups version 2 and version 1
-        limit = _read_int(cgroup / name)
-        if limit is not None and limit < NO_LIMIT:
-            return limit
-    return None
-
-
-def shell_limit(name: str = "RLIMIT_AS") -> int | None:
-    """Return a limit of the shell in bytes, by default that of `ulimit -v`; None without one."""
-    try:
-        import resource
-
-        limit, _ = resource.getrlimit(getattr(resource, name))
-    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this limit
-        return None
-    return None if limit in (resource.RLIM_INFINITY, -1) or limit >= NO_LIMIT else limit
-
-
 def _machine_limit(proc: Path, resident: int) -> MemoryLimit | None:
-    available, total = available_memory(proc), total_memory()
+    available, total = _meminfo("MemAvailable", proc), total_memory()
     if available is None:
         return MemoryLimit(total, "this machine's memory") if total else None
     free = available + (_meminfo("SwapFree", proc) or 0)
@@ -113,9 +88,10 @@ def _machine_limit(proc: Path, resident: int) -> MemoryLimit | None:
 
 
 def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
-    limit = container_limit(cgroup)
+    # Of cgroups version 2 and version 1.
+    limit = _read_int(cgroup / "memory.max") or _read_int(cgroup / "memory/memory.limit_in_bytes")
     used = _read_int(cgroup / "memory.current") or _read_int(cgroup / "memory/memory.usage_in_bytes")
-    if limit is None or used is None:
+    if limit is None or limit >= NO_LIMIT or used is None:
         return None
     # The page cache counts as used, but the kernel drops it before it refuses memory.
     file_pages = _read_int(cgroup / "memory.stat", r"^inactive_file (\d+)$") or 0
@@ -125,8 +101,13 @@ def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
 
 
 def _shell_limit(proc: Path, resident: int) -> MemoryLimit | None:
-    limit = shell_limit()
-    if limit is None:
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, AttributeError, OSError, ValueError):  # Windows, or a system without this limit
+        return None
+    if limit in (resource.RLIM_INFINITY, -1) or limit >= NO_LIMIT:
         return None
     # `ulimit -v` limits address space, of which a process has more than resident memory.
     with suppress(OSError, ValueError, IndexError):

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import light_llm
+from light_llm import runtime
 from light_llm.cli.cache_info import cached_files
 from light_llm.cli.system_info import OPTIONAL_PACKAGES, system_info
 from light_llm.data import prepare_dataset
-from light_llm.runtime import container_limit, usable_cores
+from light_llm.runtime import MemoryLimit, usable_cores
 from light_llm.text_format import format_bytes
 from tests.conftest import CHECKOUT
 
@@ -52,31 +53,12 @@ def test_the_facts_are_those_of_other_sources() -> None:
         assert extra == "none" or metadata.version(extra.split()[0]) == extra.split()[1]
 
 
-def test_memory_is_that_of_the_kernel() -> None:
-    memory = system_info()["memory"]
-    if Path("/proc/meminfo").exists():
-        known = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
-        total = int(known["MemTotal"]) * 1024
-        assert f"total {format_bytes(total)}" in memory and "available " in memory
-
-
-@pytest.mark.parametrize(
-    ("text", "limit"), [("max\n", None), ("1073741824\n", 1 << 30), ("9223372036854771712\n", None), ("", None)]
-)
-def test_the_limit_of_a_container_is_read(text: str, limit: int | None, tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text(text)
-    assert container_limit(tmp_path) == limit and container_limit(tmp_path / "none") is None
-
-
-def test_a_limit_of_the_shell_is_read() -> None:
-    resource = pytest.importorskip("resource")
-    before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (64 << 30, most))
-    try:
-        facts = system_info()
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
-    assert "ulimit -d 68.7 GB" in facts["memory"]
+def test_memory_is_the_tightest_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.search(r"\d [GM]B (free|left|this|ulimit)", system_info()["memory"])
+    monkeypatch.setattr(runtime, "memory_limit", lambda device: MemoryLimit(1 << 30, f"of {device}"))
+    assert system_info()["memory"].startswith("1.07 GB of ")
+    monkeypatch.setattr(runtime, "memory_limit", lambda device: None)
+    assert system_info()["memory"] == "unknown"
 
 
 def test_the_optional_packages_are_those_of_the_project() -> None:

@@ -7,23 +7,21 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache as cache_results
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from light_llm.doctor import Diagnosis, check_device, full_check, has_cached_check, models, quick_check, runner
 from light_llm.doctor.compare import numbers, relative_error, to_device
-from light_llm.doctor.runner import COMPILE, FULL, QUICK, WRONG, run_checks
+from light_llm.doctor.runner import ADAMW, COMPILE, EAGER, FLOAT32, FULL, OTHER_TORCH, QUICK, WRONG, run_checks
 from light_llm.errors import DeviceError
 from light_llm.json_io import dump_with_digest
-from light_llm.model import LightLLM
 from tests.support import broken_operations as broken
 from tests.support.broken_operations import MakeFault
-from tests.support.tools import gradients
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +33,8 @@ def healthy() -> Diagnosis:
 @pytest.fixture(scope="module", autouse=True)
 def exact_gradients_once() -> Iterator[None]:
     """Compute the float64 step, which no fault changes, once for each batch."""
-    exact_backward, known = models.exact_backward, {}
-
-    def remembered(model: LightLLM, tokens: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-        if tokens.shape not in known:
-            found = exact_backward(model, tokens, targets)
-            known[tokens.shape] = found, gradients(model)
-        found, exact = known[tokens.shape]
-        for name, parameter in model.named_parameters():
-            parameter.grad = exact[name].clone()
-        return found
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "exact_backward", remembered)
+        patch.setattr(models, "exact_step", cache_results(models.exact_step))
         yield
 
 
@@ -79,39 +66,39 @@ def test_tolerances_leave_a_margin_and_no_more(healthy: Diagnosis) -> None:
 
 # The fault, the checks that have to fail, checks that have to pass, and what is advised.
 FAULTS: list[tuple[MakeFault, set[str], set[str], str]] = [
-    (broken.linear_from_batch_9, {"linear", "training step"}, {"LayerNorm"}, "refuse"),
-    (broken.linear_at_1024, {"linear", "training step"}, {"cache"}, "refuse"),
-    (broken.last_position, {"linear", "cache"}, {"softmax", "embedding"}, "refuse"),
-    (broken.linear_ignores_strides, {"linear"}, {"softmax"}, "refuse"),
-    (broken.lerp_a_little_too_far, {"lerp"}, {"AdamW", "softmax"}, "adamw"),
-    (broken.stale_second_moment, {"AdamW"}, {"lerp"}, "refuse"),
-    (lambda: broken.skipped_parameter("_fused_adamw_"), {"AdamW"}, {"lerp"}, "refuse"),
-    (broken.no_division_in_the_update, {"AdamW"}, {"lerp"}, "refuse"),
-    (broken.biased_draws, {"sampling"}, {"linear"}, "refuse"),
-    (broken.draws_that_are_no_ids, {"sampling"}, {"cache"}, "refuse"),
-    (broken.always_token_0, {"sampling"}, {"cache"}, "refuse"),
-    (broken.forgetful_cache, {"cache"}, {"fused attention", "sampling"}, "refuse"),
-    (broken.shifted_cache, {"cache"}, {"fused attention"}, "refuse"),
-    (broken.ignored_mask, {"fused attention", "cache"}, {"attention"}, "refuse"),
-    (broken.attention_at_1024, {"fused attention"}, {"attention", "cache"}, "refuse"),
-    (broken.blocks_without_scale, {"attention"}, {"fused attention", "cache"}, "refuse"),
-    (broken.softmax_along_the_wrong_axis, {"softmax"}, {"fused attention", "LayerNorm"}, "refuse"),
-    (broken.softmax_in_half, {"softmax"}, {"fused attention", "linear"}, "refuse"),
-    (broken.norm_without_eps, {"LayerNorm"}, {"softmax", "linear"}, "refuse"),
-    (broken.norm_of_one_fewer, {"LayerNorm", "cache"}, {"softmax", "linear"}, "refuse"),
-    (broken.gain_gradient_off, {"LayerNorm", "training step"}, {"cache", "linear"}, "refuse"),
-    (broken.embedding_gradient_without_repeats, {"embedding", "training step"}, {"cache"}, "refuse"),
-    (broken.ids_in_16_bits, {"embedding", "training step"}, {"linear", "cache"}, "refuse"),
-    (broken.sums_in_bfloat16, {"long sums, bfloat16"}, {"linear", "attention, bfloat16"}, "float32"),
-    (broken.exact_gelu, {"GELU", "cache"}, {"linear", "softmax"}, "refuse"),
-    (broken.wide_silu, {"SiLU"}, {"GELU", "squared ReLU", "RMSNorm", "rotation"}, "refuse"),
-    (broken.no_root, {"RMSNorm"}, {"SiLU", "LayerNorm"}, "refuse"),
-    (broken.coarse_cosines, {"rotation"}, {"SiLU", "RMSNorm"}, "refuse"),
-    (broken.coarse_logsumexp, {"softmax"}, {"cache", "linear"}, "refuse"),
-    (broken.lost_bits, {"save and load"}, {"linear"}, "refuse"),
-    (broken.no_numbers, {"GELU"}, {"linear"}, "refuse"),
-    (broken.compiled_is_another, {"compiled, float32"}, {"linear"}, "eager"),
-    (broken.not_implemented, {"GELU"}, {"linear"}, "refuse"),
+    (broken.linear_from_batch_9, {"linear", "training step"}, {"LayerNorm"}, OTHER_TORCH),
+    (broken.linear_at_1024, {"linear", "training step"}, {"cache"}, OTHER_TORCH),
+    (broken.last_position, {"linear", "cache"}, {"softmax", "embedding"}, OTHER_TORCH),
+    (broken.linear_ignores_strides, {"linear"}, {"softmax"}, OTHER_TORCH),
+    (broken.lerp_a_little_too_far, {"lerp"}, {"AdamW", "softmax"}, ADAMW),
+    (broken.stale_second_moment, {"AdamW"}, {"lerp"}, OTHER_TORCH),
+    (lambda: broken.skipped_parameter("_fused_adamw_"), {"AdamW"}, {"lerp"}, OTHER_TORCH),
+    (broken.no_division_in_the_update, {"AdamW"}, {"lerp"}, OTHER_TORCH),
+    (broken.biased_draws, {"sampling"}, {"linear"}, OTHER_TORCH),
+    (broken.draws_that_are_no_ids, {"sampling"}, {"cache"}, OTHER_TORCH),
+    (broken.always_token_0, {"sampling"}, {"cache"}, OTHER_TORCH),
+    (broken.forgetful_cache, {"cache"}, {"fused attention", "sampling"}, OTHER_TORCH),
+    (broken.shifted_cache, {"cache"}, {"fused attention"}, OTHER_TORCH),
+    (broken.ignored_mask, {"fused attention", "cache"}, {"attention"}, OTHER_TORCH),
+    (broken.attention_at_1024, {"fused attention"}, {"attention", "cache"}, OTHER_TORCH),
+    (broken.blocks_without_scale, {"attention"}, {"fused attention", "cache"}, OTHER_TORCH),
+    (broken.softmax_along_the_wrong_axis, {"softmax"}, {"fused attention", "LayerNorm"}, OTHER_TORCH),
+    (broken.softmax_in_half, {"softmax"}, {"fused attention", "linear"}, OTHER_TORCH),
+    (broken.norm_without_eps, {"LayerNorm"}, {"softmax", "linear"}, OTHER_TORCH),
+    (broken.norm_of_one_fewer, {"LayerNorm", "cache"}, {"softmax", "linear"}, OTHER_TORCH),
+    (broken.gain_gradient_off, {"LayerNorm", "training step"}, {"cache", "linear"}, OTHER_TORCH),
+    (broken.embedding_gradient_without_repeats, {"embedding", "training step"}, {"cache"}, OTHER_TORCH),
+    (broken.ids_in_16_bits, {"embedding", "training step"}, {"linear", "cache"}, OTHER_TORCH),
+    (broken.sums_in_bfloat16, {"long sums, bfloat16"}, {"linear", "attention, bfloat16"}, FLOAT32),
+    (broken.exact_gelu, {"GELU", "cache"}, {"linear", "softmax"}, OTHER_TORCH),
+    (broken.wide_silu, {"SiLU"}, {"GELU", "squared ReLU", "RMSNorm", "rotation"}, OTHER_TORCH),
+    (broken.no_root, {"RMSNorm"}, {"SiLU", "LayerNorm"}, OTHER_TORCH),
+    (broken.coarse_cosines, {"rotation"}, {"SiLU", "RMSNorm"}, OTHER_TORCH),
+    (broken.coarse_logsumexp, {"softmax"}, {"cache", "linear"}, OTHER_TORCH),
+    (broken.lost_bits, {"save and load"}, {"linear"}, OTHER_TORCH),
+    (broken.no_numbers, {"GELU"}, {"linear"}, OTHER_TORCH),
+    (broken.compiled_is_another, {"compiled, float32"}, {"linear"}, EAGER),
+    (broken.not_implemented, {"GELU"}, {"linear"}, OTHER_TORCH),
 ]
 
 
@@ -119,8 +106,8 @@ FAULTS: list[tuple[MakeFault, set[str], set[str], str]] = [
 def test_a_fault_is_found_where_it_is(fault: MakeFault, notice: set[str], others: set[str], advice: str) -> None:
     diagnosis = results_of(fault, *notice, *others)
     assert failed(diagnosis) == notice
-    assert [each.name for each in diagnosis.advice] == [advice]
-    assert diagnosis.safe == (advice != "refuse")
+    assert [each.action for each in diagnosis.advice] == [advice]
+    assert diagnosis.safe == (advice != OTHER_TORCH)
 
 
 def test_small_faults_are_found_too() -> None:
