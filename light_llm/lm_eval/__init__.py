@@ -4,8 +4,8 @@ The package `lm_eval` of the harness is imported only where tasks run.
 """
 
 from .lm import LightLLMForEval as LightLLMForEval
-from .results import Row as Row
-from .results import result_rows as result_rows
-from .results import summarize_results as summarize_results
 from .run import EvalJob as EvalJob
+from .run import Row as Row
+from .run import result_rows as result_rows
 from .run import run_tasks as run_tasks
+from .run import summarize_results as summarize_results

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json
 from ..observe import read_rows
 from .coerce import Number, as_int, as_mapping, as_number, as_text, mean_of
-from .curve import Curve, GapPoint
+from .curves import Band, Curve, GapPoint, find_band
 from .log_rows import (
     AttentionSample,
     End,
@@ -29,7 +29,6 @@ from .log_rows import (
     parse_end,
     parse_evaluation,
 )
-from .reference_curves import Band, find_band
 
 FORMAT = 1  # of run.json
 MAX_STEP_SECONDS = 1e9  # a longer step is a damaged row

@@ -17,7 +17,7 @@ from light_llm.data import prepare_dataset
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, decode
 from light_llm.errors import ConfigError, DataError
 from light_llm.lm_eval import EvalJob, LightLLMForEval, result_rows, run_tasks, summarize_results
-from light_llm.lm_eval.results import to_json
+from light_llm.lm_eval.run import to_json
 from light_llm.lm_eval.tasks import find_tasks, nearest
 from tests.conftest import CHECKOUT
 from tests.lm_eval.conftest import QUESTIONS, TEXT, greedy_by_logits, score_by_logits, write_task

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from light_llm.report import RunLog, line_chart, read_run_log, shaded_rows, sparkline
 from light_llm.report.charts import Series
+from light_llm.report.curves import Band, BandPoint
 from light_llm.report.figures import Figure, loss_figure, run_sections
 from light_llm.report.figures.plot import (
     MAX_POINTS,
@@ -22,7 +23,6 @@ from light_llm.report.figures.plot import (
     round_digits,
     running_mean,
 )
-from light_llm.report.reference_curves import Band, BandPoint
 from tests.support.made_up_run import ANALYSIS, BITS, GROUPS, PER_STEP, RUN, H, L, learning, made_up_run
 
 

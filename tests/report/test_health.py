@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from light_llm.report import HealthNote, RunLog, judge, read_run_log
+from light_llm.report.curves import Band, BandPoint
 from light_llm.report.figures import run_sections
-from light_llm.report.reference_curves import Band, BandPoint
 from light_llm.report.rules import find_rules
 from tests.support.made_up_run import ANALYSIS, RUN, V, learning, made_up_run, memorised, turning, wobble
 

@@ -22,8 +22,8 @@ from light_llm.config import ModelConfig, Run
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.model import LightLLM
 from light_llm.report import find_runs, open_run, read_run_log, read_runs, repro_command
+from light_llm.report.curves import Band, BandPoint, find_band, read_bands
 from light_llm.report.log_rows import Probe, StepColumns, parse_attention, parse_evaluation
-from light_llm.report.reference_curves import Band, BandPoint, find_band, read_bands
 from tests.support.made_up_run import ANALYSIS, GROUPS, HASHES, PER_STEP, RUN, H, L, made_up_run, probe_row
 from tests.support.tools import rows_of, train_small
 

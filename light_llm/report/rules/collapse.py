@@ -4,7 +4,7 @@ from itertools import takewhile
 from statistics import median
 
 from ..coerce import drop_none
-from ..curve import MEAN_STEPS, Curve
+from ..curves import MEAN_STEPS, Curve
 from ..log_rows import Probe
 from ..run_log import RunLog
 from . import Finding, Rule

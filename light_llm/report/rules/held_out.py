@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from ..curve import GapPoint
+from ..curves import GapPoint
 from ..run_log import RunLog
 from . import Finding, Rule
 

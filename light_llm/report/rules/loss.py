@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from ..curve import MEAN_STEPS
+from ..curves import MEAN_STEPS
 from ..run_log import RunLog
 from . import Finding, Rule
 from .collapse import STUCK_AFTER, gradients_faded
