@@ -15,7 +15,7 @@ import torch
 import light_llm
 from light_llm import runtime
 from light_llm.cli.cache_info import cached_files
-from light_llm.cli.system_info import OPTIONAL_PACKAGES, system_info
+from light_llm.cli.doctor import OPTIONAL_PACKAGES, system_info
 from light_llm.data import prepare_dataset
 from light_llm.runtime import MemoryLimit, usable_cores
 from light_llm.text_format import format_bytes
