@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("README.md", "CONTRIBUTING.md"):
         shutil.copy(CHECKOUT / name, name)
     shutil.copytree(CHECKOUT / "docs", "docs")
-    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "2")
+    monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "1")
     return tmp_path
 
 

@@ -55,7 +55,7 @@ def checkout(tmp_path: Path, offline_files: Path) -> Path:
 def shell(line: str, checkout: Path) -> "subprocess.CompletedProcess[str]":
     words = line.split("#")[0].split()
     assert words[0] == "python"
-    env = {"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""}
+    env = {"LIGHT_LLM_STOP_AFTER": "1", "PYTHONPATH": ""}
     return run_child([sys.executable, *words[1:]], cwd=checkout, env=env, stdin="ROMEO:\n/temperature 0\nJULIET:\n")
 
 
@@ -75,7 +75,7 @@ def test_the_commands_work_as_written(checkout: Path) -> None:
 def test_the_example_works_as_written(checkout: Path) -> None:
     program = EXAMPLE + "\nassert text.startswith('To be or not to be') and len(text) > 60\n"
     child = run_child(
-        [sys.executable, "-c", program], cwd=checkout, env={"LIGHT_LLM_STOP_AFTER": "2", "PYTHONPATH": ""}
+        [sys.executable, "-c", program], cwd=checkout, env={"LIGHT_LLM_STOP_AFTER": "1", "PYTHONPATH": ""}
     )
     assert child.returncode == 0, child.stderr
     assert "Estimated parameters: 19,315,456" in child.stdout and "12,515,520 parameters" in child.stdout

@@ -50,7 +50,7 @@ def test_every_other_command_runs(
             assert first_line_of_watch(checkout).startswith("live page  http://127.0.0.1:")
             ran += 1
         elif words[0] == "python":  # test_front_door.py runs the files themselves
-            monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "2")
+            monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "1")
             assert main([words[1].removesuffix(".py"), *words[2:]]) in (0, 130), f"{line}: {capsys.readouterr().err}"
             monkeypatch.delenv("LIGHT_LLM_STOP_AFTER")
             ran += 1
