@@ -15,9 +15,8 @@ from ..data.tokenizer_json import to_tokenizer_json
 from ..errors import ConfigError
 from .architectures import trim_vocab
 from .exporter import Exporter, require
-from .gguf_dtypes import emulate_llama_cpp, logit_tolerance, quantize
-from .gguf_tensors import DTYPES, check_can_be_gguf, gguf_tensors, metadata, tensor_dtype
-from .gguf_verify import check_file
+from .gguf_tensors import DTYPES, check_can_be_gguf, gguf_tensors, metadata, quantize, tensor_dtype
+from .gguf_verify import check_file, emulate_llama_cpp, logit_tolerance
 from .llama_cpp import LlamaCpp
 
 NORMAL, CONTROL = 1, 3  # token types; a control token is never found in a text and never shown

@@ -1,12 +1,15 @@
-"""The tensors and fields of a GGUF file, without those of its tokenizer.
+"""The tensors and fields of a GGUF file, without those of its tokenizer, and the number formats of its tensors.
 
 llama.cpp knows a family by name and computes it in one way. Settings that it ignores are refused here.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import __version__
@@ -17,10 +20,12 @@ from ..errors import ConfigError
 from ..layers.positions import frequencies
 from ..text_format import format_count
 from .architectures import Family, family_of
+from .exporter import require
 
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's numbers for "most tensors have this dtype"
 DTYPES = tuple(FILE_TYPES)
 BLOCK = 32  # numbers of a row that share a scale in q8_0
+MAX_F16 = 65504.0
 _NAMES = {
     "wte": "token_embd",
     "wpe": "position_embd",
@@ -121,6 +126,29 @@ def tensor_dtype(name: str, shape: tuple[int, ...], dtype: str) -> str:
     if len(shape) < 2 or name == "position_embd.weight":
         return "f32"
     return "f16" if dtype == "q8_0" and shape[-1] % BLOCK else dtype
+
+
+def quantize(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
+    """Return a tensor in a number format: (rows, n) float32 -> (rows, bytes), or an array of that type.
+
+    Raises ConfigError for a weight that the format cannot hold.
+    """
+    gguf = require("gguf", "gguf")
+    numbers = tensor.detach().float().contiguous().numpy()
+    # The package would write infinity, with no more than a warning.
+    largest = float(np.abs(numbers).max(initial=0.0))
+    bound = {"f16": MAX_F16, "q8_0": 127 * MAX_F16}.get(kind, float(np.finfo(np.float32).max))
+    if not largest <= bound:  # also true for NaN
+        remedy = "export with dtype f32" if math.isfinite(largest) else "export another checkpoint"
+        raise ConfigError(f"{name} has a weight of {largest:g}, and {kind} holds numbers up to {bound:g}; {remedy}")
+    return gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[kind.upper()])
+
+
+def dequantize(numbers: NDArray[Any], kind: str) -> Tensor:
+    """Return the float32 numbers of a quantized tensor."""
+    gguf = require("gguf", "gguf")
+    unpacked = gguf.quants.dequantize(numbers, gguf.GGMLQuantizationType[kind.upper()])
+    return torch.from_numpy(np.array(unpacked, np.float32))
 
 
 def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]:

@@ -1,25 +1,37 @@
-"""Read a GGUF file back with the `gguf` package and compare it with the intended fields and tensors.
+"""Check a GGUF file: read it back with the `gguf` package, and predict what llama.cpp computes from it.
 
-Most users do not have llama.cpp, which is compiled from source: without it this is the only check of an export. It
+Most users do not have llama.cpp, which is compiled from source: without it the read-back is the only check. It
 finds damage and wrong numbers, but not a wrong name or order of rows, which tests/support/gguf_reference.py checks by
 rules of its own, and it does not run the model.
+
+On a CPU llama.cpp multiplies a matrix in 16 or 8 bits by activations rounded to the same format (ggml-cpu.c,
+`vec_dot_type`), and looks GELU up in a table of all float16 numbers (ggml-cpu/vec.h). Other kernels do so in part. So
+the logits of a GGUF file are not those of the rounded weights: they are off by about as much as rounding the
+activations moves them, which is measured here for each model and decides the tolerance.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from ..checkpoint import LoadedModel
+from ..checkpoint.load import build
 from ..errors import CheckpointError
-from .exporter import require
-from .gguf_dtypes import dequantize
-from .gguf_tensors import BLOCK, tensor_dtype
+from .exporter import MAX_LOGIT_ERROR, require
+from .gguf_tensors import BLOCK, dequantize, quantize, tensor_dtype
+from .verify import probe_windows
 
 FLOAT32_ERROR = 1e-6  # relative, of a float64 field that is stored in float32
+# A number between two of the format may be rounded to the other one, and kernels differ in their order of sums.
+SAFETY_FACTOR = 3.0
+_TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Mismatch(Exception):
@@ -105,3 +117,60 @@ def rounding_error(x: Tensor, kind: str) -> Tensor:
         largest = x.reshape(-1, BLOCK).abs().amax(dim=-1, keepdim=True).expand(-1, BLOCK).reshape(x.shape)
         return largest * (0.5 / 127 * (1 + FLOAT32_ERROR) + 2**-11) + 127 * 2**-25
     return torch.zeros_like(x)
+
+
+def round_weights(loaded: LoadedModel, dtype: str) -> LoadedModel:
+    """Return the same model with the weights of a file in this dtype."""
+    weights = {}
+    for name, tensor in loaded.model.state_dict().items():
+        gguf_name = "position_embd.weight" if name == "wpe.weight" else name
+        kind = tensor_dtype(gguf_name, tuple(tensor.shape), dtype)
+        weights[name] = dequantize(quantize(name, tensor.cpu(), kind), kind)
+    file = replace(loaded.file, weights=weights)
+    return LoadedModel(build(file).eval(), file)
+
+
+def emulate_llama_cpp(loaded: LoadedModel, dtype: str) -> LoadedModel:
+    """Return `round_weights(loaded, dtype)` with activations rounded too, as by llama.cpp's kernels for CPUs."""
+    emulated = round_weights(loaded, dtype)
+    model = emulated.model
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            kind = tensor_dtype("", tuple(module.weight.shape), dtype)
+            module.register_forward_pre_hook(lambda _, inputs, kind=kind: (round_trip(inputs[0], kind), *inputs[1:]))
+        elif isinstance(module, nn.GELU):
+            module.register_forward_hook(_table_gelu)
+    # The head is a function of the model and not a module, so a hook cannot reach it.
+    head, kind = model.head_weight, tensor_dtype("", tuple(model.head_weight.shape), dtype)
+    model.logits = lambda hidden: F.linear(round_trip(hidden, kind), head)  # type: ignore[method-assign]
+    return emulated
+
+
+def round_trip(x: Tensor, kind: str) -> Tensor:
+    """Round numbers to a format and back: (..., n) float32 -> (..., n). In q8_0 32 numbers share a float16 scale."""
+    if kind == "f32":
+        return x
+    if kind in _TORCH_DTYPES:
+        return x.to(_TORCH_DTYPES[kind]).float()
+    blocks = x.reshape(-1, BLOCK)
+    scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
+    whole = torch.where(scale > 0, blocks / scale, 0.0).round()
+    return (whole * scale.half().float()).view(x.shape)
+
+
+def _table_gelu(module: nn.GELU, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    """Return GELU of the nearest float16, as the nearest float16. llama.cpp's table is not used beyond 10."""
+    (x,) = inputs
+    from_table = F.gelu(x.half().float(), approximate=module.approximate).half().float()
+    return torch.where(x.abs() < 10, from_table, y)
+
+
+@torch.inference_mode()
+def logit_tolerance(loaded: LoadedModel, dtype: str) -> float:
+    """Return how far the logits of llama.cpp may be from ours: 3 times the change by rounded activations, or 1e-4."""
+    exact, emulated = round_weights(loaded, dtype).model, emulate_llama_cpp(loaded, dtype).model
+    config, tokenizer = loaded.model.config, loaded.file.tokenizer
+    n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
+    windows = [torch.tensor(rows) for rows in probe_windows(n_ids, config.n_positions)]
+    change = max(float((exact(rows) - emulated(rows))[..., :n_ids].abs().max()) for rows in windows)
+    return max(MAX_LOGIT_ERROR, SAFETY_FACTOR * change)
