@@ -18,7 +18,8 @@ TEXT = "Once upon a time there was a fox, and the fox went up the hill.\n" * 200
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (CHECKOUT / "docs" / page).read_text(encoding="utf-8"), re.S)
+    """Return the code of a language on a page of the checkout."""
+    return re.findall(rf"```{language}\n(.*?)```", (CHECKOUT / page).read_text(encoding="utf-8"), re.S)
 
 
 @pytest.fixture
@@ -72,11 +73,11 @@ def test_every_command_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    lines = [line for block in blocks(f"docs/{page}", "bash") for line in block.splitlines()]
     assert len(lines) >= fewest
     for line in lines:
         run(line, monkeypatch, capsys)
-    for block in blocks(page, "python"):
+    for block in blocks(f"docs/{page}", "python"):
         exec(compile(block, page, "exec"), {})
         assert len(capsys.readouterr().out) > 50
 

@@ -14,19 +14,16 @@ from light_llm.cli import main
 from light_llm.config import PRESETS, ModelConfig, get_model_size
 from light_llm.data.tales import corpus
 from tests.conftest import CHECKOUT
+from tests.test_docs import blocks
 from tests.test_front_door import COMMANDS, EXAMPLE, checkout  # noqa: F401  (a fixture)
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
-
-
 def test_the_front_door_stands_in_readme() -> None:
     """test_front_door.py runs them."""
     assert COMMANDS in README and EXAMPLE in README
-    assert blocks("python") == [EXAMPLE]
+    assert blocks("README.md", "python") == [EXAMPLE]
 
 
 @pytest.mark.usefixtures("few_checks")
@@ -38,7 +35,12 @@ def test_every_other_command_runs(
     """The commands run in this process, where torch is imported already; the tales are fewer than by default."""
     monkeypatch.chdir(checkout)
     monkeypatch.setattr(corpus, "DEFAULT_MEGABYTES", 1)
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line not in COMMANDS.splitlines()]
+    lines = [
+        line
+        for block in blocks("README.md", "bash")
+        for line in block.splitlines()
+        if line not in COMMANDS.splitlines()
+    ]
     (checkout / "my.txt").write_text("Once upon a time there was a fox.\n" * 400)
     ran = 0
     for line in lines:

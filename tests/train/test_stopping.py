@@ -1,8 +1,6 @@
 """Early stopping, and the notice of a text that is being memorised."""
 
-import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +55,6 @@ def test_a_resumed_run_stops_where_the_whole_one_does(memorised: Path) -> None:
     result = again(memorised)  # it is over, and stays so
     assert (result.status, result.step) == ("stopped", whole.step) and rows_of("two", "eval") == evaluations
     assert again(memorised, patience=0, max_steps=whole.step + 5).status == "done"
-
-
-def test_a_run_killed_before_its_last_evaluation_stops_where_the_whole_one_does(memorised: Path) -> None:
-    _, whole = train_small(memorised, **HOW, patience=3)
-    rows = Path("run/metrics.jsonl").read_text().splitlines()
-    Path("run/metrics.jsonl").write_text("\n".join(rows[:-2]) + "\n")  # the evaluation comes after the save
-    shutil.copytree("run", "two")
-    result = again(memorised)
-    assert (result.status, result.step) == ("stopped", whole.step)
-    assert rows_of("two", "eval")[-1] == {**json.loads(rows[-2])}
 
 
 def test_a_polite_interruption_at_the_last_step_is_still_the_end(

@@ -56,15 +56,6 @@ def test_the_evaluation_in_the_file_is_that_of_the_model(poem: Path) -> None:
     assert found.loss == result.best_loss == rows_of("run", "eval")[-1]["loss"]
 
 
-def test_micro_batches_change_nothing(poem: Path) -> None:
-    """The same losses, gradients and weights whether a step is read at once or one sequence at a time."""
-    losses = []
-    for micro_batch in (None, 2, 1):
-        train_small(poem, f"run{micro_batch}", model=byte_model(), max_steps=8, micro_batch=micro_batch)
-        losses.append([row["loss"] for row in rows_of(f"run{micro_batch}", "step")])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[2] == pytest.approx(losses[0], rel=1e-4)
-
-
 def test_a_step_is_the_formula(poem: Path) -> None:
     """One step by hand: mean loss, its gradient clipped to norm 1, AdamW at the first rate of the warm-up."""
     loader = byte_loader(poem)
