@@ -24,18 +24,17 @@ from tests.support import broken_operations as broken
 from tests.support.broken_operations import MakeFault
 
 
-@pytest.fixture(scope="module")
-def healthy() -> Diagnosis:
-    """The quick checks, made once for all tests of a session."""
-    return check_device("cpu")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def exact_gradients_once() -> Iterator[None]:
     """Compute the float64 step, which no fault changes, once for each batch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "exact_step", cache_results(models.exact_step))
         yield
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Diagnosis:
+    return run_checks("cpu", QUICK)
 
 
 def results_of(fault: MakeFault, *names: str) -> Diagnosis:

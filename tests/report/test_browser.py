@@ -2,9 +2,7 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ import pytest
 from light_llm.report.page import render_page
 from light_llm.report.run_log import read_run_log
 from light_llm.report.server import open_port, serve
-from tests.cli.test_signals import child_of, ended, posix, rows
+from tests.cli.test_signals import posix, rows
 from tests.support.browser import (
     DRAWN,
     Opened,
@@ -25,6 +23,7 @@ from tests.support.browser import (
     sideways,
     tab_through,
 )
+from tests.support.child import Child
 from tests.support.made_up_run import ANALYSIS, RUN, made_up_run
 from tests.support.tools import NANO_RUN, rows_of
 
@@ -158,33 +157,25 @@ def test_nothing_is_cut_or_faint(shown: Opened) -> None:
 # ---- beside a training
 
 
-@contextmanager
-def started(*words: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A real `light-llm` in a process of its own."""
-    child = child_of(words)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
 @posix
 def test_a_run_is_awaited_and_seen(browser: "Browser", poem: Path) -> None:
     run, endless = Path("run"), [f"--{what}={10**6}" for what in ("max-steps", "eval-interval", "save-interval")]
-    with started("watch", "run") as watch:
-        assert watch.stdout is not None and b"waiting for a run to begin in run" in watch.stdout.readline()
-        with opened(browser, watch.stdout.readline().decode().split()[-1], empty=True) as shown:
-            page, seen = shown.page, 0
-            page.get_by_text("No run has begun here yet").wait_for()
-            with started("train", "--data", str(poem), *NANO_RUN, *endless, "--batch-size", "32", "--out", "run"):
-                page.wait_for_function(DRAWN)
-                for _ in range(2):
-                    page.wait_for_function(f"seen => ({FIRST_CURVE})().at(-1) > seen", arg=seen)
-                    seen, before = page.evaluate(FIRST_CURVE)[-1], seen
-                    assert before < seen <= rows(run)
-            shown.check()
-            assert ended(watch, signal.SIGINT)[0] == 130
-            page.get_by_text("the server does not answer").wait_for()
-            assert all("ERR_CONNECTION_REFUSED" in line for line in shown.complaints)
-            shown.complaints.clear()
+    watch = Child(["watch", "run"])
+    watch.wait_until(lambda: watch.output[0].count("\n") >= 2)
+    waiting, address = watch.output[0].splitlines()[:2]
+    assert "waiting for a run to begin in run" in waiting
+    with opened(browser, address.split()[-1], empty=True) as shown:
+        page, seen = shown.page, 0
+        page.get_by_text("No run has begun here yet").wait_for()
+        train = Child(["train", "--data", str(poem), *NANO_RUN, *endless, "--batch-size", "32", "--out", "run"])
+        page.wait_for_function(DRAWN)
+        for _ in range(2):
+            page.wait_for_function(f"seen => ({FIRST_CURVE})().at(-1) > seen", arg=seen)
+            seen, before = page.evaluate(FIRST_CURVE)[-1], seen
+            assert before < seen <= rows(run)
+        train.process.kill()
+        shown.check()
+        assert watch.end(signal.SIGINT)[0] == 130
+        page.get_by_text("the server does not answer").wait_for()
+        assert all("ERR_CONNECTION_REFUSED" in line for line in shown.complaints)
+        shown.complaints.clear()

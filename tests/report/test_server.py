@@ -19,7 +19,8 @@ from light_llm.cli import main
 from light_llm.errors import ConfigError
 from light_llm.report.run_watcher import RunWatcher
 from light_llm.report.server import FIRST_PORT, SHARE_WHILE_TRAINING, open_port, serve, serve_while_training
-from tests.cli.test_signals import child_of, ended, posix
+from tests.cli.test_signals import posix
+from tests.support.child import Child
 from tests.support.made_up_run import made_up_run
 from tests.support.tools import rows_of, run_child, same, train_small
 
@@ -281,12 +282,12 @@ def test_a_training_pays_little_for_being_watched(tmp_path: Path, monkeypatch: p
 
 @posix
 def test_watch_says_where_and_ends_by_ctrl_c(runs: Path) -> None:
-    child = child_of(["watch", str(runs), "not-yet"])
-    assert child.stdout is not None
-    waiting, address, _ = (child.stdout.readline().decode().rstrip() for _ in range(3))
+    child = Child(["watch", str(runs), "not-yet"])
+    child.wait_until(lambda: child.output[0].count("\n") == 3)
+    waiting, address, _ = child.output[0].splitlines()
     assert waiting.endswith(" not-yet") and Page(address.split()[-1]).names() == ["a", "b"]
-    code, _, err, seconds = ended(child, signal.SIGINT)
-    assert (code, err) == (130, "\ninterrupted\n") and seconds < 5
+    code, _, err = child.end(signal.SIGINT)
+    assert (code, err) == (130, "\ninterrupted\n")
 
 
 def test_watch_refuses_a_file(capsys: pytest.CaptureFixture[str]) -> None:
