@@ -6,7 +6,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -117,15 +118,21 @@ def download_file(
         DataError: no connection, no complete response within the attempts, other bytes than the pinned ones, or a full
             disk.
     """
+    with cache_errors(file.name, target), atomic_path(target) as partial, open(partial, "w+b") as out:
+        _download_with_retries(file, out, retry, progress)
+    return target
+
+
+@contextmanager
+def cache_errors(content: str, path: Path) -> Iterator[None]:
+    """Raise a DataError with the remedies for an OSError inside the block, which writes some content to the cache."""
     try:
-        with atomic_path(target) as partial, open(partial, "w+b") as out:
-            _download_with_retries(file, out, retry, progress)
+        yield
     except OSError as error:
         raise DataError(
-            f"{file.name} cannot be kept at {target}: {error.strerror or error}; "
-            f"make room there, or set LIGHT_LLM_CACHE to another folder"
+            f"{content} cannot be kept at {path}: {error.strerror or error}; "
+            "make room there, or set LIGHT_LLM_CACHE to another folder"
         ) from None
-    return target
 
 
 def sha256_of(path: Path) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_io import Files, atomic_write
-from ..errors import DataError
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import lock_folder, unlock, usable_cores
 from .bpe import Ids
+from .download import cache_errors
 from .shards import BLOCK_BYTES, ShardWriter, id_dtype
 from .text_stream import Chunk, split_at_word_boundaries
 from .tokenizers import Tokenizer
@@ -154,13 +154,8 @@ class EncodeCheckpoint:
 def _lock_partial(folder: Path) -> Iterator[Path | None]:
     """Yield a locked folder to work in; None if another process has finished the work in the meantime."""
     partial = folder.with_name(f"{folder.name}.partial")
-    try:
+    with cache_errors("the tokens", folder):
         partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the tokens cannot be kept at {folder} ({error.strerror}); set LIGHT_LLM_CACHE to a folder that can be "
-            "written"
-        ) from None
     # Another process may be encoding the same text: wait for it, and then find its result.
     lock = lock_folder(partial, wait=True)
     if lock is None:

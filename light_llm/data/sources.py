@@ -11,7 +11,7 @@ from ..atomic_io import write_by_digest
 from ..errors import DataError, did_you_mean
 from ..runtime import cache_dir
 from .decode_utf8 import READ_BYTES
-from .download import PinnedFile, ensure_file
+from .download import PinnedFile, cache_errors, ensure_file
 from .fingerprint import TextStats, read_verified, text_stats
 from .hub import HubFile, ensure_hub_file
 from .tales import corpus
@@ -210,13 +210,9 @@ def save_stdin(stream: BinaryIO | None = None) -> Path:
         if empty:
             raise DataError("the pipe holds no text; training needs some thousand characters")
 
-    try:
-        return write_by_digest(folder, ".txt", copy)
-    except OSError as error:
-        raise DataError(
-            f"the text of the pipe cannot be kept at {folder}: {error.strerror or error}; "
-            f"set LIGHT_LLM_CACHE to a folder with room"
-        ) from None
+    with cache_errors("the text of the pipe", folder):
+        path = write_by_digest(folder, ".txt", copy)
+    return path
 
 
 def check_saved_stdin(path: Path, sha256: str) -> None:

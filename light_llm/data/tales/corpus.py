@@ -7,7 +7,7 @@ from ...atomic_io import atomic_path
 from ...errors import DataError
 from ...runtime import cache_dir
 from ..documents import SEPARATOR
-from ..download import sha256_of
+from ..download import cache_errors, sha256_of
 from ..text_stream import ProgressFn
 from .generator import stories, story
 from .grammar import built_in_grammar
@@ -43,17 +43,13 @@ def ensure_corpus(n_bytes: int, progress: ProgressFn | None = None) -> tuple[Pat
     fingerprint = hashlib.sha256((repr(built_in_grammar()) + sample).encode()).hexdigest()[:8]
     texts = cache_dir() / NAME / f"{fingerprint}-{SEED}-{n_bytes // 1_000_000}.txt"
     facts = texts.with_suffix(".tsv")
-    try:
+    with cache_errors("the built-in corpus", texts):
         try:
-            return texts, _read(texts, facts)
+            limits = _read(texts, facts)
         except (FileNotFoundError, ValueError):  # one of them is missing or damaged, so generate both
             _write(texts, facts, n_bytes, progress)
-            return texts, _read(texts, facts)
-    except OSError as error:
-        raise DataError(
-            f"the built-in corpus cannot be kept at {texts} ({error.strerror}); "
-            "set LIGHT_LLM_CACHE to a folder that can be written"
-        ) from None
+            limits = _read(texts, facts)
+    return texts, limits
 
 
 def _read(texts: Path, facts: Path) -> tuple[tuple[float, str], ...]:

@@ -41,16 +41,12 @@ class Rule:
     order: int = 1000  # findings of the same level are listed in this order
 
 
-@dataclass(frozen=True)
-class HealthNote:
+@dataclass(frozen=True, kw_only=True)
+class HealthNote(Finding):
     """A finding and the rule that made it."""
 
     rule: str
     figure: str  # id of the figure beside which it is shown
-    level: str  # bad, watch, good, info
-    message: str  # one sentence
-    advice: str  # one sentence; empty if there is nothing to do
-    since: int | None  # the step from which it shows
 
 
 @cache
@@ -68,5 +64,5 @@ def judge(log: RunLog) -> list[HealthNote]:
             continue
         result = rule.check(log)
         findings = [result] if isinstance(result, Finding) else list(result or ())
-        notes += [HealthNote(rule.name, rule.figure, f.level, f.message, f.advice, f.since) for f in findings]
+        notes += [HealthNote(**vars(f), rule=rule.name, figure=rule.figure) for f in findings]
     return sorted(notes, key=lambda note: LEVELS.index(note.level))
