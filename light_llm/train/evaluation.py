@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..data import DataLoader, TokenDataset
+from ..data.resolve import max_documents
 from ..data.tokenizers import decode, start_ids
 from ..evaluate import Evaluation, LimitDistance, evaluate_held_out
 from ..generate import Sampling
@@ -190,7 +191,7 @@ class WriteSample(Callback):
     def generate(self) -> str:
         """Return the text. Raises EvaluationCancelled when the run has to stop."""
         tokenizer, ids = self.dataset.tokenizer, []
-        prompt = start_ids(tokenizer, knows_separator=self.dataset.source.documents > 1)
+        prompt = start_ids(tokenizer, knows_separator=max_documents(self.dataset.source) > 1)
         check = self.trainer.stop_flag.check
         check()
         with eval_mode(self.trainer.model):

@@ -399,3 +399,18 @@ def test_samples_are_shown_and_change_nothing(poem: Path, capsys: pytest.Capture
     train_small(poem, "without", max_steps=8)
     assert "a sample at step 4:" in capsys.readouterr().out
     assert tensors_of("with/step-000008") == tensors_of("without/step-000008")
+
+
+def test_a_sample_starts_as_the_generator_does(poem: Path) -> None:
+    """One training document and several held out: the ids have separators, so both begin with one."""
+    from light_llm.generate import TextGenerator
+
+    Path("held_out").mkdir()
+    for name in "ab":
+        Path("held_out", f"{name}.txt").write_text(poem.read_text())
+    dataset, _ = prepare_dataset(str(poem), 16, "byte", val_data="held_out")
+    settings = SMALL | {"max_steps": 2, "sample_interval": 2, "quiet": True}
+    Trainer(byte_model(), create_dataloader(dataset, 2), TrainConfig(), out="run", **settings).train()
+    (row,) = rows_of("run", "sample")
+    text = TextGenerator("run/step-000002", device="cpu").generate("", 48, temperature=0.8, top_k=40, seed=1)
+    assert row["text"] == text.strip("\n")
