@@ -1,8 +1,7 @@
-"""Small models and batches for tests, and the command line as a child process."""
+"""Small models, batches and runs for tests, and child processes."""
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,6 @@ def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, me
         for piece in ids:
             shard.write(np.fromiter(piece, dtype=np.int64))
         shard.finish()
-
-
-def light_llm(
-    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, stdin: str | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """`light-llm WORDS ...` in a child process."""
-    return run_child([sys.executable, "-m", "light_llm", *words], cwd=cwd, env=env, stdin=stdin)
 
 
 def run_child(
