@@ -369,13 +369,7 @@ def test_nothing_is_written_by_a_trainer_that_never_trains(poem: Path) -> None:
     before = set(Path().iterdir())
     Trainer(byte_model(), byte_loader(poem), out="run", **SMALL)
     with pytest.raises(LightLLMError):
-        Trainer(
-            byte_model(),
-            byte_loader(poem),
-            out="run2",
-            device="tpu",
-            **{k: v for k, v in SMALL.items() if k != "device"},
-        )
+        Trainer(byte_model(), byte_loader(poem), out="run2", **(SMALL | {"device": "tpu"}))
     assert set(Path().iterdir()) == before
 
 
