@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
@@ -25,13 +27,23 @@ def main() -> int:
     Returns the number that went unnoticed.
     """
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    bugs = [bug for bug in BUGS if wanted in bug.what or wanted in bug.where]
+    n_workers = os.cpu_count() or 1
     unnoticed = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch, "copy")
-        ignore = shutil.ignore_patterns(".git", ".venv", "checkpoints*", "__pycache__", ".*_cache", ".hypothesis")
-        shutil.copytree(CHECKOUT, copy, ignore=ignore)
-        for bug in (bug for bug in BUGS if wanted in bug.what or wanted in bug.where):
-            caught = _who_notices(bug, copy)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(n_workers) as pool:
+        copies: SimpleQueue[Path] = SimpleQueue()  # one for each bug that is tried at the same time
+        ignore = shutil.ignore_patterns(".git", ".venv*", "checkpoints*", "__pycache__", ".*_cache", ".hypothesis")
+        for i in range(n_workers):
+            copies.put(shutil.copytree(CHECKOUT, Path(scratch, str(i)), ignore=ignore))
+
+        def try_bug(bug: Bug) -> str:
+            copy = copies.get()
+            try:
+                return _who_notices(bug, copy)
+            finally:
+                copies.put(copy)
+
+        for bug, caught in zip(bugs, pool.map(try_bug, bugs), strict=True):
             unnoticed += not caught
             print(f"{'caught  ' if caught else 'UNNOTICED'} {bug.what}: {caught or bug.tests}", flush=True)
     return unnoticed
