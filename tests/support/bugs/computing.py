@@ -71,7 +71,7 @@ BUGS = [
         "train: Trainer.accumulate",
         "self.objective(tokens.to(device), targets.to(device)) / n_targets",
         "self.objective(tokens.to(device), targets.to(device)) / total_weight(targets)",
-        "tests/train/test_train.py",
+        "tests/train/test_recovery.py",
     ),
     Bug(
         "the exact GELU instead of GPT-2's",
@@ -134,14 +134,14 @@ BUGS = [
         "train: TrainState.from_checkpoint",
         "cls(saved.step, saved.batches, saved.tokens,",
         "cls(saved.step, 0, saved.tokens,",
-        "tests/train/test_resume.py",
+        "tests/train/test_resume.py tests/train/test_faults.py",
     ),
     Bug(
         "a resume that forgets the random generators",
         "train: restore",
         "    set_rng_state(rng, device)\n",
         "",
-        "tests/train/test_resume.py",
+        "tests/train/test_resume.py tests/train/test_faults.py",
     ),
     Bug(
         "a loss summed in bfloat16",
