@@ -221,11 +221,11 @@ print(faults(), configure_malloc() and faults())
 def test_a_small_process_does_not_have_the_peak_of_its_large_parent() -> None:
     code = """
 import subprocess, sys
-block = bytearray(b"x") * (1 << 29)
+block = bytearray(b"x") * (1 << 30)
 child = [sys.executable, "-c", "from light_llm.runtime.memory import peak_memory; print(peak_memory())"]
 print(int(subprocess.run(child, capture_output=True, text=True, check=True).stdout) >> 20)
 """
-    assert 0 < int(output_of(code)) < 512
+    assert 0 < int(output_of(code)) < 1024  # torch itself has 250 to 530 MB, by build
 
 
 def test_where_the_system_keeps_no_mark_the_resources_say_it(tmp_path: Path) -> None:

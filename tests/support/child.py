@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import Connection
@@ -50,6 +51,9 @@ class Child:
         terminal: bool = False,
     ) -> None:
         self.files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  (read after the child's end)
+        # Closed with this object, or Python would warn in the middle of another test.
+        for file in self.files:
+            weakref.finalize(self, file.close)
         devnull = os.open(os.devnull, os.O_RDWR)
         given = (stdin, devnull), (stdout, self.files[0].fileno()), (stderr, self.files[1].fileno())
         # A Connection is what multiprocessing can hand over; it closes its descriptor.

@@ -222,7 +222,7 @@ def killed_preparations(times: int, seed: int = 1) -> Outcome:
     while tried < times:
         child = prepare("again")
         time.sleep(luck.uniform(0.0, 1.0) * takes)
-        child.send(signal.SIGKILL)
+        child.process.kill()
         # It finished before the signal: start from the beginning.
         if child.wait() == 0:
             shutil.rmtree("again")
