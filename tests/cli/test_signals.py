@@ -206,14 +206,15 @@ def server() -> Iterator[FaultyServer]:
 def test_a_download_ends_cleanly(cache: Path, server: FaultyServer) -> None:
     """Only the address differs from what a user does: the server sends a part and then nothing more."""
     child = Child([f"{server.url}/stall"], function=prepare_from)
-    child.wait_until(lambda: bool(temporary(cache)))
+    child.wait_until(lambda: any(cache.joinpath(name).stat().st_size for name in temporary(cache)))
     code, _, err = child.end(signal.SIGTERM)
     assert (code, err.strip()) == (143, ADVICE) and temporary(cache) == []
 
 
 def prepare_from(words: list[str]) -> int:
     """Prepare Shakespeare from another address."""
-    sources.SHAKESPEARE = replace(sources.SHAKESPEARE, url=words[0])
+    file = replace(sources.SHAKESPEARE, url=words[0])
+    sources.SOURCES["shakespeare"] = replace(sources.SOURCES["shakespeare"], training=(file,))
     return main(["prepare", "--data", "shakespeare", "--tokenizer", "byte"])
 
 
