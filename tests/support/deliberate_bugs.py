@@ -16,9 +16,7 @@ from queue import SimpleQueue
 CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from tests.support.bugs import Bug, ahead, computing, keeping, leaving, watching  # noqa: E402
-
-BUGS = [*ahead.BUGS, *computing.BUGS, *keeping.BUGS, *leaving.BUGS, *watching.BUGS]
+from tests.support.bugs import BUGS, Bug  # noqa: E402
 
 
 def main() -> int:

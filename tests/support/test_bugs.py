@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
-from tests.support.bugs import Bug, BugMismatch, ahead, computing, keeping, leaving, watching
-
-BUGS = [*ahead.BUGS, *computing.BUGS, *keeping.BUGS, *leaving.BUGS, *watching.BUGS]
+from tests.support.bugs import BUGS, Bug, BugMismatch
 
 
 def test_every_deliberate_bug_applies() -> None:
@@ -30,7 +28,7 @@ def test_a_bug_follows_its_function_and_nothing_else(tmp_path: Path) -> None:
     package = tmp_path / "light_llm" / "optim"
     package.mkdir(parents=True)
     (package / "a.py").write_text("def f(x):\n    y = x + 1\n    return y\n\n\ndef g(x):\n    return x + 1\n")
-    path, broken = Bug("off by one", "optim: f", "y = x  + 1\n", "y = x\n", "").apply(tmp_path)
+    path, broken = Bug("off by one", "optim: f", "y = x  + 1", "y = x", "").apply(tmp_path)
     assert path == package / "a.py" and "y = x\n    return y" in broken and "return x + 1" in broken
     (package / "b.py").write_text((package / "a.py").read_text())
     for where in ("optim: f", "optim: h", "light_llm/optim/c.py"):  # two places, no function, no file

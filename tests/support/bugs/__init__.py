@@ -1,10 +1,20 @@
-"""Deliberate bugs: small edits to the package that a named test must notice. `deliberate_bugs.py` tries them."""
+"""Deliberate bugs: small edits to the package that a named test must notice. `deliberate_bugs.py` tries them.
+
+The text files of this folder list them, each in this form:
+
+    what the bug is
+    in package: Class.method
+    by tests that must notice it
+    - the code to replace
+    + the code to put there; without this line the code is deleted
+"""
 
 import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 
 class BugMismatch(Exception):
@@ -32,14 +42,15 @@ class Bug:
 
     def apply(self, checkout: Path) -> tuple[Path, str]:
         """Return the file to change and its text with the bug. Raises BugMismatch."""
-        edits = [
-            (path, source[: start + match.start()] + self._replacement() + source[start + match.end() :])
+        places = [
+            (path, source, start + match.start(), start + match.end())
             for path, source, start, end in self._places(checkout)
             for match in re.finditer(self._pattern(), source[start:end])
         ]
-        if len(edits) != 1:
-            raise BugMismatch(f"{self.what}: {len(edits)} places in {self.where!r} match {self.right!r}, not one")
-        path, broken = edits[0]
+        if len(places) != 1:
+            raise BugMismatch(f"{self.what}: {len(places)} places in {self.where!r} match {self.right!r}, not one")
+        path, source, start, end = places[0]
+        broken = source[:start] + self._replacement(source, start) + source[end:]
         if path.suffix == ".py":
             try:
                 ast.parse(broken)
@@ -51,10 +62,11 @@ class Bug:
         """A regular expression for `right` in which white space matches any white space."""
         return r"\s+".join(re.escape(word) for word in self.right.split())
 
-    def _replacement(self) -> str:
-        """`wrong` without its outer white space; a statement that goes leaves `pass`, so that its block stays whole."""
-        is_statement = self.right.endswith("\n") and not self.right.rstrip().endswith(",")
-        return self.wrong.strip() or ("pass" if is_statement else "")
+    def _replacement(self, source: str, at: int) -> str:
+        """`wrong`, indented as the code that it replaces."""
+        line = source[source.rfind("\n", 0, at) + 1 :]
+        depth = len(line) - len(line.lstrip()) - (len(self.right) - len(self.right.lstrip()))
+        return indent(self.wrong, " " * depth).lstrip()
 
     def _places(self, checkout: Path) -> Iterator[tuple[Path, str, int, int]]:
         """Each file to search, its text, and the range of characters that belongs to the function."""
@@ -88,3 +100,14 @@ def _spans(source: str, names: list[str]) -> Iterator[tuple[int, int]]:
                     yield starts[first - 1], starts[child.end_lineno or first]
 
     yield from search(ast.parse(source), names)
+
+
+def _read_bugs(path: Path) -> Iterator[Bug]:
+    """Read the bugs of a text file. Blank lines separate them; the first block says what they have in common."""
+    for block in path.read_text(encoding="utf-8").strip().split("\n\n")[1:]:
+        what, where, tests, *edit = block.split("\n")
+        right, wrong = ("\n".join(line[2:] for line in edit if line[0] == sign) for sign in "-+")
+        yield Bug(what, where.removeprefix("in "), right, wrong, tests.removeprefix("by "))
+
+
+BUGS = [bug for path in sorted(Path(__file__).parent.glob("*.txt")) for bug in _read_bugs(path)]
