@@ -24,7 +24,9 @@ from .text_stream import split_at_word_boundaries
 # never backtracks; that changes no match here and keeps a million equal characters harmless.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+"""
 SEPARATOR = "<|endoftext|>"  # name of the separator in files of other programs; in a text it is ordinary characters
-_DOCUMENT_MARK = "<|next-document|>\0"  # marks breaks for tiktoken; no suffix of it is a prefix
+_DOCUMENT_MARK = (
+    "<|next-document|>\0"  # marks breaks for tiktoken; no proper suffix is also a prefix, so two marks cannot overlap
+)
 NO_BYTES = b""  # the bytes of special ids, such as the separator
 MAX_IDS = 1 << 20  # in a vocabulary file; the largest in use have a quarter of that
 MAX_ENCODE_CHARS = 1 << 18  # given to tiktoken at once; a million spaces would crash the process

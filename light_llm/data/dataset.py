@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..runtime import cache_dir
 from .encode import encode_splits
 from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key
-from .shards import FORMAT, Shard, TokenArray
+from .shards import SHARD_FORMAT, Shard, TokenArray
 from .sources import Source
 from .text_stream import ProgressFn
 from .tokenizers import Tokenizer, tokenizer_hash
@@ -25,7 +25,7 @@ class TokenDataset:
     """The token ids of a text, split into training and held-out ids, with their tokenizer and origin."""
 
     tokens: TokenArray  # the training split
-    held_out: TokenArray  # the rest, never trained on
+    held_out: TokenArray  # the held-out split, never trained on
     max_length: int  # T, tokens of a window
     tokenizer: Tokenizer
     source: Source
@@ -163,7 +163,7 @@ def load_dataset(
         "held_out": split_key(source, config.held_out),
     }
     # The name of the folder is a hash of everything that its shards contain.
-    key = hashlib.sha256(repr((FORMAT, sorted(identity.items()))).encode()).hexdigest()[:24]
+    key = hashlib.sha256(repr((SHARD_FORMAT, sorted(identity.items()))).encode()).hexdigest()[:24]
     folder = cache_dir() / "shards" / key
     if not folder.is_dir():
         splits = read_splits(source, config.held_out, stage("encoding"))

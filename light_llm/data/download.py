@@ -111,8 +111,8 @@ def download_file(
 ) -> Path:
     """Download to a temporary file, check size and hash, rename: `target` is the complete file or does not exist.
 
-    Transient failures (a 5xx status, a cut connection, a timeout, a short response) are retried; an interrupted
-    download resumes where it broke off, if the server supports that.
+    Transient failures (`http.RETRYABLE_STATUS`, a cut connection, a timeout, a short response) are retried; an
+    interrupted download resumes where it broke off, if the server supports that.
 
     Raises:
         DataError: no connection, no complete response within the attempts, other bytes than the pinned ones, or a full

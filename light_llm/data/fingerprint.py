@@ -1,9 +1,8 @@
 """Fingerprint a text: its SHA-256, sizes, alphabet and counts, from one pass that is cached; later reads are verified.
 
-The counts that `prepare` shows are collected here, in `TextStats`: documents, characters, replaced bytes. A new
-count, such as that of skipped documents, is a field of `TextStats`, a callback of `decode_utf8.ReadCallbacks` that the
-readers call, an entry of `TokenDataset.record` for run.json, and a part of the header's line in `_data_lines` of
-`train/messages.py` (the command `prepare` has its own in `cli/prepare.py`).
+To count something else in a text, add a field of `TextStats` and increase FORMAT; let the readers report it through
+`decode_utf8.ReadCallbacks` (empty documents go in `text_stream.drop_empty_chunks`); and show it in run.json
+(`TokenDataset.record`), the header (`train/messages.py`) and `cli/prepare.py`.
 """
 
 import hashlib

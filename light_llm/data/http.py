@@ -127,7 +127,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _is_transient(error: Any) -> bool:
-    """Return whether a connection broke. Failing to connect at all (no name server, a closed port) is permanent."""
+    """Return whether a connection broke or timed out. A failure of DNS or a closed port is permanent."""
     reason = getattr(error, "reason", error)
     transient = (TimeoutError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError, http.client.HTTPException)
     # A connection that is cut during the TLS handshake raises SSLEOFError.

@@ -1,6 +1,6 @@
 """Files of the Hugging Face hub at a pinned revision: find them on this machine, or download them.
 
-The downloads, their retries included, are those of `huggingface_hub`.
+`huggingface_hub` downloads them and decides which failures to retry (version 2.4: the statuses 408 and 429).
 """
 
 import re

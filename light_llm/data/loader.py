@@ -40,8 +40,8 @@ class Batch(NamedTuple):
 class DataLoader:
     """Batches of `batch_size` windows, in an order that (dataset, seed) determines.
 
-    `batch(k)` is the global batch of step k and does not depend on earlier calls: a run resumes from its step count
-    alone, and several ranks can each take their part of the same batch.
+    `batch(k)` is the global batch number k of the run and does not depend on earlier calls: a run resumes from its
+    count of batches alone, and several ranks can each take their part of the same batch.
     """
 
     def __init__(self, dataset: TokenDataset, batch_size: int, seed: int) -> None:
@@ -50,7 +50,7 @@ class DataLoader:
         self.order = WindowOrder(len(dataset.tokens), dataset.max_length, seed)
 
     def batch(self, k: int) -> Batch:
-        """Return the batch of step k (0, 1, 2, ...)."""
+        """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step."""
         T = self.dataset.max_length
         starts = (self.order.start(k * self.batch_size + row) for row in range(self.batch_size))
         # One extra token per window: the last target.
@@ -191,8 +191,8 @@ def permuted_index(i: int, n: int, key: int) -> int:
     mask = (1 << half) - 1
     while True:
         left, right = i >> half, i & mask
-        for step in range(4):
-            left, right = right, left ^ (mix(key, right, step) & mask)
+        for feistel_round in range(4):
+            left, right = right, left ^ (mix(key, right, feistel_round) & mask)
         i = left << half | right
         if i < n:
             return i

@@ -10,7 +10,7 @@ from ..config import DataConfig
 from ..errors import DataError, LightLLMError
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir
-from .shards import FORMAT
+from .shards import SHARD_FORMAT
 from .sources import Source, find_source
 from .text_stream import Chunk, LogFn, ProgressFn, no_log, split_at
 from .tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
@@ -79,8 +79,10 @@ def cached_tokenizer(
     texts = partial(training_texts, source, held_out, progress)
     if spec.partition(":")[0] != "bpe":
         return make_tokenizer(spec, full_alphabet(source), texts, offline=offline, log=log)
-    # A trained vocabulary depends on the text, its training split, and the spec. FORMAT is a version for all caches.
-    key = hashlib.sha256(repr((FORMAT, spec, source.sha256, split_key(source, held_out))).encode()).hexdigest()[:24]
+    # A trained vocabulary depends on the text, its training split, and the spec. SHARD_FORMAT is their version too.
+    key = hashlib.sha256(repr((SHARD_FORMAT, spec, source.sha256, split_key(source, held_out))).encode()).hexdigest()[
+        :24
+    ]
     path = cache_dir() / "tokenizers" / f"{key}.json"
     try:
         return tokenizer_from_dict(load_verified(path))
@@ -121,7 +123,7 @@ def split_key(source: Source, held_out: float) -> float | str:
 
 
 def max_documents(source: Source) -> int:
-    """Return the documents of the larger split. If there is more than one, separators are written between them."""
+    """Return the number of documents of the text or of its held-out text, the larger; from 2 on they are separated."""
     return max(source.documents, source.held_out.documents if source.held_out else 1)
 
 

@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..json_io import dump_with_digest, load_verified
 from .text_stream import ProgressFn
 
-FORMAT = 2
+SHARD_FORMAT = 2  # of the manifest
 BLOCK_BYTES = 1 << 20  # covered by one SHA-256
 
 
@@ -161,7 +161,7 @@ class ShardWriter:
         self.save_point()
         last_block = [self.digest.hexdigest()] if self.filled else []
         manifest = {
-            "format": FORMAT,
+            "format": SHARD_FORMAT,
             "dtype": self.dtype.str,
             "tokens": self.tokens,
             "vocab_size": self.vocab_size,
@@ -202,7 +202,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _is_valid(manifest: Mapping[str, Any]) -> bool:
     """Return whether a manifest has our format and a hash for every block."""
     tokens, hashes, dtype = manifest.get("tokens"), manifest.get("sha256"), manifest.get("dtype")
-    if manifest.get("format") != FORMAT or dtype not in ("<u2", "<u4") or not isinstance(hashes, list):
+    if manifest.get("format") != SHARD_FORMAT or dtype not in ("<u2", "<u4") or not isinstance(hashes, list):
         return False
     if not isinstance(manifest.get("vocab_size"), int) or not isinstance(tokens, int) or tokens < 0:
         return False

@@ -15,7 +15,7 @@ Reader = Callable[[Path, str, str, ReadCallbacks], Iterator[Chunk]]
 
 
 def _parquet_lines(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
-    """Yield the rows of a Parquet file as one document, for data sets whose rows are the lines of one text."""
+    """Yield the rows of a Parquet file as one document: without the breaks, because they are the lines of one text."""
     return (chunk for chunk in parquet_documents(path, text_field, errors, callbacks) if chunk is not None)
 
 

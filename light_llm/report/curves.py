@@ -19,11 +19,11 @@ from .coerce import Number
 # Steps. Shorter windows are noisy; longer ones delay every warning. The bands of benchmarks/bands.py use the same.
 MEAN_STEPS = 10
 # Nats. Three seeds can agree by chance, and other machines round differently.
-MIN_WIDTH = 0.03
+MIN_HALF_WIDTH = 0.03
 
 
 class Curve:
-    """A training loss without its gaps, with prefix sums so that any mean takes constant time."""
+    """A training loss without its missing values, with prefix sums so that any mean takes constant time."""
 
     def __init__(self, steps: Iterable[int], losses: Iterable[Number]) -> None:
         pairs = [(step, loss) for step, loss in zip(steps, losses, strict=True) if loss is not None]
@@ -44,8 +44,8 @@ class Curve:
         For normal noise of deviation s, the median of |b - a| is 0.954 s.
         """
         window = self.losses[max(0, i - 3 * n) : i + 1]
-        gaps = [abs(b - a) for a, b in pairwise(window)]
-        return median(gaps) / 0.954 / math.sqrt(n) if gaps else 0.0
+        differences = [abs(b - a) for a, b in pairwise(window)]
+        return median(differences) / 0.954 / math.sqrt(n) if differences else 0.0
 
     def index(self, step: int) -> int:
         """Return the index of the last loss at or before a step, or -1."""
@@ -85,17 +85,17 @@ class Band:
     train: tuple[BandPoint, ...]
     held_out: tuple[BandPoint, ...]
 
-    def width(self, point: BandPoint) -> float:
+    def half_width(self, point: BandPoint) -> float:
         """Return half the width of the band at a point, nats.
 
         A new run differs from the mean of n seeds by sqrt(std^2 + std^2 / n) = std sqrt(1 + 1/n). The band is three
         times that, and at least 0.03 nats, because a spread estimated from three seeds is itself uncertain.
         """
-        return max(3 * point.std * math.sqrt(1 + 1 / self.seeds), MIN_WIDTH)
+        return max(3 * point.std * math.sqrt(1 + 1 / self.seeds), MIN_HALF_WIDTH)
 
     def position(self, point: BandPoint, loss: float) -> float:
         """Return where a loss lies: between -1 and 1 inside the band, below -1 better than expected."""
-        return (loss - point.mean) / self.width(point)
+        return (loss - point.mean) / self.half_width(point)
 
 
 def find_band(run: Run, data: Mapping[str, Any], bands: Mapping[str, Any] | None = None) -> Band | None:

@@ -37,13 +37,12 @@
 
   const shown = (value) => (value == null ? "" : typeof value === "number" ? +value.toPrecision(5) : value);
 
-  function tableOf({ heads, rows, note }) {
+  function tableOf({ heads, rows }) {
     const cell = (value) => el("td", typeof value === "number" ? { class: "number" } : {}, String(shown(value)));
     return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "table" },
       el("table", {},
         el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
-        el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))),
-      note ? el("p", { class: "small" }, note) : null);
+        el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
   }
 
   // A single choice, as radio buttons that look like segments.

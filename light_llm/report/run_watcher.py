@@ -20,11 +20,11 @@ WATCHED_FILES = ("run.json", "metrics.jsonl", "analysis.json")
 class RunWatcher:
     """The runs in and directly below some folders, which need not exist yet. For use in one thread.
 
-    A run keeps its number, by which the page refers to it.
+    Runs keep their order, because the page refers to them by index.
 
     Args:
         share: limit on the share of one core spent on reading; slow reads happen less often.
-        clock: wall-clock seconds.
+        clock: monotonic seconds.
         work: seconds of processor time of this thread.
     """
 

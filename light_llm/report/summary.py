@@ -101,7 +101,7 @@ def plan_table(log: RunLog) -> dict[str, Any]:
     # The last step is evaluated too.
     rows.append(["evaluations", f"{-(-train.max_steps // train.eval_interval):,}", f"{len(log.evals):,}"])
     rows.append(["rollbacks", "0", f"{len(log.rollbacks):,}"])
-    return {"heads": ["", "planned", "happened"], "rows": rows, "note": ""}
+    return {"heads": ["", "planned", "happened"], "rows": rows}
 
 
 def repro_tables(log: RunLog) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _is_implied(name: str, run: Run, preset: str | None) -> bool:
 
 def _table(title: str, heads: tuple[str, ...], rows: list[list[Any]]) -> dict[str, Any]:
     cells = [["none" if cell is None else str(cell) for cell in row] for row in rows]
-    return {"title": title, "heads": list(heads), "rows": cells, "note": ""}
+    return {"title": title, "heads": list(heads), "rows": cells}
 
 
 def _integer(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Guards decide about an update before it changes the weights; callbacks run after it.
+"""Guards decide about an update before it changes the weights, or with a gated queue a step later; callbacks follow it.
 
 A guard is a function from a Step to a GuardAction. A callback is an object with methods for four points of a run.
 """

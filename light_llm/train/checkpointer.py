@@ -60,7 +60,7 @@ class Checkpointer(Callback):
         if step.number % config.save_interval == 0 or step.number == config.max_steps:
             self.save()
         # On a GPU the weights may be those of the step after this one; then that step saves.
-        if step.number != state.step or not self.is_requested():
+        if step.number != state.step or not self.is_save_due():
             return
         by_request, self.trainer.stop_flag.save = self.trainer.stop_flag.save, False
         if self.saved_step != state.step:
@@ -98,7 +98,7 @@ class Checkpointer(Callback):
                 "are free; make room, or name a folder on another disk with --out"
             )
 
-    def is_requested(self) -> bool:
+    def is_save_due(self) -> bool:
         """Return whether a save was requested, or the last one is `save_minutes` ago."""
         elapsed = time.perf_counter() - self.last_save
         return self.trainer.stop_flag.save or 0 < self.trainer.config.save_minutes * 60 <= elapsed

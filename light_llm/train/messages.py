@@ -1,4 +1,4 @@
-"""Texts that a run prints: header, notices, summary."""
+"""Texts that a run prints: header, notices, summary with the report."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Checks before a run changes anything (settings, memory, time, device), and the contents of run.json.
 
-Run as `python -m light_llm.train.preflight DEVICE FORMAT DOCTOR THREADS MODEL` it measures the machine in a child
+Run as `python -m light_llm.train.preflight DEVICE DTYPE DOCTOR THREADS MODEL` it measures the machine in a child
 process and leaves the results in the cache.
 """
 
@@ -44,7 +44,7 @@ from ..runtime import (
 if TYPE_CHECKING:
     from .start import ResumeState
 
-FORMAT = 1  # of run.json
+RUN_FORMAT = 1  # of run.json
 MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
 
 
@@ -196,7 +196,7 @@ def run_record(
         failed = [finding for finding in doctor["findings"] if finding["verdict"] != "right"]
         doctor |= {"cases": len(doctor["findings"]), "findings": failed}
     return {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "started": started or datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run.to_dict(),
         "versions": versions(),
@@ -218,7 +218,12 @@ def checkpoint_record(run: Run, dataset: TokenDataset | None, decisions: Decisio
     Leaves out times and versions, so that two equal runs have byte-identical checkpoints.
     """
     decided = {name: {"value": getattr(decisions, name).value} for name in ("device", "dtype", "compile")}
-    return {"format": FORMAT, "run": run.to_dict(), "decided": decided, "data": dataset.record() if dataset else None}
+    return {
+        "format": RUN_FORMAT,
+        "run": run.to_dict(),
+        "decided": decided,
+        "data": dataset.record() if dataset else None,
+    }
 
 
 def smaller_micro_batch(config: TrainConfig) -> int | None:

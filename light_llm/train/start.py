@@ -31,7 +31,7 @@ from .step import StepQueue, Throughput, TrainState
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-BUILT_IN_GUARDS = 2
+BUILT_IN_GUARDS = 2  # NonFiniteGuard and LossSpikeGuard, which a gated queue can run a step late
 # The tuple that `read_step` returns: weights, optimizer tensors, random generators, counters, metadata of the model.
 Checkpoint = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]
 

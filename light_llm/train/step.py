@@ -52,7 +52,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step. Guards get it before the update; callbacks get it after the update, with all fields set."""
+    """An optimizer step. Guards get it before the update, callbacks after it, with all fields set."""
 
     number: int  # 1, 2, 3, ...
     loss: float  # mean nats per token of the batch, before the update
@@ -217,8 +217,8 @@ class StopFlag:
     status: Status | None = None  # set: the run ends after the current step, with this status
     cancel: bool = False  # cancel evaluations and samples as well
     save: bool = False
-    evaluation_cancelled: bool = False  # a resumed run evaluates before its first step
-    stop_after: int | None = None  # steps of this process
+    evaluation_cancelled: bool = False  # the last evaluation; a resumed run makes it first
+    stop_after: int | None = None  # end the run after so many steps of this process
 
     def stop(self, status: Status) -> None:
         """End the run after the current step. The first status given wins."""

@@ -42,7 +42,8 @@ class Trainer:
         resume: continue the run in `out` from its newest checkpoint; settings that are not given keep their values.
         overwrite: replace the run in `out`.
         quiet: print nothing.
-        guards: called before each update, after the built-in guards, which reject steps that are not finite.
+        guards: called before each update, after the built-in guards, which reject steps that are not finite and
+            handle loss spikes.
         sinks: functions that get each row of metrics, in threads of their own; one that fails is dropped.
         report: write `report.html` at the end.
         force: start a run that does not fit into memory.
@@ -98,11 +99,11 @@ class Trainer:
         self.active: ActiveRun | None = None  # set at the start of the run
 
     def every(self, n: int, function: Callable[[Step], str | None]) -> None:
-        """Call a function after every n-th step and after the last one. It ends the run by returning "stop"."""
+        """Call a function after every n-th step and after step `max_steps`. It ends the run by returning "stop"."""
         self.add_callback(FunctionCallback(function), every=n)
 
     def add_callback(self, callback: Callback, *, every: int = 1, before: type[Callback] | None = None) -> None:
-        """Run a callback after every n-th step and after the last one.
+        """Run a callback after every n-th step and after step `max_steps`.
 
         Args:
             before: the class of the callback to insert it before, such as `EvaluateHeldOut`; by default it runs last.
@@ -111,7 +112,7 @@ class Trainer:
         Raises:
             ConfigError: `every` is below 1, or this run has no callback of that class.
         """
-        check_range("n", every, low=1, integer=True)
+        check_range("every", every, low=1, integer=True)
         found = (i for i, (_, other) in enumerate(self.callbacks) if before and isinstance(other, before))
         place = next(found, None if before else len(self.callbacks))
         if place is None:
@@ -144,7 +145,7 @@ class Trainer:
                 step = PendingStep(self.state, batch, n_targets, lr, loss, grad_norm, run.metrics.current, times)
                 self.state = self.state.next(n_targets)
                 run.queue.push(step)
-                # On CUDA the queue is gated: the device drops a non-finite update, and the guards run a step later.
+                # With a gated queue (on CUDA) the device drops a non-finite update, and the guards run a step later.
                 if run.queue.gated or self.check(step) == "go":
                     run.optimizer.step()
                 run.optimizer.zero_grad(set_to_none=True)
@@ -182,7 +183,8 @@ class Trainer:
     def accumulate(self, batch: Batch, n_targets: float) -> Tensor:
         """Add up the gradients of the micro-batches. Returns the loss of the whole batch, ().
 
-        Each micro-batch adds its sum over the targets of the whole batch, so the result equals one big batch.
+        Each micro-batch adds its summed loss divided by the number of targets in the whole batch, so the result equals
+        one big batch.
         """
         # The loss is summed on the device, because reading each part would wait for it; detached, because the sum would
         # keep the graphs of all micro-batches in memory.
@@ -226,7 +228,7 @@ class Trainer:
         c, step = self.config, self.state.step
         intervals = (c.save_interval, c.eval_interval, c.probe_interval, c.sample_interval)
         due = any(step % n == 0 for n in intervals if n)
-        return step == c.max_steps or self.checkpointer.is_requested() or due
+        return step == c.max_steps or self.checkpointer.is_save_due() or due
 
     def finish_steps(self, *, flush: bool) -> None:
         """Report the steps whose updates were applied or skipped; end the run or roll back if a guard says so."""
@@ -265,7 +267,10 @@ class Trainer:
         throughput.callbacks_done = time.perf_counter()
 
     def rollback(self, pending: PendingStep) -> bool:
-        """Restore the newest checkpoint and continue after this step's batch. Returns False at `max_rollbacks`."""
+        """Restore the newest regular checkpoint, or the newest of any kind, and continue after this step's batch.
+
+        Returns False at `max_rollbacks`.
+        """
         if self.state.rollbacks >= self.config.max_rollbacks:
             self.say(f"notice   {self.state.rollbacks} times back is enough (train.max_rollbacks)")
             return False

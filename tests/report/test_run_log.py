@@ -359,8 +359,8 @@ def test_the_bands_that_come_with_the_package_are_those_of_the_defaults(preset: 
 
 def test_a_band_is_three_standard_errors_wide_and_never_thin() -> None:
     band = Band("x", 3, (), ())
-    assert band.width(BandPoint(1, 5.0, 0.1)) == pytest.approx(0.3464, abs=1e-4)  # 3 x 0.1 x sqrt(1 + 1/3)
-    assert band.width(BandPoint(1, 5.0, 0.001)) == 0.03
+    assert band.half_width(BandPoint(1, 5.0, 0.1)) == pytest.approx(0.3464, abs=1e-4)  # 3 x 0.1 x sqrt(1 + 1/3)
+    assert band.half_width(BandPoint(1, 5.0, 0.001)) == 0.03
     assert band.position(BandPoint(1, 5.0, 0.0), 5.06) == pytest.approx(2)
     assert band.position(BandPoint(1, 5.0, 0.0), 4.97) == pytest.approx(-1)
 

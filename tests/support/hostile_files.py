@@ -27,7 +27,7 @@ from light_llm.checkpoint.model_file import KIND, digest
 from light_llm.data import prepare_dataset
 from light_llm.data.bpe import train_bpe
 from light_llm.data.download import PinnedFile, ensure_file
-from light_llm.data.shards import BLOCK_BYTES, FORMAT, Shard
+from light_llm.data.shards import BLOCK_BYTES, SHARD_FORMAT, Shard
 from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.errors import LightLLMError
@@ -375,7 +375,7 @@ def make_runs(folder: Path) -> None:
 
 
 def make_shards(folder: Path) -> None:
-    sound = {"format": FORMAT, "dtype": "<u2", "tokens": 2, "vocab_size": 9, "sha256": ["0" * 64]}
+    sound = {"format": SHARD_FORMAT, "dtype": "<u2", "tokens": 2, "vocab_size": 9, "sha256": ["0" * 64]}
     for name, data in {**BAD_JSON, "no_digest": json.dumps(sound).encode()}.items():
         (folder / f"{name}.bin").write_bytes(b"\0\0\1\0")
         (folder / f"{name}.json").write_bytes(data)

@@ -1,6 +1,6 @@
 """The figures of a run, by subject: pure functions from a `RunLog` to plain values in plotly's JSON.
 
-`run_sections` finds each module here that has a `SECTION` and a function `make_figures`; no other list names them.
+`run_sections` finds each module here that has a `SECTION` (a key of TITLES) and a function `make_figures`.
 """
 
 import pkgutil

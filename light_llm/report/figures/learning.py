@@ -115,7 +115,9 @@ def _band_traces(log: RunLog) -> list[Trace]:
     per_nat = last.bits_per_byte / last.loss
     points = log.band.held_out
     steps = [*(p.step for p in points), *(p.step for p in reversed(points))]
-    edge = [p.mean + log.band.width(p) for p in points] + [p.mean - log.band.width(p) for p in reversed(points)]
+    edge = [p.mean + log.band.half_width(p) for p in points] + [
+        p.mean - log.band.half_width(p) for p in reversed(points)
+    ]
     choices = _axis_choices(log, steps, edge)
     choices["y"]["bits"] = [plot.round_digits(v * per_nat) for v in edge]
     name = f"expected held out ({log.band.seeds} seeds)"

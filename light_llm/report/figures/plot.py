@@ -203,7 +203,7 @@ def smoothed_figure(
 
 
 def metrics_over_steps(probes: Iterable[tuple[int, Mapping[str, Number]]]) -> tuple[list[int], dict[str, list[Number]]]:
-    """Return the steps of at most 120 of the probes that have metrics, and each metric of the last one over them."""
+    """Return the steps of at most 120 probes, and for each metric of the last probe its values at those steps."""
     measured = [(step, metrics) for step, metrics in probes if metrics]
     kept = [measured[i] for i in evenly_spaced(len(measured), MAX_PROBES)]
     names = kept[-1][1] if kept else ()

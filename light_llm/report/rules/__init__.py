@@ -31,7 +31,7 @@ class Rule:
     """A property to look for in a run.
 
     `check` is a pure function that returns one finding, several, or None. The rule is skipped if one of the rules
-    named in `unless`, which have a lower `order`, has found something to watch or bad: that one is the cause.
+    named in `unless`, which have a lower `order`, has a finding of level watch or bad: that is the cause.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """The rule for collapse: after a bad update the model predicts little more than the frequency of each token."""
 
+from bisect import bisect_right
 from itertools import takewhile
 from statistics import median
 
@@ -50,13 +51,14 @@ def check_collapse(log: RunLog) -> Finding | None:
     return _diverged(log, curve) or _one_direction(log, curve) or _stuck(log, curve)
 
 
-def gradients_faded(log: RunLog, i: int) -> bool:
-    """Return whether gradients at index i are below half of the first ones.
+def gradients_faded(log: RunLog, step: int) -> bool:
+    """Return whether the median gradient norm of the 21 steps up to this one is below half of that of the first 5.
 
-    This tells a collapse from slow learning: weights that move too slowly still have large gradients.
+    True if norms are missing. This tells a collapse from slow learning: weights that move too slowly still have large
+    gradients.
     """
-    norms = log.steps.grad_norm
-    start, now = drop_none(norms[:5]), drop_none(norms[max(0, i - 20) : i + 1])
+    norms, end = log.steps.grad_norm, bisect_right(log.steps.step, step)
+    start, now = drop_none(norms[:5]), drop_none(norms[max(0, end - 21) : end])
     return not start or not now or median(now) < FADED * median(start)
 
 
@@ -128,7 +130,7 @@ def _stuck(log: RunLog, curve: Curve) -> Finding | None:
         stands = mean > FREQUENCIES_ONLY * uniform and curve.mean(i // 2) - mean < STUCK_FALL
         if not (stands and at_work):
             continue
-        if mean - curve.mean(last) > RECOVERED_SHARE * mean or not gradients_faded(log, i):
+        if mean - curve.mean(last) > RECOVERED_SHARE * mean or not gradients_faded(log, curve.steps[i]):
             return None
         start = next(j for j in range(MEAN_STEPS - 1, len(curve)) if curve.mean(j) < mean + STUCK_FALL)
         since = curve.steps[start]

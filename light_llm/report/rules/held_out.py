@@ -7,9 +7,11 @@ from ..curves import GapPoint
 from ..run_log import RunLog
 from . import Finding, Rule
 
-# Nats by which training must have fallen before the held-out gain is compared with it, and half of that for two rises
-# in a row. Also so many standard errors of the two means, each of which is 0.01 to 0.02 nats in nano on tales.
-MIN_FALL, MIN_FALL_ERRORS, RISES_FALL_ERRORS = 0.12, 2.5, 2
+# Nats by which the training loss must have fallen before the held-out gain is compared with it. Half of it is enough
+# after two rises in a row.
+MIN_FALL = 0.12
+# The same in standard errors of the two means, each of which is 0.01 to 0.02 nats in nano on tales.
+MIN_FALL_ERRORS, RISES_FALL_ERRORS = 2.5, 2
 # A held-out gain below this share of the training gain counts as no gain. Memorising is then named at the evaluation
 # after the best one or at the best itself; two rises in a row alone came up to 40 steps later.
 NO_GAIN = 0.05
@@ -97,7 +99,7 @@ def check_widening_gap(log: RunLog) -> Finding | None:
 
 
 def check_generalising(log: RunLog) -> Finding | None:
-    """Find held-out text that gains by the last steps."""
+    """Report that the last held-out loss is the lowest, or within noise of it."""
     points = log.gap_points
     if len(points) < 2:
         return None
@@ -159,7 +161,7 @@ def check_band(log: RunLog) -> Finding | None:
         if point is None:
             continue
         loss, position = losses[point.step], band.position(point, losses[point.step])
-        expected = f"{point.mean:.3f} ± {band.width(point):.3f} expected of {band.name}"
+        expected = f"{point.mean:.3f} ± {band.half_width(point):.3f} expected of {band.name}"
         details = f"the {split} loss at step {point.step:,} is {loss:.3f}, {expected}"
         if abs(position) <= 1:
             return Finding("good", f"Inside the expected band: {details}.", since=point.step)

@@ -82,7 +82,7 @@ def check_slow(log: RunLog) -> Finding | None:
         return None
     start, now, lr = curve.mean(START_STEPS - 1, START_STEPS), curve.mean(i), log.run.train.lr
     fall = start - now
-    if fall > SLOW_FALL * start or gradients_faded(log, i) or now < SLOW_LOSS * log.uniform_loss:
+    if fall > SLOW_FALL * start or gradients_faded(log, curve.steps[i]) or now < SLOW_LOSS * log.uniform_loss:
         return None
     message = (
         f"After {curve.steps[i]:,} steps the loss has fallen by {fall:.2f} nats only, while the gradients still pull."
