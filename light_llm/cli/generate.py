@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from ..config import DEFAULT_SAMPLING, Sampling, settings_of
+from ..config import DEFAULT_SAMPLING, Sampling, check_range, settings_of
 from ..errors import ConfigError, DataError
 from .args import parse_mode, with_settings
 from .model_text import evaluate_held_out
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEMO_PROMPTS = ("To be or not to be", "ROMEO:", "My lord, I", "Once upon a time")
 STORY_PROMPTS = ("", "Once upon a time", "Lily was", "Tom lived in")  # for a model of the built-in corpus
+MAX_SAMPLES = 10_000  # they are generated together
 STORY_TOKENS = 300  # enough for all but the longest stories
 
 
@@ -86,8 +87,7 @@ def demo(generator: TextGenerator, flags: GenerateFlags, given: set[str]) -> Non
 
 def continue_prompt(generator: TextGenerator, flags: GenerateFlags) -> None:
     """Continue one prompt, printed while it is generated, or as several samples in one batch."""
-    if flags.num_samples < 1:
-        raise ConfigError(f"num_samples={flags.num_samples} cannot be used; it must be a whole number at least 1")
+    check_range("num_samples", flags.num_samples, low=1, high=MAX_SAMPLES, integer=True)
     if flags.num_samples == 1:
         _stream(generator, flags, flags.prompt, _seed(flags))
         return

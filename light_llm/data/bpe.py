@@ -136,8 +136,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     256 bytes and the separator.
 
     Raises:
-        ConfigError: vocab_size below 257.
+        ConfigError: vocab_size below 257 or above MAX_IDS.
     """
+    # The trainer reserves memory for all ids, and aborts the process if it gets none.
+    if vocab_size > MAX_IDS:
+        raise ConfigError(f"a vocabulary of {vocab_size:,} ids cannot be trained; use at most {MAX_IDS:,}")
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(
             f"a vocabulary of {vocab_size} ids cannot be trained: the 256 bytes and the separator are "

@@ -110,8 +110,11 @@ class Trainer:
                 The built-in order is LogMetrics, ProbeModel, Checkpointer, EvaluateHeldOut, WriteSample.
 
         Raises:
-            ConfigError: `every` is below 1, or this run has no callback of that class.
+            ConfigError: `every` is below 1, `callback` is no Callback, or this run has none of the class `before`.
         """
+        if not isinstance(callback, Callback):
+            name = type(callback).__name__
+            raise ConfigError(f"a {name} is no light_llm.train.Callback; for a function use trainer.every(n, function)")
         check_range("every", every, low=1, integer=True)
         found = (i for i, (_, other) in enumerate(self.callbacks) if before and isinstance(other, before))
         place = next(found, None if before else len(self.callbacks))

@@ -62,6 +62,7 @@ train --out text.txt --data text.txt                 => text.txt is a file ... -
 train --out run --resume --lr 0.5                    => train.lr: 0.01 -> 0.5
 train --out run --resume --preset nano               => model.n_embd: 24 -> 192
 train --out run --resume --tokenizer char            => data.tokenizer: byte -> char
+prepare --data text.txt --tokenizer bpe:999999999    => 999,999,999 ... 1,048,576
 train --out run --resume --max-steps 5               => max_steps=5 ... step 30
 train --init-from nowhere.pt                         => nowhere.pt
 train --init-from run --budget 5min --data text.txt  => --budget
@@ -94,6 +95,7 @@ generate text --checkpoint run --temperature -1      => temperature=-1.0
 generate text --checkpoint run --top-p 0             => top_p=0.0
 generate text --checkpoint run --top-k 1.5           => --top-k 1.5
 generate text --checkpoint run --num-samples 0       => num_samples=0
+generate text --checkpoint run --num-samples 99999999999999999999 => num_samples=9999
 generate text --checkpoint run --max-new-tokens 0    => max_new_tokens=0
 generate text --checkpoint run --stop ''             => stop=''
 analyze nowhere                                      => nowhere

@@ -238,10 +238,16 @@ def test_the_stand_in_follows_the_run(poem: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_callback_needs_an_interval_and_a_place_that_exists(poem: Path) -> None:
     trainer = Trainer(byte_model(), byte_loader(poem), **SMALL)
-    with pytest.raises(ConfigError, match="n=0"):
+    with pytest.raises(ConfigError, match="every=0"):
         trainer.every(0, lambda step: None)
     with pytest.raises(ConfigError, match="WriteSample.*EvaluateHeldOut"):  # sample_interval is 0
         trainer.add_callback(Callback(), before=WriteSample)
+    with pytest.raises(ConfigError, match="function.*trainer.every"):
+        trainer.add_callback(print_step)  # type: ignore[arg-type]
+
+
+def print_step(step: Step) -> None:
+    print(step.number)
 
 
 def test_a_callback_runs_at_its_place_and_at_each_point_of_a_run(poem: Path) -> None:
