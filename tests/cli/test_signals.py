@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -173,27 +174,25 @@ def test_preparing_ends_cleanly_and_resumes(phase: str, cache: Path, tmp_path: P
 def test_learning_can_be_ended_where_the_library_hears_of_nothing() -> None:
     """The library has all the texts and works for many seconds without calling back; the process ends silently."""
     child = Child([], function=learn_until_alarm)
-    assert child.wait() == 0 and 0.5 < float(child.output[0]) < 4, child.output
+    assert child.wait() == 0, child.output
 
 
 def learn_until_alarm(words: list[str]) -> int:
-    """Learn a vocabulary of a large text; half a second after its end has been read, the alarm rings."""
+    """Learn a vocabulary of a large text; half a second after its end has been read, the alarm rings.
+
+    Returns 0 if it was interrupted while the library was still at work.
+    """
     from light_llm.data.bpe import train_bpe
 
-    start = 0.0
-
     def texts() -> Iterator[str]:
-        nonlocal start
         for i in range(0, 700_000, 7000):
             yield "".join(f"w{k * 7919 % 1_000_003:x} " for k in range(i, i + 7000)) * 2
-        start = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, 0.5)
 
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         train_bpe(texts(), 60_000)
-    print(time.perf_counter() - start)
-    return 0
+    return 0 if any(thread.name == "learning" for thread in threading.enumerate()) else 1
 
 
 @pytest.fixture
