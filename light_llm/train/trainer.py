@@ -112,7 +112,7 @@ class Trainer:
         Raises:
             ConfigError: `every` is below 1, `callback` is no Callback, or this run has none of the class `before`.
         """
-        if not isinstance(callback, Callback):
+        if not hasattr(callback, "on_step"):
             name = type(callback).__name__
             raise ConfigError(f"a {name} is no light_llm.train.Callback; for a function use trainer.every(n, function)")
         check_range("every", every, low=1, integer=True)
