@@ -21,13 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
 from .errors import ConfigError
-from .layers.attention import (
-    additive_mask,
-    attend,
-    key_positions,
-    repeat_kv,
-    sliding_window_mask,
-)
+from .layers.attention import additive_mask, attend, key_positions, repeat_kv, sliding_window_mask
 from .layers.dropout import Dropout, preserve_rng
 from .layers.mlps import MLP, GatedMLP, make_mlp
 from .layers.norms import make_norm

@@ -8,13 +8,7 @@ import torch
 from light_llm.data.loader import IGNORE_INDEX
 from light_llm.layers import cross_entropy
 from light_llm.layers.cross_entropy import linear_cross_entropy_sum
-from light_llm.objective import (
-    IGNORED,
-    NextTokenLoss,
-    token_cross_entropy,
-    token_cross_entropy_reference,
-    total_weight,
-)
+from light_llm.objective import IGNORED, NextTokenLoss, token_cross_entropy, token_cross_entropy_reference, total_weight
 from light_llm.runtime import autocast
 from tests.support.live_bytes import allocations
 from tests.support.tools import gradients, some_tokens, tiny_model

@@ -70,12 +70,7 @@ def decode(
 
 
 def decode_text(
-    model: LightLLM,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Sequence[int]],
-    *,
-    stop: Sequence[str],
-    **options: Any,
+    model: LightLLM, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], *, stop: Sequence[str], **options: Any
 ) -> Iterator[list[str]]:
     """Continue several prompts; yield one piece of text per row and token, and a last one for text that was held back.
 

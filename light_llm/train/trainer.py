@@ -270,10 +270,7 @@ class Trainer:
         throughput.callbacks_done = time.perf_counter()
 
     def rollback(self, pending: PendingStep) -> bool:
-        """Restore the newest regular checkpoint, or the newest of any kind, and continue after this step's batch.
-
-        Returns False at `max_rollbacks`.
-        """
+        """Restore the newest regular checkpoint and continue after this batch. Returns False at `max_rollbacks`."""
         if self.state.rollbacks >= self.config.max_rollbacks:
             self.say(f"notice   {self.state.rollbacks} times back is enough (train.max_rollbacks)")
             return False

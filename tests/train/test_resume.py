@@ -12,16 +12,7 @@ from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Callback, EvaluateHeldOut, Step, Trainer
-from tests.support.tools import (
-    SMALL,
-    Foreign,
-    byte_loader,
-    byte_model,
-    flip,
-    rows_of,
-    tensors_of,
-    train_small,
-)
+from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
 
 
 def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> None:
