@@ -21,7 +21,7 @@ class DataError(LightLLMError):
 
 
 class CheckpointError(LightLLMError):
-    """A run folder or model file that is missing, damaged, in the way or of the wrong kind."""
+    """A run folder or model file that is missing, damaged, in use or of the wrong kind."""
 
 
 class DeviceError(LightLLMError):

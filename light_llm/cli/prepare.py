@@ -79,7 +79,7 @@ def _text_lines(dataset: TokenDataset) -> list[str]:
 
 
 def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | None) -> str:
-    """Return the line on the time it took. The time of encoding is None if the ids were cached."""
+    """Return the line with the duration and the speed of encoding; `encoding_seconds` is None for cached ids."""
     from ..runtime import usable_cores
 
     if encoding_seconds is None:

@@ -30,7 +30,7 @@ from .log_rows import (
     parse_evaluation,
 )
 
-FORMAT = 1  # of run.json
+RUN_FORMAT = 1  # of run.json
 MAX_STEP_SECONDS = 1e9  # a longer step is a damaged row
 FINAL_STEPS = 50  # steps whose mean is the final training loss: the loss of one batch is noise
 LAST_OF_KIND = ("eval", "rollback", "sample", "probe", "end")  # kinds of rows of which each step keeps the last
@@ -213,9 +213,9 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object")
-    if record.get("format") != FORMAT:
+    if record.get("format") != RUN_FORMAT:
         raise CheckpointError(
-            f"{path} is written in format {record.get('format')!r}; this light-llm reads format {FORMAT}: "
+            f"{path} is written in format {record.get('format')!r}; this light-llm reads format {RUN_FORMAT}: "
             "use the version that wrote it, or a newer one"
         )
     return record

@@ -28,6 +28,7 @@ from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.profile import is_known, profile
 from ..plan.render import refusal
 from ..plan.suggest import suggest_settings
+from ..report.run_log import RUN_FORMAT
 from ..runtime import (
     Decision,
     choose_compile,
@@ -44,7 +45,6 @@ from ..runtime import (
 if TYPE_CHECKING:
     from .start import ResumeState
 
-RUN_FORMAT = 1  # of run.json
 MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
 
 

@@ -11,7 +11,7 @@ from tests.support import hostile_files
 from tests.support.child import Child
 from tests.support.hostile_files import KINDS, MARK, MEMORY
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="resource, sparse files and links are of Unix")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: resource, sparse files and links are of Unix")
 OTHERS = {"downloads", "shards", "runs", "vocabularies", "texts"}
 
 

@@ -22,7 +22,7 @@ from tests.support.child import PATIENCE, Child
 from tests.support.tools import NANO_RUN, rows_of, run_child
 from tests.support.web_servers import FaultyServer, running
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: Windows has no SIGTERM to send")
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 

@@ -179,7 +179,7 @@ def test_folders_that_cannot_be_used(files: list[str], message: str) -> None:
         find_source("f")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="NOT RUN: Windows has no such modes")
 def test_a_folder_without_permission() -> None:
     """The superuser can read it all the same."""
     Path("f/locked").mkdir(parents=True)
@@ -269,7 +269,7 @@ def test_a_broken_or_empty_pipe_leaves_no_file(empty_cache: Path) -> None:
     assert not list((empty_cache / "stdin").iterdir())
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="NOT RUN: this system has no named pipes")
 def test_a_named_pipe_is_saved_too(poem: Path) -> None:
     os.mkfifo("pipe")
     writer = threading.Thread(target=Path("pipe").write_bytes, args=(poem.read_bytes(),), daemon=True)

@@ -137,7 +137,7 @@ def test_tab_completes_commands_only() -> None:
     assert completions("te", COMPLETIONS) == completions("", COMPLETIONS) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no readline")
+@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: Windows has no readline")
 def test_readline_gets_the_history_and_the_commands(own_cache: Path) -> None:
     import readline
 
@@ -206,7 +206,7 @@ def test_a_pipe_gets_answers_and_nothing_else(
     assert shown.err.startswith("error: there is no command /temprature; did you mean") and shown.err.count("\n") == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers signals in another way")
+@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: Windows delivers signals in another way")
 def test_ctrl_c_ends_a_wait_that_its_signal_did_not_interrupt() -> None:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGWINCH)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -222,7 +222,7 @@ def test_ctrl_c_ends_a_wait_that_its_signal_did_not_interrupt() -> None:
     assert time.monotonic() - start < 190 and signal.set_wakeup_fd(-1) == -1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pytest.mark.skipif(sys.platform == "win32", reason="NOT RUN: Windows has no pseudo-terminals")
 def test_a_session_at_a_terminal(writer: TextGenerator, model: Path, own_cache: Path) -> None:
     """Keys go in, a screen comes out: a prompt, arrow up, Tab, Ctrl-C in an answer and at the prompt, Ctrl-D."""
     import fcntl

@@ -97,7 +97,7 @@ def test_in_a_terminal_there_is_one_moving_line(monkeypatch: Any) -> None:
 # ---- files that cannot be written
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files")
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT RUN: this needs a limit on the size of files")
 def test_rows_wait_for_a_disk_that_is_full(tmp_path: Path) -> None:
     """A real limit, and then more room: a line that was written in part is continued, never written twice."""
     program = (
@@ -124,7 +124,7 @@ def test_rows_wait_for_a_disk_that_is_full(tmp_path: Path) -> None:
     assert all("cannot be written (File too large): its lines are kept in memory and tried" in line for line in said)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT RUN: this needs /dev/full")
 def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(poem: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train_small(poem, "whole", max_steps=12)
     Path("run").mkdir()
