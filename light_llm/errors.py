@@ -1,15 +1,54 @@
 """Errors that a user can fix: one family, so that a caller can catch them all.
 
-Each message says what is wrong, with which value, and what to do.
+Each message says what is wrong, with which value, and what to do. It names an option as `{--max-steps 20}`, and the
+reader sees the spelling that they can type: `--max-steps 20` on the command line, `max_steps=20` in Python.
 """
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
 
+_OPTION = re.compile(r"\{--([a-z][a-z-]*)(?:[ =]([^{}]+))?\}")
+_SWITCHES = ("fit", "force", "offline", "overwrite", "resume", "skip-doctor")
+
+
+def as_flags(text: str) -> str:
+    """Return a message with its options as they are typed on the command line.
+
+    >>> as_flags("continue it ({--resume}) or name another folder ({--out})")
+    'continue it (--resume) or name another folder (--out)'
+    """
+    return _OPTION.sub(lambda option: option[0][1:-1], text)
+
+
+def as_keywords(text: str) -> str:
+    """Return a message with its options as keyword arguments.
+
+    >>> as_keywords("{--resume}, {--out}, {--max-steps 20} or {--set train.beta2=0.9}")
+    'resume=True, out=..., max_steps=20 or beta2=0.9'
+    """
+
+    def keyword(option: re.Match[str]) -> str:
+        name, value = option[1], option[2]
+        if name == "set" and value:
+            return value.partition(".")[2] or value
+        return f"{name.replace('-', '_')}={value or ('True' if name in _SWITCHES else '...')}"
+
+    return _OPTION.sub(keyword, text)
+
+
 class LightLLMError(Exception):
     """An error that a user can fix. The command line prints it without a traceback and exits with code 2."""
+
+    @property
+    def message(self) -> str:
+        """The text with its options still marked, for a message that quotes this one."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return as_keywords(self.message)
 
 
 class ConfigError(LightLLMError):

@@ -79,7 +79,7 @@ def test_every_command_runs(
         run(line, monkeypatch, capsys)
     for block in blocks(f"docs/{page}", "python"):
         exec(compile(block, page, "exec"), {})
-        assert len(capsys.readouterr().out) > 50
+        assert capsys.readouterr().out.strip()  # a model of one step may stop after a few tokens
 
 
 def test_the_files_to_carry_over_are_the_ones_that_are_looked_for() -> None:

@@ -11,7 +11,7 @@ from importlib import import_module
 from keyword import iskeyword
 
 from .. import __version__
-from ..errors import ConfigError, DeviceError, Interrupted, LightLLMError, did_you_mean
+from ..errors import ConfigError, DeviceError, Interrupted, LightLLMError, as_flags, did_you_mean
 from ..text_format import format_bytes
 from .signals import raise_on_signal
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
         return code
     except LightLLMError as error:
-        _print_error(f"error: {error}")
+        _print_error(f"error: {as_flags(error.message)}")
         return 2
     except KeyboardInterrupt as error:
         interrupted = Interrupted.with_advice(error, str(error))
