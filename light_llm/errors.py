@@ -9,7 +9,6 @@ import re
 import signal
 from collections.abc import Iterable
 
-
 _OPTION = re.compile(r"\{--([a-z][a-z-]*)(?:[ =]([^{}]+))?\}")
 _SWITCHES = ("fit", "force", "offline", "overwrite", "resume", "skip-doctor")
 

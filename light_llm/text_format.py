@@ -1,11 +1,48 @@
-"""Format byte sizes, durations, counts and measured numbers for people: the same value prints alike everywhere.
+"""Format byte sizes, durations, counts, measured numbers and long lines: the same value prints alike everywhere.
 
 Rounded values have three significant digits. Exact counts are written with `f"{n:,}"` where they matter.
 """
 
 import math
+import re
+import textwrap
 
 ROUNDS_UP = 0.9995  # of a unit: from here on a value is shown as 1.00 of it, so that 999,900 is 1.00M and not 1000k
+
+LABEL = re.compile(
+    r"(?:[a-z-]+ {2,}| +)(?=\S)"
+)  # what a line of a header begins with: "data     ", or the indent below it
+# A command to copy, up to the next punctuation: a line break inside would make it two commands.
+COMMAND = re.compile(
+    r"light-llm [a-z-]+(?: [^\s,;:()]*[^\s,;:().])*|(?:make|pip|uv) [a-z-]+(?: -\S+)*|--[a-z-]+ [\d.]+"
+)
+
+
+def wrap_line(line: str, width: int) -> list[str]:
+    """Break a line at spaces, and indent what follows below the text after its label.
+
+    Words, flags with their number and commands to copy stay whole, even where they are longer than the width.
+
+    >>> wrap_line("plan     memory 5 GB of 12 GB, 7.2 s a step", 30)
+    ['plan     memory 5 GB of 12 GB,', '         7.2 s a step']
+    >>> wrap_line("next     light-llm generate demo --checkpoint run", 30)
+    ['next     light-llm generate demo --checkpoint run']
+    """
+    if len(line) <= width:
+        return [line]
+    label = LABEL.match(line)
+    indent = " " * len(label[0]) if label and len(label[0]) < width // 2 else ""
+    whole = COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line[len(indent) :])
+    wrapped = textwrap.wrap(
+        whole,
+        max(1, width - len(indent)),
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        expand_tabs=False,
+    )
+    lines = [indent + part.replace("\0", " ") for part in wrapped]
+    return [line[: len(indent)] + lines[0][len(indent) :], *lines[1:]] if lines else [line]
 
 
 def format_bytes(n: float) -> str:

@@ -13,7 +13,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_settings
 from ..config.choices import POSITIONS
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, as_flags
 from .args import given_settings, parse, with_run_settings
 from .signals import ignore_hangup, stop_on_signals
 
@@ -113,6 +113,7 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         quiet=flags.quiet,
         force=flags.force,
         skip_doctor=flags.skip_doctor,
+        spell=as_flags,
     )
 
 

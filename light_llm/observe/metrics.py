@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from ..atomic_io import REAL_FILES, Files, atomic_write
-from ..text_format import format_duration
+from ..errors import as_keywords
+from ..text_format import format_duration, wrap_line
 
 Row = Mapping[str, Any]
 WRITTEN_KINDS = ("step", "eval", "rollback", "probe", "attention", "sample", "end")  # kinds of rows in the file
@@ -182,10 +183,19 @@ class Console:
         log: a file for all lines; None for none.
         quiet: print nothing on the screen; the log is still written.
         file: the stream to print to; standard output by default.
+        spell: how messages name options: `errors.as_keywords`, or `errors.as_flags` on the command line.
     """
 
-    def __init__(self, *, total: int, log: Path | None = None, quiet: bool = False, file: TextIO | None = None) -> None:
-        self.total = total
+    def __init__(
+        self,
+        *,
+        total: int,
+        log: Path | None = None,
+        quiet: bool = False,
+        file: TextIO | None = None,
+        spell: Callable[[str], str] = as_keywords,
+    ) -> None:
+        self.total, self.spell = total, spell
         stream = file or sys.stdout
         # A terminal that is closed during a run must not end it.
         safe: Any = SafeStream(stream) if stream is not None else None
@@ -201,6 +211,9 @@ class Console:
 
     def say(self, line: str, style: str = "") -> None:
         """Print a line above the progress line, and log it."""
+        self._say_exactly(self.spell(line), style)
+
+    def _say_exactly(self, line: str, style: str = "") -> None:
         self._print(line, style)
         self._write_log(line)
 
@@ -213,7 +226,8 @@ class Console:
         elif row["kind"] == "sample":
             self.say(f"a sample at step {row['step']}:", style="dim")
             for line in row["text"].splitlines():
-                self.say(f"  | {line}", style="dim")
+                # What a model writes may look like an option that is to be spelled.
+                self._say_exactly(f"  | {line}", style="dim")
 
     def _show_step(self, row: Row) -> None:
         step = row["step"]
@@ -264,7 +278,10 @@ class Console:
     def _print(self, line: str, style: str = "") -> None:
         # A character that the screen's encoding lacks becomes a question mark instead of an error.
         encoding = self.screen.encoding
-        self.screen.print(Text(line.encode(encoding, errors="replace").decode(encoding), style=style))
+        shown = line.encode(encoding, errors="replace").decode(encoding)
+        lines = [shown] if self.screen.soft_wrap else wrap_line(shown, self.screen.width)
+        # A command that is longer than the terminal is left to it: line breaks of ours would be copied.
+        self.screen.print(*(Text(part, style=style) for part in lines), sep="\n", soft_wrap=True)
 
     def _write_log(self, line: str) -> None:
         if self.log:

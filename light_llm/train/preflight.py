@@ -20,7 +20,7 @@ import torch
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
 from ..doctor import Diagnosis, check_device, has_cached_check
-from ..errors import ConfigError, DeviceError
+from ..errors import ConfigError, DeviceError, as_keywords
 from ..model import LightLLM
 from ..observe import Sink
 from ..observe.tracking import choose_tracker
@@ -59,11 +59,12 @@ class RunOptions:
     force: bool = False  # start a run that does not fit into memory
     skip_doctor: bool = False
     sinks: Sequence[Sink] = ()
+    spell: Callable[[str], str] = as_keywords  # how messages name options
 
     def say(self, line: str) -> None:
         """Print a line before the run has a log."""
         if not self.quiet:
-            print(line, flush=True)
+            print(self.spell(line), flush=True)
 
 
 @dataclass(frozen=True)

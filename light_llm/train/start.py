@@ -233,7 +233,9 @@ def open_outputs(
     folder, options = trainer.folder, trainer.options
     with ExitStack() as stack:
         total = trainer.config.max_steps
-        console = stack.enter_context(closing(Console(total=total, log=folder.log, quiet=options.quiet)))
+        console = stack.enter_context(
+            closing(Console(total=total, log=folder.log, quiet=options.quiet, spell=options.spell))
+        )
         file = JsonLines(folder.metrics, keep=resumed_at, warn=console.say, files=folder.files)
         stack.enter_context(closing(file))
         background = [BackgroundSink.of(sink, console.say) for sink in options.sinks]

@@ -13,7 +13,7 @@ from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import Run, TrainConfig, check_range
 from ..data import Batch, DataLoader, batches_from
-from ..errors import ConfigError, DeviceError
+from ..errors import ConfigError, DeviceError, as_keywords
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
@@ -49,6 +49,7 @@ class Trainer:
         force: start a run that does not fit into memory.
         skip_doctor: do not check that the device computes correctly, which is done once per device and torch.
         files: file operations, for tests of faults.
+        spell: how messages name options: `errors.as_keywords`, or `errors.as_flags` on the command line.
 
     Raises:
         ConfigError: an unknown setting, or a model that does not fit the data; from `train`, too little memory.
@@ -72,9 +73,10 @@ class Trainer:
         force: bool = False,
         skip_doctor: bool = False,
         files: Files | None = None,
+        spell: Callable[[str], str] = as_keywords,
         **changes: Any,
     ) -> None:
-        self.options = RunOptions(out is not None, overwrite, quiet, report, force, skip_doctor, sinks)
+        self.options = RunOptions(out is not None, overwrite, quiet, report, force, skip_doctor, sinks, spell)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         saved = read_saved_run(self.folder) if resume else None
         if saved and config is None:
