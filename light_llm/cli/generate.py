@@ -131,9 +131,10 @@ def _sampling(flags: GenerateFlags) -> Sampling:
 
 
 def _seed(flags: GenerateFlags) -> int:
-    """Return the seed of the flags, or a new one if it is negative."""
+    """Return the seed of the flags, or a new one for -1."""
     import secrets
 
+    check_range("seed", flags.seed, low=-1, integer=True)
     return flags.seed if flags.seed >= 0 else secrets.randbits(32)
 
 

@@ -28,8 +28,10 @@ from .settings import setting as setting
 from .settings import settings_of as settings_of
 from .train import TrainConfig as TrainConfig
 from .validation import MAX_SEED as MAX_SEED
+from .validation import as_plain as as_plain
 from .validation import check_choice as check_choice
 from .validation import check_range as check_range
 from .validation import from_dict as from_dict
 from .validation import repr_short as repr_short
 from .validation import types_of as types_of
+from .validation import whole_number as whole_number

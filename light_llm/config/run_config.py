@@ -9,7 +9,7 @@ from .data import DataConfig
 from .model import ModelConfig
 from .settings import Setting, settings_of
 from .train import TrainConfig
-from .validation import from_dict, parse_as
+from .validation import from_dict, parse_as, wrong_type
 
 PARTS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
 # Every setting of a run by its dotted name, as in "train.lr".
@@ -31,6 +31,14 @@ class Run:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        for part, kind in PARTS.items():
+            value = getattr(self, part)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, part, from_dict(kind, value, what=part))
+            elif not isinstance(value, kind):
+                raise wrong_type(part, value, f"a {kind.__name__}, or a dict of its settings")
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return plain values, ready for JSON."""

@@ -10,7 +10,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar
 
-from .validation import check_choice, check_range, types_of, wrong_type
+from .validation import as_plain, check_choice, check_range, types_of, wrong_type
 
 Value = TypeVar("Value")
 _KEY = "setting"
@@ -61,10 +61,17 @@ def metavar_of(config: type, name: str) -> str:
 
 
 def check_settings(config: object) -> None:
-    """Raise ConfigError for the first setting whose value is out of its bounds, choices or type."""
+    """Convert the settings to Python's own numbers and texts (`as_plain`).
+
+    Raises:
+        ConfigError: for the first setting whose value is out of its bounds, choices or type.
+    """
     kind: Any = type(config)
     for name, declared in settings_of(kind).items():
-        value, types = getattr(config, name), types_of(kind)[name]
+        given, types = getattr(config, name), types_of(kind)[name]
+        value = as_plain(given)
+        if value is not given:
+            object.__setattr__(config, name, value)
         if value is None and NoneType in types:
             continue
         if declared.choices:
@@ -75,3 +82,5 @@ def check_settings(config: object) -> None:
         elif int in types or float in types:
             bounds = {bound: getattr(declared, bound) for bound in ("low", "high", "above", "below")}
             check_range(name, value, **bounds, integer=float not in types)
+        elif not isinstance(value, str):
+            raise wrong_type(name, value, "text")

@@ -1,6 +1,8 @@
 """Check and convert the values of settings. The messages for a wrong value are written here, once."""
 
 import math
+import numbers
+import os
 import sys
 import typing
 from collections.abc import Iterable, Mapping
@@ -40,6 +42,33 @@ def repr_short(value: Any) -> str:
     return text if len(text) <= MAX_REPR_LENGTH else f"{text[: MAX_REPR_LENGTH - 3]}..."
 
 
+def as_plain(value: Any) -> Any:
+    """Return a number of NumPy, a tensor of one number, or a path as Python's own int, float, bool or str.
+
+    >>> from fractions import Fraction
+    >>> from pathlib import Path
+    >>> as_plain(Fraction(1, 2)), as_plain(Path("my.txt")), as_plain([1])
+    (0.5, 'my.txt', [1])
+    """
+    if type(value) in (int, float, bool, str, NoneType):
+        return value
+    # An array or tensor without dimensions. NumPy and torch are not imported here.
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        return value.item()
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def whole_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf) -> int:
+    """Return a value as an int. Raises ConfigError unless it is a whole number with low <= value <= high."""
+    number = as_plain(value)
+    check_range(name, number, low=low, high=high, integer=True)
+    return int(number)
+
+
 def check_range(
     name: str,
     value: float,
@@ -52,6 +81,8 @@ def check_range(
 ) -> None:
     """Raise ConfigError unless value is a finite number with low <= value <= high and above < value < below."""
     expected = "a whole number" if integer else "a number"
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = "a whole number" if integer else "a finite number"
     bounds = {"at least": low, "at most": high, "above": above, "below": below}
     limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
     type_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
@@ -83,10 +114,11 @@ def types_of(config: type) -> dict[str, tuple[type, ...]]:
 def from_dict(kind: type[Config], values: Mapping[str, Any], *, what: str) -> Config:
     """Return a config dataclass with plain values. Raises ConfigError for an unknown key or a wrong type.
 
-    A whole number is accepted for a float; nothing else is converted.
+    A whole number is accepted for a float; otherwise only what `as_plain` converts.
     """
     types = types_of(typing.cast("type", kind))
-    for key, value in values.items():
+    for key, given in values.items():
+        value = as_plain(given)
         if key not in types:
             raise ConfigError(_no_such_setting(what, key, types))
         if not _fits(value, types[key]):
@@ -108,6 +140,8 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
     types = types_of(kind)
     if key not in types:
         raise ConfigError(_no_such_setting(what, key, types))
+    if not text and str not in types[key] and NoneType not in types[key]:
+        raise ConfigError(f"{what}.{key}= has no value; write {_type_names(types[key])} after the equals sign")
     if NoneType in types[key] and text.lower() in ("none", ""):
         return None
     for option in types[key]:
@@ -139,7 +173,9 @@ def _type_names(types: tuple[type, ...]) -> str:
 
 
 def _type_name(value: Any) -> str:
-    """Return the type of a value from TOML or JSON, in words."""
+    """Return the type of a value from TOML, JSON or Python, in words."""
     if isinstance(value, float):
         return "a decimal number"
-    return _TYPE_NAMES.get(type(value), "a date or time")
+    if type(value).__module__ == "datetime":
+        return "a date or time"
+    return _TYPE_NAMES.get(type(value), f"an object of type {type(value).__name__}")

@@ -24,10 +24,11 @@ class ReplSettings(Sampling):
 
     max_new_tokens: int = 100
     stop: tuple[str, ...] = ()
-    seed: int = -1  # of the first answer, one more for each later one; below 0: a new one for each
+    seed: int = -1  # of the first answer, one more for each later one; -1: a new one for each
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range("seed", self.seed, low=-1, integer=True)
         check_request(self.max_new_tokens, self.stop, max(0, self.seed))
 
 

@@ -92,6 +92,7 @@ generate interactive --checkpoint run --seed 999999999999999999999999999999 => s
 generate text --dtype half                           => dtype='half' ... auto, float32, bfloat16
 generate text --checkpoint run --quantize int7       => quantize='int7' ... mean int8?
 generate text --checkpoint run --temperature -1      => temperature=-1.0
+generate text --checkpoint run --seed -2             => seed=-2
 generate text --checkpoint run --top-p 0             => top_p=0.0
 generate text --checkpoint run --top-k 1.5           => --top-k 1.5
 generate text --checkpoint run --num-samples 0       => num_samples=0

@@ -2,15 +2,19 @@
 
 import json
 from dataclasses import FrozenInstanceError
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from light_llm.config import (
     DataConfig,
     ModelConfig,
     Run,
+    Sampling,
     TrainConfig,
     about_recipe,
     changes,
@@ -47,7 +51,7 @@ def test_a_config_cannot_be_edited() -> None:
         (DataConfig, {"held_out": 0.0}, "held_out=0.0 "),
         (DataConfig, {"max_length": 0}, "max_length=0 "),
         (TrainConfig, {"max_steps": 1.5}, "max_steps=1.5 .* a whole number"),
-        (TrainConfig, {"lr": float("nan")}, "lr=nan .* a number above 0"),
+        (TrainConfig, {"lr": float("nan")}, "lr=nan .* a finite number above 0"),
         (TrainConfig, {"micro_batch": 3}, "micro_batch=3 .* batch_size=8.* 1, 2, 4, 8"),
         (TrainConfig, {"optimizer": "adam"}, r"optimizer='adam' .* adamw\?.* adamw"),
         (TrainConfig, {"dtype": "bfloat"}, r"dtype='bfloat' .* bfloat16\?"),
@@ -91,6 +95,51 @@ def test_plain_values_are_checked(values: dict[str, Any], message: str) -> None:
     assert Run.from_dict({"train": {"lr": 1}}).train.lr == 1, "a whole number is a number"
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (TrainConfig, {"max_steps": np.int64(2), "lr": np.float32(0.5), "seed": torch.tensor(3)}, (2, 0.5, 3)),
+        (TrainConfig, {"max_steps": np.uint8(7), "lr": Fraction(1, 4), "seed": np.array(3)}, (7, 0.25, 3)),
+        (
+            ModelConfig,
+            {"n_layer": np.int32(4), "dropout": torch.tensor(0.25), "bias": np.bool_(False)},
+            (4, 0.25, False),
+        ),
+        (
+            DataConfig,
+            {"data": Path("a.txt"), "max_length": np.int16(8), "held_out": np.float64(0.5)},
+            ("a.txt", 8, 0.5),
+        ),
+        (Sampling, {"temperature": np.float16(0.5), "top_k": torch.tensor(4), "top_p": 1}, (0.5, 4, 1.0)),
+    ],
+)
+def test_numbers_of_other_libraries_and_paths_become_pythons_own(
+    kind: type, values: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    made = kind(**values)
+    found = tuple(getattr(made, name) for name in values)
+    assert found == expected and [type(value) for value in found] == [type(value) for value in expected]
+
+
+def test_a_number_of_another_library_is_checked_as_pythons_own() -> None:
+    for bad in (np.float32(2.5), np.array([2]), torch.tensor(2.0), True, "2"):
+        with pytest.raises(ConfigError, match="max_steps=.* cannot be used; it must be a whole number at least 1"):
+            TrainConfig(max_steps=bad)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="lr=inf cannot be used; it must be a finite number above 0"):
+        TrainConfig(lr=np.float32("inf"))
+    with pytest.raises(ConfigError, match="data=5 has the wrong type; expected text, found a whole number"):
+        DataConfig(data=5)  # type: ignore[arg-type]
+
+
+def test_the_parts_of_a_run_may_be_dicts() -> None:
+    run = Run(model={"n_embd": 64, "n_head": 2})  # type: ignore[arg-type]
+    assert run == Run(model=ModelConfig(n_embd=64, n_head=2))
+    with pytest.raises(ConfigError, match=r"no model setting 'n_emb'; did you mean n_embd\?"):
+        Run(model={"n_emb": 64})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="train=ModelConfig.* has the wrong type; expected a TrainConfig"):
+        Run(train=ModelConfig())  # type: ignore[arg-type]
+
+
 def test_settings_by_word() -> None:
     words = ["train.lr=3e-4", "model.n_layer=2", "train.checkpointing=True", "train.micro_batch=none", "data.data=a=b"]
     assert parse_settings(words) == {
@@ -111,6 +160,7 @@ def test_settings_by_word() -> None:
         ("train.lrr=3", r"no train setting 'lrr'; did you mean lr\?"),
         ("train.max_steps=many", "train.max_steps=many has the wrong type; expected a whole number"),
         ("train.checkpointing=maybe", "expected true or false"),
+        ("train.beta2=", "train.beta2= has no value; write a number after the equals sign"),
     ],
 )
 def test_settings_that_cannot_be_read(word: str, message: str) -> None:

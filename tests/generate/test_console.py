@@ -236,6 +236,7 @@ WRONG = {  # and the word of the message that helps
     "/repetition-penalty 0": "repetition_penalty=0.0",
     "/max-new-tokens 0": "max_new_tokens=0",
     "/seed x": "seed=x",
+    "/seed -2": "seed=-2",
     "/seed 9223372036854775807": "seed=9223372036854775807",
     "/sample": "/sample 3 TEXT",
     "/sample abc": "/sample 3 TEXT",
