@@ -1,5 +1,8 @@
 """Frozen values that describe a run. No module here imports torch."""
 
+from .aliases import ALIASES as ALIASES
+from .aliases import EPOCHS as EPOCHS
+from .aliases import explain_alias as explain_alias
 from .data import DEFAULT_SOURCE as DEFAULT_SOURCE
 from .data import DataConfig as DataConfig
 from .model import PRESETS as PRESETS

@@ -70,8 +70,13 @@ class TrainConfig:
 
     def with_changes(self, changes: Mapping[str, Any]) -> "TrainConfig":
         """Return a copy with some settings changed. Raises ConfigError for an unknown name."""
+        # Imported here, because the aliases are about the settings of all parts.
+        from .aliases import explain_alias
+
         known = [f.name for f in fields(self)]
-        for name in changes:
+        for name, value in changes.items():
             if name not in known:
-                raise ConfigError(f"there is no training setting {name!r}{did_you_mean(name, known)}")
+                alias = explain_alias(name, value)
+                hint = f": {alias}" if alias else did_you_mean(name, known)
+                raise ConfigError(f"there is no training setting {name!r}{hint}")
         return replace(self, **changes)
