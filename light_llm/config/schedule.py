@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .train import TrainConfig
 
 DECAY = 0.4  # of the steps of `wsd`, at its end
+MAX_DROP = 0.5  # of the rate from one step to the next that `rate_notes` does not mention
 
 
 def warmup_cosine(step: int, *, warmup: int, horizon: int, floor: float = 0.1) -> float:
@@ -55,3 +56,43 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the rate of an update, by the schedule that a config names."""
     schedule, horizon = SCHEDULES[config.schedule], config.lr_horizon or config.max_steps
     return config.lr * schedule(step, warmup=config.warmup_steps, horizon=horizon, floor=config.min_lr_ratio)
+
+
+def rate_notes(config: TrainConfig, *, resumed: bool = False) -> list[str]:
+    """Return what the rate of a run does that its settings do not suggest, evaluated from the schedule itself.
+
+    Args:
+        resumed: the warm-up can no longer be changed.
+
+    >>> from .train import TrainConfig
+    >>> rate_notes(TrainConfig(max_steps=500, warmup_steps=50))
+    []
+    >>> rate_notes(TrainConfig(max_steps=20, warmup_steps=50, lr=1.5e-3))[0].partition(":")[2]
+    ' it rises to 6.0e-04 at the last step and never reaches {--lr 0.0015}; {--warmup-steps 2} would be a tenth of it'
+    """
+    steps, warmup, horizon = config.max_steps, config.warmup_steps, config.lr_horizon or config.max_steps
+
+    def rate(number: int) -> float:
+        return learning_rate(number - 1, config)  # of update number 1, 2, 3 ...
+
+    if warmup >= steps:
+        reach = "never reaches" if warmup > steps else "does not fall after it reaches"
+        advice = "" if resumed else f"; {{--warmup-steps {max(1, steps // 10)}}} would be a tenth of it"
+        return [
+            f"the learning rate warms up for {warmup:,} steps, and the run ends at step {steps:,}: "
+            f"it rises to {rate(steps):.1e} at the last step and {reach} {{--lr {config.lr:g}}}{advice}"
+        ]
+    notes = []
+    if horizon < steps:
+        last = max(horizon, warmup) + 1
+        rises = f", keeps rising to {rate(warmup):.1e} until step {warmup:,}," if warmup > horizon else ""
+        notes.append(
+            f"the learning-rate schedule ends at step {horizon:,}: the rate{rises} is {rate(last):.1e} "
+            f"from step {last:,} on; {{--set train.lr_horizon={steps}}} stretches the schedule to the whole run"
+        )
+    elif warmup and rate(warmup + 1) < MAX_DROP * rate(warmup):
+        notes.append(
+            f"the learning rate drops from {rate(warmup):.1e} to {rate(warmup + 1):.1e} after its warm-up of "
+            f"{warmup:,} steps: by then the schedule has begun to fall; fewer {{--warmup-steps}} avoid this"
+        )
+    return notes

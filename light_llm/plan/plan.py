@@ -37,6 +37,7 @@ class Plan:
     limit: MemoryLimit | None
     step: float | None = None  # seconds of one step; None if this machine was not measured
     seconds: Seconds | None = None  # of the steps that are left
+    final_seconds: float | None = None  # of what follows the last step: its probe, save, evaluation and sample
 
     @property
     def fits(self) -> bool:
@@ -100,6 +101,7 @@ class Plan:
         if self.step is not None and self.seconds is not None:
             values |= {"step_seconds": round(self.step, 4), "seconds": round(self.step * self.train.max_steps, 2)}
             values["all_seconds"] = round(self.seconds.total, 1)
+            values["final_seconds"] = round(self.final_seconds or 0.0, 1)
         return values
 
 
@@ -138,15 +140,22 @@ def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:
     train = plan.train
     speeds = profile(train.device, train.dtype, plan.model)
     step = step_seconds(shape, speeds)
-    times = {name: _count(steps, getattr(train, f"{name}_interval")) for name in ("eval", "save", "probe", "sample")}
-    seconds = Seconds(
-        steps=step * steps,
-        evaluations=times["eval"] * evaluation_seconds(shape, speeds, plan.text.held_out or 0),
-        probes=times["probe"] * probe_seconds(shape, speeds),
-        saves=times["save"] * (plan.bytes_of_checkpoints / (KEPT_STEPS + 1)) / SAVE_BYTES_PER_SECOND,
-        samples=times["sample"] * SAMPLE_SECONDS,
+    once = Seconds(
+        evaluations=evaluation_seconds(shape, speeds, plan.text.held_out or 0),
+        probes=probe_seconds(shape, speeds),
+        saves=(plan.bytes_of_checkpoints / (KEPT_STEPS + 1)) / SAVE_BYTES_PER_SECOND,
+        samples=SAMPLE_SECONDS,
     )
-    return replace(plan, step=step, seconds=seconds)
+    intervals = {
+        "evaluations": train.eval_interval,
+        "probes": train.probe_interval,
+        "saves": train.save_interval,
+        "samples": train.sample_interval,
+    }
+    seconds = Seconds(step * steps, **{name: _count(steps, n) * getattr(once, name) for name, n in intervals.items()})
+    # Each is due after the last step too, unless it is turned off.
+    final = sum(getattr(once, name) for name, n in intervals.items() if n)
+    return replace(plan, step=step, seconds=seconds, final_seconds=final)
 
 
 def _count(steps: int, interval: int) -> int:

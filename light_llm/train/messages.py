@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..checkpoint import RunFolder
 from ..config import TrainConfig, get_model_size
+from ..config.schedule import rate_notes
 from ..data import TokenDataset
 from ..errors import LightLLMError
 from ..plan.render import MANY_PASSES, header_lines, warning_lines
@@ -46,7 +47,8 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
-    lines.append(f"out      {trainer.folder.path}/")
+    notes = rate_notes(trainer.config, resumed=trainer.resumed is not None)
+    lines += [*(f"note     {note}" for note in notes), f"out      {trainer.folder.path}/"]
     if report.plan and not report.plan.fits:
         lines += warning_lines(report.plan)
     if resume := trainer.resumed:
@@ -70,12 +72,6 @@ def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[
         lines += [
             "         that often, a text is memorised too: the held-out loss is the one to watch;",
             "         a longer text helps, and --patience 2 ends the run when it no longer falls",
-        ]
-    if config.lr_horizon and config.max_steps > config.lr_horizon:
-        lines += [
-            f"         the schedule ends at step {config.lr_horizon:,}: later steps run at its last rate, "
-            f"{config.lr * config.min_lr_ratio:.1e}",
-            f"         (--set train.lr_horizon={config.max_steps} stretches it)",
         ]
     return lines
 
