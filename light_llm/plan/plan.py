@@ -102,6 +102,7 @@ class Plan:
             values |= {"step_seconds": round(self.step, 4), "seconds": round(self.step * self.train.max_steps, 2)}
             values["all_seconds"] = round(self.seconds.total, 1)
             values["final_seconds"] = round(self.final_seconds or 0.0, 1)
+            values["left"] = {name: round(value, 3) for name, value in asdict(self.seconds).items()}
         return values
 
 

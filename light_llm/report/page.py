@@ -16,6 +16,7 @@ from typing import Any
 from ..atomic_io import REAL_FILES, Files, atomic_write
 from .figures import loss_figure, run_sections
 from .find_runs import open_run
+from .progress import seconds_left
 from .rules import judge
 from .run_log import RunLog
 from .summary import key_numbers, plan_table, repro_tables, run_facts
@@ -73,6 +74,8 @@ def _run_state(log: RunLog) -> dict[str, Any]:
     return {
         "name": log.name,
         "status": log.status,
+        "seconds_left": seconds_left(log),
+        "updated": log.updated,
         "facts": run_facts(log),
         "numbers": key_numbers(log),
         "notes": [asdict(note) for note in notes],

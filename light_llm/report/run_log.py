@@ -15,8 +15,9 @@ from ..config import Run, get_model_size
 from ..errors import CheckpointError, ConfigError
 from ..json_io import load_json
 from ..observe import read_rows
-from .coerce import Number, as_int, as_mapping, as_number, as_text, mean_of
+from .coerce import Number, as_int, as_mapping, as_number, as_text, drop_none, mean_of
 from .curves import Band, Curve, GapPoint, find_band
+from .liveness import last_update, training_since
 from .log_rows import (
     AttentionSample,
     End,
@@ -33,7 +34,7 @@ from .log_rows import (
 RUN_FORMAT = 1  # of run.json
 MAX_STEP_SECONDS = 1e9  # a longer step is a damaged row
 FINAL_STEPS = 50  # steps whose mean is the final training loss: the loss of one batch is noise
-LAST_OF_KIND = ("eval", "rollback", "sample", "probe", "end")  # kinds of rows of which each step keeps the last
+LAST_OF_KIND = ("eval", "rollback", "sample", "probe")  # kinds of rows of which each step keeps the last
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class RunLog:
     attention: AttentionSample | None  # the last one
     samples: tuple[tuple[int, str], ...]  # step, text
     rollbacks: tuple[tuple[int, int], ...]  # the step it went back to, the step it came from
-    end: End | None
+    ends: tuple[End, ...]  # the last row of each process that could write one
     skipped_rows: int  # lines of metrics.jsonl that could not be parsed
     analysis: Row  # analysis.json; empty without one
     band: Band | None  # losses to expect from these settings
+    training_since: float | None = None  # when the process that trains now began, seconds since the epoch; None: none
+    updated: float | None = None  # when metrics.jsonl was last written, seconds since the epoch
 
     @property
     def name(self) -> str:
@@ -103,15 +106,35 @@ class RunLog:
         return mean_of(self.steps.bits_per_byte[-FINAL_STEPS:])
 
     @property
+    def end(self) -> End | None:
+        """Return the last row of the last process; None if it has written none."""
+        return self.ends[-1] if self.ends else None
+
+    @property
+    def all_seconds(self) -> float | None:
+        """Return the time of all processes from start to end; None if one has written no end, as one that was killed.
+
+        Then the ends cover fewer seconds than the steps, or a step comes after the last of them.
+        """
+        seconds = drop_none([end.seconds for end in self.ends])
+        is_whole = self.end is not None and self.end.step >= self.last_step and len(seconds) == len(self.ends)
+        return total if is_whole and (total := math.fsum(seconds)) >= self.seconds else None
+
+    @property
     def status(self) -> str:
-        """Return done, interrupted, stopped or nonfinite; "unfinished" if the run is training or was killed."""
-        if self.end and self.end.step >= self.last_step:
-            return self.end.status or "unfinished"
-        return "done" if self.last_step >= self.run.train.max_steps else "unfinished"
+        """Return running, done, interrupted, stopped or nonfinite. A run that was killed is interrupted."""
+        ended = self.end if self.end and self.end.step >= self.last_step else None
+        # A process that ends writes its last row before it releases the lock; one that resumes has written nothing yet.
+        if self.training_since is not None and (not ended or self.training_since > (self.updated or 0.0)):
+            return "running"
+        if ended and ended.status:
+            return ended.status
+        return "done" if self.last_step >= self.run.train.max_steps else "interrupted"
 
     @property
     def is_over(self) -> bool:
-        return self.last_step >= self.run.train.max_steps or self.status != "unfinished"
+        """Return whether no process is training this run."""
+        return self.status != "running"
 
     @property
     def plan(self) -> Row:
@@ -179,8 +202,9 @@ def read_run_log(folder: str | Path) -> RunLog:
         analysis = as_mapping(load_json(folder / "analysis.json"))
     except (OSError, ValueError):  # most runs have none
         analysis = {}
+    # Before the rows: a run that ends meanwhile has then written its last row, and does not look interrupted.
+    since = training_since(folder)
     rows = _read_metrics(folder / "metrics.jsonl")
-    ends = rows.of_kind("end")
     return RunLog(
         folder=folder,
         record=record,
@@ -194,10 +218,12 @@ def read_run_log(folder: str | Path) -> RunLog:
         attention=rows.attention,
         samples=tuple((row["step"], as_text(row.get("text"))) for row in rows.of_kind("sample")),
         rollbacks=tuple((row["step"], as_int(row.get("from_step")) or row["step"]) for row in rows.of_kind("rollback")),
-        end=parse_end(ends[-1]) if ends else None,
+        ends=tuple(map(parse_end, rows.ends)),
         skipped_rows=rows.skipped,
         analysis=analysis,
         band=find_band(run, as_mapping(record["data"])),
+        training_since=since,
+        updated=last_update(folder),
     )
 
 
@@ -206,7 +232,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = load_json(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: what was decided in this run is not known") from None
+        raise CheckpointError(f"{path} is missing: the settings of this run are not known") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from None
     except OSError as error:
@@ -222,7 +248,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> "_Rows":
-    """Read metrics.jsonl. Raises CheckpointError if it is missing or has not one step or evaluation."""
+    """Read metrics.jsonl. Raises CheckpointError if it is missing beside a checkpoint, or holds nothing that parses."""
     rows = _Rows()
     try:
         for row in read_rows(path, on_skip=rows.skip):
@@ -230,12 +256,15 @@ def _read_metrics(path: Path) -> "_Rows":
         with path.open("rb") as file:
             has_line = file.readline().endswith(b"\n")
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: what came of this run is not known") from None
+        # A run that was stopped before its first step may not have made the file.
+        if not any(path.parent.glob("step-*")) and not (path.parent / "best_model.pt").exists():
+            return rows
+        raise CheckpointError(f"{path} is missing: the measurements of this run are lost") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     # A run that has just begun may be writing its first line at this moment.
-    if has_line and not rows.steps and not rows.of_kind("eval"):
-        raise CheckpointError(f"{path} is damaged: no line of it is a step or an evaluation")
+    if has_line and not rows.n_parsed:
+        raise CheckpointError(f"{path} is damaged: none of its lines is a step, an evaluation or an end")
     return rows
 
 
@@ -245,8 +274,14 @@ class _Rows:
     def __init__(self) -> None:
         self.steps = StepColumns()
         self.attention: AttentionSample | None = None
+        self.ends: list[Row] = []  # all of them: two processes may end at the same step
         self.skipped = 0
         self._last: dict[str, dict[int, Row]] = {kind: {} for kind in LAST_OF_KIND}
+
+    @property
+    def n_parsed(self) -> int:
+        """Return the number of steps, evaluations and ends."""
+        return len(self.steps) + len(self._last["eval"]) + len(self.ends)
 
     def add(self, row: Row) -> None:
         """Add a row; skip one without a step, or with attention maps that do not fit their tokens."""
@@ -259,6 +294,8 @@ class _Rows:
             sample = parse_attention(row)
             self.attention = sample or self.attention
             self.skipped += sample is None
+        elif kind == "end":
+            self.ends.append(row)
         elif isinstance(kind, str) and kind in self._last and row.get("split", "held_out") == "held_out":
             self._last[kind][step] = row
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..errors import LightLLMError
 from .find_runs import find_runs
+from .liveness import last_update, training_since
 from .page import page_state
 from .run_log import RunLog, read_run_log
 
 # Inode, size and time of change of each file; None for a missing one. Compared for equality only.
-Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[tuple[int | bool, ...] | None, ...]
 WATCHED_FILES = ("run.json", "metrics.jsonl", "analysis.json")
 
 
@@ -62,7 +63,7 @@ class RunWatcher:
     def _read_changed(self) -> None:
         """Read the runs of which a file has changed."""
         for folder in find_runs(root for root in self.roots if root.is_dir()):
-            stamp = tuple(_file_stamp(folder / name) for name in WATCHED_FILES)
+            stamp = (*(_file_stamp(folder / name) for name in WATCHED_FILES), _activity(folder))
             if folder not in self._runs or self._runs[folder][0] != stamp:
                 # A run that has just begun or is damaged must not hide the others; its last state stays.
                 with suppress(LightLLMError, OSError, ValueError, ArithmeticError, TypeError):
@@ -73,6 +74,12 @@ class RunWatcher:
 def etag(body: bytes) -> str:
     """Return an ETag: a hash of the bytes."""
     return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+
+def _activity(folder: Path) -> tuple[int | bool, ...]:
+    """Return whether a process trains into the folder, and if so the half minutes since its last row."""
+    since, updated = training_since(folder), last_update(folder) or 0.0
+    return (True, int((time.time() - max(since, updated)) // 30)) if since is not None else (False,)
 
 
 def _file_stamp(path: Path) -> tuple[int, int, int] | None:

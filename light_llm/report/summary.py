@@ -8,15 +8,9 @@ from typing import Any
 from ..config import FLAGS, PRESETS, DataConfig, Run, TrainConfig, differences
 from ..text_format import format_bytes, format_count, format_duration
 from .coerce import as_mapping, as_number, as_text, drop_none, mean_of
+from .progress import status_line
 from .run_log import FINAL_STEPS, RunLog
 
-STATUS_WORDS = {
-    "done": "done",
-    "interrupted": "interrupted",
-    "stopped": "stopped early",
-    "nonfinite": "stopped: a number was not finite",
-    "unfinished": "not finished: going on, or cut off",
-}
 HASHES = {"text": "sha256", "held-out text": "held_out_sha256", "vocabulary": "tokenizer_sha256"}
 
 
@@ -35,7 +29,7 @@ def run_facts(log: RunLog) -> dict[str, str]:
         "text": (as_text(data.get("title")) or "a loader of your own") + tokens,
         "device": ", ".join(word for word in (device, log.machine, dtype) if word),
         "started": f"{log.started:%Y-%m-%d %H:%M} {log.started.tzname() or ''}".strip(),
-        "status": STATUS_WORDS.get(log.status, log.status),
+        "status": status_line(log),
     }
     if log.skipped_rows:
         facts["metrics"] = f"{log.skipped_rows:,} lines of metrics.jsonl could not be read and were skipped"
@@ -78,7 +72,7 @@ def peak_memory(log: RunLog) -> float | None:
 
 
 def plan_table(log: RunLog) -> dict[str, Any]:
-    """Return the table of planned and measured values."""
+    """Return the table of predicted and measured values, both of the whole run."""
     train, plan = log.run.train, log.plan
     rows = [
         ["steps", f"{train.max_steps:,}", f"{log.last_step:,}"],
@@ -94,14 +88,30 @@ def plan_table(log: RunLog) -> dict[str, Any]:
     median_step = median_high(s or 0.0 for s in log.steps.seconds) if log.steps.seconds else None
     rows.append(["time of a step, median", *_pair(format_duration, plan.get("step_seconds"), median_step)])
     rows.append(["time in steps", *_pair(format_duration, plan.get("seconds"), log.seconds)])
-    if log.end and log.end.seconds is not None:
-        rows.append(["time, all in", *_pair(format_duration, plan.get("all_seconds"), log.end.seconds)])
+    if log.all_seconds is not None:
+        label = "time with start, evaluation and saving"
+        rows.append([label, *_pair(format_duration, planned_all_seconds(log), log.all_seconds)])
     if peak := peak_memory(log):
         rows.append(["peak memory", *_pair(format_bytes, as_mapping(plan.get("memory")).get("total"), peak)])
     # The last step is evaluated too.
     rows.append(["evaluations", f"{-(-train.max_steps // train.eval_interval):,}", f"{len(log.evals):,}"])
     rows.append(["rollbacks", "0", f"{len(log.rollbacks):,}"])
-    return {"heads": ["", "planned", "happened"], "rows": rows}
+    return {"heads": ["", "predicted", "measured"], "rows": rows}
+
+
+def planned_all_seconds(log: RunLog) -> float | None:
+    """Return the predicted time of the whole run with everything beside the steps; None if it is not known.
+
+    The plan of a resumed run predicts the steps that were left; the time beside the steps grows in proportion.
+    """
+    plan = log.plan
+    all_left, steps = as_number(plan.get("all_seconds")), as_number(plan.get("seconds"))
+    steps_left = as_number(as_mapping(plan.get("left")).get("steps"))
+    if all_left is None or steps is None:
+        return None
+    if steps_left:
+        return steps + (all_left - steps_left) * steps / steps_left
+    return all_left if len(log.ends) == 1 else None  # older plans do not say how many steps were left
 
 
 def repro_tables(log: RunLog) -> dict[str, Any]:

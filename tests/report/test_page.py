@@ -132,7 +132,7 @@ def test_what_it_takes_to_repeat_the_run(log: RunLog) -> None:
     assert ["model.n_layer", "2", "6"] in tables["What differs from the defaults"]
     assert ["train.beta2", "0.95", "0.95"] in tables["All settings"]
     plan = {row[0]: row[1:] for row in run["plan"]["rows"]}
-    assert plan["steps"] == ["200", "200"] and plan["time, all in"] == ["", "5 min 00 s"]
+    assert plan["steps"] == ["200", "200"] and plan["time with start, evaluation and saving"] == ["", "5 min 00 s"]
     assert plan["passes over the text"] == ["20", "20.00"]
 
 
@@ -149,10 +149,10 @@ def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_command_without_a_page_and_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = made_up_run(tmp_path / "checkpoints", steps=30, status=None)  # as it goes on
+    folder = made_up_run(tmp_path / "checkpoints", steps=30, status=None)  # killed
     assert main(["report", "--no-page"]) == 0  # in this folder, by its default name
     out = capsys.readouterr().out
-    assert "not finished" in out and "page" not in out and not (folder / "report.html").exists()
+    assert "interrupted at step 30 of 200" in out and "page" not in out and not (folder / "report.html").exists()
     assert main(["report", "nowhere"]) == 2
     assert "light-llm runs lists the runs" in capsys.readouterr().err
     assert main(["report", "a", "b"]) == 2

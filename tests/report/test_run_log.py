@@ -93,19 +93,6 @@ def test_steps_without_a_finite_loss_are_no_part_of_a_mean(tmp_path: Path) -> No
     assert (nothing.tokens_per_second, nothing.best, nothing.final_loss, nothing.final_bits_per_byte) == (None,) * 4
 
 
-@pytest.mark.parametrize(
-    ("status", "steps", "expected"),
-    [(None, 50, "unfinished"), *((word, 50, word) for word in ("interrupted", "nonfinite")), ("done", 200, "done")],
-)
-def test_how_a_run_ended(tmp_path: Path, status: str | None, steps: int, expected: str) -> None:
-    folder = made_up_run(tmp_path, status=status, steps=steps)
-    log = read_run_log(folder)
-    assert log.status == expected and log.is_over == (expected != "unfinished")
-    if steps < 200:  # resumed
-        append(folder, '{"kind": "step", "step": 51, "loss": 4.0, "tokens": 1, "seconds": 1}\n')
-        assert read_run_log(folder).status == "unfinished"
-
-
 def test_of_a_step_made_twice_the_last_counts(tmp_path: Path) -> None:
     rows = '{"kind": "rollback", "step": 30, "from_step": 50}\n{"kind": "step", "step": 31, "loss": 9.0}\n{"torn'
     log = read_run_log(append(made_up_run(tmp_path, steps=50), rows))
@@ -217,7 +204,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (edit(started="yesterday"), "run.json is damaged: .*yesterday"),
     (edit(data={"title": "x"}), "run.json is damaged: 'sha256'"),
     (edit(versions=3), "run.json is damaged:"),
-    (lambda f: (f / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
+    (lambda f: ((f / "metrics.jsonl").unlink(), (f / "step-000050").mkdir()), "metrics.jsonl is missing"),
     (write("metrics.jsonl", "not\na\nrow\n"), "metrics.jsonl is damaged"),
     (replace_by_folder, "metrics.jsonl cannot be read: Is a directory"),
 ]
