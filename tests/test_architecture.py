@@ -125,6 +125,7 @@ TIME_OF_DAY = {
     "cli/runs.py": "how long ago that was, for people",
     "data/http.py": "a server names a time of day before which not to ask again",
     "data/fingerprint.py": "compared with the time stamps of files, which are times of day",
+    "report/liveness.py": "compared with the time stamp of metrics.jsonl, for people",
 }
 
 

@@ -14,6 +14,11 @@ OWNER_FILE = ".lock"  # names the process that trains, as checkpoint/lock.py wri
 RECENT_SECONDS = 600
 
 
+def seconds_since(moment: float) -> float:
+    """Return the time since a moment that is given in seconds since the epoch."""
+    return time.time() - moment
+
+
 def training_since(folder: Path) -> float | None:
     """Return when the process that trains into a folder began, in seconds since the epoch; None if there is none.
 
@@ -26,7 +31,7 @@ def training_since(folder: Path) -> float | None:
         return None
     held = _is_locked(folder)
     if held is None or (not held and host != platform.node()):
-        held = time.time() - max(since, last_update(folder) or 0.0) < RECENT_SECONDS
+        held = seconds_since(max(since, last_update(folder) or 0.0)) < RECENT_SECONDS
     return since if held else None
 
 

@@ -1,11 +1,11 @@
 """How far a run is: its status in words, and an estimate of the time that is left."""
 
 import math
-import time
 from statistics import median
 
 from ..text_format import format_duration
 from .coerce import as_mapping, as_number, drop_none
+from .liveness import seconds_since
 from .run_log import RunLog
 
 RECENT_STEPS = 20  # whose median is the time of a step
@@ -55,7 +55,8 @@ def silent_seconds(log: RunLog, now: float | None = None) -> float | None:
         return None
     recent = drop_none(log.steps.seconds[-RECENT_STEPS:])
     usual = max(SILENT_SECONDS, SILENT_STEPS * median(recent) if recent else 0.0)
-    age = (time.time() if now is None else now) - max(log.updated, log.training_since)
+    last = max(log.updated, log.training_since)
+    age = seconds_since(last) if now is None else now - last
     return age if age > usual else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import LightLLMError
 from .find_runs import find_runs
-from .liveness import last_update, training_since
+from .liveness import last_update, seconds_since, training_since
 from .page import page_state
 from .run_log import RunLog, read_run_log
 
@@ -79,7 +79,7 @@ def etag(body: bytes) -> str:
 def _activity(folder: Path) -> tuple[int | bool, ...]:
     """Return whether a process trains into the folder, and if so the half minutes since its last row."""
     since, updated = training_since(folder), last_update(folder) or 0.0
-    return (True, int((time.time() - max(since, updated)) // 30)) if since is not None else (False,)
+    return (True, int(seconds_since(max(since, updated)) // 30)) if since is not None else (False,)
 
 
 def _file_stamp(path: Path) -> tuple[int, int, int] | None:
