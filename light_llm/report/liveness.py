@@ -20,7 +20,7 @@ def seconds_since(moment: float) -> float:
 
 
 def training_since(folder: Path) -> float | None:
-    """Return when the process that trains into a folder began, in seconds since the epoch; None if there is none.
+    """Return when the process that trains into a folder began, in seconds since the epoch; None without one.
 
     Where the lock cannot be tested (on Windows, or for a process of another machine), a recent row decides.
     """

@@ -1,4 +1,4 @@
-"""How far a run is: its status in words, and an estimate of the time that is left."""
+"""The progress of a run: its status in words, and an estimate of the time that is left."""
 
 import math
 from statistics import median
