@@ -16,6 +16,7 @@ from ..report import (
     RunLog,
     common_evals,
     comparable_unit,
+    data_names,
     eval_difference,
     exceeds_error,
     open_run,
@@ -60,8 +61,7 @@ def command(argv: Sequence[str]) -> int:
 
 def _heads(a: RunLog, b: RunLog) -> Table:
     table = new_table("", Column("run", style="bold", overflow="fold"), "data, tokens", "started")
-    for letter, run in (("A", a), ("B", b)):
-        data = f"{run.data['title']}, {run.data['tokenizer']}" if run.data else "a loader of its own"
+    for letter, run, data in zip("AB", (a, b), data_names([a, b]), strict=True):
         table.add_row(letter, str(run.folder), data, f"{run.started.astimezone():%Y-%m-%d %H:%M}")
     return table
 

@@ -12,6 +12,16 @@ from .compare import run_differences as run_differences
 from .find_runs import find_runs as find_runs
 from .find_runs import open_run as open_run
 from .find_runs import read_runs as read_runs
+from .find_runs import run_state as run_state
+from .groups import SEEDS as SEEDS
+from .groups import WITHOUT_EFFECT as WITHOUT_EFFECT
+from .groups import Group as Group
+from .groups import common_unit as common_unit
+from .groups import data_names as data_names
+from .groups import differing_settings as differing_settings
+from .groups import group_difference as group_difference
+from .groups import group_runs as group_runs
+from .groups import window_difference as window_difference
 from .log_rows import Evaluation as Evaluation
 from .log_rows import LossUnit as LossUnit
 from .page import write_report as write_report

@@ -18,38 +18,43 @@ def run_differences(a: RunLog, b: RunLog) -> list[tuple[str, Any, Any]]:
     return [*differences(a.run, b.run), *(fact for fact in facts if fact[1] != fact[2])]
 
 
-def comparable_unit(a: RunLog, b: RunLog) -> tuple[LossUnit | None, str]:
+def comparable_unit(a: RunLog, b: RunLog, names: tuple[str, str] = ("A", "B")) -> tuple[LossUnit | None, str]:
     """Return the unit in which held-out losses may be compared, and the reason if it is not nats per token.
 
     Nats per token compare only if text, split and tokens are the same; bits per byte compare across tokenizers. Losses
     on different texts never compare: the unit is then None.
+
+    Args:
+        names: of the two runs, for the reason.
     """
     if a.data is None or b.data is None:
-        which = "neither run has" if a.data is b.data else "A has no" if a.data is None else "B has no"
+        which = "neither run has a" if a.data is b.data else f"{names[a.data is not None]} has no"
         return None, (
-            f"{which} known held-out text (it was trained on a loader that is not light-llm's): there is nothing to "
-            "compare by."
+            f"{which} known held-out text (it was trained with a data loader of your own), so there are no losses to "
+            "compare."
         )
+    pair = f"{names[0]} and {names[1]}"
     if a.data["sha256"] != b.data["sha256"]:
         return None, (
-            "The texts are not the same (their SHA-256 differs): a lower loss may only mean an easier text, "
+            f"The texts of {pair} are not the same (their SHA-256 differs): a lower loss may only mean an easier text, "
             "so the losses cannot be compared."
         )
     if a.data["held_out_sha256"] != b.data["held_out_sha256"]:
         return None, (
-            "The validation texts are not the same (their SHA-256 differs), so the held-out losses cannot be compared."
+            f"The validation texts of {pair} are not the same (their SHA-256 differs), so the held-out losses cannot "
+            "be compared."
         )
     if not a.data["held_out_sha256"] and a.run.data.held_out != b.run.data.held_out:
         return None, (
-            f"The same text, but not the same part of it is held out ({a.run.data.held_out:g} and "
-            f"{b.run.data.held_out:g} of it): the losses cannot be compared."
+            f"{pair} hold out different parts of the same text ({a.run.data.held_out:g} and "
+            f"{b.run.data.held_out:g} of it), so the losses cannot be compared."
         )
     if a.data["tokenizer_sha256"] != b.data["tokenizer_sha256"]:
         which = f"{a.data['tokenizer']} and {b.data['tokenizer']}"
-        which += ", of another vocabulary" if a.data["tokenizer"] == b.data["tokenizer"] else ""
+        which += ", with different vocabularies" if a.data["tokenizer"] == b.data["tokenizer"] else ""
         return "bits_per_byte", (
-            f"The tokens are not the same ({which}): a loss per token says nothing across them, because a longer token "
-            "is harder to guess. Bits per byte are of the same text and can be compared."
+            f"The tokenizers differ ({which}), so the losses per token cannot be compared: a longer token is harder to "
+            "predict. Bits per byte measure the same text and can be compared."
         )
     return "loss", ""
 
