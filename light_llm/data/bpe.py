@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import tiktoken
-from numpy.typing import NDArray
 
 from ..config import repr_short
 from ..errors import ConfigError
 from .text_stream import split_at_word_boundaries
+from .tokenizer_interface import Ids, Tokenizer, check_text
 
 # GPT-2's pre-tokenizer (Radford et al., 2019): contractions, words, numbers, signs, white space. The possessive `++`
 # never backtracks; that changes no match here and keeps a million equal characters harmless.
@@ -34,10 +34,9 @@ MAX_WORD_CHARS = 1000  # characters of a word in training; encoding has no limit
 _BLANK = re.compile(rf"\s{{{MAX_WORD_CHARS}}}")
 _LONG_WORD = re.compile(rf"[^\W_]{{{MAX_WORD_CHARS}}}|(?:[^\w\s]|_){{{MAX_WORD_CHARS}}}|\s{{{MAX_WORD_CHARS}}}")
 MIN_VOCAB_SIZE = 257  # the 256 bytes and the separator
-Ids = NDArray[np.int32]
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(Tokenizer):
     """A tokenizer defined by a table of byte strings, one per id, that contains all 256 single bytes.
 
     Args:
@@ -67,6 +66,7 @@ class BytePairTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; a lone surrogate becomes the replacement character."""
+        check_text(text)
         # Cut long texts where GPT-2's pattern splits anyway, which gives the same ids.
         if len(text) <= MAX_ENCODE_CHARS:
             return self.encoding.encode_ordinary(text)
@@ -144,7 +144,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(
             f"a vocabulary of {vocab_size} ids cannot be trained: the 256 bytes and the separator are "
-            f"{MIN_VOCAB_SIZE}; --tokenizer byte has just those"
+            f"{MIN_VOCAB_SIZE}; {{--tokenizer byte}} has just those"
         )
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 

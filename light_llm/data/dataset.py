@@ -1,16 +1,21 @@
 """Prepare a dataset: find the text, make the tokenizer, encode both splits to shards (cached), and open them."""
 
 import hashlib
-from collections.abc import Callable, Collection
+import operator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..config import DEFAULT_SOURCE, DataConfig
 from ..errors import DataError
 from ..runtime import cache_dir
 from .encode import encode_splits
+from .python_inputs import find_data, find_tokenizer
 from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key
 from .shards import SHARD_FORMAT, Shard, TokenArray
 from .sources import Source
@@ -35,6 +40,27 @@ class TokenDataset:
     def __len__(self) -> int:
         """Windows of max_length tokens in one pass."""
         return max(1, (len(self.tokens) - self.max_length) // self.max_length)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return window `index` of the training split: its tokens and targets, (T,) int64 each.
+
+        The windows lie side by side. `create_dataloader` also moves their starts from one pass to the next.
+
+        Raises:
+            IndexError: no such window.
+        """
+        i = operator.index(index)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"window {i} of {len(self)}")
+        start = (i % len(self)) * self.max_length
+        ids = torch.from_numpy(self.tokens.read(start, start + self.max_length + 1))
+        return ids[:-1], ids[1:]
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenDataset({len(self.tokens):,} tokens of {self.source.title}, windows of {self.max_length:,}, "
+            f"{self.tokenizer.name} {self.tokenizer.vocab_size:,})"
+        )
 
     @property
     def folder(self) -> Path | None:
@@ -82,12 +108,12 @@ class TokenDataset:
 
 
 def prepare_dataset(
-    data: str | Path | None = None,
+    data: str | Path | Iterable[Any] | None = None,
     max_length: int = 512,
-    tokenizer: str | Tokenizer | None = None,
+    tokenizer: str | Path | Tokenizer | Any = None,
     *,
     held_out: float = 0.1,
-    val_data: str | Path | None = None,
+    val_data: str | Path | Iterable[Any] | None = None,
     text_field: str = "text",
     errors: str = "strict",
     offline: bool = False,
@@ -97,13 +123,15 @@ def prepare_dataset(
 
     Args:
         data: the name of a source, or the path of a text, a folder of texts, JSONL or Parquet; `-` is standard input.
+            Or the documents themselves: a list of texts, or records such as those of a `datasets.Dataset`.
             None: Shakespeare, or the built-in corpus if that is unavailable.
         max_length: T, tokens of a training window.
         tokenizer: gpt2, bpe, bpe:N, char, byte or the path of a tokenizer.json; or a tokenizer, such as the one of an
-            earlier model. None: gpt2; or bpe, for the built-in corpus or if the vocabulary of gpt2 is unavailable.
+            earlier model, or a byte-level BPE of the tokenizers or transformers library. None: gpt2; or bpe, for the
+            built-in corpus or if the vocabulary of gpt2 is unavailable.
         held_out: the last share of the characters, which is evaluated on and never trained on.
         val_data: another text to hold out instead.
-        text_field: the field of JSONL or Parquet that holds the text.
+        text_field: the field of JSONL, Parquet or records that holds the text.
         errors: strict refuses bytes that are not UTF-8; replace counts and replaces them.
         offline: download nothing.
         progress: called with (stage, bytes done, bytes in total); the stages are reading, learning and encoding.
@@ -115,18 +143,23 @@ def prepare_dataset(
         DataError: the text or the vocabulary is unavailable, or the text is too small for one window.
         ConfigError: an unknown tokenizer, or a length or share that cannot be used.
     """
+    spec = find_tokenizer(tokenizer)
+    # Checked before a list of documents is saved.
     config = DataConfig(
-        data=str(data or DEFAULT_SOURCE),
-        tokenizer=tokenizer if isinstance(tokenizer, str) else DataConfig().tokenizer,
+        tokenizer=spec if isinstance(spec, str) else DataConfig().tokenizer,
         max_length=max_length,
         held_out=held_out,
-        val_data=str(val_data) if val_data else None,
         text_field=text_field,
         errors=errors,
     )
+    name, n_documents = (DEFAULT_SOURCE, None) if data is None else find_data(data, text_field)
+    val_name = None if val_data is None else find_data(val_data, text_field)[0]
+    config = replace(config, data=name, val_data=val_name)
     chosen = {name for name, value in (("data", data), ("tokenizer", tokenizer)) if value is not None}
-    given = None if isinstance(tokenizer, str) else tokenizer
+    given = None if isinstance(spec, str) else spec
     dataset = load_dataset(config, tokenizer=given, chosen=chosen, offline=offline, progress=progress)
+    if n_documents is not None:
+        dataset = replace(dataset, source=replace(dataset.source, title=f"{n_documents:,} documents"))
     return dataset, dataset.tokenizer
 
 
@@ -181,5 +214,5 @@ def _too_small(source: Source, n_train: int, n_held_out: int, T: int) -> str:
         return f"{counts}; that is too little to train on: a few thousand characters are the least that makes sense"
     return (
         f"{counts}; one window of max_length={T:,} needs {T + 1:,} training tokens: "
-        f"use --max-length {n_train - 1} or smaller, or a longer text"
+        f"use {{--max-length {n_train - 1}}} or smaller, or a longer text"
     )

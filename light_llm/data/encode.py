@@ -15,10 +15,10 @@ from typing import Any
 from ..atomic_io import Files, atomic_write
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import lock_folder, unlock, usable_cores
-from .bpe import Ids
 from .download import cache_errors
 from .shards import BLOCK_BYTES, ShardWriter, id_dtype
 from .text_stream import Chunk, split_at_word_boundaries
+from .tokenizer_interface import Ids
 from .tokenizers import Tokenizer
 
 BATCH_CHARS = 1 << 18  # that one thread encodes at a time

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import DataConfig, check_range
+from ..config import MAX_SEED, DataConfig, repr_short, whole_number
 from ..errors import ConfigError
 from .tokenizers import byte_lengths
 
@@ -45,9 +45,10 @@ class DataLoader:
     """
 
     def __init__(self, dataset: TokenDataset, batch_size: int, seed: int) -> None:
-        check_range("batch_size", batch_size, low=1, integer=True)
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.order = WindowOrder(len(dataset.tokens), dataset.max_length, seed)
+        self.batch_size = whole_number("batch_size", batch_size, low=1)
+        self.seed = whole_number("seed", seed, low=0, high=MAX_SEED)
+        self.dataset = dataset
+        self.order = WindowOrder(len(dataset.tokens), dataset.max_length, self.seed)
 
     def batch(self, k: int) -> Batch:
         """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step."""
@@ -87,9 +88,27 @@ class DataLoader:
         """Yield the batches of the first pass."""
         return (self.batch(k) for k in range(len(self)))
 
+    def __repr__(self) -> str:
+        return (
+            f"DataLoader({len(self):,} batches of {self.batch_size:,} windows in a pass, seed {self.seed}, of "
+            f"{self.dataset!r})"
+        )
+
 
 def create_dataloader(dataset: TokenDataset, batch_size: int = 8, *, seed: int = 1337) -> DataLoader:
-    """Return a loader over the training split. Raises ConfigError for a batch_size below 1."""
+    """Return a loader over the training split.
+
+    Raises:
+        ConfigError: a batch_size below 1, or a dataset that `prepare_dataset` did not make.
+    """
+    # Here, because the corpus `tales`, which a dataset may be made of, uses this module's `mix`.
+    from .dataset import TokenDataset
+
+    if not isinstance(dataset, TokenDataset):
+        raise ConfigError(
+            f"create_dataloader takes the dataset that prepare_dataset returns, not {repr_short(dataset)}; "
+            "a loader of your own, such as torch's DataLoader, can be given to Trainer directly"
+        )
     return DataLoader(dataset, batch_size, seed)
 
 

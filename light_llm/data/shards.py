@@ -55,6 +55,14 @@ class Shard:
             raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
         # Verifying lazily keeps the start of a run on a large text fast.
         self.unchecked = set(range(len(self.manifest["sha256"])))
+        self._expected = dict(expected or {})
+
+    def __reduce__(self) -> tuple[type["Shard"], tuple[Path, dict[str, Any]]]:
+        # A copy in another process maps the file again, instead of carrying its ids along.
+        return Shard, (self.path.absolute(), self._expected)
+
+    def __repr__(self) -> str:
+        return f"Shard({len(self):,} tokens in {self.path})"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,6 +106,9 @@ class TokensInMemory:
 
     def __init__(self, ids: Iterable[int]) -> None:
         self.ids = np.asarray(list(ids), dtype=np.int64)
+
+    def __repr__(self) -> str:
+        return f"TokensInMemory({len(self):,} tokens)"
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -61,6 +61,11 @@ SOURCES: dict[str, NamedSource] = {
 }
 
 
+def _read_nothing(progress: ProgressFn | None) -> Iterator[Chunk]:
+    """Yield no text: of a source whose tokens are all in memory."""
+    return iter(())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source(TextStats):
     """A text on this machine: the facts that one pass over it computed, and a way to read it."""
@@ -71,9 +76,7 @@ class Source(TextStats):
     held_out: "Source | None" = None  # the validation files of the data set, or the user's --val-data
     # -log2 of the true probability of each document, and its kind; known only for the built-in corpus.
     limits: tuple[tuple[float, str], ...] = field(default=(), repr=False, compare=False)
-    reader: Callable[[ProgressFn | None], Iterator[Chunk]] = field(
-        default=lambda progress: iter(()), repr=False, compare=False
-    )
+    reader: Callable[[ProgressFn | None], Iterator[Chunk]] = field(default=_read_nothing, repr=False, compare=False)
 
     def read(self, progress: ProgressFn | None = None) -> Iterator[Chunk]:
         """Yield the text in chunks, with None between documents (never first, last or repeated).

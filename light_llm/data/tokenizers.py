@@ -1,21 +1,24 @@
 """Tokenizers: text to ids and back. A tokenizer is plain data, saved inside the checkpoint and identified by a hash."""
 
-import codecs
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..json_io import load_json
 from ..runtime import tiktoken_cache_dir
-from .bpe import BytePairTokenizer, GPT2Tokenizer, Ids, train_bpe, unicode_to_bytes
+from .bpe import BytePairTokenizer, GPT2Tokenizer, train_bpe, unicode_to_bytes
 from .download import PinnedFile, ensure_file
 from .text_stream import LogFn, no_log
+from .tokenizer_interface import StreamingDecoder as StreamingDecoder
+from .tokenizer_interface import Tokenizer as Tokenizer
+from .tokenizer_interface import byte_lengths as byte_lengths
+from .tokenizer_interface import check_text
+from .tokenizer_interface import decode as decode
+from .tokenizer_interface import start_ids as start_ids
 from .tokenizer_json import from_tokenizer_json
 
 GPT2_VOCABULARY = PinnedFile(
@@ -28,72 +31,6 @@ NAMES = ("gpt2", "bpe", "char", "byte")
 BPE_SIZE = 4096  # ids
 
 
-class Tokenizer(Protocol):
-    """The interface of a tokenizer. The id `separator` is written between documents and nowhere else."""
-
-    name: str
-    vocab_size: int
-    separator: int
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text. No text is special: `<|endoftext|>` is thirteen characters."""
-        ...
-
-    def encode_batch(self, chunks: Sequence[str | None]) -> Ids:
-        """Return the ids of texts one after the other, with the separator for each None: (n,)."""
-        ids = [[self.separator] if chunk is None else self.encode(chunk) for chunk in chunks]
-        return np.concatenate(ids, dtype=np.int32, casting="unsafe")
-
-    def token_bytes(self, token: int) -> bytes:
-        """Return the UTF-8 bytes of one id; none for the separator."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values from which `tokenizer_from_dict` builds the same tokenizer."""
-        ...
-
-
-def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """Return the text of ids; invalid UTF-8, such as half a character, becomes the replacement character."""
-    return b"".join(tokenizer.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
-
-
-class StreamingDecoder:
-    """Decodes ids one at a time; a character of several bytes appears once it is complete.
-
-    >>> stream = StreamingDecoder(ByteTokenizer())
-    >>> [stream.push(byte) for byte in "é!".encode()], stream.close()
-    (['', 'é', '!'], '')
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """Return the text that this id completes, possibly none."""
-        return self.decoder.decode(self.tokenizer.token_bytes(token))
-
-    def close(self) -> str:
-        """Return the replacement character if the last character is incomplete."""
-        return self.decoder.decode(b"", final=True)
-
-
-def byte_lengths(tokenizer: Tokenizer) -> list[int]:
-    """Return the number of UTF-8 bytes of each id, (V,), for bits per byte."""
-    return [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
-
-
-def start_ids(tokenizer: Tokenizer, *, knows_separator: bool) -> list[int]:
-    """Return the ids of an empty prompt: the separator, or a line break if the model never saw a separator."""
-    if knows_separator:
-        return [tokenizer.separator]
-    try:
-        return tokenizer.encode("\n")
-    except DataError:  # an alphabet without a line break
-        return [0]
-
-
 class ByteTokenizer(Tokenizer):
     """Bytes as ids, and 256 as the separator: needs no file and knows every character."""
 
@@ -102,6 +39,7 @@ class ByteTokenizer(Tokenizer):
     separator = 256
 
     def encode(self, text: str) -> list[int]:
+        check_text(text)
         return list(text.encode("utf-8", errors="replace"))
 
     def token_bytes(self, token: int) -> bytes:
@@ -132,13 +70,14 @@ class CharTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text. Raises DataError for a character outside the alphabet."""
+        check_text(text)
         try:
             return [self.ids[c] for c in text]
         except KeyError as error:
             c = error.args[0]
             raise DataError(
                 f"character {c!r} (U+{ord(c):04X}) is not in the alphabet of {len(self.alphabet)} characters this "
-                "tokenizer was made from; leave it out, or train with --tokenizer gpt2 or byte"
+                f"tokenizer was made from; leave it out, or train with {{--tokenizer byte}} or gpt2"
             ) from None
 
     def token_bytes(self, token: int) -> bytes:
@@ -156,7 +95,7 @@ def make_tokenizer(
     offline: bool = False,
     log: LogFn = no_log,
 ) -> Tokenizer:
-    """Make the tokenizer that `--tokenizer spec` names.
+    """Make the tokenizer that a spec names.
 
     Args:
         spec: gpt2, bpe (4,096 ids, or fewer if the text is small), bpe:N (exactly N), char, byte, or the path of a

@@ -205,7 +205,7 @@ def test_the_second_time_nothing_is_encoded(poem: Path) -> None:
 
 
 def test_a_text_too_small_for_a_window(poem: Path) -> None:
-    with pytest.raises(DataError, match=r"max_length=9,000 needs 9,001 training tokens: use --max-length"):
+    with pytest.raises(DataError, match=r"max_length=9,000 needs 9,001 training tokens: use max_length=8137"):
         prepare_dataset(poem, 9000, "byte")
     poem.write_text("ab")
     with pytest.raises(DataError, match="too little to train on"):

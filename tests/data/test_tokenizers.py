@@ -3,8 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,3 +112,43 @@ def test_where_an_empty_prompt_starts() -> None:
     assert start_ids(ByteTokenizer(), knows_separator=True) == [256]
     assert start_ids(ByteTokenizer(), knows_separator=False) == [10]
     assert start_ids(CharTokenizer("ab"), knows_separator=False) == [0]
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer(" aé日"), train_bpe(["aé日 aé日"], 262)])
+def test_decode_takes_what_holds_ids(tokenizer: Tokenizer) -> None:
+    text = "é日 a日"
+    ids = tokenizer.encode(text)
+    given = (ids, tuple(ids), iter(ids), np.array(ids, np.uint16), torch.tensor(ids), [torch.tensor(i) for i in ids])
+    assert [tokenizer.decode(each) for each in given] == [text] * len(given)
+    assert tokenizer.decode([]) == tokenizer.decode(tokenizer.separator) == ""
+    assert (
+        tokenizer.decode(np.int64(tokenizer.encode("a")[0]))
+        == tokenizer.decode(torch.tensor(tokenizer.encode("a")[0]))
+        == "a"
+    )
+    for wrong in ([tokenizer.vocab_size], [-1], [True], [0.0], torch.zeros(2), "12"):
+        with pytest.raises(
+            DataError, match=f"is no token id; this tokenizer has the ids 0 ... {tokenizer.vocab_size - 1}"
+        ):
+            tokenizer.decode(wrong)
+    for rows in ([ids, ids], torch.tensor([ids])):
+        with pytest.raises(DataError, match="decode the rows of a batch one by one"):
+            tokenizer.decode(rows)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="None has no token ids"):
+        tokenizer.decode(None)  # type: ignore[arg-type]
+
+
+def test_half_a_character_becomes_the_replacement_character() -> None:
+    ids = ByteTokenizer().encode("a日b")
+    assert ByteTokenizer().decode(ids[:2]) == ByteTokenizer().decode(ids[:3]) == "a\ufffd"
+    assert ByteTokenizer().decode([*ids[:3], ids[-1]]) == "a\ufffdb"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(["a"], "one text at a time"), (b"a", r'\.decode\("utf-8"\)'), (None, "has the type NoneType"), (5, "int")],
+)
+def test_only_a_text_is_encoded(text: Any, message: str) -> None:
+    for tokenizer in (ByteTokenizer(), CharTokenizer("a"), train_bpe(["aa"], 257)):
+        with pytest.raises(ConfigError, match=f"{message}"):
+            tokenizer.encode(text)

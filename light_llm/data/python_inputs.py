@@ -1,0 +1,140 @@
+"""Accept what Python has for a text or a tokenizer: lists of documents, and tokenizers of other libraries."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..atomic_io import write_by_digest
+from ..config import as_plain, repr_short
+from ..errors import ConfigError, DataError
+from ..runtime import cache_dir
+from .download import cache_errors
+from .tokenizer_interface import Tokenizer
+from .tokenizer_json import from_tokenizer_json
+from .tokenizers import tokenizer_from_dict
+
+MAX_NAME_LENGTH = 1000  # characters; a longer `data` is a text and no path
+TAKEN = "data is the name of a source, the path of a text, or a list of documents"
+
+
+def find_data(data: Any, text_field: str) -> tuple[str, int | None]:
+    """Return `data` as a name or path; documents are saved in the cache first.
+
+    Args:
+        data: a name or path, or an iterable of texts, or of records with the text in `text_field`, such as a
+            `datasets.Dataset`.
+
+    Returns:
+        The name or path, and the number of documents that were saved, None if none were.
+
+    Raises:
+        DataError: anything else, or no documents.
+    """
+    name = as_plain(data)
+    if isinstance(name, str):
+        return _check_name(name), None
+    if isinstance(data, (bytes, bytearray)):
+        raise DataError(f"data is bytes: {repr_short(data)}; write them to a file and give its path, or decode them")
+    if hasattr(data, "read"):
+        path = getattr(data, "name", None)
+        raise DataError(f"data is an open file; give its path{f', {path!r}' if isinstance(path, str) else ''} instead")
+    # The rows of a table of pandas are not what iterating it gives.
+    if hasattr(data, "columns") and hasattr(data, "iloc"):
+        raise DataError(f"data is a table; give the column that holds the texts, as in table[{text_field!r}]")
+    if isinstance(data, (Mapping, set, frozenset)) or not isinstance(data, Iterable):
+        raise DataError(f"data={repr_short(data)} has the type {type(data).__name__} and cannot be used; {TAKEN}")
+    return save_documents(data, text_field)
+
+
+def _check_name(name: str) -> str:
+    """Return the name. Raises DataError if it is a text itself."""
+    if "\n" in name or len(name) > MAX_NAME_LENGTH:
+        raise DataError(
+            f"data is a text of {len(name):,} characters, {repr_short(name)}; {TAKEN}: "
+            "write it to a file and give its path, or give a list: prepare_dataset([text])"
+        )
+    return name
+
+
+def save_documents(documents: Iterable[Any], text_field: str) -> tuple[str, int]:
+    """Save documents as JSON Lines at `<cache>/texts/<sha256>.jsonl`; return that path and their number.
+
+    A text is read more than once, and a resumed run must find it again.
+
+    Raises:
+        DataError: no documents, something that is neither a text nor a record with one, or paths of files.
+    """
+    items = iter(documents)
+    first = next(items, None)
+    if first is None:
+        raise DataError(f"data is an empty {type(documents).__name__}; {TAKEN}")
+    if isinstance(first, os.PathLike) or (isinstance(first, str) and _is_file(first)):
+        raise DataError(
+            f"data is a list of paths: {repr_short(str(first))}, ...; put the files into a folder and give its path, "
+            "or read them: [Path(p).read_text() for p in paths]"
+        )
+    count = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal count
+        for count, item in enumerate(chain([first], items), 1):
+            file.write(json.dumps({text_field: _document(item, text_field, count)}).encode() + b"\n")
+
+    folder = cache_dir() / "texts"
+    with cache_errors("the list of documents", folder):
+        path = write_by_digest(folder, ".jsonl", write)
+    return str(path), count
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
+
+
+def _document(item: Any, text_field: str, number: int) -> str:
+    text = item.get(text_field) if isinstance(item, Mapping) else item
+    if isinstance(text, str):
+        return text
+    if isinstance(item, Mapping):
+        found = ", ".join(map(str, item))
+        raise DataError(
+            f"document {number} has no text in field {text_field!r}; it has the fields {found}: "
+            "name the one that holds the text with {--text-field}"
+        )
+    raise DataError(f"document {number} is {repr_short(item)} ({type(item).__name__}) and not a text (str)")
+
+
+def find_tokenizer(tokenizer: Any) -> str | Tokenizer | None:
+    """Return a tokenizer as a name or path, or as one of ours.
+
+    Args:
+        tokenizer: also accepted are a `tokenizers.Tokenizer`, a fast tokenizer of transformers, tiktoken's encoding of
+            GPT-2, the dict of a `tokenizer.json` or of `to_dict`.
+
+    Raises:
+        ConfigError: anything else, or a tokenizer that is not a byte-level BPE with GPT-2's pattern.
+    """
+    spec = as_plain(tokenizer)
+    if spec is None or isinstance(spec, str):
+        return spec
+    if all(hasattr(tokenizer, name) for name in ("encode_batch", "token_bytes", "to_dict", "separator")):
+        return tokenizer
+    what = f"the {type(tokenizer).__module__.partition('.')[0]} {type(tokenizer).__name__} given as tokenizer"
+    if isinstance(tokenizer, Mapping):
+        if "kind" in tokenizer:
+            return tokenizer_from_dict(dict(tokenizer))
+        return from_tokenizer_json(tokenizer, "the dict given as tokenizer")
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)  # of a tokenizer of transformers
+    if hasattr(backend, "to_str") and hasattr(backend, "get_vocab"):
+        return from_tokenizer_json(json.loads(backend.to_str()), what)
+    if hasattr(tokenizer, "encode_ordinary") and getattr(tokenizer, "name", "") == "gpt2":
+        return "gpt2"
+    raise ConfigError(
+        f"{what} cannot be used; tokenizer is gpt2, bpe, bpe:N, char, byte, the path of a tokenizer.json, "
+        "or a tokenizer of light-llm or of the tokenizers library"
+    )

@@ -1,0 +1,120 @@
+"""The interface of tokenizers, and the operations that need nothing else: decoding, byte lengths, an empty prompt."""
+
+import codecs
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import as_plain, repr_short
+from ..errors import ConfigError, DataError
+
+Ids = NDArray[np.int32]
+
+
+class Tokenizer(Protocol):
+    """The interface of a tokenizer. The id `separator` is written between documents and nowhere else."""
+
+    name: str
+    vocab_size: int
+    separator: int
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text. No text is special: `<|endoftext|>` is thirteen characters."""
+        ...
+
+    def encode_batch(self, chunks: Sequence[str | None]) -> Ids:
+        """Return the ids of texts one after the other, with the separator for each None: (n,)."""
+        ids = [[self.separator] if chunk is None else self.encode(chunk) for chunk in chunks]
+        return np.concatenate(ids, dtype=np.int32, casting="unsafe")
+
+    def decode(self, ids: Iterable[int] | int) -> str:
+        """Return the text of ids: a list, an array, a tensor of one dimension, or one id.
+
+        Bytes that are no complete character become U+FFFD, and the separator has no text.
+
+        Raises:
+            DataError: an id outside the vocabulary, or several rows of ids.
+        """
+        return decode(self, ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes of one id; none for the separator."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values from which `tokenizer_from_dict` builds the same tokenizer."""
+        ...
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.vocab_size:,} ids)"
+
+
+def decode(tokenizer: Tokenizer, ids: Iterable[int] | int) -> str:
+    """Return the text of ids; see `Tokenizer.decode`."""
+    return b"".join(map(tokenizer.token_bytes, _plain_ids(ids, tokenizer.vocab_size))).decode("utf-8", "replace")
+
+
+def check_text(text: object) -> None:
+    """Raise ConfigError for a value that is no text."""
+    if not isinstance(text, str):
+        advice = ""
+        if isinstance(text, (list, tuple)):
+            advice = "; give one text at a time"
+        elif isinstance(text, (bytes, bytearray)):
+            advice = '; decode it first, as with .decode("utf-8")'
+        raise ConfigError(f"{repr_short(text)} has the type {type(text).__name__} and is not a text (str){advice}")
+
+
+def _plain_ids(ids: Any, vocab_size: int) -> list[int]:
+    """Return ids as Python's integers. Raises DataError for one outside the vocabulary, or for several rows."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    try:
+        plain: list[Any] = [ids] if isinstance(ids, numbers.Integral) else [as_plain(i) for i in ids]
+    except TypeError:
+        raise DataError(f"{repr_short(ids)} has no token ids; decode takes a list, an array or a tensor") from None
+    for i in plain:
+        if hasattr(i, "__len__") and not isinstance(i, str):
+            raise DataError("decode takes the ids of one text; decode the rows of a batch one by one")
+        if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < vocab_size:
+            raise DataError(f"{repr_short(i)} is no token id; this tokenizer has the ids 0 ... {vocab_size - 1}")
+    return plain
+
+
+class StreamingDecoder:
+    """Decodes ids one at a time; a character of several bytes appears once it is complete.
+
+    >>> from light_llm.data.tokenizers import ByteTokenizer
+    >>> stream = StreamingDecoder(ByteTokenizer())
+    >>> [stream.push(byte) for byte in "é!".encode()], stream.close()
+    (['', 'é', '!'], '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Return the text that this id completes, possibly none."""
+        return self.decoder.decode(self.tokenizer.token_bytes(token))
+
+    def close(self) -> str:
+        """Return the replacement character if the last character is incomplete."""
+        return self.decoder.decode(b"", final=True)
+
+
+def byte_lengths(tokenizer: Tokenizer) -> list[int]:
+    """Return the number of UTF-8 bytes of each id, (V,), for bits per byte."""
+    return [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+
+
+def start_ids(tokenizer: Tokenizer, *, knows_separator: bool) -> list[int]:
+    """Return the ids of an empty prompt: the separator, or a line break if the model never saw a separator."""
+    if knows_separator:
+        return [tokenizer.separator]
+    try:
+        return tokenizer.encode("\n")
+    except DataError:  # an alphabet without a line break
+        return [0]
