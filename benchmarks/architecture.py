@@ -26,7 +26,7 @@ from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.optim import build_optimizer, learning_rate
-from light_llm.runtime import autocast, choose_dtype, configure_malloc, seed_everything
+from light_llm.runtime import autocast, choose_dtype, configure_malloc
 
 SECONDS, SEEDS, V, T, B = 45.0, (1, 2, 3), 2048, 256, 8
 ROUNDS, STEPS = 8, 3  # of the measurement of a step
@@ -55,10 +55,9 @@ class Training:
     """A model with its objective and optimizer, trained step by step."""
 
     def __init__(self, of_model: dict[str, Any], steps: int, seed: int = 1) -> None:
-        seed_everything(seed)
         self.config = ModelConfig.nano(**(of_model | {"vocab_size": V, "n_positions": T}))
         self.how = TrainConfig(max_steps=steps, warmup_steps=max(1, steps // 10), lr=4e-3, optimizer="muon")
-        self.model = LightLLM(self.config)
+        self.model = LightLLM(self.config, seed=seed)
         self.objective = NextTokenLoss(self.model, self.how.loss_chunk)
         self.optimizer = build_optimizer(self.model, self.how)
         self.dtype = choose_dtype("auto", "cpu").value

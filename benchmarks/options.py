@@ -24,7 +24,7 @@ from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss, total_weight
 from light_llm.optim import build_optimizer, learning_rate
-from light_llm.runtime import autocast, choose_dtype, configure_malloc, seed_everything
+from light_llm.runtime import autocast, choose_dtype, configure_malloc
 
 SECONDS, SEEDS, PARTS = 90.0, (1, 2, 3), 10_000  # of the time, as the schedules count it
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the model, changes of the training
@@ -41,8 +41,8 @@ def train(name: str, seed: int) -> dict[str, float]:
     of_model, of_training = OPTIONS[name]
     dataset, tokenizer = prepare_dataset("shakespeare", max_length=256, tokenizer="bpe:2048")
     loader = create_dataloader(dataset, 8, seed=seed)
-    seed_everything(seed)
-    model = LightLLM(ModelConfig.nano(vocab_size=tokenizer.vocab_size, n_positions=256, **of_model))
+    torch.manual_seed(seed)  # dropout
+    model = LightLLM(ModelConfig.nano(vocab_size=tokenizer.vocab_size, n_positions=256, **of_model), seed=seed)
     config = TrainConfig(max_steps=PARTS, warmup_steps=PARTS // 10, lr=2.4e-3, **of_training)
     objective, optimizer = NextTokenLoss(model, config.loss_chunk, config.z_loss), build_optimizer(model, config)
     dtype, threads = choose_dtype("auto", "cpu").value, torch.get_num_threads()

@@ -78,7 +78,7 @@ def measure_point(name: str, value: int) -> Point:
     torch.manual_seed(0)
     size = replace(Size(), **{name: value})
     config = size.config
-    model = LightLLM(config)
+    model = LightLLM(config, seed=0)
     objective, optimizer = NextTokenLoss(model, TrainConfig().loss_chunk), build_optimizer(model, TrainConfig())
     x = torch.randint(size.V, (size.B, size.T + 1))
 

@@ -85,7 +85,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
 def steps_of(variant: Variant) -> Iterator[float]:
     """Train on random tokens; yield the seconds of each step."""
     torch.manual_seed(0)
-    model = LightLLM(variant.config)
+    model = LightLLM(variant.config, seed=0)
     model.checkpointing = variant.frugal
     objective = NextTokenLoss(model, 0 if variant.plain else 512 if variant.frugal else TrainConfig().loss_chunk)
     optimizer = torch.optim.AdamW(model.parameters()) if variant.plain else build_optimizer(model, TrainConfig())

@@ -26,7 +26,7 @@ from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import build_optimizer, learning_rate
-from light_llm.runtime import autocast, choose_dtype, seed_everything
+from light_llm.runtime import autocast, choose_dtype
 
 
 def main() -> None:
@@ -85,13 +85,12 @@ def build(line: str) -> tuple[LightLLM, TrainConfig, int]:
         settings[part][key] = parse_as(kind, key, text, what=part)
     config = replace(TrainConfig(), **settings["train"])
     width = settings["model"].get("n_embd", ModelConfig().n_embd)
-    seed_everything(config.seed)
-    model = LightLLM(ModelConfig(**({"n_head": width // 64} | settings["model"])))
+    model = LightLLM(ModelConfig(**({"n_head": width // 64} | settings["model"])), seed=config.seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "wpe" not in name:
                 parameter.mul_(stds["table_std" if "wte" in name else "std"] / 0.02)
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)  # dropout
     return model.train(), config, T
 
 

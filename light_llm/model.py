@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import ModelConfig
+from .config import DEFAULT_SEED, ModelConfig, repr_short
 from .errors import ConfigError
 from .layers.attention import additive_mask, attend, key_positions, repeat_kv, sliding_window_mask
 from .layers.dropout import Dropout, preserve_rng
@@ -110,12 +110,26 @@ class LightLLM(nn.Module):
     """A GPT-2, or a relative, of any size: tokens (B, T) -> logits (B, T, V).
 
     The loss and the decoder need the two halves of `forward` apart: `hidden_states`, and `logits` of some of them.
+
+    Args:
+        seed: of the initial weights. The same seed gives the same weights, whatever was drawn before, and torch's
+            global generator is left as it was. None: draw from the global generator, as other modules do.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, seed: int | None = DEFAULT_SEED) -> None:
         super().__init__()
-        self.config = config
+        if not isinstance(config, ModelConfig):
+            raise ConfigError(
+                f"LightLLM takes a ModelConfig, not {repr_short(config)}; make one with ModelConfig.nano(), or "
+                "ModelConfig(n_layer=2, ...)"
+            )
+        self.config, self.seed = config, seed
         self.checkpointing = False  # recompute each block in the backward pass: less memory, a third more time
+        with _seeded(seed):
+            self._build(config)
+
+    def _build(self, config: ModelConfig) -> None:
+        """Make the modules and draw their weights."""
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = POSITIONS[config.positions](config)
         self.drop = Dropout(config.dropout)
@@ -188,6 +202,18 @@ class LightLLM(nn.Module):
     def logit_cap(self) -> float:
         """The bound of the logits, 0 for none."""
         return self.config.logit_cap
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a generator with this seed inside the block, and leave the global one as it was; None: do nothing."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also reseed every GPU.
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @contextmanager

@@ -79,8 +79,7 @@ def test_logits_and_gradients_are_transformers(shape: ModelConfig) -> None:
 @pytest.mark.parametrize("chosen", [{}, {"mlp": "swiglu", "norm": "rmsnorm", "bias": False, "tied_head": False}])
 def test_initialisation_is_gpt2s(chosen: dict[str, Any]) -> None:
     """N(0, 0.02), 1/sqrt(2L) of it on the way into the residual stream, zero biases, unit gains."""
-    torch.manual_seed(0)
-    model = LightLLM(ModelConfig(vocab_size=500, n_positions=128, n_embd=128, n_layer=8, n_head=4, **chosen))
+    model = LightLLM(ModelConfig(vocab_size=500, n_positions=128, n_embd=128, n_layer=8, n_head=4, **chosen), seed=0)
     for name, p in model.named_parameters():
         if p.ndim == 2:
             expected = 0.02 / math.sqrt(16) if name.endswith("c_proj.weight") else 0.02

@@ -25,9 +25,8 @@ def test_presets_have_the_published_sizes(config: ModelConfig, size: int) -> Non
 
 def test_the_untrained_loss_is_uniform() -> None:
     """-log(1/V): anything else means the initialisation or the loss is wrong."""
-    torch.manual_seed(0)
     x, y = some_tokens(8, 32), some_tokens(8, 32, seed=6)
-    loss = NextTokenLoss(LightLLM(TINY))(x, y) / total_weight(y)
+    loss = NextTokenLoss(LightLLM(TINY, seed=0))(x, y) / total_weight(y)
     assert loss.item() == pytest.approx(math.log(TINY.vocab_size), abs=0.05)
 
 
@@ -106,8 +105,7 @@ def test_the_chunked_loss_is_the_plain_loss() -> None:
 def test_the_same_seed_gives_the_same_model() -> None:
     states = []
     for _ in range(2):
-        torch.manual_seed(3)
-        states.append(LightLLM(TINY).state_dict())
+        states.append(LightLLM(TINY, seed=3).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -127,8 +125,7 @@ def test_decay_groups_are_complete_and_disjoint() -> None:
 
 def test_a_model_can_learn_by_heart() -> None:
     """Forty steps on one batch: the gradient points downhill and the optimizer follows it."""
-    torch.manual_seed(0)
-    model, x = LightLLM(TINY), some_tokens(2, 17)
+    model, x = LightLLM(TINY, seed=0), some_tokens(2, 17)
     optimizer = build_optimizer(model, TrainConfig(lr=1e-2))
     for group in optimizer.param_groups:
         group["lr"] = 1e-2

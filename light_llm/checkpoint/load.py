@@ -70,6 +70,7 @@ def build(file: ModelFile) -> LightLLM:
             f"{file.path} does not fit its own config: {', '.join(wrong[:3])}; use another checkpoint"
         )
     model.load_state_dict(file.weights, assign=True)
+    model.seed = None  # no seed gives these weights
     return model.requires_grad_(True)
 
 

@@ -80,7 +80,7 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     from ..checkpoint.load import build
     from ..data import create_dataloader
     from ..model import LightLLM
-    from ..runtime import configure_process, seed_everything
+    from ..runtime import configure_process
     from ..train import Trainer
     from .fit import FitChecker, resolve_auto
 
@@ -92,12 +92,10 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     changes = fit.check_before_data(run)
     run = run.with_settings(**changes)
     dataset = _load_dataset(run, origin, flags, given, settings | changes)
-    # Right before the weights are drawn, so that they do not depend on how the text was prepared.
-    seed_everything(run.train.seed)
     if origin is None:
         vocab_size = settings.get("model__vocab_size", dataset.tokenizer.vocab_size)
         run = fit.fit_to_dataset(replace(run, model=replace(run.model, vocab_size=vocab_size)), dataset)
-        model = LightLLM(run.model)
+        model = LightLLM(run.model, seed=run.train.seed)
     else:
         model = build(replace(origin, config=run.model))
     # --fit and --budget may have chosen shorter windows.

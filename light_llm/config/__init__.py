@@ -12,6 +12,7 @@ from .param_shapes import block_shapes as block_shapes
 from .param_shapes import get_model_size as get_model_size
 from .param_shapes import matrix_parameters as matrix_parameters
 from .param_shapes import outer_shapes as outer_shapes
+from .param_shapes import param_shapes as param_shapes
 from .recipe import about_recipe as about_recipe
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe_names as recipe_names
@@ -30,6 +31,7 @@ from .settings import metavar_of as metavar_of
 from .settings import setting as setting
 from .settings import settings_of as settings_of
 from .train import TrainConfig as TrainConfig
+from .validation import DEFAULT_SEED as DEFAULT_SEED
 from .validation import MAX_SEED as MAX_SEED
 from .validation import as_plain as as_plain
 from .validation import check_choice as check_choice

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .settings import check_settings, setting
-from .validation import MAX_SEED
+from .validation import DEFAULT_SEED, MAX_SEED
 
 DEFAULT_SOURCE = "shakespeare"
 
@@ -21,7 +21,7 @@ class DataConfig:
     text_field: str = setting("text", "field of JSONL, Parquet", flag=True)
     # Bytes that are not UTF-8: strict refuses the text, replace counts and replaces them.
     errors: str = setting("strict", "bad bytes", choices=("strict", "replace"), flag=True, metavar="WHAT")
-    seed: int = setting(1337, "window order", low=0, high=MAX_SEED, flag=True)
+    seed: int = setting(DEFAULT_SEED, "window order", low=0, high=MAX_SEED, flag=True)
 
     def __post_init__(self) -> None:
         check_settings(self)

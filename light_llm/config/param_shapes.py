@@ -48,6 +48,13 @@ def outer_shapes(config: ModelConfig) -> NamedShapes:
     return shapes
 
 
+def param_shapes(config: ModelConfig) -> NamedShapes:
+    """Return every parameter of a model by its full name: the keys of its state dict."""
+    block = block_shapes(config)
+    blocks = {f"h.{layer}.{name}": shape for layer in range(config.n_layer) for name, shape in block.items()}
+    return outer_shapes(config) | blocks
+
+
 def count(shapes: NamedShapes) -> int:
     """Return the total number of parameters."""
     return sum(math.prod(shape) for shape in shapes.values())

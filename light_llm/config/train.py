@@ -8,7 +8,7 @@ from ..errors import ConfigError, did_you_mean
 from .choices import OPTIMIZERS
 from .schedule import SCHEDULES
 from .settings import check_settings, setting
-from .validation import MAX_SEED, divisors
+from .validation import DEFAULT_SEED, MAX_SEED, divisors
 
 COMPILE = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -58,7 +58,7 @@ class TrainConfig:
     # auto: W&B if its key or WANDB_MODE=offline is set.
     tracker: str = setting("auto", "log to", choices=TRACKERS, resume="free", flag=True)
     init_from: str | None = setting(None, "weights to start from", flag=True, metavar="PATH")
-    seed: int = setting(1337, "weights, dropout", low=0, high=MAX_SEED, flag=True)
+    seed: int = setting(DEFAULT_SEED, "weights, dropout", low=0, high=MAX_SEED, flag=True)
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -14,6 +14,7 @@ from ..errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
 MAX_SEED = (1 << 63) - 1
+DEFAULT_SEED = 1337  # of the weights, dropout and order, on the command line and in Python
 MAX_REPR_LENGTH = 80  # characters of a value in a message
 _TYPE_NAMES: dict[type, str] = {
     int: "a whole number",

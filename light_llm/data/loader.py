@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import MAX_SEED, DataConfig, repr_short, whole_number
+from ..config import DEFAULT_SEED, MAX_SEED, DataConfig, repr_short, whole_number
 from ..errors import ConfigError
 from .tokenizers import byte_lengths
 
@@ -95,7 +95,7 @@ class DataLoader:
         )
 
 
-def create_dataloader(dataset: TokenDataset, batch_size: int = 8, *, seed: int = 1337) -> DataLoader:
+def create_dataloader(dataset: TokenDataset, batch_size: int = 8, *, seed: int = DEFAULT_SEED) -> DataLoader:
     """Return a loader over the training split.
 
     Raises:

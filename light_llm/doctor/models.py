@@ -41,10 +41,8 @@ BINS = 16
 
 @cache
 def make_model(config: ModelConfig) -> LightLLM:
-    """Return the float32 model on the CPU. Leave the global generator alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = LightLLM(config).eval()
+    """Return the float32 model on the CPU."""
+    model = LightLLM(config, seed=1).eval()
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             std = 1.5 / parameter.size(1) ** 0.5 if parameter.ndim == 2 else 0.1

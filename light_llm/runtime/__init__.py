@@ -8,8 +8,9 @@ from .device import choose_device as choose_device
 from .device import choose_dtype as choose_dtype
 from .device import device_name as device_name
 from .device import has_attention_kernel as has_attention_kernel
+from .device import preserved_rng as preserved_rng
 from .device import rng_state as rng_state
-from .device import seed_everything as seed_everything
+from .device import seed_rng as seed_rng
 from .device import set_rng_state as set_rng_state
 from .env import cache_dir as cache_dir
 from .env import disable_onnx_telemetry as disable_onnx_telemetry

@@ -2,8 +2,8 @@
 
 import platform
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -125,7 +125,9 @@ def autocast(device: str, dtype: str) -> AbstractContextManager[object]:
 
 def measure_bfloat16_speedup(seconds: float = 0.15) -> float:
     """Measure how many times as fast the CPU multiplies in bfloat16 as in float32, with the shapes of micro's MLP."""
-    x, w = torch.randn(2048, 384), torch.randn(1536, 384)
+    # Of a generator of their own: the program's is left alone.
+    generator = torch.Generator().manual_seed(1)
+    x, w = torch.randn(2048, 384, generator=generator), torch.randn(1536, 384, generator=generator)
     xh, wh = x.bfloat16(), w.bfloat16()
 
     def once(a: Tensor, b: Tensor) -> float:
@@ -136,9 +138,24 @@ def measure_bfloat16_speedup(seconds: float = 0.15) -> float:
     return min(fp32 for fp32, _ in times) / min(bf16 for _, bf16 in times)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch's generators on every device; light-llm does not use those of Python and numpy."""
-    torch.manual_seed(seed)
+def seed_rng(seed: int, device: str) -> None:
+    """Seed the generators that dropout uses: the CPU's and the device's own, and no others."""
+    torch.default_generator.manual_seed(seed)
+    if device.startswith("cuda"):
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device == "mps":
+        torch.mps.manual_seed(seed)
+
+
+@contextmanager
+def preserved_rng(device: str) -> Iterator[None]:
+    """Leave the generators of the CPU and of a device as they were before the block."""
+    before = rng_state(device)
+    try:
+        yield
+    finally:
+        set_rng_state(before, device)
 
 
 def rng_state(device: str) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
     model, dataset, decisions = trainer.model.config, trainer.batches.dataset, trainer.decisions
     lines = [
         f"light-llm {__version__}",
+        *(f"note     {note}" for note in trainer.notes),
         f"model    {get_model_size(model):,} parameters: {model.n_layer} layers, {model.n_head} heads, "
         f"n_embd {model.n_embd},",
         f"         positions {model.n_positions:,}, vocabulary {model.vocab_size:,}",

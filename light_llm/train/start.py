@@ -24,7 +24,7 @@ from ..observe import BackgroundSink, Console, JsonLines, Sink, read_rows
 from ..observe.step_metrics import StepMetrics
 from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
-from ..runtime import matmul_rate, seed_everything, set_rng_state
+from ..runtime import matmul_rate, seed_rng, set_rng_state
 from . import messages, preflight
 from .step import StepQueue, Throughput, TrainState
 
@@ -259,7 +259,7 @@ def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput]:
         trainer.state = restore(trainer.resumed.checkpoint, model, optimizer, config.device)
         trainer.resumed = None
     else:
-        seed_everything(config.seed)
+        seed_rng(config.seed, config.device)
     # All batches have one shape, because the micro-batch divides the batch; dynamic shapes would give slower kernels.
     if config.compile == "on":
         trainer.objective.compile(dynamic=False)

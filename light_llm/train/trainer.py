@@ -11,16 +11,16 @@ from torch import Tensor
 
 from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
-from ..config import Run, TrainConfig, check_range
-from ..data import Batch, DataLoader, batches_from
+from ..config import ModelConfig, Run, TrainConfig, check_range
+from ..data import Batch, DataLoader, TokenDataset, batches_from
 from ..errors import ConfigError, DeviceError, as_keywords
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
 from ..observe.nonfinite import find_nonfinite
 from ..optim import learning_rate
-from ..runtime import autocast, is_out_of_memory, peak_memory, rng_state, set_rng_state, stop_after
-from . import messages, preflight
+from ..runtime import autocast, is_out_of_memory, peak_memory, preserved_rng, rng_state, set_rng_state, stop_after
+from . import arguments, messages, preflight
 from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFiniteGuard, run_guards
 from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
@@ -33,10 +33,13 @@ class Trainer:
     """Trains a model on a loader, into a run folder.
 
     Args:
-        model: moved to the device and trained in place.
-        loader: from `create_dataloader`. Any iterable of (tokens, targets) works too, but without held-out evaluation,
-            tokenizer in the checkpoint and exact resume; the header says so.
-        config: the training settings; single ones can be given by name instead, as in `max_steps=1000`.
+        model: moved to the device and trained in place; or a ModelConfig, whose model is built with the run's seed.
+        loader: from `create_dataloader`, or a dataset, whose windows are ordered by the run's seed. Any iterable of
+            (tokens, targets) works too, but without held-out evaluation, tokenizer in the checkpoint and exact resume;
+            the header says so.
+        config: the training settings; single ones can be given by name instead, as in `max_steps=1000`. `seed` is that
+            of the weights, of dropout and of the order: `Trainer(config, dataset, seed=1)` uses it for all three, and a
+            ready model or loader with another seed is refused. torch's global generators are left as they were.
         out: the run folder. By default `checkpoints`, where an earlier run is moved away first; a folder that is named
             here and holds a run is refused unless `resume` or `overwrite` is given.
         resume: continue the run in `out` from its newest checkpoint; settings that are not given keep their values.
@@ -59,8 +62,8 @@ class Trainer:
 
     def __init__(
         self,
-        model: LightLLM,
-        loader: DataLoader | Iterable[tuple[Tensor, Tensor]],
+        model: LightLLM | ModelConfig,
+        loader: DataLoader | TokenDataset | Iterable[tuple[Tensor, Tensor]],
         config: TrainConfig | None = None,
         *,
         out: str | Path | None = None,
@@ -78,11 +81,18 @@ class Trainer:
     ) -> None:
         self.options = RunOptions(out is not None, overwrite, quiet, report, force, skip_doctor, sinks, spell)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
+        model, self.notes = arguments.unwrap(model)
+        arguments.check_arguments(model, loader, config)
         saved = read_saved_run(self.folder) if resume else None
         if saved and config is None:
             # "auto" prefers the values of the last process, and lets a machine without its device choose another one.
             config = replace(saved.run.train, device="auto", dtype="auto", compile="auto")
-        config = (config or TrainConfig()).with_changes(changes)
+        if saved:
+            arguments.refuse_epochs(changes, loader)
+            config = (config or TrainConfig()).with_changes(changes)
+        else:
+            config = arguments.choose_settings(config, changes, model, loader)
+        model, loader = arguments.build(model, loader, config, saved.run.data.seed if saved else config.seed)
         if isinstance(loader, DataLoader):
             preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
@@ -135,8 +145,11 @@ class Trainer:
         self.stop_flag.save = True
 
     def train(self) -> Result:
-        """Run the remaining steps. Returns how the run ended; never exits the process."""
-        with start_run(self) as run:
+        """Run the remaining steps. Returns how the run ended; never exits the process.
+
+        Inside, dropout draws from torch's global generators, seeded by the run; afterwards they are as before.
+        """
+        with preserved_rng(self.config.device), start_run(self) as run:
             while self.state.step < self.config.max_steps and self.stop_flag.status is None:
                 started = time.perf_counter()
                 lr = self.set_learning_rate()

@@ -108,16 +108,14 @@ WIDE = ModelConfig(vocab_size=400, n_positions=64, n_embd=128, n_layer=8, n_head
 
 
 def N12_weights_start_small() -> None:
-    torch.manual_seed(0)
-    model = LightLLM(WIDE)
+    model = LightLLM(WIDE, seed=0)
     tables = torch.cat([p.flatten() for n, p in model.named_parameters() if p.ndim == 2 and "c_proj" not in n])
     agree(tables.std(), 0.02, rtol=0.01)
     agree(tables.mean(), 0.0, atol=1e-4)
 
 
 def N13_smaller_where_a_branch_joins_the_stream() -> None:
-    torch.manual_seed(0)
-    model = LightLLM(WIDE)
+    model = LightLLM(WIDE, seed=0)
     joins = torch.cat([p.flatten() for n, p in model.named_parameters() if n.endswith("c_proj.weight")])
     agree(joins.std(), 0.02 / math.sqrt(2 * 8), rtol=0.01)
 
@@ -126,8 +124,8 @@ def N14_the_variance_that_the_branches_add_does_not_grow_with_depth() -> None:
     """Each MLP adds 4 d E[a^2] (0.02)^2 / (2 L) on average: L of them together have no L in it."""
     added = []
     for L in (2, 8):
-        torch.manual_seed(0)
-        blocks = LightLLM(ModelConfig(vocab_size=5, n_positions=8, n_embd=128, n_layer=L, n_head=4)).double().h
+        config = ModelConfig(vocab_size=5, n_positions=8, n_embd=128, n_layer=L, n_head=4)
+        blocks = LightLLM(config, seed=0).double().h
         total = 0.0
         for block in blocks:
             x = block.ln_2(tensor(normal(200, 128)))
@@ -141,8 +139,7 @@ def N14_the_variance_that_the_branches_add_does_not_grow_with_depth() -> None:
 
 def N15_an_untrained_model_guesses() -> None:
     """log V and d 0.02^2 / 2 more, over targets that are any token: the variance of a logit is d 0.02^2."""
-    torch.manual_seed(0)
-    z = array(LightLLM(WIDE)(some_tokens(4, 32, V=400)))
+    z = array(LightLLM(WIDE, seed=0)(some_tokens(4, 32, V=400)))
     nats = log_sum_exp(z)[..., None] - z  # of every possible target
     agree(z.var(axis=-1).mean(), 128 * 0.02**2, rtol=0.1)
     agree(nats.mean() - math.log(400), 128 * 0.02**2 / 2, rtol=0.1)

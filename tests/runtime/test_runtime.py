@@ -22,8 +22,9 @@ from light_llm.runtime import (
     limit_threads,
     offline_dir,
     peak_memory,
+    preserved_rng,
     rng_state,
-    seed_everything,
+    seed_rng,
     set_rng_state,
     stop_after,
     tiktoken_cache_dir,
@@ -136,9 +137,11 @@ def test_compilation_is_asked_for_and_needs_a_compiler(monkeypatch: pytest.Monke
 
 
 def test_generators_are_restored() -> None:
-    seed_everything(3)
+    seed_rng(3, "cpu")
     state, first = rng_state("cpu"), torch.rand(3)
     set_rng_state(state, "cpu")
+    with preserved_rng("cpu"):
+        torch.rand(5)
     assert torch.equal(torch.rand(3), first)
 
 

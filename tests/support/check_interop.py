@@ -60,8 +60,7 @@ class Cell:
 def trained(folder: Path, shape: dict[str, Any], tokenizer: str) -> LoadedModel:
     """Train a small model on the built-in corpus and load it from its run folder."""
     dataset, found = prepare_dataset("tales:1", max_length=SHAPE["n_positions"], tokenizer=tokenizer)
-    torch.manual_seed(1)
-    model = LightLLM(ModelConfig(**(SHAPE | {"vocab_size": found.vocab_size} | shape)))
+    model = LightLLM(ModelConfig(**(SHAPE | {"vocab_size": found.vocab_size} | shape)), seed=1)
     how: dict[str, Any] = {"max_steps": STEPS, "lr": 3e-3, "warmup_steps": 5, "eval_interval": STEPS}
     quiet: dict[str, Any] = {"quiet": True, "report": False, "sample_interval": 0, "probe_interval": 0}
     how |= {"save_interval": STEPS, "device": "cpu", "dtype": "float32", "skip_doctor": True}

@@ -62,7 +62,7 @@ def tiny_model(seed: int = 0, scale: float = 1.0, **changes: Any) -> LightLLM:
     """A tiny model in evaluation mode; a scale above 1 makes it opinionated, so that its guesses are not uniform."""
     torch.manual_seed(seed)
     config = ModelConfig(**({f: getattr(TINY, f) for f in TINY.__dataclass_fields__} | changes))
-    model = LightLLM(config).eval()
+    model = LightLLM(config, seed=None).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -86,7 +86,8 @@ def byte_loader(path: Path, *, max_length: int = 16, batch_size: int = 4, seed: 
 def byte_model(dropout: float = 0.0, seed: int = 0) -> LightLLM:
     """A tiny model over bytes."""
     torch.manual_seed(seed)
-    return LightLLM(ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_layer=2, n_head=3, dropout=dropout))
+    config = ModelConfig(vocab_size=257, n_positions=32, n_embd=24, n_layer=2, n_head=3, dropout=dropout)
+    return LightLLM(config, seed=None)
 
 
 def write_shard(path: Path, ids: Iterable[Iterable[int]], *, vocab_size: int, metadata: Mapping[str, Any]) -> None:

@@ -1,0 +1,136 @@
+"""Check the model, the loader and the settings that a Trainer is given, and build those that are given as configs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..config import DEFAULT_SEED, EPOCHS, ModelConfig, TrainConfig, explain_alias, param_shapes, repr_short
+from ..data import DataLoader, TokenDataset, create_dataloader
+from ..errors import ConfigError
+from ..model import LightLLM
+
+ModelLike = LightLLM | ModelConfig
+LoaderLike = DataLoader | TokenDataset | Iterable[tuple[Tensor, Tensor]]
+_WRAPPERS = ("_orig_mod", "module")  # where torch.compile, and DataParallel and DDP, keep the model
+MAX_NAMED = 3  # parameters in a message
+
+
+def unwrap(model: Any) -> tuple[Any, list[str]]:
+    """Return the model inside torch.compile, DataParallel or DDP, and the notes about what was unwrapped."""
+    notes = []
+    while isinstance(model, nn.Module) and not isinstance(model, LightLLM):
+        inner = next((child for name, child in model.named_children() if name in _WRAPPERS), None)
+        if inner is None:
+            break
+        advice = ", and {--compile on} compiles the step" if hasattr(model, "_orig_mod") else ""
+        notes.append(f"the model inside {type(model).__name__} is trained, without this wrapper{advice}")
+        model = inner
+    return model, notes
+
+
+def check_arguments(model: Any, loader: Any, config: Any) -> None:
+    """Raise ConfigError for an argument of the wrong kind, or a model that could not be loaded after training."""
+    if isinstance(config, ModelConfig):
+        raise ConfigError(
+            "the third argument of Trainer is a TrainConfig; the ModelConfig goes to the model: LightLLM(config)"
+        )
+    if config is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"config={repr_short(config)} is no TrainConfig; settings can be given by name: Trainer(..., max_steps=100)"
+        )
+    if isinstance(loader, (nn.Module, ModelConfig)):
+        raise ConfigError("the arguments are in the wrong order: Trainer(model, loader)")
+    if not isinstance(model, (LightLLM, ModelConfig)):
+        raise ConfigError(
+            f"a Trainer trains a LightLLM, and this is a {type(model).__name__}; make one with LightLLM(config)"
+        )
+    if not isinstance(loader, (DataLoader, TokenDataset, Iterable)):
+        raise ConfigError(
+            f"a {type(loader).__name__} is no loader; give create_dataloader(dataset, batch_size), or any iterable of "
+            "(tokens, targets)"
+        )
+    if isinstance(loader, (str, bytes)):
+        raise ConfigError(f"{repr_short(loader)} is no loader; open a text with prepare_dataset({repr_short(loader)})")
+    if isinstance(model, LightLLM):
+        _check_parameters(model)
+
+
+def _check_parameters(model: LightLLM) -> None:
+    """Raise ConfigError unless the model has exactly the parameters of its config, and some that can be trained."""
+    expected = param_shapes(model.config)
+    actual = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = [name for name in expected | actual if expected.get(name) != actual.get(name)]
+    if wrong:
+        listed = ", ".join(
+            f"{name} is {_shape(actual, name)}, not {_shape(expected, name)}" for name in wrong[:MAX_NAMED]
+        )
+        more = f", and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
+        raise ConfigError(
+            f"this model is not as its config says: {listed}{more}. What is trained could not be loaded again. Build "
+            "it with LightLLM(config) and a config that fits, and merge adapters first"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "every parameter of this model is frozen, so there is nothing to train; model.requires_grad_(True) "
+            "makes them trainable"
+        )
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(shapes[name]) if name in shapes else "absent"
+
+
+def choose_settings(
+    config: TrainConfig | None, changes: Mapping[str, Any], model: ModelLike, loader: Any
+) -> TrainConfig:
+    """Return the settings of a new run: `config`, the changes by name, and the seed and batch size of the loader.
+
+    Raises:
+        ConfigError: an unknown setting, or a seed that the model or the loader do not have.
+    """
+    refuse_epochs(changes, loader)
+    settings = (config or TrainConfig()).with_changes(changes)
+    named = "seed" in changes
+    chosen = named or settings.seed != DEFAULT_SEED
+    if isinstance(model, LightLLM) and model.seed is not None and model.seed != settings.seed:
+        if chosen:
+            raise ConfigError(
+                f"seed={settings.seed}, and the weights of the model were drawn with seed={model.seed}; build it with "
+                f"LightLLM(config, seed={settings.seed}), or give the Trainer the config in place of the model"
+            )
+        # The record of the run names the seed that the weights were drawn with.
+        settings = replace(settings, seed=model.seed)
+    if isinstance(loader, DataLoader) and named and loader.seed != settings.seed:
+        raise ConfigError(
+            f"seed={settings.seed}, and the loader orders its windows by seed={loader.seed}; make it with "
+            f"create_dataloader(dataset, {loader.batch_size}, seed={settings.seed}), or give the Trainer the dataset "
+            "in place of the loader"
+        )
+    return settings
+
+
+def refuse_epochs(changes: Mapping[str, Any], loader: Any) -> None:
+    """Raise ConfigError for a number of passes over the text, with its number of steps if the loader knows it."""
+    for name, value in changes.items():
+        if name in EPOCHS:
+            steps = len(loader) if isinstance(loader, DataLoader) else None
+            raise ConfigError(f"{name}={repr_short(value)}: {explain_alias(name, value, steps_per_pass=steps)}")
+
+
+def build(
+    model: ModelLike, loader: LoaderLike, config: TrainConfig, data_seed: int
+) -> tuple[LightLLM, DataLoader | Iterable[tuple[Tensor, Tensor]]]:
+    """Return the model of a ModelConfig and the loader of a dataset; ready ones unchanged.
+
+    Args:
+        data_seed: of the order of the windows.
+    """
+    if isinstance(model, ModelConfig):
+        model = LightLLM(model, seed=config.seed)
+    if isinstance(loader, TokenDataset):
+        loader = create_dataloader(loader, config.batch_size, seed=data_seed)
+    return model, loader
