@@ -280,7 +280,9 @@ def test_importing_is_light_and_silent(statement: str) -> None:
 
 def test_every_public_name_is_there() -> None:
     for name in light_llm.__all__:
-        assert getattr(light_llm, name)
+        assert getattr(light_llm, name) and name in dir(light_llm)
+        assert name in (light_llm.__doc__ or "") or name == "__version__", "help(light_llm) has a line for it"
+    assert not {"Any", "Path", "import_module"} & set(dir(light_llm)) and "config" in dir(light_llm)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         light_llm.nothing  # noqa: B018
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..config import DEFAULT_SOURCE, DataConfig
 from ..errors import DataError
@@ -26,7 +27,7 @@ StageProgressFn = Callable[[str, int, int], object]  # (stage, bytes done, bytes
 
 
 @dataclass(frozen=True)
-class TokenDataset:
+class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
     """The token ids of a text, split into training and held-out ids, with their tokenizer and origin."""
 
     tokens: TokenArray  # the training split
@@ -41,7 +42,7 @@ class TokenDataset:
         """Windows of max_length tokens in one pass."""
         return max(1, (len(self.tokens) - self.max_length) // self.max_length)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: SupportsIndex) -> tuple[Tensor, Tensor]:
         """Return window `index` of the training split: its tokens and targets, (T,) int64 each.
 
         The windows lie side by side. `create_dataloader` also moves their starts from one pass to the next.

@@ -3,7 +3,7 @@
 import codecs
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
         ids = [[self.separator] if chunk is None else self.encode(chunk) for chunk in chunks]
         return np.concatenate(ids, dtype=np.int32, casting="unsafe")
 
-    def decode(self, ids: Iterable[int] | int) -> str:
+    def decode(self, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
         """Return the text of ids: a list, an array, a tensor of one dimension, or one id.
 
         Bytes that are no complete character become U+FFFD, and the separator has no text.
@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         return f"{type(self).__name__}({self.vocab_size:,} ids)"
 
 
-def decode(tokenizer: Tokenizer, ids: Iterable[int] | int) -> str:
+def decode(tokenizer: Tokenizer, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
     """Return the text of ids; see `Tokenizer.decode`."""
     return b"".join(map(tokenizer.token_bytes, _plain_ids(ids, tokenizer.vocab_size))).decode("utf-8", "replace")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from ..config import Sampling, check_range, get_model_size, metavar_of, settings_of
 from ..config.validation import parse_as
 from ..data.tokenizers import decode as decode_ids
-from ..errors import ConfigError, Interrupted, LightLLMError, did_you_mean
+from ..errors import ConfigError, Interrupted, LightLLMError, as_flags, did_you_mean
 from .decode import window_start
 from .generator import TextGenerator, check_request
 from .terminal import BOLD, DIM, Terminal, delayed_interrupt
@@ -232,7 +232,7 @@ class Repl:
             method(*values)
         except LightLLMError as error:
             self.failed = True
-            self.terminal.error(str(error))
+            self.terminal.error(as_flags(error.message))
         except KeyboardInterrupt as end:
             if isinstance(end, Interrupted) or not self.terminal.interactive:
                 raise

@@ -126,7 +126,8 @@ def test_decode_takes_what_holds_ids(tokenizer: Tokenizer) -> None:
         == tokenizer.decode(torch.tensor(tokenizer.encode("a")[0]))
         == "a"
     )
-    for wrong in ([tokenizer.vocab_size], [-1], [True], [0.0], torch.zeros(2), "12"):
+    wrongs: tuple[Any, ...] = ([tokenizer.vocab_size], [-1], [True], [0.0], torch.zeros(2), "12")
+    for wrong in wrongs:
         with pytest.raises(
             DataError, match=f"is no token id; this tokenizer has the ids 0 ... {tokenizer.vocab_size - 1}"
         ):

@@ -203,7 +203,7 @@ def test_again_is_the_same_prompt_with_the_next_seed(writer: TextGenerator) -> N
 
 def test_samples_are_numbered_answers(writer: TextGenerator) -> None:
     """The same as `generate text --num-samples`: row i is written with seed + i."""
-    many = writer.generate_many(["abc"] * 3, max_new_tokens=12, seed=7)
+    many = writer.generate_many(["abc"] * 3, max_new_tokens=12, seed=7, temperature=1.0, top_k=0)
     expected = "".join(f"--- sample {i + 1}\nabc{text}\n" for i, text in enumerate(many))
     assert say(writer, "/sample 3 abc").out == expected and len(set(many)) == 3
     assert say(writer, "abc", "/seed 7", "/sample 3").out == answers(writer, "abc") + expected

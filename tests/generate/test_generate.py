@@ -5,15 +5,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from light_llm.checkpoint import Files, model_meta, write_model_file
+from light_llm.config import DEFAULT_SAMPLING, get_model_size
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError, DataError
 from light_llm.generate import Sampling, TextGenerator, decode
 from light_llm.generate.decode import window_start
+from light_llm.generate.generator import choose_sampling
 from light_llm.generate.sampling import (
     apply_filters,
     apply_min_p,
@@ -23,7 +27,7 @@ from light_llm.generate.sampling import (
     penalise_repetition,
     sample,
 )
-from tests.support.tools import model_path, some_tokens, tiny_model
+from tests.support.tools import ALPHABET, model_path, some_tokens, tiny_model
 
 # ---- sampling rules
 
@@ -184,10 +188,12 @@ def test_a_text_begins_with_its_prompt_and_repeats_with_its_seed(writer: TextGen
 
 
 def test_alone_batched_and_streamed_are_the_same(writer: TextGenerator) -> None:
-    many = writer.generate_many(["abc", "a", ""], max_new_tokens=40, seed=7)
-    for i, prompt in enumerate(["abc", "a", ""]):
-        assert "".join(writer.stream(prompt, max_new_tokens=40, seed=7 + i)) == many[i]
-        assert writer.generate(prompt, 40, temperature=1.0, top_k=0, seed=7 + i) == prompt + many[i]
+    for options in ({}, {"temperature": 1.5, "top_k": 0, "min_p": 0.01}, {"sampling": Sampling(top_p=0.9), "top_k": 5}):
+        many = writer.generate_many(["abc", "a", ""], max_new_tokens=40, seed=7, **options)
+        for i, prompt in enumerate(["abc", "a", ""]):
+            assert "".join(writer.stream(prompt, 40, seed=7 + i, **options)) == many[i]
+            assert writer.generate(prompt, 40, seed=7 + i, **options) == prompt + many[i]
+    assert choose_sampling() == DEFAULT_SAMPLING == choose_sampling(Sampling(temperature=0.8), top_k=np.int64(40))
 
 
 def test_a_stop_string_ends_the_text_before_it(writer: TextGenerator) -> None:
@@ -228,7 +234,7 @@ def test_positions_beyond_the_trained_ones_are_not_used(tmp_path: Path) -> None:
     model = tiny_model(vocab_size=writer.model.config.vocab_size, n_positions=16)
     model.load_state_dict({k: v[:16] if k == "wpe.weight" else v for k, v in writer.model.state_dict().items()})
     rows = decode(model, [list(b"hello")], seeds=[2], sampling=Sampling(), max_new_tokens=40, n_ids=257)
-    (text,) = writer.generate_many(["hello"], max_new_tokens=40, seed=2)
+    (text,) = writer.generate_many(["hello"], max_new_tokens=40, seed=2, sampling=Sampling())
     assert text == bytes(row[0] for row in rows if row[0] is not None).decode("utf-8", errors="replace")
 
 
@@ -240,19 +246,62 @@ def test_positions_beyond_the_trained_ones_are_not_used(tmp_path: Path) -> None:
         ("a", {"temperature": -1.0}, "^temperature=-1.0"),
         ("a", {"seed": -1}, "^seed=-1"),
         ("Z", {}, r"'Z' \(U\+005A\)"),
+        (None, {}, "^prompt=None is no text"),
+        (["a", "b"], {}, r"^prompt=\['a', 'b'\] is no text; for several prompts use generate_many"),
+        (b"a", {}, "^prompt=b'a' is no text"),
+        ("a", {"temprature": 1.0}, "no argument 'temprature' of generation; did you mean temperature"),
+        ("a", {"n": 1}, "no argument 'n' of generation. There are prompt, max_new_tokens, stop, seed, temperature"),
+        ("a", {"sampling": {"top_k": 1}}, "^sampling={'top_k': 1} cannot be used"),
     ],
 )
-def test_an_unusable_request_is_named(writer: TextGenerator, prompt: str, options: Any, message: str) -> None:
+def test_an_unusable_request_is_named(writer: TextGenerator, prompt: Any, options: Any, message: str) -> None:
     with pytest.raises(DataError if prompt == "Z" else ConfigError, match=message):
         writer.generate(prompt, **options)
+    with pytest.raises(DataError if prompt == "Z" else ConfigError, match=message):
+        list(writer.stream(prompt, **options))
+    with pytest.raises(DataError if prompt == "Z" else ConfigError, match=message):
+        writer.generate_many([prompt], **options)
+
+
+def test_numbers_of_numpy_in_a_request(writer: TextGenerator) -> None:
+    options = {"max_new_tokens": np.int64(9), "seed": torch.tensor(3), "temperature": np.float32(0.5)}
+    assert writer.generate("abc", **options) == writer.generate("abc", 9, seed=3, temperature=0.5)  # type: ignore[arg-type]
 
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
     model = tiny_model()
     meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
     write_model_file(tmp_path / "m.pt", model.state_dict(), meta, Files())
-    with pytest.raises(CheckpointError, match="m.pt has no tokenizer"):
+    with pytest.raises(CheckpointError, match=r"m.pt has no tokenizer: .*TextGenerator\(path, tokenizer=tokenizer\)"):
         TextGenerator(tmp_path / "m.pt")
+    with pytest.raises(ConfigError, match="the tokenizer has 257 ids and the model 61; give the one"):
+        TextGenerator(tmp_path / "m.pt", tokenizer=ByteTokenizer())
+    given = TextGenerator(tmp_path / "m.pt", tokenizer=CharTokenizer(ALPHABET), device="cpu")
+    assert given.generate("abc", 5, seed=1).startswith("abc")
+
+
+def test_a_model_in_memory_writes_and_can_be_trained_on(model: Path) -> None:
+    from light_llm import load
+
+    trained, tokenizer = load(model)
+    trained.train()
+    before = {name: weight.clone() for name, weight in trained.state_dict().items()}
+    inside = TextGenerator(torch.compile(trained), tokenizer=tokenizer, context=16, device="cpu")  # type: ignore[arg-type]
+    assert inside.generate("abc", 20, seed=4) == TextGenerator(model, device="cpu").generate("abc", 20, seed=4)
+    assert trained.training and all(torch.equal(before[name], w) for name, w in trained.state_dict().items())
+    trained(torch.tensor([[1, 2]])).sum().backward()  # the conversion for generation would have no gradients
+    assert (
+        repr(inside)
+        == f"TextGenerator(model, {get_model_size(trained.config):,} parameters, {tokenizer!r}, float32 on cpu)"
+    )
+    for wrong, message in (
+        ({}, "a model alone has no tokenizer"),
+        ({"tokenizer": tokenizer, "context": 99}, "context=99"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TextGenerator(trained, **wrong)
+    with pytest.raises(ConfigError, match="takes a path or a LightLLM, not 5"):
+        TextGenerator(5)  # type: ignore[arg-type]
 
 
 def test_greedy_is_transformers_greedy() -> None:
