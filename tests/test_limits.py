@@ -155,7 +155,7 @@ def test_a_size_that_cannot_be_read(name: str) -> None:
 def test_a_corpus_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="the built-in corpus cannot be kept at .* set LIGHT_LLM_CACHE"):
+    with pytest.raises(DataError, match="the built-in corpus cannot be cached at .* set LIGHT_LLM_CACHE"):
         find_source("tales:1")
 
 
@@ -189,10 +189,7 @@ def test_without_files_or_network_tales_is_used(
     shape = ["--set", "model.n_layer=1", "--set", "model.n_embd=24", "--set", "model.n_head=3"]
     assert main(["train", *small, *shape, "--set", "train.sample_interval=0"]) == 0
     out = capsys.readouterr().out
-    line = (
-        "note     this is tales, the built-in corpus: shakespeare.txt is not on this machine and --offline forbids to "
-        "download it\n"
-    )
+    line = "note     Shakespeare has not been downloaded yet: using the built-in stories ('tales') instead\n"
     assert out.count(line) == 1 and " above the limit  perplexity" in out
     assert main(["eval"]) == 0
     out = capsys.readouterr().out
@@ -204,7 +201,7 @@ def test_without_files_or_network_tales_is_used(
     headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
     assert headings == ["--- from nothing", "--- 'Once upon a time'", "--- 'Lily was'", "--- 'Tom lived in'"]
     assert main(["train", *small, *shape, "--data", "shakespeare", "--out", "other"]) == 2  # asked for by name
-    assert "shakespeare.txt is not on this machine and --offline forbids" in capsys.readouterr().err
+    assert "shakespeare.txt is not on this machine, and this command downloads nothing" in capsys.readouterr().err
 
 
 def test_the_line_of_an_evaluation_says_the_distance() -> None:
@@ -221,9 +218,8 @@ def test_gpt2_s_vocabulary_is_stood_in_for(poem: Path, monkeypatch: pytest.Monke
     dataset, tokenizer = prepare_dataset(poem, 16, offline=True)
     assert tokenizer.name == "bpe" and dataset.config.tokenizer == "bpe"
     assert dataset.notes == (
-        "the vocabulary is bpe, learnt from this text: gpt2/vocab.bpe is not on this machine and --offline forbids to "
-        "download it",
+        "GPT-2's vocabulary has not been downloaded yet: using one trained on this text (bpe) instead",
     )
-    with pytest.raises(DataError, match="gpt2/vocab.bpe is not on this machine"):
+    with pytest.raises(DataError, match="gpt2/vocab.bpe is not on this machine.* or use tokenizer=bpe"):
         prepare_dataset(poem, 16, "gpt2", offline=True)
     assert SimpleNamespace(**dataset.record()).tokenizer == "bpe"

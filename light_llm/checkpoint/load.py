@@ -13,6 +13,7 @@ from ..config import ModelConfig, block_shapes, check_range, from_dict, get_mode
 from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
+from ..runtime import expand_path
 from .commit import check_format, is_complete, read_json, verify_folder
 from .model_file import WEIGHT_DTYPES, ModelFileReader
 from .run_folder import RunFolder
@@ -95,7 +96,8 @@ def read_model(path: str | Path) -> ModelFile:
     Raises:
         CheckpointError: nothing there, damaged, truncated, or of another format.
     """
-    given, path = Path(path), find_model(Path(path))
+    given = expand_path(path)
+    path = find_model(given)
     while True:
         try:
             return _read(path)

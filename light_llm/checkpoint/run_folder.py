@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..atomic_io import REAL_FILES, Files, atomic_write
 from ..errors import CheckpointError
 from ..json_io import dump_with_digest, load_verified
+from ..runtime import expand_path
 from ..text_format import format_bytes
 from .commit import is_complete, read_json, verify_folder
 from .lock import FolderLock
@@ -48,7 +49,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, files: Files | None = None) -> None:
-        self.path = Path(path)
+        self.path = expand_path(path)
         self.files = files or REAL_FILES
         self.best_model = self.path / "best_model.pt"
         self.metrics = self.path / "metrics.jsonl"

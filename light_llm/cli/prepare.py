@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from ..config import Run
+from ..errors import as_flags
 from ..text_format import format_bytes, format_duration
 from .args import given_flags, given_settings, parse, with_run_settings
 
@@ -23,14 +25,14 @@ SETTINGS = ("data", "tokenizer", "held_out", "val_data", "text_field", "errors")
 class PrepareFlags:
     """The flags of `prepare`; the settings of the text are those of `train`."""
 
-    verify: Annotated[bool, arg(help="check every cached byte")] = False
+    verify: Annotated[bool, arg(help="also check every cached byte")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Encode a text, and print how large it is and how it was encoded."""
-    about = "Encode a text ahead of time. An interrupted preparation goes on where it was; training finds the result."
+    about = "Encode a text ahead of time; `train` uses the result. If it is interrupted, run it again to continue."
     flags, given = parse(with_run_settings(PrepareFlags, SETTINGS), argv, prog="light-llm prepare", about=about)
     from ..data import load_dataset
     from .progress import counting, preparing
@@ -54,9 +56,12 @@ def command(argv: Sequence[str]) -> int:
     if flags.verify:
         with counting("checking", quiet=flags.quiet) as show_blocks:
             blocks = dataset.check(show_blocks)
-        lines.append(f"checked  {blocks:,} blocks of up to 1 MiB: every byte is as it was written")
+        lines.append(f"checked  {blocks:,} block{'s' * (blocks != 1)} of up to 1 MiB: every byte is as it was written")
     else:
-        lines.append(f"next     python train.py{given_flags(flags, given, SETTINGS)}")
+        # Standard input cannot be read again; its saved copy can.
+        text = "" if dataset.source.name == data.data else f" --data {shlex.quote(dataset.source.name)}"
+        same = given_flags(flags, given, [name for name in SETTINGS if name != "data" or not text])
+        lines.append(f"next     light-llm train{text}{same}")
     if not flags.quiet:
         print("\n".join(lines))
     return 0
@@ -66,16 +71,16 @@ def _text_lines(dataset: TokenDataset) -> list[str]:
     """Return lines on the text, its tokens and the folder of the cached ids."""
     source, tokenizer = dataset.source, dataset.tokenizer
     tokens = len(dataset.tokens) + len(dataset.held_out)
-    lines = [f"note     {note}" for note in dataset.notes]
+    lines = [f"note     {as_flags(note)}" for note in dataset.notes]
     documents = f"{source.documents:,} document{'s' * (source.documents > 1)}"
     lines.append(f"text     {source.title}: {_size(source):,} bytes, {documents}")
     if source.replaced:
-        lines.append(f"         {source.replaced:,} bytes that are no UTF-8 were replaced")
+        lines.append(f"         {source.replaced:,} bytes that are not UTF-8 were replaced")
     lines.append(
         f"tokens   {len(dataset.tokens):,} training, {len(dataset.held_out):,} held out "
-        f"({tokenizer.name}, {tokenizer.vocab_size:,} ids, {_size(source) / tokens:.2f} bytes per token)"
+        f"({tokenizer.name}, vocabulary {tokenizer.vocab_size:,}, {_size(source) / tokens:.2f} bytes per token)"
     )
-    return [*lines, f"kept     {dataset.folder}"]
+    return [*lines, f"cached   {dataset.folder}"]
 
 
 def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | None) -> str:
@@ -83,9 +88,10 @@ def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | 
     from ..runtime import usable_cores
 
     if encoding_seconds is None:
-        return f"took     {format_duration(seconds)}: it was there already"
+        return f"took     {format_duration(seconds)}: it was cached already"
     speed = format_bytes(_size(dataset.source) / max(encoding_seconds, 1e-9))
-    return f"took     {format_duration(seconds)}; encoded at {speed}/s on {usable_cores()} cores"
+    cores = usable_cores()
+    return f"took     {format_duration(seconds)}; encoded at {speed}/s on {cores} core{'s' * (cores != 1)}"
 
 
 def _size(source: Source) -> int:

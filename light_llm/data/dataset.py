@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..runtime import cache_dir
 from .encode import encode_splits
 from .python_inputs import find_data, find_tokenizer
-from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key
+from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key, split_note
 from .shards import SHARD_FORMAT, Shard, TokenArray
 from .sources import Source
 from .text_stream import ProgressFn
@@ -205,15 +205,22 @@ def load_dataset(
     expected = {**identity, "vocab_size": tokenizer.vocab_size}
     train, held_out = (Shard(folder / f"{split}.bin", {**expected, "split": split}) for split in ("train", "held_out"))
     if len(train) < config.max_length + 1 or len(held_out) < 2:
-        raise DataError(_too_small(source, len(train), len(held_out), config.max_length))
+        raise DataError(_too_small(source, config, len(train), len(held_out)))
+    notes += split_note(source, config.held_out, len(train), len(held_out))
     return TokenDataset(train, held_out, config.max_length, tokenizer, source, config, tuple(notes))
 
 
-def _too_small(source: Source, n_train: int, n_held_out: int, T: int) -> str:
+def _too_small(source: Source, config: DataConfig, n_train: int, n_held_out: int) -> str:
+    """Return the message for a split that is too small, with the setting that makes it so."""
     counts = f"{source.path} gives {n_train:,} training tokens and {n_held_out:,} held-out ones"
+    T, total = config.max_length, n_train + n_held_out
+    if source.held_out and n_held_out < 2:
+        return f"the held-out text {source.held_out.path} ({{--val-data}}) has {n_held_out} token; name a longer one"
+    if min(n_train, n_held_out) < 3 and total >= 100 and not source.held_out:
+        return f"{counts}, because of {{--held-out {config.held_out:g}}}; use a share such as {{--held-out 0.1}}"
     if n_held_out < 2 or n_train < 3:
-        return f"{counts}; that is too little to train on: a few thousand characters are the least that makes sense"
+        return f"{counts}; that is too little to train on: use a text of at least a few thousand characters"
     return (
-        f"{counts}; one window of max_length={T:,} needs {T + 1:,} training tokens: "
-        f"use {{--max-length {n_train - 1}}} or smaller, or a longer text"
+        f"{counts}; one window of {{--max-length {T}}} needs {T + 1:,} training tokens: "
+        f"use {{--max-length {n_train - 1}}} or less, or a longer text"
     )

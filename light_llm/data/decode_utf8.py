@@ -104,7 +104,7 @@ def open_file(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
             else:
                 yield file, file.tell
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{path} is damaged or no gzip file ({error}); fetch or pack it again") from None
+        raise DataError(f"{path} is damaged or not a gzip file ({error}); download or compress it again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -114,7 +114,7 @@ def utf8_error(path: Path, offset: int, error: UnicodeDecodeError, where: str = 
     byte = f"byte 0x{error.object[error.start]:02x}"
     return DataError(
         f"{path} is not UTF-8 text: {byte} at offset {offset:,}{where} ({error.reason}); "
-        f"{_convert_hint(path, 'LATIN1')}; or use --errors replace, which puts U+FFFD in place of such bytes"
+        f"{_convert_hint(path, 'LATIN1')}; or use {{--errors replace}}, which replaces such bytes by U+FFFD"
     )
 
 

@@ -72,8 +72,8 @@ def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCal
                 check_not_utf16(path, line[:4096])
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(
-                    f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is it one JSON object a line? Longer texts can "
-                    "be files of their own in a folder"
+                    f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is there one JSON object per line? Write "
+                    "longer texts as files in a folder"
                 )
             try:
                 text, _, replaced = decode_bytes(line, errors, final=True)
@@ -105,8 +105,8 @@ def document_chunks(document: str | None, errors: str, callbacks: ReadCallbacks,
     except UnicodeEncodeError as error:
         if errors == "strict":
             raise DataError(
-                f"{where} holds half a surrogate pair, \\u{ord(document[error.start]):04x}, which is no character; "
-                f"correct it, or use --errors replace, which puts U+FFFD in its place"
+                f"{where} has half a surrogate pair, \\u{ord(document[error.start]):04x}, which is not a character; "
+                f"correct it, or use {{--errors replace}}, which replaces it by U+FFFD"
             ) from None
         document, replaced = re.subn("[\ud800-\udfff]", REPLACEMENT, document)
         callbacks.on_replaced(replaced)
@@ -117,10 +117,10 @@ def document_chunks(document: str | None, errors: str, callbacks: ReadCallbacks,
 def missing_field_error(where: str, kind: str, name: str, names: list[str]) -> DataError:
     """Return the error for a missing field (or column), with the names that exist and the nearest of them."""
     more = f" and {len(names) - MAX_LISTED_FIELDS} more" if len(names) > MAX_LISTED_FIELDS else ""
-    listed = f"The {kind}s there are {', '.join(names[:MAX_LISTED_FIELDS])}{more}" if names else f"It has no {kind}s"
+    listed = f"Its {kind}s are {', '.join(names[:MAX_LISTED_FIELDS])}{more}" if names else f"It has no {kind}s"
     return DataError(
         f"{where} has no {kind} {name!r}{did_you_mean(name, names)} {listed}; name the one that holds the text "
-        f"with --text-field"
+        f"with {{--text-field}}"
     )
 
 
@@ -132,7 +132,7 @@ def _parse_object(text: str, where: str) -> dict[str, Any]:
             f"{where} is not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
         ) from None
     except (ValueError, RecursionError):  # Python converts no integer of more than 4,300 digits
-        raise DataError(f"{where} is no JSON that can be read: it has thousands of digits or nested brackets") from None
+        raise DataError(f"{where} is JSON that cannot be read: it has thousands of digits or nested brackets") from None
     if not isinstance(value, dict):
         kind = "an array" if isinstance(value, list) else "a bare value"
         raise DataError(f'{where} is {kind}, not an object with fields such as {{"text": "..."}}')
@@ -150,8 +150,8 @@ def _text_field(line: dict[str, Any], name: str, where: str) -> str | None:
         return value
     kind = {dict: "an object", list: "an array", bool: "true or false"}.get(type(value), "a number")
     raise DataError(
-        f"{where} has {kind} in field {name!r}, not text; name the field that holds the text with --text-field "
-        f"(there are {', '.join(_field_names(line)[:MAX_LISTED_FIELDS])})"
+        f"{where} has {kind} in field {name!r}, not text; name the field that holds the text with "
+        f"{{--text-field}} (its fields are {', '.join(_field_names(line)[:MAX_LISTED_FIELDS])})"
     )
 
 

@@ -3,6 +3,7 @@
 `RetryPolicy` decides how often and after which delay; `http.py` decides which errors (such as HTTP 503) are retried.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -15,10 +16,18 @@ from typing import BinaryIO
 from ..atomic_io import atomic_path
 from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
-from .http import PermanentError, RetryableError, request
+from .http import NoConnection, PermanentError, RetryableError, request
 from .text_stream import LogFn, ProgressFn, no_log
 
 READ_BYTES = 1 << 16  # per read; a read that breaks off in the middle is lost
+
+
+class Unavailable(DataError):
+    """A file that is not on this machine and was not downloaded, with why: "" if no download was tried."""
+
+    def __init__(self, message: str, reason: str = "", *, no_network: bool = False) -> None:
+        super().__init__(message)
+        self.reason, self.no_network = reason, no_network
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class PinnedFile:
     url: str
     sha256: str
     size: int  # bytes
+    instead: str = "name a text file of your own with {--data my.txt}"  # what a user can do without it
 
 
 @dataclass(frozen=True)
@@ -66,27 +76,29 @@ def ensure_file(
     with other bytes is skipped, and named in a log message or, if nothing else is found, in the error.
 
     Raises:
-        DataError: the file is nowhere and cannot or must not be downloaded, or the download is not the pinned file.
+        Unavailable: the file is not on this machine, and may not or cannot be downloaded.
+        DataError: the cache cannot be written.
     """
     folder, damaged = offline_dir(), list[tuple[Path, str]]()
     candidates = [folder / file.name] if folder else []
     for path in [*candidates, cache_dir() / file.name, *extra_paths]:
         if path.is_file():
             if problem := _mismatch(path, file):
-                damaged.append((path, f"{path} is there but damaged: {problem}"))
+                damaged.append((path, f"{path} is damaged: {problem}"))
                 continue
             break
     else:
         skipped = f" ({', '.join(message for _, message in damaged)})" if damaged else ""
         if offline:
-            raise DataError(
-                f"{file.name} is not on this machine{skipped} and --offline forbids to download it; {_remedy(file)}"
+            raise Unavailable(
+                f"{file.name} is not on this machine{skipped}, and this command downloads nothing; {_remedy(file)}"
             )
         try:
             path = download_file(file, cache_dir() / file.name, retry=retry, progress=progress)
-        except DataError as error:
-            problem, semicolon, remedy = str(error).partition("; ")
-            raise DataError(f"{problem}{skipped}{semicolon}{remedy}") from None
+        except Unavailable as error:
+            problem, semicolon, remedy = error.message.partition("; ")
+            message = f"{problem}{skipped}{semicolon}{remedy}"
+            raise Unavailable(message, error.reason, no_network=error.no_network) from None
     # Report damaged files also when the file was found: they would be skipped at every start.
     for damaged_path, message in damaged:
         log(f"{message}; " + ("it was downloaded again" if damaged_path == path else f"{path} is used instead"))
@@ -115,8 +127,8 @@ def download_file(
     interrupted download resumes where it broke off, if the server supports that.
 
     Raises:
-        DataError: no connection, no complete response within the attempts, other bytes than the pinned ones, or a full
-            disk.
+        Unavailable: no connection, no complete response within the attempts, or other bytes than the pinned ones.
+        DataError: the target cannot be written.
     """
     with cache_errors(file.name, target), atomic_path(target) as partial, open(partial, "w+b") as out:
         _download_with_retries(file, out, retry, progress)
@@ -129,9 +141,10 @@ def cache_errors(content: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room there, or set LIGHT_LLM_CACHE to" if full else "set LIGHT_LLM_CACHE to"
         raise DataError(
-            f"{content} cannot be kept at {path}: {error.strerror or error}; "
-            "make room there, or set LIGHT_LLM_CACHE to another folder"
+            f"{content} cannot be cached at {path}: {error.strerror or error}; {remedy} a folder that can be written to"
         ) from None
 
 
@@ -142,31 +155,35 @@ def sha256_of(path: Path) -> str:
 
 
 def _download_with_retries(file: PinnedFile, out: BinaryIO, retry: RetryPolicy, progress: ProgressFn | None) -> None:
-    """Fill `out` with the file. Raises DataError if that fails, OSError if `out` cannot be written."""
-    problem, retry_after = "", None
+    """Fill `out` with the file. Raises Unavailable if that fails, OSError if `out` cannot be written."""
+    problem = reason = ""
+    retry_after = None
     for failures in range(retry.attempts):
         if failures:
             time.sleep(retry.delay(failures, retry_after))
         try:
             start = _download_rest(file, out, retry.timeout, progress)
         except RetryableError as error:
+            reason = str(error)
             problem = f"{file.name} could not be downloaded from {file.url} ({error})"
             retry_after = error.retry_after
             if error.restart:
                 out.truncate(0)
             continue
         except PermanentError as error:
-            raise DataError(f"{file.name} could not be downloaded from {file.url} ({error}); {_remedy(file)}") from None
+            message = f"{file.name} could not be downloaded from {file.url} ({error}); {_remedy(file)}"
+            raise Unavailable(message, str(error), no_network=isinstance(error, NoConnection)) from None
         out.seek(0)
         sha256 = hashlib.file_digest(out, "sha256").hexdigest()  # type: ignore[arg-type]
         if sha256 == file.sha256:
             return
-        problem = f"{file.url} sent other bytes than expected: SHA-256 {sha256}; nothing was kept"
+        reason = "it is not the expected file"
+        problem = f"{file.url} sent another file than the expected one: SHA-256 {sha256}; it was deleted"
         if not start:
-            raise DataError(f"{problem}; {_remedy(file)}")
+            raise Unavailable(f"{problem}; {_remedy(file)}", reason)
         # The file may have changed on the server between two attempts, so try once more from the beginning.
         out.truncate(0)
-    raise DataError(f"{problem}, {retry.attempts} tries; try again later, or {_remedy(file)}")
+    raise Unavailable(f"{problem}, {retry.attempts} tries; try again later, or {_remedy(file)}", reason)
 
 
 def _download_rest(file: PinnedFile, out: BinaryIO, timeout: float, progress: ProgressFn | None) -> int:
@@ -193,4 +210,4 @@ def _download_rest(file: PinnedFile, out: BinaryIO, timeout: float, progress: Pr
 
 def _remedy(file: PinnedFile) -> str:
     folder = offline_dir() or cache_dir()
-    return f"put the file (SHA-256 {file.sha256}) at {folder / file.name}, or name a text file of your own with --data"
+    return f"put the file (SHA-256 {file.sha256}) at {folder / file.name}, or {file.instead}"

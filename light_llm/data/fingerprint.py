@@ -71,8 +71,8 @@ def read_verified(texts: TextFiles, sha256: str, progress: ProgressFn | None = N
         with suppress(OSError):  # they were never cached, or the cache is read-only
             _cache_path(_file_stamps(texts)[0]).unlink()
         raise DataError(
-            f"{texts.files[0]}{' or a file beside it' if len(texts.files) > 1 else ''} was changed while it was read; "
-            f"start again when nothing writes to it"
+            f"{texts.files[0]}{' or a file beside it' if len(texts.files) > 1 else ''} changed while it was read; "
+            f"start again when no program writes to it"
         )
 
 
@@ -93,8 +93,11 @@ def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
             ascii_seen = "".join(c for c in alphabet if c.isascii()).encode()
     if n_chars == 0:
         where = texts.files[0] if len(texts.files) == 1 else f"{texts.files[0].parent} (all {len(texts.files):,} files)"
-        field = f" in field {texts.text_field!r}" if texts.kind in ("jsonl", "parquet") else ""
-        raise DataError(f"{where} holds no text{field}; training needs some thousand characters")
+        if texts.kind in ("jsonl", "parquet"):
+            raise DataError(
+                f"{where} holds no text in field {texts.text_field!r}; name the field that has it with {{--text-field}}"
+            )
+        raise DataError(f"{where} holds no text; name another file or folder")
     return TextStats(
         sha256=digest.hexdigest(),
         n_bytes=n_bytes,

@@ -39,6 +39,10 @@ class PermanentError(Exception):
     """An error that another try would not change."""
 
 
+class NoConnection(PermanentError):
+    """No server was reached: no network, no such host, or a closed port."""
+
+
 @dataclass(frozen=True)
 class Response:
     """The body of a response: a file, or the rest of it."""
@@ -63,7 +67,7 @@ def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
 
     Raises:
         RetryableError: a transient status (RETRYABLE_STATUS) or a broken connection.
-        PermanentError: any other failure.
+        PermanentError: any other failure; NoConnection, if no server was reached.
     """
     http_request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -79,7 +83,7 @@ def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
     except (OSError, http.client.HTTPException) as error:
         if _is_transient(error):
             raise RetryableError(_reason(error)) from None
-        raise PermanentError(_reason(error)) from None
+        raise NoConnection(_reason(error)) from None
     with body:
         size = body.headers.get("Content-Length", "")
         if body.status == 206:
@@ -136,7 +140,8 @@ def _is_transient(error: Any) -> bool:
 
 def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
-    return str(reason) or type(reason).__name__
+    # Without the number that OSError puts before its text.
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
 
 
 def _parse_retry_after(value: str | None) -> float | None:

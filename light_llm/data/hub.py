@@ -51,7 +51,7 @@ def ensure_hub_file(
             raise
     if offline:
         raise DataError(
-            f"{file.name} of {file.repo} is not on this machine and --offline forbids to download it; {_remedy(file)}"
+            f"{file.name} of {file.repo} is not on this machine, and this command downloads nothing; {_remedy(file)}"
         )
     try:
         path = Path(_hub_download(file, progress, endpoint, local_files_only=False))
@@ -134,8 +134,8 @@ def _check_hash(file: HubFile, path: Path) -> None:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise DataError(
-            f"{file.repo} sent other bytes for {file.name} than it announced: SHA-256 {sha256} instead of {blob.name}; "
-            f"nothing was kept; try again, or {_remedy(file)}"
+            f"{file.repo} sent another file than {file.name}, which it announced: SHA-256 {sha256} instead of "
+            f"{blob.name}; it was deleted; try again, or {_remedy(file)}"
         )
 
 
@@ -162,5 +162,5 @@ def _remedy(file: HubFile) -> str:
     folder = offline_dir() or cache_dir()
     return (
         f"put the file (revision {file.revision} of {file.repo}) at {folder / file.folder / file.name}, "
-        f"or name a text file of your own, as in --data my.txt"
+        f"or name a text file of your own with {{--data my.txt}}"
     )

@@ -40,7 +40,7 @@ def parquet_documents(path: Path, text_field: str, errors: str, callbacks: ReadC
                 callbacks.on_position(n_bytes * row // n_rows)
     except pa.ArrowException as error:
         reason = _first_line(error)
-        raise DataError(f"{path} is damaged or no Parquet file ({reason}); fetch or write it again") from None
+        raise DataError(f"{path} is damaged or not a Parquet file ({reason}); download or write it again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read as Parquet: {error.strerror or _first_line(error)}") from None
 
@@ -54,7 +54,7 @@ def _find_column(schema: Any, name: str, path: Path, pa: Any) -> list[str]:
             if not (pa.types.is_string(value_type) or pa.types.is_large_string(value_type)):
                 raise DataError(
                     f"{path} has {kind} in column {name!r}, not text; name the column that holds the text with "
-                    f"--text-field (there are {', '.join(columns)})"
+                    f"{{--text-field}} (its columns are {', '.join(columns)})"
                 )
             return column
     raise missing_field_error(str(path), "column", name, list(columns))
@@ -85,8 +85,8 @@ def _decode_document(value: bytes, errors: str, callbacks: ReadCallbacks, where:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{value[error.start]:02x} at offset {error.start:,} of the text ({error.reason})"
         raise DataError(
-            f"{where} is not UTF-8 text: {byte}; write the file again, or use --errors replace, which puts U+FFFD in "
-            "place of such bytes"
+            f"{where} is not UTF-8 text: {byte}; write the file again, or use {{--errors replace}}, which "
+            "replaces such bytes by U+FFFD"
         ) from None
     if replaced:
         callbacks.on_replaced(replaced)

@@ -10,6 +10,7 @@ from ..config import DataConfig
 from ..errors import DataError, LightLLMError
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir
+from .download import Unavailable
 from .shards import SHARD_FORMAT
 from .sources import Source, find_source
 from .text_stream import Chunk, LogFn, ProgressFn, no_log, split_at
@@ -43,7 +44,7 @@ def resolve_source(
         if chosen or config.val_data:
             raise
         # Damaged files are part of the error message, so the notes so far are not needed.
-        notes[:] = [f"this is {BUILT_IN_SOURCE}, the built-in corpus: {_without_remedy(error)}"]
+        notes[:] = [_substitute_note("Shakespeare", f"the built-in stories ({BUILT_IN_SOURCE!r})", error)]
         return find(BUILT_IN_SOURCE), notes
 
 
@@ -61,7 +62,7 @@ def resolve_tokenizer(
         try:
             return make_tokenizer("gpt2", offline=offline, log=notes.append), notes
         except DataError as error:
-            notes = [f"the vocabulary is bpe, learnt from this text: {_without_remedy(error)}"]
+            notes = [_substitute_note("GPT-2's vocabulary", "one trained on this text (bpe)", error)]
     spec = spec or "bpe"
     return cached_tokenizer(spec, source, held_out, offline=offline, progress=progress, log=notes.append), notes
 
@@ -89,7 +90,7 @@ def cached_tokenizer(
     except FileNotFoundError:
         pass
     except (OSError, ValueError, LightLLMError) as error:
-        log(f"the tokenizer kept at {path} is damaged ({error}) and is trained again")
+        log(f"the cached tokenizer {path} is damaged ({error}) and is trained again")
     tokenizer = make_tokenizer(spec, source.alphabet, texts, offline=offline)
     with suppress(OSError):  # a cache that cannot be written only costs the training again
         atomic_write(path, dump_with_digest(tokenizer.to_dict()))
@@ -112,9 +113,19 @@ def read_splits(
         yield "train", source.read(progress)
         yield "held_out", source.held_out.read()
         return
-    head, tail = split_at(source.read(progress), int(source.n_chars * (1 - held_out)), source.documents)
+    # The limits of the built-in corpus are known for whole stories, so none of its stories is cut.
+    total = None if source.limits else source.n_chars
+    head, tail = split_at(source.read(progress), int(source.n_chars * (1 - held_out)), source.documents, total)
     yield "train", head
     yield "held_out", tail()
+
+
+def split_note(source: Source, held_out: float, n_train: int, n_held_out: int) -> list[str]:
+    """Return a note if the held-out share of the tokens is more than twice or less than half of what was asked for."""
+    share = n_held_out / (n_train + n_held_out)
+    if source.held_out or held_out / 2 <= share <= held_out * 2:
+        return []
+    return [f"{100 * share:.3g}% of the tokens are held out; {100 * held_out:.3g}% was asked for ({{--held-out}})"]
 
 
 def split_key(source: Source, held_out: float) -> float | str:
@@ -132,6 +143,12 @@ def full_alphabet(source: Source) -> str:
     return "".join(sorted({*source.alphabet, *(source.held_out.alphabet if source.held_out else "")}))
 
 
-def _without_remedy(error: DataError) -> str:
-    """Return an error message without the advice: a substitute was used instead."""
-    return str(error).partition("; ")[0]
+def _substitute_note(wanted: str, used: str, error: DataError) -> str:
+    """Return the note that a default is not available, with the reason but without the advice of the error."""
+    if not isinstance(error, Unavailable):
+        return f"using {used} instead of {wanted}: {error.message.partition('; ')[0]}"
+    if error.no_network:
+        return f"No network: using {used} instead of {wanted} ({error.reason})"
+    if not error.reason:
+        return f"{wanted} has not been downloaded yet: using {used} instead"
+    return f"{wanted} could not be downloaded ({error.reason}): using {used} instead"

@@ -1,21 +1,24 @@
 """Find a text by name or path: a named source, the built-in corpus, standard input, a file or a folder."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from ..atomic_io import write_by_digest
+from ..config import repr_short
 from ..errors import DataError, did_you_mean
-from ..runtime import cache_dir
+from ..runtime import cache_dir, expand_path
 from .decode_utf8 import READ_BYTES
 from .download import PinnedFile, cache_errors, ensure_file
 from .fingerprint import TextStats, read_verified, text_stats
 from .hub import HubFile, ensure_hub_file
 from .tales import corpus
-from .text_files import TextFiles, find_text_files
+from .text_files import TextFiles, find_text_files, list_skipped
 from .text_stream import Chunk, LogFn, ProgressFn, no_log
 
 STDIN = "-"
@@ -106,23 +109,27 @@ def find_source(
         data, text_field, errors, offline: as in `prepare_dataset`; the field `meta.text` is "text" in "meta".
         val_data: the name or path of a text to hold out; by default the validation files of the source, if it has any.
         progress: called with (bytes done, bytes in total) of each download and of each pass over files.
-        log: called with a message for each damaged file that was skipped.
+        log: called with a message for each damaged file that was skipped, what a folder gave, and a built-in text whose
+            name is also that of a file here.
 
     Raises:
         DataError: an unknown source or file, a folder without texts, an empty text, a failed download, or a file that
             cannot be read, with the place in it.
     """
     if errors not in ("strict", "replace"):
-        raise DataError(f"errors={errors!r} cannot be used; it must be strict or replace")
+        raise DataError(f"{{--errors {errors}}} cannot be used; it must be strict or replace")
     source = _find(data, text_field, errors, offline, progress, log)
     if val_data is None:
         return source
     # The validation files of a source that is itself used for validation are ignored.
-    held_out = replace(_find(val_data, text_field, errors, offline, progress, log), held_out=None)
+    try:
+        held_out = replace(_find(val_data, text_field, errors, offline, progress, log), held_out=None)
+    except DataError as error:
+        raise DataError(f"the held-out text ({{--val-data {val_data}}}) cannot be used: {error.message}") from None
     if held_out.sha256 == source.sha256:
         raise DataError(
-            f"{val_data} is the very text of {data}; a model is judged by a text it was not trained on: name another "
-            f"with --val-data, or leave that out, and the end of the text is held out"
+            f"{{--val-data {val_data}}} is the same text as {{--data {data}}}, and a held-out text must not be trained "
+            "on; name another, or leave out {--val-data}: the end of the text is then held out"
         )
     return replace(source, held_out=held_out)
 
@@ -137,36 +144,75 @@ def source_from_files(
 
 
 def _find(data: str, text_field: str, errors: str, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:
-    if data in SOURCES:
-        return _named_source(data, SOURCES[data], offline, progress, log)
-    if data.partition(":")[0] == corpus.NAME:
+    if data in SOURCES or data.partition(":")[0] == corpus.NAME:
+        if Path(data).exists():
+            kind = "folder" if Path(data).is_dir() else "file"
+            log(f"this is the built-in text {data!r}; for the {kind} of that name here, use {{--data ./{data}}}")
+        if data in SOURCES:
+            return _named_source(data, SOURCES[data], offline, progress, log)
         path, limits = corpus.ensure_corpus(corpus.corpus_bytes(data), progress)
         source = source_from_files(data, "tales, the built-in corpus", path, TextFiles("stories", (path,)), progress)
         return replace(source, limits=limits)
-    if data == STDIN:
-        path = save_stdin()
-        return source_from_files(str(path), "standard input", path, find_text_files(path, text_field, errors), progress)
-    path, name, source_names = Path(data), data, [*SOURCES, corpus.NAME]
+    if "://" in data:
+        raise DataError(_download_hint(data))
+    path, name = expand_path(data), str(expand_path(data))
     try:
         # Process substitution of the shell, as in --data <(zcat my.txt.gz), gives a pipe that can be read only once.
-        if path.is_fifo():
-            with open(path, "rb") as pipe:
-                path = save_stdin(pipe)
+        if data == STDIN or path.is_fifo():
+            path = save_stdin(None if data == STDIN else path)
             name = str(path)
         if path.is_file() or path.is_dir():
-            source = source_from_files(
-                name, path.absolute().name, path, find_text_files(path, text_field, errors), progress
-            )
+            texts = find_text_files(path, text_field, errors)
+            source = source_from_files(name, _title(path), path, texts, progress)
             check_saved_stdin(path, source.sha256)
+            if path.is_dir():
+                log(_folder_note(path, texts, source.documents))
             return source
-        suggestion = did_you_mean(data, source_names)
-        if suggestion == "." and path.parent.is_dir():
-            suggestion = did_you_mean(str(path), [str(path.with_name(p.name)) for p in path.parent.iterdir()])
+        if path.exists():
+            raise DataError(f"{data} is a device and holds no text; name a text file or a folder of them")
+        raise DataError(_unknown_text(data, path))
     except OSError as error:  # a name that is too long, or a folder without permission
-        raise DataError(f"{data} cannot be read: {error.strerror or error}") from None
-    raise DataError(
-        f"there is no source or file {data!r}{suggestion} The sources are {', '.join(source_names)}; or give a path"
+        raise DataError(f"{repr_short(data)} cannot be read: {error.strerror or error}") from None
+
+
+def _title(path: Path) -> str:
+    """Return the name of a text for messages, which is not the hash that names a saved standard input."""
+    return "standard input" if _is_saved_stdin(path) else path.absolute().name
+
+
+def _folder_note(folder: Path, texts: TextFiles, documents: int) -> str:
+    """Return how much of a folder is the text, and what was skipped because light-llm wrote it."""
+    files = f"{len(texts.files):,} file{'s' * (len(texts.files) > 1)}"
+    skipped = f"; skipped: {list_skipped(texts.skipped)}" if texts.skipped else ""
+    return f"the folder {folder} has {files} of text, {documents:,} document{'s' * (documents > 1)}{skipped}"
+
+
+def _unknown_text(data: str, path: Path) -> str:
+    """Return the message for a name that is neither a source nor a path, with the nearest known one."""
+    source_names = [*SOURCES, corpus.NAME]
+    suggestion = did_you_mean(data, source_names)
+    if suggestion == "." and path.parent.is_dir():
+        suggestion = did_you_mean(str(path), [str(path.with_name(p.name)) for p in path.parent.iterdir()])
+    return (
+        f"there is no file, folder or built-in text {repr_short(data)}{suggestion} "
+        f"The built-in texts are {', '.join(source_names)}; or give the path of a text"
     )
+
+
+def _download_hint(address: str) -> str:
+    """Return the message for an address, with a command that downloads it."""
+    scheme, _, rest = address.partition("://")
+    name = PurePosixPath(urlsplit(address).path).name or "text.txt"
+    command = f"curl -L -o {shlex.quote(name)} {shlex.quote(address)}"
+    if scheme == "hf":
+        # hf://datasets/OWNER/NAME/FILE
+        owner, _, file = rest.removeprefix("datasets/").partition("/")
+        repo, _, file = file.partition("/")
+        words = [f"{owner}/{repo}", *([file] if file else []), "--repo-type", "dataset", "--local-dir", "text"]
+        command, name = f"hf download {shlex.join(words)}", f"text/{file}"
+    elif scheme not in ("http", "https"):
+        return f"{address} is an address; download it first, then give the path of the file: {{--data my.txt}}"
+    return f"{address} is an address; download it first: {command}, and then use {{--data {name}}}"
 
 
 def _named_source(
@@ -189,7 +235,7 @@ def _named_source(
     return replace(source(training), held_out=source(validation) if validation else None)
 
 
-def save_stdin(stream: BinaryIO | None = None) -> Path:
+def save_stdin(pipe: Path | BinaryIO | None = None) -> Path:
     """Copy a pipe, by default standard input, to `<cache>/stdin/<sha256>.txt`, and return that path.
 
     A text is read more than once, and a resumed run must find it again.
@@ -197,21 +243,27 @@ def save_stdin(stream: BinaryIO | None = None) -> Path:
     Raises:
         DataError: the pipe is empty, standard input is closed or a terminal, or the file cannot be written.
     """
-    if stream is None:
+    if isinstance(pipe, Path):
+        with open(pipe, "rb") as stream:
+            return save_stdin(stream)
+    if pipe is None:
         if sys.stdin is None or sys.stdin.closed:
-            raise DataError("--data - reads standard input, which is closed; pipe a text into it, or name a file")
+            raise DataError("{--data -} reads standard input, which is closed; pipe a text into it, or name a file")
         if sys.stdin.isatty():
-            raise DataError("--data - reads standard input, which is a terminal; pipe a text into it: cat my.txt | ...")
-        stream = sys.stdin.buffer
-    folder = cache_dir() / "stdin"
+            raise DataError(
+                "{--data -} reads standard input, which is a terminal; pipe a text into it, as in cat my.txt | ..., "
+                "or name a file"
+            )
+        pipe = sys.stdin.buffer
+    folder = _stdin_folder()
 
     def copy(file: BinaryIO) -> None:
         empty = True
-        while block := stream.read(READ_BYTES):
+        while block := pipe.read(READ_BYTES):
             file.write(block)
             empty = False
         if empty:
-            raise DataError("the pipe holds no text; training needs some thousand characters")
+            raise DataError("standard input (or the pipe) is empty; pipe a text into it, or name a file")
 
     with cache_errors("the text of the pipe", folder):
         path = write_by_digest(folder, ".txt", copy)
@@ -220,8 +272,16 @@ def save_stdin(stream: BinaryIO | None = None) -> Path:
 
 def check_saved_stdin(path: Path, sha256: str) -> None:
     """Raise DataError if a file that `save_stdin` wrote no longer has the SHA-256 in its name."""
-    if path.absolute().parent == (cache_dir() / "stdin").absolute() and path.stem != sha256:
+    if _is_saved_stdin(path) and path.stem != sha256:
         raise DataError(
-            f"{path} is damaged: its SHA-256 is {sha256[:12]}..., not the one it is named by; "
+            f"{path} is damaged: its SHA-256 is {sha256[:12]}..., not the one in its name; "
             "delete it and pipe the text in again"
         )
+
+
+def _stdin_folder() -> Path:
+    return cache_dir() / "stdin"
+
+
+def _is_saved_stdin(path: Path) -> bool:
+    return path.absolute().parent == _stdin_folder().absolute()

@@ -74,35 +74,48 @@ def _split_text_chunk(text: str, *, is_last: bool) -> Iterator[str]:
 
 
 def split_at(
-    chunks: Iterator[Chunk], n_chars: int, documents: int = 1
+    chunks: Iterator[Chunk], n_chars: int, documents: int = 1, total: int | None = None
 ) -> tuple[Iterator[Chunk], Callable[[], Iterator[Chunk]]]:
     """Split a stream: return an iterator over the head, and a function to call for the tail once the head is read.
+
+    A single document is cut at exactly n_chars. Several are split at the first break at or after n_chars, or at the
+    last break if none comes after, so that no side is empty. If that would make the tail more than twice or less than
+    half as long as asked for, a long document is in the way, and it is cut at exactly n_chars too.
 
     Args:
         chunks: a stream without empty chunks.
         n_chars: characters of the head, breaks not counted.
-        documents: in the whole stream. A single one is cut at exactly n_chars. Several are never cut inside: the split
-            is the first break at or after n_chars, or the last break if none comes after, so that no side is empty.
+        documents: in the whole stream.
+        total: characters of the whole stream; None: never cut one of several documents.
     """
-    rest_of_chunk: list[Chunk] = []
+    rest_of_document: list[Chunk] = []
+    wanted = 0 if total is None else total - n_chars  # characters of the tail
 
     def head() -> Iterator[Chunk]:
         missing, breaks_left = n_chars, documents - 1
+        # Chunks from n_chars on, which is at `cut` in the first, until their document ends or has to be cut.
+        crossing, cut = list[str](), 0
         for chunk in chunks:
             if chunk is None:
                 breaks_left -= 1
                 # Stop at the last break too, so that the tail gets at least one document.
-                if missing <= 0 or breaks_left == 0:
-                    return
-            elif documents == 1 and len(chunk) >= missing:
-                rest_of_chunk.extend(filter(None, [chunk[missing:]]))
-                yield from filter(None, [chunk[:missing]])
-                return
-            else:
+                if missing <= 0 or (breaks_left == 0 and (total is None or missing <= wanted)):
+                    break
+                yield None
+            elif len(chunk) < missing:
                 missing -= len(chunk)
-            yield chunk
+                yield chunk
+            else:
+                cut = cut if crossing else missing
+                missing -= len(chunk)
+                crossing.append(chunk)
+                if breaks_left == 0 or (total is not None and -missing > wanted / 2):
+                    rest_of_document.extend(filter(None, [crossing[0][cut:], *crossing[1:]]))
+                    crossing = [crossing[0][:cut]]
+                    break
+        yield from filter(None, crossing)
 
-    return head(), lambda: chain(rest_of_chunk, chunks)
+    return head(), lambda: chain(rest_of_document, chunks)
 
 
 def _last_word_boundary(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
 from ..json_io import load_json
-from ..runtime import tiktoken_cache_dir
+from ..runtime import expand_path, tiktoken_cache_dir
 from .bpe import BytePairTokenizer, GPT2Tokenizer, train_bpe, unicode_to_bytes
 from .download import PinnedFile, ensure_file
 from .text_stream import LogFn, no_log
@@ -26,6 +26,7 @@ GPT2_VOCABULARY = PinnedFile(
     url="https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe",
     sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     size=456_318,
+    instead="use {--tokenizer bpe}, which is trained on your text",
 )
 NAMES = ("gpt2", "bpe", "char", "byte")
 BPE_SIZE = 4096  # ids
@@ -122,7 +123,7 @@ def make_tokenizer(
     if kind == "bpe":
         return _train_exact_size(texts, size) if colon else train_bpe(texts(), BPE_SIZE)
     if spec.endswith(".json"):
-        return _load_tokenizer_json(Path(spec))
+        return _load_tokenizer_json(expand_path(spec))
     raise ConfigError(
         f"there is no tokenizer {spec!r}{did_you_mean(kind, NAMES)} The tokenizers are {', '.join(NAMES)}, "
         "bpe:N for another size, or the path of a tokenizer.json"

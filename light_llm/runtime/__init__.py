@@ -14,6 +14,7 @@ from .device import seed_rng as seed_rng
 from .device import set_rng_state as set_rng_state
 from .env import cache_dir as cache_dir
 from .env import disable_onnx_telemetry as disable_onnx_telemetry
+from .env import expand_path as expand_path
 from .env import offline_dir as offline_dir
 from .env import stop_after as stop_after
 from .env import subprocess_env as subprocess_env

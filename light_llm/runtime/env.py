@@ -3,34 +3,60 @@
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
 
 
+def expand_path(path: str | Path) -> Path:
+    """Return a path that a user gave, with a leading `~` as the home folder.
+
+    A shell expands `~` only at the beginning of a word: not in `--out=~/runs`, a recipe or an .env file. A path that
+    exists as it is written, or a home folder that is unknown, changes nothing.
+    """
+    path = Path(path)
+    if path.parts[:1] != ("~",) or Path("~").exists():
+        return path
+    with suppress(RuntimeError):
+        return path.expanduser()
+    return path
+
+
 def offline_dir() -> Path | None:
     """Return LIGHT_LLM_OFFLINE_DIR: a folder of downloads for machines without a network. It is never written to."""
     value = os.environ.get("LIGHT_LLM_OFFLINE_DIR")
-    return Path(value) if value else None
+    return expand_path(value) if value else None
 
 
 def cache_dir() -> Path:
-    """Return LIGHT_LLM_CACHE, or `light-llm` in the platform's cache folder."""
+    """Return LIGHT_LLM_CACHE, or `light-llm` in the platform's cache folder.
+
+    Raises:
+        ConfigError: neither that variable nor a home folder is known.
+    """
     if value := os.environ.get("LIGHT_LLM_CACHE"):
-        return Path(value)
+        return expand_path(value)
+    try:
+        return _platform_cache_dir() / "light-llm"
+    except RuntimeError:  # a container's user without a name, and HOME is not set
+        raise ConfigError(
+            "this user has no home folder to cache texts and token ids in; set LIGHT_LLM_CACHE to a folder"
+        ) from None
+
+
+def _platform_cache_dir() -> Path:
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "light-llm"
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def tiktoken_cache_dir() -> Path:
     """Return tiktoken's cache folder. It is never written to."""
     value = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    return Path(value) if value else Path(tempfile.gettempdir()) / "data-gym-cache"
+    return expand_path(value) if value else Path(tempfile.gettempdir()) / "data-gym-cache"
 
 
 def stop_after() -> int | None:
@@ -65,8 +91,12 @@ def disable_onnx_telemetry() -> None:
 
 
 def wandb_reason() -> str:
-    """Return why metrics may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" if neither is set."""
-    # WANDB_MODE=disabled is W&B's own switch, and is stronger than a key.
+    """Return why metrics may go to Weights & Biases: WANDB_MODE=offline, or WANDB_API_KEY; "" if neither is set.
+
+    WANDB_MODE=disabled, W&B's own switch, and WANDB_DISABLED=true, that of Hugging Face's Trainer, forbid it.
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on", "t", "y"):
+        return ""
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "dryrun"):
         return f"WANDB_MODE={mode}"

@@ -46,7 +46,7 @@ train --data text.txt --optimizer sgd                => optimizer='sgd' ... adam
 train --data empty.txt                               => empty.txt
 train --data tiny.txt --tokenizer byte               => max_length=512 ... 513
 train --data latin.txt --tokenizer byte              => latin.txt ... UTF-8 ... 0xe9 ... offset 3
-train --data . --tokenizer byte                      => . holds files of more than one kind
+train --data . --tokenizer byte                      => latin.txt is not UTF-8
 train --set model.n_embd=100                         => n_embd=100 ... n_head=6 ... n_embd=96
 train --set model.n_embed=96                         => 'n_embed' ... mean n_embd?
 train --config nowhere.toml                          => 'nowhere.toml'
@@ -141,6 +141,15 @@ tokenizer show --tokenizer bite --text a             => 'bite' ... mean byte?
 tokenizer train --text x                             => --text ... train
 tokenizer train --data text.txt --vocab-size 100     => 100 ids
 prepare --data tetx.txt                              => 'tetx.txt' ... mean text.txt?
+prepare --data https://x.org/a/my.txt                => download it first: curl -L -o my.txt https://x.org/a/my.txt, ... --data my.txt
+prepare --data hf://datasets/you/texts/a.txt         => hf download you/texts a.txt --repo-type dataset --local-dir text, ... --data text/a.txt
+prepare --data s3://bucket/my.txt                    => download it first ... --data my.txt
+prepare --data /dev/null                             => /dev/null is a device and holds no text
+prepare --data empty                                 => empty has no text: it is empty; name a text file
+prepare --data text.txt --val-data empty.txt         => --val-data empty.txt ... empty.txt holds no text; name another
+prepare --data text.txt --held-out 0.000001          => --held-out 1e-06; use ... --held-out 0.1
+prepare --data wide.txt --errors replace             => wide.txt ... UTF-16 ... iconv -f UTF-16 -t UTF-8 wide.txt
+eval run --data empty.txt                            => empty.txt holds no text; name another
 prepare --verfy                                      => --verfy; ... mean --verify?
 prepare --held-out 1 --data text.txt                 => held_out=1.0 ... above 0
 """
@@ -171,6 +180,8 @@ def world(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(trained / "text.txt", folder)
     (folder / "empty.txt").write_text("")
     (folder / "other.txt").write_text("Another text altogether, long enough to be one. " * 60)
+    (folder / "wide.txt").write_bytes("A wide text. ".encode("utf-16"))
+    (folder / "empty").mkdir()
     (folder / "tiny.txt").write_text("a tiny text")
     (folder / "latin.txt").write_bytes(b"caf\xe9 " * 1000)
     (folder / "cut.pt").write_bytes((trained / "run" / "best_model.pt").read_bytes()[:5000])

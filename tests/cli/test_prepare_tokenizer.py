@@ -1,13 +1,16 @@
 """`light-llm prepare` and `light-llm tokenizer`."""
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from light_llm.cli import main
 from light_llm.data.bpe import train_bpe
+from light_llm.data.sources import find_source
 from light_llm.data.tokenizers import make_tokenizer
 
 
@@ -25,14 +28,14 @@ def output_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) ->
 def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--held-out", "0.2")
     size = poem.stat().st_size
-    assert f"text     poem.txt: {size:,} bytes, 1 document\n" in out and "(bpe, 300 ids, " in out
+    assert f"text     poem.txt: {size:,} bytes, 1 document\n" in out and "(bpe, vocabulary 300, " in out
     assert re.search(r"took     [\d.]+ m?s; encoded at [\d.]+ [kM]B/s on \d+ cores?", out)
-    assert out.endswith("next     python train.py --data poem.txt --tokenizer bpe:300 --held-out 0.2\n")
-    folder = Path(re.search("kept     (.*)", out)[1])  # type: ignore[index]
+    assert out.endswith("next     light-llm train --data poem.txt --tokenizer bpe:300 --held-out 0.2\n")
+    folder = Path(re.search("cached   (.*)", out)[1])  # type: ignore[index]
     written = (folder / "train.bin").stat().st_mtime_ns
     tokens = [int(n.replace(",", "")) for n in re.findall(r"tokens   ([\d,]+) training, ([\d,]+) held out", out)[0]]
     out = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "bpe:300", "--held-out", "0.2", "--verify")
-    assert "it was there already" in out and "checked  2 blocks of up to 1 MiB: every byte is as it was written" in out
+    assert "it was cached already" in out and "checked  2 blocks of up to 1 MiB: every byte is as it was written" in out
     small = ["--preset", "nano", "--max-length", "32", "--max-steps", "1", "--dtype", "float32", "--quiet"]
     assert main(["train", "--data", "poem.txt", "--held-out", "0.2", "--tokenizer", "bpe:300", *small]) == 0
     assert (folder / "train.bin").stat().st_mtime_ns == written
@@ -43,7 +46,7 @@ def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.Captur
 def test_verify_names_the_damage(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     poem.write_text(poem.read_text() + "a text of its own")
     out = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte")
-    path = Path(re.search("kept     (.*)", out)[1], "held_out.bin")  # type: ignore[index]
+    path = Path(re.search("cached   (.*)", out)[1], "held_out.bin")  # type: ignore[index]
     path.write_bytes(path.read_bytes()[:-2] + b"!!")
     error = output_of(capsys, "prepare", "--data", "poem.txt", "--tokenizer", "byte", "--verify", code=2)
     assert "held_out.bin is damaged" in error and str(path.parent) in error
@@ -55,7 +58,7 @@ def test_documents_and_replaced_bytes_are_counted(capsys: pytest.CaptureFixture[
         Path("many", f"{name}.txt").write_bytes(f"document {name} ".encode() * 40 + b"\xff\xfe")
     assert "not UTF-8" in output_of(capsys, "prepare", "--data", "many", "--tokenizer", "byte", code=2)
     out = output_of(capsys, "prepare", "--data", "many", "--tokenizer", "byte", "--errors", "replace")
-    assert " bytes, 3 documents\n" in out and "         6 bytes that are no UTF-8 were replaced\n" in out
+    assert " bytes, 3 documents\n" in out and "         6 bytes that are not UTF-8 were replaced\n" in out
 
 
 def test_own_validation_text_and_field(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +71,20 @@ def test_own_validation_text_and_field(poem: Path, capsys: pytest.CaptureFixture
     out = output_of(capsys, *words, "--text-field", "body")
     assert "50 documents" in out and "--text-field body" in out.splitlines()[-1]
     assert output_of(capsys, *words, "--text-field", "body", "--quiet") == ""
+
+
+def test_the_next_command_can_be_run(
+    poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shared_cache: Path
+) -> None:
+    """It names the saved copy of standard input, and the place that ~ stands for."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(poem.read_bytes())))
+    out = output_of(capsys, "prepare", "--data", "-", "--tokenizer", "byte")
+    saved = shared_cache / "stdin" / f"{find_source('poem.txt').sha256}.txt"
+    assert out.endswith(f"next     light-llm train --data {saved} --tokenizer byte\n")
+    assert "text     standard input: " in out
+    monkeypatch.setenv("HOME", str(poem.parent))
+    out = output_of(capsys, "prepare", "--data=~/poem.txt", "--tokenizer", "byte", "--held-out", "0.3")
+    assert out.endswith(f"next     light-llm train --data {poem} --tokenizer byte --held-out 0.3\n")
 
 
 # ---- tokenizer

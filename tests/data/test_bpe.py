@@ -117,7 +117,7 @@ def test_a_vocabulary_is_trained_once(poem: Path, tmp_path: Path, monkeypatch: p
         cached.write_bytes(damage)
         dataset, third = prepare_dataset(str(poem), 16, "bpe:300")
         assert tokenizer_hash(first) == tokenizer_hash(third) and cached.stat().st_mtime_ns > age
-        assert dataset.notes[0].startswith(f"the tokenizer kept at {cached} is damaged")
+        assert dataset.notes[0].startswith(f"the cached tokenizer {cached} is damaged")
 
 
 # ---- files

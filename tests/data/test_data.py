@@ -205,11 +205,18 @@ def test_the_second_time_nothing_is_encoded(poem: Path) -> None:
 
 
 def test_a_text_too_small_for_a_window(poem: Path) -> None:
-    with pytest.raises(DataError, match=r"max_length=9,000 needs 9,001 training tokens: use max_length=8137"):
+    with pytest.raises(DataError, match=r"max_length=9000 needs 9,001 training tokens: use max_length=8137"):
         prepare_dataset(poem, 9000, "byte")
     poem.write_text("ab")
     with pytest.raises(DataError, match="too little to train on"):
         prepare_dataset(poem, 4, "byte")
+    poem.write_text("a longer text " * 20)
+    for share in (1e-6, 0.999999):
+        with pytest.raises(DataError, match=r"held_out=\S+; use a share such as held_out=0.1"):
+            prepare_dataset(poem, 4, "byte", held_out=share)
+    Path("val.txt").write_text("v")
+    with pytest.raises(DataError, match=r"held-out text val.txt \(val_data=...\) has 1 token"):
+        prepare_dataset(poem, 4, "byte", val_data="val.txt")
     poem.write_text("x" * 20)  # just large enough
     assert byte_loader(poem, max_length=17, batch_size=2).batch(5).tokens.shape == (2, 17)
 
@@ -236,3 +243,22 @@ def test_the_record_says_where_it_came_from(poem: Path) -> None:
     record = json.loads(json.dumps(dataset.record()))
     assert record["source"] == str(poem) and record["tokenizer"] == "char" and len(record["sha256"]) == 64
     assert record["train_tokens"] == len(dataset.tokens) and len(dataset) == (len(dataset.tokens) - 16) // 16
+
+
+def test_a_large_document_is_not_held_out_whole() -> None:
+    """The splits are near the share also where the text is a small document and a large one, in any order."""
+    Path("t").mkdir()
+    for small, large in (("a.txt", "b.txt"), ("d.txt", "c.txt")):
+        Path("t", small).write_text("notes\n" * 50)
+        Path("t", large).write_text("".join(f"{i}\n" for i in range(5000)))
+        dataset, _ = prepare_dataset("t", 64, "byte")
+        assert len(dataset.held_out) / len(dataset.tokens) == pytest.approx(1 / 9, rel=0.01)
+        assert not [note for note in dataset.notes if "held_out" in note]
+        Path("t", small).unlink()
+
+
+def test_a_share_that_no_break_is_near_is_noted(shared_cache: Path) -> None:
+    """The stories of the built-in corpus are never cut."""
+    dataset, _ = prepare_dataset("tales:1", 64, "byte", held_out=0.00001)
+    assert "of the tokens are held out; 0.001% was asked for ({--held-out})" in dataset.notes[-1]
+    assert len(dataset.limits) == 1

@@ -70,7 +70,7 @@ def documents_of(name: str, **options: str) -> list[str]:
 @pytest.mark.parametrize("before", [0, 1, 5, (1 << 20) - 1, (1 << 20) + 3])
 def test_the_first_invalid_byte_is_named(before: int) -> None:
     latin = write("latin.txt", b"a" * before + b"caf\xe9 ole")
-    with pytest.raises(DataError, match=rf"latin.txt .* 0xe9 at offset {before + 3:,} .*LATIN1.*--errors replace"):
+    with pytest.raises(DataError, match=rf"latin.txt .* 0xe9 at offset {before + 3:,} .*LATIN1.*errors=replace"):
         find_source(latin)
     source = find_source(latin, errors="replace")
     assert source.replaced == 1 and joined(source.read()) == ["a" * before + "caf\ufffd ole"]
@@ -135,14 +135,14 @@ def test_texts_of_odd_shapes(text: str) -> None:
         ("text", "line 3 of .*bad.jsonl is not JSON"),
         ('["a"]', "line 3 of .* an array"),
         ("7", "line 3 of .* a bare value"),
-        ('{"texts": "a", "id": 1}', "line 3 of .* 'text'; did you mean texts.* texts, id; .*--text-field"),
+        ('{"texts": "a", "id": 1}', "line 3 of .* 'text'; did you mean texts.* texts, id; .*text_field=..."),
         ('{"meta": {"body": "a"}}', "'text'. .* meta, meta.body;"),
         ("{}", "'text'. It has no fields;"),
-        ('{"text": 7}', "a number in field 'text'.*--text-field .* text"),
+        ('{"text": 7}', "a number in field 'text'.*text_field=... .* text"),
         ('{"text": ["a"]}', "an array in field 'text'"),
         ('{"text": {"a": 1}}', "an object in field 'text'"),
         ('{"text": true}', "true or false in field 'text'"),
-        ('{"text": "a\\ud800b"}', "line 3 of .* .ud800, .*--errors replace"),
+        ('{"text": "a\\ud800b"}', "line 3 of .* .ud800, .*errors=replace"),
         ("[" * 100_000, "line 3 of .* JSON"),
         ("1" * 10_000, "line 3 of .* JSON"),
     ],
@@ -155,7 +155,7 @@ def test_a_bad_line_is_named(line: str, message: str) -> None:
 def test_invalid_bytes_in_a_line_or_row_are_named_or_replaced() -> None:
     write("bad.jsonl", b'{"text": "good"}\n{"text": "caf\xe9"}\n')
     pq.write_table(pa.table({"text": pa.array([b"good", b"caf\xe9"]).view(pa.string())}), "bad.parquet")
-    for name, place in (("bad.jsonl", "0xe9 at offset 30 in line 2 "), ("bad.parquet", "0xe9 at offset 3 .*--errors")):
+    for name, place in (("bad.jsonl", "0xe9 at offset 30 in line 2 "), ("bad.parquet", "0xe9 at offset 3 .*errors=")):
         with pytest.raises(DataError, match=rf"{name} .*{place}"):
             find_source(name)
         source = find_source(name, errors="replace")
@@ -199,7 +199,7 @@ PACKED = gzip.compress(b'{"text": "some words"}\n' * 500, mtime=0)
     ("name", "data", "message"),
     [
         *(
-            ("d.jsonl.gz", data, "d.jsonl.gz (is damaged or no gzip file|is not UTF-8)|is not JSON")
+            ("d.jsonl.gz", data, "d.jsonl.gz (is damaged or not a gzip file|is not UTF-8)|is not JSON")
             for data in (PACKED[:-20], PACKED[:40] + b"\xff\xff\xff" + PACKED[43:], b"{}")
         ),
         ("l.txt.gz", gzip.compress(b"caf\xe9", mtime=0), r"offset 3 .*gunzip -c l.txt.gz \| iconv -f LATIN1"),
@@ -214,7 +214,7 @@ def test_damaged_files(name: str, data: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("text", "s.parquet .* 'text'. .* id, story; .*--text-field"),
+        ("text", "s.parquet .* 'text'. .* id, story; .*text_field=..."),
         ("stroy", "s.parquet .* 'stroy'; did you mean story"),
         ("id", "int64 in column 'id'.* id, story"),
     ],

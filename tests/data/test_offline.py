@@ -86,12 +86,12 @@ def test_a_run_from_beginning_to_end(tmp_path: Path, poem: Path) -> None:
 def test_an_offline_folder_is_enough(tmp_path: Path, offline_files: Path) -> None:
     """Shakespeare and GPT-2's vocabulary come from it."""
     cut = Cut(tmp_path, LIGHT_LLM_OFFLINE_DIR=str(offline_files))
-    assert "301,966 training, 36,059 held out (gpt2, 50,257 ids" in cut.commands("prepare")
+    assert "301,966 training, 36,059 held out (gpt2, vocabulary 50,257" in cut.commands("prepare")
 
 
 def test_without_it_the_built_in_corpus_is_used(tmp_path: Path) -> None:
     """A line of the output says so; a text that was chosen by name is an error."""
     cut = Cut(tmp_path, LIGHT_LLM_OFFLINE_DIR="")
     output = cut.commands("prepare --offline --tokenizer byte", "prepare --offline --data shakespeare", code=2)
-    assert "this is tales, the built-in corpus" in output
-    assert "--offline forbids to download it; put the file" in output and "Traceback" not in output
+    assert "Shakespeare has not been downloaded yet: using the built-in stories ('tales') instead" in output
+    assert "this command downloads nothing; put the file" in output and "Traceback" not in output
