@@ -142,7 +142,6 @@ tokenizer train --text x                             => --text ... train
 tokenizer train --data text.txt --vocab-size 100     => 100 ids
 prepare --data tetx.txt                              => 'tetx.txt' ... mean text.txt?
 prepare --data https://x.org/a/my.txt                => download it first: curl -L -o my.txt https://x.org/a/my.txt, ... --data my.txt
-prepare --data hf://datasets/you/texts/a.txt         => hf download you/texts a.txt --repo-type dataset --local-dir text, ... --data text/a.txt
 prepare --data s3://bucket/my.txt                    => download it first ... --data my.txt
 prepare --data /dev/null                             => /dev/null is a device and holds no text
 prepare --data empty                                 => empty has no text: it is empty; name a text file
@@ -156,6 +155,10 @@ prepare --held-out 1 --data text.txt                 => held_out=1.0 ... above 0
 LONG = [
     ("generate text --checkpoint run --prompt " + "x" * 33, "prompt ... 33 tokens"),
     ("train --data " + "x" * 300, "File name too long"),
+    (
+        "prepare --data hf://datasets/you/texts/a.txt",
+        "hf download you/texts a.txt --repo-type dataset --local-dir text, ... --data text/a.txt",
+    ),
 ]
 CASES = [tuple(part.strip() for part in line.split("=>")) for line in MISTAKES.strip().splitlines()] + LONG
 
