@@ -1,16 +1,20 @@
-"""`light-llm compare A B`: compare two runs."""
+"""`light-llm compare A B ...`: compare two runs in detail, or any number of them by groups over seeds."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Column, Table
 from rich.text import Text
+from tyro.conf import arg
 
 from ..errors import ConfigError
 from ..report import (
     FINAL_STEPS,
+    SEEDS,
     Evaluation,
     LossUnit,
     RunLog,
@@ -19,36 +23,54 @@ from ..report import (
     data_names,
     eval_difference,
     exceeds_error,
+    group_runs,
     open_run,
     run_differences,
 )
 from ..report.figures.plot import evenly_spaced
 from ..text_format import format_duration
 from .args import PositionalArgs, Words, parse, words_arg
+from .compare_groups import compare_runs, length_notes, tables, to_json
 from .output import new_table, number_column, print_rich
 
 EXAMPLE = "light-llm compare checkpoints.1 checkpoints"
 MAX_EVALS = 12  # rows of held-out losses, so that everything fits on one screen
 EvalPairs = list[tuple[Evaluation, Evaluation]]  # of A and B at common steps
-_POSITIONAL = PositionalArgs("run folder", EXAMPLE, min_count=2, max_count=2)
+_POSITIONAL = PositionalArgs("run folder", EXAMPLE, min_count=2)
 
 
 @dataclass(frozen=True)
 class CompareFlags:
     """The flags of `compare`."""
 
-    folders: Annotated[Words, words_arg("A B", "two run folders"), _POSITIONAL] = ()
+    folders: Annotated[Words, words_arg("A B [...]", "two or more run folders"), _POSITIONAL] = ()
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def command(argv: Sequence[str]) -> int:
-    """Print two runs side by side."""
-    about = "Two runs side by side: what differs, what came of it, and the held-out curve."
+    """Print two runs side by side, or a table of more."""
+    about = (
+        "Compare runs: the settings that differ, and the results. More than two are grouped: runs that differ in the "
+        "seed alone give a mean and a standard deviation."
+    )
     flags, _ = parse(CompareFlags, argv, prog="light-llm compare", about=about)
-    first, second = (Path(f) for f in flags.folders)
+    folders = [Path(f) for f in flags.folders]
     # By the resolved path: two names of one folder would show a run that equals itself.
-    if first.resolve() == second.resolve():
-        raise ConfigError(f"{first} and {second} are the same run; name two, as in {EXAMPLE}")
-    a, b = open_run(first), open_run(second)
+    for first, second in combinations(folders, 2):
+        if first.resolve() == second.resolve():
+            raise ConfigError(f"{first} and {second} are the same run; name each once, as in {EXAMPLE}")
+    runs = [open_run(folder) for folder in folders]
+    if flags.json:
+        print(json.dumps(to_json(compare_runs(runs)), indent=1))
+    elif len(runs) == 2:
+        _print_pair(*runs)
+    else:
+        print_rich(*tables(compare_runs(runs)))
+    return 0
+
+
+def _print_pair(a: RunLog, b: RunLog) -> None:
+    """Print two runs side by side, with their held-out curves."""
     unit, reason = comparable_unit(a, b)
     print_rich(_heads(a, b), "", _settings(a, b), "", _results(a, b, unit))
     evals = common_evals(a, b) if unit else []
@@ -56,7 +78,6 @@ def command(argv: Sequence[str]) -> int:
         print_rich("", _eval_table(evals, unit))
     for note in _notes(a, b, unit, reason, evals):
         print_rich("", Text(note))
-    return 0
 
 
 def _heads(a: RunLog, b: RunLog) -> Table:
@@ -69,7 +90,7 @@ def _heads(a: RunLog, b: RunLog) -> Table:
 def _settings(a: RunLog, b: RunLog) -> Table | Text:
     changes = run_differences(a, b)
     if not changes:
-        return Text("No setting differs; nor do the text, the machine and the versions.")
+        return Text("The settings, the text, the machine and the versions are the same.")
     table = new_table("what differs", Column("A", overflow="fold"), Column("B", overflow="fold"))
     for name, left, right in changes:
         table.add_row(name, _plain(left), _plain(right))
@@ -99,7 +120,8 @@ def _results(a: RunLog, b: RunLog, unit: LossUnit | None) -> Table:
     add("  at step", lambda r: r.best and r.best.step, ",")
     bits = [_with_error(r.best, "bits_per_byte") for r in (a, b)]
     table.add_row("  bits per byte", *bits, _gap(a.best, b.best, "bits_per_byte") if unit else "")
-    add(f"training, last {FINAL_STEPS} steps", lambda r: r.final_loss, ".3f", same_tokens)
+    counts = dict.fromkeys(str(min(FINAL_STEPS, len(r.steps))) for r in (a, b))
+    add(f"training, last {' and '.join(counts)} steps", lambda r: r.final_loss, ".3f", same_tokens)
     add("  bits per byte", lambda r: r.final_bits_per_byte, ".3f", unit is not None)
     table.add_row("time in steps", *(format_duration(r.seconds) for r in (a, b)), "")
     speeds = [r.tokens_per_second for r in (a, b)]
@@ -128,22 +150,19 @@ def _notes(a: RunLog, b: RunLog, unit: LossUnit | None, reason: str, evals: Eval
     notes = [reason] if reason else []
     if unit is None:
         return notes
-    contexts = [r.best.context if r.best else None for r in (a, b)]
-    if None not in contexts and contexts[0] != contexts[1]:
-        notes.append(
-            f"A was evaluated in windows of {contexts[0]:,} tokens, B of {contexts[1]:,}. Each window starts cold: the "
-            "shorter one costs the same model some loss."
-        )
+    notes += length_notes((a, b), "AB")
+    if {name for name, *_ in run_differences(a, b)} & {*SEEDS} and len(group_runs((a, b))) == 1:
+        notes.append("The runs differ in the seed alone: the difference is variation between seeds.")
     if not evals:
-        notes.append("There is no step at which both were evaluated, so there is no curve to compare.")
+        notes.append("No step has an evaluation of both runs, so there is no curve to compare.")
     elif len(evals) > MAX_EVALS:
         notes.append(f"{MAX_EVALS} of {len(evals)} common evaluations are shown.")
     if any(exceeds_error(*eval_difference(*pair, unit)) is not None for pair in evals):
         notes.append(
-            "± in B - A is sqrt(A² + B²) of the two standard errors; a difference is beyond it or within it. That "
-            "would be its standard error if the two were independent. They are correlated: both come from the same "
-            "held-out windows, hard or easy for both. So a difference is usually known better than its ± says, and "
-            "within does not mean equal. No ± here counts the luck of the seed; other seeds show that."
+            '"beyond": the difference is larger than its error bar (±); "within": it is smaller. The bar is '
+            "sqrt(A² + B²) of the two standard errors. It is wider than necessary, because both runs were evaluated "
+            'on the same windows, hard or easy for both: "within" does not mean equal. The bars do not include the '
+            "variation between seeds: train other seeds to see that, and compare them all."
         )
     return notes
 

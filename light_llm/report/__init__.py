@@ -30,6 +30,7 @@ from .rules import judge as judge
 from .run_log import FINAL_STEPS as FINAL_STEPS
 from .run_log import RunLog as RunLog
 from .run_log import read_run_log as read_run_log
+from .statistics import Interval as Interval
 from .summary import key_numbers as key_numbers
 from .summary import repro_command as repro_command
 from .summary import run_facts as run_facts

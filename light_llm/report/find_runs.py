@@ -1,14 +1,10 @@
 """Find run folders, tell their state, and open the one that a user named."""
 
-import os
-import platform
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
-from ..json_io import load_json
-from .coerce import as_int, as_mapping
 from .run_log import RunLog, read_run_log
 
 # Names that only a run leaves in a folder. A damaged run may have lost any of them.
@@ -46,35 +42,10 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[RunLog], list[CheckpointErr
 
 
 def run_state(run: RunLog) -> str:
-    """Return done, running, interrupted, stopped early, not finite or killed; and whether no checkpoint was saved."""
-    if run.status == "unfinished":
-        state = "running" if is_running(run.folder) else "killed"
-    else:
-        state = {"stopped": "stopped early", "nonfinite": "not finite"}.get(run.status, run.status)
+    """Return done, running, interrupted, stopped early or not finite; and whether no checkpoint was saved."""
+    state = {"stopped": "stopped early", "nonfinite": "not finite"}.get(run.status, run.status)
     has_checkpoint = any(run.folder.glob("step-*")) or (run.folder / "best_model.pt").exists()
     return state if has_checkpoint or state == "running" else f"{state}, no checkpoint"
-
-
-def is_running(folder: Path) -> bool:
-    """Return whether the process that trains in a folder is alive, by the file that names it.
-
-    A process of another machine counts as alive: it removes the file when it ends, unless it is killed.
-    """
-    try:
-        owner = as_mapping(load_json(folder / ".lock"))
-    except (OSError, ValueError):
-        return False
-    pid = as_int(owner.get("pid"))
-    # On Windows os.kill would end the process.
-    if not pid or owner.get("host") != platform.node() or os.name == "nt":
-        return bool(owner)
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # the process of another user gives a PermissionError
-        pass
-    return True
 
 
 def open_run(folder: str | Path) -> RunLog:

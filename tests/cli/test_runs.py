@@ -3,18 +3,14 @@
 import csv
 import io
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from light_llm.checkpoint.lock import FolderLock
 from light_llm.cli import main
 from light_llm.cli.runs import fit_names, format_date
 from tests.support.made_up_run import RUN, made_up_run
@@ -127,37 +123,28 @@ def test_json_and_csv_hold_the_same_numbers(sweep: Path, capsys: pytest.CaptureF
 
 
 def test_a_run_is_called_what_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ended_process: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, status in {"whole": "done", "left": "interrupted", "patient": "stopped", "nan": "nonfinite"}.items():
         sweep_run(Path(name), 0.001, 1, status=status)
-    for name, pid in {"going": os.getpid(), "killed": ended_process}.items():
+    for name in ("going", "killed"):
         sweep_run(Path(name), 0.001, 1, status=None, change=lambda row: row.update(kind="x") if row["step"] > 10 else 0)
-        Path(name, ".lock").write_text(json.dumps({"pid": pid, "host": platform.node()}))
     Path("killed", "step-000020").rmdir()
     Path("cut").mkdir()
     Path("cut", "run.json").write_text('{"form')
-    listed = json.loads(output(capsys, "--json"))
+    with FolderLock(Path("going")):
+        listed, text = json.loads(output(capsys, "--json")), output(capsys)
     assert {run["run"]: run["state"] for run in listed["runs"]} == {
         "whole": "done",
         "left": "interrupted",
         "patient": "stopped early",
         "nan": "not finite",
         "going": "running",
-        "killed": "killed, no checkpoint",
+        "killed": "interrupted, no checkpoint",
     }
     assert len(listed["not_readable"]) == 1 and "cut/run.json is damaged" in listed["not_readable"][0]
-    text = output(capsys)
-    assert "\nnot listed: cut/run.json is damaged" in text and "killed, no checkpoint" in text
-
-
-@pytest.fixture
-def ended_process() -> Iterator[int]:
-    """The number of a process that has ended, and that no other has while the test runs."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    yield child.pid
+    assert "\nnot listed: cut/run.json is damaged" in text and "interrupted, no checkpoint" in text
 
 
 def test_a_text_from_a_pipe_has_a_name_that_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

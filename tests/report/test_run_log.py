@@ -260,7 +260,7 @@ def test_runs_are_found_in_a_folder_and_one_level_below(tmp_path: Path) -> None:
     assert find_runs([tmp_path / "b", tmp_path]) == [tmp_path / "b", tmp_path / "a"]  # each once
     with pytest.raises(ConfigError, match=r"depe; did you mean deep\?"):
         find_runs([tmp_path / "depe"])
-    with pytest.raises(ConfigError, match=r"nowhere/at/all\. "):
+    with pytest.raises(ConfigError, match=r"nowhere/at/all\.$"):
         find_runs([Path("nowhere/at/all")])
 
 
