@@ -33,7 +33,7 @@ UNIT_NAMES: dict[LossUnit, str] = {"loss": "held-out loss", "bits_per_byte": "he
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher the loss of a group is than that of the best group."""
+    """The loss of a group minus that of the best group."""
 
     group: int  # its index
     value: float
