@@ -15,7 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from light_llm.runtime import cache_dir, device_name, versions
+from light_llm.plan.speed import forget_speed
+from light_llm.runtime import device_name, limit_threads, versions
 
 RESULTS = Path(__file__).parent / "results"
 STEPS, SETTLE = 8, 2
@@ -56,7 +57,7 @@ RUNS = [
 
 def one_run(flags: str, folder: Path) -> dict[str, Any]:
     """Return predicted and measured numbers of a run. Raises RuntimeError if the run failed."""
-    forget_this_machine()
+    forget_speed()
     words = ["--out", str(folder), "--overwrite", "--quiet", "--data", "shakespeare", "--max-steps", str(STEPS)]
     command = [sys.executable, "-m", "light_llm", "train", *words, "--set", "train.sample_interval=0", *flags.split()]
     child = subprocess.run(command, capture_output=True, text=True)
@@ -76,14 +77,6 @@ def one_run(flags: str, folder: Path) -> dict[str, Any]:
             "slowest": max(seconds),
         },
     }
-
-
-def forget_this_machine() -> None:
-    """Delete the cached profile, so that the next run measures it again; keep other measurements."""
-    path = cache_dir() / "measured.json"
-    if path.exists():
-        known = {k: v for k, v in json.loads(path.read_text()).items() if not k.startswith("profile ")}
-        path.write_text(json.dumps(known))
 
 
 def off(of: dict[str, float]) -> float:
@@ -124,6 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="runs whose flags contain this; nothing is kept")
     only = parser.parse_args().only
+    limit_threads()  # as the runs do: measurements are cached by the number of threads
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for flags in (flags for flags in RUNS if only in flags):

@@ -1,5 +1,6 @@
 """The folder of one run: its paths, which step folder to resume from, which to remove, and how a run is replaced."""
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -155,9 +156,10 @@ class RunFolder:
                 self.files.make_folder(self.path)
                 self.files.sync_folder(self.path.parent)
         except OSError as error:
-            raise CheckpointError(
-                f"the run folder {self.path} cannot be made ({error.strerror}); name another with --out"
-            ) from None
+            raise self._cannot_be_made(error.strerror) from None
+
+    def _cannot_be_made(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"the run folder {self.path} cannot be made ({reason}); name another with --out")
 
     def remove_stale(self) -> None:
         """Remove partial files of a killed run, and restore a step folder that it was replacing."""
@@ -201,9 +203,11 @@ class RunFolder:
         return f"the earlier run in {self.path} is now in {archive}"
 
     def ensure_folder_available(self, *, explicit: bool, overwrite: bool) -> None:
-        """Raise CheckpointError if the path is a file, is in use, or was named explicitly and holds a run to keep."""
+        """Raise CheckpointError if the folder cannot be made, is in use, or was named and holds a run to keep."""
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path} is a file; name a folder with --out")
+        if problem := _why_not_writable(self.path):
+            raise self._cannot_be_made(problem)
         if self.path.is_dir():
             self.lock().release()
         if explicit and not overwrite and contains_run(self.path):
@@ -256,6 +260,14 @@ def step_number(step: Path) -> int:
     500
     """
     return int(step.name.split("-")[1])
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Return why a folder cannot be made or written to, as far as that is known without trying; None if nothing is."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not existing.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is not writable"
 
 
 def contains_run(path: Path) -> bool:

@@ -14,6 +14,7 @@ from ..plan.plan import Plan, make_plan
 from ..plan.render import refusal
 from ..plan.suggest import Overrides, suggest_settings
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
+from ..train.measure import measure_machine
 from ..train.preflight import dataset_size
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class FitChecker:
         resolved = self.resolved
         train = replace(run.train, device=resolved.device, dtype=resolved.dtype, compile=resolved.compile)
         if self.flags.budget:
+            doctor = not self.flags.skip_doctor
+            measure_machine(run.model, train.device, train.dtype, doctor=doctor, quiet=self.flags.quiet)
             choice = fit_to_budget(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
             self._print(f"budget   {self.flags.budget}: {choice.why}")
             return run.with_settings(**choice.changes)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from ..config import ModelConfig, Run
-from ..errors import ConfigError, DataError
+from ..config.schedule import rate_notes
+from ..errors import ConfigError, DataError, as_flags
 from .args import flag_of
 from .train import TrainFlags, new_run, parse_train
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 class PlanFlags(TrainFlags):
     """The flags of `train`, and the format of the output."""
 
+    measure: Annotated[bool, arg(help="measure the speed of this machine again")] = False
     json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
 
 
@@ -66,11 +70,18 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     """Return the plan, fitted to the budget if there is one, and notes to print below it."""
     from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
+    from ..plan.speed import forget_speed
+    from ..train.measure import measure_machine
     from .fit import resolve_auto
 
     train = resolve_auto(run.train)
     text, V, notes = _text_size(run, settings, flags)
     run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
+    notes += [f"note         {note}" for note in map(as_flags, rate_notes(train))]
+    if flags.measure:
+        forget_speed()
+    # On standard error: standard output is the plan, or its JSON.
+    measure_machine(run.model, train.device, train.dtype, doctor=False, say=partial(print, file=sys.stderr, flush=True))
     if not flags.budget:
         return make_plan(run.model, train, run.data.max_length, text), notes
     choice = fit_to_budget(parse_budget(flags.budget), run.model, train, run.data.max_length, text)

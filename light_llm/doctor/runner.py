@@ -168,10 +168,15 @@ COMPILE = tuple(
 )
 
 
-def check_device(device: str, *, dtype: str = "float32", optimizer: str = "adamw") -> Diagnosis:
+def check_device(
+    device: str, *, dtype: str = "float32", optimizer: str = "adamw", progress: ProgressFn | None = None
+) -> Diagnosis:
     """Run the quick checks, or read their cached results, and refuse a run that depends on one that failed.
 
     Only results without a failure are cached: a device that failed is checked again, because it may have been fixed.
+
+    Args:
+        progress: as for `run_checks`.
 
     Raises:
         DeviceError: a check failed that the run depends on; the message names the flag that helps.
@@ -179,7 +184,7 @@ def check_device(device: str, *, dtype: str = "float32", optimizer: str = "adamw
     try:
         diagnosis = Diagnosis.from_dict(load_verified(cache_path(device)))
     except (OSError, ValueError, KeyError, TypeError):  # not checked yet, damaged, or of another version
-        diagnosis = quick_check(device)
+        diagnosis = quick_check(device, progress=progress)
         if all(result.verdict == RIGHT for result in diagnosis.findings):
             with suppress(OSError):  # a cache that cannot be written costs the checks again
                 atomic_write(cache_path(device), dump_with_digest(diagnosis.to_dict()))
@@ -187,7 +192,7 @@ def check_device(device: str, *, dtype: str = "float32", optimizer: str = "adamw
     unneeded |= set() if OPTIMIZERS[optimizer].orthogonalizes else {ADAMW}
     for advice in diagnosis.advice:
         if advice.action not in unneeded:
-            raise DeviceError(f"device {device!r} computes wrong: {advice.because}; {advice.action}")
+            raise DeviceError(f"device {device!r} computes wrong results: {advice.because}; {advice.action}")
     return diagnosis
 
 

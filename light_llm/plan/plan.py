@@ -6,7 +6,7 @@ from typing import Any
 from ..config import ModelConfig, TrainConfig, get_model_size
 from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
 from .memory_model import Memory, StepShape, optimizer_bytes, step_memory
-from .profile import profile
+from .speed import find_speed
 from .time_model import SAMPLE_SECONDS, SAVE_BYTES_PER_SECOND, Seconds, evaluation_seconds, probe_seconds, step_seconds
 
 KEPT_STEPS = 2  # step folders that stay on disk
@@ -36,6 +36,7 @@ class Plan:
     memory: Memory  # at the peak
     limit: MemoryLimit | None
     step: float | None = None  # seconds of one step; None if this machine was not measured
+    speed_source: str | None = None  # where that number comes from: a constant of `speed.py`
     seconds: Seconds | None = None  # of the steps that are left
     final_seconds: float | None = None  # of what follows the last step: its probe, save, evaluation and sample
 
@@ -66,7 +67,7 @@ class Plan:
 
     @property
     def flops_per_step(self) -> float:
-        """Return the operations of a step's products."""
+        """Return the operations of a step's matrix multiplications."""
         return training_flops(self.model, self.T) * self.tokens_per_step
 
     @property
@@ -101,6 +102,7 @@ class Plan:
         if self.step is not None and self.seconds is not None:
             values |= {"step_seconds": round(self.step, 4), "seconds": round(self.step * self.train.max_steps, 2)}
             values["all_seconds"] = round(self.seconds.total, 1)
+            values["speed_source"] = self.speed_source
             values["final_seconds"] = round(self.final_seconds or 0.0, 1)
             values["left"] = {name: round(value, 3) for name, value in asdict(self.seconds).items()}
         return values
@@ -138,12 +140,12 @@ def make_plan(
 
 def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:
     """Add the predicted time of some steps."""
-    train = plan.train
-    speeds = profile(train.device, train.dtype, plan.model)
-    step = step_seconds(shape, speeds)
+    train, speed = plan.train, find_speed(shape, plan.train)
+    parts, factor = speed.profile, speed.factor
+    step = factor * step_seconds(shape, parts)
     once = Seconds(
-        evaluations=evaluation_seconds(shape, speeds, plan.text.held_out or 0),
-        probes=probe_seconds(shape, speeds),
+        evaluations=factor * evaluation_seconds(shape, parts, plan.text.held_out or 0),
+        probes=factor * probe_seconds(shape, parts),
         saves=(plan.bytes_of_checkpoints / (KEPT_STEPS + 1)) / SAVE_BYTES_PER_SECOND,
         samples=SAMPLE_SECONDS,
     )
@@ -156,7 +158,7 @@ def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:
     seconds = Seconds(step * steps, **{name: _count(steps, n) * getattr(once, name) for name, n in intervals.items()})
     # Each is due after the last step too, unless it is turned off.
     final = sum(getattr(once, name) for name, n in intervals.items() if n)
-    return replace(plan, step=step, seconds=seconds, final_seconds=final)
+    return replace(plan, step=step, speed_source=speed.source, seconds=seconds, final_seconds=final)
 
 
 def _count(steps: int, interval: int) -> int:

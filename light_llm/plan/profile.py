@@ -8,7 +8,6 @@ a slow bfloat16; a data sheet's peak rate would not.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
-from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +22,8 @@ from ..model import Block
 from ..optim.adamw import adamw
 from ..optim.muon import muon
 from ..runtime import autocast, rng_state, set_rng_state
-from ..runtime.machine_cache import cached_measurements, machine_key, read_measurements
-from ..runtime.timing import time_calls
+from ..runtime.machine_cache import cached_measurements, disturbed_measurements, machine_key, read_measurements
+from ..runtime.timing import time_calls, typical_seconds
 
 WIDTHS = (128, 256, 512)  # C of the blocks and of the head
 LENGTHS = (64, 256, 1024)  # T of attention
@@ -35,7 +34,9 @@ V = 8192
 D = 64  # d_k
 UPDATED_PARAMETERS = 1 << 22  # 64 MB with their gradients and moments, more than a cache
 REPEATS, MIN_SECONDS = 3, 0.015
-VERSION = 1  # of this file's measurements: part of the key in the cache
+VERSION = 2  # of this file's measurements: part of the key in the cache
+N_TIMINGS = 26  # calls of the stopwatch for one profile
+ProgressFn = Callable[[int, int], object]  # timings done, timings in all
 GPT2 = ModelConfig()
 BLOCK_CHOICES = ("positions", "norm", "mlp", "activation", "bias", "qk_norm")  # they decide the time of a block
 
@@ -63,17 +64,25 @@ N_NUMBERS = {f.name: 1 if f.type is float else len(WIDTHS) for f in fields(Profi
 
 def is_known(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
     """Return whether this machine was measured before, with a model's kind of blocks."""
-    return read_measurements().keys() >= set(keys(device, dtype, model))
+    return (disturbed_measurements() | read_measurements()).keys() >= set(keys(device, dtype, model))
 
 
-def profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
-    """Return the cached profile of this machine, or measure it, which takes some seconds."""
+def is_disturbed(device: str, dtype: str, model: ModelConfig = GPT2) -> bool:
+    """Return whether the profile that this process uses was measured while other programs were running."""
+    return keys(device, dtype, model)[0] in disturbed_measurements()
+
+
+def profile(device: str, dtype: str, model: ModelConfig = GPT2, *, progress: ProgressFn | None = None) -> Profile:
+    """Return the cached profile of this machine, or measure it, which takes some seconds.
+
+    A profile that is measured while other programs are running is not cached.
+    """
 
     def measure() -> list[float]:
-        values = vars(measure_profile(device, dtype, model)).values()
+        values = vars(measure_profile(device, dtype, model, progress=progress)).values()
         return [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
 
-    numbers = iter(cached_measurements(keys(device, dtype, model), measure))
+    numbers = iter(cached_measurements(keys(device, dtype, model), measure, device=device))
     return Profile(*(next(numbers) if n == 1 else tuple(islice(numbers, n)) for n in N_NUMBERS.values()))  # type: ignore[arg-type]
 
 
@@ -94,11 +103,13 @@ def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
     return ModelConfig(n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, **choices)
 
 
-def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profile:
+def measure_profile(
+    device: str, dtype: str, model: ModelConfig = GPT2, *, progress: ProgressFn | None = None
+) -> Profile:
     """Measure every part, a few seconds in all, and restore the random generators of the process."""
     before = rng_state(device)
     try:
-        parts = _Parts(device, dtype, model)
+        parts = _Parts(device, dtype, model, progress)
         blocks = [_line(parts.block(C, FEW), parts.block(C, MANY)) for C in WIDTHS]
         heads = [_line(parts.head(C, FEW), parts.head(C, MANY)) for C in WIDTHS]
         middle = WIDTHS[1]
@@ -122,13 +133,18 @@ def measure_profile(device: str, dtype: str, model: ModelConfig = GPT2) -> Profi
 
 
 class _Parts:
-    """Measures the parts of a step: each method returns the median seconds of one call."""
+    """Measures the parts of a step: each method returns the seconds of one call."""
 
-    def __init__(self, device: str, dtype: str, model: ModelConfig) -> None:
+    def __init__(self, device: str, dtype: str, model: ModelConfig, progress: ProgressFn | None = None) -> None:
         self.device, self.dtype, self.model = device, dtype, model
+        self.progress, self.done = progress, 0
 
     def seconds(self, work: Callable[[], object]) -> float:
-        return median(time_calls(work, device=self.device, repeats=REPEATS, min_seconds=MIN_SECONDS))
+        times = time_calls(work, device=self.device, repeats=REPEATS, min_seconds=MIN_SECONDS)
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, N_TIMINGS)
+        return typical_seconds(times)
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self.device)

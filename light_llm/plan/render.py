@@ -6,6 +6,7 @@ from ..config import ModelConfig, block_shapes, outer_shapes
 from ..config.param_shapes import count
 from ..text_format import format_bytes, format_duration
 from .plan import Plan
+from .speed import BUSY, CORRECTED, LAST_RUN, MEASURED
 from .suggest import Suggestion
 
 NAMES = {
@@ -24,7 +25,19 @@ def header_lines(plan: Plan) -> list[str]:
     lines = [f"plan     memory {memory}{limit}, checkpoints {checkpoints} on disk,"]
     if plan.step is None or plan.seconds is None:
         return [*lines, "         how long it takes is not known"]
-    return [*lines, f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all"]
+    lines.append(f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all")
+    return [*lines, f"         ({speed_source(plan)})"]
+
+
+def speed_source(plan: Plan) -> str:
+    """Return where the predicted time of a step comes from."""
+    assert plan.step is not None
+    return {
+        MEASURED: "measured on this machine",
+        BUSY: "measured while other programs were running: probably too long",
+        LAST_RUN: f"this machine did {format_duration(plan.step)} a step last time",
+        CORRECTED: "measured on this machine, corrected by the last run",
+    }[plan.speed_source or MEASURED]
 
 
 def warning_lines(plan: Plan) -> list[str]:
@@ -90,8 +103,9 @@ def table(plan: Plan) -> list[str]:
         lines += ["", f"time         {total:>14}  in all, {step} a step"]
         parts = vars(plan.seconds).items()
         lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
+        lines.append(f"             ({speed_source(plan)})")
     if text.tokens is None:
-        lines += ["", "note         the text is not here yet: its passes, and the time of evaluations, are left out"]
+        lines += ["", "note         the text is not here yet: passes and evaluations are not counted"]
     return lines
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..config import PRESETS, ModelConfig, TrainConfig, preset_settings
 from .plan import Plan, make_plan
+from .profile import is_known
 
 MIN_WINDOW = 64  # tokens
 SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
@@ -37,7 +38,9 @@ def suggest_settings(plan: Plan, *, timed: bool = True) -> list[Suggestion]:
     tried = [_smaller_micro_batch(plan), *(_alone_then_in_pieces(plan, kind) for kind in _kinds(plan))]
     suggestions = [s for kind in tried if (s := next((s for s in kind if s.plan.fits), None))]
     suggestions = suggestions or [s for s in _everything(plan) if s.plan.fits][:1]
-    # Only what is offered is timed: a search plans hundreds of settings.
+    # Only what is offered is timed, because a search plans hundreds of settings; and only if this machine was measured
+    # before, because a refusal must not make the reader wait.
+    timed = timed and is_known(plan.train.device, plan.train.dtype, plan.model)
     return [replace(s, plan=_replan(plan, s.changes, timed=True)) for s in suggestions] if timed else suggestions
 
 

@@ -1,4 +1,4 @@
-"""Count the floating-point operations of training, and measure the rate of matrix products: both sides of MFU."""
+"""Count the floating-point operations of training, and measure the rate of matrix multiplications, to get the MFU."""
 
 import torch
 
@@ -8,7 +8,7 @@ from .timing import time_calls
 
 
 def training_flops(config: ModelConfig, T: int) -> float:
-    """Return the floating-point operations of training per token, in windows of T: matrix products, both passes.
+    """Return the floating-point operations of training per token, in windows of T: matrix multiplications, both passes.
 
     Each weight costs 6 operations per token: a multiplication and an addition, once forward and twice backward. There
     are 12 L C^2 of them in GPT-2's blocks and V C in the head. Causal attention sees T / 2 tokens on average, fewer in
@@ -35,9 +35,9 @@ def attended_tokens(T: int, window: int = 0) -> float:
 
 
 def matmul_rate(device: str, dtype: str) -> float:
-    """Return the FLOP/s of matrix products on a device, measured once per machine: the 100% of MFU."""
+    """Return the FLOP/s of matrix multiplications on a device, measured once per machine: the 100% of MFU."""
     key = f"{dtype} products on {device}, FLOP/s: {machine_key()}"
-    return cached_measurement(key, lambda: measure_matmul_rate(device, dtype))
+    return cached_measurement(key, lambda: measure_matmul_rate(device, dtype), device=device)
 
 
 def measure_matmul_rate(device: str, dtype: str, seconds: float = 0.15) -> float:

@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 
 import torch
 
@@ -10,6 +12,10 @@ MAX_GROWTH = 10.0  # of the number of calls, from one try to the next
 # Repetitions on a quiet machine were at most a few percent apart. A constant load, as on a shared server, slows all
 # of them alike and is not detected.
 BUSY_SPREAD = 1.25
+# Share of the elapsed time in which a thread that only computes has a processor: about 1 on a quiet machine, about 0.5
+# beside as many other programs as there are cores.
+MIN_PROCESSOR_SHARE = 0.85
+MIN_ELAPSED = 1e-3  # seconds; reading two clocks one after the other makes a share of less time meaningless
 
 
 def time_calls(
@@ -40,6 +46,43 @@ def time_calls(
         # A tenth more than needed, so that the next try is the last; bounded, because one short reading may be wrong.
         calls = math.ceil(calls * min(MAX_GROWTH, max(1.1 * min_seconds / max(seconds, 1e-9), 1.1)))
     return [seconds / calls, *(elapsed(calls) / calls for _ in range(repeats - 1))]
+
+
+@dataclass(frozen=True)
+class BusyMeter:
+    """Tells whether other programs have taken the processor from the calling thread since the meter was made.
+
+    Compares the thread's processor time with the elapsed time. For work on the CPU only: a thread that waits for a GPU
+    or a disk has no processor either. A thread that waits for torch's other threads at the end of an operation keeps
+    its processor, so the number of threads does not matter.
+    """
+
+    clock: Callable[[], float] = time.perf_counter
+    processor: Callable[[], float] = time.thread_time
+    start: tuple[float, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", (self.clock(), self.processor()))
+
+    @property
+    def share(self) -> float:
+        """The processor time of this thread as a share of the elapsed time; 1 if too little time has passed to tell."""
+        elapsed, used = self.clock() - self.start[0], self.processor() - self.start[1]
+        return used / elapsed if elapsed > MIN_ELAPSED else 1.0
+
+    @property
+    def is_busy(self) -> bool:
+        """True if other programs were running."""
+        return self.share < MIN_PROCESSOR_SHARE
+
+
+def typical_seconds(repetitions: Sequence[float]) -> float:
+    """Return the median of some repetitions, or the fastest if they differ so much that something else was running.
+
+    >>> typical_seconds([1.0, 1.1, 1.2]), typical_seconds([1.0, 1.1, 5.0])
+    (1.1, 1.0)
+    """
+    return min(repetitions) if is_busy(repetitions) else median(repetitions)
 
 
 def is_busy(repetitions: Sequence[float]) -> bool:

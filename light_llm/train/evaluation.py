@@ -18,6 +18,7 @@ from ..model import eval_mode
 from ..observe.attention import Alarm
 from ..observe.probe import MAP_TOKENS, ProbeBatch, make_probe_batch, probe_model, select_attention_maps
 from .callbacks import Callback, LogMetrics
+from .measure import RecordStepTime
 from .messages import loss_is_rising
 from .step import EvaluationCancelled, Status, Step, TrainState
 
@@ -39,12 +40,13 @@ def built_in_callbacks(trainer: Trainer) -> list[tuple[int, Callback]]:
         return [(1, LogMetrics(trainer)), (1, trainer.checkpointer), (1, EvaluateTrainingLoss(trainer))]
     # A probe's row belongs to its step, so it is written before the checkpoint. Evaluations take long, so the
     # checkpoint is saved before them.
-    callbacks = [
+    callbacks: list[tuple[int, Callback]] = [
         (1, LogMetrics(trainer)),
         (config.probe_interval, ProbeModel(trainer, loader.dataset)),
         (1, trainer.checkpointer),
         (config.eval_interval, EvaluateHeldOut(trainer, loader, trainer.resumed)),
         (config.sample_interval, WriteSample(trainer, loader.dataset)),
+        (1, RecordStepTime(trainer, loader.dataset.max_length)),
     ]
     return [(every, callback) for every, callback in callbacks if every]  # an interval of 0 means never
 

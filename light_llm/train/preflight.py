@@ -1,31 +1,20 @@
-"""Checks before a run changes anything (settings, memory, time, device), and the contents of run.json.
-
-Run as `python -m light_llm.train.preflight DEVICE DTYPE DOCTOR THREADS MODEL` it measures the machine in a child
-process and leaves the results in the cache.
-"""
+"""Checks before a run changes anything (settings, memory, time, device), and the contents of run.json."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
-from ..doctor import Diagnosis, check_device, has_cached_check
+from ..doctor import Diagnosis, check_device
 from ..errors import ConfigError, DeviceError, as_keywords
 from ..model import LightLLM
 from ..observe import Sink
 from ..observe.tracking import choose_tracker
 from ..plan.plan import DatasetSize, Plan, make_plan
-from ..plan.profile import is_known, profile
 from ..plan.render import refusal
 from ..plan.suggest import suggest_settings
 from ..report.run_log import RUN_FORMAT
@@ -34,18 +23,15 @@ from ..runtime import (
     choose_compile,
     choose_device,
     choose_dtype,
-    configure_malloc,
     device_name,
     resident_memory,
-    subprocess_env,
     versions,
     wandb_reason,
 )
+from .measure import measure_machine
 
 if TYPE_CHECKING:
     from .start import ResumeState
-
-MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
 
 
 @dataclass(frozen=True)
@@ -135,10 +121,10 @@ class PreflightReport:
     def doctor_lines(self) -> list[str]:
         """Return the header's lines about the device."""
         if self.diagnosis is None:
-            return ["doctor   nobody looked whether this device computes right (--skip-doctor)"]
+            return ["doctor   skipped ({--skip-doctor}): whether this device computes correctly is not known"]
         checked = sum(finding.verdict != "not checked" for finding in self.diagnosis.findings)
         wrong = [f"doctor   {advice.because}; {advice.action}" for advice in self.diagnosis.advice]
-        return wrong or [f"doctor   {checked} cases computed against float64, all right"]
+        return wrong or [f"doctor   {checked} checks against float64 passed"]
 
 
 def run_checks(
@@ -156,8 +142,8 @@ def run_checks(
     plan = estimate(model, dataset, config, done=done, timed=False)
     if plan and not plan.fits and not options.force:
         raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
-    measure_machine(model.config, config.device, config.dtype, doctor=not options.skip_doctor, say=options.say)
     skip = options.skip_doctor
+    measure_machine(model.config, config.device, config.dtype, doctor=not skip, quiet=options.quiet, say=options.say)
     diagnosis = None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
     return PreflightReport(estimate(model, dataset, config, done=done), diagnosis)
 
@@ -232,37 +218,3 @@ def smaller_micro_batch(config: TrainConfig) -> int | None:
     size = config.micro_batch or config.batch_size
     divisors = [n for n in range(1, size // 2 + 1) if config.batch_size % n == 0]
     return max(divisors, default=None)
-
-
-def measure_machine(model: ModelConfig, device: str, dtype: str, *, doctor: bool, say: Callable[[str], object]) -> None:
-    """Measure the speed of this machine and run the doctor, once, in a child process that fills the cache.
-
-    A child, because the measurements leave the heap of their process larger than a run needs. On a GPU this process
-    measures for itself: starting the driver a second time takes seconds.
-    """
-    known = is_known(device, dtype, model) and (not doctor or has_cached_check(device))
-    if known or device != "cpu":
-        return
-    say("first    this machine is measured, and examined for wrong results: once, some seconds")
-    command = [sys.executable, "-m", "light_llm.train.preflight", device, dtype]
-    command += ["doctor" if doctor else "no-doctor", str(torch.get_num_threads()), json.dumps(asdict(model))]
-    # Without the child's results this process measures when it needs them.
-    with suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(  # noqa: S603
-            command, env=subprocess_env(), capture_output=True, timeout=MAX_MEASURING_SECONDS, check=False
-        )
-
-
-def main(device: str, dtype: str, doctor: str, threads: str, model: str) -> None:
-    """Measure in the child process of `measure_machine`."""
-    torch.set_num_threads(int(threads))
-    configure_malloc()
-    profile(device, dtype, ModelConfig(**json.loads(model)))
-    if doctor == "doctor":
-        # The run itself reads the result from the cache, and raises the error again.
-        with suppress(DeviceError):
-            check_device(device)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file is a file; name a folder with --out"):
         RunFolder(tmp_path / "file").ensure_folder_available(explicit=False, overwrite=False)
-    with pytest.raises(CheckpointError, match=r"the run folder .*file/run cannot be made \(Not a directory\)"):
-        RunFolder(tmp_path / "file" / "run").create()
+    for refused in (partial(RunFolder.ensure_folder_available, explicit=True, overwrite=False), RunFolder.create):
+        with pytest.raises(CheckpointError, match=r"the run folder .*file/run cannot be made \(Not a directory\)"):
+            refused(RunFolder(tmp_path / "file" / "run"))
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

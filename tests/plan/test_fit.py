@@ -7,7 +7,7 @@ import pytest
 
 from light_llm.config import ModelConfig, TrainConfig, matrix_parameters
 from light_llm.errors import ConfigError
-from light_llm.plan import plan as plan_module
+from light_llm.plan import speed as speed_module
 from light_llm.plan.budget import MAX_PASSES, MIN_STEPS, TOKENS_PER_PARAMETER, Budget, fit_to_budget, parse_budget
 from light_llm.plan.plan import DatasetSize, Plan, make_plan
 from light_llm.plan.render import header_lines, refusal, table, warning_lines
@@ -23,7 +23,7 @@ FRAMEWORK = 250_000_000
 
 @pytest.fixture(autouse=True)
 def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "profile", lambda device, dtype, model: PROFILE)
+    monkeypatch.setattr(speed_module, "profile", lambda device, dtype, model: PROFILE)
 
 
 def planned(gigabytes: float, model: ModelConfig = MICRO, train: TrainConfig = CPU) -> Plan:

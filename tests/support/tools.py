@@ -19,7 +19,7 @@ from light_llm.model import LightLLM
 from light_llm.observe import read_rows
 from light_llm.observe.metrics import TIMING_KEYS
 from light_llm.plan.profile import Profile, keys
-from light_llm.runtime.machine_cache import cached_measurements
+from light_llm.runtime.machine_cache import store_measurements
 from light_llm.train import Result, Trainer
 
 ALPHABET = "abcdefghij \n.é/"  # of the model that the tests of the prompt write with
@@ -45,7 +45,7 @@ def cache_profile() -> None:
     """Cache PROFILE as the speed of this machine, for both number formats and GPT-2's blocks."""
     numbers = [n for value in vars(PROFILE).values() for n in (value if isinstance(value, tuple) else (value,))]
     for dtype in ("float32", "bfloat16"):
-        cached_measurements(keys("cpu", dtype), lambda: numbers)
+        store_measurements(dict(zip(keys("cpu", dtype), numbers, strict=True)))
 
 
 def some_tokens(B: int = 3, T: int = 16, V: int = TINY.vocab_size, seed: int = 5) -> Tensor:

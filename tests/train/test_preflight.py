@@ -13,9 +13,9 @@ from light_llm.doctor import Diagnosis
 from light_llm.errors import ConfigError, DeviceError
 from light_llm.plan import plan as plans
 from light_llm.runtime import MemoryLimit
-from light_llm.train import Trainer, preflight
+from light_llm.train import Trainer, measure, preflight
 from tests.support.child import Child
-from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, run_child
+from tests.support.tools import NANO_RUN, SMALL, byte_loader, byte_model, cache_profile, run_child
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -41,10 +41,10 @@ def test_a_run_says_who_looked_at_its_device(poem: Path) -> None:
         doctor = json.loads(Path(out, "run.json").read_text())["doctor"]
         log = Path(out, "train.log").read_text()
         if skip:
-            assert doctor is None and "nobody looked whether this device computes right" in log
+            assert doctor is None and "doctor   skipped (skip_doctor=True)" in log
         else:
             assert doctor["safe"] and doctor["cases"] > 20 and doctor["findings"] == []
-            assert f"{doctor['cases']} cases computed against float64, all right" in log
+            assert f"{doctor['cases']} checks against float64 passed" in log
 
 
 def test_the_plan_stands_in_the_header_and_beside_what_happened(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +56,9 @@ def test_the_plan_stands_in_the_header_and_beside_what_happened(poem: Path, caps
     assert plan["step_seconds"] > 0 and plan["memory"]["total"] > plan["memory"]["weights"] > 0
     assert main(["report", "run"]) == 0
     page = Path("run/report.html").read_text()
-    assert all(words in page for words in ("time of a step, median", "peak memory", "time, all in"))
+    assert all(
+        words in page for words in ("time of a step, median", "peak memory", "time with start, evaluation and saving")
+    )
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -144,6 +146,21 @@ def test_a_plan_in_words(poem: Path, capsys: pytest.CaptureFixture[str]) -> None
         word in said for word in ("parameters", "at the peak", "operations a step", "passes over the text", "in all")
     )
     assert all(len(line) <= 80 for line in said.splitlines()) and not Path("checkpoints").exists()
+
+
+def test_a_plan_measures_again_when_asked(
+    poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A measurement that nobody asked for again would make the test slow: the child process is a made-up one."""
+    monkeypatch.setenv("LIGHT_LLM_CACHE", str(tmp_path / "cache"))
+    cache_profile()
+    words = ["plan", "--data", str(poem), *NANO_RUN]
+    assert main(words) == 0 and capsys.readouterr().err == ""
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(measure, "_follow", lambda command, show: (asked.append(tuple(command[3:5])), cache_profile()))
+    assert main([*words, "--measure"]) == 0 and asked == [("cpu", "float32")]
+    captured = capsys.readouterr()
+    assert "Measuring the speed of this machine" in captured.err and "measured on this machine" in captured.out
 
 
 def test_a_plan_as_json(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
