@@ -1,4 +1,4 @@
-"""`light-llm watch`: serve the live page of runs, finished or still training."""
+"""`light-llm watch`: serve the live page of runs, finished or training."""
 
 from __future__ import annotations
 
@@ -25,25 +25,30 @@ class WatchFlags:
     folders: Annotated[
         Words, words_arg("[FOLDER ...]", "a run, or a folder of runs", "(default: checkpoints)"), _POSITIONAL
     ] = ()
-    port: Annotated[int, arg(metavar="N", help="of 127.0.0.1", help_behavior_hint="(default: the first free one)")] = 0
+    port: Annotated[
+        int, arg(metavar="N", help="port to serve on", help_behavior_hint="(default: the first free one)")
+    ] = 0
 
 
 def command(argv: Sequence[str]) -> int:
     """Serve the page until Ctrl-C, or until the server ends: then return 1."""
-    about = "Show the runs in each FOLDER and one level below it in a browser, as they go on."
+    about = "Serve a web page, on this machine only, that shows the runs in each FOLDER and one level below it live."
     flags, _ = parse(WatchFlags, argv, prog="light-llm watch", about=about)
     # Imported here, so that --help and a refused flag do not wait for the modules of the server.
+    from ..report.find_runs import find_runs
     from ..report.server import open_port, serve
 
     roots = [Path(f) for f in flags.folders or ("checkpoints",)]
     for root in roots:
         # A folder that does not exist yet is awaited: the page may be opened before the training starts.
         if root.exists() and not root.is_dir():
-            raise ConfigError(f"{root} is no folder; name a run folder, or a folder of runs")
+            raise ConfigError(f"{root} is not a folder; name a run folder, or a folder of runs")
     with serve(roots, open_port(flags.port), warn=_warn) as (address, thread):
-        if missing := [str(root) for root in roots if not root.is_dir()]:
-            print_rich(f"waiting for a run to begin in {', '.join(missing)}")
-        print_rich(f"live page  {address}", "Ctrl-C ends it; runs go on.")
+        print_rich(f"live page  {address}")
+        for root in roots:
+            if not root.is_dir() or not find_runs([root]):
+                print_rich(f"waiting    no run in {root.absolute()} yet; the page shows it as soon as it starts")
+        print_rich("           Ctrl-C ends the page, not the training.")
         # Through a pipe, standard output is buffered, and the address would stay there as long as the page is served.
         sys.stdout.flush()
         # Sleep in short pieces, so that Ctrl-C and a server that has failed both end the command soon.

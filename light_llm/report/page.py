@@ -43,7 +43,7 @@ def write_report(folder: str | Path, files: Files = REAL_FILES, *, log: RunLog |
 def page_state(logs: Sequence[RunLog]) -> dict[str, Any]:
     """Return everything the page shows as plain values: inlined in report.html, and the body of `/data.json`."""
     together = loss_figure(logs) if len(logs) > 1 else None
-    return {"format": 1, "together": asdict(together) if together else None, "runs": [_run_state(log) for log in logs]}
+    return {"together": asdict(together) if together else None, "runs": [_run_state(log) for log in logs]}
 
 
 def render_page(logs: Sequence[RunLog]) -> str:
@@ -56,17 +56,19 @@ def render_page(logs: Sequence[RunLog]) -> str:
     return _render(title, state, None, scripts, policy)
 
 
-def render_live_page(state: str, nonce: str) -> str:
+def render_live_page(state: str, nonce: str, folders: Sequence[Path] = ()) -> str:
     """Return the live page, which loads new values and plotly from its server.
 
     Args:
         state: `page_state` as JSON.
         nonce: of the scripts, in the policy that the server sends.
+        folders: where runs are looked for; the page names them as long as there is no run.
     """
     scripts = (
         f'<script src="/plotly.js" nonce="{nonce}"></script>\n<script nonce="{nonce}">{_asset("page.js")}</script>'
     )
-    return _render("light-llm, live", state, {"poll": POLL_SECONDS}, scripts)
+    live = {"poll": POLL_SECONDS, "folders": [str(folder.absolute()) for folder in folders]}
+    return _render("light-llm, live", state, live, scripts)
 
 
 def _run_state(log: RunLog) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _run_state(log: RunLog) -> dict[str, Any]:
     }
 
 
-def _render(title: str, state: str, live: dict[str, float] | None, scripts: str, policy: str = "") -> str:
+def _render(title: str, state: str, live: dict[str, Any] | None, scripts: str, policy: str = "") -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{policy}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -94,7 +96,7 @@ def _render(title: str, state: str, live: dict[str, float] | None, scripts: str,
         f'<title>{html.escape(title)}</title>\n<link rel="icon" href="data:,">\n'
         f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n{_asset('page.html')}"
         f'<script type="application/json" id="state">{_escape_json(state)}</script>\n'
-        f'<script type="application/json" id="live">{json.dumps(live)}</script>\n'
+        f'<script type="application/json" id="live">{_escape_json(json.dumps(live))}</script>\n'
         f"{scripts}\n</body>\n</html>\n"
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import secrets
 import socket
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 LOCALHOST = "127.0.0.1"  # never another address: the page is not meant for a network
 FIRST_PORT = 8517
 MAX_PORTS = 20  # ports tried in turn
+PORT_ERRORS = {
+    errno.EADDRINUSE: "is used by another program",
+    errno.EACCES: "may not be opened by this user",
+}
 # Share of a core for reading a run: beside the training that writes it, and in a process of its own.
 SHARE_WHILE_TRAINING, SHARE_ALONE = 0.02, 0.25
 JOIN_SECONDS = 2.0
@@ -59,7 +65,7 @@ def serve_while_training(folder: Path, *, warn: Callable[[str], object] = print)
     try:
         listener = open_port()
     except OSError as error:
-        warn(f"there is no live page: no port of {LOCALHOST} can be opened ({error.strerror or error})")
+        warn(f"there is no live page: no port of {LOCALHOST} can be opened ({os.strerror(error.errno or 0)})")
         yield ""
         return
     with serve([folder], listener, share=SHARE_WHILE_TRAINING, warn=warn) as (address, _):
@@ -110,14 +116,15 @@ def open_port(port: int = 0) -> socket.socket:
         OSError: no port can be opened.
     """
     if not 0 <= port < 1 << 16:
-        raise ConfigError(f"--port {port} is no port; name one from 1024 to 65535, or leave it out")
+        raise ConfigError(f"{{--port {port}}} is not a port; use one from 1024 to 65535, or leave it out")
     for number in [port] if port else range(FIRST_PORT, FIRST_PORT + MAX_PORTS):
         try:
             return socket.create_server((LOCALHOST, number))
         except OSError as error:
             if port:
-                message = f"--port {port} cannot be opened ({error.strerror or error}); leave it out to take a free one"
-                raise ConfigError(message) from None
+                # Python adds the address to `strerror`.
+                reason = PORT_ERRORS.get(error.errno or 0, f"cannot be opened: {os.strerror(error.errno or 0)}")
+                raise ConfigError(f"port {port} {reason}. Leave out {{--port}} to take a free one") from None
     return socket.create_server((LOCALHOST, 0))
 
 
@@ -143,7 +150,7 @@ def create_app(watcher: RunWatcher, *, warn: Callable[[str], object] = print) ->
 
     async def index(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
-        page = render_live_page(watcher.state()[0].decode(), nonce)
+        page = render_live_page(watcher.state()[0].decode(), nonce, watcher.roots)
         return HTMLResponse(page, headers={"content-security-policy": POLICY.format(nonce=nonce)})
 
     async def data(request: Request) -> Response:
@@ -189,7 +196,7 @@ def _guarded(app: ASGIApp, warn: Callable[[str], object]) -> ASGIApp:
         if scope["type"] != "http":
             return
         if not LOCAL_HOST.fullmatch(Headers(scope=scope).get("host", "")):
-            refusal = PlainTextResponse("this page is read at 127.0.0.1 or localhost", 421)
+            refusal = PlainTextResponse("open this page at 127.0.0.1 or localhost", 421)
             return await refusal(scope, receive, send_strictly)
         try:
             await app(scope, receive, send_strictly)
@@ -199,7 +206,7 @@ def _guarded(app: ASGIApp, warn: Callable[[str], object]) -> ASGIApp:
             with suppress(OSError):  # the terminal may be closed
                 warn(escape_control(line))
             if not has_started:
-                await PlainTextResponse("this went wrong; see the terminal", 500)(scope, receive, send_strictly)
+                await PlainTextResponse("an error occurred; the terminal shows it", 500)(scope, receive, send_strictly)
 
     return guard
 

@@ -52,17 +52,15 @@ def key_numbers(log: RunLog) -> list[dict[str, str]]:
     if log.final_loss is not None:
         n = min(FINAL_STEPS, len(log.steps))
         add("training loss", f"{log.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
-    add("steps", f"{log.last_step:,}", f"of {log.run.train.max_steps:,}")
-    add("tokens", format_count(log.tokens), f"{log.tokens:,}")
+    add("steps", f"{log.last_step:,}", f"of {log.run.train.max_steps:,}, {format_count(log.tokens)} tokens")
     add("time", format_duration(log.seconds), "in steps")
     if log.tokens_per_second:
-        add("speed", f"{log.tokens_per_second:,.0f}", "tokens/s")
+        add("speed", f"{log.tokens_per_second:,.0f} tokens/s", "mean")
     mfu, peak = mean_of(log.steps.mfu), peak_memory(log)
     if mfu is not None:
-        add("MFU", f"{100 * mfu:.0f}%", "of the machine's product rate")
+        add("MFU", f"{100 * mfu:.0f}%", "of this machine's FLOP/s")
     if peak:
-        amount, _, unit = format_bytes(peak).partition(" ")
-        add("peak memory", amount, unit)
+        add("peak memory", format_bytes(peak))
     return numbers
 
 

@@ -15,8 +15,10 @@ from tests.cli.test_signals import posix, rows
 from tests.support.browser import (
     DRAWN,
     Opened,
+    broken_words,
     chromium,
     cut_texts,
+    faint_cells,
     faint_texts,
     opened,
     settled,
@@ -70,8 +72,9 @@ def shown(request: pytest.FixtureRequest, browser: "Browser", runs: Path, live: 
 
 
 def open_all(page: "Page") -> None:
-    """Open every table of numbers."""
+    """Open every closed section and every table of numbers."""
     page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    page.wait_for_function(DRAWN)
     page.wait_for_function(
         "() => [...document.querySelectorAll('.card details')].every((d) => d.querySelector('table'))"
     )
@@ -82,8 +85,18 @@ def test_it_opens_without_a_network(shown: Opened) -> None:
     page = shown.page
     assert page.locator("h1").inner_text() in NAMES and page.evaluate(FIRST_CURVE)[-1] == 200
     assert page.locator(".plot").count() >= MIN_FIGURES
-    assert page.locator(".plot .main-svg").count() >= MIN_FIGURES
     shown.check()
+
+
+def test_the_loss_comes_first_and_what_is_well_is_closed(shown: Opened) -> None:
+    page = shown.page
+    below = "document.querySelector('#loss .plot').getBoundingClientRect().top - "
+    below += "document.querySelector('.numbers').getBoundingClientRect().bottom"
+    assert 0 < page.evaluate(below) < 100
+    checks = page.locator("#checks details")
+    assert not checks.get_attribute("open") and page.locator("#checks summary").inner_text().startswith("All ")
+    assert page.locator(".facts a[href='#checks']").inner_text().endswith(page.locator("#checks summary").inner_text())
+    assert page.locator(".fold").count() == 2 and page.locator(".fold[open]").count() == 0
 
 
 def test_it_can_be_used_by_keyboard(shown: Opened) -> None:
@@ -98,6 +111,21 @@ def test_it_can_be_used_by_keyboard(shown: Opened) -> None:
     page.keyboard.press("Enter")
     table.wait_for(state="hidden")
     shown.check()
+
+
+def test_the_bar_of_sections_stays_and_marks_where_the_reader_is(shown: Opened) -> None:
+    """A link to a closed section opens it, and its figures are drawn then."""
+    page = shown.page
+    for name in ("Layers", "Gradients and updates", "Repeat"):
+        page.locator("#contents a", has_text=name).click()
+        page.wait_for_function(
+            "name => document.querySelector('#contents [aria-current]')?.textContent === name", arg=name
+        )
+        box = page.locator("#contents").bounding_box()
+        assert box and 0 <= box["y"] < 60, f"the bar has scrolled away: {box}"
+    page.wait_for_function(DRAWN)
+    layers = page.locator(".fold", has=page.locator("h2", has_text="Layers"))
+    assert layers.get_attribute("open") is not None and layers.locator(".main-svg").count() >= 8
 
 
 def test_each_figure_has_its_numbers_as_a_table(shown: Opened, runs: Path) -> None:
@@ -147,10 +175,10 @@ def test_nothing_is_cut_or_faint(shown: Opened) -> None:
     open_all(page)
     for width in (WIDE, 400):
         page.set_viewport_size({"width": width, "height": 900})
-        assert settled(lambda: [*sideways(page), *cut_texts(page)]) == [], width
+        assert settled(lambda: [*sideways(page), *cut_texts(page), *broken_words(page)]) == [], width
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        assert settled(lambda: faint_texts(page)) == [], scheme
+        assert settled(lambda: [*faint_texts(page), *faint_cells(page)]) == [], scheme
     shown.check()
 
 
@@ -162,17 +190,18 @@ def test_a_run_is_awaited_and_seen(browser: "Browser", poem: Path) -> None:
     run, endless = Path("run"), [f"--{what}={10**6}" for what in ("max-steps", "eval-interval", "save-interval")]
     watch = Child(["watch", "run"])
     watch.wait_until(lambda: watch.output[0].count("\n") >= 2)
-    waiting, address = watch.output[0].splitlines()[:2]
-    assert "waiting for a run to begin in run" in waiting
+    address, waiting = watch.output[0].splitlines()[:2]
+    assert waiting.startswith("waiting    no run in ")
     with opened(browser, address.split()[-1], empty=True) as shown:
         page, seen = shown.page, 0
-        page.get_by_text("No run has begun here yet").wait_for()
+        page.get_by_text(f"Waiting for a run to start in {run.absolute()}").wait_for()
         train = Child(["train", "--data", str(poem), *NANO_RUN, *endless, "--batch-size", "32", "--out", "run"])
         page.wait_for_function(DRAWN)
         for _ in range(2):
             page.wait_for_function(f"seen => ({FIRST_CURVE})().at(-1) > seen", arg=seen)
             seen, before = page.evaluate(FIRST_CURVE)[-1], seen
             assert before < seen <= rows(run)
+        assert "running: step " in page.locator("#pulse").inner_text()
         train.process.kill()
         shown.check()
         assert watch.end(signal.SIGINT)[0] == 130

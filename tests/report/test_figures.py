@@ -14,15 +14,18 @@ from light_llm.report import RunLog, line_chart, read_run_log, shaded_rows, spar
 from light_llm.report.charts import Series
 from light_llm.report.curves import Band, BandPoint
 from light_llm.report.figures import Figure, loss_figure, run_sections
+from light_llm.report.figures.attention_maps import describe
 from light_llm.report.figures.plot import (
     MAX_POINTS,
     MAX_ROWS,
     bin_means,
     downsample_minmax,
+    log_ticks,
     make_table,
     round_digits,
     running_mean,
 )
+from light_llm.report.log_rows import AttentionMap, Probe
 from tests.support.made_up_run import ANALYSIS, BITS, GROUPS, PER_STEP, RUN, H, L, learning, made_up_run
 
 
@@ -104,9 +107,79 @@ def test_attention_by_head_and_over_time(log: RunLog) -> None:
     assert time["y"] == [f"{layer}.{head}" for layer in range(L) for head in range(H)] and len(time["x"]) == 10
     assert time["z"][4] == [0.5] * 10
     map_ = figures["map_0"]
-    assert map_.title == "Layer 1, head 2: sharpest" and map_.traces[0]["z"][1] == [0.0, 1.0, None, None]
+    assert map_.title == "Layer 1, head 2" and map_.traces[0]["z"][1] == [0.0, 1.0, None, None]
+    assert map_.sentence == "Of all heads, this one has the lowest entropy, 0.60. (Step 200.)"
     assert map_.layout["xaxis"]["ticktext"] == ["To", "·be", "⏎", "&lt;b&gt;"]  # inert: plotly would read <b>
     assert map_.table.rows[2] == ("⏎", "⏎ (1.00), ·be (0.00), To (0.00)")
+
+
+def test_one_scale_for_one_number(tmp_path: Path, log: RunLog) -> None:
+    """The entropies of the last probe and of all probes, of a run whose heads never were below 0.7 too."""
+
+    def even(row: dict[str, Any]) -> None:
+        if row["kind"] == "probe":
+            row["attention"] = row["attention"] | {"relative": [[0.97, 0.71, 0.9], [0.98, 0.99, 1.0]]}
+
+    for run in (log, read_run_log(made_up_run(tmp_path / "run", change=even))):
+        figures = drawn(run)
+        now, time = figures["entropy"].traces[0], figures["entropy_time"].traces[0]
+        scale = ("colorscale", "zmin", "zmax", "reversescale")
+        assert [now[key] for key in scale] == [time[key] for key in scale] and now["zmax"] == 1
+        numbers = [v for row in [*now["z"], *time["z"]] for v in row]
+        assert now["zmin"] <= min(numbers) and now["zmax"] - now["zmin"] >= 0.25
+    weights = [f.traces[0] for id, f in figures.items() if id.startswith(("map_", "looks_"))]
+    assert len(weights) == 3 and {(t["zmin"], t["zmax"]) for t in weights} == {(0, 1)}
+
+
+def test_a_sentence_takes_the_place_of_a_heat_map_without_contrast(tmp_path: Path) -> None:
+    def small(row: dict[str, Any]) -> None:
+        if row["kind"] == "probe":
+            row["attention"] = row["attention"] | {"previous": [[0.05, 0.08, 0.06], [0.05, 0.05, 0.05]]}
+
+    figures = drawn(read_run_log(made_up_run(tmp_path, change=small)))
+    assert "looks_previous" not in figures and "looks_first" in figures
+    words = "No head attends mainly to the previous token (at most 0.08 of the weight, layer 0, head 1)."
+    assert words in figures["entropy"].sentence and "to the first token" not in figures["entropy"].sentence
+
+
+@pytest.mark.parametrize(
+    ("why", "metric", "without", "reached", "role"),
+    [
+        ("looks at the previous token", "previous", 0.08, 0.8, "previous token"),
+        ("looks at the first token", "first", 0.07, 0.8, "first token"),
+        ("most local", "distance", 15.5, 1.2, "local"),
+        ("most even", "relative", 0.64, 0.97, "uniform attention"),
+        ("sharpest", "relative", 0.51, 0.1, "concentrated"),
+        ("induction", "induction", 0.03, 0.7, "induction"),
+    ],
+)
+def test_a_map_names_a_role_only_if_the_score_supports_it(
+    why: str, metric: str, without: float, reached: float, role: str
+) -> None:
+    head = AttentionMap(0, 1, why, ())
+    for score, expected in ((without, ""), (reached, role)):
+        row = {"induction": {"score": score}, "attention": {metric: [[0.0, score]]}}
+        name, sentence = describe(head, Probe(1, row))
+        assert name == expected and f"{score:g}" in sentence and "Of all heads, this one " in sentence
+    assert describe(head, Probe(1, {}))[0] == ""  # the probe of the step is missing
+
+
+def test_logarithms_are_labelled_by_their_numbers(log: RunLog) -> None:
+    figures = drawn(log)
+    bar = figures["update_ratios"].traces[0]["colorbar"]
+    assert bar["ticktext"][bar["tickvals"].index(-3)] == "0.001"
+    kurtosis = figures["kurtosis"]
+    assert kurtosis.layout["yaxis"]["type"] == "log" and "10" in kurtosis.layout["yaxis"]["ticktext"]
+    assert kurtosis.layout["shapes"][0]["y0"] == 3 and kurtosis.layout["annotations"][0]["y"] == math.log10(3)
+    assert [t["line"]["color"] for t in kurtosis.traces] == ["@shade/0", "@shade/0.5", "@shade/1"]
+    assert log_ticks(1e-30, 1e30)[0] == 1e-30 and len(log_ticks(1e-30, 1e30)) < 12
+
+
+def test_a_density_has_no_gaps_and_a_small_bar_has_its_number(log: RunLog) -> None:
+    """Plotly fills a gap by a wedge across it."""
+    figures = drawn(log)
+    assert None not in figures["density"].traces[0]["y"] and figures["density"].traces[0]["fillcolor"] == "@wash"
+    assert figures["sharpness"].traces[0]["text"] == ["0.0068", "0.5"]
 
 
 def test_the_landscape_is_the_analysis(log: RunLog) -> None:
@@ -129,13 +202,23 @@ def test_calibration_is_accuracy_against_confidence(log: RunLog) -> None:
 def test_several_runs_share_one_figure(tmp_path: Path, log: RunLog) -> None:
     other = read_run_log(made_up_run(tmp_path / "<b>other", steps=100))
     figure = loss_figure([log, other])
-    assert figure and [t["name"] for t in figure.traces if t["mode"] == "lines+markers"] == [
-        "run: held out",
-        "&lt;b&gt;other: held out",
-    ]
+    assert figure and [t["name"] for t in figure.traces if t["showlegend"]] == ["run", "&lt;b&gt;other"]
+    hovers = [t["hovertemplate"] for t in figure.traces if t["mode"] == "lines+markers"]
+    assert hovers[1].startswith("&lt;b&gt;other: held out: ")
+    assert "mean of 10 steps" in figure.sentence  # of all runs, whatever their length
     assert figure.table.heads == ("step", "run, held out", "<b>other, held out") and len(figure.table.rows) == 10
     assert figure.table.rows[9][2] is None  # the shorter run was not evaluated there
     assert len({t["line"]["color"] for t in figure.traces}) == 2
+
+
+def test_different_tokenizers_are_compared_by_byte(tmp_path: Path, log: RunLog) -> None:
+    chars = read_run_log(made_up_run(tmp_path / "chars", data={"tokenizer_sha256": "c" * 64}))
+    for other, unit, title in ((log, "nats", "loss, nats per token"), (chars, "bits", "bits per byte")):
+        figure = loss_figure([log, other])
+        assert figure and figure.toggles[1].options[0] == (unit, title)
+        assert figure.layout["yaxis"]["title"]["text"] == title
+        assert all(trace["y"] == trace["choices"]["y"][unit] for trace in figure.traces)
+        assert ("only bits per byte can be compared" in figure.sentence) == (unit == "bits")
 
 
 def test_long_runs_are_thinned(tmp_path: Path) -> None:

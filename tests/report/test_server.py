@@ -241,16 +241,16 @@ def test_a_training_that_is_watched_is_the_same(poem: Path) -> None:
     assert answers[0] > 3 and same()
 
 
-def test_a_port_that_is_taken(runs: Path) -> None:
+def test_a_port_that_is_taken(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_port() as taken:
         number = taken.getsockname()[1]
         assert number >= FIRST_PORT
         with serve_while_training(runs / "a") as address:
             assert Page(address).port != number and Page(address).ask("/health")[0] == 200
-        with pytest.raises(ConfigError, match=rf"--port {number} "):
-            open_port(number)
         assert main(["watch", "--port", str(number)]) == 2
-    with pytest.raises(ConfigError, match="--port 70000 "):
+        line = f"error: port {number} is used by another program. Leave out --port to take a free one\n"
+        assert capsys.readouterr().err == line
+    with pytest.raises(ConfigError, match="port=70000 is not a port"):
         open_port(70000)
 
 
@@ -281,11 +281,16 @@ def test_a_training_pays_little_for_being_watched(tmp_path: Path, monkeypatch: p
 
 
 @posix
-def test_watch_says_where_and_ends_by_ctrl_c(runs: Path) -> None:
-    child = Child(["watch", str(runs), "not-yet"])
-    child.wait_until(lambda: child.output[0].count("\n") == 3)
-    waiting, address, _ = child.output[0].splitlines()
-    assert waiting.endswith(" not-yet") and Page(address.split()[-1]).names() == ["a", "b"]
+def test_watch_says_where_what_it_waits_for_and_ends_by_ctrl_c(runs: Path) -> None:
+    """It waits in a folder without a run as in one that does not exist yet, and says so in the terminal and page."""
+    Path("empty").mkdir()
+    child = Child(["watch", str(runs), "not-yet", "empty"])
+    child.wait_until(lambda: child.output[0].count("\n") == 4)
+    address, *waiting, _ = child.output[0].splitlines()
+    for line, name in zip(waiting, ("not-yet", "empty"), strict=True):
+        assert line.startswith(f"waiting    no run in {Path(name).absolute()} yet;")
+    page = Page(address.split()[-1])
+    assert page.names() == ["a", "b"] and str(Path("empty").absolute()).encode() in page.ask()[2]
     code, _, err = child.end(signal.SIGINT)
     assert (code, err) == (130, "\ninterrupted\n")
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TIMEOUT_MS = 120_000  # long enough for a busy machine
-DRAWN = (
-    "() => { const all = [...document.querySelectorAll('.plot')]; return all.length > 0 && all.every((p) => p.data); }"
-)
+# Figures in a closed part of the page are drawn when it is opened.
+DRAWN = """() => {
+  const seen = [...document.querySelectorAll('.plot')].filter((p) => p.checkVisibility());
+  return seen.length > 0 && seen.every((p) => p.data);
+}"""
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def faint_texts(page: "Page", least: float = 4.5) -> list[str]:
     """Return the texts with a contrast below `least` (WCAG 2.2, 1.4.3).
 
     Contrast is (L1 + 0.05) / (L2 + 0.05) with L = 0.2126 R + 0.7152 G + 0.0722 B of linear light, against the nearest
-    opaque background under the transparent ones above it. Labels inside heat maps do not count: they are graphics.
+    opaque background under the transparent ones above it. `faint_cells` looks at the labels inside heat maps.
     """
     return page.evaluate(
         """(least) => {
@@ -165,7 +167,8 @@ def faint_texts(page: "Page", least: float = 4.5) -> list[str]:
           let count = 0;
           for (let node = walk.nextNode(); node; node = walk.nextNode()) {
             const parent = node.parentElement;
-            if (!node.data.trim() || parent.closest("script, style, noscript, .heatmaplayer, .modebar")) continue;
+            const isSkipped = parent.closest("script, style, noscript, .heatmaplayer, .textpoint, .modebar");
+            if (!node.data.trim() || isSkipped) continue;
             if (!parent.checkVisibility({ visibilityProperty: true })) continue;
             if (!parent.getBoundingClientRect().width) continue;
             count += 1;
@@ -180,6 +183,58 @@ def faint_texts(page: "Page", least: float = 4.5) -> list[str]:
           return [...found];
         }""",
         least,
+    )
+
+
+def faint_cells(page: "Page", least: float = 4.5) -> list[str]:
+    """Return the numbers in cells of heat maps with a contrast below `least`, and a problem if there are none."""
+    return page.evaluate(
+        """(least) => {
+          const rgb = (color) => (color[0] === "#"
+            ? [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)) : color.match(/[\\d.]+/g).map(Number));
+          const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+          const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => sum + share * linear(c[i] / 255), 0);
+          const found = [];
+          let count = 0;
+          for (const plot of document.querySelectorAll(".plot")) {
+            const [map, labels] = plot.data;
+            if (map.type !== "heatmap" || labels?.mode !== "text") continue;
+            labels.text.forEach((text, i) => {
+              const z = map.z[map.y.indexOf(labels.y[i])][map.x.indexOf(labels.x[i])];
+              let at = Math.min(Math.max((z - map.zmin) / (map.zmax - map.zmin), 0), 1);
+              if (map.reversescale) at = 1 - at;
+              const k = Math.max(1, map.colorscale.findIndex(([end]) => end >= at));
+              const [[a, low], [b, high]] = [map.colorscale[k - 1], map.colorscale[k]];
+              const cell = rgb(low).map((v, c) => v + (at - a) / (b - a) * (rgb(high)[c] - v));
+              const [ink, paper] = [light(rgb(labels.textfont.color[i])), light(cell)];
+              const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+              count += 1;
+              if (ratio < least) found.push(`${plot.id}, ${text}: ${ratio.toFixed(2)}`);
+            });
+          }
+          return count ? found : ["there are no numbers in cells"];
+        }""",
+        least,
+    )
+
+
+def broken_words(page: "Page") -> list[str]:
+    """Return the words in tables that are broken over two lines; a hyphen may end a line."""
+    return page.evaluate(
+        """() => {
+          const found = [];
+          const range = document.createRange();
+          for (const cell of document.querySelectorAll("th, td")) {
+            const node = cell.firstChild;
+            if (!node || !cell.checkVisibility()) continue;
+            for (const word of node.data.matchAll(/[^\\s-]+/g)) {
+              range.setStart(node, word.index);
+              range.setEnd(node, word.index + word[0].length);
+              if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) found.push(word[0]);
+            }
+          }
+          return found;
+        }"""
     )
 
 

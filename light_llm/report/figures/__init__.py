@@ -17,13 +17,19 @@ from .plot import Figure, Section
 
 # `SECTION` of a module -> title. Within a section, modules come in alphabetical order.
 TITLES = {
-    "learning": "What is learned",
+    "learning": "Learning",
     "updates": "Gradients and updates",
     "attention": "Attention",
-    "stream": "Inside the layers",
-    "landscape": "Landscape and curvature",
-    "machine": "The machine",
+    "maps": "Attention maps",
+    "stream": "Layers",
+    "landscape": "Curvature",
+    "machine": "Machine",
 }
+SENTENCES = {
+    "maps": "Each row is a token of held-out text, and each column a token it can attend to; the colours go from 0 to "
+    "1 in all maps. · is a space, ⏎ a new line, ⇥ a tab.",
+}
+FOLDED = ("maps", "stream")  # sections that are closed at first, unless a note in them asks for attention
 
 
 def run_sections(log: RunLog, notes: Sequence[HealthNote]) -> list[Section]:
@@ -33,7 +39,9 @@ def run_sections(log: RunLog, notes: Sequence[HealthNote]) -> list[Section]:
         modules = [module for module in _find_modules() if module.SECTION == id]
         figures = [figure for module in modules for figure in module.make_figures(log) if figure]
         if figures:
-            sections.append(Section(id, title, tuple(_with_notes(figure, notes) for figure in figures)))
+            with_notes = tuple(_with_notes(figure, notes) for figure in figures)
+            is_calm = all(figure.level not in ("bad", "watch") for figure in with_notes)
+            sections.append(Section(id, title, with_notes, SENTENCES.get(id, ""), id in FOLDED and is_calm))
     return sections
 
 

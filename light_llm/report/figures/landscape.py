@@ -1,5 +1,6 @@
 """Curvature, sharpness, gradient noise and loss landscape, from the run's analysis.json."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,9 +31,9 @@ def _line(line: Mapping[str, Any]) -> Figure | None:
     x, y = _rounded(line.get("at")), _rounded(line.get("loss"))
     return plot.make_figure(
         "line",
-        "The valley in one direction",
-        "The loss while all weights move along one random direction, in units of each row's own length (0: the model). "
-        "A wide bowl is easy to train and to round; a narrow one is not.",
+        "Loss along a random direction",
+        "The loss while all weights move along one random direction, scaled by the norm of each row (0: the model). "
+        "A wide bowl tolerates large learning rates and rounding; a narrow one does not.",
         [plot.line_trace("loss", x, y, "@train", mode="lines+markers", showlegend=False)],
         plot.axis_layout("distance", "nats per token"),
         plot.make_table(("distance", "loss"), zip(x, y, strict=False)),
@@ -58,8 +59,8 @@ def _plane(plane: Mapping[str, Any]) -> Figure | None:
     rows: list[list[Cell]] = [[b, *losses] for b, losses in zip(trace["y"], trace["z"], strict=False)]
     return plot.make_figure(
         "plane",
-        "The valley in two directions",
-        "The same over two random directions, as a map: the dot is the model, and it should lie at the bottom.",
+        "Loss over two random directions",
+        "The same over a plane. The dot is the model, which should lie at the bottom.",
         [trace, model],
         plot.axis_layout("first direction", "second direction"),
         plot.make_table(heads, rows),
@@ -78,8 +79,8 @@ def _path(path: Mapping[str, Any]) -> Figure | None:
     share = f" The plane explains {100 * sum(shares):.0f}% of their squared distances." if shares else ""
     return plot.make_figure(
         "path",
-        "The way the run took",
-        f"The run's own checkpoints on the plane that holds most of their way, with the loss as a map.{share}",
+        "Path of the run",
+        f"The checkpoints of the run in the plane of their first two principal components, over the loss.{share}",
         [_contour(path), run],
         plot.axis_layout("first principal direction", "second"),
         plot.make_table(("step", "a", "b", "loss"), zip(steps, x, y, losses, strict=True)),
@@ -103,8 +104,8 @@ def _eigenvalues(hessian: Mapping[str, Any]) -> Figure | None:
     bars = {"type": "data", "array": errors, "color": "@ink", "thickness": 1}
     return plot.make_figure(
         "eigenvalues",
-        "Largest curvatures",
-        f"The largest eigenvalues of the Hessian: how sharply the loss bends in its sharpest directions.{sum_of_all}",
+        "Largest eigenvalues of the Hessian",
+        f"The curvature of the loss in its sharpest directions.{sum_of_all}",
         [plot.bar_trace(names, values, error_y=bars)],
         plot.axis_layout("", "eigenvalue", xaxis={"type": "category"}),
         plot.make_table(("", "eigenvalue", "residual"), zip(names, values, errors, strict=False)),
@@ -115,34 +116,41 @@ def _density(density: Mapping[str, Any]) -> Figure | None:
     x, y = _rounded(density.get("at")), _rounded(density.get("density"))
     kept = plot.evenly_spaced(min(len(x), len(y)), 800)
     x, y = [x[i] for i in kept], [y[i] for i in kept]
-    # On a log axis, the tails of the bells would squeeze everything else.
-    floor = max((v for v in y if v), default=1.0) * 1e-6
-    curve = [None if v is None or v < floor else v for v in y]
+    # On a log axis the tails would squeeze everything else. A gap would be filled by a wedge across it, so the curve
+    # goes down to the floor instead.
+    top = max((v for v in y if v), default=1.0)
+    floor = top * 1e-6
+    curve = [floor if v is None else max(v, floor) for v in y]
+    limits = [math.log10(floor), math.log10(2 * top)]
+    area = {"showlegend": False, "fill": "tozeroy", "fillcolor": "@wash"}
     return plot.make_figure(
         "density",
-        "Density of the curvature",
-        "How many directions bend how much: nearly all are flat, the peak at 0. Each eigenvalue is drawn as a bell a "
-        "hundredth of the whole width wide, so only mass beyond that on the left means a direction that curves down.",
-        [plot.line_trace("density", x, curve, "@train", showlegend=False, fill="tozeroy")],
-        plot.axis_layout("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power"}),
+        "Spectral density of the Hessian",
+        "How many eigenvalues have which size: nearly all are close to 0. Each is drawn as a Gaussian of a hundredth "
+        "of the width of the figure, so only what lies further to the left than that is negative curvature.",
+        [plot.line_trace("density", x, curve, "@train", **area)],
+        plot.axis_layout("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power", "range": limits}),
         plot.make_table(("eigenvalue", "density"), zip(x, y, strict=True)),
     )
 
 
 def _sharpness(sharpness: Mapping[str, Any]) -> Figure | None:
     rows: list[list[Cell]] = []
-    for name, key in (("gradient descent", "plain"), ("Adam's own metric", "preconditioned")):
+    for name, key in (("gradient descent", "plain"), ("Adam's metric", "preconditioned")):
         value, threshold = as_number(sharpness.get(key)), as_number(sharpness.get(f"{key}_threshold"))
         if value is not None and threshold:
             rows.append([name, *map(plot.round_digits, (value, threshold, value / threshold))])
-    x, y = {"type": "category"}, {"rangemode": "tozero"}
+    x, y = {"type": "category"}, {"range": [0, 1.15 * max(1.0, *(float(row[3]) for row in rows))]} if rows else {}
     layout = plot.axis_layout("", "share of its threshold", xaxis=x, yaxis=y, bargap=0.55)
+    # A bar of 0.004 cannot be seen, so its number is written above it.
+    labels = {"text": [f"{row[3]:.2g}" for row in rows], "textposition": "outside", "cliponaxis": False}
     return plot.make_figure(
         "sharpness",
         "Sharpness and its threshold",
-        "At 1 an update overshoots the sharpest direction (2/lr for gradient descent, 38/lr for Adam with beta1 = "
-        "0.9). Adam is the metric that counts here; training near 1 is common and stable.",
-        [plot.bar_trace((row[0] for row in rows), (row[3] for row in rows))],
+        "Above 1 an update overshoots along the sharpest direction (the threshold is 2/lr for gradient descent, and "
+        "38/lr for Adam with beta1 = 0.9). For a run with Adam, its metric decides; values near 1 are common and "
+        "stable.",
+        [plot.bar_trace((row[0] for row in rows), (row[3] for row in rows), **labels)],
         layout | plot.threshold_line(1.0, "threshold", "@bad"),
         plot.make_table(("metric", "sharpness", "threshold", "share"), rows),
     )
@@ -159,9 +167,9 @@ def _noise(log: RunLog) -> Figure | None:
     names, tokens, _ = zip(*rows, strict=True)
     return plot.make_figure(
         "noise",
-        "Gradient noise",
-        "The batch at which noise and signal of the gradient are equal. Far below it, larger batches help almost in "
-        "proportion; far above it, they waste arithmetic.",
+        "Gradient noise scale",
+        "The batch size at which noise and signal of the gradient are equal. Well below it, a larger batch speeds up "
+        "training almost in proportion; well above it, it hardly helps.",
         [plot.bar_trace(tokens, names, orientation="h", marker={"color": ["@muted", "@train"]})],
         plot.axis_layout("tokens", "", bargap=0.45),
         plot.make_table(("", "tokens", "standard error"), rows),

@@ -20,42 +20,57 @@ def make_figures(log: RunLog) -> list[Figure | None]:
 
 def loss_figure(logs: Sequence[RunLog]) -> Figure | None:
     """Return training and held-out loss against steps, tokens, time and arithmetic."""
-    traces = [trace for i, log in enumerate(logs) for trace in _loss_traces(log, i, len(logs) > 1)]
+    window = _mean_window(logs)
+    traces = [trace for i, log in enumerate(logs) for trace in _loss_traces(log, i, len(logs) > 1, window)]
     if not traces:
         return None
     x = [("steps", "steps"), ("tokens", "tokens"), ("time", "minutes in steps")]
     if all(log.flops_per_token for log in logs):
         x.append(("FLOPs", "FLOPs"))
     has_bits = all(any(v is not None for v in log.steps.bits_per_byte) for log in logs)
-    toggles = [AxisToggle("x", "against", tuple(x)), *([AxisToggle("y", "in", UNITS)] if has_bits else [])]
+    # Nats per token of different tokenizers cannot be compared: a token of more bytes is harder to predict.
+    is_mixed = has_bits and len({(log.data or {}).get("tokenizer_sha256") for log in logs}) > 1
+    units = UNITS[::-1] if is_mixed else UNITS
+    toggles = [AxisToggle("x", "against", tuple(x)), *([AxisToggle("y", "in", units)] if has_bits else [])]
     for trace in traces:
         trace["choices"]["x"] = {name: trace["choices"]["x"][name] for name, _ in x}
-    sentence = (
-        "The loss says how surprised the model is by the next token, and bits per byte the same in a unit that does "
-        "not depend on the vocabulary: lower is better. Thin: each batch. Thick: its running mean. Dots: text it never "
-        "saw."
-    )
+        trace["y"] = trace["choices"]["y"][units[0][0]]
+    if len(logs) == 1:
+        sentence = "Lower is better. Held out: text that the model is not trained on. "
+    else:
+        sentence = f"Lower is better. Lines: training, mean of {window} steps. Dotted: held-out text. "
+    if is_mixed:
+        sentence += "The runs have different tokenizers, so only bits per byte can be compared."
+    else:
+        sentence += "Bits per byte is the same in a unit that does not depend on the tokenizer."
     return Figure(
         # The page remembers toggles by id. The two figures must not share them.
         id="loss" if len(logs) == 1 else "losses",
         title="Loss" if len(logs) == 1 else "Loss of all runs",
         sentence=sentence,
         traces=tuple(traces),
-        layout=plot.axis_layout("steps", "loss, nats per token"),
+        layout=plot.axis_layout("steps", units[0][1]),
         table=_loss_table(logs),
         toggles=tuple(toggles),
         wide=True,
     )
 
 
-def _loss_traces(log: RunLog, number: int, several: bool) -> list[Trace]:
-    """Return the loss of each batch, its running mean, the held-out loss, and for a single run its band and limit."""
+def _mean_window(logs: Sequence[RunLog]) -> int:
+    """Return the steps of the running mean: the same for all runs of a figure, so that they are equally smooth."""
+    return max(5, min(50, max(len(log.steps) for log in logs) // 20))
+
+
+def _loss_traces(log: RunLog, number: int, several: bool, window: int) -> list[Trace]:
+    """Return the loss of each batch, its running mean, the held-out loss, and for a single run its band and limit.
+
+    Of several runs, each has one entry in the legend.
+    """
     steps = log.steps
     train, held = (COLORS[number % 8],) * 2 if several else ("@train", "@held")
     prefix = f"{log.name}: " if several else ""
     traces = []
     if len(steps):
-        window = max(5, min(50, len(steps) // 20))
         mean, mean_bits = plot.running_mean(steps.loss, window), plot.running_mean(steps.bits_per_byte, window)
         raw, kept = plot.downsample_minmax(steps.loss), plot.evenly_spaced(len(steps), 750)
         thin = {"opacity": 0.35, "width": 1, "hoverinfo": "skip", "showlegend": not several}
@@ -70,8 +85,14 @@ def _loss_traces(log: RunLog, number: int, several: bool) -> list[Trace]:
         traces.append(_held_out_trace(log, f"{prefix}held out", held, dashed=several))
     if not several:
         traces += _band_traces(log) + _limit_trace(log)
-    for trace in traces:
+    for i, trace in enumerate(traces):
         trace["x"], trace["y"] = trace["choices"]["x"]["steps"], trace["choices"]["y"]["nats"]
+        if several:
+            entry = {
+                "name": plot.escape_markup(log.name),
+                "hovertemplate": f"{trace['name']}: %{{y:.4g}}<extra></extra>",
+            }
+            trace |= entry | {"legendgroup": str(number), "showlegend": i == min(1, len(traces) - 1)}
     return traces
 
 
@@ -162,8 +183,8 @@ def _gap(log: RunLog) -> Figure | None:
     return plot.make_figure(
         "gap",
         "Held out minus training",
-        "How much worse the model does on text it never saw. A small steady gap is normal. One that grows while the "
-        "held-out loss stands still is memory, not understanding.",
+        "A small, steady gap is normal. One that grows while the held-out loss stops falling means that the model "
+        "memorises the training text.",
         [plot.line_trace("gap", steps, gaps, "@held", mode="lines+markers", showlegend=False)],
         plot.axis_layout("steps", "nats per token", yaxis={"rangemode": "tozero"}),
         plot.make_table(
@@ -180,7 +201,7 @@ def _learning_rate(log: RunLog) -> Figure | None:
     return plot.make_figure(
         "lr",
         "Learning rate",
-        "How large a step each update takes: up during warm-up, then down along the schedule.",
+        "It rises during warm-up and then follows the schedule down.",
         [plot.line_trace("learning rate", x, y, "@train", showlegend=False)],
         plot.axis_layout("steps", "learning rate", yaxis={"rangemode": "tozero", "exponentformat": "power"}),
         plot.make_table(("step", "learning rate"), zip(x, y, strict=True)),
@@ -202,8 +223,8 @@ def _position(log: RunLog) -> Figure | None:
     return plot.make_figure(
         "position",
         "Loss by position",
-        "Does more context help? Each point is the mean loss of the tokens between the mark before it and its own. A "
-        "line that falls to the right means that the model uses what came before.",
+        "Does more context help? Each point is the mean loss of the tokens between the previous mark and its own. A "
+        "line that falls to the right means that the model uses the context.",
         traces,
         plot.axis_layout("tokens seen before, up to", "nats per token", xaxis={"type": "category"}),
         plot.make_table(("position up to", f"loss at step {last.step:,}"), zip(labels, losses, strict=True)),

@@ -10,14 +10,14 @@ SECTION = "machine"
 
 def make_figures(log: RunLog) -> list[Figure | None]:
     """Return speed, MFU, memory and phases."""
-    speed = "Tokens trained on in a second. It should be level: dips are another program, or a slow disk."
-    mfu = "MFU: the share of the matrix products this machine could do that went into the model."
-    memory = "The most memory held so far. It should level off after the first steps."
+    speed = "Training speed. It should be steady; dips come from other programs or a slow disk."
+    mfu = "Model FLOPs utilisation: the model's matrix multiplications as a share of what this machine can do."
+    memory = "The most memory used so far. It should stop growing after the first steps."
     percent = [None if v is None else 100 * v for v in log.steps.mfu]
     gigabytes = [None if v is None else v / 1e9 for v in log.steps.memory]
     curves = (
         ("speed", "Tokens per second", speed, log.steps.tok_per_sec, "tokens/s"),
-        ("mfu", "Use of the machine", mfu, percent, "% of its product rate"),
+        ("mfu", "MFU", mfu, percent, "% of the machine's rate"),
         ("memory", "Peak memory", memory, gigabytes, "GB"),
     )
     figures = [
@@ -39,7 +39,7 @@ def _phases(log: RunLog) -> Figure | None:
     return plot.make_figure(
         "phases",
         "Where the time goes",
-        "Waiting for data should be next to nothing; the gradients are the work itself.",
+        "Nearly all of a step should be gradients (forward and backward pass); waiting for data should be close to 0.",
         [plot.bar_trace(shares.values(), map(plot.escape_markup, shares), orientation="h")],
         plot.axis_layout("% of the time in steps", "", yaxis={"autorange": "reversed"}, bargap=0.45),
         plot.make_table(

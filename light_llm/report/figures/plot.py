@@ -1,6 +1,7 @@
 """A figure as plain values in plotly's JSON, with a sentence about it and its numbers as a table.
 
 Colours are names that begin with @ (`@train`, `@heat`); the page replaces them by those of its light or dark theme.
+`@shade/0.5` is a place on the scale of the heat maps, for curves that have an order.
 """
 
 import math
@@ -62,6 +63,8 @@ class Section:
     id: str
     title: str
     figures: tuple[Figure, ...] = ()
+    sentence: str = ""  # how to read all of them
+    folded: bool = False  # closed until the reader opens it
 
 
 def escape_markup(text: str) -> str:
@@ -85,11 +88,46 @@ def bar_trace(x: Iterable[Any], y: Iterable[Any], **more: Any) -> Trace:
     return {"type": "bar", "x": list(x), "y": list(y), "marker": {"color": "@train"}, "showlegend": False, **more}
 
 
+def shades(n: int) -> list[str]:
+    """Return n colours of one hue, from the faintest to the strongest.
+
+    >>> shades(3), shades(1)
+    (['@shade/0', '@shade/0.5', '@shade/1'], ['@shade/1'])
+    """
+    return [f"@shade/{i / (n - 1):.3g}" for i in range(n)] if n > 1 else ["@shade/1"] * n
+
+
 def heatmap_trace(x: Sequence[Any], y: Sequence[str], z: Sequence[Sequence[Number]], **more: Any) -> Trace:
     """Return a heat map of (len(y), len(x)) values."""
-    bar = {"thickness": 12, "outlinewidth": 0}
+    bar = {"thickness": 12, "outlinewidth": 0} | more.pop("colorbar", {})
     trace = {"type": "heatmap", "x": list(x), "y": list(map(escape_markup, y)), "z": [list(row) for row in z]}
     return trace | {"colorbar": bar, "colorscale": "@heat", "hoverongaps": False, **more}
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers around a range of a logarithmic scale, more of them the shorter it is.
+
+    >>> log_ticks(0.02, 3), log_ticks(1e-4, 10)
+    ([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0], [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
+    """
+    decades = math.log10(high / low)
+    digits = (1, 2, 3, 5, 7) if decades < 0.7 else (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3.5 else (1,)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, 1 + int(decades / 8))
+    return [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
+
+
+def log_colorbar(z: Iterable[Sequence[Number]]) -> dict[str, Any]:
+    """Return the colour bar of decimal logarithms, with its ticks as plain numbers: 0.001 for -3."""
+    values = [v for row in z for v in row if v is not None]
+    ticks = log_ticks(10 ** min(values, default=0.0), 10 ** max(values, default=0.0))
+    return {"tickvals": [math.log10(t) for t in ticks], "ticktext": [f"{t:.12g}" for t in ticks]}
+
+
+def log_axis(values: Iterable[Number]) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks at round numbers."""
+    positive = [v for v in values if v is not None and v > 0]
+    ticks = log_ticks(min(positive, default=1.0), max(positive, default=1.0))
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.12g}" for t in ticks]}
 
 
 def axis_layout(x: str, y: str, **more: Any) -> dict[str, Any]:
@@ -101,10 +139,12 @@ def axis_layout(x: str, y: str, **more: Any) -> dict[str, Any]:
     return layout | more
 
 
-def threshold_line(value: float, label: str, color: str = "@muted") -> dict[str, Any]:
+def threshold_line(value: float, label: str, color: str = "@muted", *, is_log: bool = False) -> dict[str, Any]:
     """Return the layout of a dashed horizontal line with its label at the right."""
     shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "below"}
-    note = {"xref": "paper", "x": 1, "y": value, "text": label, "showarrow": False, "xanchor": "right"}
+    # On a log axis plotly places annotations by the exponent, and shapes by the value.
+    y = math.log10(value) if is_log else value
+    note = {"xref": "paper", "x": 1, "y": y, "text": label, "showarrow": False, "xanchor": "right"}
     return {
         "shapes": [shape | {"line": {"color": color, "width": 1.5, "dash": "dash"}}],
         "annotations": [note | {"yanchor": "bottom", "font": {"color": color, "size": 11}}],
@@ -211,12 +251,21 @@ def metrics_over_steps(probes: Iterable[tuple[int, Mapping[str, Number]]]) -> tu
 
 
 def heatmap_over_steps(
-    id: str, title: str, sentence: str, steps: Sequence[int], z: Mapping[str, Sequence[Number]], hover: str
+    id: str,
+    title: str,
+    sentence: str,
+    steps: Sequence[int],
+    z: Mapping[str, Sequence[Number]],
+    hover: str,
+    **more: Any,
 ) -> Figure | None:
-    """Return a heat map with a row for each name, from the bottom up, and a column for each step."""
-    trace = heatmap_trace(
-        steps, list(z), list(z.values()), hovertemplate=f"%{{y}}, step %{{x}}: {hover}<extra></extra>"
-    )
+    """Return a heat map with a row for each name, from the bottom up, and a column for each step.
+
+    Args:
+        more: keys of the trace.
+    """
+    hovertemplate = f"%{{y}}, step %{{x}}: {hover}<extra></extra>"
+    trace = heatmap_trace(steps, list(z), list(z.values()), hovertemplate=hovertemplate, **more)
     y = {"type": "category", "dtick": 1 if len(z) <= 20 else 2}
     layout = axis_layout("steps", "", yaxis=y, height=max(300, min(900, 60 + 15 * len(z))))
     return make_figure(
