@@ -14,6 +14,7 @@ from torch import Tensor
 from ..layers.attention import attention_weights
 from ..model import LightLLM
 from .activations import to_floats
+from .metric_names import describe_alarm
 
 # Beyond these a head, or the heads of a layer, may carry no information about the text.
 MAX_RELATIVE_ENTROPY, MIN_RELATIVE_ENTROPY, MAX_OVERLAP = 0.98, 0.02, 0.98
@@ -111,8 +112,8 @@ def induction_score(weights: Tensor) -> Tensor:
 class Alarm:
     """A head, or all heads of a layer, whose attention no longer depends on the text.
 
-    >>> str(Alarm(1, 3, "uniform")), str(Alarm(0, None, "all heads alike"))
-    ('layer 1, head 3 looks everywhere alike', 'all heads of layer 0 look at the same positions')
+    >>> str(Alarm(1, 3, "uniform"))
+    'layer 1, head 3 attends uniformly'
     """
 
     layer: int
@@ -120,10 +121,7 @@ class Alarm:
     what: str
 
     def __str__(self) -> str:
-        if self.head is None:
-            return f"all heads of layer {self.layer} look at the same positions"
-        does = "looks everywhere alike" if self.what == "uniform" else "puts all its weight on one position"
-        return f"layer {self.layer}, head {self.head} {does}"
+        return describe_alarm(self.layer, self.head, self.what)
 
 
 def alarms(

@@ -32,7 +32,7 @@ METRICS = (
     Metric("step", "tokens", "tokens", "tokens", "targets trained on so far"),
     Metric("step", "seconds", "throughput/seconds", "s", "time of the step alone"),
     Metric("step", "tok_per_sec", "throughput/tok_per_sec", "tokens/s", "training speed"),
-    Metric("step", "mfu", "throughput/mfu", "", "share of the machine's rate of matrix products"),
+    Metric("step", "mfu", "throughput/mfu", "", "share of the machine's matrix multiplications per second"),
     Metric("step", "phases", "phases/{}", "s", "time for the batch, the gradients and the rest"),
     Metric("step", "memory", "memory/peak_bytes", "bytes", "peak memory of the process so far"),
     Metric("eval", "loss", "val/loss", "nats/token", "mean over the held-out text"),
@@ -49,27 +49,65 @@ METRICS = (
     Metric("probe", "attention.relative", "attention/relative/l{}.h{}", "", "entropy over its maximum"),
     Metric("probe", "attention.first", "attention/first/l{}.h{}", "", "weight on the first token"),
     Metric("probe", "attention.previous", "attention/previous/l{}.h{}", "", "weight on the previous token"),
-    Metric("probe", "attention.distance", "attention/distance/l{}.h{}", "tokens", "mean distance looked back"),
+    Metric(
+        "probe", "attention.distance", "attention/distance/l{}.h{}", "tokens", "mean distance to the tokens attended to"
+    ),
     Metric("probe", "attention.similarity", "attention/similarity/l{}", "", "overlap of the heads of a layer"),
     Metric("probe", "stream.rms", "stream/rms/l{}", "", "root mean square of the residual stream"),
     Metric("probe", "stream.kurtosis", "stream/kurtosis/l{}", "", "kurtosis of the residual stream; 3 is normal"),
     Metric("probe", "stream.largest", "stream/largest/l{}", "", "largest absolute value in the residual stream"),
-    Metric("probe", "stream.effective_rank", "stream/effective_rank/l{}", "", "participation ratio of the stream"),
+    Metric(
+        "probe", "stream.effective_rank", "stream/effective_rank/l{}", "", "participation ratio of the residual stream"
+    ),
     Metric("probe", "dead_units", "dead_units/l{}", "", "share of MLP units that are never above 0"),
     Metric("probe", "predictions.entropy", "predictions/entropy", "nats", "mean entropy of the predictions"),
-    Metric("probe", "predictions.accuracy", "predictions/accuracy", "", "share of likeliest tokens that are right"),
+    Metric(
+        "probe",
+        "predictions.accuracy",
+        "predictions/accuracy",
+        "",
+        "share of tokens that were predicted as the likeliest",
+    ),
     Metric("probe", "predictions.confidence", "predictions/confidence", "", "mean probability of the likeliest token"),
     Metric("probe", "predictions.calibration_error", "calibration/error", "", "expected calibration error"),
     Metric("probe", "induction.score", "induction/score", "", "attention of the best copying head to its source"),
     Metric("probe", "induction.layer", "induction/layer", "", "layer of the best copying head"),
     Metric("probe", "induction.head", "induction/head", "", "index of the best copying head"),
-    Metric("probe", "induction.gain", "induction/gain", "nats/token", "how much cheaper a repeated sequence is"),
-    Metric("probe", "lens", "lens/l{}", "nats/token", "loss if the model stopped after a layer"),
+    Metric(
+        "probe",
+        "induction.gain",
+        "induction/gain",
+        "nats/token",
+        "loss of random tokens minus that of their repetition",
+    ),
+    Metric(
+        "probe",
+        "lens",
+        "lens/l{}",
+        "nats/token",
+        "loss of predictions from the output of a layer",
+    ),
     Metric("end", "seconds", "run/seconds", "s", "time of the whole process"),
     Metric("end", "memory", "run/peak_bytes", "bytes", "peak memory of the process"),
     Metric("end", "tok_per_sec", "run/tok_per_sec", "tokens/s", "mean training speed"),
 )
+# What attention that has collapsed does, by the `what` of an alarm.
+ALARM_WORDS = {
+    "uniform": "attends uniformly",
+    "one position": "attends to one position only",
+    "all heads alike": "attend to the same positions",
+}
 LOWER_IS_BETTER = ("val/loss", "val/bpb", "val/perplexity")  # trackers summarise these by their minimum
+
+
+def describe_alarm(layer: int, head: int | None, what: str) -> str:
+    """Return an alarm about attention in words. Without a head it is about all heads of the layer.
+
+    >>> describe_alarm(1, 3, "uniform"), describe_alarm(0, None, "all heads alike")
+    ('layer 1, head 3 attends uniformly', 'all heads of layer 0 attend to the same positions')
+    """
+    owner = f"all heads of layer {layer}" if head is None else f"layer {layer}, head {head}"
+    return f"{owner} {ALARM_WORDS.get(what, what)}"
 
 
 def tracked_values(row: Row) -> dict[str, float]:

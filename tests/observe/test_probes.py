@@ -35,10 +35,10 @@ def batch() -> ProbeBatch:
     ("relative", "similarity", "previous", "said"),
     [
         ([[0.5, 0.5]], [0.5], None, []),
-        ([[0.5, 0.001]], [0.5], [[0.5, 0.5]], ["layer 0, head 1 puts all its weight on one position"]),
-        ([[0.001, 0.001]], [0.1], [[0.95, 0.2]], ["layer 0, head 1 puts all its weight on one position"]),
-        ([[0.5], [0.999]], [0.0, 0.0], None, ["layer 1, head 0 looks everywhere alike"]),
-        ([[0.5, 0.5]], [0.99], None, ["all heads of layer 0 look at the same positions"]),
+        ([[0.5, 0.001]], [0.5], [[0.5, 0.5]], ["layer 0, head 1 attends to one position only"]),
+        ([[0.001, 0.001]], [0.1], [[0.95, 0.2]], ["layer 0, head 1 attends to one position only"]),
+        ([[0.5], [0.999]], [0.0, 0.0], None, ["layer 1, head 0 attends uniformly"]),
+        ([[0.5, 0.5]], [0.99], None, ["all heads of layer 0 attend to the same positions"]),
     ],
 )
 def test_an_alarm_names_layer_and_head(relative: Any, similarity: Any, previous: Any, said: list[str]) -> None:
@@ -187,5 +187,5 @@ def test_heads_that_stay_without_information_are_said(poem: Path, capsys: pytest
     """A rate of nearly nothing: every head stays as even as at the start."""
     train_small(poem, model=byte_model(), max_steps=8, probe_interval=1, warmup_steps=1, lr=1e-9, quiet=False)
     said = [line for line in capsys.readouterr().out.splitlines() if "attention at step" in line]
-    assert len(said) == 1 and "attention at step 4: " in said[0] and "looks everywhere alike" in said[0]
+    assert len(said) == 1 and "attention at step 4: " in said[0] and "attends uniformly" in said[0]
     assert all(row["alarms"] for row in rows_of("run", "probe"))

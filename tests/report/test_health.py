@@ -124,7 +124,7 @@ def test_a_stream_of_one_direction_has_collapsed(tmp_path: Path) -> None:
     # Large vocabularies have low rank in their first steps, and come out of it.
     small = partial(one_direction, largest=8.0)
     assert first_named(tmp_path, "collapse", change=small, **creeps) == 120
-    assert "look alike" in get(read(tmp_path / "small", change=small, **creeps), "collapse").message
+    assert "one direction left" in get(read(tmp_path / "small", change=small, **creeps), "collapse").message
     # With a low loss: a few large features are usual in trained models.
     learned = read(tmp_path / "learned", change=one_direction, loss=lambda s: 2.0 + 4 / s)
     assert find(learned, "collapse") is None
@@ -145,7 +145,7 @@ def test_memorising_is_named_within_fifty_steps(tmp_path: Path, every: int) -> N
     assert 100 < first_named(tmp_path, "memorising", **run) <= 150
     note = get(read(tmp_path / "over", **run), "memorising")
     assert note.since == 100 and "for 100 steps" in note.message and "0.400" in note.message
-    assert note.advice.startswith("Use more text or dropout 0.2; the best is of step 100")
+    assert note.advice.startswith("Use more text or dropout 0.2; the best model is of step 100")
     longer = RUN.with_settings(train__max_steps=400)
     note = get(training(read(tmp_path / "training", run=longer, status=None, **run)), "memorising")
     assert note.advice.startswith("Stop here, or use more text")
@@ -189,7 +189,10 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     log = read(tmp_path / "ended", steps=90, loss=lambda s: None if s == 90 else 4.0, status="nonfinite")
     assert (get(log, "not finite").level, get(log, "not finite").since) == ("bad", 90)
     skipped = read(tmp_path / "skipped", loss=lambda s: None if s == 90 else learning(s))
-    assert get(skipped, "not finite").level == "watch" and "at 1 of the steps" in get(skipped, "not finite").message
+    assert (
+        get(skipped, "not finite").level == "watch"
+        and "at 1 step, first at step 90" in get(skipped, "not finite").message
+    )
 
 
 # --- limits and bands
@@ -257,24 +260,39 @@ LATE_TOKENS_ARE_HARD = {"loss": [1.0, 1.0, 3.0, 3.0, 3.0]}
         ("vanishing gradients", "bad", "h.1.mlp", at_kind("step", **DARK)),
         ("clipping", "info", "100% of the last 100", at_kind("step", clipped=True)),
         ("clipping", "watch", "5.00", at_kind("step", clipped=True, grad_norm=5.0)),
-        ("update ratios", "watch", "More than 1%", at_kind("step", update_ratios={"h.0.mlp": 0.02})),
-        ("update ratios", "watch", "Less than 0.01%", at_kind("step", update_ratios={"wte": 2e-5})),
+        ("update ratios", "watch", "h.0.mlp by more than 1%", at_kind("step", update_ratios={"h.0.mlp": 0.02})),
+        ("update ratios", "watch", "wte by less than 0.01%", at_kind("step", update_ratios={"wte": 2e-5})),
         ("update ratios", "good", "0.10% to 2.00%", at_kind("step", update_ratios={"wpe": 0.02})),  # a table may
-        ("attention", "bad", "head 0 puts all its weight on one position; layer 0 ", at_kind("probe", alarms=ALARMS)),
-        ("attention", "info", "few heads stand out: layer 1, head 0", at_kind("probe", alarms=ALARMS[:1])),
-        ("attention", "info", "few heads stand out", at_kind("probe", alarms=[ALARMS[0] | {"what": "uniform"}])),
+        (
+            "attention",
+            "bad",
+            "head 0 attends to one position only; all heads of layer 0 ",
+            at_kind("probe", alarms=ALARMS),
+        ),
+        (
+            "attention",
+            "info",
+            "few attention heads have collapsed: layer 1, head 0",
+            at_kind("probe", alarms=ALARMS[:1]),
+        ),
+        (
+            "attention",
+            "info",
+            "layer 1, head 0 attends uniformly",
+            at_kind("probe", alarms=[ALARMS[0] | {"what": "uniform"}]),
+        ),
         ("attention", "watch", "layer 1, head 2", at_kind("probe", alarms=THREE_HEADS)),
-        ("attention", "good", "No head has collapsed", at_kind("probe")),
+        ("attention", "good", "No attention head is collapsed", at_kind("probe")),
         ("dead units", "watch", "layer 1 (80%)", at_kind("probe", dead_units=[0.1, 0.8])),
         ("rank", "watch", "1.2", at_kind("probe", stream={"effective_rank": [9, 5, 1.2]})),
         ("outliers", "watch", "60,000", at_kind("probe", stream={"largest": [1, 2, 6e4]})),
         ("confidence", "watch", "overconfident", at_kind("probe", predictions={"confidence": 0.5})),
-        ("confidence", "info", "less sure", at_kind("probe", predictions={"confidence": 0.02})),
+        ("confidence", "info", "underconfident", at_kind("probe", predictions={"confidence": 0.02})),
         ("context", "info", "more than early", at_kind("eval", by_position=LATE_TOKENS_ARE_HARD)),
         ("context", "info", "helps little", at_kind("eval", by_position={"loss": [4.0] * 5})),
         ("induction", "good", "layer 1, head 2", at_kind("probe", induction={"score": 0.7})),
-        ("data", "bad", "80%", at_kind("step", phases={"data": 2.0})),
-        ("data", "watch", "29%", at_kind("step", phases={"data": 0.2})),
+        ("data", "bad", "80.3%", at_kind("step", phases={"data": 2.0})),
+        ("data", "watch", "29.0%", at_kind("step", phases={"data": 0.2})),
         ("use of the machine", "watch", "5%", at_kind("step", mfu=0.05)),
         ("speed", "watch", "1,000 to 300", late_speed),
     ],
@@ -309,6 +327,6 @@ def test_curvature_and_noise(tmp_path: Path) -> None:
     log = read_run_log(folder)
     assert "0.50" in get(log, "sharpness").message
     note = get(log, "noise")
-    assert "5,120 tokens; a step has 128." in note.message and "Larger batches" in note.advice
+    assert "5,120 tokens; a step has 128." in note.message and "a larger batch" in note.advice
     sharp = ANALYSIS | {"sharpness": {"preconditioned": 76.0, "preconditioned_threshold": 38.0}}
     assert get(replace(log, analysis=sharp), "sharpness").level == "watch"

@@ -140,7 +140,7 @@ def test_the_command_prints_and_writes_the_same(tmp_path: Path, capsys: pytest.C
     folder = made_up_run(tmp_path / "run", loss=memorised, held=turning)
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
-    for words in ("bad   The model is memorising", "best held-out loss", "gradient norm", "layer 1", "repeat it with"):
+    for words in ("bad   The model is overfitting", "best held-out loss", "gradient norm", "layer 1", "repeat it with"):
         assert words in out
     assert str(folder / "report.html") in out.splitlines()[-1]
     assert Parsed((folder / "report.html").read_text(encoding="utf-8")).island("state")["runs"][0]["name"] == "run"

@@ -6,10 +6,11 @@ the mathematics", reports what was tried. A threshold that no experiment support
 """
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 
 from ..run_log import RunLog
 
@@ -21,7 +22,7 @@ class Finding:
     """The result of a rule."""
 
     level: str
-    message: str  # one sentence
+    message: str  # one sentence; of a note it ends with "since step N", unless the step is named in it
     advice: str = ""  # one sentence; empty if there is nothing to do
     since: int | None = None  # the step from which it shows
 
@@ -49,6 +50,16 @@ class HealthNote(Finding):
     figure: str  # id of the figure beside which it is shown
 
 
+def last_since(steps: Sequence[int], flags: Sequence[bool]) -> int | None:
+    """Return the first step of the unbroken stretch of true flags at the end; None if the last flag is false.
+
+    >>> last_since([10, 20, 30, 40], [True, False, True, True]), last_since([10], [False])
+    (30, None)
+    """
+    n = sum(1 for _ in takewhile(bool, reversed(flags)))
+    return steps[-n] if n else None
+
+
 @cache
 def find_rules() -> tuple[Rule, ...]:
     """Return the `RULES` of every module in this package, in order."""
@@ -64,5 +75,13 @@ def judge(log: RunLog) -> list[HealthNote]:
             continue
         result = rule.check(log)
         findings = [result] if isinstance(result, Finding) else list(result or ())
-        notes += [HealthNote(**vars(f), rule=rule.name, figure=rule.figure) for f in findings]
+        notes += [_note(finding, rule) for finding in findings]
     return sorted(notes, key=lambda note: LEVELS.index(note.level))
+
+
+def _note(finding: Finding, rule: Rule) -> HealthNote:
+    message, step = finding.message, finding.since
+    # Not after "step 1": that is from the start.
+    if step is not None and step > 1 and f"step {step:,}" not in message:
+        message = f"{message.removesuffix('.')}, since step {step:,}."
+    return HealthNote(finding.level, message, finding.advice, step, rule=rule.name, figure=rule.figure)

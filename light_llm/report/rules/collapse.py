@@ -13,6 +13,8 @@ from . import Finding, Rule
 # A loss has risen if its mean is this far above its best, in nats and as a share of the best. Over seeds, means of 10
 # steps of default runs deviate by 0.10 nats at most.
 RISE, RISE_SHARE = 0.5, 0.1
+# The same in standard errors of a mean: the best of many means of a noisy loss is far below the others by chance.
+RISE_ERRORS = 5
 # Steps that a loss must stay up: more than the window of the mean, which a single spike fills.
 RISEN_STEPS = 12
 # A loss above this share of log V is called near it.
@@ -70,12 +72,14 @@ def _diverged(log: RunLog, curve: Curve) -> Finding | None:
         if i + 1 >= MEAN_STEPS and mean < best:
             best, best_step = mean, curve.steps[i]
         has_risen = mean > best + max(RISE, RISE_SHARE * best)
+        if has_risen and risen_since < 0:  # estimated only where it matters, as it takes a median
+            has_risen = mean > best + RISE_ERRORS * curve.noise(i)
         risen_since = (risen_since if risen_since >= 0 else i) if has_risen else -1
     last = len(curve) - 1
     if risen_since < 0 or last - risen_since < RISEN_STEPS:
         return None
     since, now, uniform = curve.steps[risen_since], curve.mean(last), log.uniform_loss
-    near = f", near log V = {uniform:.2f}, where every guess is as good as any" if now > NEAR_UNIFORM * uniform else ""
+    near = f", near log V = {uniform:.2f}, the loss of uniform guessing" if now > NEAR_UNIFORM * uniform else ""
     message = (
         f"Training has collapsed: the loss rose from {best:.2f} (step {best_step:,}) to {now:.2f}{near}, and has "
         f"stayed up since step {since:,}."
@@ -99,7 +103,7 @@ def _one_direction(log: RunLog, curve: Curve) -> Finding | None:
     blown_up = all(_largest(probe) >= BLOWN_UP for probe in spoilt[:2])
     if not blown_up and now.step - since < LOW_RANK_STEPS:
         return None
-    sign = "activations have blown up" if blown_up else "all tokens look alike inside the model"
+    sign = "activations have blown up" if blown_up else "the residual stream has about one direction left"
     message = (
         f"Training has collapsed: since step {since:,} {sign} (largest activation {_largest(now):,.0f}, effective rank "
         f"{_rank(now):.1f}), and the loss is {curve.mean(len(curve) - 1):.2f} of log V = {uniform:.2f}."
@@ -136,7 +140,7 @@ def _stuck(log: RunLog, curve: Curve) -> Finding | None:
         since = curve.steps[start]
         message = (
             f"Training has collapsed: since step {since:,} the loss stands at about {curve.mean(last):.2f} of "
-            f"log V = {uniform:.2f}, hardly more than knowing which tokens are frequent, and gradients have faded."
+            f"log V = {uniform:.2f}, about what token frequencies alone give, and the gradients have faded."
         )
         return Finding("bad", message, _lower_the_rate(log), since)
     return None
@@ -146,7 +150,7 @@ def _lower_the_rate(log: RunLog) -> str:
     lr, warmup = log.run.train.lr, log.run.train.warmup_steps
     return (
         f"Start again with a lower learning rate (--lr {lr / 10:.2g} instead of {lr:.2g}), or a longer warm-up than "
-        f"{warmup} steps: weights that have collapsed seldom come back."
+        f"{warmup} steps: a collapsed model seldom recovers."
     )
 
 

@@ -1,11 +1,11 @@
-"""Rules about updates: exploding and vanishing gradients, clipping, and how far each group of weights moves."""
+"""Rules about updates: exploding and vanishing gradients, clipping, and how far each parameter group moves."""
 
 from collections.abc import Iterator, Mapping
 from statistics import median
 
 from ..coerce import Numbers, drop_none
 from ..run_log import RunLog
-from . import Finding, Rule
+from . import Finding, Rule, last_since
 
 # Steps whose median is the present value: one batch alone is noise.
 RECENT = 20
@@ -40,11 +40,16 @@ def check_exploding(log: RunLog) -> Finding | None:
     now, usual = median(norms[-RECENT:]), median(norms[:-RECENT])
     if now < EXPLODED * usual or now < EXPLODED_NORM:
         return None
-    pairs = list(zip(log.steps.step, log.steps.grad_norm, strict=True))
-    calm = max((i for i, (_, v) in enumerate(pairs[:-1]) if v and v < EXPLODED * usual), default=-1)
-    message = f"Gradients are exploding: their norm is {now:.3g} now and was {usual:.3g}."
-    advice = "Lower the learning rate, or warm up longer; clipping alone only hides it."
-    return Finding("bad", message, advice, pairs[calm + 1][0])
+    # A single calm batch does not end the explosion, so its beginning is looked for in medians of a few steps.
+    steps = [step for step, norm in zip(log.steps.step, log.steps.grad_norm, strict=True) if norm is not None]
+    first = len(norms) - RECENT
+    while first > 2 and median(norms[first - 3 : first]) >= EXPLODED * usual:
+        first -= 1
+    while first and norms[first - 1] >= EXPLODED * usual:
+        first -= 1
+    message = f"The gradients have exploded: a typical norm is {now:.3g} now and was {usual:.3g} before."
+    advice = "Lower the learning rate or lengthen the warm-up; clipping alone only hides it."
+    return Finding("bad", message, advice, steps[first])
 
 
 def check_vanishing(log: RunLog) -> Finding | None:
@@ -56,36 +61,36 @@ def check_vanishing(log: RunLog) -> Finding | None:
     if not norms:
         return None
     usual = median(norms.values())
-    dead = [name for name, v in norms.items() if v < VANISHED * usual and ratios.get(name, 0.0) < RATIO_TOO_LOW]
+    dead = [name for name, v in norms.items() if v < VANISHED * usual and ratios.get(name, 1.0) < RATIO_TOO_LOW]
     if usual == 0 or not dead:
         return None
-    message = f"Gradients have vanished in {_join(dead)}: less than a ten-thousandth of what is typical here."
+    message = f"The gradients of {_join(dead)} have vanished: their norm is below 0.0001 of that of the other groups."
     advice = "These weights learn nothing: lower the learning rate and start again."
-    history = zip(log.steps.step, log.steps.grad_norms[dead[0]], strict=True)
-    since = next((step for step, v in history if v is not None and v < VANISHED * usual), None)
-    return Finding("bad", message, advice, since)
+    small = [v is None or v < VANISHED * usual for v in log.steps.grad_norms[dead[0]]]
+    return Finding("bad", message, advice, last_since(log.steps.step, small))
 
 
 def check_clipping(log: RunLog) -> Finding | None:
-    """Find runs in which most steps are clipped: then each batch counts alike, whatever its gradient."""
+    """Report the share of clipped steps. If most are, every batch has the same weight, whatever its gradient."""
     recent = drop_none(log.steps.clipped[-CLIP_WINDOW:])
     if len(recent) < RECENT:
         return None
     share, clip = sum(recent) / len(recent), log.run.train.grad_clip
     norm = median(drop_none(log.steps.grad_norm[-CLIP_WINDOW:]) or [0.0])
     message = (
-        f"{100 * share:.0f}% of the last {len(recent)} steps were clipped at {clip:g}; a typical norm is {norm:.2f}."
+        f"{100 * share:.0f}% of the last {len(recent)} steps were clipped at {clip:g}; "
+        f"a typical gradient norm is {norm:.2f}."
     )
     if share <= MOSTLY_CLIPPED:
         return Finding("good", message)
     if norm < MILD_CLIP * clip:
-        return Finding("info", message, "With norms this near the limit, clipping is a mild brake and harmless.")
-    advice = "The batch is small or the rate high: larger batches or a lower rate give steadier steps."
+        return Finding("info", message, "So near the limit, clipping shortens the gradient a little and is harmless.")
+    advice = "The batch may be too small or the learning rate too high: a larger --batch-size or a lower --lr helps."
     return Finding("watch", message, advice)
 
 
 def check_update_ratios(log: RunLog) -> Iterator[Finding]:
-    """Find groups that change too much or too little at each step, while the learning rate is near its peak."""
+    """Find parameter groups that change too much or too little a step, while the learning rate is near its peak."""
     peak = log.run.train.lr
     judged = [i for i, lr in enumerate(log.steps.lr) if i >= RATIO_AFTER and lr is not None and lr >= RATIO_LR * peak]
     if len(judged) < RECENT:
@@ -95,23 +100,26 @@ def check_update_ratios(log: RunLog) -> Iterator[Finding]:
     typical = {name: median(values) for name, values in columns.items() if values}
     high = [name for name, v in typical.items() if v > TABLE_RATIO_TOO_HIGH.get(name, RATIO_TOO_HIGH)]
     low = [name for name, v in typical.items() if v < RATIO_TOO_LOW]
-    step = log.steps.step[places[0]]
+    until = log.steps.step[places[-1]]
+    # The groups are judged near the peak of the learning rate, which may be long before the end of the run.
+    when = "" if places[-1] == len(log.steps) - 1 else f" (up to step {until:,}, while the learning rate was high)"
     if high and low:
-        rates = f"{_join(high)} by more than 1% of their size a step, {_join(low)} by less than 0.01%"
-        message = f"Groups move at very different rates: {rates}."
-        yield Finding("watch", message, "No single learning rate mends that.", step)
+        rates = f"{_join(high)} by more than 1% a step, {_join(low)} by less than 0.01%"
+        message = f"Parameter groups change at very different rates: {rates}{when}."
+        yield Finding("watch", message, "No single learning rate suits both.")
     elif high:
         top = max(high, key=lambda name: typical[name])
         limit = 100 * TABLE_RATIO_TOO_HIGH.get(top, RATIO_TOO_HIGH)
         share = f"({top}: {100 * typical[top]:.1f}%)"
-        message = f"More than {limit:.0f}% of its size is changed at each step in {_join(high)} {share}."
-        yield Finding("watch", message, f"The learning rate may be too high: try --lr {peak / 3:.2g}.", step)
+        message = f"Each step changes {_join(high)} by more than {limit:.0f}% {share}{when}; about 0.1% is usual."
+        yield Finding("watch", message, f"The learning rate may be too high: try --lr {peak / 3:.2g}.")
     elif low:
-        message = f"Less than 0.01% of its size is changed at each step in {_join(low)}: hardly anything."
-        yield Finding("watch", message, f"The learning rate may be too low: try --lr {peak * 3:.2g}.", step)
+        message = f"Each step changes {_join(low)} by less than 0.01%{when}; about 0.1% is usual."
+        yield Finding("watch", message, f"The learning rate may be too low: try --lr {peak * 3:.2g}.")
     elif typical:
         least, most = 100 * min(typical.values()), 100 * max(typical.values())
-        yield Finding("good", f"Every group changes by {least:.2f}% to {most:.2f}% a step.")
+        changed = f"{least:.2f}%" if f"{least:.2f}" == f"{most:.2f}" else f"{least:.2f}% to {most:.2f}%"
+        yield Finding("good", f"Each step changes the weights by {changed}: healthy (about 0.1% is usual){when}.")
 
 
 def _recent(groups: Mapping[str, Numbers]) -> dict[str, float]:

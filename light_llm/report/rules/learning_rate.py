@@ -1,4 +1,4 @@
-"""Rules about the learning rate and the batch: usual values, and what curvature and gradient noise say of them."""
+"""Rules about the learning rate and the batch size: usual values, curvature and gradient noise."""
 
 from ...config.choices import OPTIMIZERS
 from ..coerce import as_mapping, as_number
@@ -27,28 +27,31 @@ def check_learning_rate(log: RunLog) -> Finding | None:
     if not OPTIMIZERS[train.optimizer].is_adam or LOW_LR <= train.lr <= HIGH_LR:
         return None
     word = "high" if train.lr > HIGH_LR else "low"
-    return Finding("watch", f"A peak learning rate of {train.lr:.2g} is {word} for AdamW.", USUAL_LR, 1)
+    if word == "low" and train.init_from:  # fine-tuning
+        return None
+    return Finding("watch", f"A peak learning rate of {train.lr:.2g} is {word} for AdamW.", USUAL_LR)
 
 
 def check_sharpness(log: RunLog) -> Finding | None:
     """Compare the sharpness in Adam's metric with the value from which steps overshoot (Cohen et al., 2022)."""
     values = as_mapping(log.analysis.get("sharpness"))
     value, threshold = as_number(values.get("preconditioned")), as_number(values.get("preconditioned_threshold"))
-    if value is None or not threshold:
+    if value is None or not threshold or value <= 0:
         return None
     share = value / threshold
-    message = f"The sharpness in Adam's own metric is {share:.2f} of its threshold{_measured_at(log)}."
+    message = f"The sharpness in Adam's metric is {share:.2f} of the value where updates overshoot{_measured_at(log)}."
     if share > SHARP:
         advice = (
-            "Updates may overshoot. A few sequences look sharper than all of the text: look again with a larger "
-            "--batch-size of light-llm analyze; if it stays so, lower the learning rate or warm up for longer."
+            "Updates may overshoot. The loss of a few sequences is sharper than that of the whole text: measure again "
+            "with a larger --batch-size of light-llm analyze; if it stays so, lower the learning rate or lengthen the "
+            "warm-up."
         )
         return Finding("watch", message, advice)
     lr, peak = as_number(values.get("lr")), log.run.train.lr
     if lr is None:
         return Finding("good", message)
     if lr < NEAR_PEAK * peak:
-        advice = f"The rate has fallen to {lr:.2g} here; a checkpoint near the peak would judge the peak."
+        advice = f"The learning rate was down to {lr:.2g} there; analyze a checkpoint from its peak to judge the peak."
         return Finding("good", message, advice)
     return Finding("good", message, "There is room for a higher learning rate." if share < FLAT else "")
 
@@ -61,17 +64,15 @@ def check_noise(log: RunLog) -> Finding | None:
     if scale is None or scale <= 0:
         return None
     batch = log.tokens_per_step
-    message = (
-        f"Signal and noise of the gradient are equal at {scale:,.0f} tokens{_measured_at(log)}; a step has {batch:,}."
-    )
+    message = f"The gradient noise scale is {scale:,.0f} tokens{_measured_at(log)}; a step has {batch:,}."
     if error is not None and sequences and error > NOISE_ERROR * sequences:
-        advice = "That is uncertain by more than half: too few sequences to judge the batch by."
+        advice = "Its error is above half of it, so it does not judge the batch size; measure more sequences."
     elif batch < scale / BATCH_FACTOR:
-        advice = "Larger batches would give better steps almost in proportion."
+        advice = "The gradient is mostly noise: a larger batch would need fewer steps, almost in proportion."
     elif batch > BATCH_FACTOR * scale:
-        advice = "Smaller batches would learn as much from less arithmetic."
+        advice = "A smaller batch would learn as much from fewer tokens."
     else:
-        return Finding("good", message, "The batch is well chosen.")
+        return Finding("good", message, "The batch size suits it.")
     return Finding("info", message, advice)
 
 

@@ -1,11 +1,14 @@
 """Rules about the training loss: numbers that are not finite, spikes, slow learning, and its direction."""
 
+import math
 from statistics import median
 
+from ...config.choices import OPTIMIZERS
 from ..curves import MEAN_STEPS
 from ..run_log import RunLog
 from . import Finding, Rule
 from .collapse import STUCK_AFTER, gradients_faded
+from .learning_rate import HIGH_LR
 
 # Number of losses whose median is the usual loss.
 BEFORE = 20
@@ -14,8 +17,8 @@ SPIKES_AFTER = 30
 # Robust standard deviations above the usual loss, as in `train.callbacks`; a share of the loss and a number of nats at
 # least: where losses hardly differ, every batch would be a spike.
 SPIKE_DEVIATIONS, SPIKE_SHARE, SPIKE_NATS = 8.0, 0.15, 0.3
-# 1.48 times the median absolute deviation estimates the standard deviation of a normal distribution.
-MAD_TO_STD = 1.48
+# 1.4826 times the median absolute deviation estimates the standard deviation of a normal distribution.
+MAD_TO_STD = 1.4826
 # Losses less than this above the mean cannot be spikes. The mean is cheap; medians are computed only for the others.
 MIN_JUMP = 0.15
 # Steps within which two high losses are one spike.
@@ -43,12 +46,16 @@ def check_nonfinite(log: RunLog) -> Finding | None:
     ended = log.status == "nonfinite"
     if not ended and not missing:
         return None
-    since = missing[0] if missing else log.last_step
+    since = log.last_step if ended else missing[0]
     if ended:
-        message = f"The run ended at step {since:,}: a loss or gradient was no finite number."
+        message = f"The run stopped at step {log.last_step:,}, because the loss or its gradient was not finite."
     else:
-        message = f"The loss was no finite number at {len(missing)} of the steps, first at step {since:,}."
-    advice = "Lower the learning rate, or train in float32; --on-nonfinite rollback goes back by itself."
+        steps = "1 step" if len(missing) == 1 else f"{len(missing):,} steps"
+        message = f"The loss was not finite at {steps}, first at step {missing[0]:,}."
+    advice = (
+        "Lower the learning rate, or train in float32; with --on-nonfinite rollback the run returns to its last "
+        "checkpoint and continues."
+    )
     return Finding("bad" if ended else "watch", message, advice, since)
 
 
@@ -70,7 +77,7 @@ def check_spikes(log: RunLog) -> Finding | None:
     first = curve.steps[spikes[0]]
     times = "once" if len(spikes) == 1 else f"{len(spikes)} times"
     message = f"The loss jumped {times}, first at step {first:,}."
-    advice = "If it comes back by itself each time, go on; else lower the learning rate or set train.on_spike=rollback."
+    advice = "If it recovers each time, continue; otherwise lower the learning rate or --set train.on_spike=rollback."
     return Finding("watch" if len(spikes) <= MAX_SPIKES else "bad", message, advice, first)
 
 
@@ -84,10 +91,16 @@ def check_slow(log: RunLog) -> Finding | None:
     fall = start - now
     if fall > SLOW_FALL * start or gradients_faded(log, curve.steps[i]) or now < SLOW_LOSS * log.uniform_loss:
         return None
+    change = f"fallen by only {fall:.2f}" if fall >= 0 else f"risen by {-fall:.2f}"
     message = (
-        f"After {curve.steps[i]:,} steps the loss has fallen by {fall:.2f} nats only, while the gradients still pull."
+        f"After {curve.steps[i]:,} steps the loss has {change} nats, although the gradients are as large as at the "
+        "start."
     )
-    return Finding("watch", message, f"The learning rate may be too low: try --lr {lr * 5:.2g} instead of {lr:.2g}.", 1)
+    if fall < 0 or (OPTIMIZERS[log.run.train.optimizer].is_adam and 5 * lr > HIGH_LR):
+        advice = f"The learning rate ({lr:.2g}) is not too low: check the text and its tokens, or lower it."
+    else:
+        advice = f"The learning rate may be too low: try --lr {lr * 5:.2g} instead of {lr:.2g}."
+    return Finding("watch", message, advice)
 
 
 def check_trend(log: RunLog) -> Finding | None:
@@ -98,22 +111,33 @@ def check_trend(log: RunLog) -> Finding | None:
         return None
     last = len(curve) - 1
     now, before = curve.mean(last, n), curve.mean(last - n, n)
-    fall, noise = before - now, CLEAR_ERRORS * curve.noise(last, n)
-    since = curve.steps[last - n]
+    fall, noise = before - now, CLEAR_ERRORS * math.hypot(curve.noise(last, n), curve.noise(last - n, n))
+    over = f"over the last {n:,} steps"
     if fall > max(noise, CLEAR_FALL * now):
-        message = f"The training loss is still falling: by {fall:.3f} nats over the last {n:,} steps."
-        more = log.run.train.max_steps * 2
-        advice = f"It has more to learn: train longer, as with --max-steps {more:,}." if log.is_over else ""
-        return Finding("good", message, advice, since)
+        message = f"The training loss is still falling: by {fall:.3f} nats {over}."
+        return Finding("good", message, _train_longer(log))
     if fall < -max(RISE_FACTOR * noise, CLEAR_RISE * now):
-        message = f"The training loss has risen by {-fall:.3f} nats over the last {n:,} steps."
-        return Finding("watch", message, "Lower the learning rate if it goes on.", since)
-    message = f"The training loss has levelled off: {fall:+.3f} nats over the last {n:,} steps."
+        message = f"The training loss has risen by {-fall:.3f} nats {over}."
+        advice = "Lower the learning rate." if log.is_over else "If it continues to rise, lower the learning rate."
+        return Finding("watch", message, advice)
+    if noise > CLEAR_FALL * now:
+        message = f"The training loss has no clear trend: {-fall:+.3f} nats {over}, with a noise of ± {noise:.3f}."
+        return Finding("info", message, "A larger --batch-size would make the curve smoother.")
+    message = f"The training loss has levelled off: {-fall:+.3f} nats {over}."
     if log.is_over:
         advice = "More steps alone would change little; a larger model or more text may."
     else:
-        advice = "If it stays so, a larger model, more text or another learning rate is the next lever."
-    return Finding("info", message, advice, since)
+        advice = "If it stays level, try a larger model, more text or another learning rate."
+    return Finding("info", message, advice)
+
+
+def _train_longer(log: RunLog) -> str:
+    """Return how to train on, for a run that is over."""
+    if not log.is_over:
+        return ""
+    if log.last_step < log.run.train.max_steps:
+        return "Continue it with --resume."
+    return f"It has more to learn: train longer, as with --resume --max-steps {log.run.train.max_steps * 2:,}."
 
 
 RULES = (

@@ -4,18 +4,21 @@ from statistics import median_high
 
 from ..coerce import drop_none, mean_of
 from ..run_log import RunLog
-from . import Finding, Rule
+from . import Finding, Rule, last_since
 
 # Share of the time of the steps. Reading a batch takes 0.01% of a step of nano.
 DATA_SHARE, MOSTLY_DATA = 0.15, 0.5
-# MFU below which a larger batch is suggested, over the last MFU_STEPS steps. Rule of thumb.
-LOW_MFU, MFU_STEPS = 0.15, 200
+# MFU below which a larger batch is suggested. Rule of thumb.
+LOW_MFU = 0.15
 # Steps before which speed is not judged. The first WARM_STEPS are slow while caches and the allocator fill.
 SPEED_AFTER, WARM_STEPS, RECENT = 60, 10, 20
-# The speed has dropped if it is below this share of what it was. With other programs running, the same step varied
-# between 1,040 and 1,670 tokens/s within an hour.
+# A step is slow below this share of the usual speed. With other programs running, the same step varied between 1,040
+# and 1,670 tokens/s within an hour.
 SLOWER = 0.6
+# Share of slow or fast steps from which the speed varies; share of the usual speed below which the mean is mentioned.
+MANY_STEPS, MEAN_SHARE = 0.05, 0.9
 SLOW_READING = "The folder of texts is on a slow disk (LIGHT_LLM_CACHE moves it), or a loader of your own is slow."
+OTHER_PROGRAM = "Was another program running, was the machine hot, or was it suspended?"
 
 
 def check_data_wait(log: RunLog) -> Finding | None:
@@ -25,33 +28,54 @@ def check_data_wait(log: RunLog) -> Finding | None:
     if total <= 0 or data is None:
         return None
     share = data / total
+    message = f"The machine waits for data {100 * share:.1f}% of the time."
     if share > DATA_SHARE:
-        level = "bad" if share > MOSTLY_DATA else "watch"
-        return Finding(level, f"The machine waits for data {100 * share:.0f}% of the time.", SLOW_READING)
-    return Finding("good", f"Data takes {100 * share:.1f}% of the time: nothing waits for it.")
+        return Finding("bad" if share > MOSTLY_DATA else "watch", message, SLOW_READING)
+    return Finding("good", message)
 
 
 def check_mfu(log: RunLog) -> Finding | None:
-    """Report the share of the machine's rate of matrix products that training reaches."""
-    mfu = mean_of(log.steps.mfu[-MFU_STEPS:])
+    """Report the share of the machine's matrix multiplications per second that training reaches, over all steps."""
+    mfu = mean_of(log.steps.mfu)
     if mfu is None:
         return None
-    message = f"Training reaches {100 * mfu:.0f}% of the rate at which this machine multiplies matrices."
+    message = f"Training does {100 * mfu:.0f}% of the matrix multiplications per second that this machine can do (MFU)."
     if mfu < LOW_MFU:
-        return Finding("watch", message, "Larger batches or a longer context fill it better, if memory allows.")
+        return Finding("watch", message, "A larger --batch-size or a longer --max-length uses more, if memory allows.")
     return Finding("good", message)
 
 
 def check_speed(log: RunLog) -> Finding | None:
-    """Report whether the speed has dropped."""
-    speeds = drop_none(log.steps.tok_per_sec)
-    if len(speeds) < SPEED_AFTER:
+    """Judge the speed over the whole run: a drop or a rise that lasts to the end, swings, or steadiness."""
+    pairs = [(s, v) for s, v in zip(log.steps.step, log.steps.tok_per_sec, strict=True) if v is not None][WARM_STEPS:]
+    if len(pairs) < SPEED_AFTER - WARM_STEPS:
         return None
-    before, now = median_high(speeds[WARM_STEPS : len(speeds) // 2]), median_high(speeds[-RECENT:])
+    speeds = [speed for _, speed in pairs]
+    usual, before, now = (median_high(part) for part in (speeds, speeds[: len(speeds) // 2], speeds[-RECENT:]))
+    mean = log.tokens_per_second or usual  # the number at the head of the report
+    on_average = f"on average {mean:,.0f}"
     if now < SLOWER * before:
-        message = f"The speed has dropped from {before:,.0f} to {now:,.0f} tokens/s."
-        return Finding("watch", message, "Is another program running, or is the machine hot?")
-    return Finding("good", f"The speed is steady at about {now:,.0f} tokens/s.")
+        since = last_since([step for step, _ in pairs], [speed < SLOWER * before for speed in speeds])
+        message = f"The speed has dropped from {before:,.0f} to {now:,.0f} tokens/s ({on_average})."
+        return Finding("watch", message, OTHER_PROGRAM, since)
+    if now > before / SLOWER:
+        message = f"The speed has risen from {before:,.0f} to {now:,.0f} tokens/s ({on_average})."
+        return Finding("info", message, OTHER_PROGRAM)
+    slow = [step for step, speed in pairs if speed < SLOWER * usual]
+    fast = [step for step, speed in pairs if speed > usual / SLOWER]
+    if len(slow) + len(fast) > MANY_STEPS * len(pairs):
+        steps, limit = (
+            (slow, f"less than {SLOWER:g}") if len(slow) >= len(fast) else (fast, f"more than {1 / SLOWER:.1f}")
+        )
+        message = (
+            f"The speed varies: {len(steps):,} of {len(pairs):,} steps (between {steps[0]:,} and {steps[-1]:,}) ran at "
+            f"{limit} times the usual {usual:,.0f} tokens/s ({on_average})."
+        )
+        return Finding("watch", message, OTHER_PROGRAM)
+    if mean < MEAN_SHARE * usual:
+        message = f"Most steps ran at about {usual:,.0f} tokens/s; a few slow ones lower the average to {mean:,.0f}."
+        return Finding("info", message, OTHER_PROGRAM)
+    return Finding("good", f"The speed is steady at about {usual:,.0f} tokens/s ({on_average}).")
 
 
 RULES = (
