@@ -168,8 +168,9 @@ class LightLLM(nn.Module):
             cache: earlier keys and values, extended by this call.
 
         Raises:
-            ConfigError: more tokens than n_positions.
+            ConfigError: more tokens than n_positions, or `tokens` is no tensor (B, T) of whole numbers.
         """
+        check_tokens(tokens)
         T = tokens.size(1)
         if T > self.config.n_positions:
             raise ConfigError(
@@ -214,6 +215,20 @@ def _seeded(seed: int | None) -> Iterator[None]:
         # Not torch.manual_seed, which would also reseed every GPU.
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def check_tokens(tokens: Tensor) -> None:
+    """Raise ConfigError unless the input of a model is a tensor (B, T) of ids."""
+    if not isinstance(tokens, Tensor):
+        raise ConfigError(
+            f"the model takes a tensor of token ids (B, T), not {repr_short(tokens)}; "
+            "make one with torch.tensor([tokenizer.encode(text)])"
+        )
+    if tokens.ndim != 2:
+        remedy = "for one sequence write model(tokens[None])" if tokens.ndim == 1 else "give a batch of sequences"
+        raise ConfigError(f"the model takes token ids of shape (B, T), and these are {tuple(tokens.shape)}; {remedy}")
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ConfigError(f"the model takes token ids, whole numbers, and these are {tokens.dtype}; use tokens.long()")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers.cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
+from .layers.tiling import is_transformed
 from .model import LightLLM
 
 IGNORED = -100  # a target that is not counted, as F.cross_entropy's ignore_index
@@ -41,7 +42,7 @@ class NextTokenLoss(nn.Module):
         """
         # A sum and not a mean, so that micro-batches add up to exactly one big batch whatever their weights.
         weights = token_weights(targets, weights)
-        if not self.chunk:
+        if not self.chunk or is_transformed():
             return self._reference(tokens, targets, weights)
         return linear_cross_entropy_sum(
             self.model.hidden_states(tokens).flatten(0, 1),  # (B T, C)

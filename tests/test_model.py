@@ -141,6 +141,30 @@ def test_too_many_tokens_say_how_many_fit() -> None:
         tiny_model()(some_tokens(1, 33))
 
 
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (
+            torch.zeros(5, dtype=torch.long),
+            r"shape \(B, T\), and these are \(5,\); for one sequence write model\(tokens",
+        ),
+        (torch.zeros(1, 2, 3, dtype=torch.long), r"these are \(1, 2, 3\); give a batch"),
+        (torch.zeros(1, 5), r"whole numbers, and these are torch.float32; use tokens.long\(\)"),
+        ([[1, 2]], r"a tensor of token ids \(B, T\), not \[\[1, 2\]\]; make one with torch.tensor"),
+    ],
+)
+def test_what_is_no_batch_of_ids_is_refused(tokens: Any, message: str) -> None:
+    for call in (tiny_model(), tiny_model().hidden_states):
+        with pytest.raises(ConfigError, match=message):
+            call(tokens)
+
+
+@pytest.mark.parametrize("config", ["nano", {"n_layer": 2}, None])
+def test_a_model_is_made_of_a_config(config: Any) -> None:
+    with pytest.raises(ConfigError, match="LightLLM takes a ModelConfig, not .*ModelConfig.nano()"):
+        LightLLM(config)
+
+
 def test_attention_can_be_replaced_from_outside() -> None:
     """What a probe does: the formula instead of the kernel, and the same logits."""
     model, x = tiny_model(scale=5), some_tokens()

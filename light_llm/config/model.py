@@ -1,6 +1,6 @@
 """The shape of a model: every setting that changes its parameters or its arithmetic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
@@ -63,6 +63,13 @@ class ModelConfig:
         self._check_heads()
         self._check_rope()
         self._check_window_layers()
+
+    def __repr__(self) -> str:
+        """Return the sizes, and every other setting that is not the default."""
+        sizes = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = [f.name for f in fields(self) if f.name in sizes or values[f.name] != f.default]
+        return f"ModelConfig({', '.join(f'{name}={values[name]!r}' for name in shown)})"
 
     def _check_heads(self) -> None:
         if not self.head_dim and self.n_embd % self.n_head:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .tiling import row_ranges, without_autocast
+from .tiling import can_use_custom_gradients, is_transformed, row_ranges, without_autocast
 
 # Queries of a block. Half of the square on its diagonal is computed in vain, so large blocks waste more; 64 to 256 are
 # within 15% of each other (docs/log.md).
@@ -33,6 +33,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
     """
     if mask is None and not dropout and should_use_blocks(q, k):
         return blocked_causal_attention(q, k, v)
+    if is_transformed():
+        return attend_by_formula(q, k, v, mask, dropout)
     T, S = q.size(-2), k.size(-2)
     # The kernel's own causal mask is aligned to the first token, ours to the last: they differ where T < S.
     if mask is None and 1 < T < S:
@@ -115,7 +117,7 @@ def sliding_window_mask(
 def should_use_blocks(q: Tensor, k: Tensor) -> bool:
     """Return whether blocks were measured to be faster (docs/log.md): in training on a CPU, with memory for them."""
     B, H, T, _ = q.shape
-    trains = torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling()
+    trains = torch.is_grad_enabled() and q.requires_grad and can_use_custom_gradients()
     fits = B * H * T * T // 2 * q.element_size() <= MAX_KEPT_BYTES
     return trains and q.device.type == "cpu" and k.size(-2) == T and fits
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import noop_context_fn
 
+from .tiling import can_use_custom_gradients
+
 LEVELS = 1 << 16
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
@@ -24,8 +26,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Set each element to 0 with probability p, or divide it by 1 - p: any shape."""
-        # A compiled graph has torch's own: it fuses the random bits into its kernels.
-        if not self.training or not self.p or x.device.type != "cpu" or torch.compiler.is_compiling():
+        # A compiled graph has torch's own, whose random bits it fuses into its kernels, and so have torch.func's.
+        if not self.training or not self.p or x.device.type != "cpu" or not can_use_custom_gradients():
             return super().forward(x)
         return drop(x, self.p)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .tiling import can_use_custom_gradients
 
 
 class RMSNorm(nn.Module):
@@ -19,7 +20,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each vector by its root mean square and multiply it by the gain."""
-        if x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if x.is_cpu and torch.is_grad_enabled() and can_use_custom_gradients():
             return cast(Tensor, _RMSNorm.apply(x, self.weight, self.eps))
         return rms_norm(x, self.weight, self.eps)
 

@@ -1,4 +1,4 @@
-"""Helpers of the layers with custom gradients: ranges of rows, autocast's number format, and opting out of autocast."""
+"""Helpers of the layers with custom gradients: when to use them, ranges of rows, and autocast's number format."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -8,6 +8,22 @@ import torch
 from torch import Tensor
 
 R = TypeVar("R")
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func (grad, vmap, jvp ...) or torch.jit.trace reads the code here: it needs the formula.
+
+    They have no rule for the layers' own gradients, and some none for the fused attention kernel.
+    """
+    # torch.compile knows what to do with both, and does not know this query.
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None
+
+
+def can_use_custom_gradients() -> bool:
+    """Return whether a layer may use an `autograd.Function` here; torch.compile fuses the formula itself."""
+    return not (torch.compiler.is_compiling() or is_transformed())
 
 
 def row_ranges(n: int, size: int) -> Iterator[slice]:

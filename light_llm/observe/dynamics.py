@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batch, Batches, DataLoader, batches_from
+from ..errors import ConfigError
 from ..model import LightLLM, eval_mode
 from ..objective import NextTokenLoss, total_weight
 from .analysis import AdamState, AnalysisConfig, ProgressFn, analyze
@@ -35,8 +36,13 @@ def analyze_training_dynamics(
         noise and landscape as `light-llm analyze` writes them. docs/observe.md explains each.
 
     Raises:
-        ConfigError: the loader yields no pairs of token ids, or ids that this model lacks.
+        ConfigError: the model is none of ours; the loader yields no pairs of token ids, or ids that this model lacks.
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not isinstance(model, LightLLM):
+        raise ConfigError(
+            f"analyze_training_dynamics takes a LightLLM and then a loader, not a {type(model).__name__} first"
+        )
     source = batches_from(dataloader, model.config.vocab_size)
     first = source.batch(0)
     T = first.tokens.size(1)
@@ -47,7 +53,9 @@ def analyze_training_dynamics(
     if curvature:
         config = AnalysisConfig()
         windows = _windows(source, first, max(config.sequences, config.batch_size), model.head_weight.device)
-        optimizer = AdamState(why_not="the optimizer is not at hand; light-llm analyze reads it from a checkpoint")
+        optimizer = AdamState(
+            why_not="the state of the optimizer is unknown; light-llm analyze reads it from a checkpoint"
+        )
         analysis = analyze(model, windows, step=0, optimizer=optimizer, config=config, progress=progress)
         result |= {name: analysis[name] for name in ("hessian", "sharpness", "noise", "landscape")}
     return result

@@ -140,6 +140,13 @@ def test_the_parts_of_a_run_may_be_dicts() -> None:
         Run(train=ModelConfig())  # type: ignore[arg-type]
 
 
+def test_a_model_config_prints_its_sizes_and_what_is_not_the_default() -> None:
+    config = ModelConfig(n_layer=2, dropout=0.5, tied_head=False)
+    sizes = "vocab_size=50257, n_positions=1024, n_embd=384, n_layer=2, n_head=6"
+    assert repr(config) == f"ModelConfig({sizes}, dropout=0.5, tied_head=False)"
+    assert eval(repr(ModelConfig.preset("llama-nano"))) == ModelConfig.preset("llama-nano")
+
+
 def test_settings_by_word() -> None:
     words = ["train.lr=3e-4", "model.n_layer=2", "train.checkpointing=True", "train.micro_batch=none", "data.data=a=b"]
     assert parse_settings(words) == {
