@@ -36,7 +36,7 @@ def analyze_training_dynamics(
         noise and landscape as `light-llm analyze` writes them. docs/observe.md explains each.
 
     Raises:
-        ConfigError: the model is none of ours; the loader yields no pairs of token ids, or ids that this model lacks.
+        ConfigError: the model is not a LightLLM; the loader yields no pairs of token ids, or ids that this model lacks.
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     if not isinstance(model, LightLLM):
