@@ -8,10 +8,10 @@ gives its batches in its own order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100  # a target that has no loss, as in `objective.py`
 MAX_WINDOWS_NAMED = 4  # in a message about a batch
+MAX_PARTS_NAMED = 6  # in a message about what a loader gave
 _MASK = (1 << 64) - 1
 
 
@@ -124,35 +125,25 @@ class IterableBatches:
         self.dataset, self.data_config = None, None
         self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
 
-    def batch(self, k: int) -> Batch:
-        """Return the next batch, as int64; k is ignored.
+    def batch(self, k: int) -> Batch | None:
+        """Return the next batch, as int64; None at the end of an iterable that cannot be started again. Ignores k.
 
         Raises:
-            ConfigError: the iterable is empty, gives anything but pairs of (B, T), or ids that the model does not have.
+            ConfigError: the iterable gives nothing at all, anything but pairs of (B, T), or ids that the model does not
+                have.
         """
+        is_first = self.iterator is None
         if self.iterator is None:
             self.iterator = iter(self.loader)
         pair = next(self.iterator, None)
         if pair is None:
             self.iterator = iter(self.loader)
             pair = next(self.iterator, None)
-        if pair is None:
-            raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets), and more than once")
-        is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
-        if not is_pair or pair[0].ndim != 2 or pair[0].shape != pair[1].shape or pair[0].is_floating_point():
-            raise ConfigError(
-                f"the loader gives a {type(pair).__name__} of something else; it must yield pairs (tokens, targets) of "
-                "torch tensors, both (B, T) and whole numbers"
-            )
-        tokens, targets = pair[0].long(), pair[1].long()
-        bad = targets[((targets < 0) & (targets != IGNORE_INDEX)) | (targets >= self.vocab_size)]
-        bad = torch.cat([bad, tokens[(tokens < 0) | (tokens >= self.vocab_size)]])
-        if bad.numel():
-            raise ConfigError(
-                f"the loader gives id {int(bad[0])}; this model has 0 ... {self.vocab_size - 1}, and a target that "
-                f"counts for nothing is {IGNORE_INDEX}"
-            )
-        return Batch(tokens, targets)
+        if pair is not None:
+            return as_batch(pair, self.vocab_size)
+        if is_first:
+            raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets)")
+        return None
 
     def target_bytes(self, batch: Batch) -> int | None:
         """Return None: the tokenizer is unknown."""
@@ -161,6 +152,52 @@ class IterableBatches:
     def describe(self, k: int) -> str:
         """Return the number of the batch."""
         return f"batch {k:,} of the loader"
+
+
+def as_batch(pair: Any, vocab_size: int) -> Batch:
+    """Return a pair of tensors as a batch, on the CPU. Raises ConfigError, which says what was given instead."""
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(_is_token_tensor, pair))
+    if not is_pair or pair[0].shape != pair[1].shape:
+        raise ConfigError(
+            f"the loader gives {describe_value(pair)}; it must yield pairs (tokens, targets) of torch tensors, both "
+            "(B, T) and whole numbers"
+        )
+    tokens, targets = pair[0].cpu().long(), pair[1].cpu().long()
+    bad = targets[((targets < 0) & (targets != IGNORE_INDEX)) | (targets >= vocab_size)]
+    bad = torch.cat([bad, tokens[(tokens < 0) | (tokens >= vocab_size)]])
+    if bad.numel():
+        raise ConfigError(
+            f"the loader gives id {int(bad[0])}; this model has 0 ... {vocab_size - 1}, and a target that "
+            f"is ignored is {IGNORE_INDEX}"
+        )
+    return Batch(tokens, targets)
+
+
+def _is_token_tensor(value: Any) -> bool:
+    """Return whether a value is a (B, T) tensor of whole numbers; floats would be cut."""
+    is_matrix = isinstance(value, Tensor) and value.ndim == 2 and value.numel() > 0
+    return is_matrix and not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
+def describe_value(value: Any) -> str:
+    """Describe what a loader gave for a message: its type, and shapes, formats or keys.
+
+    >>> describe_value((torch.zeros(2, 3), torch.zeros(2, 3).long()))
+    'a tuple of a tensor (2, 3) of float32 and a tensor (2, 3) of int64'
+    >>> describe_value({"input_ids": [1], "labels": [2]})
+    'a dict with the keys input_ids, labels'
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        kind = "a tensor" if isinstance(value, Tensor) else "a NumPy array"
+        return f"{kind} {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {', '.join(map(str, list(value)[:MAX_PARTS_NAMED]))}"
+    name = type(value).__name__
+    if not isinstance(value, (tuple, list)):
+        return f"a value of type {name}"
+    if not 0 < len(value) <= MAX_PARTS_NAMED or not all(isinstance(part, (Tensor, np.ndarray, list)) for part in value):
+        return f"a {name} of {len(value)} values"
+    return f"a {name} of {' and '.join(map(describe_value, value))}"
 
 
 Batches = DataLoader | IterableBatches  # of a training run: the global batch of each step, on the CPU

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
 from ..runtime import matmul_rate, seed_rng, set_rng_state
 from . import messages, preflight
+from .rescue import StepProgress
 from .step import StepQueue, Throughput, TrainState
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class ActiveRun:
     throughput: Throughput
     console: Console
     sinks: list[Sink]
+    progress: StepProgress = field(default_factory=StepProgress)
 
 
 @contextmanager

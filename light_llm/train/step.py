@@ -92,6 +92,7 @@ class PendingStep:
     times: tuple[float, float, float]  # time.perf_counter() at the start, with the batch, with the gradients
     step: Step | None = None  # set when the numbers are read
     action: GuardAction | None = None  # set when the guards have run
+    reported: bool = False  # set when the callbacks are about to get it
 
     def read(self, recent_losses: tuple[float, ...]) -> Step:
         """Return the numbers of the step. On a GPU this waits for the device."""

@@ -25,6 +25,7 @@ from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFin
 from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
 from .preflight import RunOptions
+from .rescue import save_on_exception
 from .start import ActiveRun, read_resume_state, read_saved_run, restore, start_run
 from .step import GuardAction, PendingStep, Result, Status, Step, StopFlag, TrainState
 
@@ -147,13 +148,18 @@ class Trainer:
     def train(self) -> Result:
         """Run the remaining steps. Returns how the run ended; never exits the process.
 
+        If an exception ends the run, the last whole step is saved, and a note on the exception says where.
         Inside, dropout draws from torch's global generators, seeded by the run; afterwards they are as before.
         """
-        with preserved_rng(self.config.device), start_run(self) as run:
+        with preserved_rng(self.config.device), start_run(self) as run, save_on_exception(self):
             while self.state.step < self.config.max_steps and self.stop_flag.status is None:
                 started = time.perf_counter()
+                run.progress.begin(self.state, self.config.device)
                 lr = self.set_learning_rate()
                 batch = self.batches.batch(self.state.batches)
+                if batch is None:
+                    self.stop_at_end_of_loader()
+                    break
                 n_targets = total_weight(batch.targets)
                 loaded = time.perf_counter()
                 loss = self.compute_gradients(batch, n_targets)
@@ -164,8 +170,12 @@ class Trainer:
                 self.state = self.state.next(n_targets)
                 run.queue.push(step)
                 # With a gated queue (on CUDA) the device drops a non-finite update, and the guards run a step later.
-                if run.queue.gated or self.check(step) == "go":
-                    run.optimizer.step()
+                action = "go" if run.queue.gated else self.check(step)
+                if action == "go":
+                    with run.progress.change():
+                        run.optimizer.step()
+                elif action == "skip":
+                    run.progress.before = None
                 run.optimizer.zero_grad(set_to_none=True)
 
                 self.finish_steps(flush=False)
@@ -234,6 +244,15 @@ class Trainer:
             "         the loss is the same",
         )
 
+    def stop_at_end_of_loader(self) -> None:
+        """End the run, because a loader that can be read only once has no more batches."""
+        step, end = self.state.step, self.config.max_steps
+        self.say(
+            f"notice   the loader ended after {self.state.batches:,} batches and cannot be iterated again: the run "
+            f"stops at step {step:,} of {end:,}. A list or torch's DataLoader would repeat its data"
+        )
+        self.stop_flag.stop("stopped")
+
     def check(self, pending: PendingStep) -> GuardAction:
         """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
         if pending.action is None:
@@ -252,6 +271,7 @@ class Trainer:
         """Report the steps whose updates were applied or skipped; end the run or roll back if a guard says so."""
         queue = self._active.queue
         while pending := queue.pop(flush=flush):
+            self._active.progress.reading = pending
             action = self.check(pending)
             step = pending.step
             assert step is not None, "check reads the numbers"
@@ -260,8 +280,6 @@ class Trainer:
                 # This repeats the step, so it must come before a rollback changes the weights.
                 first = find_nonfinite(self.objective, pending.batch, self.config)
                 self.say(*messages.nonfinite_step(step, place, first))
-            if action == "go":
-                self.state = self.state.with_loss(step.loss)
             if action in ("go", "skip"):
                 self.notify(pending, step, skipped=action == "skip")
                 continue
@@ -277,6 +295,9 @@ class Trainer:
         n_bytes = self.batches.target_bytes(pending.batch)
         step = pending.complete(step, throughput, skipped=skipped, n_bytes=n_bytes, clip=self.config.grad_clip)
         is_last = step.number == self.config.max_steps
+        if not skipped:
+            self.state = self.state.with_loss(step.loss)
+        pending.reported = True
         for every, callback in self.callbacks:
             if (step.number % every == 0 or is_last) and callback.on_step(step) == "stop":
                 self.stop_flag.stop("stopped")
@@ -293,10 +314,11 @@ class Trainer:
         # to the same step as one that was not.
         path, damaged = self.folder.latest_valid_step(self.config.save_interval)
         self.folder.quarantine(damaged)
-        saved = restore(read_step(path), self.model, self.optimizer, self.config.device)
         before = pending.before
-        # A rollback must not undo the count of rollbacks: it bounds them.
-        self.state = replace(saved, batches=before.batches + 1, rollbacks=self.state.rollbacks + 1)
+        with self._active.progress.change():
+            saved = restore(read_step(path), self.model, self.optimizer, self.config.device)
+            # A rollback must not undo the count of rollbacks: it bounds them.
+            self.state = replace(saved, batches=before.batches + 1, rollbacks=self.state.rollbacks + 1)
         for _, callback in self.callbacks:
             callback.on_rollback(before.step + 1, self.state)
         self.say(f"rollback to step {self.state.step}, past the batches up to number {self.state.batches - 1:,}")
