@@ -34,7 +34,8 @@ COMMANDS = {
     "runs": "the runs in a folder, newest first",
     "report": "results and health of a run, as text and as a page",
     "watch": "a live page of runs",
-    "compare": "two runs side by side: settings and results",
+    "compare": "two or more runs: the settings that differ, and the results",
+    "cache": "what is cached on this machine, and how large; delete it",
 }
 # Commands of earlier versions, with what to use instead.
 REMOVED = {

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..config import DEFAULT_SOURCE, DataConfig
 from ..errors import DataError
-from ..runtime import cache_dir
+from ..runtime import cache_dir, cache_in_use
 from .encode import encode_splits
 from .python_inputs import find_data, find_tokenizer
 from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key, split_note
@@ -164,6 +164,7 @@ def prepare_dataset(
     return dataset, dataset.tokenizer
 
 
+@cache_in_use()
 def load_dataset(
     config: DataConfig,
     *,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..atomic_io import atomic_write
 from ..errors import DataError
 from ..json_io import dump_with_digest, load_verified
+from ..runtime import lock_while_alive
 from .text_stream import ProgressFn
 
 SHARD_FORMAT = 2  # of the manifest
@@ -53,6 +54,7 @@ class Shard:
             self.ids = np.memmap(path, dtype=dtype, mode="r") if file_size else np.zeros(0, dtype)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
+        lock_while_alive(self, path)
         # Verifying lazily keeps the start of a run on a large text fast.
         self.unchecked = set(range(len(self.manifest["sha256"])))
         self._expected = dict(expected or {})

@@ -23,7 +23,9 @@ from .env import wandb_reason as wandb_reason
 from .env import wandb_subprocess_env as wandb_subprocess_env
 from .flops import matmul_rate as matmul_rate
 from .flops import training_flops as training_flops
+from .lock import cache_in_use as cache_in_use
 from .lock import lock_folder as lock_folder
+from .lock import lock_while_alive as lock_while_alive
 from .lock import unlock as unlock
 from .machine_cache import versions as versions
 from .memory import MemoryLimit as MemoryLimit

@@ -69,18 +69,22 @@ def test_the_optional_packages_are_those_of_the_project() -> None:
 
 def test_the_cache_is_counted(own_cache: Path) -> None:
     (own_cache / "stdin").mkdir()
-    (own_cache / "stdin" / "a.txt").write_text("text")
-    (own_cache / "shards" / "x.12.partial").write_text("half")
+    (own_cache / "stdin" / f"{'a' * 64}.txt").write_text("text")
+    (own_cache / "shards" / f"{'1' * 24}.partial").mkdir()
+    (own_cache / "shards" / f"{'1' * 24}.partial" / "train.bin").write_text("half")
     size = sum(f.stat().st_size for f in own_cache.rglob("*") if f.is_file())
     assert cached_files() | {"scans": ""} == {
         "size": format_bytes(size),
-        "texts": "1",
-        "shards": "2",
-        "tokenizers": "1",
+        "texts": "0",
+        "stdin": "1",
+        "ids": "4",  # both splits and their manifests
+        "vocabularies": "1",
         "scans": "",
+        "measurements": "0",
+        "history": "0",
         "partial": "1",
     }
-    assert "texts 1, shards 2, tokenizers 1" in system_info()["cache"]
+    assert "stdin 1, ids 4, vocabularies 1" in system_info()["cache"]
 
 
 def test_a_cache_that_does_not_exist_is_not_created(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -102,6 +106,6 @@ def test_nothing_identifies_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.chdir(home)
     facts = system_info()
     text = " ".join(facts.values())
-    assert "shards 2" in text and facts["offline"].endswith(" is set") and " 6.1.0 " in facts["system"]
+    assert "ids 4" in text and facts["offline"].endswith(" is set") and " 6.1.0 " in facts["system"]
     assert PRIVATE not in text and str(tmp_path) not in text and os.sep + "home" not in text
     assert all(text.isprintable() for text in facts.values())
