@@ -16,7 +16,7 @@ from ..text_format import format_bytes
 from .args import PositionalArgs, Words, parse, words_arg
 from .cache_info import KINDS, CacheEntry, cache_entries, delete, locked_cache, other_bytes
 from .output import new_table, number_column, print_rich
-from .runs import format_date
+from .runs import local_date
 
 EXAMPLE = "light-llm cache clear ids"
 _POSITIONAL = PositionalArgs("word", EXAMPLE)
@@ -78,7 +78,6 @@ def _list(*, as_json: bool) -> None:
 
 
 def _table(entries: Sequence[CacheEntry], others: int) -> Table:
-    now = datetime.now().astimezone()
     numbers = (number_column("files"), number_column("size"))
     table = new_table("kind", *numbers, Column("last used", no_wrap=True), "what it is")
     for kind, facts in KINDS.items():
@@ -88,7 +87,7 @@ def _table(entries: Sequence[CacheEntry], others: int) -> Table:
             Text(kind, style="bold"),
             f"{sum(entry.files for entry in found):,}",
             format_bytes(sum(entry.bytes for entry in found)),
-            "-" if used is None else format_date(datetime.fromtimestamp(used).astimezone(), now),
+            "-" if used is None else local_date(datetime.fromtimestamp(used).astimezone()),
             facts.about,
         )
     if others:

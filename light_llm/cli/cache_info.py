@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..report.liveness import seconds_since
 from ..text_format import format_bytes
 
 DIGEST = "[0-9a-f]"
@@ -129,7 +129,7 @@ def delete(entry: CacheEntry) -> bool:
     """
     from ..runtime import lock_folder, unlock
 
-    if entry.kind == "partial" and time.time() - entry.used < RECENT_SECONDS:
+    if entry.kind == "partial" and seconds_since(entry.used) < RECENT_SECONDS:
         return False
     handles = []
     try:

@@ -209,7 +209,6 @@ def _width(columns: dict[str, list[str]], head: str, wrapped: Collection[str]) -
 
 def _columns(runs: Sequence[Listed], sort: str) -> tuple[list[str], dict[str, list[str]]]:
     """Return what all runs have in common, and the columns of the rest: their heads and cells."""
-    now = datetime.now().astimezone()
     best = [run.log.best for run in runs]
     columns = {
         "model": [format_count(run.log.parameters) for run in runs],
@@ -231,7 +230,7 @@ def _columns(runs: Sequence[Listed], sort: str) -> tuple[list[str], dict[str, li
     states = [run.state for run in runs]
     if set(states) != {"done"}:
         columns["state"] = states
-    columns["started"] = [format_date(run.log.started, now) for run in runs]
+    columns["started"] = [local_date(run.log.started) for run in runs]
     return shared, columns
 
 
@@ -290,6 +289,11 @@ def format_setting(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "none" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def local_date(moment: datetime) -> str:
+    """Format a moment for people, in the time zone of this machine."""
+    return format_date(moment, datetime.now().astimezone())
 
 
 def format_date(moment: datetime, now: datetime) -> str:
