@@ -229,7 +229,9 @@ def file_to_write(flag: str, name: str) -> Path | None:
     """
     if not name:
         return None
-    path = Path(name)
+    from ..runtime import expand_path
+
+    path = expand_path(name)
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
         raise ConfigError(f"{flag} {name} {what}; name a file in a folder that is there")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Column, Table
@@ -75,12 +74,12 @@ def _run_tasks(flags: EvalFlags, checkpoint: str) -> None:
     require("lm_eval", "eval")  # before the model is loaded
     from ..checkpoint import load_model
     from ..lm_eval import EvalJob, LightLLMForEval, result_rows, run_tasks
-    from ..runtime import choose_device
+    from ..runtime import choose_device, expand_path
     from .progress import counting
 
     job = EvalJob(
         tasks=tuple(filter(None, (name.strip() for name in flags.tasks.split(",")))),
-        include=Path(flags.include) if flags.include else None,
+        include=expand_path(flags.include) if flags.include else None,
         limit=flags.limit,
         num_fewshot=None if flags.num_fewshot == -1 else flags.num_fewshot,
         offline=flags.offline,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, as_flags
 from .args import given_flags, parse_mode
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ _D = DataConfig()
 class TokenizerFlags:
     """The flags of `tokenizer`."""
 
-    data: Annotated[str, arg(metavar="NAME|PATH", help="text to learn from or to cut")] = _D.data
-    text_field: Annotated[str, arg(metavar="NAME", help="of JSONL and Parquet")] = _D.text_field
-    held_out: Annotated[float, arg(metavar="X", help="share not learnt from")] = _D.held_out
-    vocab_size: Annotated[int, arg(metavar="N", help="train: ids, at most")] = 4096
-    out: Annotated[str, arg(metavar="FILE", help="train: where to")] = "tokenizer.json"
+    data: Annotated[str, arg(metavar="NAME|PATH", help="text to train or compare on")] = _D.data
+    text_field: Annotated[str, arg(metavar="NAME", help="text field of JSONL, Parquet")] = _D.text_field
+    held_out: Annotated[float, arg(metavar="X", help="share not trained on")] = _D.held_out
+    vocab_size: Annotated[int, arg(metavar="N", help="train: largest vocabulary")] = 4096
+    out: Annotated[str, arg(metavar="FILE", help="train: file to write")] = "tokenizer.json"
     overwrite: Annotated[bool, arg(help="train: replace the file")] = False
     tokenizer: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME|PATH", help="gpt2, bpe, a file")] = ()
-    text: Annotated[str, arg(metavar="TEXT", help="show: the text to cut")] = ""
+    text: Annotated[str, arg(metavar="TEXT", help="show: the text to tokenize")] = ""
     offline: Annotated[bool, arg(help="download nothing")] = False
 
 
@@ -44,8 +44,8 @@ NO_EFFECT = {
 def command(argv: Sequence[str]) -> int:
     """Train, show or compare tokenizers, as the mode says."""
     about = (
-        "train: learn a byte-level BPE from --data. show: how a tokenizer cuts --text. "
-        "compare: several (--tokenizer A --tokenizer B) on --data."
+        "train: train a byte-level BPE tokenizer on --data. show: print the tokens of --text. "
+        "compare: compare several (--tokenizer A --tokenizer B) on --data."
     )
     mode, flags, given = parse_mode(TokenizerFlags, argv, command="tokenizer", about=about, no_effect=NO_EFFECT)
     {"train": train, "show": show_tokens, "compare": compare}[mode](flags, given)
@@ -56,24 +56,24 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     """Train a byte-level BPE on the training split of a text, and write it as `tokenizer.json`."""
     import json
     import shlex
-    from pathlib import Path
 
     from ..atomic_io import atomic_write
     from ..data.bpe import train_bpe
     from ..data.resolve import training_texts
     from ..data.tokenizer_json import to_tokenizer_json
+    from ..runtime import expand_path
 
-    out = Path(flags.out)
+    out = expand_path(flags.out)
     if out.exists() and not flags.overwrite:
-        raise ConfigError(f"{out} is there already; name another file with --out, or replace it with --overwrite")
+        raise ConfigError(f"{out} already exists; name another file with --out, or replace it with --overwrite")
     source = _source(flags, given)
     tokenizer = train_bpe(training_texts(source, flags.held_out), flags.vocab_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode())
-    fewer = "" if tokenizer.vocab_size == flags.vocab_size else f" (of {flags.vocab_size:,}: the text gives no more)"
-    print(f"learnt   {tokenizer.vocab_size:,} ids{fewer} from {source.title}")
+    fewer = "" if tokenizer.vocab_size == flags.vocab_size else f" (not {flags.vocab_size:,}: the text is too short)"
+    print(f"trained  on {source.title}: a vocabulary of {tokenizer.vocab_size:,} tokens{fewer}")
     size, (n,) = _counts([tokenizer], source, flags.held_out)
-    print(f"cuts     {size / n:.2f} bytes per token on its held-out end")
+    print(f"measured {size / n:.2f} bytes per token on the held-out text")
     print(f"written  {out}")
     same = given_flags(flags, given, ("held_out", "text_field"))
     print(f"next     light-llm train --data {shlex.quote(source.name)}{same} --tokenizer {shlex.quote(str(out))}")
@@ -88,7 +88,7 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
     # A terminal would wait for a text without asking for one.
     text = flags.text if "text" in given else "" if sys.stdin.isatty() else sys.stdin.read()
     if not text:
-        raise ConfigError('there is no text to cut; give one, as in: tokenizer show --text "Once upon a time"')
+        raise ConfigError('tokenizer show needs a text, as in: light-llm tokenizer show --text "Once upon a time"')
     console = Console(highlight=False, soft_wrap=True)
     for spec in flags.tokenizer or ("gpt2",):
         tokenizer = _tokenizer(spec, flags, given, text)
@@ -103,23 +103,38 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
 
 
 def compare(flags: TokenizerFlags, given: set[str]) -> None:
-    """Print bytes per token of several tokenizers on a held-out text, and the size of a micro model with each."""
+    """Print bytes per token of several tokenizers on a held-out text, and the size of a micro model with each.
+
+    A tokenizer whose file is missing is named, and the others are compared.
+
+    Raises:
+        DataError: none of them is available.
+    """
     from ..config import ModelConfig, get_model_size
     from .output import new_table, number_column, print_rich
 
     source = _source(flags, given)
-    table = new_table("tokenizer", *map(number_column, ("ids", "bytes/token", "tokens", "micro, parameters")))
-    specs = flags.tokenizer or ("gpt2", "bpe", "char", "byte")
-    tokenizers = [_tokenizer(spec, flags, given, "", source) for spec in specs]
-    size, counts = _counts(tokenizers, source, flags.held_out)
-    for spec, tokenizer, n in zip(specs, tokenizers, counts, strict=True):
+    tokenizers: dict[str, Tokenizer] = {}
+    missing: list[DataError] = []
+    for spec in flags.tokenizer or ("gpt2", "bpe", "char", "byte"):
+        try:
+            tokenizers[spec] = _tokenizer(spec, flags, given, "", source)
+        except DataError as error:
+            missing.append(error)
+    if not tokenizers:
+        raise missing[0]
+    size, counts = _counts(list(tokenizers.values()), source, flags.held_out)
+    table = new_table("tokenizer", *map(number_column, ("vocabulary", "bytes/token", "tokens", "micro, parameters")))
+    for (spec, tokenizer), n in zip(tokenizers.items(), counts, strict=True):
         parameters = get_model_size(ModelConfig.micro(vocab_size=tokenizer.vocab_size))
         table.add_row(spec, f"{tokenizer.vocab_size:,}", f"{size / n:.2f}", f"{n:,}", f"{parameters:,}")
-    print_rich(f"the held-out end of {source.title}", table)
+    print_rich(f"the held-out text of {source.title}", table)
+    for error in missing:
+        print(f"missing  {as_flags(error.message)}")
 
 
 def _source(flags: TokenizerFlags, given: set[str]) -> Source:
-    """Return the text of --data, and print notes on a fall-back."""
+    """Return the text of --data, and print notes on substitutes and skipped files."""
     from ..data.resolve import resolve_source
 
     source, notes = resolve_source(
@@ -128,7 +143,7 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
         offline=flags.offline,
     )
     for note in notes:
-        print(f"note     {note}")
+        print(f"note     {as_flags(note)}")
     return source
 
 

@@ -69,7 +69,11 @@ def parse_train(
         of `Run.with_settings`: a recipe's, then those of flags, then those of --set, the later over the earlier.
     """
     flags, given = parse(with_run_settings(kind), argv, prog=prog, about=about)
-    settings = load_recipe(flags.config) if flags.config else {}
+    settings: dict[str, Any] = {}
+    if flags.config:
+        from ..runtime import expand_path
+
+        settings = load_recipe(str(expand_path(flags.config)))
     if "preset" in given:
         settings |= {f"model__{key}": value for key, value in preset_settings(flags.preset).items()}
     return flags, given, settings | given_settings(flags, given) | parse_settings(flags.set)
@@ -118,11 +122,14 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
 def _resumed_run(flags: TrainFlags, settings: dict[str, Any]) -> tuple[Run, ModelFile]:
     """Return the run in the folder with the changes of the flags, and its newest checkpoint."""
     from ..checkpoint import RunFolder, read_model
+    from ..data.sources import STDIN, stdin_or_saved
     from ..train.start import read_saved_run, refuse_changes
 
     saved = read_saved_run(RunFolder(flags.out))
     # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.
     settings = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto") | settings
+    if settings.get("data__data") == STDIN:
+        settings["data__data"] = stdin_or_saved(saved.run.data.data)
     run = saved.run.with_settings(**settings)
     refuse_changes(saved.run, run)
     return run, read_model(saved.step)

@@ -60,6 +60,11 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     """Return the tables of a recipe, and its name in messages."""
     names = recipe_names()
     if name_or_path in names:
+        if Path(name_or_path).is_file():
+            raise ConfigError(
+                f"there is a recipe and a file here with the name {name_or_path}; for the file, use "
+                f"{{--config ./{name_or_path}}}; for the recipe, rename the file"
+            )
         text, where = recipe_text(name_or_path), f"recipe {name_or_path}"
     else:
         path = Path(name_or_path)

@@ -270,6 +270,14 @@ def save_stdin(pipe: Path | BinaryIO | None = None) -> Path:
     return path
 
 
+def stdin_or_saved(saved: str) -> str:
+    """Return the path of the text on standard input, or `saved`, that of a run, if standard input has no text."""
+    try:
+        return str(save_stdin())
+    except DataError:  # empty, closed or a terminal, as under a job scheduler that repeats a command
+        return saved
+
+
 def check_saved_stdin(path: Path, sha256: str) -> None:
     """Raise DataError if a file that `save_stdin` wrote no longer has the SHA-256 in its name."""
     if _is_saved_stdin(path) and path.stem != sha256:

@@ -34,18 +34,20 @@ def choose_tracker(asked: str, *, wanted: str, installed: Callable[[str], bool] 
         return Decision("none", "asked for")
     if asked == "auto":
         if not wanted:
-            return Decision("none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set")
+            return Decision("none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set, or WANDB_DISABLED is")
         if not installed("wandb"):
             return Decision("none", f'{wanted}, but wandb is not installed: pip install "light-llm[wandb]"')
         return Decision("wandb", wanted)
     if not installed(asked):
         raise ConfigError(
-            f'tracker={asked} needs a package that is not installed; pip install "light-llm[{asked}]", or leave it out'
+            f'{{--tracker {asked}}} needs a package that is not installed; pip install "light-llm[{asked}]", or leave '
+            "out {--tracker}"
         )
     if asked == "wandb" and not wanted:
         raise ConfigError(
-            "tracker=wandb needs WANDB_API_KEY, the key from https://wandb.ai/authorize, in the environment; "
-            "WANDB_MODE=offline needs none and keeps the run in its folder, for `wandb sync` later"
+            "{--tracker wandb} needs your key from https://wandb.ai/authorize in WANDB_API_KEY. WANDB_MODE=offline "
+            "needs no key and stores the rows in the run folder, for `wandb sync` later. WANDB_DISABLED=true and "
+            "WANDB_MODE=disabled forbid both"
         )
     return Decision(asked, "asked for")
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -87,12 +88,28 @@ def test_the_next_command_can_be_run(
     assert out.endswith(f"next     light-llm train --data {poem} --tokenizer byte --held-out 0.3\n")
 
 
+@pytest.mark.parametrize("piped", ["the text", "nothing"])
+def test_a_run_on_standard_input_is_resumed_by_the_same_command(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, piped: str
+) -> None:
+    """Also where nothing is piped in again: the text was saved. Another text is refused."""
+    shutil.copytree(trained / "run", "run")
+    shutil.copy(trained / "text.txt", "text.txt")
+    text = Path("text.txt").read_bytes()
+    words = ["train", "--data", "-", "--out", "run", "--resume", "--quiet", "--max-steps", "30"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text if piped == "the text" else b"")))
+    assert output_of(capsys, *words) == ""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text + b"more")))
+    assert "data sha256: " in output_of(capsys, *words, code=2)
+
+
 # ---- tokenizer
 
 
 def test_a_learnt_file_is_the_learnt_tokenizer(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = output_of(capsys, "tokenizer", "train", "--data", "poem.txt", "--vocab-size", "300", "--out", "new/t.json")
-    assert "300 ids from poem.txt\n" in out and "light-llm train --data poem.txt --tokenizer new/t.json\n" in out
+    assert "trained  on poem.txt: a vocabulary of 300 tokens\n" in out
+    assert "light-llm train --data poem.txt --tokenizer new/t.json\n" in out
     text = poem.read_text()
     training, held_out = text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]
     same = train_bpe([training], 300)
@@ -100,7 +117,8 @@ def test_a_learnt_file_is_the_learnt_tokenizer(poem: Path, capsys: pytest.Captur
     assert f"{len(held_out) / len(same.encode(held_out)):.2f} bytes per token" in out
     words = ["tokenizer", "train", "--data", "poem.txt", "--out", "new/t.json"]
     assert re.search("new/t.json .*--out.*--overwrite", output_of(capsys, *words, code=2))
-    assert re.search(r"\d+ ids \(of 4,096: .*\) from poem.txt", output_of(capsys, *words, "--overwrite"))
+    out = output_of(capsys, *words, "--overwrite")
+    assert re.search(r"on poem.txt: a vocabulary of \d+ tokens \(not 4,096: the text is too short\)", out)
 
 
 def test_how_a_text_is_cut(poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +144,18 @@ def test_several_on_one_text(poem: Path, capsys: pytest.CaptureFixture[str]) -> 
     )
     rows = [line.split() for line in out.splitlines()]
     n = len(poem.read_text()) - int(len(poem.read_text()) * 0.9)
-    assert rows[0][:4] == ["the", "held-out", "end", "of"] and rows[3] == ["byte", "257", "1.00", str(n), "11,139,456"]
+    assert rows[0][:4] == ["the", "held-out", "text", "of"] and rows[3] == ["byte", "257", "1.00", str(n), "11,139,456"]
     assert rows[2][:2] == ["bpe:300", "300"] and float(rows[2][2]) > 1.5
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_tokenizer_that_is_not_available_leaves_the_others(
+    poem: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LIGHT_LLM_OFFLINE_DIR", "TIKTOKEN_CACHE_DIR"):
+        monkeypatch.setenv(name, str(poem.parent / "nothing"))
+    words = ["tokenizer", "compare", "--data", "poem.txt", "--offline"]
+    out = output_of(capsys, *words, "--tokenizer", "gpt2", "--tokenizer", "byte").splitlines()
+    assert [line.split()[0] for line in out] == ["the", "tokenizer", "byte", "missing"]
+    assert "gpt2/vocab.bpe is not on this machine" in out[-1] and "or use --tokenizer bpe" in out[-1]
+    assert "gpt2/vocab.bpe" in output_of(capsys, *words, "--tokenizer", "gpt2", code=2)

@@ -246,6 +246,13 @@ def test_a_recipe_of_a_user_may_describe_itself(text: str, settings: dict[str, A
     assert (about_recipe("mine.toml").title, about_recipe("mine.toml").expect) == (title, "")
 
 
+def test_a_file_with_the_name_of_a_recipe_is_not_passed_over() -> None:
+    Path("my-text").write_text("[train]\nlr = 0.5\n")
+    with pytest.raises(ConfigError, match=r"a recipe and a file here .*config=./my-text; .* rename the file"):
+        load_recipe("my-text")
+    assert load_recipe("./my-text") == {"train__lr": 0.5}
+
+
 def test_the_template_has_no_setting_without_a_word_on_it() -> None:
     lines = recipe_text("my-text").splitlines()
     settings = [line for line in lines if "=" in line and not line.startswith("#")]

@@ -318,3 +318,14 @@ def test_val_data_is_held_out(poem: Path) -> None:
     source = find_source(str(poem), val_data="val.jsonl", text_field="t")
     assert source.held_out and joined(source.held_out.read()) == ["a", "b"]
     assert source == replace(find_source(str(poem)), held_out=source.held_out)
+
+
+def test_a_built_in_text_whose_name_is_here_too_is_noted() -> None:
+    Path("tales").mkdir()
+    Path("tales/a.txt").write_text("a tale of one's own")
+    notes: list[str] = []
+    assert find_source("tales:1", log=notes.append).limits and not notes
+    assert find_source("./tales").documents == 1
+    Path("tales:1").write_text("a file")
+    assert find_source("tales:1", log=notes.append).limits
+    assert notes == ["this is the built-in text 'tales:1'; for the file of that name here, use {--data ./tales:1}"]

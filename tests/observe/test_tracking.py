@@ -165,8 +165,8 @@ def test_a_map_is_named_by_what_its_head_does() -> None:
     ("tracker", "wanted", "has_package", "value", "reason"),
     [
         ("none", "WANDB_API_KEY is set", True, "none", "asked for"),
-        ("auto", "", True, "none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set"),
-        ("auto", "", False, "none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set"),
+        ("auto", "", True, "none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set, or WANDB_DISABLED is"),
+        ("auto", "", False, "none", "neither WANDB_API_KEY nor WANDB_MODE=offline is set, or WANDB_DISABLED is"),
         ("auto", "WANDB_API_KEY is set", True, "wandb", "WANDB_API_KEY is set"),
         ("auto", "WANDB_MODE=offline", True, "wandb", "WANDB_MODE=offline"),
         ("auto", "WANDB_API_KEY is set", False, "none", "wandb is not installed: pip install \"light-llm[wandb]\""),
@@ -185,7 +185,7 @@ def test_the_choice_of_a_tracker(tracker: str, wanted: str, has_package: bool, v
     [
         ("wandb", "WANDB_API_KEY is set", False, r'tracker=wandb needs .* pip install "light-llm\[wandb\]"'),
         ("tensorboard", "", False, r'tracker=tensorboard needs .* pip install "light-llm\[tensorboard\]"'),
-        ("wandb", "", True, "tracker=wandb needs WANDB_API_KEY.*WANDB_MODE=offline needs none"),
+        ("wandb", "", True, "tracker=wandb needs your key .*WANDB_API_KEY.*WANDB_MODE=offline needs no key"),
     ],
 )
 def test_trackers_that_cannot_be_used(name: str, wanted: str, installed: bool, message: str) -> None:
@@ -213,7 +213,11 @@ def test_what_the_environment_asks_for(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_DISABLED", raising=False)
     assert wandb_reason() == wanted
+    for value, expected in (("true", ""), ("1", ""), ("Yes", ""), ("on", ""), ("false", wanted), ("0", wanted)):
+        monkeypatch.setenv("WANDB_DISABLED", value)
+        assert wandb_reason() == expected
 
 
 def test_a_folder_with_the_name_of_a_package_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
