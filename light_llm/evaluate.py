@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .config import whole_number
 from .data import TokenArray, TokenDataset
-from .errors import DataError
+from .data.tokenizers import byte_lengths as byte_lengths_of
+from .errors import ConfigError, DataError
 from .model import LightLLM, eval_mode
 from .objective import token_cross_entropy
 from .runtime import autocast
@@ -49,29 +51,33 @@ class Evaluation:
 
 def evaluate_loss(
     model: LightLLM,
-    tokens: TokenArray,
-    byte_lengths: NDArray[np.int64],
+    tokens: TokenDataset | TokenArray,
+    byte_lengths: NDArray[np.int64] | None = None,
     *,
-    context: int,
+    context: int | None = None,
     batch_size: int = 4,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     on_window: Callable[[int, NDArray[np.float64]], None] | None = None,
 ) -> Evaluation:
-    """Return the held-out loss of n tokens: the mean nats of n - 1 targets, in windows of `context`.
+    """Return the held-out loss of a dataset, or that of n tokens: the mean nats of n - 1 targets.
 
     Window j sees the tokens jT ... jT + T - 1 and nothing before them, so the first targets of each have little
     context: a longer T gives a lower loss for the same model, which is why T is part of the result. The last window may
     be shorter.
 
     Args:
-        byte_lengths: UTF-8 bytes of each token id, (V,).
+        tokens: a dataset, whose held-out split is evaluated, or token ids.
+        byte_lengths: UTF-8 bytes of each token id, (V,), for bits per byte; a dataset has its own.
+        context: T, tokens of a window; by default the max_length of the dataset.
         progress: called with (windows done, windows in total).
         on_window: called with the index of a window's first target (1 ... n - 1) and the nats of its targets.
 
     Raises:
         DataError: fewer than two tokens.
+        ConfigError: an argument of a wrong kind, or a context that the model does not have.
     """
+    tokens, byte_lengths, context = _check_arguments(model, tokens, byte_lengths, context)
     n = len(tokens)
     if n < 2:
         raise DataError(f"an evaluation needs at least 2 tokens, this text has {n}; use a longer text")
@@ -94,6 +100,33 @@ def evaluate_loss(
                 progress(len(sums), n_windows)
     buckets = tuple(position_buckets(position_nats, position_counts))
     return replace(summarise(sums, counts, n_bytes, context), by_position=buckets)
+
+
+def _check_arguments(
+    model: LightLLM, data: TokenDataset | TokenArray, lengths: NDArray[np.int64] | None, context: int | None
+) -> tuple[TokenArray, NDArray[np.int64], int]:
+    """Return the tokens, byte lengths and context to evaluate with. Raises ConfigError."""
+    if not hasattr(model, "hidden_states"):
+        raise ConfigError(f"evaluate_loss takes a LightLLM, not a {type(model).__name__}")
+    if isinstance(data, TokenDataset):
+        lengths = np.array(byte_lengths_of(data.tokenizer)) if lengths is None else lengths
+        context = data.max_length if context is None else context
+        tokens: TokenArray = data.held_out
+    elif hasattr(data, "read"):
+        tokens = data
+    else:
+        raise ConfigError(
+            f"evaluate_loss takes a dataset or its tokens, not a {type(data).__name__}; "
+            "make one of a text with prepare_dataset"
+        )
+    if lengths is None or context is None:
+        raise ConfigError("evaluate_loss of bare tokens needs byte_lengths and context as well; a dataset has both")
+    if len(lengths) > len(model.head_weight):
+        raise ConfigError(
+            f"the tokenizer has {len(lengths):,} ids and the model {len(model.head_weight):,}; "
+            "evaluate on a dataset with the model's own tokenizer: prepare_dataset(path, tokenizer=tokenizer)"
+        )
+    return tokens, lengths, whole_number("context", context, low=1)
 
 
 def _read_windows(tokens: TokenArray, context: int, batch_size: int) -> Iterator[tuple[list[int], NDArray[np.generic]]]:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from light_llm.data import prepare_dataset
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import CharTokenizer, byte_lengths
-from light_llm.errors import DataError
+from light_llm.errors import ConfigError, DataError
 from light_llm.evaluate import evaluate_loss, summarise
 from tests.support.tools import some_tokens, tiny_model
 
@@ -77,8 +78,27 @@ def test_evaluating_changes_nothing(poem: Path) -> None:
     calls: list[tuple[int, int]] = []
     first = evaluate_loss(model, dataset.held_out, lengths, context=16, progress=lambda *args: calls.append(args))
     assert first == evaluate_loss(model, dataset.held_out, lengths, context=16, batch_size=7)
+    assert first == evaluate_loss(model, dataset), "a dataset has its byte lengths and its context"
     assert model.training and torch.equal(torch.get_rng_state(), state)
     assert calls[-1] == (first.windows, first.windows)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (torch.nn.Linear(2, 2), TokensInMemory([1, 2]), "takes a LightLLM, not a Linear"),
+        (tiny_model(), [1, 2], "takes a dataset or its tokens, not a list; make one of a text with prepare_dataset"),
+        (tiny_model(), TokensInMemory([1, 2]), "needs byte_lengths and context as well"),
+    ],
+)
+def test_what_cannot_be_evaluated(model: Any, data: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate_loss(model, data)
+
+
+def test_a_tokenizer_that_is_not_the_models(poem: Path) -> None:
+    with pytest.raises(ConfigError, match="the tokenizer has 257 ids and the model 61; evaluate on a dataset with"):
+        evaluate_loss(tiny_model(), prepare_dataset(poem, 16, "byte")[0])
 
 
 def test_one_token_is_not_enough() -> None:

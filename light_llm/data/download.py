@@ -38,7 +38,8 @@ class PinnedFile:
     url: str
     sha256: str
     size: int  # bytes
-    instead: str = "name a text file of your own with {--data my.txt}"  # what a user can do without it
+    # What a user can do without the file.
+    instead: str = "name a text file of your own with {--data my.txt}, or the built-in stories with {--data tales}"
 
 
 @dataclass(frozen=True)

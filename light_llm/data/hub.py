@@ -162,5 +162,5 @@ def _remedy(file: HubFile) -> str:
     folder = offline_dir() or cache_dir()
     return (
         f"put the file (revision {file.revision} of {file.repo}) at {folder / file.folder / file.name}, "
-        f"or name a text file of your own with {{--data my.txt}}"
+        f"or name a text file of your own with {{--data my.txt}}, or the built-in stories with {{--data tales}}"
     )

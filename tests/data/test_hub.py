@@ -80,7 +80,7 @@ def test_a_hub_that_fails(hub: HubServer, empty_cache: Path, status: int) -> Non
         ensure_hub_file(LARGE_FILE, endpoint=hub.url)
     target = empty_cache / "some" / "texts" / "large.txt"
     assert f"(revision {REVISION} of someone/Some) at {target}," in str(caught.value)
-    assert str(caught.value).endswith("data=my.txt") and "\n" not in str(caught.value)
+    assert str(caught.value).endswith("data=tales") and "\n" not in str(caught.value)
 
 
 def test_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
