@@ -44,7 +44,11 @@ def _curvature(hessian: Mapping[str, Any]) -> Rows:
     values, errors, trace = hessian["eigenvalues"], hessian["residuals"], hessian["trace"]
     largest, *rest = (_with_error(v, e) for v, e in zip(values, errors, strict=True))
     is_minimum = hessian["smallest"] >= 0
-    down = "no way curves down" if is_minimum else "below 0: this is no minimum, some direction curves down"
+    down = (
+        "the loss curves down in no direction"
+        if is_minimum
+        else "below 0: not a minimum, the loss curves down in some direction"
+    )
     probes = f"the sum of all {hessian['parameters']:,} eigenvalues, from {trace['probes']} random probes"
     return [
         ("eigenvalues", largest, "of the Hessian, largest first: the sharpest directions"),
@@ -65,7 +69,7 @@ def _sharpness(sharp: Mapping[str, Any]) -> Rows:
     limit = sharp["preconditioned_threshold"]
     value = _with_error(sharp["preconditioned"], sharp["preconditioned_residual"])
     if limit is None:
-        return [*rows, ("in Adam's metric", value, "the rate of the next update is 0, and no step of it overshoots")]
+        return [*rows, ("in Adam's metric", value, "the learning rate of the next update is 0, so it cannot overshoot")]
     share = sharp["preconditioned"] / limit
     return [
         *rows,
@@ -79,22 +83,26 @@ def _stability(share: float) -> str:
     On a few sequences the largest eigenvalue is larger: a maximum of a mean is at most the mean of the maxima.
     """
     if share < 0.5:
-        return "steps are safe at this rate"
-    return "at the edge, where Adam usually trains" if share < 1.5 else "beyond; on a larger --batch-size it is less"
+        return "updates are stable at this learning rate"
+    return (
+        "at the edge, where Adam usually trains" if share < 1.5 else "above it; with a larger --batch-size it is lower"
+    )
 
 
 def _noise(noise: Mapping[str, Any], context: int, config: TrainConfig | None, max_length: int | None) -> Rows:
     n, scale = noise["sequences"], noise["scale_tokens"]
     if scale is None:
-        return [("noise scale", "-", f"the {n} gradients are all noise: more than {n * context:,} tokens a batch")]
+        return [("noise scale", "-", f"the {n} gradients are only noise: the scale is above {n * context:,} tokens")]
     error = noise["stderr"] * context if noise["stderr"] is not None else None
-    meaning = "tokens: the batch beyond which more text a step helps little"
+    meaning = "tokens: a larger batch than this helps little"
     # A scale this uncertain must not suggest a batch size.
     if noise["stderr"] is not None and noise["stderr"] > noise["scale_sequences"] / 2:
-        meaning += "; uncertain by more than half, so it says nothing of the batch"
+        meaning += "; its error is above half of it, so it does not judge the batch size"
     elif config and max_length:
         sequences = max(1, round(scale / max_length))
-        meaning += f"; this run takes {config.batch_size * max_length:,}, it suggests --batch-size {sequences:,}"
+        meaning += (
+            f"; a step of this run has {config.batch_size * max_length:,}, and --batch-size {sequences:,} would match"
+        )
     return [("noise scale", _with_error(scale, error), meaning)]
 
 
@@ -102,13 +110,13 @@ def _landscape(results: Mapping[str, Any]) -> Rows:
     line, path = results["landscape"]["line"], results["path"]
     ends = [value for value in (line["loss"][0], line["loss"][-1]) if value is not None]
     rise = format_number(sum(ends) / len(ends) - results["loss"]) if ends else "-"
-    rows = [("landscape", rise, "nats more after a random step as long as the weights themselves")]
+    rows = [("landscape", rise, "nats: the rise of the loss after a random step as long as the weights")]
     if path is None:
-        why = "no plane: it takes 3 checkpoints; keep more with --save-interval 50 --set train.keep_every=50"
+        why = "needs 3 checkpoints; train with --save-interval 50 --set train.keep_every=50"
         return [*rows, ("path of the run", "-", why)]
     steps = ", ".join(f"{p['step']:,}" for p in path["points"])
     share = f"{sum(path['explained']):.0%}"
-    return [*rows, ("path of the run", share, f"of the squared distances lies in a plane (steps {steps})")]
+    return [*rows, ("path of the run", share, f"of the squared distances lie in one plane (steps {steps})")]
 
 
 def _with_error(value: float, error: float | None) -> str:

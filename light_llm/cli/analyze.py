@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from ..config.choices import OPTIMIZERS
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, did_you_mean
+from ..report import find_runs
 from ..text_format import format_duration
 from .analysis_table import analysis_table
 from .args import CHECKPOINT_ARG, PositionalArgs, Words, parse
@@ -32,8 +33,8 @@ ANALYSIS = "analysis.json"
 CONTEXT = 64  # tokens of a window; fewer if the model was trained on shorter ones
 MAX_CHECKPOINTS = 12  # on the path of the run: each is a copy of all weights in memory
 STAGES = {
-    "curvature": "products with the Hessian: eigenvalues, density, trace",
-    "sharpness": "the same in Adam's metric",
+    "curvature": "Hessian-vector products: eigenvalues, density, trace",
+    "sharpness": "the same, preconditioned by Adam",
     "noise": "gradients of single sequences",
     "landscape": "the loss along random directions",
     "path": "the loss over the plane of the run's checkpoints",
@@ -46,19 +47,19 @@ class AnalyzeFlags:
     """The flags of `analyze`."""
 
     checkpoint: Annotated[Words, CHECKPOINT_ARG, PositionalArgs("checkpoint", _EXAMPLE, max_count=1)] = ()
-    batch_size: Annotated[int, arg(metavar="N", help="sequences of the batch")] = 4
-    context: Annotated[int, arg(metavar="N", help="tokens of a sequence; 0: at most 64")] = 0
-    k: Annotated[int, arg(metavar="N", help="largest eigenvalues to find")] = 5
-    steps: Annotated[int, arg(metavar="N", help="of each Lanczos iteration")] = 18
-    seed: Annotated[int, arg(metavar="N", help="of the text and the directions")] = 1337
+    batch_size: Annotated[int, arg(metavar="N", help="sequences in the batch")] = 4
+    context: Annotated[int, arg(metavar="N", help="tokens per sequence; 0: up to 64")] = 0
+    k: Annotated[int, arg(metavar="N", help="number of largest eigenvalues")] = 5
+    steps: Annotated[int, arg(metavar="N", help="steps of each Lanczos iteration")] = 18
+    seed: Annotated[int, arg(metavar="N", help="seed of the sampled text and of the random directions")] = 1337
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    data: Annotated[str, arg(metavar="PATH", help="where the text is now")] = ""
+    data: Annotated[str, arg(metavar="PATH", help="path of the training text, if it was moved")] = ""
 
 
 def command(argv: Sequence[str]) -> int:
     """Measure a trained model, write analysis.json into its run folder, and print the results."""
     about = (
-        "Measure a trained model: curvature of the loss (eigenvalues, density, trace), sharpness beside the learning "
+        "Measure a trained model: curvature of the loss (eigenvalues, density, trace), sharpness for this learning "
         "rate, gradient noise and the batch size it suggests, the loss around the weights. Writes analysis.json."
     )
     flags, _ = parse(AnalyzeFlags, argv, prog="light-llm analyze", about=about)
@@ -112,7 +113,7 @@ def _write(target: Path, results: Mapping[str, Any]) -> None:
         atomic_write(target, canonical_json(results))
     except OSError as error:
         raise CheckpointError(
-            f"{target} cannot be written ({error.strerror}), so the report will not have this; it stands above"
+            f"{target} cannot be written ({error.strerror}), so the report lacks this analysis; it is printed above"
         ) from None
     print_rich("", f"written to {target} in {format_duration(results['seconds'])}")
 
@@ -123,6 +124,11 @@ def _find_checkpoint(given: Path) -> Path:
     from ..checkpoint.commit import is_complete
     from ..checkpoint.load import find_model
 
+    if not given.exists():
+        siblings = find_runs([given.parent]) if given.parent.is_dir() else []
+        hint = did_you_mean(given.name, [run.name for run in siblings])
+        advice = "light-llm runs lists the runs" if siblings else "Train a model with: light-llm train"
+        raise CheckpointError(f"there is no run or checkpoint {given}{hint} {advice}")
     if given.is_dir() and not is_complete(given) and RunFolder(given).steps():
         return RunFolder(given).latest_valid_step()[0]
     return find_model(given)
@@ -149,13 +155,13 @@ def _adam_state(path: Path, config: TrainConfig | None, step: int) -> AdamState:
     from ..optim import learning_rate
 
     if config is None:
-        return AdamState(why_not=f"there is no run.json beside {path.name}: its learning rate is not known")
+        return AdamState(why_not=f"there is no run.json beside {path.name}, so its learning rate is not known")
     lr = learning_rate(step, config)
     known = AdamState(lr=lr, beta1=config.beta1, beta2=config.beta2, eps=config.eps)
     if not OPTIMIZERS[config.optimizer].is_adam:
         return replace(known, why_not=f"the matrices are updated by {config.optimizer}, which has no such metric")
     if not path.is_dir():
-        return replace(known, why_not=f"{path.name} keeps no optimizer state; analyse a step folder")
+        return replace(known, why_not=f"{path.name} has no optimizer state; analyze a step folder")
     return replace(known, moments=read_tensors(path / "optimizer.safetensors"))
 
 
@@ -211,7 +217,7 @@ def _run_checkpoints(path: Path, model: LightLLM) -> tuple[dict[int, Tensor], li
             file = read_model(checkpoint)
         except CheckpointError as error:
             # Damaged, or removed meanwhile by the run that is still training.
-            skipped.append(f"left out: {str(error).partition(';')[0]}")
+            skipped.append(f"skipped: {str(error).partition(';')[0]}")
             continue
         step = int(file.meta.get("step") or 0)
         if file.config == model.config and step not in weights:

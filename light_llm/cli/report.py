@@ -1,16 +1,20 @@
 """`light-llm report RUN`: print key numbers, health notes and small charts, and write report.html."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tyro.conf import arg
 
+from ..errors import CheckpointError
 from ..report import (
+    REPORT_NAME,
     HealthNote,
     RunLog,
     Series,
@@ -37,12 +41,12 @@ class ReportFlags:
     """The flags of `report`."""
 
     folder: Annotated[Words, words_arg("[RUN]", "a run folder", "(default: checkpoints)"), _POSITIONAL] = ()
-    no_page: Annotated[bool, arg(help="write no report.html")] = False
+    no_page: Annotated[bool, arg(help="do not write report.html")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Print the report of a run, and write its page."""
-    about = "What a run shows, in text; and report.html in its folder, also while it goes on."
+    about = "Print the measurements of a run with a verdict on each, and write report.html into its folder."
     flags, _ = parse(ReportFlags, argv, prog="light-llm report", about=about)
     folder = Path(flags.folder[0] if flags.folder else "checkpoints")
     log = open_run(folder)
@@ -57,10 +61,51 @@ def command(argv: Sequence[str]) -> int:
     print_rich(facts, "", numbers, "", _health_notes(judge(log)))
     for title, lines in _charts(log, plain):
         print_rich("", Text(title, style="dim"), *map(Text, lines))
-    print_rich("", Text("repeat it with", style="dim"), Text(f"  {repro_command(log.run)}"))
+    print_rich("", Text("repeat it with", style="dim"), *_command_lines(repro_command(log.run)))
     if not flags.no_page:
-        print_rich("", Text.assemble(("page     ", "dim"), str(write_report(folder, log=log))))
+        print_rich("", Text.assemble(("page     ", "dim"), str(_write_page(folder, log))))
     return 0
+
+
+def _write_page(folder: Path, log: RunLog) -> Path:
+    try:
+        return write_report(folder, log=log)
+    except OSError as error:
+        reason = "it is a folder" if isinstance(error, IsADirectoryError) else error.strerror or str(error)
+        path = folder / REPORT_NAME
+        raise CheckpointError(f"{path} cannot be written: {reason}. --no-page prints the report without it") from None
+
+
+def _command_lines(command: str) -> list[Text]:
+    """Return a command as lines that fit into the terminal and can be pasted as they are: each but the last ends in \\.
+
+    Into a pipe it is a single line.
+    """
+    console = Console()
+    lines = break_command(command, console.width - 4) if console.is_terminal else [command]
+    return [Text(f"  {line}", no_wrap=True, overflow="ignore") for line in lines]
+
+
+def break_command(command: str, width: int) -> list[str]:
+    """Break a shell command before flags, so that no line is longer than a width, if no flag with its value is.
+
+    >>> break_command("light-llm train --data 'my text.txt' --lr 0.003", 32)
+    ['light-llm train \\\\', "  --data 'my text.txt' \\\\", '  --lr 0.003']
+    """
+    parts: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if not parts or word.startswith("--"):
+            parts.append(word)
+        else:
+            parts[-1] += f" {word}"
+    lines = [""]
+    for part in parts:
+        # Room for the space and the backslash that may follow.
+        if lines[-1] and len(lines[-1]) + 1 + len(part) + 2 > width:
+            lines.append(f"  {part}")
+        else:
+            lines[-1] += f" {part}" if lines[-1] else part
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
 def _can_show(letters: str) -> bool:
@@ -94,7 +139,7 @@ def _charts(log: RunLog, plain: bool) -> Iterator[tuple[str, list[str]]]:
     held = Series([e.step for e in log.evals], [e.loss for e in log.evals], mark="o" if plain else "●")
     lines = line_chart([training, held], width=WIDTH, height=12, plain=plain)
     if lines:
-        yield f"loss, nats per token, against steps ({held.mark} held out)", lines
+        yield f"loss, nats per token, by step ({held.mark} held out)", lines
     columns = {"gradient norm": steps.grad_norm, "learning rate": steps.lr, "tokens/s": steps.tok_per_sec}
     for title, values in columns.items():
         numbers = [v for v in values if v is not None]
@@ -105,4 +150,4 @@ def _charts(log: RunLog, plain: bool) -> Iterator[tuple[str, list[str]]]:
         # The last layer comes first, as in the heat maps of report.html.
         names = [f"layer {layer}" for layer in range(len(entropies))]
         rows = shaded_rows(names[::-1], entropies[::-1], width=WIDTH, plain=plain)
-        yield f"attention, heads across: 0 on one token, 1 on all alike (step {log.probe.step:,})", rows
+        yield f"entropy of attention, by head: 0 on one token (specialised), 1 uniform (step {log.probe.step:,})", rows

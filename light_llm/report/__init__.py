@@ -24,6 +24,7 @@ from .groups import group_runs as group_runs
 from .groups import window_difference as window_difference
 from .log_rows import Evaluation as Evaluation
 from .log_rows import LossUnit as LossUnit
+from .page import REPORT_NAME as REPORT_NAME
 from .page import write_report as write_report
 from .rules import HealthNote as HealthNote
 from .rules import judge as judge

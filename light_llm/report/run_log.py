@@ -32,6 +32,8 @@ from .log_rows import (
 )
 
 RUN_FORMAT = 1  # of run.json
+KINDS = {"run": dict, "data": dict, "versions": dict, "plan": dict, "decided": dict, "started": str}  # in run.json
+KIND_NAMES = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
 MAX_STEP_SECONDS = 1e9  # a longer step is a damaged row
 FINAL_STEPS = 50  # steps whose mean is the final training loss: the loss of one batch is noise
 LAST_OF_KIND = ("eval", "rollback", "sample", "probe")  # kinds of rows of which each step keeps the last
@@ -193,7 +195,7 @@ def read_run_log(folder: str | Path) -> RunLog:
             data = facts | {"held_out_sha256": str(data.get("held_out_sha256") or "")}
         versions = {name: str(value) for name, value in record["versions"].items()}
     except ConfigError as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from None
+        raise CheckpointError(f"{path} cannot be used: {error.message}") from None
     except KeyError as error:
         raise CheckpointError(f"{path} is damaged: {error} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
@@ -239,7 +241,14 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object")
-    if record.get("format") != RUN_FORMAT:
+    if not isinstance(record.get("format"), int):
+        raise CheckpointError(f"{path} is damaged: it has no format number")
+    for key, kind in KINDS.items():
+        value = record.get(key)
+        # A run with a loader of its own has no data, and a missing key is reported by name later.
+        if not isinstance(value, kind) and value is not None:
+            raise CheckpointError(f"{path} is damaged: {key!r} is {KIND_NAMES[type(value)]}, not {KIND_NAMES[kind]}")
+    if record["format"] != RUN_FORMAT:
         raise CheckpointError(
             f"{path} is written in format {record.get('format')!r}; this light-llm reads format {RUN_FORMAT}: "
             "use the version that wrote it, or a newer one"

@@ -83,7 +83,8 @@ def plan_table(log: RunLog) -> dict[str, Any]:
     if flops := log.flops_per_token:
         planned = flops * log.tokens_per_step * train.max_steps
         rows.append(["arithmetic, FLOPs", f"{planned:.3g}", f"{flops * log.tokens:.3g}"])
-    median_step = median_high(s or 0.0 for s in log.steps.seconds) if log.steps.seconds else None
+    measured = drop_none(log.steps.seconds)
+    median_step = median_high(measured) if measured else None
     rows.append(["time of a step, median", *_pair(format_duration, plan.get("step_seconds"), median_step)])
     rows.append(["time in steps", *_pair(format_duration, plan.get("seconds"), log.seconds)])
     if log.all_seconds is not None:

@@ -147,7 +147,7 @@ def test_the_path_goes_through_the_checkpoints(analysis_of_run: tuple[str, Any])
     for axis in "ab":
         assert len(path[axis]) == 9
         assert all(path[axis][0] < p[axis] < path[axis][-1] for p in path["points"])
-    assert "of the squared distances lies in a plane (steps 5, 10, 15, 20)" in out
+    assert "of the squared distances lie in one plane (steps 5, 10, 15, 20)" in out
 
 
 def test_the_noise_scale_of_the_run(analysis_of_run: tuple[str, Any]) -> None:
@@ -155,7 +155,7 @@ def test_the_noise_scale_of_the_run(analysis_of_run: tuple[str, Any]) -> None:
     noise = results["noise"]
     assert noise["sequences"] == 24 and noise["scale_tokens"] == pytest.approx(32 * noise["scale_sequences"])
     assert noise["scale_sequences"] == pytest.approx(noise["trace"] / noise["gradient_squared"])
-    assert f"this run takes 64, it suggests --batch-size {max(1, round(noise['scale_sequences']))}" in out
+    assert f"this run has 64, and --batch-size {max(1, round(noise['scale_sequences']))} would match" in out
 
 
 def test_equal_seeds_give_equal_analyses(run: Path) -> None:
@@ -224,7 +224,7 @@ def test_damaged_steps_are_skipped_and_named(run: Path) -> None:
     out = analyze("run")
     results = results_in(run)
     assert results["checkpoint"] == "step-000015"
-    assert "left out: run/step-000010/model.safetensors is damaged" in out
+    assert "skipped: run/step-000010/model.safetensors is damaged" in out
     assert [p["step"] for p in results["path"]["points"]] == [5, 15, 20], "step 20 is also the best model"
 
 
@@ -260,6 +260,10 @@ def test_a_batch_larger_than_the_sequences_of_the_noise(run: Path) -> None:
     analyze("run", "--batch-size", "30", "--steps", "5")
     results = results_in(run)
     assert results["noise"]["sequences"] == 24 and results["batch"]["sequences"] == 30
+
+
+def test_a_misspelt_folder_is_named_with_the_run_that_was_meant(run: Path) -> None:
+    assert "there is no run or checkpoint rum; did you mean run?" in analyze("rum", code=2)
 
 
 def test_a_model_without_a_record_of_its_text(model: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from light_llm.cli import main
+from light_llm.cli.report import break_command
 from light_llm.cli.train import TrainFlags, parse_train
 from light_llm.config import ModelConfig, Run
 from light_llm.errors import CheckpointError, ConfigError
@@ -203,7 +204,9 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (edit(run={"train": 3}), "run.json is damaged"),
     (edit(started="yesterday"), "run.json is damaged: .*yesterday"),
     (edit(data={"title": "x"}), "run.json is damaged: 'sha256'"),
-    (edit(versions=3), "run.json is damaged:"),
+    (edit(versions=3), "run.json is damaged: 'versions' is a number, not an object"),
+    (edit(data=[]), "run.json is damaged: 'data' is a list, not an object"),
+    (write("run.json", "{}"), "run.json is damaged: it has no format number"),
     (lambda f: ((f / "metrics.jsonl").unlink(), (f / "step-000050").mkdir()), "metrics.jsonl is missing"),
     (write("metrics.jsonl", "not\na\nrow\n"), "metrics.jsonl is damaged"),
     (replace_by_folder, "metrics.jsonl cannot be read: Is a directory"),
@@ -226,6 +229,25 @@ def test_a_damaged_run_is_named_and_the_others_are_listed(
         assert main(command) == 2
         err = capsys.readouterr().err
         assert re.search(f"error: broken/{message}", err) and "light-llm eval --checkpoint broken" in err
+
+
+def test_a_folder_in_the_place_of_the_page_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (made_up_run(tmp_path / "run", steps=20) / "report.html").mkdir()
+    assert main(["report", "run"]) == 2
+    out, err = capsys.readouterr()
+    assert "repeat it with" in out and err.startswith("error: run/report.html cannot be written: it is a folder.")
+    assert main(["report", "run", "--no-page"]) == 0
+
+
+@given(
+    st.lists(st.sampled_from(["--lr", "0.1", "a b", "it's", "--set", "train.x=1", "y"]), max_size=20),
+    st.integers(1, 90),
+)
+def test_a_command_broken_into_lines_is_the_same_when_pasted(words: list[str], width: int) -> None:
+    lines = break_command(shlex.join(["light-llm", *words]), width)
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == ["light-llm", *words]
+    assert all(len(line) <= width or "--" not in line.strip()[1:] for line in lines)
 
 
 def test_a_record_cut_anywhere_is_refused_and_metrics_cut_anywhere_are_read(tmp_path: Path) -> None:
