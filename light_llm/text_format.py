@@ -10,7 +10,7 @@ import textwrap
 ROUNDS_UP = 0.9995  # of a unit: from here on a value is shown as 1.00 of it, so that 999,900 is 1.00M and not 1000k
 
 LABEL = re.compile(
-    r"(?:[a-z-]+ {2,}| +)(?=\S)"
+    r"(?:[a-z-]+ {2,}|error: | +)(?=\S)"
 )  # what a line of a header begins with: "data     ", or the indent below it
 # A command to copy, up to the next punctuation: a line break inside would make it two commands.
 COMMAND = re.compile(

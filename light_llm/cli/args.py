@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from ..config import FLAGS, PARTS, SETTINGS, metavar_of, settings_of, types_of
-from ..errors import ConfigError, did_you_mean
+from ..config import ALIASES, EPOCHS, FLAGS, PARTS, SETTINGS, explain_alias, metavar_of, settings_of, types_of
+from ..errors import ConfigError, as_flags, did_you_mean
 
 Flags = TypeVar("Flags")
 
@@ -22,7 +22,24 @@ REMOVED_FLAGS = {
     "--control": "press Ctrl-C where the run was started (it saves, then stops), or send it SIGUSR1 to save only; "
     "continue a stopped run with --resume"
 }
-
+# Names that people type for a flag that is no setting of a run; of several, the first that a command has is meant.
+# The other names of settings are in config/aliases.py.
+OTHER_FLAGS = {
+    "preset": "arch architecture model model-name model-size size",
+    "checkpoint": "checkpoint-path ckpt ckpt-path load model model-path run",
+    "config": "config-file recipe",
+    "out": "dir log-dir logdir out-dir outdir output output-dir output-path run-dir run-name save-dir",
+    "output": "out out-file output-file",
+    "resume": "continue resume-from resume-from-checkpoint",
+    "overwrite": "overwrite-output-dir",
+    "quiet": "silent",
+    "prompt": "input start text",
+    "max_new_tokens": "length max-length max-tokens n-tokens new-tokens num-tokens tokens",
+    "temperature": "temp",
+    "repetition_penalty": "rep-pen repeat-penalty",
+    "num_samples": "n num-return-sequences samples",
+    "stop": "stop-sequences stop-string stop-strings",
+}
 
 Words = tyro.conf.Positional[tuple[str, ...]]
 
@@ -45,11 +62,32 @@ def words_arg(metavar: str, help: str, hint: str = "") -> Any:
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
 
 
+def switch_arg(help: str) -> Any:
+    """Return the help of a switch, whose default needs no words."""
+    return tyro.conf.arg(help=help, help_behavior_hint="")
+
+
+def optional_arg(metavar: str, help: str) -> Any:
+    """Return the help of a flag without a default."""
+    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
+
+
 CHECKPOINT_ARG = words_arg("[CHECKPOINT]", "run folder, step folder, .pt", "(default: checkpoints)")
 
 
-def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> tuple[Flags, set[str]]:
+def parse(
+    kind: type[Flags],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    about: str,
+    steps_per_pass: Callable[[list[str]], int | None] = lambda argv: None,
+) -> tuple[Flags, set[str]]:
     """Read the flags of a command.
+
+    Args:
+        steps_per_pass: for the message that refuses `--epochs`: given the other arguments, returns the optimizer steps
+            of one pass over the text, or None.
 
     Returns:
         The values, with defaults, and the names of the flags that were given.
@@ -58,7 +96,7 @@ def parse(kind: type[Flags], argv: Sequence[str], *, prog: str, about: str) -> t
         ConfigError: an unknown flag, with the nearest known one; too few or too many positional arguments.
         SystemExit: for --help (0), or for a value of the wrong type, which tyro has reported (2).
     """
-    words, given = _normalize(kind, argv)
+    words, given = _normalize(kind, argv, steps_per_pass)
     # A switch has no second flag `--no-...`, which would make --help twice as long.
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
     return tyro.cli(kind, prog=prog, description=about, args=words, config=config), given
@@ -145,11 +183,14 @@ def flag_of(name: str) -> str:
 def _flag_field(config: type, name: str, default: Any, shown_help: str) -> tuple[str, Any, Any]:
     """Return name, annotation and default of a setting's flag, as `make_dataclass` takes them."""
     kind: Any = next(kind for kind in types_of(config)[name] if kind is not NoneType)
-    annotation = Annotated[kind, tyro.conf.arg(metavar=metavar_of(config, name), help=shown_help)]
+    make_arg = optional_arg if default is None and kind is str else tyro.conf.arg
+    annotation = Annotated[kind, make_arg(metavar=metavar_of(config, name), help=shown_help)]
     return name, annotation, field(default=kind() if default is None else default)
 
 
-def _normalize(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
+def _normalize(
+    kind: Any, argv: Sequence[str], steps_per_pass: Callable[[list[str]], int | None]
+) -> tuple[list[str], set[str]]:
     """Return argv for tyro and the names of the flags in it.
 
     `--flag value` becomes `--flag=value`, so that a value may begin with a dash (`--prompt -hi`), and positional
@@ -157,6 +198,7 @@ def _normalize(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
     """
     hints = typing.get_type_hints(kind)
     positional_field, positional_args = _positional(kind)
+    defaults = {f.name: f.default for f in fields(kind)}
     takes_value = {f.name: hints[f.name] is not bool for f in fields(kind) if f.name != positional_field}
     words: list[str] = []
     positional: list[str] = []
@@ -170,24 +212,48 @@ def _normalize(kind: Any, argv: Sequence[str]) -> tuple[list[str], set[str]]:
         if positional_args and not word.startswith("-"):
             positional.append(word)
             continue
-        flag, equals, _ = word.partition("=")
+        flag, equals, value = word.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or name not in takes_value:
-            if flag in REMOVED_FLAGS:
-                raise ConfigError(f"{flag} has been removed; {REMOVED_FLAGS[flag]}")
-            known = ["--help", *map(flag_of, takes_value)]
-            noun = "flag" if word.startswith("-") else "argument"
-            raise ConfigError(f"there is no {noun} {flag}{did_you_mean(flag, known)} --help lists all flags")
+            if name in EPOCHS:
+                value, rest = (value, rest) if equals or not rest else (rest[0], rest[1:])
+                steps = steps_per_pass([*argv[: argv.index(word)], *rest])
+                raise ConfigError(
+                    f"there is no flag {flag}: {as_flags(explain_alias(name, value, steps_per_pass=steps) or '')}"
+                )
+            raise ConfigError(_unknown_flag(word, name, takes_value))
         given.add(name)
         if takes_value[name] and not equals:
             if not rest:
                 raise ConfigError(f"{flag} needs a value, as in {flag} VALUE")
             word = f"{flag}={rest.pop(0)}"
-        _check_number(flag, word.partition("=")[2], hints[name])
+        value = word.partition("=")[2]
+        _check_number(flag, value, hints[name])
+        if takes_value[name] and not value and defaults[name]:
+            raise ConfigError(f"{flag} is empty; give it a value, or leave it out for {defaults[name]}")
         words.append(word)
     if positional_args and not positional_args.min_count <= len(positional) <= (positional_args.max_count or math.inf):
         raise _wrong_count(positional, positional_args)
     return words + positional, given
+
+
+def _unknown_flag(word: str, name: str, known: Collection[str]) -> str:
+    """Return the message for a flag that a command does not have, with the one that is meant where that is known."""
+    flag, _, value = word.partition("=")
+    if flag in REMOVED_FLAGS:
+        return f"{flag} has been removed; {REMOVED_FLAGS[flag]}"
+    start = f"there is no {'flag' if word.startswith('-') else 'argument'} {flag}"
+    if flag.startswith("--"):
+        ours = [o for o, others in OTHER_FLAGS.items() if o in known and name.replace("_", "-") in others.split()]
+        paths = [path for path in SETTINGS if path.partition(".")[2] == name]  # of a setting without a flag
+        alias = ALIASES.get(name, "")
+        if ours:
+            return f"{start}; use {flag_of(ours[0])}"
+        if alias.partition(".")[2] in known or (alias and "set" in known):
+            return f"{start}; {as_flags(explain_alias(name) or '')}"
+        if paths and "set" in known:
+            return f"{start}; use --set {paths[0]}={value or 'VALUE'}"
+    return f"{start}{did_you_mean(flag, ['--help', *map(flag_of, known)])} --help lists all flags"
 
 
 def _positional(kind: Any) -> tuple[str, PositionalArgs | None]:

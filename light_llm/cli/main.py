@@ -13,6 +13,7 @@ from keyword import iskeyword
 from .. import __version__
 from ..errors import ConfigError, DeviceError, Interrupted, LightLLMError, as_flags, did_you_mean
 from ..text_format import format_bytes
+from .output import print_wrapped
 from .signals import raise_on_signal
 
 # Each is a module of this package with a function `command(argv)`, which takes the arguments after the command's name
@@ -20,36 +21,39 @@ from .signals import raise_on_signal
 # slow, so that --help never waits for torch. In the module's name - is _, and import is import_.
 COMMANDS = {
     "train": "train a model on a text",
-    "plan": "memory, time and disk of a run, and whether it fits",
-    "doctor": "check this machine for wrong results, and say what is safe on it",
-    "generate": "write with a trained model: demo, text, interactive, eval",
-    "eval": "loss, perplexity and bits per byte of the held-out split",
-    "prepare": "encode a text ahead of time, or check its cached ids",
-    "tokenizer": "train, show and compare vocabularies",
-    "verify-resume": "check on this machine that a resumed run is the run, bit for bit",
-    "export": "a trained model for Transformers, llama.cpp, ONNX Runtime",
-    "import": "a GPT-2, Llama, Qwen3 or nanoGPT model of another program",
-    "analyze": "curvature, gradient noise and landscape of a trained model",
-    "recipes": "settings to start from, with the results to expect",
-    "runs": "the runs in a folder, newest first",
-    "report": "results and health of a run, as text and as a page",
-    "watch": "a live page of runs",
-    "compare": "two or more runs: the settings that differ, and the results",
-    "cache": "what is cached on this machine, and how large; delete it",
+    "plan": "predict the memory, time and disk of a run, and whether it fits",
+    "doctor": "check that this machine computes correctly",
+    "generate": "generate text: demo, text, interactive; or eval",
+    "eval": "measure a model on its held-out text or on benchmark tasks",
+    "prepare": "encode a text ahead of time, or check an encoded one",
+    "tokenizer": "train, show and compare tokenizers",
+    "verify-resume": "check that a resumed run equals an unbroken one, bit for bit",
+    "export": "write a model for Transformers, llama.cpp or ONNX Runtime",
+    "import": "read a GPT-2, Llama, Qwen3 or nanoGPT model of another program",
+    "analyze": "measure curvature, gradient noise and landscape of the loss",
+    "recipes": "list recipes (files of settings) with their results",
+    "settings": "list all settings with default and meaning, or some",
+    "runs": "list the runs in a folder, newest first",
+    "report": "show results and health of a run, as text and as a page",
+    "watch": "serve a live page of runs",
+    "compare": "compare the settings and results of two or more runs",
+    "cache": "show what is cached on this machine, or delete it",
 }
 # Commands of earlier versions, with what to use instead.
 REMOVED = {
     "bench": "make bench to measure speed, light-llm plan for the time of a run, light-llm doctor to check the results"
 }
-WITHOUT_TORCH = ("recipes", "runs", "report", "watch", "compare")
+HELP_WORDS = ("-h", "--help", "help")
+WITHOUT_TORCH = ("recipes", "settings", "runs", "report", "watch", "compare")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A user's mistake is printed without a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal cannot show is printed as a question mark and does not end a run.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            # A character that the terminal cannot show is printed as a question mark. A file gets every character,
+            # also on Windows, whose default encoding lacks most.
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     try:
         with raise_on_signal():
             code = _dispatch(sys.argv[1:] if argv is None else argv)
@@ -96,10 +100,11 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        lines = "\n".join(f"  {name:15}{what}" for name, what in COMMANDS.items())
-        print(f"light-llm {__version__}\n\nusage: light-llm COMMAND [OPTIONS]\n\n{lines}")
-        print("\nlight-llm COMMAND --help shows its options")
+    if argv and argv[0] in HELP_WORDS:
+        # `help train` and `--help train` are `train --help`.
+        argv = [*(word for word in argv if word not in HELP_WORDS), "--help"]
+    if not argv or argv[0] == "--help":
+        _print_commands()
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"light-llm {__version__}")
@@ -116,6 +121,12 @@ def _dispatch(argv: Sequence[str]) -> int:
     name = command.replace("-", "_") + ("_" if iskeyword(command) else "")
     module = import_module(f".{name}", __package__)
     return int(module.command(rest))
+
+
+def _print_commands() -> None:
+    more = {"help COMMAND": "show the options of a command, as COMMAND --help does", "--version": "print the version"}
+    lines = "\n".join(f"  {name:15}{what}" for name, what in {**COMMANDS, **more}.items())
+    print(f"light-llm {__version__}\n\nusage: light-llm COMMAND [OPTIONS]\n\n{lines}")
 
 
 def _check_torch_loads() -> None:
@@ -149,6 +160,6 @@ def _address_space_limit() -> int | None:
 
 
 def _print_error(line: str) -> None:
-    """Print a line to standard error, unless the terminal was closed."""
+    """Print a message to standard error, unless the terminal was closed. Long lines are broken on a terminal only."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print_wrapped(line, sys.stderr)

@@ -1,11 +1,40 @@
-"""Print tables and styled text: as wide as the terminal, or plain and unwrapped in a pipe."""
+"""Print tables, styled text and messages: as wide as the terminal, or plain and unwrapped in a pipe."""
 
-from rich.console import Console, RenderableType
-from rich.table import Column, Table
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TextIO
+
+from ..text_format import wrap_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Column, Table
+
+
+def print_wrapped(text: str, stream: TextIO) -> None:
+    """Print lines, each broken at spaces to the width of the terminal if the stream is one."""
+    width = terminal_width(stream)
+    for line in text.split("\n"):
+        print("\n".join(wrap_line(line, width) if width else [line]), file=stream)
+    if stream is not None:
+        stream.flush()
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Return the columns of a stream's terminal; 0 if it is none. COLUMNS overrides them, as for every program."""
+    try:
+        if stream is None or not stream.isatty():
+            return 0
+        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def print_rich(*parts: RenderableType) -> None:
     """Print to standard output, without trailing spaces."""
+    from rich.console import Console
+
     # Into a pipe, use a width so large that no line is wrapped or truncated.
     console = Console(highlight=False, width=None if Console().is_terminal else 10_000)
     with console.capture() as captured:
@@ -18,9 +47,13 @@ def print_rich(*parts: RenderableType) -> None:
 
 def number_column(head: str) -> Column:
     """Return a column of numbers: aligned to the right, never wrapped."""
+    from rich.table import Column
+
     return Column(head, justify="right", no_wrap=True)
 
 
 def new_table(*heads: str | Column, header: bool = True) -> Table:
     """Return an empty table without rules: dim headers, two spaces between columns."""
+    from rich.table import Table
+
     return Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=header)

@@ -14,7 +14,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_settings
 from ..config.choices import POSITIONS
 from ..errors import ConfigError, DataError, as_flags
-from .args import given_settings, parse, with_run_settings
+from .args import given_settings, optional_arg, parse, switch_arg, with_run_settings
 from .signals import ignore_hangup, stop_on_signals
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..train import Trainer
 
 Flags = TypeVar("Flags", bound="TrainFlags")
+ABOUT = "Train a model on a text. `light-llm settings` lists what --set can change."
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,25 @@ class TrainFlags:
     """The flags of `train` that are not settings of the run, in the order of --help. The settings follow them."""
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "micro"
-    config: Annotated[str, arg(metavar="NAME|PATH", help="a recipe")] = ""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="as train.beta2=0.99")] = ()
-    out: Annotated[str, arg(metavar="FOLDER", help="run folder")] = "checkpoints"
-    resume: Annotated[bool, arg(help="continue the run in --out")] = False
-    overwrite: Annotated[bool, arg(help="replace the run in --out")] = False
-    fit: Annotated[bool, arg(help="too large: take what fits")] = False
-    budget: Annotated[str, arg(metavar="10min|2GB", help="preset, batch, steps for it")] = ""
-    force: Annotated[bool, arg(help="start although it is too large")] = False
-    skip_doctor: Annotated[bool, arg(help="do not check the device")] = False
-    watch: Annotated[bool, arg(help="a live page of the run")] = False
-    offline: Annotated[bool, arg(help="download nothing")] = False
-    quiet: Annotated[bool, arg(help="print nothing")] = False
+    config: Annotated[str, optional_arg("NAME|PATH", "read settings from a recipe")] = ""
+    set: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="any setting: train.beta2=0.9")
+    ] = ()
+    out: Annotated[str, arg(metavar="FOLDER", help="write the run to this folder")] = "checkpoints"
+    resume: Annotated[bool, switch_arg("continue the run in --out")] = False
+    overwrite: Annotated[bool, switch_arg("replace the run in --out")] = False
+    fit: Annotated[bool, switch_arg("choose smaller settings if memory is short")] = False
+    budget: Annotated[str, optional_arg("10min|2GB", "choose preset, batch size and steps to fit")] = ""
+    force: Annotated[bool, switch_arg("start even if memory is short")] = False
+    skip_doctor: Annotated[bool, switch_arg("do not check that the device is correct")] = False
+    watch: Annotated[bool, switch_arg("serve a live page of the run")] = False
+    offline: Annotated[bool, switch_arg("download nothing")] = False
+    quiet: Annotated[bool, switch_arg("print nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Train a model on a text."""
-    flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about="Train a model on a text.")
+    flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
     if flags.resume and (flags.overwrite or settings.get("train__init_from")):
         other = "--overwrite" if flags.overwrite else "--init-from"
         raise ConfigError(f"--resume and {other} cannot go together; leave one out")
@@ -68,7 +71,11 @@ def parse_train(
         The command's own flags, the names of all flags that were given, and the settings that were chosen, as keywords
         of `Run.with_settings`: a recipe's, then those of flags, then those of --set, the later over the earlier.
     """
-    flags, given = parse(with_run_settings(kind), argv, prog=prog, about=about)
+    flags, given = parse(with_run_settings(kind), argv, prog=prog, about=about, steps_per_pass=_steps_per_pass)
+    return flags, given, _chosen_settings(flags, given)
+
+
+def _chosen_settings(flags: TrainFlags, given: set[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if flags.config:
         from ..runtime import expand_path
@@ -76,7 +83,31 @@ def parse_train(
         settings = load_recipe(str(expand_path(flags.config)))
     if "preset" in given:
         settings |= {f"model__{key}": value for key, value in preset_settings(flags.preset).items()}
-    return flags, given, settings | given_settings(flags, given) | parse_settings(flags.set)
+    return settings | given_settings(flags, given) | parse_settings(flags.set)
+
+
+class _NotPreparedError(Exception):
+    """The text would have to be encoded first."""
+
+
+def _steps_per_pass(argv: list[str]) -> int | None:
+    """Return the optimizer steps of one pass over the text of a command line; None if the text is not prepared."""
+
+    def refuse_to_encode(stage: str, done: int, total: int) -> None:
+        if stage != "reading":
+            raise _NotPreparedError
+
+    try:
+        flags, given = parse(with_run_settings(TrainFlags), argv, prog="light-llm train", about="")
+        settings = _chosen_settings(flags, given)
+        run = new_run(settings, None)
+        from ..data import load_dataset
+
+        chosen = {name for name in ("data", "tokenizer") if f"data__{name}" in settings}
+        dataset = load_dataset(run.data, chosen=chosen, offline=True, progress=refuse_to_encode)
+    except (ConfigError, DataError, _NotPreparedError, OSError):
+        return None
+    return -(-len(dataset.tokens) // (run.train.batch_size * run.data.max_length))
 
 
 def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> Trainer:

@@ -27,9 +27,11 @@ from .run_config import parse_settings as parse_settings
 from .sampling import DEFAULT_SAMPLING as DEFAULT_SAMPLING
 from .sampling import Sampling as Sampling
 from .settings import check_settings as check_settings
+from .settings import default_of as default_of
 from .settings import metavar_of as metavar_of
 from .settings import setting as setting
 from .settings import settings_of as settings_of
+from .settings import values_of as values_of
 from .train import TrainConfig as TrainConfig
 from .validation import DEFAULT_SEED as DEFAULT_SEED
 from .validation import MAX_SEED as MAX_SEED

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors import ConfigError, did_you_mean
 from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, SCALINGS
-from .settings import check_settings, setting
+from .settings import check_settings, describe_settings, setting
 from .validation import divisors, repr_short
 
 # d_k = n_embd / n_head = 64 in each. n_inner makes the Llama presets as large as GPT-2's, to within 1%.
@@ -21,6 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@describe_settings
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The shape of a transformer: GPT-2's (Radford et al., 2019) by default. Frozen, and checked when it is made.
@@ -29,33 +30,53 @@ class ModelConfig:
         ConfigError: a value that no model can have, with the nearest values that work.
     """
 
-    vocab_size: int = setting(50257, "V, tokens in the vocabulary", low=1)
-    n_positions: int = setting(1024, "T_max, tokens of the longest context", low=1)
-    n_embd: int = setting(384, "C, d_model", low=1)
-    n_layer: int = setting(6, "L, number of blocks", low=1)
-    n_head: int = setting(6, "H, heads of the queries", low=1)
-    dropout: float = setting(0.0, "embeddings, branches", low=0.0, below=1.0, flag=True, metavar="P")
+    vocab_size: int = setting(50257, "V, the tokens of the vocabulary; by default those of the tokenizer", low=1)
+    n_positions: int = setting(1024, "T_max, the tokens of the longest context; by default max_length", low=1)
+    n_embd: int = setting(384, "C = d_model, the width of the residual stream", low=1)
+    n_layer: int = setting(6, "L, the number of blocks", low=1)
+    n_head: int = setting(6, "H, the number of query heads", low=1)
+    dropout: float = setting(
+        0.0,
+        "share of activations dropped",
+        short="share of activations dropped",
+        low=0.0,
+        below=1.0,
+        flag=True,
+        metavar="P",
+    )
     # Above 0 it costs the fast attention kernel.
-    attn_dropout: float = setting(0.0, "dropout of the attention probabilities", low=0.0, below=1.0)
-    activation: str = setting("gelu_tanh", "GELU: GPT-2's tanh form, or exact", choices=tuple(ACTIVATIONS))
+    attn_dropout: float = setting(
+        0.0, "share of attention probabilities dropped; above 0 it costs the fast attention kernel", low=0.0, below=1.0
+    )
+    activation: str = setting(
+        "gelu_tanh", "activation of the gelu MLP: GPT-2's tanh form, or exact GELU", choices=tuple(ACTIVATIONS)
+    )
     # Gemma 2's soft cap: logits become cap tanh(logits / cap).
-    logit_cap: float = setting(0.0, "soft cap of the logits; 0: off", low=0.0, high=1e6)
-    n_kv_head: int = setting(0, "heads of keys and values, shared by n_head / n_kv_head queries; 0: n_head", low=0)
-    head_dim: int = setting(0, "D, d_k; 0: n_embd / n_head", low=0)
-    n_inner: int = setting(0, "width of the MLP; 0: 4 n_embd, or 8/3 n_embd in multiples of 64 for swiglu", low=0)
-    positions: str = setting("learned", "a table of positions, or rotated queries and keys", choices=tuple(POSITIONS))
+    logit_cap: float = setting(
+        0.0, "soft cap of the logits: cap tanh(logits / cap), as in Gemma 2; 0: off", low=0.0, high=1e6
+    )
+    n_kv_head: int = setting(
+        0, "heads of keys and values, each shared by n_head / n_kv_head query heads; 0: n_head", low=0
+    )
+    head_dim: int = setting(0, "D = d_k, the width of a head; 0: n_embd / n_head", low=0)
+    n_inner: int = setting(0, "width of the MLP; 0: 4 n_embd, or for swiglu 8/3 n_embd in multiples of 64", low=0)
+    positions: str = setting(
+        "learned", "learned position embeddings, or rotated queries and keys", choices=tuple(POSITIONS)
+    )
     rope_base: float = setting(10000.0, "base of the rotary frequencies", above=1.0, high=1e12)
-    rope_scaling: str = setting("none", "how rope is scaled for a longer context", choices=SCALINGS)
-    rope_factor: float = setting(1.0, "how many times longer the context became", low=1.0, high=1e6)
+    rope_scaling: str = setting("none", "how rotary positions are scaled for a longer context", choices=SCALINGS)
+    rope_factor: float = setting(1.0, "by how much the context was extended", low=1.0, high=1e6)
     # llama3's scaling needs the context before it was extended.
-    rope_trained: int = setting(0, "context before scaling, tokens; 0: n_positions / rope_factor", low=0)
+    rope_trained: int = setting(
+        0, "tokens of the context before it was extended, for llama3; 0: n_positions / rope_factor", low=0
+    )
     norm: str = setting("layernorm", "normalization layer", choices=tuple(NORMS))
     norm_eps: float = setting(1e-5, "epsilon of the norms", above=0.0, below=1.0)
-    qk_norm: bool = setting(False, "normalize queries and keys per head")
-    mlp: str = setting("gelu", "MLP of a block", choices=tuple(MLPS))
+    qk_norm: bool = setting(False, "normalize queries and keys in each head")
+    mlp: str = setting("gelu", "kind of MLP in a block", choices=tuple(MLPS))
     bias: bool = setting(True, "biases in the linear layers and in layernorm")
-    tied_head: bool = setting(True, "the output head shares the token embedding's weights")
-    window: int = setting(0, "tokens seen by window_layers, each token's own included; 0: all", low=0)
+    tied_head: bool = setting(True, "the output head shares the weights of the token embedding")
+    window: int = setting(0, "tokens that a layer of window_layers attends to, its own included; 0: all", low=0)
     window_layers: str = setting("all", "layers with a window: all, or numbers such as 0,2,4")
 
     def __post_init__(self) -> None:

@@ -74,13 +74,23 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         path, equals, text = assignment.partition("=")
         part, dot, key = path.strip().partition(".")
         if not equals or not dot:
-            raise ConfigError(f"--set {assignment} cannot be read; write --set PART.NAME=VALUE, as in train.beta2=0.99")
+            raise ConfigError(f"--set {assignment} cannot be read; write {_complete(path.strip(), text)}")
         if part not in PARTS:
             near = did_you_mean(part, PARTS)
             raise ConfigError(f"--set {assignment}: there is no part {part!r}{near} The parts are {', '.join(PARTS)}")
         # Only the first = separates: a value such as a path may have others.
         settings[f"{part}__{key}"] = parse_as(PARTS[part], key, text.strip(), what=part)
     return settings
+
+
+def _complete(name: str, text: str) -> str:
+    """Return how a setting that was named without its part, or without a value, is written."""
+    # Imported here, because the aliases are about the settings declared above.
+    from .aliases import ALIASES
+
+    key = name.lower().replace("-", "_")
+    path = next((path for path in SETTINGS if key in (path, path.partition(".")[2])), ALIASES.get(key))
+    return f"--set {path}={text or 'VALUE'}" if path else "--set PART.NAME=VALUE, as in train.beta2=0.99"
 
 
 def differences(old: Run, new: Run) -> list[tuple[str, Any, Any]]:

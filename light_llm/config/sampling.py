@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from .settings import check_settings, setting
+from .settings import check_settings, describe_settings, setting
 from .validation import types_of
 
 
+@describe_settings
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """The sampling settings. The defaults change nothing: a draw from the model's own distribution.
@@ -14,11 +15,32 @@ class Sampling:
         ConfigError: a value outside its range.
     """
 
-    temperature: float = setting(1.0, "0: the likeliest token", low=0.0)
-    top_k: int = setting(0, "only the N likeliest; 0: off", low=0)
-    top_p: float = setting(1.0, "nucleus; 1: off", above=0.0, high=1.0, metavar="P")
-    min_p: float = setting(0.0, "share of the top; 0: off", low=0.0, high=1.0, metavar="P")
-    repetition_penalty: float = setting(1.0, "above 1: fewer repeats", above=0.0)
+    temperature: float = setting(
+        1.0,
+        "divide the logits by this; 0: always the likeliest token",
+        short="higher: more varied; 0: likeliest",
+        low=0.0,
+    )
+    top_k: int = setting(0, "draw from the N likeliest tokens; 0: off", short="N likeliest tokens only; 0: off", low=0)
+    top_p: float = setting(
+        1.0,
+        "draw from the likeliest tokens that add up to this probability; 1: off",
+        short="nucleus sampling; 1: off",
+        above=0.0,
+        high=1.0,
+        metavar="P",
+    )
+    min_p: float = setting(
+        0.0,
+        "drop tokens below this share of the likeliest one's probability; 0: off",
+        short="least share of the top; 0: off",
+        low=0.0,
+        high=1.0,
+        metavar="P",
+    )
+    repetition_penalty: float = setting(
+        1.0, "above 1: make tokens that occurred less likely", short="above 1: repeat less", above=0.0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

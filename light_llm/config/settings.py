@@ -10,9 +10,10 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar
 
-from .validation import as_plain, check_choice, check_range, types_of, wrong_type
+from .validation import as_plain, check_choice, check_range, expected_number, types_of, wrong_type
 
 Value = TypeVar("Value")
+Kind = TypeVar("Kind", bound=type)
 _KEY = "setting"
 
 
@@ -20,7 +21,8 @@ _KEY = "setting"
 class Setting:
     """The declaration of one field of a config: a number within bounds, a choice, true or false, or text."""
 
-    help: str  # its effect, in a few words that fit on the line of its flag
+    help: str  # its effect, in one sentence without a full stop
+    short: str = ""  # the help of its flag, where `help` is too long for one line
     # Bounds of a number; the first two are allowed values themselves.
     low: float = -math.inf
     high: float = math.inf
@@ -36,7 +38,8 @@ class Setting:
     @property
     def flag_help(self) -> str:
         """Return the help of the flag, with the choices."""
-        return f"{self.help}: {'|'.join(self.choices)}" if self.choices else self.help
+        text = self.short or self.help
+        return f"{text}: {'|'.join(self.choices)}" if self.choices else text
 
 
 def setting(default: Value, help: str, **rules: Any) -> Value:
@@ -60,6 +63,39 @@ def metavar_of(config: type, name: str) -> str:
     return settings_of(config)[name].metavar or {int: "N", float: "X"}.get(kind, "NAME")
 
 
+def values_of(config: type, name: str) -> str:
+    """Return which values a setting takes, in words: "a whole number at least 1", "cosine or wsd"; "" for any text."""
+    declared, types = settings_of(config)[name], types_of(config)[name]
+    if declared.choices:
+        return " or ".join(filter(None, [", ".join(declared.choices[:-1]), declared.choices[-1]]))
+    if bool in types:
+        return "true or false"
+    if not {int, float} & set(types):
+        return ""
+    return expected_number(**_bounds(declared), integer=float not in types) + ", or none" * (NoneType in types)
+
+
+def default_of(config: type, name: str) -> str:
+    """Return the default of a setting as it is written in a recipe or after --set: `0.0015`, `false`, `none`."""
+    default = next(f.default for f in fields(config) if f.name == name)
+    return str(default).lower() if default is None or isinstance(default, bool) else str(default)
+
+
+def describe_settings(config: Kind) -> Kind:
+    """Add each setting of a config dataclass to its docstring, for `help()` and editors."""
+    kind: Any = config
+    lines = []
+    for name, declared in settings_of(kind).items():
+        facts = ", ".join(filter(None, (values_of(kind, name), f"default {default_of(kind, name)}")))
+        lines.append(f"        {name}: {declared.help} ({facts}).")
+    kind.__doc__ = "\n".join([str(kind.__doc__).rstrip(), "", "    Settings:", *lines, "    "])
+    return config
+
+
+def _bounds(declared: Setting) -> dict[str, float]:
+    return {bound: getattr(declared, bound) for bound in ("low", "high", "above", "below")}
+
+
 def check_settings(config: object) -> None:
     """Convert the settings to Python's own numbers and texts (`as_plain`).
 
@@ -80,7 +116,6 @@ def check_settings(config: object) -> None:
             if not isinstance(value, bool):
                 raise wrong_type(name, value, "true or false")
         elif int in types or float in types:
-            bounds = {bound: getattr(declared, bound) for bound in ("low", "high", "above", "below")}
-            check_range(name, value, **bounds, integer=float not in types)
+            check_range(name, value, **_bounds(declared), integer=float not in types)
         elif not isinstance(value, str):
             raise wrong_type(name, value, "text")

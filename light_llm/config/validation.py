@@ -81,16 +81,21 @@ def check_range(
     integer: bool = False,
 ) -> None:
     """Raise ConfigError unless value is a finite number with low <= value <= high and above < value < below."""
-    expected = "a whole number" if integer else "a number"
-    if isinstance(value, float) and not math.isfinite(value):
-        expected = "a whole number" if integer else "a finite number"
-    bounds = {"at least": low, "at most": high, "above": above, "below": below}
-    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    expected = expected_number(low=low, high=high, above=above, below=below, integer=integer)
+    if isinstance(value, float) and not math.isfinite(value) and not integer:
+        expected = expected.replace("a number", "a finite number", 1)
     type_fits = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
     # Not math.isfinite, which raises OverflowError for a whole number beyond the range of a float.
     is_finite = type_fits and abs(value) <= sys.float_info.max
     if not is_finite or not (low <= value <= high and above < value < below):
-        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {expected} {limits}".rstrip())
+        raise ConfigError(f"{name}={repr_short(value)} cannot be used; it must be {expected}")
+
+
+def expected_number(*, low: float, high: float, above: float, below: float, integer: bool) -> str:
+    """Return a number's type and bounds in words: "a whole number at least 1"."""
+    bounds = {"at least": low, "above": above, "at most": high, "below": below}
+    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    return f"{'a whole number' if integer else 'a number'} {limits}".rstrip()
 
 
 def divisors(n: int) -> str:
@@ -157,9 +162,12 @@ def parse_as(kind: type, key: str, text: str, *, what: str) -> Any:
 
 
 def _no_such_setting(what: str, key: str, known: Iterable[str]) -> str:
-    near = did_you_mean(key, known)
-    listed = f" There are {', '.join(known)}" if near == "." else ""
-    return f"there is no {what} setting {repr_short(key)}{near}{listed}"
+    # Imported here, because the aliases are about the settings of all parts, which are declared with this module.
+    from .aliases import ALIASES
+
+    part, _, name = ALIASES.get(key.lower().replace("-", "_"), "").partition(".")
+    near = f"; here it is {part}.{name}." if name else did_you_mean(key, known)
+    return f"there is no {what} setting {repr_short(key)}{near} `light-llm settings` lists all"
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:

@@ -36,7 +36,7 @@ class ReplSettings(Sampling):
 COMMANDS = {
     "/again": ("", "the last prompt again, with another seed"),
     "/sample": ("N [TEXT]", "N answers to TEXT, or to the last prompt"),
-    **{f"/{k.replace('_', '-')}": (metavar_of(Sampling, k), s.help) for k, s in settings_of(Sampling).items()},
+    **{f"/{k.replace('_', '-')}": (metavar_of(Sampling, k), s.flag_help) for k, s in settings_of(Sampling).items()},
     "/max-new-tokens": ("N", "tokens to write at most"),
     "/stop": ("TEXT", "end before TEXT too (\\n: a line's end); alone: none"),
     "/seed": ("N", "answers use N, N+1, N+2 ...; -1: a new seed for each"),

@@ -21,7 +21,7 @@ from light_llm.cli import main
 from light_llm.cli.args import PositionalArgs, Words, parse, words_arg
 from light_llm.cli.main import COMMANDS
 from light_llm.cli.signals import stop_on_signals
-from light_llm.config import about_recipe, recipe_names, recipe_text
+from light_llm.config import PARTS, SETTINGS, about_recipe, default_of, recipe_names, recipe_text, settings_of
 from light_llm.errors import ConfigError
 from light_llm.interop.model_card import card_text
 from tests.support.child import Child
@@ -60,6 +60,43 @@ def test_version_and_help_load_nothing_heavy() -> None:
     child = run_child([sys.executable, "-c", program])
     assert (child.returncode, child.stderr) == (0, "")
     assert output_of("--version") == "light-llm 0.1.0\n"
+
+
+def test_help_before_and_after_a_command_is_the_same() -> None:
+    listed = output_of("help")
+    assert all(f"  {name} " in listed for name in (*COMMANDS, "--version", "help COMMAND"))
+    assert all(len(line) <= 80 for line in listed.splitlines()) and output_of("--help") == output_of("-h") == listed
+    for words in (("help", "recipes"), ("--help", "recipes"), ("recipes", "-h")):
+        assert output_of(*words) == output_of("recipes", "--help") != listed
+
+
+def test_settings_are_listed_with_their_meaning() -> None:
+    listed = output_of("settings")
+    for path, declared in SETTINGS.items():
+        part, _, name = path.partition(".")
+        line = next(line for line in listed.split(f"[{part}]")[1].splitlines() if line.startswith(f"{name} "))
+        assert default_of(PARTS[part], name) in line and declared.help in line
+        assert ("--" in line) == declared.flag
+    warmup = [line for line in output_of("settings", "warmup").splitlines() if line.startswith("warmup_steps")]
+    assert "--warmup-steps  50 " in warmup[0] and "(a whole number at least 0)" in warmup[0]
+    assert output_of("settings", "learning-rate").count("peak learning rate (a number above 0)") == 1
+
+
+def test_help_of_a_config_lists_its_settings() -> None:
+    for kind in PARTS.values():
+        for name, declared in settings_of(kind).items():
+            assert f"{name}: {declared.help} (" in (kind.__doc__ or "")
+
+
+def test_epochs_are_refused_with_their_steps(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The text is prepared, so the number of steps is known."""
+    assert main([*train_args(trained), "--epochs", "2"]) == 2
+    steps = -(-rows_of(trained / "run", "step")[-1]["tokens"] // 30)
+    run = settings_of_run(str(trained / "run"))
+    message = capsys.readouterr().err
+    assert run["data"]["max_length"] * run["train"]["batch_size"] == steps
+    passes = re.search(r"One pass over this text is (\d+) steps, so 2 passes are --max-steps (\d+)", message)
+    assert passes and int(passes[2]) == 2 * int(passes[1]) and 3000 < int(passes[1]) * steps < 4000
 
 
 @pytest.mark.parametrize("words", HELP)

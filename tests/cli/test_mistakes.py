@@ -47,8 +47,27 @@ train --data empty.txt                               => empty.txt
 train --data tiny.txt --tokenizer byte               => max_length=512 ... 513
 train --data latin.txt --tokenizer byte              => latin.txt ... UTF-8 ... 0xe9 ... offset 3
 train --data . --tokenizer byte                      => latin.txt is not UTF-8
+train --epochs 3                                     => --epochs ... / (batch_size x max_length) steps ... --max-steps
+train --learning-rate 1                              => --learning-rate ... --lr
+train --block-size=64                                => --block-size ... --max-length
+train --n-layer 4                                    => --n-layer ... --set model.n_layer=VALUE
+train --beta2=0.9                                    => --beta2 ... --set train.beta2=0.9
+train --grad-accum 4                                 => --grad-accum ... --micro-batch ... at a time
+train --model nano                                   => --model ... --preset
+train --text text.txt                                => --text ... --data
+train --output-dir x                                 => --output-dir ... --out
+generate demo --ckpt run                             => --ckpt ... --checkpoint
+generate text --text hello                           => --text ... --prompt
+prepare --dataset text.txt                           => --dataset ... --data
+train --set n_layer=4                                => --set n_layer=4 ... write --set model.n_layer=4
+train --set num_layers=4                             => write --set model.n_layer=4
+train --set train.learning_rate=1                    => 'learning_rate' ... train.lr ... light-llm settings
+train --set model.foo=1                              => 'foo' ... light-llm settings
+train --out ''                                       => --out is empty ... checkpoints
+settings warmpu                                      => 'warmpu' ... mean warmup?
+help trian                                           => 'trian' ... mean train?
 train --set model.n_embd=100                         => n_embd=100 ... n_head=6 ... n_embd=96
-train --set model.n_embed=96                         => 'n_embed' ... mean n_embd?
+train --set model.n_embed=96                         => 'n_embed' ... model.n_embd
 train --config nowhere.toml                          => 'nowhere.toml'
 train --config shakespear-micro                      => 'shakespear-micro' ... mean shakespeare-micro?
 train --device gpu                                   => 'gpu'

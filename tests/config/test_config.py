@@ -161,7 +161,7 @@ def test_settings_by_word() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("lr=3", r"--set lr=3 cannot be read; write --set PART.NAME=VALUE"),
+        ("lr=3", r"--set lr=3 cannot be read; write --set train.lr=3"),
         ("train.lr", "--set train.lr cannot be read"),
         ("trian.lr=3", r"no part 'trian'; did you mean train\?"),
         ("train.lrr=3", r"no train setting 'lrr'; did you mean lr\?"),
