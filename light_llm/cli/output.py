@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, TextIO
 
 from ..text_format import wrap_line
@@ -22,13 +21,12 @@ def print_wrapped(text: str, stream: TextIO) -> None:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """Return the columns of a stream's terminal; 0 if it is none. COLUMNS overrides them, as for every program."""
-    try:
-        if stream is None or not stream.isatty():
-            return 0
-        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
+    """Return the columns of a stream's terminal; 0 if it is none."""
+    if stream is None or not stream.isatty():
+        return 0
+    from rich.console import Console
+
+    return Console(file=stream).width
 
 
 def print_rich(*parts: RenderableType) -> None:

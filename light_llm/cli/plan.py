@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
-
 from ..config import ModelConfig, Run
 from ..config.schedule import rate_notes
 from ..errors import ConfigError, DataError, as_flags
-from .args import flag_of
+from .args import flag_of, switch_arg
 from .train import TrainFlags, new_run, parse_train
 
 if TYPE_CHECKING:
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
 class PlanFlags(TrainFlags):
     """The flags of `train`, and the format of the output."""
 
-    measure: Annotated[bool, arg(help="measure the speed of this machine again")] = False
-    json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
+    measure: Annotated[bool, switch_arg("measure the speed of this machine again")] = False
+    json: Annotated[bool, switch_arg("one JSON object, nothing else")] = False
 
 
 NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
