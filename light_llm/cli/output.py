@@ -21,7 +21,7 @@ def print_wrapped(text: str, stream: TextIO) -> None:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """Return the columns of a stream's terminal; 0 if it is none."""
+    """Return the columns of a stream's terminal; 0 for a file or a pipe."""
     if stream is None or not stream.isatty():
         return 0
     from rich.console import Console
