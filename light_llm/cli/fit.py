@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..config import Run, TrainConfig
 from ..data import TokenDataset
-from ..errors import ConfigError
+from ..errors import ConfigError, as_flags
 from ..plan.budget import fit_to_budget, parse_budget
 from ..plan.plan import Plan, make_plan
 from ..plan.render import refusal
-from ..plan.suggest import Overrides, suggest_settings
+from ..plan.suggest import Overrides, suggest_settings, without_fixed
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
 from ..train.measure import measure_machine
 from ..train.preflight import dataset_size
@@ -88,7 +88,7 @@ class FitChecker:
             doctor = not self.flags.skip_doctor
             measure_machine(run.model, train.device, train.dtype, doctor=doctor, quiet=self.flags.quiet)
             choice = fit_to_budget(parse_budget(self.flags.budget), run.model, train, run.data.max_length, text)
-            self._print(f"budget   {self.flags.budget}: {choice.why}")
+            self._print(f"budget   {self.flags.budget}: {as_flags(choice.why)}")
             return run.with_settings(**choice.changes)
         # Measured again: the text and its vocabulary are in memory now.
         framework = resident_memory()
@@ -105,9 +105,7 @@ class FitChecker:
         suggestions = suggest_settings(plan, timed=not self.flags.fit)
         if self.fixed:
             # A trained model has already decided its shape and its windows.
-            suggestions = [
-                s for s in suggestions if not any(key.startswith(("model__", "data__")) for key in s.changes)
-            ]
+            suggestions = without_fixed(suggestions, resumed=self.flags.resume)
         if not self.flags.fit or not suggestions:
             raise ConfigError(refusal(plan, suggestions, untouched=untouched))
         self._print(f"fit      {suggestions[0].flags}: {suggestions[0].effect}")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..config import ModelConfig, Run
 from ..config.schedule import rate_notes
-from ..errors import ConfigError, DataError, as_flags
+from ..errors import ConfigError, as_flags
+from ..text_format import wrap_line
 from .args import flag_of, switch_arg
 from .train import TrainFlags, new_run, parse_train
 
@@ -27,13 +28,14 @@ class PlanFlags(TrainFlags):
     json: Annotated[bool, switch_arg("one JSON object, nothing else")] = False
 
 
+WIDTH = 80  # columns of the table
 NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
 
 
 def command(argv: Sequence[str]) -> int:
     """Print the plan. Returns 0 if the run fits and 2 if it does not."""
     about = (
-        "What a run would cost before it starts: parameters, memory, time, disk; and what fits where it does not. "
+        "Predict what a run costs: parameters, memory, time, disk. If it does not fit, show settings that do. "
         "Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
     )
     flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about)
@@ -57,7 +59,7 @@ def command(argv: Sequence[str]) -> int:
         ways = [{"flags": s.flags, "effect": s.effect, "plan": s.plan.to_dict()} for s in suggestions]
         print(json.dumps({"fits": plan.fits, **plan.to_dict(), "ways": ways, "notes": notes}, indent=1))
         return 0 if plan.fits else 2
-    print("\n".join([*table(plan), *notes]))
+    print(*table(plan), *(part for note in notes for part in wrap_line(note, WIDTH)), sep="\n")
     # Raised after the plan is printed: the refusal belongs on standard error, and the exit code is 2.
     if not plan.fits:
         raise ConfigError(refusal(plan, suggestions, untouched="no run was started"))
@@ -68,6 +70,7 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     """Return the plan, fitted to the budget if there is one, and notes to print below it."""
     from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
+    from ..plan.profile import is_known
     from ..plan.speed import forget_speed
     from ..train.measure import measure_machine
     from .fit import resolve_auto
@@ -78,17 +81,26 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     notes += [f"note         {note}" for note in map(as_flags, rate_notes(train))]
     if flags.measure:
         forget_speed()
+    untimed = make_plan(run.model, train, run.data.max_length, text, timed=False)
+    if not flags.budget and not untimed.fits and not is_known(train.device, train.dtype, run.model):
+        return untimed, notes  # it is refused at once, before this machine is measured
     # On standard error: standard output is the plan, or its JSON.
     measure_machine(run.model, train.device, train.dtype, doctor=False, say=partial(print, file=sys.stderr, flush=True))
     if not flags.budget:
         return make_plan(run.model, train, run.data.max_length, text), notes
     choice = fit_to_budget(parse_budget(flags.budget), run.model, train, run.data.max_length, text)
-    return choice.plan, [*notes, f"budget       {flags.budget}: {choice.why}"]
+    return choice.plan, [*notes, f"budget       {flags.budget}: {as_flags(choice.why)}"]
 
 
 def _text_size(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[DatasetSize, int, list[str]]:
-    """Return the size of the text, the size of the vocabulary, and notes. A text that is not on disk is estimated."""
+    """Return the size of the text, the size of the vocabulary, and notes.
+
+    Raises:
+        DataError: `train` would refuse the text. One that `train` would download first is no error: its size is left
+            out, and that of the vocabulary estimated.
+    """
     from ..data import load_dataset
+    from ..data.download import Unavailable
     from ..plan.plan import DatasetSize
     from ..train.preflight import dataset_size
     from .fit import expected_vocab_size
@@ -98,7 +110,8 @@ def _text_size(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Da
         with preparing(quiet=flags.json) as progress:
             chosen = {name for name in ("data", "tokenizer") if f"data__{name}" in settings}
             dataset = load_dataset(run.data, chosen=chosen, offline=True, progress=progress)
-    except DataError as error:
+    except Unavailable as error:
         V = expected_vocab_size(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
-        return DatasetSize(), V, [f"note         {str(error).partition('; ')[0]}"]
+        missing = error.message.partition(" is not on this machine")[0]
+        return DatasetSize(), V, [f"note         {missing} has not been downloaded yet; train downloads it"]
     return dataset_size(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]

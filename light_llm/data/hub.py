@@ -13,7 +13,7 @@ from typing import Any
 from .. import __version__
 from ..errors import DataError
 from ..runtime import cache_dir, offline_dir
-from .download import sha256_of
+from .download import Unavailable, sha256_of
 from .text_stream import ProgressFn
 
 ETAG_TIMEOUT = 10.0  # seconds for the metadata of a file
@@ -50,7 +50,7 @@ def ensure_hub_file(
         if not _is_hub_error(error):
             raise
     if offline:
-        raise DataError(
+        raise Unavailable(
             f"{file.name} of {file.repo} is not on this machine, and this command downloads nothing; {_remedy(file)}"
         )
     try:

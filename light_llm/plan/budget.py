@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..config import ModelConfig, TrainConfig, matrix_parameters
 from ..errors import ConfigError
 from ..runtime import MemoryLimit
-from ..text_format import format_duration
+from ..text_format import format_bytes, format_duration
 from .plan import DatasetSize, Plan, make_plan
 from .suggest import Overrides, apply, micro_batches, presets_of_kind, resize_to_preset
 
@@ -50,8 +50,9 @@ def parse_budget(text: str) -> Budget:
         match = re.fullmatch(r"(\d+\.?\d*|\.\d+)([a-z]+)", part.lower())
         amount, unit = (float(match[1]), match[2]) if match else (0.0, "")
         if not 0 < amount < 1e12 or unit not in SECONDS | BYTES:
+            shown = text or "''"
             raise ConfigError(
-                f"--budget {text} cannot be read; write a time, a memory or both, as in 10min, 2h, 2GB or 30min,2GB"
+                f"{{--budget {shown}}} cannot be read; write a time, a memory or both: 10min, 2h, 2GB or 30min,2GB"
             )
         if unit in SECONDS:
             budget = replace(budget, seconds=amount * SECONDS[unit])
@@ -62,7 +63,7 @@ def parse_budget(text: str) -> Budget:
 
 @dataclass(frozen=True)
 class BudgetChoice:
-    """The settings that a budget leads to, and the reason."""
+    """The settings that a budget leads to, and what limited them."""
 
     changes: Overrides
     why: str
@@ -77,7 +78,7 @@ def fit_to_budget(
     Raises:
         ConfigError: not even the smallest preset fits, or one step takes longer than the time.
     """
-    limit = MemoryLimit(budget.bytes, "the budget") if budget.bytes else None
+    limit = MemoryLimit(budget.bytes, "allowed by the budget") if budget.bytes else None
     choice: BudgetChoice | None = None
     for name in reversed(presets_of_kind(model)):
         shape = resize_to_preset(name, model)
@@ -87,21 +88,44 @@ def fit_to_budget(
             continue
         changes, plan = _choose_steps(budget, *fitting, text)
         ratio = plan.tokens / matrix_parameters(plan.model)
-        why = f"{name}: {plan.tokens:,} tokens, {ratio:.2g} for each parameter of its blocks"
-        choice = BudgetChoice(shape | changes, why, plan)
+        choice = BudgetChoice(shape | changes, f"{name}, {_limited_by(budget, plan)}", plan)
         if budget.seconds is None or ratio >= TOKENS_PER_PARAMETER:
             return choice
     if choice is None:
         raise ConfigError(
-            "no preset fits into the budget's memory; a smaller --tokenizer (bpe:1024) or --max-length helps"
+            "no preset fits into the memory of the budget; use a smaller vocabulary ({--tokenizer bpe:1024}) "
+            "or a shorter {--max-length}"
         )
     if budget.seconds is not None and choice.plan.step and choice.plan.step > budget.seconds:
         step, allowed = format_duration(choice.plan.step), format_duration(budget.seconds)
         raise ConfigError(
             f"one step of the smallest preset takes {step}, and the budget is {allowed}; "
-            "a smaller --batch-size or --tokenizer helps"
+            "use a smaller {--batch-size} or a smaller vocabulary ({--tokenizer bpe:1024})"
         )
     return choice
+
+
+def _limited_by(budget: Budget, plan: Plan) -> str:
+    """Return the number of steps, and what limits it: the time, the text, or the settings."""
+    steps = f"{plan.train.max_steps:,} step{'s' * (plan.train.max_steps != 1)}."
+    if budget.seconds is None:
+        return f"{steps} The largest preset that fits into {format_bytes(budget.bytes or 0)}"
+    if plan.train.max_steps < _steps_of_text(plan.train, plan.T, plan.text, timed=True):
+        return f"{steps} Limited by the time"
+    if plan.text.tokens is None:
+        return f"{steps} Limited by {{--max-steps}}: the length of the text is not known yet"
+    return f"{steps} Limited by the text: {MAX_PASSES:g} passes over it (more text would use the rest)"
+
+
+def _steps_of_text(train: TrainConfig, T: int, text: DatasetSize, *, timed: bool) -> int:
+    """Return the most steps that a text is good for; those of the settings if it is unknown or the time is not limited.
+
+    At least one.
+    """
+    if not text.tokens:
+        return train.max_steps
+    limit = max(1, int(MAX_PASSES * text.tokens / (train.batch_size * T)))
+    return limit if timed else min(limit, train.max_steps)
 
 
 def _largest_micro_batch(shape: Overrides, start: Plan) -> tuple[Overrides, Plan] | None:
@@ -141,10 +165,7 @@ def _choose_steps(budget: Budget, changes: Overrides, plan: Plan, text: DatasetS
 def _max_steps(budget: Budget, plan: Plan, changes: Overrides, text: DatasetSize) -> int:
     """Return the most steps that stay within time and passes; at least one."""
     model, train, T = apply(plan.model, plan.train, plan.T, changes)
-    limit = train.max_steps
-    if text.tokens:
-        limit = max(1, int(MAX_PASSES * text.tokens / (train.batch_size * T)))
-        limit = limit if budget.seconds is not None else min(limit, train.max_steps)
+    limit = _steps_of_text(train, T, text, timed=budget.seconds is not None)
 
     def total(steps: int) -> float:
         shortened = replace(train, max_steps=steps, warmup_steps=min(train.warmup_steps, steps))

@@ -15,7 +15,7 @@ from ..config.choices import MLPS, NORMS, OPTIMIZERS, POSITIONS
 from ..config.param_shapes import count
 from ..layers.attention import MAX_KEPT_BYTES, QUERY_BLOCK
 from ..layers.cross_entropy import TILE_COLUMNS, TILE_ROWS
-from ..runtime import has_attention_kernel
+from ..runtime import has_attention_kernel, layers_by_window
 
 SAMPLED_ELEMENTS = 1 << 14  # of each tensor, by the step metrics of `observe`; all of a smaller one
 
@@ -95,7 +95,7 @@ def moments(s: StepShape) -> Iterator[Memory]:
     blocks = 4 * m.n_layer * count(block_shapes(m))  # bytes of their gradients
     always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, s.optimizer)}
     so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
-    saved, of_layer = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer in range(m.n_layer))
+    saved, of_layer = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer, _ in layers_by_window(m))
     work = (12 if s.half else 15) * s.N * m.n_embd  # scratch memory of a block's backward pass
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
     # The loss is computed; all layers are saved for the backward pass. With checkpointing, autocast's 16-bit copies of
@@ -113,8 +113,9 @@ def moments(s: StepShape) -> Iterator[Memory]:
     yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=apart)
     # The optimizer works, and the step metrics hold what they sampled before the update.
     scratch = OPTIMIZERS[s.optimizer].scratch_bytes(shape for shape in block_shapes(m).values() if len(shape) == 2)
-    shapes = [*outer_shapes(m).values(), *list(block_shapes(m).values()) * m.n_layer]
-    sampled = sum(min(SAMPLED_ELEMENTS, math.prod(shape)) for shape in shapes)
+    shapes = [(shape, 1) for shape in outer_shapes(m).values()]
+    shapes += [(shape, m.n_layer) for shape in block_shapes(m).values()]
+    sampled = sum(n * min(SAMPLED_ELEMENTS, math.prod(shape)) for shape, n in shapes)
     yield Memory(**always, gradients=4 * P, activations=12 * sampled + scratch)
 
 
@@ -129,7 +130,7 @@ def saved_bytes(s: StepShape) -> int:
     dropped = s.N * s.model.n_embd if s.model.dropout else 0  # the mask of the embeddings
     if s.checkpointing:
         return s.model.n_layer * 4 * s.N * s.model.n_embd + dropped
-    return sum(saved_bytes_of_layer(s, layer) for layer in range(s.model.n_layer)) + dropped
+    return sum(n * saved_bytes_of_layer(s, layer) for layer, n in layers_by_window(s.model)) + dropped
 
 
 def saved_bytes_of_layer(s: StepShape, layer: int = 0) -> int:

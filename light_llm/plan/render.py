@@ -1,5 +1,6 @@
 """A plan as text: the lines of a header, the table of `light-llm plan`, and the refusal of a run that does not fit."""
 
+import re
 from collections.abc import Sequence
 
 from ..config import ModelConfig, block_shapes, outer_shapes
@@ -10,12 +11,13 @@ from .speed import BUSY, CORRECTED, LAST_RUN, MEASURED
 from .suggest import Suggestion
 
 NAMES = {
-    "optimizer": "moments of the optimizer",
+    "optimizer": "optimizer state",
     "loss": "logits and loss",
-    "cache": "libraries, and freed memory that is kept",
+    "cache": "libraries and allocator overhead",
     "framework": "Python, torch and the text",
 }
-MANY_PASSES = 4.0  # beyond about this many, a text is memorised more than learnt (Muennighoff et al., 2023)
+MANY_PASSES = 4.0  # more than about this many add little (Muennighoff et al., 2023)
+LONG_RUN = 7 * 24 * 3600.0  # seconds; a longer run on one machine is most often a mistake
 
 
 def header_lines(plan: Plan) -> list[str]:
@@ -24,9 +26,16 @@ def header_lines(plan: Plan) -> list[str]:
     memory, checkpoints = format_bytes(plan.memory.total), format_bytes(plan.bytes_of_checkpoints)
     lines = [f"plan     memory {memory}{limit}, checkpoints {checkpoints} on disk,"]
     if plan.step is None or plan.seconds is None:
-        return [*lines, "         how long it takes is not known"]
+        return [*lines, "         (the time is not predicted: this machine was not measured)"]
     lines.append(f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all")
-    return [*lines, f"         ({speed_source(plan)})"]
+    return [*lines, f"         ({speed_source(plan)})", *(f"         {line}" for line in long_run(plan))]
+
+
+def long_run(plan: Plan) -> list[str]:
+    """Return a remark about a run that takes longer than a week."""
+    if plan.seconds is None or plan.seconds.total < LONG_RUN:
+        return []
+    return ["more than a week: use fewer steps, smaller batches or a smaller model"]
 
 
 def speed_source(plan: Plan) -> str:
@@ -42,27 +51,53 @@ def speed_source(plan: Plan) -> str:
 
 def warning_lines(plan: Plan) -> list[str]:
     """Return the warning of a run that is started although it does not fit."""
-    return [f"notice   {line}" if i == 0 else f"         {line}" for i, line in enumerate(_too_large(plan))]
+    return [f"notice   {_too_large(plan)}"]
 
 
-def refusal(plan: Plan, suggestions: Sequence[Suggestion], untouched: str = "nothing was downloaded or written") -> str:
-    """Return the refusal of a run that does not fit, with the settings that do; `untouched` names no side effects."""
-    lines = [*_too_large(plan), f"{untouched}. What fits:" if suggestions else "nothing offered here fits:"]
+def refusal(
+    plan: Plan,
+    suggestions: Sequence[Suggestion],
+    *,
+    untouched: str = "nothing was downloaded or written",
+    can_fit: bool = True,
+) -> str:
+    """Return the refusal of a run that does not fit, with the settings that do.
+
+    Args:
+        untouched: what was not done, as in "no run was started".
+        can_fit: `--fit` can take the first suggestion.
+    """
+    lines = [_too_large(plan), f"{untouched[0].upper()}{untouched[1:]}. " + ("What fits:" if suggestions else "")]
     for suggestion in suggestions:
         smaller = suggestion.plan
         step = f", {format_duration(smaller.step)} a step" if smaller.step is not None else ""
-        lines += [f"  {suggestion.flags}", f"      {format_bytes(smaller.memory.total)}{step}: {suggestion.effect}"]
-    if suggestions:
-        lines.append("--fit takes the first of these; --force starts the run as it is")
+        lines += [
+            f"  {mark_options(suggestion.flags)}",
+            f"      {format_bytes(smaller.memory.total)}{step}: {mark_options(suggestion.effect)}",
+        ]
+    if not suggestions:
+        lines[-1] += "Nothing smaller that is offered here fits."
+        lines.append("Use a smaller model ({--set model.n_embd=...}), or {--force} to start anyway.")
+    elif can_fit:
+        lines.append("{--fit} takes the first of these; {--force} starts the run as it is.")
     else:
-        lines.append("a smaller model (--set model.n_embd=...), or --force to start all the same")
+        lines.append("{--force} starts the run as it is.")
     return "\n".join(lines)
 
 
-def _too_large(plan: Plan) -> list[str]:
+def mark_options(text: str) -> str:
+    """Mark the flags in a text as options (`errors.py`), which are shown as flags or as keyword arguments.
+
+    >>> mark_options("--preset nano --micro-batch 1; leave out --set model.n_layer")
+    '{--preset nano} {--micro-batch 1}; leave out {--set model.n_layer}'
+    """
+    return re.sub(r"--[a-z-]+( [^-;\s][^;\s]*)?", lambda flag: "{" + flag[0] + "}", text)
+
+
+def _too_large(plan: Plan) -> str:
     assert plan.limit is not None
     needed, free = format_bytes(plan.memory.total), format_bytes(plan.limit.bytes)
-    return [f"this run needs about {needed} of memory, and there are {free}:", f"{plan.limit.reason};"]
+    return f"This run needs {needed} of memory; {free} are {plan.limit.reason}."
 
 
 def table(plan: Plan) -> list[str]:
@@ -71,8 +106,8 @@ def table(plan: Plan) -> list[str]:
     pieces = f", {train.micro_batch} at a time" if train.micro_batch and train.micro_batch < train.batch_size else ""
     limit = []
     if plan.limit:
-        verb = "there are" if plan.fits else "and there are only"
-        limit = [f"             {format_bytes(plan.limit.bytes):>14}  {verb}: {plan.limit.reason}"]
+        only = "" if plan.fits else "only, "
+        limit = [f"             {format_bytes(plan.limit.bytes):>14}  {only}{plan.limit.reason}"]
     lines = [
         f"model        {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, vocabulary {c.vocab_size:,}",
         f"run          {train.max_steps:,} steps of {train.batch_size} x {plan.T:,}{pieces},"
@@ -85,14 +120,13 @@ def table(plan: Plan) -> list[str]:
         *limit,
         *(f"             {format_bytes(n):>14}  {NAMES.get(kind, kind)}" for kind, n in vars(plan.memory).items() if n),
         "",
-        f"arithmetic   {plan.flops_per_step:>14.3g}  operations a step,"
-        f" {plan.flops_per_step * train.max_steps:.3g} in all",
+        f"arithmetic   {plan.flops_per_step:>14.3g}  FLOPs a step, {plan.flops_per_step * train.max_steps:.3g} in all",
         f"tokens       {plan.tokens:>14,}" + (f"  {plan.passes:.1f} passes over the text" if plan.passes else ""),
     ]
     if plan.passes and plan.passes > MANY_PASSES:
         lines += [
-            "                             that often, a text is memorised too: a longer text,",
-            "                             fewer steps or --patience 2 help",
+            "                             so many passes may memorise the text:",
+            "                             use a longer text or fewer steps, or --patience 2",
         ]
     if plan.bytes_of_data is not None:
         lines.append(f"disk         {format_bytes(plan.bytes_of_data):>14}  token ids, in the cache")
@@ -103,7 +137,7 @@ def table(plan: Plan) -> list[str]:
         lines += ["", f"time         {total:>14}  in all, {step} a step"]
         parts = vars(plan.seconds).items()
         lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
-        lines.append(f"             ({speed_source(plan)})")
+        lines += [f"             ({speed_source(plan)})", *(f"             {line}" for line in long_run(plan))]
     if text.tokens is None:
         lines += ["", "note         the text is not here yet: passes and evaluations are not counted"]
     return lines
@@ -112,7 +146,7 @@ def table(plan: Plan) -> list[str]:
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     """Return the parameters of each part of the model. They add up to `get_model_size`.
 
-    >>> parameters_by_part(ModelConfig.micro())["token table, and head"]
+    >>> parameters_by_part(ModelConfig.micro())["token embeddings and head"]
     19298688
     """
     block, outer = block_shapes(config), outer_shapes(config)
@@ -121,9 +155,9 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
         return count({name: shape for name, shape in shapes.items() if name.startswith(prefixes)})
 
     parts = {
-        "token table, and head" if config.tied_head else "token table": of(outer, "wte"),
+        "token embeddings and head" if config.tied_head else "token embeddings": of(outer, "wte"),
         "head": of(outer, "lm_head"),
-        "position table": of(outer, "wpe"),
+        "position embeddings": of(outer, "wpe"),
         "attention": config.n_layer * of(block, "attn"),
         "MLP": config.n_layer * of(block, "mlp"),
         "norms": of(outer, "ln_") + config.n_layer * of(block, "ln_"),

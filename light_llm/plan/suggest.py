@@ -4,18 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import PRESETS, ModelConfig, TrainConfig, preset_settings
+from ..config import PRESETS, SETTINGS, ModelConfig, TrainConfig, preset_settings
 from .plan import Plan, make_plan
 from .profile import is_known
 
 MIN_WINDOW = 64  # tokens
+MAX_MICRO_BATCH = 1 << 14  # sequences; a larger one is not offered, so that an absurd batch size is answered at once
 SIZES = ("n_embd", "n_layer", "n_head", "n_kv_head", "n_inner")
 SMALL_VOCABULARY = 4096  # of a tokenizer trained on the text
 Overrides = dict[str, Any]  # settings by `part__name`
 Change = tuple[str, str, Overrides]  # flags, their effect, and the settings that they set
 BPE: Change = (
     f"--tokenizer bpe:{SMALL_VOCABULARY}",
-    "a small vocabulary, learnt from the text",
+    "a smaller vocabulary",
     {"data__tokenizer": f"bpe:{SMALL_VOCABULARY}", "model__vocab_size": SMALL_VOCABULARY},
 )
 
@@ -35,13 +36,27 @@ def suggest_settings(plan: Plan, *, timed: bool = True) -> list[Suggestion]:
 
     Each kind is tried alone first, then with fewer sequences at a time. All kinds together are the last resort.
     """
-    tried = [_smaller_micro_batch(plan), *(_alone_then_in_pieces(plan, kind) for kind in _kinds(plan))]
+    tried = [
+        _smaller_micro_batch(plan),
+        _smaller_batch(plan),
+        *(_alone_then_in_pieces(plan, kind) for kind in _kinds(plan)),
+    ]
     suggestions = [s for kind in tried if (s := next((s for s in kind if s.plan.fits), None))]
     suggestions = suggestions or [s for s in _everything(plan) if s.plan.fits][:1]
     # Only what is offered is timed, because a search plans hundreds of settings; and only if this machine was measured
     # before, because a refusal must not make the reader wait.
     timed = timed and is_known(plan.train.device, plan.train.dtype, plan.model)
     return [replace(s, plan=_replan(plan, s.changes, timed=True)) for s in suggestions] if timed else suggestions
+
+
+def without_fixed(suggestions: Sequence[Suggestion], *, resumed: bool) -> list[Suggestion]:
+    """Return the suggestions that can be followed with a trained model, or when a run is resumed."""
+
+    def can_change(key: str) -> bool:
+        part, _, name = key.partition("__")
+        return SETTINGS[f"{part}.{name}"].resume == "free" if resumed else part == "train"
+
+    return [s for s in suggestions if all(map(can_change, s.changes))]
 
 
 def apply(model: ModelConfig, train: TrainConfig, T: int, changes: Overrides) -> tuple[ModelConfig, TrainConfig, int]:
@@ -55,7 +70,17 @@ def apply(model: ModelConfig, train: TrainConfig, T: int, changes: Overrides) ->
 def micro_batches(train: TrainConfig) -> list[int]:
     """Return the smaller micro-batches that divide the batch, the largest first."""
     current = train.micro_batch or train.batch_size
-    return [n for n in range(current - 1, 0, -1) if train.batch_size % n == 0]
+    return [n for n in range(min(current - 1, MAX_MICRO_BATCH), 0, -1) if train.batch_size % n == 0]
+
+
+def batch_sizes(train: TrainConfig) -> list[int]:
+    """Return the smaller batches that are a power of two and need no micro-batches, the largest first.
+
+    >>> batch_sizes(TrainConfig(batch_size=12)), batch_sizes(TrainConfig(batch_size=12, micro_batch=4))
+    ([8, 4, 2, 1], [2, 1])
+    """
+    largest = min((train.micro_batch or train.batch_size) - 1, MAX_MICRO_BATCH)
+    return [1 << k for k in range(largest.bit_length() - 1, -1, -1)] if largest else []
 
 
 def _suggestion(plan: Plan, flags: str, effect: str, **changes: Any) -> Suggestion:
@@ -68,18 +93,27 @@ def _replan(plan: Plan, changes: Overrides, *, timed: bool = False) -> Plan:
     return make_plan(model, train, T, text, framework=plan.memory.framework, limit=plan.limit, timed=timed)
 
 
-def _smaller_micro_batch(plan: Plan, prefix: str = "", **changes: Any) -> Iterator[Suggestion]:
+def _smaller_micro_batch(
+    plan: Plan, prefix: str = "", effect: str = "the same steps and loss", **changes: Any
+) -> Iterator[Suggestion]:
+    what, semicolon, advice = effect.partition("; ")
     for n in micro_batches(plan.train):
-        effect = "the same steps and loss, in smaller pieces" if not changes else "as said, in smaller pieces"
-        effect += _leave_out(plan) if "model__n_embd" in changes else ""
-        yield _suggestion(plan, f"{prefix}--micro-batch {n}", effect, train__micro_batch=n, **changes)
+        pieces = f"{what}, {n} sequence{'s' * (n != 1)} at a time{semicolon}{advice}"
+        yield _suggestion(plan, f"{prefix}--micro-batch {n}", pieces, train__micro_batch=n, **changes)
+
+
+def _smaller_batch(plan: Plan) -> Iterator[Suggestion]:
+    drop = "; leave out --micro-batch" if plan.train.micro_batch else ""
+    for n in batch_sizes(plan.train):
+        effect = f"fewer tokens a step: {n * plan.T:,} instead of {plan.tokens_per_step:,}{drop}"
+        yield _suggestion(plan, f"--batch-size {n}", effect, train__batch_size=n, train__micro_batch=None)
 
 
 def _alone_then_in_pieces(plan: Plan, kind: Sequence[Change]) -> Iterator[Suggestion]:
     for flags, effect, changes in kind:
         yield _suggestion(plan, flags, effect, **changes)
-    for flags, _, changes in kind:
-        yield from _smaller_micro_batch(plan, f"{flags} ", **changes)
+    for flags, effect, changes in kind:
+        yield from _smaller_micro_batch(plan, f"{flags} ", effect, **changes)
 
 
 def _kinds(plan: Plan) -> list[list[Change]]:
@@ -112,8 +146,8 @@ def _everything(plan: Plan) -> Iterator[Suggestion]:
     smallest, T = presets_of_kind(plan.model)[0], min(plan.T, MIN_WINDOW)
     changes = {**BPE[2], **_window(T), "train__micro_batch": 1}
     flags = f"{BPE[0]} --max-length {T} --micro-batch 1"
-    yield _suggestion(plan, flags, "a small vocabulary, a short context, one at a time", **changes)
-    effect = f"the least that is offered{_leave_out(plan)}"
+    yield _suggestion(plan, flags, "a small vocabulary, a short context, one sequence at a time", **changes)
+    effect = f"the smallest model, vocabulary and context{_leave_out(plan)}"
     yield _suggestion(plan, f"--preset {smallest} {flags}", effect, **changes, **resize_to_preset(smallest, plan.model))
 
 

@@ -20,8 +20,24 @@ def training_flops(config: ModelConfig, T: int) -> float:
     0.79
     """
     products = matrix_parameters(config) + config.vocab_size * config.n_embd
-    seen = sum(attended_tokens(T, config.window_size(layer)) for layer in range(config.n_layer))
+    seen = sum(n * attended_tokens(T, config.window_size(layer)) for layer, n in layers_by_window(config))
     return 6.0 * products + 12.0 * config.n_head * config.head_size * seen
+
+
+def layers_by_window(config: ModelConfig) -> list[tuple[int, int]]:
+    """Return one layer of each window size, and how many have that size. Does not count the layers one by one.
+
+    >>> layers_by_window(ModelConfig.micro()), layers_by_window(ModelConfig.micro(window=64, window_layers="1,3"))
+    ([(0, 6)], [(1, 2), (0, 4)])
+    """
+    L = config.n_layer
+    if not config.window or config.window_layers == "all":
+        return [(0, L)]
+    windowed = {int(layer) for layer in config.window_layers.split(",")}
+    # Among so many layers at least one is not listed, unless all are.
+    first_other = next((layer for layer in range(len(windowed) + 1) if layer not in windowed and layer < L), None)
+    other = [] if first_other is None else [(first_other, L - len(windowed))]
+    return [(min(windowed), len(windowed)), *other]
 
 
 def attended_tokens(T: int, window: int = 0) -> float:

@@ -21,7 +21,7 @@ class MemoryLimit:
     """The largest size that this process can reach, and what limits it."""
 
     bytes: int
-    reason: str
+    reason: str  # completes "23 GB are ..."
 
 
 def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
@@ -39,7 +39,7 @@ def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
 
 
 def total_memory() -> int | None:
-    """Return the memory of this machine in bytes; None where the system does not tell."""
+    """Return the memory of this machine in bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     try:
@@ -50,14 +50,14 @@ def total_memory() -> int | None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return True if Python or torch raised an error because it could not allocate memory."""
-    # Only CUDA has a type for it; on MPS and the CPU the message has to tell.
+    # Only CUDA has a type for it; on MPS and the CPU the message has to do.
     messages = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
     by_message = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     return by_message or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def resident_memory(proc: Path = PROC) -> int:
-    """Return the bytes of this process in memory now; its peak where the system does not tell, or 0."""
+    """Return the bytes of this process in memory now; its peak if the system does not report that, or 0."""
     with suppress(OSError, ValueError, IndexError):
         return _statm(proc)[1]
     return peak_memory() or 0
@@ -68,10 +68,10 @@ def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Me
     kind = torch.device(device).type
     if kind == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return MemoryLimit(free + torch.cuda.memory_reserved(device), f"free of the {format_bytes(total)} of this GPU")
+        return MemoryLimit(free + torch.cuda.memory_reserved(device), f"free on this GPU (of {format_bytes(total)})")
     if kind == "mps":
         with suppress(RuntimeError):
-            return MemoryLimit(torch.mps.recommended_max_memory(), "what macOS lets this GPU use")
+            return MemoryLimit(torch.mps.recommended_max_memory(), "allowed by macOS for this GPU")
         return None
     resident = resident_memory(proc)
     limits = [_machine_limit(proc, resident), _container_limit(cgroup, resident), _shell_limit(proc, resident)]
@@ -81,10 +81,10 @@ def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Me
 def _machine_limit(proc: Path, resident: int) -> MemoryLimit | None:
     available, total = _meminfo("MemAvailable", proc), total_memory()
     if available is None:
-        return MemoryLimit(total, "this machine's memory") if total else None
+        return MemoryLimit(total, "in this machine") if total else None
     free = available + (_meminfo("SwapFree", proc) or 0)
     total = _meminfo("MemTotal", proc) or total or available
-    return MemoryLimit(free + resident, f"free of the {format_bytes(total)} of this machine")
+    return MemoryLimit(free + resident, f"free (of {format_bytes(total)})")
 
 
 def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
@@ -96,7 +96,7 @@ def _container_limit(cgroup: Path, resident: int) -> MemoryLimit | None:
     # The page cache counts as used, but the kernel drops it before it refuses memory.
     file_pages = _read_int(cgroup / "memory.stat", r"^inactive_file (\d+)$") or 0
     return MemoryLimit(
-        min(limit, limit - used + resident + file_pages), f"left of this container's {format_bytes(limit)}"
+        min(limit, limit - used + resident + file_pages), f"left in this container (of {format_bytes(limit)})"
     )
 
 
@@ -113,7 +113,7 @@ def _shell_limit(proc: Path, resident: int) -> MemoryLimit | None:
     with suppress(OSError, ValueError, IndexError):
         free = max(0, limit - _statm(proc)[0] - THREAD_ADDRESSES)
         return MemoryLimit(free + resident, f"left of the {format_bytes(limit)} that ulimit -v allows")
-    return MemoryLimit(limit, f"ulimit -v allows {format_bytes(limit)}")
+    return MemoryLimit(limit, "allowed by ulimit -v")
 
 
 def _statm(proc: Path) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ..observe import Sink
 from ..observe.tracking import choose_tracker
 from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.render import refusal
-from ..plan.suggest import suggest_settings
+from ..plan.suggest import suggest_settings, without_fixed
 from ..report.run_log import RUN_FORMAT
 from ..runtime import (
     Decision,
@@ -141,7 +141,9 @@ def run_checks(
     done = resume.state.step if resume else 0
     plan = estimate(model, dataset, config, done=done, timed=False)
     if plan and not plan.fits and not options.force:
-        raise ConfigError(refusal(plan, suggest_settings(plan), untouched="no run was started"))
+        suggestions = suggest_settings(plan)
+        suggestions = without_fixed(suggestions, resumed=True) if resume else suggestions
+        raise ConfigError(refusal(plan, suggestions, untouched="no run was started", can_fit=False))
     skip = options.skip_doctor
     measure_machine(model.config, config.device, config.dtype, doctor=not skip, quiet=options.quiet, say=options.say)
     diagnosis = None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)

@@ -11,7 +11,7 @@ from light_llm.plan import speed as speed_module
 from light_llm.plan.budget import MAX_PASSES, MIN_STEPS, TOKENS_PER_PARAMETER, Budget, fit_to_budget, parse_budget
 from light_llm.plan.plan import DatasetSize, Plan, make_plan
 from light_llm.plan.render import header_lines, refusal, table, warning_lines
-from light_llm.plan.suggest import apply, micro_batches, suggest_settings
+from light_llm.plan.suggest import apply, micro_batches, suggest_settings, without_fixed
 from light_llm.runtime import MemoryLimit
 from tests.support.tools import PROFILE
 
@@ -80,6 +80,54 @@ def test_a_table_fits_a_terminal(gigabytes: float) -> None:
     assert any("only" in line for line in lines) == (gigabytes == 1.0)
 
 
+def test_a_smaller_batch_is_offered_with_its_tokens() -> None:
+    plan = planned(20.0, train=replace(CPU, batch_size=9999))
+    (smaller,) = [s for s in suggest_settings(plan, timed=False) if s.flags.startswith("--batch-size")]
+    n = smaller.changes["train__batch_size"]
+    assert smaller.plan.fits and n < 9999 and f"{n * 512:,} instead of {9999 * 512:,}" in smaller.effect
+    assert not planned(20.0, train=replace(CPU, batch_size=2 * n)).fits
+    pieces = suggest_settings(planned(1.3, train=replace(CPU, micro_batch=4)), timed=False)
+    assert any("leave out --micro-batch" in s.effect for s in pieces if "--batch-size" in s.flags)
+
+
+def test_a_refusal_says_what_a_micro_batch_does() -> None:
+    plan = planned(1.0)
+    words = refusal(plan, suggest_settings(plan))
+    assert "sequences at a time" in words or "1 sequence at a time" in words
+    assert words.startswith("This run needs 2.13 GB of memory; 1.00 GB are ") and "pieces" not in words
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_only_what_can_still_change_is_suggested(resumed: bool) -> None:
+    plan = planned(1.3)
+    every = suggest_settings(plan, timed=False)
+    left = without_fixed(every, resumed=resumed)
+    assert any("--preset" in s.flags for s in every) and not any("--preset" in s.flags for s in left)
+    assert any("--micro-batch" in s.flags for s in left)
+    assert any("--batch-size" in s.flags for s in left) == (not resumed)
+
+
+@pytest.mark.parametrize(
+    ("model", "train"),
+    [
+        (MICRO, replace(CPU, batch_size=10**20)),
+        (replace(MICRO, n_layer=10**8), CPU),
+        (replace(MICRO, n_layer=10**8, window=64), CPU),
+        (MICRO, replace(CPU, batch_size=10**20, micro_batch=10**19)),
+    ],
+)
+def test_absurd_sizes_are_answered_without_counting_them_one_by_one(model: ModelConfig, train: TrainConfig) -> None:
+    plan = planned(20.0, model, train)
+    assert not plan.fits and refusal(plan, suggest_settings(plan, timed=False))
+
+
+def test_a_very_long_run_is_remarked_on() -> None:
+    week = make_plan(MICRO, replace(CPU, max_steps=10**7), 512, TEXT)
+    assert any("more than a week" in line for line in header_lines(week))
+    assert any("more than a week" in line for line in table(week))
+    assert not any("week" in line for line in table(make_plan(MICRO, CPU, 512, TEXT)))
+
+
 # ---- budgets
 
 within = partial(fit_to_budget, model=MICRO, train=CPU, T=512, text=TEXT)
@@ -87,7 +135,7 @@ within = partial(fit_to_budget, model=MICRO, train=CPU, T=512, text=TEXT)
 
 @pytest.mark.parametrize("text", ["", "ten minutes", "5", "-3min", "0GB", "2XB", "nan s", "1e400h"])
 def test_a_budget_that_cannot_be_read(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--budget .*10min"):
+    with pytest.raises(ConfigError, match=r"budget.*10min"):
         parse_budget(text)
 
 
@@ -111,6 +159,16 @@ def test_a_short_text_gets_smaller_batches() -> None:
     assert chosen.batch_size < 64 and chosen.max_steps >= MIN_STEPS
 
 
+def test_a_budget_says_what_limits_it() -> None:
+    assert within(Budget(seconds=5.0)).why.endswith("Limited by the time")
+    more = within(Budget(seconds=36_000.0))
+    assert more.why == f"nano, {more.plan.train.max_steps} steps. Limited by the text: 4 passes over it " + (
+        "(more text would use the rest)"
+    )
+    assert "Limited by {--max-steps}" in within(Budget(seconds=36_000.0), text=DatasetSize()).why
+    assert within(Budget(bytes=2 * 10**9)).why.endswith("The largest preset that fits into 2.00 GB")
+
+
 def test_a_memory_is_kept() -> None:
     for size in (1.2e9, 2.0e9, 4.0e9):
         chosen = within(Budget(bytes=int(size)), framework=FRAMEWORK)
@@ -119,7 +177,7 @@ def test_a_memory_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "named"), [(Budget(bytes=10**8), "--max-length"), (Budget(seconds=1e-6), "--batch-size")]
+    ("budget", "named"), [(Budget(bytes=10**8), "max_length"), (Budget(seconds=1e-6), "batch_size")]
 )
 def test_a_budget_that_is_too_small(budget: Budget, named: str) -> None:
     with pytest.raises(ConfigError, match=named):

@@ -32,7 +32,7 @@ RESIDENT = 1000 * resource.getpagesize()
 def test_a_machine_has_what_is_free_and_what_this_process_has(proc: Path, tmp_path: Path) -> None:
     limit = memory_limit("cpu", proc=proc, cgroup=tmp_path)
     assert limit is not None and limit.bytes == pytest.approx(11 * GB + RESIDENT, rel=1e-6)
-    assert limit.reason == "free of the 16.0 GB of this machine"
+    assert limit.reason == "free (of 16.0 GB)"
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -49,7 +49,7 @@ def test_a_container_is_smaller(proc: Path, tmp_path: Path, older: bool) -> None
 
     (group / file).write_text(f"{2 * GB}\n")
     (group / used).write_text(f"{GB}\n")
-    assert limit() == MemoryLimit(GB + RESIDENT, "left of this container's 2.00 GB")
+    assert limit() == MemoryLimit(GB + RESIDENT, "left in this container (of 2.00 GB)")
     (group / "memory.stat").write_text(f"anon 5\ninactive_file {GB // 2}\n")  # the page cache is dropped on demand
     assert limit().bytes == GB + GB // 2 + RESIDENT
     (group / file).write_text("max\n" if not older else f"{(1 << 63) - 4096}\n")
@@ -82,4 +82,4 @@ def test_a_process_knows_what_it_has() -> None:
 
 def test_nothing_is_known_of_a_system_that_says_nothing(tmp_path: Path) -> None:
     limit = memory_limit("cpu", proc=tmp_path, cgroup=tmp_path)
-    assert limit is not None and limit.reason == "this machine's memory"
+    assert limit is not None and limit.reason == "in this machine"

@@ -4,12 +4,14 @@ import mmap
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from light_llm.config import ModelConfig
 from light_llm.errors import ConfigError, DeviceError
 from light_llm.runtime import (
     autocast,
@@ -19,6 +21,7 @@ from light_llm.runtime import (
     choose_dtype,
     device_name,
     is_busy,
+    layers_by_window,
     limit_threads,
     offline_dir,
     peak_memory,
@@ -238,3 +241,11 @@ def test_where_the_system_keeps_no_mark_the_resources_say_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(("slowest", "busy"), [(125.0, False), (125.1, True)])
 def test_repetitions_more_than_a_quarter_apart_show_other_work(slowest: float, busy: bool) -> None:
     assert is_busy([100.0, slowest, 110.0]) == is_busy([slowest, 100.0]) == busy
+
+
+@pytest.mark.parametrize("layers", ["all", "0", "3", "5", "0,1,2", "1,3", "0,1,2,3,4,5"])
+@pytest.mark.parametrize("window", [0, 64])
+def test_layers_are_counted_by_their_window(layers: str, window: int) -> None:
+    config = ModelConfig.micro(window=window, window_layers=layers if window else "all")
+    counted = Counter({config.window_size(layer): n for layer, n in layers_by_window(config)})
+    assert counted == Counter(config.window_size(layer) for layer in range(config.n_layer))

@@ -310,7 +310,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(
 ) -> None:
     words = ["--data", str(poem), "--tokenizer", "byte", "--set", "model.n_embd=1000000", "--set", "model.n_head=8"]
     assert main(["train", *words, "--max-length", "16"]) == 2
-    assert re.search(r"this run needs about 1,?\d{3} TB of memory, and there are .* GB", capsys.readouterr().err)
+    assert re.search(r"This run needs 1,?\d{3} TB of memory; .* GB are", capsys.readouterr().err)
 
 
 def test_the_parts_of_a_batch() -> None:
