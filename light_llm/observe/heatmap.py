@@ -59,11 +59,11 @@ def row_images(row: Row) -> dict[str, Image]:
         for selected in row.get("maps", ()):
             head, reason = f"l{selected['layer']}.h{selected['head']}", str(selected.get("why", ""))
             name = f"attention_maps/{re.sub(r'[^a-z0-9]+', '_', reason.lower()).strip('_') or head}"
-            caption = f"step {row['step']}, {head}: {reason}. Rows look back at columns: {words}"
+            caption = f"step {row['step']}, {head}: {reason} of all heads. Rows attend to columns: {words}"
             images[name if name not in images else f"{name}_{head}"] = Image(heatmap(selected["weights"]), caption)
         return images
     relative = (row.get("attention") or {}).get("relative") if row.get("kind") == "probe" else None
     if not relative:
         return {}
-    caption = f"step {row['step']}: entropy of attention over its maximum, layers down, heads across, 0 light to 1 dark"
+    caption = f"step {row['step']}: relative entropy of attention, layers down, heads across; 0 is light, 1 is dark"
     return {"attention_maps/relative_entropy": Image(heatmap(relative), caption)}

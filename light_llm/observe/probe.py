@@ -21,8 +21,8 @@ MAP_TOKENS = 24  # tokens of an attention map
 REPEATED_HALF = 48  # tokens of a random sequence before it is repeated
 # Why a head's map is selected: the head metric that decides, and whether its largest value is wanted.
 MAP_CRITERIA = {
-    "looks at the previous token": ("previous", True),
-    "looks at the first token": ("first", True),
+    "most weight on the previous token": ("previous", True),
+    "most weight on the first token": ("first", True),
     "most local": ("distance", False),
     "most even": ("relative", True),
     "sharpest": ("relative", False),
@@ -113,7 +113,7 @@ def select_attention_maps(result: ProbeResult) -> list[dict[str, Any]]:
         if remaining:
             sign = 1 if wants_largest else -1
             reasons[max(remaining, key=lambda at: sign * metrics[name][at[0]][at[1]])] = reason
-    reasons.setdefault((induction["layer"], induction["head"]), "induction")
+    reasons.setdefault((induction["layer"], induction["head"]), "best induction score")
     return [
         {
             "layer": layer,

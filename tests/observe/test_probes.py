@@ -163,7 +163,7 @@ def test_the_maps_are_of_heads_that_stand_out(opinionated: LightLLM, batch: Prob
     assert len({(m["layer"], m["head"]) for m in maps}) == len(maps) == 6
     facts = seen.row["attention"]
     by_why = {m["why"]: m for m in maps}
-    best = by_why["looks at the previous token"]
+    best = by_why["most weight on the previous token"]
     assert facts["previous"][best["layer"]][best["head"]] == max(map(max, facts["previous"]))
     for m in maps:
         assert [len(row) for row in m["weights"]] == list(range(1, 17))

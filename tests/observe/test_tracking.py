@@ -71,7 +71,12 @@ PROBE: dict[str, Any] = {
     "alarms": [{"layer": 1, "head": None, "what": "all heads alike"}],
 }
 # fmt: on
-MAP: dict[str, Any] = {"layer": 0, "head": 1, "why": "looks at the previous token", "weights": [[1.0], [0.25, 0.75]]}
+MAP: dict[str, Any] = {
+    "layer": 0,
+    "head": 1,
+    "why": "most weight on the previous token",
+    "weights": [[1.0], [0.25, 0.75]],
+}
 ATTENTION: dict[str, Any] = {"kind": "attention", "step": 3, "tokens": ["The", " cat"], "maps": [MAP]}
 SAMPLE: dict[str, Any] = {"kind": "sample", "step": 3, "text": "a <b>\n& c"}
 END: dict[str, Any] = {"kind": "end", "step": 3, "status": "done", "seconds": 9.5, "memory": None, "tok_per_sec": 99.0}
@@ -148,11 +153,11 @@ def test_large_maps_and_none_at_all() -> None:
     assert heatmap([]).shape == (0, 0, 3) and row_images(STEP) == {} and row_images({"kind": "probe", "step": 1}) == {}
 
 
-def test_a_map_is_named_by_what_its_head_does() -> None:
+def test_a_map_is_named_by_the_reason_for_which_it_was_selected() -> None:
     images = row_images({**ATTENTION, "maps": [MAP, {**MAP, "layer": 1}]})
-    name = "attention_maps/looks_at_the_previous_token"
+    name = "attention_maps/most_weight_on_the_previous_token"
     assert list(images) == [name, f"{name}_l1.h1"]
-    assert images[name].caption.startswith("step 3, l0.h1: looks at the previous token.")
+    assert images[name].caption.startswith("step 3, l0.h1: most weight on the previous token of all heads.")
     assert (images[name].pixels == heatmap(MAP["weights"])).all()
     (entropies,) = row_images(PROBE).values()
     assert (entropies.pixels == heatmap(PROBE["attention"]["relative"])).all()

@@ -176,6 +176,8 @@ def test_nothing_is_cut_or_faint(shown: Opened) -> None:
     for width in (WIDE, 400):
         page.set_viewport_size({"width": width, "height": 900})
         assert settled(lambda: [*sideways(page), *cut_texts(page), *broken_words(page)]) == [], width
+    command = page.locator("#repeat .command code").bounding_box()
+    assert command and command["height"] < 60, "a command to copy is broken over lines"
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert settled(lambda: [*faint_texts(page), *faint_cells(page)]) == [], scheme

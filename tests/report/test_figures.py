@@ -145,12 +145,13 @@ def test_a_sentence_takes_the_place_of_a_heat_map_without_contrast(tmp_path: Pat
 @pytest.mark.parametrize(
     ("why", "metric", "without", "reached", "role"),
     [
-        ("looks at the previous token", "previous", 0.08, 0.8, "previous token"),
+        ("most weight on the previous token", "previous", 0.08, 0.8, "previous token"),
+        ("most weight on the first token", "first", 0.07, 0.8, "first token"),
         ("looks at the first token", "first", 0.07, 0.8, "first token"),
         ("most local", "distance", 15.5, 1.2, "local"),
         ("most even", "relative", 0.64, 0.97, "uniform attention"),
         ("sharpest", "relative", 0.51, 0.1, "concentrated"),
-        ("induction", "induction", 0.03, 0.7, "induction"),
+        ("best induction score", "induction", 0.03, 0.7, "induction"),
     ],
 )
 def test_a_map_names_a_role_only_if_the_score_supports_it(

@@ -29,15 +29,15 @@ class Criterion:
     is_reached: Callable[[float], bool]
 
 
-# By the reason that is written with the map.
+# By the reason that is written with the map, as in `observe.probe.MAP_CRITERIA`.
 CRITERIA = {
-    "looks at the previous token": Criterion(
+    "most weight on the previous token": Criterion(
         "previous",
         "puts the most weight on the previous token, {value:.2f} on average",
         "previous token",
         lambda weight: weight >= ROLE_WEIGHT,
     ),
-    "looks at the first token": Criterion(
+    "most weight on the first token": Criterion(
         "first",
         "puts the most weight on the first token, {value:.2f} on average",
         "first token",
@@ -55,9 +55,17 @@ CRITERIA = {
     "sharpest": Criterion(
         "relative", "has the lowest entropy, {value:.2f}", "concentrated", lambda entropy: entropy <= SHARP
     ),
-    "induction": Criterion(
+    "best induction score": Criterion(
         "induction", "has the highest induction score, {value:.2f} of 1", "induction", lambda s: s >= ROLE_INDUCTION
     ),
+}
+
+
+# Reasons of runs of version 0.1.
+EARLIER_REASONS = {
+    "looks at the previous token": "most weight on the previous token",
+    "looks at the first token": "most weight on the first token",
+    "induction": "best induction score",
 }
 
 
@@ -100,7 +108,7 @@ def describe(head: AttentionMap, probe: Probe) -> tuple[str, str]:
     Args:
         probe: of the step of the map.
     """
-    criterion = CRITERIA.get(head.why)
+    criterion = CRITERIA.get(EARLIER_REASONS.get(head.why, head.why))
     if criterion is None:
         return "", f"Recorded because: {head.why or 'it stands out'}."
     value = _score(head, probe, criterion.metric)

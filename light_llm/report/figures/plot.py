@@ -120,7 +120,7 @@ def log_colorbar(z: Iterable[Sequence[Number]]) -> dict[str, Any]:
     """Return the colour bar of decimal logarithms, with its ticks as plain numbers: 0.001 for -3."""
     values = [v for row in z for v in row if v is not None]
     ticks = log_ticks(10 ** min(values, default=0.0), 10 ** max(values, default=0.0))
-    return {"tickvals": [math.log10(t) for t in ticks], "ticktext": [f"{t:.12g}" for t in ticks]}
+    return {"tickvals": [math.log10(t) for t in ticks], "ticktext": [f"{t:,.12g}" for t in ticks]}
 
 
 def log_axis(values: Iterable[Number]) -> dict[str, Any]:
