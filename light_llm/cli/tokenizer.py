@@ -129,8 +129,8 @@ def compare(flags: TokenizerFlags, given: set[str]) -> None:
         parameters = get_model_size(ModelConfig.micro(vocab_size=tokenizer.vocab_size))
         table.add_row(spec, f"{tokenizer.vocab_size:,}", f"{size / n:.2f}", f"{n:,}", f"{parameters:,}")
     print_rich(f"the held-out text of {source.title}", table)
-    for error in missing:
-        print(f"missing  {as_flags(error.message)}")
+    for problem in missing:
+        print(f"missing  {as_flags(problem.message)}")
 
 
 def _source(flags: TokenizerFlags, given: set[str]) -> Source:
