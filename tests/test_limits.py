@@ -196,7 +196,7 @@ def test_without_files_or_network_tales_is_used(
     limit, distance = (float(out.split(f"\n{name} ")[1].split()[0]) for name in ("limit", "distance"))
     bits = float(out.split("bits/byte ")[1].split()[0])
     assert bits == pytest.approx(limit + distance, abs=2e-4) and distance > 1
-    assert "in stories cut by a window's edge" in out and "\nfarthest    " in out and "\nnearest     " in out
+    assert "in stories cut by a window's edge" in out and "\nhardest     " in out and "\neasiest     " in out
     assert main(["generate", "demo", "--seed", "1", "--max-new-tokens", "5"]) == 0
     headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
     assert headings == ["--- from nothing", "--- 'Once upon a time'", "--- 'Lily was'", "--- 'Tom lived in'"]

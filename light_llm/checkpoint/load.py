@@ -51,6 +51,15 @@ class LoadedModel:
     file: ModelFile
 
 
+def missing_tokenizer(file: ModelFile, also: str = "") -> CheckpointError:
+    """Return the error for a model file without a tokenizer, with what to do. `also`: another way out."""
+    if origin := file.meta.get("imported"):
+        why = f"it was imported without one; import {origin.get('name') or 'it'} again, with {{--tokenizer NAME|PATH}}"
+    else:
+        why = "it was trained from a loader of your own; give the Trainer its tokenizer: Trainer(..., tokenizer=...)"
+    return CheckpointError(f"{file.path} has no tokenizer: {why}{also}")
+
+
 def load_model(path: str | Path, device: str = "cpu") -> LoadedModel:
     """Build the model stored at path and load its weights. Raises CheckpointError; see `read_model`."""
     file = read_model(path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from ..errors import CheckpointError
 from ..json_io import check_depth
 from ..model import LightLLM
 from .commit import FORMAT, check_format
+from .foreign_files import not_a_model
 from .safe_pickle import UnsafeModelFile, inspect_archive
 
 KIND = "light-llm model"
@@ -81,15 +83,23 @@ class ModelFileReader:
 
     def _check(self) -> None:
         path = self.path
+        if other := not_a_model(path):
+            raise other
         try:
             storages = inspect_archive(self.file)
         except UnsafeModelFile as error:
             raise CheckpointError(f"{path} is not a light-llm model file: {error}; {_REMEDY}") from None
         except ValueError as error:
-            raise CheckpointError(f"{path} is damaged or cut, or no model file at all: {error}; {_REMEDY}") from None
+            raise CheckpointError(f"{path} is damaged or truncated, or not a model file: {error}; {_REMEDY}") from None
         payload = self._load("meta")
         if not isinstance(payload, dict) or payload.get("kind") != KIND:
-            raise CheckpointError(f"{path} is not a light-llm model file; {_REMEDY}")
+            nanogpt = isinstance(payload, dict) and "model_args" in payload
+            remedy = (
+                f"it is one of nanoGPT's; import it first: light-llm import {shlex.quote(str(path))}"
+                if nanogpt
+                else _REMEDY
+            )
+            raise CheckpointError(f"{path} is not a light-llm model file; {remedy}")
         check_format(payload, path)
         self.meta: dict[str, Any] = payload.get("meta") or {}
         self.shapes: dict[str, Tensor] = payload.get("model") or {}  # on the meta device: shapes and types only

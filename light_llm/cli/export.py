@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from rich.text import Text
@@ -26,7 +25,7 @@ class ExportFlags:
     dtype: Annotated[str, arg(metavar="NAME", help="of the weights; see above")] = ""
     overwrite: Annotated[bool, arg(help="replace an export in --out")] = False
     push: Annotated[str, arg(metavar="NAME", help="hf, push: upload, as you/my-model")] = ""
-    public: Annotated[bool, arg(help="with --push: for everybody to see")] = False
+    public: Annotated[bool, arg(help="with --push: visible to everyone")] = False
 
 
 NO_EFFECT = {
@@ -40,27 +39,28 @@ NO_EFFECT = {
 def command(argv: Sequence[str]) -> int:
     """Export a model and verify the result, or upload an exported folder."""
     about = (
-        "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp and what is "
-        "built on it (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. What is written is opened by "
-        "that program and compared with the model, where it is installed; an export that differs is not kept. "
-        "push: uploads the folder in --out that hf has written, as it is."
+        "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp, Ollama and "
+        "others (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. If that program is installed, it "
+        "opens the export, which is compared with the model and deleted if it differs. "
+        "push: uploads the folder in --out that hf has written."
     )
     mode, flags, _ = parse_mode(ExportFlags, argv, command="export", about=about, no_effect=NO_EFFECT)
     if flags.public and not flags.push:
-        raise ConfigError("--public is of an upload; add --push NAME")
+        raise ConfigError("--public needs --push NAME: it is for an upload")
     from ..checkpoint import load_model
     from ..config import get_model_size
     from ..interop.export import TARGETS, check_request, export
     from ..interop.hub import check_push, push
     from ..interop.model_card import PROMPT, max_example_tokens
+    from ..runtime import expand_path
 
     if mode == "push":
         if not flags.push:
             raise ConfigError("the model needs a name on the hub, as in: light-llm export push --push you/my-model")
-        print(f"uploaded  {push(Path(flags.out or TARGETS['hf'].out), flags.push, private=not flags.public)}")
+        print(f"uploaded  {push(expand_path(flags.out or TARGETS['hf'].out), flags.push, private=not flags.public)}")
         return 0
     exporter = TARGETS[mode]
-    out = Path(flags.out or exporter.out)
+    out = expand_path(flags.out or exporter.out)
     check_request(exporter, out, flags.dtype, overwrite=flags.overwrite)
     if flags.push:
         check_push(flags.push)
@@ -72,6 +72,9 @@ def command(argv: Sequence[str]) -> int:
     if flags.push:
         print(f"uploaded  {push(out, flags.push, private=not flags.public)}")
     if (n := max_example_tokens(loaded.model.config.n_positions)) > 0:
-        words = exporter.try_command(str(out), PROMPT, min(40, n))
-        print_rich(Text(f"try it    {shlex.join(words)}"))
+        has_tokenizer = loaded.file.tokenizer is not None
+        if words := exporter.try_command(str(out), PROMPT, min(40, n), has_tokenizer=has_tokenizer):
+            print_rich(Text(f"try it    {shlex.join(words)}"))
+        if not has_tokenizer:
+            print("note      the model has no tokenizer: programs can give it token ids, but no text")
     return 0

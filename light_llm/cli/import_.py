@@ -31,8 +31,8 @@ class ImportFlags:
     tokenizer: Annotated[
         str, arg(metavar="NAME|PATH", help="gpt2, byte, char, none", help_behavior_hint="(default: its own)")
     ] = ""
-    text: Annotated[str, arg(metavar="PATH", help="of nanoGPT: for char", help_behavior_hint="")] = ""
-    activation: Annotated[str, arg(metavar="NAME", help="of old nanoGPT: gelu_tanh")] = "gelu"
+    text: Annotated[str, arg(metavar="PATH", help="nanoGPT with char: its text", help_behavior_hint="")] = ""
+    activation: Annotated[str, arg(metavar="NAME", help="gelu_tanh for old nanoGPT")] = "gelu"
     overwrite: Annotated[bool, arg(help="replace what is there")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
 
@@ -46,14 +46,15 @@ def command(argv: Sequence[str]) -> int:
     for word in argv:
         if word.endswith(".bin") and not word.startswith("-") and not Path(word).is_dir():
             raise ConfigError(
-                f"{word} is a token file of nanoGPT, which is no longer imported; train on the text that it was made "
-                "from: light-llm train --data input.txt --tokenizer gpt2"
+                f"{word} is a token file of nanoGPT, or another .bin file, which cannot be imported; train on the text "
+                "that token files were made from: light-llm train --data input.txt --tokenizer gpt2"
             )
     flags, given = parse(ImportFlags, argv, prog="light-llm import", about=about)
     from ..interop.import_model import output_path, write_model
+    from ..runtime import expand_path
 
-    out = output_path(Path(flags.out), overwrite=flags.overwrite)
-    loaded = _read(Path(flags.source[0]), flags, given)
+    out = output_path(expand_path(flags.out), overwrite=flags.overwrite)
+    loaded = _read(expand_path(flags.source[0]), flags, given)
     write_model(loaded, out)
     print_rich(*_summary(loaded, out))
     return 0
@@ -61,25 +62,32 @@ def command(argv: Sequence[str]) -> int:
 
 def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
     """Read the folder or checkpoint at a path. Raises ConfigError for a flag without effect on it."""
+    from ..checkpoint import contains_run
     from ..interop.import_model import read_folder
     from ..interop.nanogpt import read_checkpoint
+    from ..runtime import expand_path
 
     if path.is_dir() or not path.exists():
         if path.suffix == ".pt":
-            raise CheckpointError(f"there is no file {path}; name a checkpoint of nanoGPT, or the folder of a model")
+            raise CheckpointError(f"there is no file {path}; name a checkpoint of nanoGPT, or a Hugging Face folder")
+        if contains_run(path) and not (path / "config.json").exists():
+            raise CheckpointError(f"{path} is a run of light-llm already; use it as it is: --checkpoint {path}")
         for name in ("text", "activation"):
             if name in given:
                 raise ConfigError(f"--{name} has no effect on a Hugging Face folder; leave it out")
         return read_folder(path, tokenizer=flags.tokenizer, offline=flags.offline)
     if path.suffix != ".pt":
+        folder = path.absolute().parent
+        hint = f"the folder that it is in: light-llm import {shlex.quote(str(folder))}"
+        if not (folder / "config.json").is_file():
+            hint = "the folder that has the model's config.json"
         raise CheckpointError(
-            f"{path} is neither a folder of a model nor a checkpoint (.pt) of nanoGPT; "
-            "name the folder that its config.json is in"
+            f"{path} is a file, and neither a Hugging Face folder nor a checkpoint (.pt) of nanoGPT; name {hint}"
         )
     return read_checkpoint(
         path,
         tokenizer=flags.tokenizer,
-        text=Path(flags.text) if flags.text else None,
+        text=expand_path(flags.text) if flags.text else None,
         activation=flags.activation,
         offline=flags.offline,
     )
@@ -93,7 +101,8 @@ def _summary(loaded: LoadedModel, written: Path) -> list[str]:
     config, tokenizer = loaded.model.config, loaded.file.tokenizer
     origin = loaded.file.meta["imported"]
     kind = f"{FAMILIES[origin['family']].title}, a Hugging Face folder" if "family" in origin else "nanoGPT"
-    about = f"{tokenizer.name}, {tokenizer.vocab_size:,} ids" if tokenizer else "none: its ids have no texts here"
+    none = "none: the model can be trained further, but not generate or be evaluated"
+    about = f"{tokenizer.name}, vocabulary {tokenizer.vocab_size:,}" if tokenizer else none
     path = shlex.quote(str(written))
     use = (
         f"generate text --checkpoint {path}" if tokenizer else f"train --init-from {path} --data FILE --tokenizer NAME"

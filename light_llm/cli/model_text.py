@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..config import DataConfig
 from ..errors import CheckpointError, DataError
@@ -18,33 +19,52 @@ def open_training_data(file: ModelFile, moved: str = "", max_length: int | None 
     """Return the dataset of a model file, with the tokenizer and the split that it was trained with.
 
     Args:
-        moved: the new path of the text, if it was moved; any text for an imported model.
+        moved: the new path of the text or of its held-out text, if it was moved; any text for an imported model.
         max_length: T of the windows; None: as in training.
 
     Raises:
         CheckpointError: the file does not record its training text or its tokenizer.
         DataError: the text is missing, or is a different one.
     """
+    from ..checkpoint.load import missing_tokenizer
     from ..data import load_dataset
 
     data = file.data
     source = str(data.get("source") or "")
-    if file.tokenizer is None or not (source or moved):
-        hint = "; name one with --data" if file.tokenizer is not None else ""
-        raise CheckpointError(f"{file.path} does not say what it was trained on, so there is no text to read{hint}")
-    config = DataConfig(
-        data=moved or source,
-        max_length=max_length or file.training_window,
-        **{name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data},
-    )
-    dataset = load_dataset(config, tokenizer=file.tokenizer)
+    if file.tokenizer is None:
+        raise missing_tokenizer(file)
+    if not (source or moved):
+        raise CheckpointError(f"{file.path} does not record its text; name one with --data PATH")
+    settings: dict[str, Any] = {
+        name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data
+    }
+    paths = {"data": moved or source}
+    if moved and _is_held_out_text(moved, data):
+        paths = {"data": source, "val_data": moved}
+    config = DataConfig(max_length=max_length or file.training_window, **(settings | paths))
+    try:
+        dataset = load_dataset(config, tokenizer=file.tokenizer)
+    except DataError as error:
+        hint = "" if moved else f"; if the text that {file.path} was trained on was moved, use --data PATH"
+        raise DataError(f"{error.message.rstrip('.')}{hint}") from None
     # An imported model records no text, so that any text will do.
     if source and dataset.source.sha256 != data["sha256"]:
         raise DataError(
-            f"{dataset.source.path} is not the text {file.path} was trained on (its SHA-256 differs); name the old "
-            "text with --data"
+            f"{dataset.source.path} is not the text that {file.path} was trained on (its SHA-256 differs). eval and "
+            f"analyze read that text, {source}: leave out --data, or give its new path. To measure the model on "
+            "another text, hold that text out in training (--val-data)"
         )
     return dataset
+
+
+def _is_held_out_text(path: str, data: Mapping[str, Any]) -> bool:
+    """Return whether a path is that of the text that was held out with --val-data, according to the record."""
+    from ..data.sources import find_source
+
+    if not data.get("held_out_sha256"):
+        return False
+    source = find_source(path, text_field=data.get("text_field", "text"), errors=data.get("errors", "strict"))
+    return source.sha256 == data["held_out_sha256"]
 
 
 def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
@@ -70,7 +90,7 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
     if text and trained_on.get("source") and text.sha256 != trained_on.get("held_out_sha256"):
         raise DataError(
             f"{text.path} is not the text that was held out when {loaded.file.path} was trained (its SHA-256 differs); "
-            "put the old one back"
+            "restore that file, or give its new path with --data"
         )
     # As in training, so that the loss is the one that training printed.
     dtype = loaded.file.meta.get("dtype", "float32")
@@ -83,7 +103,7 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
             dtype=dtype,
             progress=progress,
         )
-    title = text.title if text else f"the held-out end of {dataset.source.title}"
+    title = text.title if text else f"the held-out part of {dataset.source.title}"
     stderr = f" ± {evaluation.stderr:.3f}" if evaluation.stderr is not None else ""
     lines = [
         f"model       {loaded.file.path}, step {loaded.file.meta.get('step')}",
@@ -92,7 +112,7 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
         f"perplexity  {evaluation.perplexity:.2f}",
         f"bits/byte   {evaluation.bits_per_byte:.4f}",
         *(_distance_lines(distance) if distance else []),
-        f"context     {evaluation.context:,} tokens, {evaluation.windows} windows, each starting cold; "
+        f"context     {evaluation.context:,} tokens, {evaluation.windows} windows, each without earlier context; "
         f"{dtype} on {device}",
     ]
     print("\n".join(lines))
@@ -100,12 +120,12 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
 
 def _distance_lines(distance: LimitDistance) -> list[str]:
     """Return the distance from the entropy of the built-in corpus, whose true probabilities are known."""
-    places = (("seen whole", distance.in_whole), ("cut by a window's edge", distance.in_cut))
+    places = (("inside one window", distance.in_whole), ("cut by a window's edge", distance.in_cut))
     by_place = "; ".join(f"{value:.4f} in stories {place}" for place, value in places if value is not None)
     kinds = [f"{kind} {value:.4f}" for kind, value in distance.by_kind]
     return [
-        f"limit       {distance.limit:.4f} bits/byte: what the text itself holds; no model does better on average",
+        f"limit       {distance.limit:.4f} bits/byte: the entropy of this text; no model can do better on average",
         f"distance    {distance.distance:.4f} bits/byte: {by_place}",
-        f"farthest    {', '.join(kinds[:3])}",
-        f"nearest     {', '.join(kinds[-2:])}",
+        f"hardest     story types: {', '.join(kinds[:3])}",
+        f"easiest     story types: {', '.join(kinds[-2:])}",
     ]

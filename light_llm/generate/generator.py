@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import ModelFile, load_model
+from ..checkpoint.load import missing_tokenizer
 from ..config import DEFAULT_SAMPLING, MAX_SEED, get_model_size, repr_short, whole_number
 from ..data import Tokenizer
 from ..data.tokenizers import start_ids
-from ..errors import CheckpointError, ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean
 from ..model import LightLLM
 from ..runtime import choose_device
 from .decode import decode_text
@@ -214,10 +215,7 @@ def _choose_tokenizer(file: ModelFile, given: Tokenizer | None) -> Tokenizer:
     if tokenizer is None and not file.meta:
         raise ConfigError("a model alone has no tokenizer; give it as well: TextGenerator(model, tokenizer=tokenizer)")
     if tokenizer is None:
-        raise CheckpointError(
-            f"{file.path} has no tokenizer: it was trained from a loader that is not ours; "
-            "give it: TextGenerator(path, tokenizer=tokenizer)"
-        )
+        raise missing_tokenizer(file, ". In Python: TextGenerator(path, tokenizer=tokenizer)")
     if tokenizer.vocab_size > file.config.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size:,} ids and the model {file.config.vocab_size:,}; "

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..atomic_io import Files, move_into_place, remove_stale
@@ -64,15 +65,14 @@ def export(
         (partial if exporter.is_folder else partial.parent).mkdir(parents=True, exist_ok=True)
         log(f"writing   weights in {dtype}")
         exporter.write(loaded, partial, dtype=dtype)
-        log(f"checking  it is opened in {exporter.program}")
-        check, summary = _verify(loaded, exporter, partial, dtype)
+        check, summary = _verify(loaded, exporter, partial, dtype, log)
         if exporter.is_folder:
             write_card(loaded, partial, summary)
         move_into_place(partial, out, Files())
     except OSError as error:  # NumPy's OSError has no strerror
         raise CheckpointError(
             f"{out} could not be written ({error.strerror or error}); nothing was changed. "
-            "Make room or get leave to write there, or write elsewhere with --out"
+            "Free some space, or name another path with {--out}"
         ) from None
     finally:
         if partial.is_dir():
@@ -84,10 +84,14 @@ def export(
     return ExportResult(out, sum(f.stat().st_size for f in files), check, summary)
 
 
-def _verify(loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str) -> tuple[ExportCheck | None, str]:
+def _verify(
+    loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str, log: Callable[[str], object]
+) -> tuple[ExportCheck | None, str]:
     """Return the comparison with the program (None if it is not installed), and one line on the result."""
     # Before the program, whose answer to a damaged file can be a crash.
     without_program = exporter.read_back(loaded, path, dtype=dtype)
+    if find_spec(exporter.package):
+        log(f"checking  the export is opened in {exporter.program} and compared with the model")
     try:
         runtime = exporter.open(path)
         try:
@@ -97,8 +101,8 @@ def _verify(loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str) -> 
             runtime.close()
     except MissingDependency as error:
         if without_program:
-            return None, f"{without_program}; NOT run by the program itself: {error}"
-        return None, f"NOT verified: {error}"
+            return None, f"{without_program}; NOT run in {exporter.program}: {error}"
+        return None, f"NOT verified in {exporter.program}: {error}"
     return check, check.summary
 
 
@@ -107,22 +111,23 @@ def check_request(exporter: Exporter, out: Path, dtype: str, *, overwrite: bool)
     check_choice("dtype", dtype or exporter.dtypes[0], exporter.dtypes)
     problem = ""
     if out.name in ("", "..") or out.is_symlink():
-        kind = "a link" if out.is_symlink() else "no name"
-        problem = f"is {kind}, which cannot be given to an export"
+        problem = "is a link" if out.is_symlink() else "is not a name for a new file or folder"
     elif not out.exists():
         return
     elif not overwrite:
-        raise CheckpointError(f"{out} is there already; write elsewhere with --out, or replace it with --overwrite")
+        raise CheckpointError(f"{out} already exists; name another with {{--out}}, or replace it: {{--overwrite}}")
     elif out.is_dir() != exporter.is_folder:
-        problem = f"is {'a folder' if out.is_dir() else 'a file'}, which this export is not"
+        problem = f"is a {'folder' if out.is_dir() else 'file'}, and this export writes a " + (
+            "folder" if exporter.is_folder else "file"
+        )
     elif out.is_dir():
         names = {f.name for f in out.iterdir()}
         # README.md alone does not make an export: it may be the user's own.
         if unknown := sorted(names - _KNOWN_FILES or (set() if names & _WEIGHTS else names)):
-            problem = f"holds what no export wrote ({', '.join(unknown[:3])}), so it is not replaced"
+            problem = f"has files that no export wrote ({', '.join(unknown[:3])}), so it is not replaced"
     else:
         with open(out, "rb") as file:
             if file.read(len(exporter.magic)) != exporter.magic:
-                problem = f"is no {exporter.name.upper()} file, so it is not replaced"
+                problem = f"is not a {exporter.name.upper()} file, so it is not replaced"
     if problem:
-        raise CheckpointError(f"{out} {problem}; write elsewhere with --out")
+        raise CheckpointError(f"{out} {problem}; name another path with {{--out}}")

@@ -31,12 +31,12 @@ def require(module: str, extra: str) -> ModuleType:
     remedy = f'install it with: pip install "light-llm[{extra}]"'
     # Asked first, because an ImportError can also come from inside an installed package.
     if find_spec(package) is None:
-        raise MissingDependency(f"this needs the package {package}, which is not installed; {remedy}")
+        raise MissingDependency(f"the package {package} is not installed; {remedy}")
     try:
         return import_module(module)
     except ImportError as error:
         raise MissingDependency(
-            f"the package {package} is installed and cannot be imported ({error}); {remedy}"
+            f"the package {package} is installed but cannot be imported ({error}); {remedy}"
         ) from None
 
 
@@ -70,6 +70,7 @@ class Exporter(ABC):
 
     name: str  # of the command: `light-llm export NAME`
     program: str  # that opens the export
+    package: str  # to import for it
     out: str  # default path
     dtypes: tuple[str, ...]  # of the weights; the first is the default
     is_folder = True
@@ -98,8 +99,8 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def try_command(self, path: str, prompt: str, n: int) -> list[str]:
-        """Return the words of a shell command that continues a prompt by n tokens."""
+    def try_command(self, path: str, prompt: str, n: int, *, has_tokenizer: bool = True) -> list[str]:
+        """Return the words of a shell command that continues a prompt by n tokens; none if there is no such command."""
 
     def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str) -> str:
         """Check the export without its program: return a line on the result, or raise CheckpointError if it differs."""

@@ -31,6 +31,7 @@ class GGUFExporter(Exporter):
     dtypes = DTYPES
     is_folder = False
     magic = b"GGUF"
+    package = "llama_cpp"
 
     def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> None:
         """Write the file atomically. Norms, biases and the position table stay f32."""
@@ -42,9 +43,9 @@ class GGUFExporter(Exporter):
         """Open the file with llama.cpp."""
         return LlamaCpp(path)
 
-    def try_command(self, path: str, prompt: str, n: int) -> list[str]:
-        """Return a call of llama.cpp's own program."""
-        return ["llama-cli", "-m", path, "-p", prompt, "-n", str(n)]
+    def try_command(self, path: str, prompt: str, n: int, *, has_tokenizer: bool = True) -> list[str]:
+        """Return a call of llama.cpp's own program, which takes no ids."""
+        return ["llama-cli", "-m", path, "-p", prompt, "-n", str(n)] if has_tokenizer else []
 
     def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> str:
         """Compare all fields and numbers of the file with the model, because llama.cpp is often not installed."""

@@ -33,6 +33,7 @@ class HuggingFaceExporter(Exporter):
     dtypes = ("float32", "bfloat16", "float16")
     files = ("config.json", "generation_config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
     weights = WEIGHTS
+    package = "transformers"
 
     def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "float32") -> None:
         """Write config, weights, tokenizer and defaults for generating. The card is written by `write_card`."""
@@ -79,8 +80,13 @@ class HuggingFaceExporter(Exporter):
             raise CheckpointError(f"transformers cannot open {path}: {reason}; export it again") from None
         return _Transformers(f"transformers {transformers.__version__}", model.eval(), tokenizer)
 
-    def try_command(self, path: str, prompt: str, n: int) -> list[str]:
-        """Return a call of `transformers.pipeline`."""
+    def try_command(self, path: str, prompt: str, n: int, *, has_tokenizer: bool = True) -> list[str]:
+        """Return a call of `transformers.pipeline`; without a tokenizer, of the model on the id 0."""
+        if not has_tokenizer:
+            model = f"AutoModelForCausalLM.from_pretrained({json.dumps(path, ensure_ascii=False)})"
+            code = "import torch; from transformers import AutoModelForCausalLM; "
+            code += f"print({model}.generate(torch.tensor([[0]]), max_new_tokens={n}))"
+            return ["python", "-c", code]
         pipeline = f'pipeline("text-generation", {json.dumps(path, ensure_ascii=False)})'
         code = f'from transformers import pipeline; print({pipeline}("{prompt}", max_new_tokens={n}))'
         return ["python", "-c", code]

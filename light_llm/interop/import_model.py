@@ -30,10 +30,10 @@ WEIGHTS, INDEX, BEST = "model.safetensors", "model.safetensors.index.json", "bes
 _OTHER_FORMATS = {  # a file that a folder without safetensors may have, and what to do
     "*.bin": "pickles run code when they are read, so light-llm does not; save them as safetensors first: load the "
     "model with transformers and call model.save_pretrained(FOLDER)",
-    "adapter_model.safetensors": "an adapter is no model; merge it into its model first",
-    "*.gguf": "GGUF is not read; use the safetensors it was made from",
-    "*.h5": "TensorFlow's weights are not read; save them as safetensors with transformers first",
-    "*.msgpack": "Flax's weights are not read; save them as safetensors with transformers first",
+    "adapter_model.safetensors": "an adapter is not a model; merge it into its model first",
+    "*.gguf": "GGUF files cannot be imported; use the safetensors they were made from",
+    "*.h5": "TensorFlow's weights cannot be imported; save them as safetensors with transformers first",
+    "*.msgpack": "Flax's weights cannot be imported; save them as safetensors with transformers first",
 }
 
 
@@ -66,8 +66,8 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
     if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: its tokenizer has {model_tokenizer.vocab_size:,} ids and config.json says "
-            f"vocab_size={config.vocab_size:,}: they are of two models; {COMPLETE}, or leave the tokenizer out with "
-            "--tokenizer none"
+            f"vocab_size={config.vocab_size:,}: they belong to two models; {COMPLETE}, or leave the tokenizer out with "
+            "{--tokenizer none}"
         )
     origin: dict[str, Any] = {"format": "huggingface", "family": family.name, "name": folder.absolute().name}
     origin |= {"ours": True} if "light_llm" in config_json else {}
@@ -85,8 +85,8 @@ def _check_claims(folder: Path, config_json: dict[str, Any], tensors: dict[str, 
     weights, sha = folder / WEIGHTS, hash_on_card(folder, WEIGHTS)
     if sha and not (weights.is_file() and sha256_of(weights) == sha):
         raise CheckpointError(
-            f"{weights} is not the file whose SHA-256 stands in {CARD} there: it is damaged, or was changed; "
-            f"copy it again, or, if it was changed on purpose, take its line out of {CARD}"
+            f"{weights} does not have the SHA-256 that {CARD} lists for it: it is damaged, or was changed; "
+            f"copy it again, or, if it was changed on purpose, delete its line from {CARD}"
         )
 
 
@@ -129,7 +129,7 @@ def make_loaded(
     """
     # NaN would show only later, as text without sense.
     if odd := next((name for name, t in weights.items() if not bool(t.isfinite().all())), None):
-        raise CheckpointError(f"{path} holds what is no number, NaN or infinite, in {odd}; use another copy")
+        raise CheckpointError(f"{path} has NaN or infinite numbers in {odd}; use another copy")
     meta = {
         "config": asdict(config),
         "tokenizer": tokenizer.to_dict() if tokenizer else None,
@@ -153,9 +153,9 @@ def output_path(out: Path, *, overwrite: bool = False) -> Path:
     # A folder with nothing but a model is an earlier import, and may be replaced.
     is_import = path.parent.is_dir() and [p.name for p in path.parent.iterdir() if p.name[0] != "."] == [BEST]
     if path.name == BEST and contains_run(path.parent) and not is_import:
-        raise CheckpointError(f"{path.parent} is the folder of a run, whose model {BEST} is; name another with --out")
+        raise CheckpointError(f"{path.parent} holds a run, and {BEST} is its model; name another folder with {{--out}}")
     if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} is there already; name another place with --out, or replace it with --overwrite")
+        raise CheckpointError(f"{path} already exists; name another with {{--out}}, or replace it: {{--overwrite}}")
     return path
 
 
@@ -167,7 +167,9 @@ def write_model(loaded: LoadedModel, path: Path) -> None:
         remove_stale(path)
         write_model_file(path, loaded.file.weights, loaded.file.meta, Files())
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; name another with --out") from None
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}; name another path with {{--out}}"
+        ) from None
     finally:
         if is_new:
             with suppress(OSError):  # rmdir fails, as it should, once the model is in the folder
@@ -181,9 +183,9 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {COMPLETE}") from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, or no JSON: {error}; {COMPLETE}") from None
+        raise CheckpointError(f"{path} is damaged, or not JSON: {error}; {COMPLETE}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no fields; {COMPLETE}")
+        raise CheckpointError(f"{path} is damaged: it has no fields; {COMPLETE}")
     return values
 
 
@@ -219,7 +221,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         # A name with folders in it could point anywhere on the disk.
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
-                f"{path} names {repr_short(shard)}, which is no safetensors file beside it; {COMPLETE}"
+                f"{path} names {repr_short(shard)}, which is not a safetensors file in that folder; {COMPLETE}"
             )
         if not (folder / shard).is_file():
             raise CheckpointError(
@@ -228,8 +230,6 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         part = read_tensors(folder / shard)
         expected = {name for name, file in shard_of.items() if file == shard}
         if odd := sorted(expected ^ part.keys()):
-            raise CheckpointError(
-                f"{folder / shard} does not hold what the index says: {repr_short(odd[0])}; {COMPLETE}"
-            )
+            raise CheckpointError(f"{folder / shard} and the index differ in {repr_short(odd[0])}; {COMPLETE}")
         tensors |= part
     return tensors

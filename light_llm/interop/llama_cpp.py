@@ -43,8 +43,8 @@ class LlamaCpp(Runtime):
     def __init__(self, path: Path) -> None:
         if not has_llama_cpp():
             raise MissingDependency(
-                "this needs the package llama-cpp-python, which is not installed; install it with: "
-                "pip install llama-cpp-python, which compiles it in some minutes"
+                "the package llama-cpp-python is not installed; install it with: pip install llama-cpp-python, which "
+                "compiles it in about five minutes"
             )
         self.path = path
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)

@@ -1,8 +1,7 @@
 """Export to a folder for ONNX Runtime, which needs neither torch nor this package: two graphs, and the tokenizer.
 
 `model.onnx` reads whole texts. `model_with_past.onnx` also takes and returns keys and values, so that generating a
-token costs one token. Any combination of layers can be exported. `examples/onnx_generate.py` generates with such a
-folder.
+token costs one token. Any combination of layers can be exported. `onnx_generate.py` generates with such a folder.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,6 +43,7 @@ class OnnxExporter(Exporter):
     dtypes = ("float32",)
     files = (WHOLE, CACHED, "tokenizer.json", "tokenizer_config.json")
     weights = WHOLE
+    package = "onnxruntime"
 
     def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "float32") -> None:
         """Write the folder."""
@@ -80,9 +80,10 @@ class OnnxExporter(Exporter):
         tokenizer = _attempt(file, "used", Tokenizer.from_file, str(file)) if file.exists() else None
         return _OnnxRuntime(f"onnxruntime {runtime.__version__}", whole, cached, tokenizer)
 
-    def try_command(self, path: str, prompt: str, n: int) -> list[str]:
-        """Return a call of the example."""
-        return ["python", "examples/onnx_generate.py", path, prompt]
+    def try_command(self, path: str, prompt: str, n: int, *, has_tokenizer: bool = True) -> list[str]:
+        """Return a call of `onnx_generate.py`; without a tokenizer it takes ids."""
+        words = ["python", "-m", "light_llm.interop.onnx_generate", path, prompt if has_tokenizer else "0"]
+        return [*words, "--tokens", str(n)]
 
 
 def _metadata(loaded: LoadedModel) -> dict[str, str]:

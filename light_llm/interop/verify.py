@@ -48,7 +48,7 @@ class ExportCheck:
         tie = "" if self.greedy_equal == self.greedy_compared else " (the others tie)"
         return (
             f"verified with {self.runtime}: logits at {self.positions:,} positions differ by "
-            f"{self.max_logit_error:.1e} at most (allowed {self.limit:.0e}), {self.greedy_equal} of "
+            f"{self.max_logit_error:.1e} at most (tolerance {self.limit:.0e}), {self.greedy_equal} of "
             f"{self.greedy_compared} greedy tokens are equal{tie}{ids}"
         )
 

@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Any
 
 from ..checkpoint import LoadedModel
+from ..checkpoint.load import missing_tokenizer
 from ..config import MAX_SEED, Sampling, check_choice, check_range, repr_short, settings_of
 from ..data.tokenizers import start_ids
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..generate.decode import decode_text
 from .loglikelihood import Window, WindowScore, batch_by_length, score_windows, split_windows
 
@@ -64,10 +65,7 @@ class LightLLMForEval:
         check_range("seed", seed, low=0, high=MAX_SEED, integer=True)
         check_choice("last_window", last_window, ("cold", "full"))
         if loaded.file.tokenizer is None:
-            raise CheckpointError(
-                f"{loaded.file.path} has no tokenizer, so it cannot read the text of a task: "
-                "it was trained from a loader that is not ours"
-            )
+            raise missing_tokenizer(loaded.file)
         self.model, self.tokenizer = loaded.model, loaded.file.tokenizer
         self.context = loaded.file.training_window
         # The same token that an empty prompt starts from in `generate`, so both see the same distribution.

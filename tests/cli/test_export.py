@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from light_llm.atomic_io import remove_stale
+from light_llm.atomic_io import Files, remove_stale
+from light_llm.checkpoint import read_model, write_model_file
 from light_llm.cli import main
 from light_llm.errors import Interrupted
+from light_llm.interop.huggingface import HuggingFaceExporter
 from tests.support.tools import model_path
 
 SHAPE = {"n_embd": 64, "n_head": 2, "n_positions": 32}
@@ -121,10 +123,10 @@ def test_only_exports_are_replaced(checkpoint: Path, capsys: pytest.CaptureFixtu
     Path("notes/README.md").write_text("my own words")
     capsys.readouterr()
     for out, message in (
-        ("link", "link is a link, which cannot be given to an export"),
+        ("link", "link is a link; name another path with --out"),
         ("lost", "lost is a link"),
-        (".", ". is no name"),
-        ("notes", "notes holds what no export wrote (README.md), so it is not replaced"),
+        (".", ". is not a name for a new file or folder"),
+        ("notes", "notes has files that no export wrote (README.md), so it is not replaced"),
     ):
         assert main(["export", "hf", "--out", out, "--overwrite"]) == 2
         assert message in capsys.readouterr().err
@@ -141,3 +143,30 @@ def test_the_printed_command_runs(checkpoint: Path, capsys: pytest.CaptureFixtur
         exec(compile(code, "what is printed", "exec"), {})
     assert "To be" in text.getvalue()
     assert "max_new_tokens=27, do_sample" in Path(out, "README.md").read_text()
+
+
+def test_a_model_without_a_tokenizer_is_exported_without_advice_that_cannot_be_followed(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from a loader of one's own."""
+    file = read_model(checkpoint)
+    write_model_file(file.path, file.weights, file.meta | {"tokenizer": None}, Files())
+    assert main(["export", "gguf"]) == 0
+    out = capsys.readouterr().out
+    assert "note      the model has no tokenizer: programs can give it token ids" in out and "try it" not in out
+    python, _, code = HuggingFaceExporter().try_command("a b", "To be", 7, has_tokenizer=False)
+    assert python == "python" and 'from_pretrained("a b").generate(torch.tensor([[0]]), max_new_tokens=7)' in code
+
+
+def test_checking_is_said_only_where_the_program_is_there(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("llama_cpp", "transformers"):
+        monkeypatch.setitem(sys.modules, package, None)  # what `find_spec` calls missing
+    for target, result in (
+        ("hf", "NOT verified in Transformers: the package transformers is not installed"),
+        ("gguf", "NOT run in llama.cpp: the package llama-cpp-python"),
+    ):
+        assert main(["export", target]) == 0
+        out = capsys.readouterr().out
+        assert "checking" not in out and result in " ".join(out.split())

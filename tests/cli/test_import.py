@@ -41,7 +41,7 @@ def test_nothing_is_overwritten_without_the_flag(tmp_path: Path) -> None:
     other = tmp_path / "deep" / "x.pt"
     assert command([str(folder), "--out", str(other)]) == 0
     other.write_bytes(b"precious")
-    with pytest.raises(CheckpointError, match=r"x\.pt is there already; name another place with --out, or replace it"):
+    with pytest.raises(CheckpointError, match=r"x\.pt already exists; name another with out=..., or replace it"):
         command([str(folder), "--out", str(other)])
     assert other.read_bytes() == b"precious"
     assert command([str(folder), "--out", str(other), "--overwrite"]) == 0
@@ -49,10 +49,10 @@ def test_nothing_is_overwritten_without_the_flag(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="run is the folder of a run, whose model best_model.pt is"):
+    with pytest.raises(CheckpointError, match="run holds a run, and best_model.pt is its model"):
         command([str(folder), "--out", str(run), "--overwrite"])
     assert command([str(folder), "--out", "back"]) == 0
-    with pytest.raises(CheckpointError, match=r"best_model\.pt is there already; .* or replace it with --overwrite"):
+    with pytest.raises(CheckpointError, match=r"best_model\.pt already exists; .* or replace it: overwrite=True"):
         command([str(folder), "--out", "back"])
     assert command([str(folder), "--out", "back", "--overwrite"]) == 0  # a model alone: an import from before
     with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):

@@ -356,7 +356,7 @@ def test_a_llama_that_transformers_refuses(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert require("json", "hf") is json
-    with pytest.raises(ConfigError, match=r'needs the package no_such, which is not installed; .* "light-llm\[onnx\]"'):
+    with pytest.raises(ConfigError, match=r'the package no_such is not installed; .* "light-llm\[onnx\]"'):
         require("no_such.part", "onnx")
     (tmp_path / "half_there.py").write_text("import no_such_part")
     monkeypatch.syspath_prepend(tmp_path)

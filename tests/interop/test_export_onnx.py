@@ -28,7 +28,7 @@ from light_llm.interop.onnx_graphs import _quiet, check_size
 from light_llm.interop.verify import verify
 from tests.conftest import CHECKOUT
 from tests.support.export_tools import FAMILIES, ONNX, a_tokenizer, tiny_loaded
-from tests.support.tools import some_tokens
+from tests.support.tools import run_child, some_tokens
 
 MIXED = FAMILIES["qwen3"] | {"n_positions": 80, "window": 5, "window_layers": "1", "logit_cap": 20.0}
 MIXED |= {"tied_head": False, "rope_scaling": "llama3", "rope_factor": 4.0}
@@ -288,14 +288,17 @@ def test_a_model_that_does_not_fit_into_a_file() -> None:
         check_size(ModelConfig(n_embd=1024, n_layer=43, n_head=16))
 
 
-EXAMPLE = "import runpy, sys; sys.modules.update(torch=None, light_llm=None, transformers=None); runpy.run_path({!r})"
+EXAMPLE = (
+    "import runpy, sys; sys.modules.update(torch=None, light_llm=None, transformers=None); "
+    "runpy.run_path({!r}, run_name='__main__')"
+)
 
 
 @pytest.mark.parametrize("family, prompt", [("gpt2", ""), ("mixed", "To be")])
 def test_the_example_generates_our_text(request: pytest.FixtureRequest, family: str, prompt: str) -> None:
     """Three windows long, without torch and without this package."""
     exported: Export = request.getfixturevalue(family)
-    example = str(CHECKOUT / "examples" / "onnx_generate.py")
+    example = str(CHECKOUT / "light_llm" / "interop" / "onnx_generate.py")
     words = [str(exported.folder), prompt, "--tokens", "70", "--temperature", "0"]
     run = subprocess.run(
         [sys.executable, "-c", EXAMPLE.format(example), *words], capture_output=True, encoding="utf-8", check=False
@@ -304,6 +307,19 @@ def test_the_example_generates_our_text(request: pytest.FixtureRequest, family: 
     ours = TextGenerator(exported.loaded.file.path, device="cpu").generate(prompt, 70, temperature=0)
     assert run.stdout == ours + "\n"
     assert len(ours) > 60
+
+
+def test_the_printed_command_runs_also_without_a_tokenizer(gpt2: Export, tmp_path: Path) -> None:
+    """It is a module of the package, so it is there with the wheel, too. Without a tokenizer it takes ids."""
+    for name in FILES:
+        shutil.copy(gpt2.folder / name, tmp_path)
+    python, *words = ONNX.try_command(str(tmp_path), "To be", 5, has_tokenizer=False)
+    child = run_child([sys.executable, *words])
+    assert python == "python" and child.returncode == 0, child.stderr
+    ids = [int(word) for word in child.stdout.split()]
+    assert ids[0] == 0 and 1 < len(ids) <= 6
+    child = run_child([sys.executable, *words[:3], "To be"])
+    assert child.returncode == 2 and "give token ids as the prompt" in child.stderr
 
 
 @pytest.mark.slow

@@ -152,9 +152,11 @@ def test_overwrite_replaces_only_exports(kind: str, tmp_path: Path) -> None:
         out.mkdir()
         (out / "best_model.pt").write_text("a trained model")
     model = loaded(model_of(vocab_size=257), ByteTokenizer())
-    with pytest.raises(CheckpointError, match="so it is not replaced; write elsewhere with --out"):
+    with pytest.raises(CheckpointError, match="so it is not replaced; name another path with out="):
         export(model, TARGETS[kind], out, overwrite=True)
-    with pytest.raises(CheckpointError, match="is there already; write elsewhere with --out, or replace it with"):
+    with pytest.raises(
+        CheckpointError, match="already exists; name another with out=..., or replace it: overwrite=True"
+    ):
         export(model, TARGETS[kind], out)
     kept = out if kind == "gguf" else out / "best_model.pt"
     assert "a trained model" in kept.read_text() and list(tmp_path.iterdir()) == [out]
