@@ -385,7 +385,7 @@ def numbers() -> dict[str, float]:
 
 def tables() -> dict[str, str]:
     """Those of this chapter."""
-    heads = ["", "d", "L", "H", "H_kv", "n", "tokens", "attention", "MLP", "norms", "N"]
+    heads = ["", "C", "L", "H", "H_kv", "n", "tokens", "attention", "MLP", "norms", "N"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name in NAMES:
         c = ModelConfig.preset(name)

@@ -99,7 +99,7 @@ def _presets() -> str:
         V, T = config.vocab_size, config.n_positions
         parts = V * d, T * d, L * (12 * d**2 + 13 * d), 2 * d
         rows.append([f"`{name}`", str(d), str(L), str(H), *(f"{n:,}" for n in (*parts, get_model_size(config)))])
-    return _table(["", "d", "L", "H", "tokens", "positions", "blocks", "final norm", "N"], rows)
+    return _table(["", "C", "L", "H", "tokens", "positions", "blocks", "final norm", "N"], rows)
 
 
 def _where_time_goes() -> str:
