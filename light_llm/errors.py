@@ -38,6 +38,15 @@ def as_keywords(text: str) -> str:
     return _OPTION.sub(keyword, text)
 
 
+def mark_options(text: str) -> str:
+    """Mark the flags in a text as options.
+
+    >>> mark_options("--preset nano --micro-batch 1; leave out --set model.n_layer")
+    '{--preset nano} {--micro-batch 1}; leave out {--set model.n_layer}'
+    """
+    return re.sub(r"--[a-z][a-z-]*( [^-;\s][^;\s]*)?", lambda flag: "{" + flag[0] + "}", text)
+
+
 class LightLLMError(Exception):
     """An error that a user can fix. The command line prints it without a traceback and exits with code 2."""
 

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from ..text_format import format_bytes
 from .args import parse
 from .cache_info import cached_files
 from .output import print_rich
-from .progress import counting
+from .progress import progress_bar
 
 # The optional dependencies of pyproject.toml.
 OPTIONAL_PACKAGES = (
@@ -38,16 +39,16 @@ class DoctorFlags:
     """The flags of `doctor`."""
 
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    quick: Annotated[bool, arg(help="seconds: the known faults only")] = False
-    compile: Annotated[bool, arg(help="the compiled step too")] = False
-    json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
+    quick: Annotated[bool, arg(help="only the checks that detect known faults")] = False
+    compile: Annotated[bool, arg(help="also check the compiled step")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Print the results of the checks. Returns 0 if the device is safe and 2 if it is not."""
     about = (
-        "Check that this device computes correctly: fixed inputs against float64 on the CPU, in about a minute. "
-        "Names the flag that avoids what is wrong. Exit code 0: safe; 2: not."
+        "Check that this device computes correctly: compare fixed inputs with float64 on the CPU, in about a minute. "
+        "If a check fails, name the flag that avoids the problem. Exit code 0: safe; 2: not safe."
     )
     flags, _ = parse(DoctorFlags, argv, prog="light-llm doctor", about=about)
     from ..doctor import full_check, quick_check
@@ -56,8 +57,10 @@ def command(argv: Sequence[str]) -> int:
     configure_process()
     device = choose_device(flags.device).value
     run = quick_check if flags.quick else full_check
-    with counting("checking", quiet=flags.json) as update:
-        diagnosis = run(device, compile=flags.compile, progress=update)
+    duration = "about half a minute" if flags.quick else "one to two minutes"
+    # On standard error, so that the JSON object is alone on standard output.
+    with progress_bar(stage_help={"checking": f"{device} against float64, {duration}"}) as show:
+        diagnosis = run(device, compile=flags.compile, progress=partial(show, "checking"))
     machine = system_info()
     if flags.json:
         print(json.dumps({**diagnosis.to_dict(), "machine": machine}, indent=1))

@@ -13,7 +13,7 @@ import torch
 
 from ..atomic_io import atomic_write
 from ..config.choices import OPTIMIZERS
-from ..errors import DeviceError
+from ..errors import DeviceError, mark_options
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import cache_dir, choose_compile, device_name, is_out_of_memory
 from ..runtime.machine_cache import machine_key
@@ -21,7 +21,9 @@ from . import models, operations
 from .compare import Comparison
 
 FORMATS = ("float32", "bfloat16", "float16")
-RIGHT, WRONG, UNKNOWN = "right", "wrong", "not checked"  # unknown: there was not enough memory
+# Verdicts, as they are stored in JSON, and how they are shown. Not checked: there was not enough memory.
+RIGHT, WRONG, UNKNOWN = "right", "wrong", "not checked"
+SHOWN = {RIGHT: "passed", WRONG: "FAILED", UNKNOWN: UNKNOWN}
 # What to do if a check fails. A run that needs no more than float32 and AdamW depends on the checks with OTHER_DEVICE.
 OTHER_DEVICE, OTHER_TORCH = "use --device cpu", "install another version of torch"
 ADAMW, FLOAT32, EAGER = "use --optimizer adamw", "use --dtype float32", "use --compile off"
@@ -63,7 +65,7 @@ class Diagnosis:
             if failed := [r for r in self.findings if r.remedy == action and r.verdict == WRONG]:
                 # The checks run from single operations to whole models, so the first failed one is the cause.
                 more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-                because = f"{failed[0].case} is wrong ({failed[0].note}){more}"
+                because = f"the check of {failed[0].case} failed ({failed[0].note}){more}"
                 if action == OTHER_DEVICE:
                     return [Advice(because, OTHER_TORCH if self.device == "cpu" else OTHER_DEVICE)]
                 advice.append(Advice(because, action))
@@ -98,16 +100,15 @@ class Diagnosis:
     def lines(self) -> list[str]:
         """Return a summary for people: a headline, a line per number format and per check, and what failed."""
         required = {r.verdict for r in self.findings if r.remedy == OTHER_DEVICE}
-        unsafe = "NOT SAFE, it computes wrong" if WRONG in required else "not known to be safe"
+        unsafe = "NOT SAFE: it computes wrong results" if WRONG in required else "not known to be safe"
         lines = [f"{self.device} ({self.name}), torch {self.torch}: {'safe' if self.safe else unsafe}", ""]
-        lines += [f"{name:10}{self.verdict(name)}" for name in (*FORMATS, "compile")]
-        lines += [f"{'wrong':10}{advice.because}; {advice.action}" for advice in self.advice]
-        lines += ["", f"{'check':26}{'format':10}{'error':>8} {'allowed':>8}  verdict"]
+        lines += [f"{name:10}{SHOWN[self.verdict(name)]}" for name in (*FORMATS, "compile")]
+        lines += [f"{'problem':10}{advice.because}; {advice.action}" for advice in self.advice]
+        lines += ["", f"{'check':26}{'format':10}{'error':>8} {'tolerance':>9}  result"]
         for r in self.findings:
             error, tolerance = ("-" if x is None else f"{x:.2g}" for x in (r.error, r.tolerance))
             note = f": {r.note}" if r.verdict == UNKNOWN else ""
-            verdict = r.verdict.upper() if r.verdict == WRONG else r.verdict
-            lines.append(f"{r.case:26}{r.dtype:10}{error:>8} {tolerance:>8}  {verdict}{note}")
+            lines.append(f"{r.case:26}{r.dtype:10}{error:>8} {tolerance:>9}  {SHOWN[r.verdict]}{note}")
         return lines
 
 
@@ -192,7 +193,8 @@ def check_device(
     unneeded |= set() if OPTIMIZERS[optimizer].orthogonalizes else {ADAMW}
     for advice in diagnosis.advice:
         if advice.action not in unneeded:
-            raise DeviceError(f"device {device!r} computes wrong results: {advice.because}; {advice.action}")
+            action = mark_options(advice.action)
+            raise DeviceError(f"device {device!r} computes wrong results: {advice.because}; {action}")
     return diagnosis
 
 
@@ -241,11 +243,11 @@ def run_check(check: Check, device: str) -> list[CheckResult]:
     result = partial(CheckResult, check.name, check.dtype, check.remedy)
     try:
         worst = max(check.function(device), key=lambda comparison: comparison.ratio, default=None)
-    except Exception as error:  # whatever a device raises for an operation it cannot do is its result
+    except Exception as error:  # an operation that the device does not have is its result
         message = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         if is_out_of_memory(error):
             return [result(UNKNOWN, None, None, f"not enough memory: {message}")]
-        return [result(WRONG, None, None, f"fails: {message}")]
+        return [result(WRONG, None, None, f"error: {message}")]
     if worst is None:
         return []
     finite, verdict = worst.error < torch.inf, RIGHT if worst.ratio <= 1 else WRONG

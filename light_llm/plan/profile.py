@@ -23,7 +23,7 @@ from ..optim.adamw import adamw
 from ..optim.muon import muon
 from ..runtime import autocast, rng_state, set_rng_state
 from ..runtime.machine_cache import cached_measurements, disturbed_measurements, machine_key, read_measurements
-from ..runtime.timing import time_calls, typical_seconds
+from ..runtime.timing import BusyMeter, time_calls, typical_seconds
 
 WIDTHS = (128, 256, 512)  # C of the blocks and of the head
 LENGTHS = (64, 256, 1024)  # T of attention
@@ -138,9 +138,12 @@ class _Parts:
     def __init__(self, device: str, dtype: str, model: ModelConfig, progress: ProgressFn | None = None) -> None:
         self.device, self.dtype, self.model = device, dtype, model
         self.progress, self.done = progress, 0
+        self.meter = BusyMeter()
 
     def seconds(self, work: Callable[[], object]) -> float:
-        times = time_calls(work, device=self.device, repeats=REPEATS, min_seconds=MIN_SECONDS)
+        # A measurement on a busy machine is used once and not cached, so it is not worth a longer wait.
+        repeats = 1 if self.device == "cpu" and self.meter.is_busy else REPEATS
+        times = time_calls(work, device=self.device, repeats=repeats, min_seconds=MIN_SECONDS)
         self.done += 1
         if self.progress:
             self.progress(self.done, N_TIMINGS)

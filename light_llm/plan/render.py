@@ -1,10 +1,10 @@
 """A plan as text: the lines of a header, the table of `light-llm plan`, and the refusal of a run that does not fit."""
 
-import re
 from collections.abc import Sequence
 
 from ..config import ModelConfig, block_shapes, outer_shapes
 from ..config.param_shapes import count
+from ..errors import mark_options
 from ..text_format import format_bytes, format_duration
 from .plan import Plan
 from .speed import BUSY, CORRECTED, LAST_RUN, MEASURED
@@ -83,15 +83,6 @@ def refusal(
     else:
         lines.append("{--force} starts the run as it is.")
     return "\n".join(lines)
-
-
-def mark_options(text: str) -> str:
-    """Mark the flags in a text as options (`errors.py`), which are shown as flags or as keyword arguments.
-
-    >>> mark_options("--preset nano --micro-batch 1; leave out --set model.n_layer")
-    '{--preset nano} {--micro-batch 1}; leave out {--set model.n_layer}'
-    """
-    return re.sub(r"--[a-z-]+( [^-;\s][^;\s]*)?", lambda flag: "{" + flag[0] + "}", text)
 
 
 def _too_large(plan: Plan) -> str:

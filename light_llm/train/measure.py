@@ -35,7 +35,7 @@ from .step import Status, Step
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-MAX_MEASURING_SECONDS = 120  # in the child process; after that this process measures for itself
+MAX_SILENCE = 60.0  # seconds without progress in the child process; after that this process measures for itself
 SKIPPED_STEPS = 2  # the first ones set up kernels and memory, and a compiled step is compiled
 SPEED, DOCTOR = "measuring its speed", "checking its arithmetic"
 ShowFn = Callable[[str, int, int], None]  # what is being done, and how much of how much
@@ -61,14 +61,13 @@ def measure_machine(
     if not quiet:
         say(announcement(speed=speed, checks=checks))
     with _bar(quiet=quiet) as show:
-        if device != "cpu":
-            profile(device, dtype, model, progress=lambda done, total: show(SPEED, done, total))
-            return
-        command = [sys.executable, "-m", "light_llm.train.measure", device, dtype]
-        command += ["doctor" if checks else "no-doctor", str(torch.get_num_threads()), json.dumps(asdict(model))]
-        # Without the child's results this process measures when it needs them.
-        with suppress(OSError, subprocess.SubprocessError):
-            _follow(command, show)
+        if device == "cpu":
+            command = [sys.executable, "-m", "light_llm.train.measure", device, dtype]
+            command += ["doctor" if checks else "no-doctor", str(torch.get_num_threads()), json.dumps(asdict(model))]
+            with suppress(OSError, subprocess.SubprocessError):
+                _follow(command, show)
+        # Returns at once what the child measured.
+        profile(device, dtype, model, progress=lambda done, total: show(SPEED, done, total))
 
 
 def announcement(*, speed: bool, checks: bool) -> str:
@@ -103,10 +102,8 @@ def _follow(command: list[str], show: ShowFn) -> None:
     with subprocess.Popen(  # noqa: S603
         command, env=subprocess_env(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as child:
-        timer = threading.Timer(MAX_MEASURING_SECONDS, child.kill)
-        timer.start()
         try:
-            for line in child.stdout or ():
+            while line := _read_line(child):
                 with suppress(ValueError, KeyError, TypeError):
                     message = json.loads(line)
                     if "disturbed" in message:
@@ -114,8 +111,18 @@ def _follow(command: list[str], show: ShowFn) -> None:
                     else:
                         show(message["stage"], message["done"], message["total"])
         finally:
-            timer.cancel()
             child.kill()
+
+
+def _read_line(child: subprocess.Popen[str]) -> str:
+    """Return the next line of a child process; "" at its end. A child that is silent for too long is ended."""
+    assert child.stdout is not None
+    timer = threading.Timer(MAX_SILENCE, child.kill)
+    timer.start()
+    try:
+        return child.stdout.readline()
+    finally:
+        timer.cancel()
 
 
 def main(device: str, dtype: str, doctor: str, threads: str, model: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
 from ..data import DataLoader, TokenDataset
 from ..doctor import Diagnosis, check_device
-from ..errors import ConfigError, DeviceError, as_keywords
+from ..errors import ConfigError, DeviceError, as_keywords, mark_options
 from ..model import LightLLM
 from ..observe import Sink
 from ..observe.tracking import choose_tracker
@@ -123,7 +123,7 @@ class PreflightReport:
         if self.diagnosis is None:
             return ["doctor   skipped ({--skip-doctor}): whether this device computes correctly is not known"]
         checked = sum(finding.verdict != "not checked" for finding in self.diagnosis.findings)
-        wrong = [f"doctor   {advice.because}; {advice.action}" for advice in self.diagnosis.advice]
+        wrong = [f"doctor   {advice.because}; {mark_options(advice.action)}" for advice in self.diagnosis.advice]
         return wrong or [f"doctor   {checked} checks against float64 passed"]
 
 
