@@ -77,6 +77,19 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
+def format_clock(seconds: float) -> str:
+    """Return a duration that counts down, in whole seconds, as a clock shows it.
+
+    >>> [format_clock(s) for s in (0, 17.2, 75, 3700, 200_000)]
+    ['0:00', '0:17', '1:15', '1:01:40', '2 days 8 h']
+    """
+    whole = round(max(0.0, seconds))
+    if whole >= 48 * 3600:
+        return format_duration(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
 def format_count(n: float) -> str:
     """Return a count of parameters or tokens in a few letters.
 

@@ -20,7 +20,7 @@ from light_llm.data.tales import corpus, stories, story
 from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
 from light_llm.errors import DataError
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss
-from light_llm.observe.metrics import evaluation_line
+from light_llm.observe.console import evaluation_line
 from tests.data.test_tales import SMALL, enumerate_stories
 from tests.support.tools import byte_model
 

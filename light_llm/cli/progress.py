@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import Interrupted
-from ..observe.metrics import SafeStream
+from ..observe.console import SafeStream
 
 ProgressFn = Callable[[str, int, int], None]  # what is being done, and how much of how much
 MIN_BYTES = 4_000_000  # less is done before a bar could be read

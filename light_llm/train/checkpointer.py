@@ -118,16 +118,17 @@ class Checkpointer(Callback):
             self.folder.files.sync(self.folder.metrics)
         horizon = config.lr_horizon or config.max_steps
         try:
-            write_step(
-                path,
-                model=trainer.model,
-                optimizer=trainer.optimizer,
-                rng=rng_state(config.device),
-                state=StepState(**vars(state), lr_horizon=horizon, best=self.best_loss, best_step=self.best_step),
-                meta=self._model_meta(state.step, None),
-                run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
-                files=self.folder.files,
-            )
+            with trainer.working("saving"):
+                write_step(
+                    path,
+                    model=trainer.model,
+                    optimizer=trainer.optimizer,
+                    rng=rng_state(config.device),
+                    state=StepState(**vars(state), lr_horizon=horizon, best=self.best_loss, best_step=self.best_step),
+                    meta=self._model_meta(state.step, None),
+                    run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
+                    files=self.folder.files,
+                )
         except OSError as error:
             raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
         self.saved_step, self.last_save = state.step, time.perf_counter()

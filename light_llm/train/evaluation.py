@@ -103,15 +103,21 @@ class EvaluateHeldOut(Callback):
         config, stop_flag = self.trainer.config, self.trainer.stop_flag
         try:
             stop_flag.check()
-            evaluation, distance = evaluate_held_out(
-                self.trainer.model,
-                self.loader.dataset,
-                self.loader.byte_lengths,
-                context=self.loader.dataset.max_length,
-                batch_size=config.micro_batch or config.batch_size,
-                dtype=config.dtype,
-                progress=stop_flag.check,
-            )
+            with self.trainer.working("evaluating") as show:
+
+                def progress(done: int, total: int) -> None:
+                    show(done, total)
+                    stop_flag.check()
+
+                evaluation, distance = evaluate_held_out(
+                    self.trainer.model,
+                    self.loader.dataset,
+                    self.loader.byte_lengths,
+                    context=self.loader.dataset.max_length,
+                    batch_size=config.micro_batch or config.batch_size,
+                    dtype=config.dtype,
+                    progress=progress,
+                )
         except EvaluationCancelled:
             stop_flag.evaluation_cancelled = True
             self.trainer.say(f"notice   the evaluation of step {step} is broken off: --resume makes it first")
@@ -185,7 +191,8 @@ class WriteSample(Callback):
     def on_step(self, step: Step) -> None:
         """Write a row of kind `sample`."""
         try:
-            text = self.generate()
+            with self.trainer.working("sampling"):
+                text = self.generate()
         except EvaluationCancelled:
             return
         self.trainer.write_row({"kind": "sample", "step": step.number, "text": text})

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from ..config import ModelConfig
 from ..doctor import check_device, has_cached_check
 from ..errors import DeviceError
-from ..observe.metrics import SafeStream
+from ..observe.console import SafeStream
 from ..plan.memory_model import StepShape
 from ..plan.profile import is_known, profile
 from ..plan.speed import record_steps

@@ -20,7 +20,7 @@ from ..config import SETTINGS, Run, TrainConfig, changes
 from ..data import Batches
 from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
-from ..observe import BackgroundSink, Console, JsonLines, Sink, read_rows
+from ..observe import BackgroundSink, Console, JsonLines, Sink, TimeLeft, read_rows
 from ..observe.step_metrics import StepMetrics
 from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
@@ -236,7 +236,15 @@ def open_outputs(
     with ExitStack() as stack:
         total = trainer.config.max_steps
         console = stack.enter_context(
-            closing(Console(total=total, log=folder.log, quiet=options.quiet, spell=options.spell))
+            closing(
+                Console(
+                    total=total,
+                    log=folder.log,
+                    quiet=options.quiet,
+                    spell=options.spell,
+                    time_left=_time_left(trainer, record, resumed_at or 0),
+                )
+            )
         )
         file = JsonLines(folder.metrics, keep=resumed_at, warn=console.say, files=folder.files)
         stack.enter_context(closing(file))
@@ -247,6 +255,16 @@ def open_outputs(
         for sink in background:
             stack.enter_context(closing(sink))
         yield console, [console, file, *background]
+
+
+def _time_left(trainer: Trainer, record: dict[str, Any], done: int) -> TimeLeft:
+    """Return the prediction of the rest of the run, from its plan until it has been measured."""
+    config, seconds = trainer.config, (record.get("plan") or {}).get("left") or {}
+    intervals = {"saving": config.save_interval}
+    if trainer.batches.dataset is not None:
+        intervals |= {"evaluating": config.eval_interval, "sampling": config.sample_interval}
+    predicted = {"saving": "saves", "evaluating": "evaluations", "sampling": "samples"}
+    return TimeLeft(config.max_steps, intervals, {name: seconds.get(key) for name, key in predicted.items()}, done)
 
 
 def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,10 @@ class Trainer:
         for line in lines:
             self._active.console.say(line)
 
+    def working(self, phase: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Show a phase such as "evaluating" in the progress line. Yields a function that shows how much is done."""
+        return self._active.console.working(phase)
+
     def write_row(self, row: dict[str, Any]) -> None:
         """Hand a row to every sink."""
         for sink in self._active.sinks:
@@ -352,8 +357,6 @@ class Trainer:
 
     def _finish(self) -> Result:
         """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
-        # The progress line would be redrawn between the messages that follow.
-        self._active.console.pause()
         complete = self.state.step >= self.config.max_steps
         status: Status = "done" if complete else self.stop_flag.status or "done"
         for _, callback in self.callbacks:
@@ -371,7 +374,10 @@ class Trainer:
         )
         row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
         self.write_row(row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second})
-        report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
+        with self.working("writing the report"):
+            report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
+        # The progress line would be redrawn between the messages that follow.
+        self._active.console.pause()
         self.say(*messages.summary(result, self.config, report))
         if self.folder.restore_previous_run():
             self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
