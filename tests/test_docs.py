@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,26 @@ def test_every_command_runs(
     for block in blocks(f"docs/{page}", "python"):
         exec(compile(block, page, "exec"), {})
         assert capsys.readouterr().out.strip()  # a model of one step may stop after a few tokens
+
+
+@pytest.mark.usefixtures("few_checks", "folder")
+def test_the_python_page_runs_from_top_to_bottom(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its blocks share their names; runs are two steps long, and the one that is resumed three."""
+    monkeypatch.delenv("LIGHT_LLM_STOP_AFTER")
+    names: dict[str, Any] = {}
+    code = blocks("docs/python.md", "python")
+    assert len(code) >= 11
+    for block in code:
+        steps = 3 if "resume=True" in block else 2
+        exec(compile(re.sub(r"(max_steps\"?[=:] ?)\d+", rf"\g<1>{steps}", block), "python.md", "exec"), names)
+        assert capsys.readouterr().out.strip(), block
+    losses = names["losses"]
+    assert len(set(losses.values())) == 9
+    options = {"lr": 1e-3, "seed": 2, "max_steps": 2, "batch_size": 8, "quiet": True, "report": False}
+    again = names["Trainer"](names["small"], names["dataset"], **options, out="again").train()
+    assert again.best_loss == losses[1e-3, 2], "the same run after others"
 
 
 def test_the_files_to_carry_over_are_the_ones_that_are_looked_for() -> None:

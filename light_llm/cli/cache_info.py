@@ -39,7 +39,9 @@ KINDS = {
         ),
     ),
     "stdin": Kind(
-        "texts that came through a pipe; --resume of their runs needs them", (rf"stdin/{DIGEST}{{64}}\.txt",), False
+        "texts that came through a pipe or as a Python list; --resume of their runs needs them",
+        (rf"stdin/{DIGEST}{{64}}\.txt", rf"texts/{DIGEST}{{64}}\.jsonl"),
+        False,
     ),
     "ids": Kind("texts as token ids", (rf"shards/{DIGEST}{{24}}",)),
     "vocabularies": Kind(
@@ -55,13 +57,13 @@ KINDS = {
         # Temporary files of atomic_io.py; folders that encode.py works in.
         (
             rf"shards/{DIGEST}{{24}}\.(partial|{DIGEST}{{8}})",
-            r"((tales|stdin|tokenizers|scans|doctor|gpt2)/\.+[^/]+|\.+(measured\.json|shakespeare\.txt|interactive-history\.txt))"
+            r"((tales|stdin|texts|tokenizers|scans|doctor|gpt2)/\.+[^/]+|\.+(measured\.json|shakespeare\.txt|interactive-history\.txt))"
             r"\.(tmp|old)-\d+(\.tmp-\d+)?",
         ),
     ),
 }
 RECENT_SECONDS = 60.0  # a partial file that was written to since then may belong to a process on another machine
-FOLDERS = ("tales", "hub", "stdin", "shards", "tokenizers", "gpt2", "scans", "doctor")
+FOLDERS = ("tales", "hub", "stdin", "texts", "shards", "tokenizers", "gpt2", "scans", "doctor")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from light_llm.cli.cache_info import cache_entries
 from light_llm.data import TokenDataset, create_dataloader, prepare_dataset
 from light_llm.data.bpe import GPT2Tokenizer, train_bpe
 from light_llm.data.tokenizer_json import to_tokenizer_json
@@ -42,7 +43,8 @@ def test_a_list_of_texts_is_a_list_of_documents() -> None:
         datasets[0]
     )
     # A resumed run finds the text by this path.
-    assert Path(datasets[0].config.data).is_file()
+    saved = Path(datasets[0].config.data)
+    assert saved.is_file() and [entry.kind for entry in cache_entries() if entry.path == saved] == ["stdin"]
     held_out = prepare_dataset(DOCUMENTS, 16, "byte", val_data=["Another one, and the fox again.\n"])[0].held_out
     assert ByteTokenizer().decode(held_out.read(0, len(held_out))) == "Another one, and the fox again.\n"
 
