@@ -74,7 +74,7 @@ def decide(config: TrainConfig, resume: ResumeState | None) -> tuple[TrainConfig
 
     def keep(name: str) -> Decision | None:
         value = previous.get(name)
-        return Decision(value, "as the run was started") if value and getattr(config, name) in ("auto", value) else None
+        return Decision(value, "kept from the run") if value and getattr(config, name) in ("auto", value) else None
 
     device = keep("device")
     try:
@@ -101,8 +101,8 @@ def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any
     tokenizer, T = loader.dataset.tokenizer, loader.dataset.max_length
     if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only vocab_size={config.vocab_size:,}; "
-            f"build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
+            f"the vocabulary of the tokenizer has {tokenizer.vocab_size:,} entries, and the model only "
+            f"vocab_size={config.vocab_size:,}; build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
         )
     if T > config.n_positions:
         raise ConfigError(

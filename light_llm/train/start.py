@@ -190,8 +190,9 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     if trainer.active is not None:
         raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
     folder, options, dataset, resume = trainer.folder, trainer.options, trainer.batches.dataset, trainer.resumed
-    report = preflight.run_checks(trainer.model, dataset, trainer.config, resume, options)
+    # Known at once, so it comes before checks that may take half a minute.
     trainer.checkpointer.check_disk_space()
+    report = preflight.run_checks(trainer.model, dataset, trainer.config, resume, options)
     lines = messages.header(trainer, report)
     if not resume:
         moved = folder.archive_existing_run(explicit=options.explicit_out, overwrite=options.overwrite)
