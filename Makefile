@@ -1,13 +1,13 @@
 # make train ARGS="--max-steps 20"   sets up and trains          make test        sets up and runs the tests
 # make check                         format, lint, types         make check-all   and what takes longer
 # make bench                         the numbers in README.md    make faults      every fault, many times, and a table
-# make bench-plan                    what a plan foretells, beside what happens: some ten minutes
+# make bench-plan                    predictions of the plan beside what real runs took: ten minutes
 # make check-interop                  every family in every program it can be exported to
 # make check-gguf                    the same in llama.cpp, which is built from source first: some five minutes
 # make check-versions                the tests with the oldest and the newest PyTorch and Python that are supported
 # make run ARGS="runs"               any other command
 #
-# Installation goes through pip, which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
+# Installation goes through pip (tools/install.py shows its progress), which honours PIP_CONSTRAINT and PIP_FIND_LINKS.
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,18 +24,19 @@ setup: $(VENV)/.run
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit("light-llm needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+	@echo 'Making the virtual environment $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . $(PIN)
+	@$(BIN)/python tools/install.py --editable . $(PIN)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(PIN)
+	@$(BIN)/python tools/install.py --editable '.[dev]' $(PIN)
 	@touch $(VENV)/.run $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]' $(PIN)
+	@$(BIN)/python tools/install.py --editable '.[dev,bench]' $(PIN)
 	@touch $(VENV)/.run $(VENV)/.dev $@
 
 train: $(VENV)/.run

@@ -1,10 +1,10 @@
-"""Train the default run on Shakespeare and on the built-in corpus, and three recipes, for README's tables.
+"""Train the default run on Shakespeare and on the built-in corpus, and three recipes: the tables of docs/results.md.
 
     python benchmarks/default_run.py                      trains all (an hour and a half), writes the tables
     python benchmarks/default_run.py --only tales         one of them
     python benchmarks/default_run.py --only tales --folder checkpoints   of a finished run
 
-The tables go to benchmarks/results/; a test compares README with them.
+The tables go to benchmarks/results/; a test compares the pages with them.
 """
 
 import argparse
