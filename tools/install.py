@@ -33,8 +33,8 @@ def announcement(system: str, *, has_torch: bool, has_gpu: bool, environment: st
             f"Installing into {environment}: PyTorch and about 40 other packages (0.3 GB to download, 1 GB on disk)"
         ]
     lines = [
-        f"Installing into {environment}: PyTorch and about 40 other packages (3 GB to download, 6 GB on disk, most of it for "
-        "NVIDIA GPUs)"
+        f"Installing into {environment}: PyTorch and about 40 other packages "
+        "(3 GB to download, 6 GB on disk, most of it for NVIDIA GPUs)"
     ]
     if not has_gpu:
         lines += [
