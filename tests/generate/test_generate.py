@@ -77,6 +77,23 @@ def test_a_nucleus_is_the_smallest_set_that_reaches_p(values: list[float], p: fl
     assert mass - probabilities[kept].min().item() < p + 1e-9
 
 
+def kept_ids(logits: torch.Tensor) -> list[int]:
+    return (logits > -math.inf).nonzero()[:, 0].tolist()
+
+
+def test_a_boundary_that_is_hit_exactly() -> None:
+    """Four equal tokens: their masses 0.25, 0.5, 0.75 are exact in binary, so p is reached and not passed."""
+    equal = torch.zeros(4, dtype=torch.float64)
+    assert [len(kept_ids(apply_top_p(equal, p))) for p in (0.25, 0.5, 0.75)] == [1, 2, 3]
+    assert kept_ids(apply_top_p(equal, 0.5)) == [0, 1], "of equal tokens the first ones"
+    # A token exactly p times as likely as the likeliest stays; one just below goes.
+    at = torch.tensor([0.0, math.log(0.25), math.nextafter(math.log(0.25), -1e9)], dtype=torch.float64)
+    assert kept_ids(apply_min_p(at, 0.25)) == [0, 1]
+    rows = torch.stack([at, at + 3])  # each row has its own likeliest token
+    assert [kept_ids(row) for row in apply_min_p(rows, 0.25)] == [[0, 1], [0, 1]]
+    assert kept_ids(apply_top_k(torch.tensor([3.0, 1.0, 2.0, 1.0]), 3)) == [0, 1, 2, 3], "a tie with the third stays"
+
+
 def test_draws_follow_the_probabilities() -> None:
     """20,000 draws of four tokens: chi-squared with 3 degrees of freedom stays under 16.3 (1 in 1,000).
 

@@ -47,6 +47,15 @@ def test_an_alarm_names_layer_and_head(relative: Any, similarity: Any, previous:
     assert [str(alarm) for alarm in raised] == said
 
 
+def test_an_alarm_begins_beyond_its_limit() -> None:
+    at_limits = attention.alarms([[0.98, 0.02]], [0.98])
+    assert at_limits == []
+    up, down = math.nextafter(0.98, 1), math.nextafter(0.02, 0)
+    assert [a.what for a in attention.alarms([[up, down]], [up])] == ["uniform", "one position", "all heads alike"]
+    previous = [[0.9, math.nextafter(0.9, 1)]]  # a previous-token head has more than 0.9 of its weight there
+    assert [a.head for a in attention.alarms([[down, down]], [0.5], previous)] == [0]
+
+
 def test_recording_attention_leaves_the_forward_pass_as_it_is(opinionated: LightLLM) -> None:
     x = some_tokens()
     plain = opinionated(x)

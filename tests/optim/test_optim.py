@@ -59,6 +59,25 @@ def test_with_muon_tables_and_vectors_go_by_adamw() -> None:
         assert change.abs().sum() > 0
 
 
+def test_the_constants_of_the_optimizers() -> None:
+    """AdamW takes its settings from the config, decay for matrices and tables alone; Muon has momentum 0.95."""
+    config = TrainConfig(lr=0.5, beta1=0.8, beta2=0.7, eps=1e-3, weight_decay=0.3)
+    decayed, plain = build_optimizer(tiny_model(), config).param_groups
+    for group in (decayed, plain):
+        assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.8, 0.7), 1e-3)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    matrices, *_ = build_optimizer(tiny_model(), replace(config, optimizer="muon")).param_groups
+    assert (matrices["momentum"], matrices["lr"], matrices["weight_decay"]) == (0.95, 0.5, 0.3)
+    assert (matrices["nesterov"], matrices["ns_steps"], matrices["adjust_lr_fn"]) == (True, 5, "match_rms_adamw")
+
+
+def test_the_constants_of_the_schedules() -> None:
+    cosine = partial(warmup_cosine, warmup=10, horizon=110)
+    assert [cosine(s) for s in (0, 9, 10, 60, 110)] == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
+    stable = partial(warmup_stable_decay, warmup=10, horizon=100)
+    assert [stable(s) for s in (0, 9, 59, 60, 80, 99, 100)] == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.55, 0.1225, 0.1])
+
+
 def test_muon_needs_neither_tables_nor_vectors() -> None:
     bare = torch.nn.Linear(6, 4, bias=False)
     optimizer = build_optimizer(bare, TrainConfig(optimizer="muon"))

@@ -211,6 +211,15 @@ def test_a_new_level_is_said_once_and_the_first_losses_say_nothing() -> None:
     assert not is_spike(3.0 + 0.03 * SPIKE_THRESHOLD / 2, usual)
 
 
+def test_the_scale_of_a_spike_is_the_robust_standard_deviation() -> None:
+    losses = [1.0, 2.0, 3.0] * 8  # median 2, median absolute deviation 1
+    assert robust_z(5.0, losses) == pytest.approx(3 / 1.4826, rel=1e-12)
+    assert robust_z(2.1, [2.0] * 20) == pytest.approx(5.0), "the deviation counts as at least 1% of the median"
+    assert robust_z(5.0, losses[:16]) > 0 == robust_z(5.0, losses[:15])
+    at = 2.0 + 8 * 1.4826
+    assert is_spike(math.nextafter(at, 99), losses) and not is_spike(at - 1e-9, losses)
+
+
 class WithNoise(DataLoader):
     """One batch is noise: nothing a model can have learnt."""
 
