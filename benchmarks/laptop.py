@@ -103,8 +103,8 @@ def table(runs: dict[str, tuple[RunLog, float]], machine: str = "") -> str:
     decided = first.record["decided"]
     lines += [
         "",
-        "Minutes are wall time, all included. The texts: the first 100 kB of Shakespeare, all of it (1.1 MB), and 10 MB",
-        "of the built-in stories, which are easier to predict. One seed.",
+        "Minutes are wall time, all included. The texts: the first 100 kB of Shakespeare, all of it, and 10 MB of",
+        "the built-in stories, which are easier to predict. One seed.",
         f"{decided['dtype']['value']} on {decided['device']['value']}: {machine or first.machine}, "
         f"torch {first.versions['torch']}, {first.started:%Y-%m-%d}.",
     ]
