@@ -54,11 +54,11 @@ class BytePairTokenizer(Tokenizer):
         ranks = {token: i for i, token in enumerate(tokens) if token}
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:
-            raise ConfigError(f"byte 0x{missing[0]:02x} is no token, so that some texts have no ids; train another one")
+            raise ConfigError(f"byte 0x{missing[0]:02x} is not a token, so some texts have no ids; train another")
         if repeated := len(tokens) - len(ranks) - tokens.count(NO_BYTES):
             raise ConfigError(f"{repeated} tokens are there twice; train another")
         if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_BYTES:
-            raise ConfigError(f"the separator {repr_short(separator)} is no id without a text; train another")
+            raise ConfigError(f"the separator {repr_short(separator)} is not an id without text; train another")
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
         self._ranks = ranks
         # tiktoken gets no special tokens, so that no text can become one.

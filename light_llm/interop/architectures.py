@@ -246,7 +246,7 @@ def family_of(config: ModelConfig) -> Family:
     listed = " or ".join(f"{family.title}, where {'; '.join(differences[family.name])}" for family in nearest)
     raise ConfigError(
         f"other programs have no such model; the nearest is {listed}. It can be used with light-llm; for another "
-        f"program, train one with --preset {nearest[0].preset} and change sizes alone"
+        f"program, train one with {{--preset {nearest[0].preset}}} and change only its sizes"
     )
 
 

@@ -59,7 +59,7 @@ def write_config(config: ModelConfig, *, separator: int | None, dtype: str) -> d
     family = family_of(config)
     if family.needs_whole_heads and config.n_embd % config.n_head:
         raise ConfigError(
-            f"transformers refuses a {family.title} whose n_embd={config.n_embd} is no multiple of "
+            f"transformers refuses a {family.title} whose n_embd={config.n_embd} is not a multiple of "
             f"n_head={config.n_head}, whatever head_dim says; train one with "
             f"n_embd={-(-config.n_embd // config.n_head) * config.n_head}, or with qk_norm, which makes it a Qwen3"
         )

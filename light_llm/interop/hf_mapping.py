@@ -93,7 +93,7 @@ def from_hf_tensors(
     # Checked before a name is made for each layer of a config that says a billion.
     if config.n_layer > len(tensors):
         raise CheckpointError(
-            f"{where}: its config says {repr_short(config.n_layer)} layers, and there are {len(tensors):,} tensors; "
+            f"{where}: its config says {repr_short(config.n_layer)} layers, but it has {len(tensors):,} tensors; "
             + COMPLETE
         )
     # Older files repeat a tied table; it is checked below and not loaded twice.

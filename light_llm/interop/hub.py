@@ -21,11 +21,11 @@ def check_push(name: str) -> str:
         validate_repo_id(name)
     except HFValidationError as error:
         reason = str(error).strip().rstrip(".")
-        raise ConfigError(f"{name!r} is no name of a model: {reason}; try one like you/small-stories") from None
+        raise ConfigError(f"{name!r} is not a name for a model: {reason}; try one like you/small-stories") from None
     token = get_token()
     if token is None:
         raise ConfigError(
-            f"there is no token of the Hugging Face hub on this machine, so {name} cannot be pushed; "
+            f"no token for the Hugging Face hub was found on this machine, so {name} cannot be pushed; "
             "run: hf auth login, with a token that may write"
         )
     return token

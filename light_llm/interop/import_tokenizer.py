@@ -16,8 +16,8 @@ from ..json_io import load_json, read_bounded
 from .tokenizer_files import SPECIAL_TOKEN, byte_level_json
 from .verify import TOKENIZER_TEXTS
 
-WITHOUT = "import the weights alone with --tokenizer none"
-ANOTHER = f"name another with --tokenizer (gpt2, byte, or the path of a tokenizer.json), or {WITHOUT}"
+WITHOUT = "import the weights alone with {--tokenizer none}"
+ANOTHER = f"name another with {{--tokenizer}} (gpt2, byte, or the path of a tokenizer.json), or {WITHOUT}"
 
 
 def read_tokenizer(folder: Path, spec: str, config: Mapping[str, Any], *, offline: bool = False) -> Tokenizer | None:
@@ -48,8 +48,8 @@ def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
     """Return the tokenizer that `--tokenizer` names. Raises ConfigError for one that is trained on a text."""
     if spec.partition(":")[0] in ("bpe", "char"):
         raise ConfigError(
-            f"--tokenizer {spec} cannot be used here: it would be made from a text, and a model knows only the one it "
-            "was trained with; name gpt2, byte, the path of a tokenizer.json, or none"
+            f"{{--tokenizer {spec}}} cannot be used here: it would be trained on a text, and a model needs the "
+            "tokenizer that it was trained with; name gpt2, byte, the path of a tokenizer.json, or none"
         )
     return make_tokenizer(spec, offline=offline)
 
@@ -59,7 +59,7 @@ def _read_values(folder: Path) -> tuple[Any, Path]:
     path, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not path.is_file() and not (vocab.is_file() and merges.is_file()):
         has_sentencepiece = (folder / "tokenizer.model").is_file()
-        only = "; its tokenizer.model is SentencePiece's, which is not read" if has_sentencepiece else ""
+        only = "; its tokenizer.model is SentencePiece's, which cannot be imported" if has_sentencepiece else ""
         raise CheckpointError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt{only}; {ANOTHER}")
     path = path if path.is_file() else vocab
     try:
@@ -104,13 +104,13 @@ def _checked(values: Any, path: Path) -> BytePairTokenizer:
     library.no_padding()
     if library.encode("a").ids != library.encode("a", add_special_tokens=False).ids:
         added = " ".join(word for word in library.encode("a").tokens if word != "a")[:80]
-        raise _unusable(path, f"its post_processor puts ids around each text ({added}), which light-llm's does not")
+        raise _unusable(path, f"its post_processor adds ids to each text ({added}), which light-llm does not")
     for text in (*TOKENIZER_TEXTS, *_texts_of_tokens(tokenizer)):
         expected = library.encode(text, add_special_tokens=False).ids
         if (ids := tokenizer.encode(text)) != expected:
             at = next(i for i, (a, b) in enumerate(zip([*ids, -1], [*expected, -2], strict=False)) if a != b)
             example = repr_short(text[max(0, at - 20) :][:40])
-            raise _unusable(path, f"a byte-level BPE makes other ids of some texts, such as {example}")
+            raise _unusable(path, f"a byte-level BPE gives other ids for some texts, such as {example}")
     return tokenizer
 
 
@@ -136,20 +136,20 @@ def _unsupported_part(values: Any) -> str:
         return "it has no model"
     model, pre, normalizer = values["model"], values.get("pre_tokenizer"), values.get("normalizer")
     if model.get("type") != "BPE":
-        return f"its model is {repr_short(model.get('type'))} and no byte-level BPE"
+        return f"its model is {repr_short(model.get('type'))} and not a byte-level BPE"
     if model.get("byte_fallback"):
-        return "its model is a BPE of characters with byte_fallback, and no byte-level one"
+        return "its model is a BPE of characters with byte_fallback, and not a byte-level one"
     for mark in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(mark):
-            return f"its model has {mark}={repr_short(model[mark])}, so that tokens are not what texts are made of"
+            return f"its model has {mark}={repr_short(model[mark])}, so that tokens are not parts of the text"
     if normalizer:
-        return f"its normalizer ({_type_names(normalizer)}) changes texts before they are cut"
+        return f"its normalizer ({_type_names(normalizer)}) changes texts before they are tokenized"
     if not isinstance(pre, dict) or pre.get("type") != "ByteLevel" or pre.get("use_regex") is False:
-        return f"its pre_tokenizer ({_type_names(pre)}) cuts texts by another pattern than GPT-2's"
+        return f"its pre_tokenizer ({_type_names(pre)}) splits texts by another pattern than GPT-2's"
     if pre.get("add_prefix_space") is not False:
         return "its pre_tokenizer has add_prefix_space=True, which puts a space before each text"
     if not isinstance(decoder := values.get("decoder"), dict) or decoder.get("type") != "ByteLevel":
-        return f"its decoder ({_type_names(decoder)}) makes other texts of ids than joining their bytes"
+        return f"its decoder ({_type_names(decoder)}) does not decode ids by joining their bytes"
     added = values.get("added_tokens") or []
     if texts := [t.get("content") for t in added if isinstance(t, dict) and t.get("special") is False]:
         return (

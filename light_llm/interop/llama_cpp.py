@@ -107,7 +107,7 @@ class LlamaCpp(Runtime):
             code = self.process.wait()
         if code in ILLEGAL_INSTRUCTION:
             return MissingDependency(
-                "llama.cpp is built here for instructions that this processor refuses; build it again without them: "
+                "llama.cpp was compiled for instructions that this processor lacks; compile it again without them: "
                 'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --force-reinstall --no-cache-dir llama-cpp-python'
             )
         self.stderr.seek(0)
@@ -115,6 +115,6 @@ class LlamaCpp(Runtime):
         reason = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
         ended_by = f"signal {-code}" if code < 0 else f"exit code {code}"
         return CheckpointError(
-            f"llama.cpp ended over {self.path} ({ended_by}): {reason[:MAX_REASON]}. Nothing was kept; "
+            f"llama.cpp crashed on {self.path} ({ended_by}): {reason[:MAX_REASON]}. The export was deleted; "
             "please report it, with the version of llama-cpp-python"
         )

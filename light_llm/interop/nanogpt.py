@@ -53,7 +53,7 @@ def read_checkpoint(
     """
     check_choice("activation", activation, tuple(ACTIVATIONS))
     if text is not None and tokenizer != "char":
-        raise ConfigError("--text is for the alphabet of --tokenizer char and has no effect on another; leave it out")
+        raise ConfigError("{--text} is for {--tokenizer char} and has no effect on another tokenizer; leave it out")
     counts = _count_characters(text) if text else Counter[str]()
     stored = _load(path)
     tensors = strip_prefix(_tensors_of(stored, path), NANOGPT_TENSORS, path)
@@ -67,7 +67,7 @@ def read_checkpoint(
         if len(counts) != config.vocab_size:
             raise DataError(
                 f"{text} has {len(counts):,} different characters, and the model vocab_size={config.vocab_size:,}: "
-                "it is not the text that was prepared; name that one with --text"
+                "it is not the text that was prepared; name that one with {--text}"
             )
         rarest = min(range(len(counts)), key=lambda i: counts[model_tokenizer.alphabet[i]])
         for name in weights.keys() & {"wte.weight", HEAD}:
@@ -76,7 +76,7 @@ def read_checkpoint(
     if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{path} has vocab_size={config.vocab_size:,}, and the tokenizer {model_tokenizer.vocab_size:,} ids; name "
-            "the one it was trained with, or --tokenizer none"
+            "the one it was trained with, or {--tokenizer none}"
         )
     step, loss = stored.get("iter_num"), stored.get("best_val_loss")
     origin: dict[str, Any] = {"format": "nanogpt", "name": path.name}
@@ -99,7 +99,7 @@ def _load(path: Path) -> dict[str, Any]:
             compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
             if compressed or any(r.file_size > MAX_PICKLE for r in records if r.filename.endswith("data.pkl")):
                 raise CheckpointError(
-                    f"{path} is no checkpoint of nanoGPT: its records are packed or too large; {_ANOTHER}"
+                    f"{path} is not a checkpoint of nanoGPT: its records are compressed or too large; {_ANOTHER}"
                 )
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -115,9 +115,9 @@ def _load(path: Path) -> dict[str, Any]:
         ) from None
     values = stored if isinstance(stored, dict) else {}
     if values.get("kind") == KIND:
-        raise CheckpointError(f"{path} is a model of light-llm already; use it as it is: --checkpoint {path}")
+        raise CheckpointError(f"{path} is a model of light-llm already; use it as it is: {{--checkpoint {path}}}")
     if missing := [name for name in ("model", "model_args") if name not in values]:
-        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: it has no {missing[0]}; {_ANOTHER}")
+        raise CheckpointError(f"{path} is not a checkpoint of nanoGPT: it has no {missing[0]}; {_ANOTHER}")
     return values
 
 
@@ -125,7 +125,7 @@ def _tensors_of(stored: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """Return the tensors by name, without the prefix that torch.compile adds. Raises CheckpointError."""
     tensors = stored["model"]
     if not isinstance(tensors, dict) or not all(isinstance(name, str) and _is_plain(t) for name, t in tensors.items()):
-        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model is no table of plain tensors")
+        raise CheckpointError(f"{path} is not a checkpoint of nanoGPT: its model is not a table of plain tensors")
     return {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
 
 
@@ -139,7 +139,7 @@ def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
     """Return nanoGPT's sizes as our config. Raises CheckpointError for a size that is missing or unknown."""
     sizes = stored["model_args"]
     if not isinstance(sizes, dict):
-        raise CheckpointError(f"{path} is no checkpoint of nanoGPT: its model_args are no table")
+        raise CheckpointError(f"{path} is not a checkpoint of nanoGPT: its model_args are not a table")
     # An unknown size belongs to a modified GPT, which this import would compute wrongly.
     needed = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
     for name, value in sizes.items():
@@ -165,7 +165,7 @@ def _tokenizer_of(size: int, spec: str, alphabet: str, path: Path, *, offline: b
     if spec == "char":
         if not alphabet:
             raise ConfigError(
-                "--tokenizer char needs the text that was prepared, as in --text input.txt: nanoGPT keeps its "
+                "{--tokenizer char} needs the text that was prepared, as in {--text input.txt}: nanoGPT stores its "
                 f"alphabet in meta.pkl, {_PICKLE}"
             )
         return CharTokenizer(alphabet)
@@ -173,8 +173,8 @@ def _tokenizer_of(size: int, spec: str, alphabet: str, path: Path, *, offline: b
         return named_tokenizer(spec or "gpt2", offline=offline)
     raise ConfigError(
         f"{path} has vocab_size={size:,}, which is not GPT-2's, and does not say which characters its ids are: nanoGPT "
-        f"keeps that in meta.pkl, {_PICKLE}; name the text it was prepared from, --tokenizer char --text input.txt, or "
-        "--tokenizer none"
+        f"stores that in meta.pkl, {_PICKLE}; name the text it was prepared from ({{--tokenizer char}} and "
+        "{--text input.txt}), or use {--tokenizer none}"
     )
 
 
@@ -186,7 +186,9 @@ def _count_characters(text: Path) -> Counter[str]:
             while chunk := file.read(TEXT_CHUNK):
                 counts.update(chunk)
     except OSError as error:
-        raise DataError(f"{text} cannot be read: {error.strerror or error}; name the text with --text") from None
+        raise DataError(f"{text} cannot be read: {error.strerror or error}; name the text with {{--text}}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{text} is not UTF-8 ({error.reason}); name the text that was prepared with --text") from None
+        raise DataError(
+            f"{text} is not UTF-8 ({error.reason}); name the text that was prepared with {{--text}}"
+        ) from None
     return counts

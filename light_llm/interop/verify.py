@@ -71,7 +71,7 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
     expected = loaded.model(torch.tensor(short)).float()[..., :n_ids]
     if not expected.isfinite().all():
         raise CheckpointError(
-            "the model itself gives logits that are no numbers; train it again, or export another step"
+            "the model itself gives logits that are NaN or infinite; train it again, or export another step"
         )
     # Logits that hardly vary are within any fixed limit of those of another model.
     limit = min(limit, MAX_SPREAD * float(expected.std()))
@@ -89,7 +89,7 @@ def _compare_logits(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]]
         raise _mismatch(runtime, f"it has logits for {actual.size(-1):,} ids, and the model has {n_ids:,}")
     max_error = float((expected - actual).abs().max())
     if not max_error <= limit:  # also true for NaN
-        raise _mismatch(runtime, f"its logits are off by {max_error:.1e}, and {limit:.0e} is allowed")
+        raise _mismatch(runtime, f"its logits are off by {max_error:.1e}, and the tolerance is {limit:.0e}")
     return max_error
 
 
@@ -148,14 +148,14 @@ def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
         if actual is None:
             return None
         if actual != expected:
-            raise _mismatch(runtime, f"its tokenizer makes other ids of {known!r}: {actual[:8]} and not {expected[:8]}")
+            raise _mismatch(runtime, f"its tokenizer gives other ids for {known!r}: {actual[:8]}, not {expected[:8]}")
         if runtime.decode(expected) != decode_ids(tokenizer, expected):
-            raise _mismatch(runtime, f"its tokenizer does not give back {known!r}")
+            raise _mismatch(runtime, f"its tokenizer does not decode to {known!r}")
     return True
 
 
 def _mismatch(runtime: Runtime, difference: str) -> CheckpointError:
     return CheckpointError(
-        f"{runtime.name} opened the export, and it is not the model: {difference}. Nothing was kept; "
+        f"{runtime.name} opened the export, and it is not the same model: {difference}. The export was deleted; "
         "please report it, with the versions of torch and of that program"
     )

@@ -26,7 +26,7 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Any, 
     """
     # The harness would report these three in its own words, after seconds.
     if not names:
-        raise ConfigError("no task was named; write one, or several with commas, as in --tasks lambada_openai,piqa")
+        raise ConfigError("no task was named; write one, or several with commas, as in {--tasks lambada_openai,piqa}")
     if missing := [name for name in names if name.endswith(YAML_SUFFIXES) and not Path(name).is_file()]:
         raise ConfigError(f"there is no file {missing[0]}; a task is a name, or the path of a YAML file")
     if include is not None and not include.is_dir():
@@ -85,6 +85,6 @@ def _expand(name: str, manager: Any) -> list[str]:
         return matches
     known = nearest(name, manager.all_tasks)
     raise ConfigError(
-        f"there is no task {repr_short(name)}{did_you_mean(name, known)} Tasks of your own are found with --include "
-        "FOLDER; all others: lm-eval ls tasks"
+        f"there is no task {repr_short(name)}{did_you_mean(name, known)} Tasks of your own are found with "
+        "{--include FOLDER}; all others: lm-eval ls tasks"
     )

@@ -201,7 +201,7 @@ def test_a_push_that_cannot_succeed_sends_nothing(hub: Server, folder: Path, mon
             push(folder, name, endpoint=hub.address)
 
     for name in ("a/b/c", "so many words", "me/-x"):
-        refused(ConfigError, "is no name of a model", name)
+        refused(ConfigError, "is not a name for a model", name)
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.get_token", lambda: None)
         refused(ConfigError, "no token .*hf auth login")

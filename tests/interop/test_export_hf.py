@@ -287,7 +287,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     vocab = values["model"]["vocab"]
     vocab["T"], vocab["o"] = vocab["o"], vocab["T"]
     (out / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'To be"):
+    with pytest.raises(CheckpointError, match="its tokenizer gives other ids for 'To be"):
         verify(loaded, HF.open(out))
 
 
@@ -350,7 +350,7 @@ def test_presets_and_their_relatives_have_a_family() -> None:
 
 def test_a_llama_that_transformers_refuses(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path, "llama", n_embd=26, head_dim=4)
-    with pytest.raises(ConfigError, match=r"refuses a Llama whose n_embd=26 is no multiple of n_head=6.*n_embd=30"):
+    with pytest.raises(ConfigError, match=r"refuses a Llama whose n_embd=26 is not a multiple of n_head=6.*n_embd=30"):
         HF.write(loaded, tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_the_model_itself_is_verified(n_positions: int) -> None:
 def test_a_difference_late_in_the_context_is_found(right: dict[str, Any], wrong: dict[str, Any]) -> None:
     model, other = model_of(**QWEN3, **right), model_of(**QWEN3, **wrong)
     other.load_state_dict(model.state_dict())
-    with pytest.raises(CheckpointError, match="it is not the model: its logits are off by"):
+    with pytest.raises(CheckpointError, match="it is not the same model: its logits are off by"):
         verify(loaded(model), Program(other))
 
 
@@ -125,7 +125,7 @@ def test_a_model_with_nan_is_refused() -> None:
     model = model_of()
     with torch.no_grad():
         model.ln_f.weight.fill_(torch.nan)
-    with pytest.raises(CheckpointError, match="the model itself gives logits that are no numbers"):
+    with pytest.raises(CheckpointError, match="the model itself gives logits that are NaN or infinite"):
         verify(loaded(model), Program(model))
 
 
@@ -139,7 +139,7 @@ def test_an_alphabet_is_encoded_too() -> None:
     ours = CharTokenizer("абв")
     model = model_of(vocab_size=ours.vocab_size)
     assert verify(loaded(model, ours), Program(model, ours)).same_tokenizer
-    with pytest.raises(CheckpointError, match="its tokenizer makes other ids of 'абв'"):
+    with pytest.raises(CheckpointError, match="its tokenizer gives other ids for 'абв'"):
         verify(loaded(model, ours), AllZeros(model, ours))
 
 

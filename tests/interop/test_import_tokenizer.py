@@ -59,7 +59,7 @@ MODEL = to_tokenizer_json(BPE)["model"]
         ({"pre_tokenizer": OTHER_PATTERN}, r"pre_tokenizer \(Sequence of Split, ByteLevel\)"),
         ({"pre_tokenizer": None}, r"pre_tokenizer \(none\)"),
         ({"pre_tokenizer": PREFIXED}, "add_prefix_space=True"),
-        ({"model": MODEL | {"merges": MODEL["merges"][:9]}}, "makes other ids"),
+        ({"model": MODEL | {"merges": MODEL["merges"][:9]}}, "gives other ids"),
         ({"model": MODEL | {"merges": MODEL["merges"][::-1]}}, "not in the order of its ids"),
         ({"model": 1}, "it has no model"),
         ("x", "it has no model"),
@@ -69,7 +69,7 @@ def test_a_part_that_ours_cannot_express_is_named(parts: Any, named: str, tmp_pa
     _, folder = exported(tmp_path / "out", BPE)
     values = parts if parts == "x" else to_tokenizer_json(BPE) | parts
     (folder / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=rf"{named}.*--tokenizer none"):
+    with pytest.raises(CheckpointError, match=rf"{named}.*tokenizer=none"):
         read_folder(folder)
     assert read_folder(folder, tokenizer="none").file.tokenizer is None
 
@@ -80,7 +80,7 @@ def test_a_text_with_different_ids_is_found(tmp_path: Path) -> None:
     values = to_tokenizer_json(BPE)
     values["added_tokens"].append({**values["added_tokens"][0], "id": BPE.vocab_size, "content": "don't!"})
     (folder / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="makes other ids of some texts, such as .*don't"):
+    with pytest.raises(CheckpointError, match="gives other ids for some texts, such as .*don't"):
         read_folder(folder)
 
 
@@ -99,7 +99,7 @@ def test_eos_becomes_the_separator(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("remove", "add", "named"),
     [
-        ("tokenizer.json", "", r"no tokenizer\.json, nor vocab\.json and merges\.txt.*--tokenizer"),
+        ("tokenizer.json", "", r"no tokenizer\.json, nor vocab\.json and merges\.txt.*tokenizer="),
         ("tokenizer.json", "tokenizer.model", r"tokenizer\.model is SentencePiece's"),
         ("", "tokenizer.json", "cannot be read: "),
     ],
@@ -121,7 +121,7 @@ def test_a_tokenizer_can_be_named_instead(tmp_path: Path) -> None:
     assert tokenizer is not None and tokenizer_hash(tokenizer) == tokenizer_hash(BPE)
     assert isinstance(read_folder(folder, tokenizer="byte").file.tokenizer, ByteTokenizer)
     for spec in ("char", "bpe:300"):
-        with pytest.raises(ConfigError, match=f"--tokenizer {spec} cannot be used here: it would be made from a text"):
+        with pytest.raises(ConfigError, match=f"tokenizer={spec} cannot be used here: it would be trained on a text"):
             read_folder(folder, tokenizer=spec)
 
 
@@ -175,5 +175,5 @@ def test_merges_that_give_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
     vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
     values["model"] |= {"vocab": vocab, "merges": joins}
     (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": []}))
-    with pytest.raises(CheckpointError, match="makes other ids of some texts"):
+    with pytest.raises(CheckpointError, match="gives other ids for some texts"):
         read_tokenizer(tmp_path, "", {})

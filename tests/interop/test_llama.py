@@ -91,9 +91,13 @@ SAYS = "at = lambda where: (print('ggml.c: an assertion failed', file=sys.stderr
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (SAYS, CheckpointError, r"llama.cpp ended over .*m.gguf \(signal 6\): ggml.c: an assertion failed. Nothing"),
+        (
+            SAYS,
+            CheckpointError,
+            r"llama.cpp crashed on .*m.gguf \(signal 6\): ggml.c: an assertion failed. The export was deleted",
+        ),
         (DIES.format("SIGKILL", "eval"), CheckpointError, r"\(signal 9\): "),
-        (DIES.format("SIGILL", "eval"), MissingDependency, "instructions that this processor refuses; build it again"),
+        (DIES.format("SIGILL", "eval"), MissingDependency, "instructions that this processor lacks; compile it again"),
         (DIES.format("SIGILL", "open"), MissingDependency, r"GGML_NATIVE=OFF"),
         ("at = lambda where: sys.exit(3)", CheckpointError, r"\(exit code 3\)"),
         ("def at(where): raise ValueError('no such file')", CheckpointError, "does not open .*m.gguf: no such file"),
@@ -117,11 +121,11 @@ def test_without_a_running_llama_cpp_the_file_is_read_back(tmp_path: Path, monke
     stand_in(tmp_path, monkeypatch, DIES.format("SIGILL", "eval"))
     done = exported(tmp_path)
     assert done.check is None and done.path.is_file()
-    assert re.search(r"^read back with gguf .*; NOT run .*: llama.cpp is built", done.summary)
+    assert re.search(r"^read back with gguf .*; NOT run .*: llama.cpp was compiled", done.summary)
     done.path.unlink()
     stand_in(tmp_path, monkeypatch, SAYS)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(CheckpointError, match="llama.cpp ended over"):
+    with pytest.raises(CheckpointError, match="llama.cpp crashed on"):
         exported(tmp_path)
     assert sorted(tmp_path.iterdir()) == before
 

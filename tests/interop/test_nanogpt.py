@@ -188,9 +188,9 @@ def test_another_text_has_another_alphabet(tmp_path: Path) -> None:
 
 def test_a_model_of_unknown_characters_needs_its_text(tmp_path: Path) -> None:
     path = save(tmp_path / "ckpt.pt", tensors())
-    refused(path, r"vocab_size=12, .*meta\.pkl.*--text", ConfigError, tokenizer="")
-    refused(path, r"--text input\.txt", ConfigError, tokenizer="char")
-    refused(path, "--text .*has no effect", ConfigError, tokenizer="byte", text=text_file(tmp_path))
+    refused(path, r"vocab_size=12, .*meta\.pkl.*text=", ConfigError, tokenizer="")
+    refused(path, r"text=input\.txt", ConfigError, tokenizer="char")
+    refused(path, "text=... .*has no effect", ConfigError, tokenizer="byte", text=text_file(tmp_path))
     refused(path, "vocab_size=12, .*257 ids", tokenizer="byte")
 
 
@@ -242,7 +242,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "ckpt.pt", tensors())
     whole = path.read_bytes()
     packed(path)
-    refused(path, "packed or too large")
+    refused(path, "compressed or too large")
     for damaged in (whole[:-200], b"", b"PK\x03\x04 nonsense", whole.replace(b"model_args", b"model_arg\xff")):
         path.write_bytes(damaged)
         refused(path, "is damaged, or holds more")
@@ -255,10 +255,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        ({"a": [1.0]}, "no table of plain tensors"),
-        ([1], "no table of plain tensors"),
-        ({"a": torch.ones(3, device="meta")}, "no table of plain tensors"),
-        ({"a": torch.ones(1).expand(10**9)}, "no table of plain tensors"),  # four bytes that claim to be many
+        ({"a": [1.0]}, "not a table of plain tensors"),
+        ([1], "not a table of plain tensors"),
+        ({"a": torch.ones(3, device="meta")}, "not a table of plain tensors"),
+        ({"a": torch.ones(1).expand(10**9)}, "not a table of plain tensors"),  # four bytes that claim to be many
         ({}, "2 layers, .* 0 tensors"),
         ({"transformer.h.0.ln_1.weight": torch.ones(C, dtype=torch.int64)}, "int64"),
     ],
@@ -277,7 +277,7 @@ def test_an_invalid_loss_is_left_out(loss: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sizes", "named"),
     [
-        ([], "model_args are no table"),
+        ([], "model_args are not a table"),
         ({k: v for k, v in SIZES.items() if k != "block_size"}, "model_args has no block_size"),
         (SIZES | {"n_kv_head": 1}, "model_args has 'n_kv_head'=1"),
         (SIZES | {"bias": 1}, "model_args has bias=1"),

@@ -126,7 +126,7 @@ def test_offline_downloads_nothing(loaded: LoadedModel, tmp_path: Path, monkeypa
     yaml.write_text("\n".join(lines).replace("dataset_path: json", "dataset_path: nobody/nothing"))
     for module in (datasets.config, huggingface_hub.constants):  # as on a machine that is online
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
-    with pytest.raises(DataError, match="nobody/nothing.*--offline"):
+    with pytest.raises(DataError, match="nobody/nothing.*offline="):
         run(loaded, tmp_path, "our_rolling", offline=True)
     assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.constants.HF_HUB_OFFLINE
 
