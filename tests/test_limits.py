@@ -199,7 +199,7 @@ def test_without_files_or_network_tales_is_used(
     assert "in stories cut by a window's edge" in out and "\nhardest     " in out and "\neasiest     " in out
     assert main(["generate", "demo", "--seed", "1", "--max-new-tokens", "5"]) == 0
     headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
-    assert headings == ["--- from nothing", "--- 'Once upon a time'", "--- 'Lily was'", "--- 'Tom lived in'"]
+    assert headings == ["--- (no prompt)", "--- 'Once upon a time'", "--- 'Lily was'", "--- 'Tom lived in'"]
     assert main(["train", *small, *shape, "--data", "shakespeare", "--out", "other"]) == 2  # asked for by name
     assert "shakespeare.txt is not on this machine, and this command downloads nothing" in capsys.readouterr().err
 

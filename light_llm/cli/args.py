@@ -5,7 +5,7 @@ import os
 import shlex
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar
@@ -62,16 +62,6 @@ def words_arg(metavar: str, help: str, hint: str = "") -> Any:
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
 
 
-def switch_arg(help: str) -> Any:
-    """Return the help of a switch, whose default needs no words."""
-    return tyro.conf.arg(help=help, help_behavior_hint="")
-
-
-def optional_arg(metavar: str, help: str) -> Any:
-    """Return the help of a flag without a default."""
-    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
-
-
 CHECKPOINT_ARG = words_arg("[CHECKPOINT]", "run folder, step folder, .pt", "(default: checkpoints)")
 
 
@@ -99,6 +89,7 @@ def parse(
     words, given = _normalize(kind, argv, steps_per_pass)
     # A switch has no second flag `--no-...`, which would make --help twice as long.
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
+    kind = _without_empty_defaults(kind) if words == ["--help"] else kind
     return tyro.cli(kind, prog=prog, description=about, args=words, config=config), given
 
 
@@ -183,8 +174,7 @@ def flag_of(name: str) -> str:
 def _flag_field(config: type, name: str, default: Any, shown_help: str) -> tuple[str, Any, Any]:
     """Return name, annotation and default of a setting's flag, as `make_dataclass` takes them."""
     kind: Any = next(kind for kind in types_of(config)[name] if kind is not NoneType)
-    make_arg = optional_arg if default is None and kind is str else tyro.conf.arg
-    annotation = Annotated[kind, make_arg(metavar=metavar_of(config, name), help=shown_help)]
+    annotation = Annotated[kind, tyro.conf.arg(metavar=metavar_of(config, name), help=shown_help)]
     return name, annotation, field(default=kind() if default is None else default)
 
 
@@ -208,7 +198,7 @@ def _normalize(
         word = rest.pop(0)
         # Help is shown even after a mistake: the user may be looking for the right flag.
         if word in ("-h", "--help"):
-            return [word], given
+            return ["--help"], given
         if positional_args and not word.startswith("-"):
             positional.append(word)
             continue
@@ -235,6 +225,19 @@ def _normalize(
     if positional_args and not positional_args.min_count <= len(positional) <= (positional_args.max_count or math.inf):
         raise _wrong_count(positional, positional_args)
     return words + positional, given
+
+
+def _without_empty_defaults(kind: type[Flags]) -> type[Flags]:
+    """Return a flags dataclass whose help leaves out the defaults `False` and `''`, which say nothing."""
+    derived: list[tuple[str, Any, Any]] = []
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        default = next(f.default for f in fields(typing.cast("Any", kind)) if f.name == name)
+        if default is False or default == "":
+            marks = getattr(hint, "__metadata__", ())
+            shown = [replace(m, help_behavior_hint="") if hasattr(m, "help_behavior_hint") else m for m in marks]
+            hint = typing.get_type_hints(kind)[name]
+            derived.append((name, Annotated[(hint, *shown)] if shown else hint, field(default=default)))
+    return make_dataclass(kind.__name__, derived, bases=(kind,), frozen=True)
 
 
 def _unknown_flag(word: str, name: str, known: Collection[str]) -> str:

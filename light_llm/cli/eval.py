@@ -34,14 +34,14 @@ class EvalFlags:
     model: Annotated[Words, CHECKPOINT_ARG, _POSITIONAL] = ()
     checkpoint: Annotated[str, arg(metavar="PATH", help="the same, as a flag", help_behavior_hint="")] = ""
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    data: Annotated[str, arg(metavar="PATH", help="held-out: where the text is now", help_behavior_hint="")] = ""
-    tasks: Annotated[str, arg(metavar="A,B", help="names, mmlu_*, my.yaml", help_behavior_hint="")] = ""
-    include: Annotated[str, arg(metavar="DIR", help="tasks: a folder of your own", help_behavior_hint="")] = ""
+    data: Annotated[str, arg(metavar="PATH", help="path of the held-out text, if moved", help_behavior_hint="")] = ""
+    tasks: Annotated[str, arg(metavar="A,B", help="tasks: names, patterns or YAML files", help_behavior_hint="")] = ""
+    include: Annotated[str, arg(metavar="DIR", help="tasks: folder of your own tasks", help_behavior_hint="")] = ""
     limit: Annotated[int, arg(metavar="N", help="tasks: documents of each; 0: all")] = 0
-    num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples; -1: as they say")] = -1
-    output: Annotated[str, arg(metavar="FILE", help="tasks: the results as JSON", help_behavior_hint="")] = ""
-    batch_size: Annotated[int, arg(metavar="N", help="tasks: windows at once")] = 16
-    last_window: Annotated[str, arg(metavar="NAME", help="tasks: cold, or full as HF")] = "cold"
+    num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples shown; -1: the usual")] = -1
+    output: Annotated[str, arg(metavar="FILE", help="tasks: write results to this file", help_behavior_hint="")] = ""
+    batch_size: Annotated[int, arg(metavar="N", help="tasks: windows in a batch")] = 16
+    last_window: Annotated[str, arg(metavar="NAME", help="tasks: cold, or full (as HF)")] = "cold"
     offline: Annotated[bool, arg(help="tasks: download nothing")] = False
 
 
@@ -57,12 +57,12 @@ def command(argv: Sequence[str]) -> int:
     checkpoint = flags.model[0] if flags.model else flags.checkpoint or "checkpoints"
     if "tasks" in given:
         if "data" in given:
-            raise ConfigError("--data is of the held-out text and has no effect on --tasks; leave one out")
+            raise ConfigError("--data names the held-out text and has no effect on --tasks; leave one out")
         _run_tasks(flags, checkpoint)
         return 0
     for name in TASK_FLAGS:
         if name in given:
-            raise ConfigError(f"{flag_of(name)} is of tasks; add --tasks NAME, or leave it out")
+            raise ConfigError(f"{flag_of(name)} applies to tasks only; add --tasks NAME, or leave it out")
     evaluate_held_out(checkpoint, flags.device, flags.data)
     return 0
 
@@ -126,12 +126,12 @@ def _notes(model: LightLLMForEval, flags: EvalFlags, device: str, warnings: Sequ
         f"a text without a context starts after {model.start_name}",
     ]
     if flags.limit:
-        lines.append(f"of each task at most {flags.limit:,} documents: a sample, not a result to report")
+        lines.append(f"at most {flags.limit:,} documents of each task: a sample, not a result to report")
     if model.truncated:
         lines.append(f"{model.truncated:,} requests were longer than the context and lost their beginning")
     lines += [f"the harness: {line}" for line in warnings[:MAX_WARNINGS]]
     if len(warnings) > MAX_WARNINGS:
-        lines.append(f"the harness: {len(warnings) - MAX_WARNINGS} warnings more")
+        lines.append(f"the harness: {len(warnings) - MAX_WARNINGS} more warnings")
     return [Text(line) for line in lines]
 
 

@@ -28,15 +28,15 @@ class GenerateFlags:
     """The flags of `generate`, in the order of --help. The sampling settings follow them."""
 
     checkpoint: Annotated[str, arg(metavar="PATH", help="run folder, step folder, .pt")] = "checkpoints"
-    prompt: Annotated[str, arg(metavar="TEXT", help="what the text starts with")] = ""
-    max_new_tokens: Annotated[int, arg(metavar="N", help="tokens to write at most")] = 100
-    stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help="end before it")] = ()
-    num_samples: Annotated[int, arg(metavar="N", help="texts to write")] = 1
-    seed: Annotated[int, arg(metavar="N", help="repeats a text; -1: a new one")] = -1
+    prompt: Annotated[str, arg(metavar="TEXT", help="text to continue")] = ""
+    max_new_tokens: Annotated[int, arg(metavar="N", help="stop after this many tokens")] = 100
+    stop: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="TEXT", help="stop before this text")] = ()
+    num_samples: Annotated[int, arg(metavar="N", help="number of continuations")] = 1
+    seed: Annotated[int, arg(metavar="N", help="same seed, same text; -1: random")] = -1
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    dtype: Annotated[str, arg(metavar="NAME", help="auto: float32; bfloat16: faster")] = "auto"
-    quantize: Annotated[str, arg(metavar="NAME", help="none; int8: fastest")] = "none"
-    data: Annotated[str, arg(metavar="PATH", help="eval: where the text is now")] = ""
+    dtype: Annotated[str, arg(metavar="NAME", help="auto is float32; bfloat16 is faster")] = "auto"
+    quantize: Annotated[str, arg(metavar="NAME", help="none, or int8 weights (faster)")] = "none"
+    data: Annotated[str, arg(metavar="PATH", help="eval: path of the text, if moved")] = ""
 
 
 # The flags above and one for each sampling setting.
@@ -52,8 +52,9 @@ NO_EFFECT = {
 def command(argv: Sequence[str]) -> int:
     """Generate text, or evaluate the model, as the mode says."""
     about = (
-        "demo: a few prompts. text: continue --prompt. interactive: type prompts, change settings as you go. "
-        "eval: loss, perplexity and bits per byte of the held-out text."
+        "demo: continue a few prompts.\n\ntext: continue --prompt.\n\n"
+        "interactive: type prompts, and change settings between them.\n\n"
+        "eval: loss, perplexity and bits per byte on the held-out text."
     )
     mode, flags, given = parse_mode(ALL_FLAGS, argv, command="generate", about=about, no_effect=NO_EFFECT)
     if mode == "eval":
@@ -81,7 +82,7 @@ def demo(generator: TextGenerator, flags: GenerateFlags, given: set[str]) -> Non
             flags = replace(flags, max_new_tokens=STORY_TOKENS)
     prompts = [flags.prompt] if flags.prompt else [p for p in usual if _can_read(generator, p)] or [""]
     for i, prompt in enumerate(prompts):
-        print(f"--- {prompt!r}" if prompt else "--- from nothing")
+        print(f"--- {prompt!r}" if prompt else "--- (no prompt)")
         _stream(generator, flags, prompt, _seed(flags) + i)
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from tyro.conf import arg
+
 from ..config import ModelConfig, Run
 from ..config.schedule import rate_notes
 from ..errors import ConfigError, as_flags
 from ..text_format import wrap_line
-from .args import flag_of, switch_arg
+from .args import flag_of
 from .train import TrainFlags, new_run, parse_train
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 class PlanFlags(TrainFlags):
     """The flags of `train`, and the format of the output."""
 
-    measure: Annotated[bool, switch_arg("measure the speed of this machine again")] = False
-    json: Annotated[bool, switch_arg("one JSON object, nothing else")] = False
+    measure: Annotated[bool, arg(help="measure the speed of this machine again")] = False
+    json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
 
 
 WIDTH = 80  # columns of the table

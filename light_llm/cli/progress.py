@@ -14,7 +14,7 @@ from ..observe.console import SafeStream
 
 ProgressFn = Callable[[str, int, int], None]  # what is being done, and how much of how much
 MIN_BYTES = 4_000_000  # less is done before a bar could be read
-RESUME_ADVICE = "what is finished of the preparation is kept: the same command goes on from there"
+RESUME_ADVICE = "the finished part of the preparation is kept; the same command continues from there"
 
 
 @contextmanager

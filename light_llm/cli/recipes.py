@@ -18,12 +18,12 @@ _POSITIONAL = PositionalArgs("recipe", "light-llm recipes my-text > my.toml", ma
 class RecipesFlags:
     """The flags of `recipes`."""
 
-    name: Annotated[Words, words_arg("[NAME]", "print this recipe's file"), _POSITIONAL] = ()
+    name: Annotated[Words, words_arg("[NAME]", "print the file of this recipe"), _POSITIONAL] = ()
 
 
 def command(argv: Sequence[str]) -> int:
     """List the recipes, or print the one that was named."""
-    about = "The recipes of the package; with a NAME, its file, to copy and change."
+    about = "List the recipes, which are files of settings; with a NAME, print its file to copy and change."
     flags, _ = parse(RecipesFlags, argv, prog="light-llm recipes", about=about)
     if flags.name:
         # Printed exactly, to be redirected into a file.
@@ -35,5 +35,5 @@ def command(argv: Sequence[str]) -> int:
             Text.assemble((name, "bold"), "  ", recipe.title),
             Padding(Text(recipe.expect, style="dim"), (0, 0, 1, 2), expand=False),
         )
-    print_rich("train one       light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")
+    print_rich("train with one  light-llm train --config NAME", "make your own   light-llm recipes my-text > my.toml")
     return 0

@@ -106,7 +106,11 @@ def stop_on_signals(
         request_stop()
         # The terminal may be closed.
         with suppress(OSError):
-            print("\nstopping after this step, and saving; once more leaves at once", file=sys.stderr, flush=True)
+            print(
+                "\nstopping after this step, and saving; press Ctrl-C again to leave at once",
+                file=sys.stderr,
+                flush=True,
+            )
 
     handlers: dict[int, Handler] = {signal.SIGINT: handle, signal.SIGTERM: handle}
     if SIGUSR1 is not None:

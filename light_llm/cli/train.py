@@ -14,7 +14,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_settings
 from ..config.choices import POSITIONS
 from ..errors import ConfigError, DataError, as_flags
-from .args import given_settings, optional_arg, parse, switch_arg, with_run_settings
+from .args import given_settings, parse, with_run_settings
 from .signals import ignore_hangup, stop_on_signals
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ class TrainFlags:
     """The flags of `train` that are not settings of the run, in the order of --help. The settings follow them."""
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "micro"
-    config: Annotated[str, optional_arg("NAME|PATH", "read settings from a recipe")] = ""
+    config: Annotated[str, arg(metavar="NAME|PATH", help="read settings from a recipe")] = ""
     set: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="any setting: train.beta2=0.9")
     ] = ()
     out: Annotated[str, arg(metavar="FOLDER", help="write the run to this folder")] = "checkpoints"
-    resume: Annotated[bool, switch_arg("continue the run in --out")] = False
-    overwrite: Annotated[bool, switch_arg("replace the run in --out")] = False
-    fit: Annotated[bool, switch_arg("choose smaller settings if memory is short")] = False
-    budget: Annotated[str, optional_arg("10min|2GB", "choose preset, batch size and steps to fit")] = ""
-    force: Annotated[bool, switch_arg("start even if memory is short")] = False
-    skip_doctor: Annotated[bool, switch_arg("do not check that the device is correct")] = False
-    watch: Annotated[bool, switch_arg("serve a live page of the run")] = False
-    offline: Annotated[bool, switch_arg("download nothing")] = False
-    quiet: Annotated[bool, switch_arg("print nothing")] = False
+    resume: Annotated[bool, arg(help="continue the run in --out")] = False
+    overwrite: Annotated[bool, arg(help="replace the run in --out")] = False
+    fit: Annotated[bool, arg(help="choose smaller settings if memory is short")] = False
+    budget: Annotated[str, arg(metavar="10min|2GB", help="choose preset, batch size and steps to fit")] = ""
+    force: Annotated[bool, arg(help="start even if memory is short")] = False
+    skip_doctor: Annotated[bool, arg(help="do not check that the device is correct")] = False
+    watch: Annotated[bool, arg(help="serve a live page of the run")] = False
+    offline: Annotated[bool, arg(help="download nothing")] = False
+    quiet: Annotated[bool, arg(help="print nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
@@ -172,7 +172,7 @@ def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tu
 
     RunFolder(flags.out).ensure_folder_available(explicit="out" in given, overwrite=flags.overwrite)
     origin = read_model(settings["train__init_from"]) if settings.get("train__init_from") else None
-    return new_run(settings, origin), origin
+    return new_run(settings, origin, preset="preset" in given), origin
 
 
 def _check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None:
@@ -205,10 +205,14 @@ def _load_dataset(
         raise DataError(f"{str(error).rstrip('.')}{hint}") from None
 
 
-def new_run(settings: dict[str, Any], origin: ModelFile | None) -> Run:
-    """Return the Run of a new training: the defaults, or the shape of `origin`, with the settings on top."""
+def new_run(settings: dict[str, Any], origin: ModelFile | None, *, preset: bool = False) -> Run:
+    """Return the Run of a new training: the defaults, or the shape of `origin`, with the settings on top.
+
+    Args:
+        preset: the settings of the shape come from --preset, for the message that refuses them.
+    """
     if origin is not None:
-        return _run_from_model(settings, origin)
+        return _run_from_model(settings, origin, preset)
     if "data__max_length" in settings:
         # Checked here, so that the error names the flag and not n_positions, which takes its value.
         replace(Run().data, max_length=settings["data__max_length"])
@@ -216,7 +220,7 @@ def new_run(settings: dict[str, Any], origin: ModelFile | None) -> Run:
     return Run().with_settings(**settings)
 
 
-def _run_from_model(settings: dict[str, Any], origin: ModelFile) -> Run:
+def _run_from_model(settings: dict[str, Any], origin: ModelFile, preset: bool) -> Run:
     """Return the Run that continues from a trained model. Raises ConfigError for a setting that its weights decide."""
     changeable = {"dropout", "attn_dropout"}
     # No weight depends on the length of the context if positions have no parameters.
@@ -227,10 +231,8 @@ def _run_from_model(settings: dict[str, Any], origin: ModelFile) -> Run:
     fixed = {f"model__{f.name}" for f in fields(ModelConfig) if f.name not in changeable}
     for name in sorted(fixed & settings.keys()):
         if settings[name] != getattr(origin.config, name.removeprefix("model__")):
-            raise ConfigError(
-                f"--init-from {origin.path} decides the shape of the model; leave out --preset and "
-                f"{name.replace('__', '.')}"
-            )
+            culprit = "--preset" if preset else name.replace("__", ".")
+            raise ConfigError(f"--init-from {origin.path} decides the shape of the model; leave out {culprit}")
     return Run(model=origin.config).with_settings(**({"data__max_length": origin.training_window} | settings))
 
 

@@ -34,22 +34,22 @@ class ReplSettings(Sampling):
 
 # By name, with the word for the value, if there is one, and the help.
 COMMANDS = {
-    "/again": ("", "the last prompt again, with another seed"),
-    "/sample": ("N [TEXT]", "N answers to TEXT, or to the last prompt"),
+    "/again": ("", "continue the last prompt again, with another seed"),
+    "/sample": ("N [TEXT]", "N continuations of TEXT, or of the last prompt"),
     **{f"/{k.replace('_', '-')}": (metavar_of(Sampling, k), s.flag_help) for k, s in settings_of(Sampling).items()},
-    "/max-new-tokens": ("N", "tokens to write at most"),
-    "/stop": ("TEXT", "end before TEXT too (\\n: a line's end); alone: none"),
+    "/max-new-tokens": ("N", "stop after this many tokens"),
+    "/stop": ("TEXT", "also stop before TEXT (\\n: line end); alone: clear"),
     "/seed": ("N", "answers use N, N+1, N+2 ...; -1: a new seed for each"),
-    "/settings": ("", "all values; a command alone shows its own"),
-    "/help": ("", "this"),
-    "/quit": ("", "leave, as Ctrl-D does; Ctrl-C stops an answer"),
+    "/settings": ("", "show all values; a command alone shows its own"),
+    "/help": ("", "show this list"),
+    "/quit": ("", "leave (also Ctrl-D); Ctrl-C stops an answer"),
 }
 COMPLETIONS = tuple(f"{name} " if value else name for name, (value, _) in COMMANDS.items())
 SETTINGS = tuple(f.name for f in fields(ReplSettings))
 NUMERIC_COMMANDS = {f"/{name.replace('_', '-')}": name for name in SETTINGS if name != "stop"}
 HELP = (
-    "Type a text, and the model continues it: each time from what you typed alone.",
-    "An empty line goes on where the last answer ended (at first: from nothing).",
+    "Type a text, and the model continues it. An answer sees only that text.",
+    "An empty line continues the last answer (at first: without a prompt).",
     "A text that begins with a slash is typed with two: //usr is /usr.",
     "",
     *(f"  {f'{name} {value}':24}{text}" for name, (value, text) in COMMANDS.items()),
@@ -82,8 +82,8 @@ class Repl:
             f"model       {file.path}, step {file.meta.get('step')}",
             f"            {get_model_size(file.config):,} parameters, context {self.generator.context:,} tokens, "
             f"on {self.generator.device.value}",
-            f"trained on  {file.data.get('title', 'a text it does not name')}",
-            "Type a text and it goes on; /help lists the commands.",
+            f"trained on  {file.data.get('title', '(not recorded)')}",
+            "Type a text, and the model continues it; /help lists the commands.",
         ]
 
     def run(self, read: Callable[[], str], *, first: str = "") -> int:
@@ -215,7 +215,7 @@ class Repl:
         try:
             count = int(number)
         except ValueError:
-            raise ConfigError("/sample needs to know how many, as in: /sample 3, or: /sample 3 TEXT") from None
+            raise ConfigError("/sample needs a number, as in: /sample 3, or: /sample 3 TEXT") from None
         check_range("sample", count, low=1, integer=True)
         prompt = ReplPrompt(text) if text else self._last()
         for i in range(count):

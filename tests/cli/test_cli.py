@@ -328,6 +328,21 @@ def test_a_run_that_diverges_says_so_and_exits_with_2(trained: Path) -> None:
     assert "not finite" in out and "--lr (now 1e+30)" in out
 
 
+def test_redirected_text_is_utf8_whatever_the_encoding_of_the_system(trained: Path) -> None:
+    """As Windows redirects: a question mark would be lost text. A terminal shows one for what it cannot show."""
+    program = "import sys; from light_llm.cli import main; main(['--version']); print('你好', sys.stdout.encoding)"
+    env = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"}
+    # The pipe is read as UTF-8.
+    assert run_child([sys.executable, "-c", program], env=env).stdout.endswith("你好 utf-8\n")
+    Path("shell.py").write_text(
+        "import io, sys\nfrom light_llm.cli import main\n"
+        "class Screen(io.TextIOWrapper):\n    isatty = lambda self: True\n"
+        "sys.stdout = Screen(io.FileIO('screen.txt', 'w'), 'cp1252')\nmain(['--version'])\nprint('a你b')\n"
+    )
+    assert run_child([sys.executable, "shell.py"], env=env).returncode == 0
+    assert Path("screen.txt").read_bytes().splitlines()[-1] == b"a?b"
+
+
 def test_a_posix_locale_changes_nothing() -> None:
     """UTF-8 is UTF-8 whatever the shell says."""
     Path("text.txt").write_text("Où est le café? Là-bas, près de l'église. 日本\n" * 50, encoding="utf-8")

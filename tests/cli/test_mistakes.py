@@ -91,7 +91,8 @@ plan --resume                                        => --resume ... plan
 plan --watch                                         => --watch ... plan
 plan --overwrite                                     => --overwrite ... plan
 plan --force                                         => --force ... plan
-train --init-from run --preset micro --data text.txt => --init-from run ... --preset
+train --init-from run --preset micro --data text.txt => --init-from run ... leave out --preset
+train --init-from run --set model.n_layer=9 --data text.txt => --init-from run ... leave out model.n_layer
 train --init-from run --tokenizer char --data text.txt => --tokenizer char ... byte
 eval --checkpoint run --temperature 1                => --temperature
 generate eval --checkpoint run --quantize int8       => --quantize ... eval

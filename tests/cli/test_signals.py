@@ -63,7 +63,7 @@ def test_an_evaluation_of_minutes_ends_at_once(broken_off: dict[str, Any]) -> No
     assert broken_off["code"] == 143 and broken_off["seconds"] < 20, broken_off
     assert "the evaluation of step 3 is broken off" in out and "interrupted at step 3/5" in out
     assert f"saved    go on with: python train.py --resume --out {run}" in out
-    assert "stopping after this step, and saving; once more leaves at once" in broken_off["err"]
+    assert "stopping after this step, and saving; press Ctrl-C again to leave at once" in broken_off["err"]
     assert (run / "step-000003" / "MANIFEST.json").is_file() and rows(run, "eval") == 0
 
 

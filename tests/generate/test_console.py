@@ -367,7 +367,7 @@ def test_the_header_says_what_is_loaded(writer: TextGenerator, model: Path) -> N
     assert lines[0] == f"model       {model}, step 1"
     parameters = sum(p.numel() for p in writer.model.parameters())
     assert lines[1] == f"            {parameters:,} parameters, context 16 tokens, on cpu"
-    assert lines[2] == "trained on  a text it does not name" and "/help lists the commands" in lines[3]
+    assert lines[2] == "trained on  (not recorded)" and "/help lists the commands" in lines[3]
     named = TextGenerator(model, device="cpu")
     named.file.data["title"] = "a poem"
     assert say(named).repl.header()[2] == "trained on  a poem"
