@@ -53,7 +53,8 @@ def key_numbers(log: RunLog) -> list[dict[str, str]]:
         n = min(FINAL_STEPS, len(log.steps))
         add("training loss", f"{log.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
     add("steps", f"{log.last_step:,}", f"of {log.run.train.max_steps:,}, {format_count(log.tokens)} tokens")
-    add("time", format_duration(log.seconds), "in steps")
+    whole = f", {format_duration(log.all_seconds)} in all" if log.all_seconds is not None else ""
+    add("time", format_duration(log.seconds), f"in steps{whole}")
     if log.tokens_per_second:
         add("speed", f"{log.tokens_per_second:,.0f} tokens/s", "mean")
     mfu, peak = mean_of(log.steps.mfu), peak_memory(log)

@@ -8,6 +8,7 @@ import pytest
 
 from light_llm.checkpoint.lock import FolderLock
 from light_llm.report import read_run_log
+from light_llm.report.page import page_state
 from light_llm.report.progress import seconds_left, status_line
 from light_llm.report.summary import plan_table
 from tests.support.made_up_run import made_up_run
@@ -96,4 +97,5 @@ def test_a_run_without_a_step_is_not_damaged(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path, status="interrupted", steps=0)
     assert status_line(read_run_log(folder)) == "interrupted before its first step"
     (folder / "metrics.jsonl").unlink()
-    assert status_line(read_run_log(folder)) == "interrupted before its first step"
+    log = read_run_log(folder)
+    assert status_line(log) == page_state([log])["runs"][0]["facts"]["status"] == "interrupted before its first step"
