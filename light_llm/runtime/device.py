@@ -56,10 +56,10 @@ def choose_device(asked: str = "auto") -> Decision:
             return Decision("cuda", f"{torch.cuda.get_device_name()} found; --device cpu overrides")
         return Decision("cpu", "no GPU found")
     if kind == "mps" and not has_mps:
-        raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use --device auto or cpu")
+        raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use {--device auto} or cpu")
     if kind == "cuda" and int(index or 0) >= n_cuda:
         gpus = f"{n_cuda} CUDA GPU{'s' * (n_cuda != 1)}" if n_cuda else "no CUDA GPU"
-        raise DeviceError(f"device {asked!r} is not available: this torch finds {gpus}; use --device auto or cpu")
+        raise DeviceError(f"device {asked!r} is not available: this torch finds {gpus}; use {{--device auto}} or cpu")
     return Decision(asked, "asked for")
 
 
@@ -111,7 +111,8 @@ def choose_compile(asked: str, device: str) -> Decision:
         return Decision("off", f"{reason}; --compile on overrides")
     if asked == "on" and device == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise DeviceError(
-            f"--compile on needs a C++ compiler ({', '.join(COMPILERS)}) and finds none; install one, or --compile off"
+            f"{{--compile on}} needs a C++ compiler ({', '.join(COMPILERS)}) and finds none; install one, or "
+            "{--compile off}"
         )
     return Decision(asked, "asked for")
 

@@ -61,7 +61,7 @@ def test_mps_then_cuda_then_cpu(
 
 
 UNAVAILABLE = {  # with the words of the message that help
-    "mps": "device 'mps'.*no Apple GPU.*--device auto or cpu",
+    "mps": "device 'mps'.*no Apple GPU.*device=auto or cpu",
     "cuda:2": "device 'cuda:2'.*2 CUDA GPUs",
     "gpu": "device 'gpu'; did you mean cpu.*auto, cpu, cuda, cuda:N or mps",
     "cudaa": "device 'cudaa'; did you mean cuda",
@@ -135,7 +135,7 @@ def test_compilation_is_asked_for_and_needs_a_compiler(monkeypatch: pytest.Monke
     assert (choose_compile("auto", "cpu").value, str(choose_compile("on", "cpu"))) == ("off", "on (asked for)")
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert choose_compile("on", "cuda").value == "on"
-    with pytest.raises(DeviceError, match=r"--compile on needs .*g\+\+, .*--compile off"):
+    with pytest.raises(DeviceError, match=r"compile=on needs .*g\+\+, .*compile=off"):
         choose_compile("on", "cpu")
 
 
