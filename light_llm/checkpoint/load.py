@@ -140,11 +140,11 @@ def find_model(path: Path) -> Path:
             return folder.best_model
         if steps := folder.steps():
             return steps[-1]
-        raise CheckpointError(f"there is no model in the folder {path}; train one with: python train.py")
+        raise CheckpointError(f"there is no model in the folder {path}; train one with: light-llm train")
     is_model_name = path.suffix == ".pt" and path.parent.is_dir()
     siblings = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".pt") if is_model_name else []
     hint = f"; that folder holds {', '.join(siblings)}" if siblings else ""
-    raise CheckpointError(f"no checkpoint at {path}{hint}. Train one with: python train.py")
+    raise CheckpointError(f"no checkpoint at {path}{hint}. Train one with: light-llm train")
 
 
 def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) -> ModelFile:

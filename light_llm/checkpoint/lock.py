@@ -32,8 +32,8 @@ class FolderLock:
             self.handle = lock_folder(folder)
         except BlockingIOError:
             raise CheckpointError(
-                f"a run is going on in {folder}{_owner(self.owner)}; wait for it, stop it, or name another folder "
-                "with --out"
+                f"another process is training in {folder}{_owner(self.owner)}; wait for it, stop it, or name another "
+                "folder with {--out}"
             ) from None
 
     def release(self) -> None:

@@ -39,6 +39,7 @@ class RunFolder:
     | state              | on disk                          | arises from                   | ended by               |
     |--------------------|----------------------------------|-------------------------------|------------------------|
     | free               | no file of a run                 | a new folder                  | the first save         |
+    | not begun          | `run.json`, no checkpoint        | an end before the first save  | the first save         |
     | in use             | a held lock, `.lock`             | a run that is training        | the end of its process |
     | complete           | step folders, `best_model.pt`    | the end of a run              | `archive_existing_run` |
     | being replaced     | PREVIOUS, no checkpoint          | `--overwrite`                 | `remove_previous_run`  |
@@ -46,7 +47,9 @@ class RunFolder:
     | interrupted save   | `*.tmp-PID`, `*.old-PID`         | a kill during a save          | `remove_stale`         |
     | corrupt checkpoint | a step folder fails verification | a fault of the disk           | `quarantine`           |
 
-    `ensure_folder_available` refuses a folder that is in use, or complete and named by the user without `--overwrite`.
+    `ensure_folder_available` refuses a folder that is in use, or complete and named by the user without `--overwrite`,
+    or that holds files of these names that are not a run's. A run that has not begun holds no work: a new run replaces
+    it, and `--resume` starts it at step 0.
     """
 
     def __init__(self, path: str | Path, files: Files | None = None) -> None:
@@ -68,13 +71,10 @@ class RunFolder:
         return sorted(complete, key=step_number)
 
     def latest_step(self) -> Path:
-        """Return the newest complete step folder, after restoring a replaced run. Raises CheckpointError."""
-        if (self.path / PREVIOUS).is_dir():
-            with self.lock():
-                self.restore_previous_run()
+        """Return the newest complete step folder. Raises CheckpointError."""
         steps = self.steps()
         if not steps:
-            raise self._resume_error(f"there is no checkpoint to resume from in {self.path}")
+            raise self.resume_error(f"there is no checkpoint to resume from in {self.path}")
         return steps[-1]
 
     def latest_valid_step(self, every: int = 1) -> tuple[Path, list[CorruptCheckpoint]]:
@@ -87,19 +87,37 @@ class RunFolder:
             CheckpointError: no checkpoint passes; the message lists the damage.
         """
         self.latest_step()
+        step, corrupt = self.verify_steps(every)
+        if step is None:
+            reasons = "; ".join(c.reason for c in corrupt)
+            raise self.resume_error(f"{reasons}; no step in {self.path} can be resumed from")
+        return step, corrupt
+
+    def verify_steps(self, every: int = 1) -> tuple[Path | None, list[CorruptCheckpoint]]:
+        """Return what `latest_valid_step` does, with None if no checkpoint passes."""
         corrupt: list[CorruptCheckpoint] = []
         for path in sorted(self.steps(), key=lambda p: (step_number(p) % every == 0, step_number(p)), reverse=True):
             try:
                 verify_folder(path)
                 return path, corrupt
             except CheckpointError as error:
-                corrupt.append(CorruptCheckpoint(path, str(error).partition(";")[0]))
-        reasons = "; ".join(c.reason for c in corrupt)
-        raise self._resume_error(f"{reasons}; no step in {self.path} can be resumed from")
+                corrupt.append(CorruptCheckpoint(path, error.message.partition(";")[0]))
+        return None, corrupt
 
-    def _resume_error(self, reason: str) -> CheckpointError:
-        hint = f", or from its model: --init-from {self.best_model}" if self.best_model.is_file() else ""
-        return CheckpointError(f"{reason}; start the run without --resume{hint}")
+    def resume_error(self, reason: str) -> CheckpointError:
+        """Return the error for a run that cannot be resumed, with a way out that works for what is in the folder."""
+        way_out = "start the run without {--resume}"
+        if self.best_model.is_file():
+            way_out = (
+                f"continue from its model in another folder ({{--init-from {self.best_model}}} with {{--out}}), or "
+                "replace the run ({--overwrite})"
+            )
+        return CheckpointError(f"{reason}; {way_out}")
+
+    def holds_work(self) -> bool:
+        """Return whether the folder has a checkpoint or a model, intact or not, or an earlier run that was replaced."""
+        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        return any(name in (self.best_model.name, PREVIOUS) or _STEP.fullmatch(name) for name in names)
 
     def quarantine(self, corrupt: Sequence[CorruptCheckpoint]) -> None:
         """Rename corrupt step folders to `step-N.damaged`, so that they are neither loaded nor counted."""
@@ -156,10 +174,18 @@ class RunFolder:
                 self.files.make_folder(self.path)
                 self.files.sync_folder(self.path.parent)
         except OSError as error:
-            raise self._cannot_be_made(error.strerror) from None
+            raise self._cannot_be_made(error.strerror or str(error)) from None
+        self._refuse_folder_as_model()
+
+    def _refuse_folder_as_model(self) -> None:
+        if self.best_model.is_dir():
+            raise CheckpointError(
+                f"{self.best_model} is a folder, where the run would write its best model; rename it, or name another "
+                "folder with {--out}"
+            )
 
     def _cannot_be_made(self, reason: str) -> CheckpointError:
-        return CheckpointError(f"the run folder {self.path} cannot be made ({reason}); name another with --out")
+        return CheckpointError(f"the run folder {self.path} cannot be made ({reason}); name another with {{--out}}")
 
     def remove_stale(self) -> None:
         """Remove partial files of a killed run, and restore a step folder that it was replacing."""
@@ -185,8 +211,12 @@ class RunFolder:
         """
         self.ensure_folder_available(explicit=explicit, overwrite=overwrite)
         self.restore_previous_run()
-        if not contains_run(self.path):
+        if not self._run_files():
             return None
+        if self._is_run() and not self.holds_work():
+            for path in self._run_files():
+                self.files.remove(path)
+            return f"the run in {self.path} ended before its first checkpoint; it starts again at step 0"
         if overwrite:
             previous = self.path / PREVIOUS
             # Left by a run that was killed between its first checkpoint and `remove_previous_run`.
@@ -195,7 +225,7 @@ class RunFolder:
             self.files.make_folder(previous)
             for path in self._run_files():
                 self.files.rename(path, previous / path.name)
-            return f"overwriting the run in {self.path}; it is removed once the new one has a checkpoint"
+            return f"the run in {self.path} is replaced: it is removed once the new one has a checkpoint"
         number = 1
         while (archive := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
@@ -205,15 +235,26 @@ class RunFolder:
     def ensure_folder_available(self, *, explicit: bool, overwrite: bool) -> None:
         """Raise CheckpointError if the folder cannot be made, is in use, or was named and holds a run to keep."""
         if self.path.exists() and not self.path.is_dir():
-            raise CheckpointError(f"{self.path} is a file; name a folder with --out")
+            raise CheckpointError(f"{self.path} is a file; name a folder with {{--out}}")
         if problem := _why_not_writable(self.path):
             raise self._cannot_be_made(problem)
-        if self.path.is_dir():
-            self.lock().release()
-        if explicit and not overwrite and contains_run(self.path):
+        if not self.path.is_dir():
+            return
+        self.lock().release()
+        self._refuse_folder_as_model()
+        # A run in the default folder is moved away as a whole, so that nothing in it can be lost.
+        if not explicit and not overwrite:
+            return
+        files = [path.name for path in self._run_files()]
+        if files and not self._is_run():
             raise CheckpointError(
-                f"{self.path} already holds a run; go on with it (--resume), replace it (--overwrite), "
-                "or name another folder (--out)"
+                f"{self.path} is not the folder of a run, and holds {', '.join(sorted(files))}, which a run would "
+                "replace; name another folder with {--out}"
+            )
+        if not overwrite and self.holds_work():
+            raise CheckpointError(
+                f"{self.path} already holds a run; continue it ({{--resume}}), replace it ({{--overwrite}}), "
+                "or name another folder ({--out})"
             )
 
     def restore_previous_run(self) -> bool:
@@ -242,14 +283,22 @@ class RunFolder:
     def disk_full(self, path: Path, needed: int, reason: str) -> CheckpointError:
         """Return the error for a save that failed: bytes needed, bytes free, and the newest complete checkpoint."""
         free, steps = self.files.free(self.path), self.steps()
-        rest = f"{steps[-1]} is complete: make room and go on with --resume" if steps else "there is no checkpoint yet"
+        rest = "there is no checkpoint yet"
+        if steps:
+            rest = f"{steps[-1]} is complete: make room, and continue with {{--resume}}"
         return CheckpointError(
             f"{path} could not be written ({reason}): it needs {format_bytes(needed)}, "
             f"{'unknown' if free is None else format_bytes(free)} free; {rest}"
         )
 
+    def _is_run(self) -> bool:
+        """Return whether the files in the folder are those of a run, and not of another program."""
+        return (self.path / "run.json").is_file() or (self.path / PREVIOUS).is_dir() or bool(self.steps())
+
     def _run_files(self) -> list[Path]:
         """Return the files and folders of a run, without those that a user may have put beside them."""
+        if not self.path.is_dir():
+            return []
         return [p for p in self.path.iterdir() if p.name in _FILES + _TRACKER_FOLDERS or _STEP.fullmatch(p.name)]
 
 

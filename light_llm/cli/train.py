@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import UseAppendAction, arg
@@ -15,12 +16,14 @@ from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_setti
 from ..config.choices import POSITIONS
 from ..errors import ConfigError, DataError, as_flags
 from .args import given_settings, parse, with_run_settings
+from .resume import Request, compare_with_start, request_of
 from .signals import ignore_hangup, stop_on_signals
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..data import TokenDataset
     from ..train import Trainer
+    from ..train.start import SavedRun
 
 Flags = TypeVar("Flags", bound="TrainFlags")
 ABOUT = "Train a model on a text. `light-llm settings` lists what --set can change."
@@ -50,11 +53,12 @@ class TrainFlags:
 def command(argv: Sequence[str]) -> int:
     """Train a model on a text."""
     flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
-    if flags.resume and (flags.overwrite or settings.get("train__init_from")):
-        other = "--overwrite" if flags.overwrite else "--init-from"
-        raise ConfigError(f"--resume and {other} cannot go together; leave one out")
+    if flags.resume and flags.overwrite:
+        raise ConfigError("--resume and --overwrite cannot go together; leave one out")
     with ignore_hangup():
         trainer = _make_trainer(flags, given, settings)
+        if trainer is None:
+            return 0
         with stop_on_signals(trainer.request_stop, trainer.request_save) as received, _live_page(flags, trainer):
             status = trainer.train().status
     if status == "interrupted":
@@ -110,8 +114,11 @@ def _steps_per_pass(argv: list[str]) -> int | None:
     return -(-len(dataset.tokens) // (run.train.batch_size * run.data.max_length))
 
 
-def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> Trainer:
-    """Return the trainer of a new or resumed run. Checks what it can before the text is read or downloaded."""
+def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> Trainer | None:
+    """Return the trainer of a new or resumed run; None for a run that is finished already, after saying so.
+
+    Checks what it can before the text is read or downloaded.
+    """
     from ..checkpoint.load import build
     from ..data import create_dataloader
     from ..model import LightLLM
@@ -120,7 +127,10 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     from .fit import FitChecker, resolve_auto
 
     configure_process()
-    run, origin = _resumed_run(flags, settings) if flags.resume else _new_run(flags, given, settings)
+    request, run, origin = _choose_run(flags, given, settings)
+    if run is None:
+        return None
+    flags, settings = request.flags, request.settings
     _check_tokenizer(given, run, origin)
     # The device is resolved, and the memory checked, before a text is read or downloaded in vain.
     fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None)
@@ -135,7 +145,7 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         model = build(replace(origin, config=run.model))
     # --fit and --budget may have chosen shorter windows.
     dataset = replace(dataset, max_length=run.data.max_length)
-    return Trainer(
+    trainer = Trainer(
         model,
         create_dataloader(dataset, run.train.batch_size, seed=run.data.seed),
         run.train,
@@ -148,29 +158,53 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         skip_doctor=flags.skip_doctor,
         spell=as_flags,
     )
+    trainer.asked = request.asked
+    return trainer
 
 
-def _resumed_run(flags: TrainFlags, settings: dict[str, Any]) -> tuple[Run, ModelFile]:
+def _choose_run(
+    flags: TrainFlags, given: set[str], settings: dict[str, Any]
+) -> tuple[Request, Run | None, ModelFile | None]:
+    """Return what is asked for, the run, and the model file that it starts from; no run if it is finished already."""
+    from ..checkpoint import RunFolder
+    from ..train.messages import finished
+    from ..train.start import finished_step, read_saved_run
+
+    folder = RunFolder(flags.out)
+    if not flags.resume:
+        return request_of(flags, given, settings), *_new_run(flags, given, settings)
+    saved = read_saved_run(folder)
+    request = compare_with_start(flags, given, settings, saved)
+    if saved.step is None:
+        return request, *_new_run(request.flags, given, request.settings)
+    run, origin = _resumed_run(saved, saved.step, request.settings)
+    if (step := finished_step(folder, saved, run.train.max_steps)) is None:
+        return request, run, origin
+    if not flags.quiet:
+        print(as_flags(finished(folder.path, step)))
+    return request, None, None
+
+
+def _resumed_run(saved: SavedRun, step: Path, settings: dict[str, Any]) -> tuple[Run, ModelFile]:
     """Return the run in the folder with the changes of the flags, and its newest checkpoint."""
-    from ..checkpoint import RunFolder, read_model
+    from ..checkpoint import read_model
     from ..data.sources import STDIN, stdin_or_saved
-    from ..train.start import read_saved_run, refuse_changes
+    from ..train.start import refuse_changes
 
-    saved = read_saved_run(RunFolder(flags.out))
     # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.
     settings = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto") | settings
     if settings.get("data__data") == STDIN:
         settings["data__data"] = stdin_or_saved(saved.run.data.data)
     run = saved.run.with_settings(**settings)
     refuse_changes(saved.run, run)
-    return run, read_model(saved.step)
+    return run, read_model(step)
 
 
 def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tuple[Run, ModelFile | None]:
     """Return a new run, and the model file that it starts from, if any."""
     from ..checkpoint import RunFolder, read_model
 
-    RunFolder(flags.out).ensure_folder_available(explicit="out" in given, overwrite=flags.overwrite)
+    RunFolder(flags.out).ensure_folder_available(explicit="out" in given or flags.resume, overwrite=flags.overwrite)
     origin = read_model(settings["train__init_from"]) if settings.get("train__init_from") else None
     return new_run(settings, origin, preset="preset" in given), origin
 

@@ -120,7 +120,7 @@ class EvaluateHeldOut(Callback):
                 )
         except EvaluationCancelled:
             stop_flag.evaluation_cancelled = True
-            self.trainer.say(f"notice   the evaluation of step {step} is broken off: --resume makes it first")
+            self.trainer.say(f"notice   the evaluation of step {step} was interrupted; {{--resume}} starts with it")
             return
         self.last_step = step
         self._record(step, evaluation, distance)
@@ -140,8 +140,9 @@ class EvaluateHeldOut(Callback):
         # Reported once: the same advice after every evaluation would only push the numbers off the screen.
         self.n_worse = 0 if best else self.n_worse + 1
         if self.n_worse == MIN_WORSE_EVALUATIONS and previous_best is not None:
-            best_step, stops = checkpointer.best_step or 0, self.trainer.config.patience > 0
-            self.trainer.say(*loss_is_rising(previous_best, best_step, evaluation.loss, stops=stops))
+            best_step, trainer = checkpointer.best_step or 0, self.trainer
+            notice = loss_is_rising(previous_best, best_step, evaluation.loss, trainer.config, trainer.model.config)
+            trainer.say(*notice)
 
 
 class EvaluateTrainingLoss(Callback):
@@ -249,8 +250,8 @@ class ProbeModel(Callback):
         except Exception as error:
             self.failed = True
             self.trainer.say(
-                f"notice   the look inside at step {step.number} failed ({type(error).__name__}: {error}):",
-                "         the run goes on without; its numbers are as they would have been",
+                f"notice   the probe at step {step.number} failed ({type(error).__name__}: {error}); the run continues "
+                "without probes, which change none of its numbers",
             )
 
     def _probe(self, step: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..checkpoint import RunFolder
-from ..config import TrainConfig, get_model_size
+from ..config import PRESETS, ModelConfig, TrainConfig, get_model_size
 from ..config.schedule import rate_notes
 from ..data import TokenDataset
 from ..errors import LightLLMError
@@ -23,6 +23,8 @@ from .step import Result, Step
 if TYPE_CHECKING:
     from ..plan.plan import Plan
     from .trainer import Trainer
+
+SUGGESTED_DROPOUT = 0.1  # against overfitting; twice as much if it is set already
 
 
 def header(trainer: Trainer, report: PreflightReport) -> list[str]:
@@ -43,9 +45,9 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
     ]
     if dataset is None or report.plan is None:
         lines.append(
-            "data     a loader that is not light-llm's: the best model is chosen by training loss, there is no"
+            "data     a loader of your own: the best model is the one with the lowest training loss, the checkpoint "
+            "has no tokenizer, and a resumed run starts the loader again from its beginning"
         )
-        lines.append("         tokenizer in the checkpoint, and a resumed run starts the loader anew")
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
     notes = rate_notes(trainer.config, resumed=trainer.resumed is not None)
@@ -56,6 +58,8 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         problems = [*(damaged.reason for damaged in resume.saved.damaged), *resume.saved.problems]
         lines += [f"notice   {problem}: not used" for problem in problems]
         lines.append(f"resumed  at step {resume.state.step} from {resume.saved.step}")
+    elif trainer.options.resume:
+        lines.append("resumed  at step 0: the run had ended before its first checkpoint")
     return lines
 
 
@@ -70,28 +74,30 @@ def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[
         *header_lines(plan),
     ]
     if plan.passes and plan.passes > MANY_PASSES:
-        lines += [
-            "         that often, a text is memorised too: the held-out loss is the one to watch;",
-            "         a longer text helps, and --patience 2 ends the run when it no longer falls",
-        ]
+        advice = "" if config.patience else "; {--patience 2} stops when it no longer falls"
+        lines.append(
+            f"note     the run reads the text {plan.passes:.0f} times, so it may start to memorise it. Watch the "
+            f"held-out loss{advice}"
+        )
     return lines
 
 
-def summary(result: Result, config: TrainConfig, report: Sequence[str]) -> list[str]:
+def summary(result: Result, config: TrainConfig, report: Sequence[str], *, has_tokenizer: bool = True) -> list[str]:
     """Return the last lines of a run.
 
     Args:
+        has_tokenizer: the model can generate text.
         report: the lines about `report.html`.
     """
     folder, step, status = result.folder, result.step, result.status
     if status == "nonfinite":
         return [
-            f"stopped  the loss or its gradient was not finite in the update after step {step};",
-            "         no weight was touched by it, and nothing was saved after it",
-            f"         a new run with a lower --lr (now {config.lr:g}) or a longer --warmup-steps "
-            f"(now {config.warmup_steps}) helps;",
-            "         --on-nonfinite skip leaves such steps out, --on-nonfinite rollback goes back to a checkpoint",
-            "         and leaves out what led to them; both also with --resume",
+            f"stopped  the loss or its gradient was not finite in step {step + 1}; this step changed no weights, and "
+            "nothing was saved after it",
+            f"         Start a new run with a lower learning rate ({{--lr}}, now {config.lr:g}) or a longer warm-up "
+            f"({{--warmup-steps}}, now {config.warmup_steps}). Or continue with {{--resume}} and "
+            "{--on-nonfinite skip}, which skips such steps, or {--on-nonfinite rollback}, which returns to a "
+            "checkpoint and skips the batches that led to them",
             *report,
         ]
     if step == 0:
@@ -101,17 +107,30 @@ def summary(result: Result, config: TrainConfig, report: Sequence[str]) -> list[
     ended: str = status
     waited = config.patience * config.eval_interval
     if status == "stopped" and waited and step - (result.best_step or 0) >= waited:
-        ended = f"stopped: no better evaluation in {waited} steps (--patience {config.patience}; 0 goes on),"
+        ended = f"stopped early: no better evaluation in {waited} steps ({{--patience {config.patience}}}),"
     lines = [f"{ended} at step {step}/{config.max_steps}  {speed}"]
     if result.best_loss is not None:
         lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
     else:
         lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
     if status == "interrupted":
-        lines.append(f"saved    go on with: python train.py --resume{_folder_flag('--out', folder)}")
+        lines.append(f"saved    continue with: light-llm train --resume{_folder_flag('--out', folder)}")
     lines += report
-    lines.append(f"next     python generate.py demo{_folder_flag('--checkpoint', folder)}")
+    if has_tokenizer:
+        lines.append(f"next     light-llm generate demo{_folder_flag('--checkpoint', folder)}")
+    else:
+        lines.append(
+            f"next     light_llm.load({str(folder)!r}) gives the model for your own token ids. To generate and export "
+            "text, train with Trainer(..., tokenizer=...)"
+        )
     return lines
+
+
+def finished(folder: Path, step: int) -> str:
+    """Return the line about a run that has nothing left to do."""
+    return (
+        f"finished already at step {step:,}; {folder / 'best_model.pt'} is its best model; more with {{--max-steps N}}"
+    )
 
 
 def report_line(folder: RunFolder) -> str:
@@ -128,14 +147,32 @@ def report_line(folder: RunFolder) -> str:
     return f"notice   there is no report ({why}); try again with: light-llm report {shlex.quote(str(folder.path))}"
 
 
-def loss_is_rising(best: float, step: int, loss: float, *, stops: bool) -> list[str]:
-    """Return a notice that the held-out loss has stopped falling, with advice."""
-    ends = "" if stops else " --patience 2 ends such a run."
+def loss_is_rising(best: float, step: int, loss: float, config: TrainConfig, model: ModelConfig) -> list[str]:
+    """Return a notice that the held-out loss has stopped falling, with advice that is not followed yet."""
+    advice = ["a longer text"]
+    if model.dropout < SUGGESTED_DROPOUT:
+        advice.append(f"{{--dropout {SUGGESTED_DROPOUT:g}}}")
+    elif model.dropout < 2 * SUGGESTED_DROPOUT:
+        advice.append(f"{{--dropout {2 * SUGGESTED_DROPOUT:g}}} (now {model.dropout:g})")
+    if smaller := smaller_preset(model):
+        advice.append(f"{{--preset {smaller}}}")
+    helps = f"{', '.join(advice[:-1])} or {advice[-1]}" if len(advice) > 1 else advice[0]
+    ends = "" if config.patience else " {--patience 2} stops such a run."
     return [
-        f"notice   the held-out loss was lowest at step {step} ({best:.3f}) and is {loss:.3f} now: what is learnt",
-        f"         no longer carries over to other text. The best model is kept.{ends}",
-        "         A longer text, --dropout 0.1 or a smaller --preset help.",
+        f"notice   the held-out loss was lowest at step {step} ({best:.3f}) and is {loss:.3f} now: the model has "
+        f"started to overfit (it memorises the training text). The best model is kept.{ends}",
+        f"         What helps: {helps}.",
     ]
+
+
+def smaller_preset(model: ModelConfig) -> str | None:
+    """Return the next smaller preset of the same family; None if this is the smallest or no preset."""
+    family = sorted(
+        (name for name, shape in PRESETS.items() if shape["positions"] == model.positions),
+        key=lambda name: int(PRESETS[name]["n_embd"]),
+    )
+    smaller = [name for name in family if int(PRESETS[name]["n_embd"]) < model.n_embd]
+    return smaller[-1] if smaller else None
 
 
 def nonfinite_step(step: Step, data_place: str, first: str) -> list[str]:
@@ -151,11 +188,11 @@ def nonfinite_step(step: Step, data_place: str, first: str) -> list[str]:
 def out_of_memory(config: TrainConfig, step: int, saved: bool, folder: Path) -> str:
     """Return the error message for a step that does not fit into memory, with settings that need less."""
     size, smaller = config.micro_batch or config.batch_size, smaller_micro_batch(config)
-    advice = [f"--micro-batch {smaller} (now {size}; the tokens of a step stay the same)"] if smaller else []
+    advice = [f"{{--micro-batch {smaller}}} (now {size}; the tokens of a step stay the same)"] if smaller else []
     if not config.checkpointing:
-        advice.append("--set train.checkpointing=true (less memory, a third more time)")
-    advice += ["a shorter --max-length", "a smaller --preset"]
-    resume = f"step {step} is saved, go on with: python train.py --resume{_folder_flag('--out', folder)}"
+        advice.append("{--set train.checkpointing=true} (less memory, a third more time)")
+    advice += ["a shorter {--max-length}", "a smaller {--preset}"]
+    resume = f"step {step} is saved, continue with: light-llm train --resume{_folder_flag('--out', folder)}"
     return (
         f"out of memory in step {step + 1} with {size} sequences at a time; {resume if saved else 'nothing is saved'}. "
         f"What helps: {', '.join(advice)}"

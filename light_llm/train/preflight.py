@@ -39,6 +39,7 @@ class RunOptions:
     """The caller's options that are not settings of the training itself."""
 
     explicit_out: bool = False  # the run folder was named, so an earlier run in it is not moved
+    resume: bool = False
     overwrite: bool = False
     quiet: bool = False
     report: bool = True

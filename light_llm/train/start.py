@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
 from ..checkpoint.commit import read_json
-from ..checkpoint.run_folder import CorruptCheckpoint
+from ..checkpoint.run_folder import CorruptCheckpoint, step_number
 from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
 from ..config import SETTINGS, Run, TrainConfig, changes
 from ..data import Batches
@@ -45,9 +46,11 @@ class SavedRun:
     decided: dict[str, str]  # device, dtype and compile of the last process
     data: dict[str, Any] | None  # the dataset's record
     started: str | None  # when the run was started
-    step: Path  # the newest step folder that is intact
+    step: Path | None  # the newest step folder that is intact; None: the run ended before its first checkpoint
     damaged: tuple[CorruptCheckpoint, ...]  # newer step folders
     problems: tuple[str, ...]  # other files that are damaged, and not used
+    asked: dict[str, Any]  # what the command line asked for; empty for a run from Python
+    resumes: tuple[dict[str, Any], ...]  # step and time of each resume so far
 
 
 @dataclass(frozen=True)
@@ -68,25 +71,59 @@ class ResumeState:
 def read_saved_run(folder: RunFolder) -> SavedRun:
     """Read the run of a folder from run.json; if that file is damaged, from the newest intact checkpoint.
 
+    A run that ended before its first checkpoint has settings and no step. If every step is damaged, all are renamed.
+
     Raises:
-        CheckpointError: there is no checkpoint to resume from, or it is of another version.
+        CheckpointError: there is no run, none of its checkpoints is intact, it is of another version, or a process is
+            training it.
     """
-    # The checkpoint comes first: without one, a message about run.json would send the reader the wrong way.
-    step, damaged = folder.latest_valid_step()
+    if folder.path.is_dir():
+        with folder.lock():
+            folder.restore_previous_run()
+    step, damaged = folder.verify_steps()
+    if step is None:
+        _refuse_lost_work(folder, damaged)
     problems: list[str] = []
     try:
         record, path = folder.read_run(), folder.path / "run.json"
     except CheckpointError as error:
-        problems.append(str(error).partition(";")[0])
+        if step is None:
+            raise folder.resume_error(error.message.partition(";")[0]) from None
+        problems.append(error.message.partition(";")[0])
         record, path = read_json(step / STEP_SETTINGS), step / STEP_SETTINGS
     try:
         run = Run.from_dict(record["run"])
         decided = {name: str(record["decided"][name]["value"]) for name in ("device", "dtype", "compile")}
-        return SavedRun(run, decided, record["data"], record.get("started"), step, tuple(damaged), tuple(problems))
+        history: dict[str, Any] = {"asked": record.get("asked", {}), "resumes": tuple(record.get("resumes", ()))}
+        data, started = record["data"], record.get("started")
+        return SavedRun(run, decided, data, started, step, tuple(damaged), tuple(problems), **history)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}; it cannot be resumed from") from None
     except ConfigError as error:
         raise CheckpointError(f"{path} is of another version of light-llm: {error}") from None
+
+
+def _refuse_lost_work(folder: RunFolder, damaged: Sequence[CorruptCheckpoint]) -> None:
+    """Raise CheckpointError for a folder without an intact checkpoint, unless its run has not made one yet."""
+    if damaged:
+        folder.quarantine(damaged)
+        reasons = "; ".join(corrupt.reason for corrupt in damaged)
+        names = ", ".join(f"{corrupt.path.name}.damaged" for corrupt in damaged)
+        raise folder.resume_error(f"{reasons}; no step in {folder.path} is intact (they are named {names} now)")
+    if not (folder.path / "run.json").is_file():
+        raise folder.resume_error(f"there is no run to resume in {folder.path}")
+    if folder.holds_work():
+        raise folder.resume_error(f"there is no checkpoint to resume from in {folder.path}")
+
+
+def finished_step(folder: RunFolder, saved: SavedRun, max_steps: int) -> int | None:
+    """Return the last step of a run that has made and evaluated all its steps; None if something is left to do."""
+    if saved.step is None or step_number(saved.step) != max_steps:
+        return None
+    rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
+    step = step_number(saved.step)
+    evaluated = any(row.get("kind") == "eval" and row.get("step") == step for row in rows)
+    return step if evaluated and folder.best_model.is_file() else None
 
 
 def read_resume_state(
@@ -102,11 +139,12 @@ def read_resume_state(
     data = batches.data_config or saved.run.data
     now = replace(saved.run, model=model.config, train=config, data=data)
     refuse_changes(saved.run, now, data_changes(saved.data, batches))
+    assert saved.step is not None, "a run without a checkpoint is not resumed"
     checkpoint = read_step(saved.step)
     state = checkpoint[3]
     if config.max_steps < state.step:
         raise ConfigError(
-            f"max_steps={config.max_steps} is behind the run, which is at step {state.step}; name a larger one"
+            f"max_steps={config.max_steps} is behind the run, which is at step {state.step}; choose a larger one"
         )
     evaluated, best, problems = _evaluations(folder, state)
     saved = replace(saved, problems=(*saved.problems, *problems))
@@ -123,7 +161,8 @@ def refuse_changes(old: Run, new: Run, more: Sequence[str] = ()) -> None:
     if differences:
         listed = "\n  ".join(differences)
         raise ConfigError(
-            f"a resumed run cannot change these:\n  {listed}\nleave them as they were, or start a new run with --out"
+            f"a resumed run cannot change these:\n  {listed}\n"
+            "leave them as they were, or start a new run in another folder with {--out}"
         )
 
 
@@ -188,7 +227,7 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     The folder is changed only after the checks, so a refused run leaves it unchanged. Sets `trainer.active`.
     """
     if trainer.active is not None:
-        raise ConfigError("this Trainer has already trained; make another one, with resume=True to go on")
+        raise ConfigError("this Trainer has trained already; make another one, with resume=True to continue the run")
     folder, options, dataset, resume = trainer.folder, trainer.options, trainer.batches.dataset, trainer.resumed
     # Known at once, so it comes before checks that may take half a minute.
     trainer.checkpointer.check_disk_space()
@@ -203,6 +242,7 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
         # Renamed before the first save, so that a damaged step neither counts as kept nor is resumed from.
         folder.quarantine(resume.saved.damaged if resume else [])
         record = preflight.run_record(trainer.run, dataset, trainer.decisions, report, resume)
+        record |= _history(trainer, resume)
         folder.write_run(record)
         resumed_at = resume.state.step if resume else None
         # The checkpoint's tensors take three times the memory of the model; `_prepare` drops the other reference.
@@ -221,6 +261,15 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
                 yield trainer.active
         finally:
             folder.restore_previous_run()
+
+
+def _history(trainer: Trainer, resume: ResumeState | None) -> dict[str, Any]:
+    """Return what run.json says about the commands of the run: what was asked, and when it was resumed."""
+    history: dict[str, Any] = {"asked": trainer.asked} if trainer.asked else {}
+    if resume:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        history["resumes"] = [*resume.saved.resumes, {"step": resume.state.step, "at": now}]
+    return history
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
 from .preflight import RunOptions
 from .rescue import save_on_exception
-from .start import ActiveRun, read_resume_state, read_saved_run, restore, start_run
+from .start import ActiveRun, finished_step, read_resume_state, read_saved_run, restore, start_run
 from .step import GuardAction, PendingStep, Result, Status, Step, StopFlag, TrainState
 
 
@@ -81,7 +81,7 @@ class Trainer:
         spell: Callable[[str], str] = as_keywords,
         **changes: Any,
     ) -> None:
-        self.options = RunOptions(out is not None, overwrite, quiet, report, force, skip_doctor, sinks, spell)
+        self.options = RunOptions(out is not None, resume, overwrite, quiet, report, force, skip_doctor, sinks, spell)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         model, self.notes = arguments.unwrap(model)
         arguments.check_arguments(model, loader, config)
@@ -89,6 +89,7 @@ class Trainer:
         if saved and config is None:
             # "auto" prefers the values of the last process, and lets a machine without its device choose another one.
             config = replace(saved.run.train, device="auto", dtype="auto", compile="auto")
+        self.asked: dict[str, Any] = saved.asked if saved else {}  # by the command line, which sets it
         if saved:
             arguments.refuse_epochs(changes, loader)
             config = (config or TrainConfig()).with_changes(changes)
@@ -99,10 +100,13 @@ class Trainer:
             preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
         # Refused here, before the caller waits for checks that take seconds.
-        if not resume:
+        if not (saved and saved.step):
             self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
         self.model, self.batches = model, batches_from(loader, model.config.vocab_size)
-        self.resumed = read_resume_state(self.folder, saved, model, self.batches, config) if saved else None
+        self.resumed = self.finished = None
+        if saved and saved.step:
+            self.resumed = read_resume_state(self.folder, saved, model, self.batches, config)
+            self.finished = finished_step(self.folder, saved, config.max_steps)
         self.config, self.decisions = preflight.decide(config, self.resumed)
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.state, self.stop_flag = TrainState(), StopFlag(stop_after=stop_after())
@@ -152,6 +156,8 @@ class Trainer:
         If an exception ends the run, the last whole step is saved, and a note on the exception says where.
         Inside, dropout draws from torch's global generators, seeded by the run; afterwards they are as before.
         """
+        if self.finished is not None:
+            return self._already_finished(self.finished)
         with preserved_rng(self.config.device), start_run(self) as run, save_on_exception(self):
             while self.state.step < self.config.max_steps and self.stop_flag.status is None:
                 started = time.perf_counter()
@@ -241,8 +247,8 @@ class Trainer:
         self.folder.write_run({**self.folder.read_run(), "run": self.run.to_dict()})
         n = self.config.batch_size
         self.say(
-            f"memory   {n} sequences at once do not fit: {smaller} at a time from now on, the same {n} a step;",
-            "         the loss is the same",
+            f"memory   {n} sequences at a time do not fit: from now on {smaller} at a time, and {n} a step as before; "
+            "the loss is the same",
         )
 
     def stop_at_end_of_loader(self) -> None:
@@ -309,7 +315,10 @@ class Trainer:
     def rollback(self, pending: PendingStep) -> bool:
         """Restore the newest regular checkpoint and continue after this batch. Returns False at `max_rollbacks`."""
         if self.state.rollbacks >= self.config.max_rollbacks:
-            self.say(f"notice   {self.state.rollbacks} times back is enough (train.max_rollbacks)")
+            self.say(
+                f"notice   the run has returned to a checkpoint {self.state.rollbacks} times, as often as it may "
+                f"({{--set train.max_rollbacks={self.config.max_rollbacks}}}): it stops"
+            )
             return False
         # Prefer a regular checkpoint to one of an interruption: a run that was interrupted and resumed must roll back
         # to the same step as one that was not.
@@ -322,7 +331,7 @@ class Trainer:
             self.state = replace(saved, batches=before.batches + 1, rollbacks=self.state.rollbacks + 1)
         for _, callback in self.callbacks:
             callback.on_rollback(before.step + 1, self.state)
-        self.say(f"rollback to step {self.state.step}, past the batches up to number {self.state.batches - 1:,}")
+        self.say(f"rollback to step {self.state.step}; the batches up to number {self.state.batches - 1:,} are skipped")
         return True
 
     @property
@@ -355,6 +364,15 @@ class Trainer:
         assert self.active is not None, "the run has not started"
         return self.active
 
+    def _already_finished(self, step: int) -> Result:
+        """Load the last step of a finished run into the model, and say that nothing is left to do."""
+        assert self.resumed is not None, "only a resumed run is finished already"
+        self.model.load_state_dict(self.resumed.checkpoint[0])
+        self.model.to(self.config.device)
+        self.options.say(messages.finished(self.folder.path, step))
+        best = self.checkpointer
+        return Result("done", step, best.best_loss, best.best_step, self.folder.path, 0.0, 0.0, peak_memory())
+
     def _finish(self) -> Result:
         """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
         complete = self.state.step >= self.config.max_steps
@@ -378,7 +396,8 @@ class Trainer:
             report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
         # The progress line would be redrawn between the messages that follow.
         self._active.console.pause()
-        self.say(*messages.summary(result, self.config, report))
+        tokenizer = self.batches.dataset is not None
+        self.say(*messages.summary(result, self.config, report, has_tokenizer=tokenizer))
         if self.folder.restore_previous_run():
             self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
         return result

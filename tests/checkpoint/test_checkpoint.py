@@ -253,7 +253,7 @@ def test_a_description_that_cannot_be_used(tmp_path: Path, change: dict[str, Any
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere/best_model.pt. .*python train.py"):
+    with pytest.raises(CheckpointError, match=r"nowhere/best_model.pt. .*light-llm train"):
         read_model("nowhere/best_model.pt")
     (tmp_path / "other.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*; that folder holds other.pt. Train one with"):

@@ -72,7 +72,8 @@ def test_an_earlier_run_is_set_aside_and_a_named_folder_refused(tmp_path: Path) 
     for expected in ("checkpoints.1", "checkpoints.2"):
         run.path.mkdir()
         (run.path / "run.json").write_text(expected)
-        with pytest.raises(CheckpointError, match=r"already holds a run; go on with it \(--resume\), replace it"):
+        run.step_path(1).mkdir()
+        with pytest.raises(CheckpointError, match=r"already holds a run; continue it \(resume=True\), replace it"):
             run.archive_existing_run(explicit=True, overwrite=False)
         note = run.archive_existing_run(explicit=False, overwrite=False)
         assert note is not None and expected in note
@@ -85,7 +86,7 @@ def test_overwriting_removes_only_what_it_knows_and_only_later(tmp_path: Path) -
     for name in ("run.json", "best_model.pt", "my notes.txt"):
         (run.path / name).write_text("old")
     (run.path / "step-000007").mkdir()
-    assert "overwriting" in (run.archive_existing_run(explicit=True, overwrite=True) or "")
+    assert "is replaced" in (run.archive_existing_run(explicit=True, overwrite=True) or "")
     assert (run.path / ".previous-run" / "best_model.pt").read_text() == "old"
     assert sorted(p.name for p in run.path.iterdir()) == [".previous-run", "my notes.txt"]
     (run.path / "run.json").write_text("new, and dead before its first checkpoint")
@@ -104,13 +105,15 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     lock = run.lock()
     for explicit in (True, False):
-        with pytest.raises(CheckpointError, match="a run is going on in .*; wait for it, stop it, or name another"):
+        with pytest.raises(
+            CheckpointError, match="another process is training in .*; wait for it, stop it, or name another"
+        ):
             run.archive_existing_run(explicit=explicit, overwrite=True)
     lock.release()
     run.archive_existing_run(explicit=True, overwrite=True)
     child = Child([str(tmp_path)], function=lock_forever)
     child.wait_until(lambda: child.output[0] == "locked\n")
-    with pytest.raises(CheckpointError, match="a run is going on"):
+    with pytest.raises(CheckpointError, match="another process is training"):
         run.lock()
     child.send(signal.SIGKILL)
     child.wait()
@@ -126,7 +129,7 @@ def lock_forever(words: list[str]) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="file is a file; name a folder with --out"):
+    with pytest.raises(CheckpointError, match="file is a file; name a folder with out="):
         RunFolder(tmp_path / "file").ensure_folder_available(explicit=False, overwrite=False)
     for refused in (partial(RunFolder.ensure_folder_available, explicit=True, overwrite=False), RunFolder.create):
         with pytest.raises(CheckpointError, match=r"the run folder .*file/run cannot be made \(Not a directory\)"):
@@ -134,7 +137,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from in .*; start the run without --resume"):
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from in .*; start the run without resume=True"):
         RunFolder(tmp_path / "none").latest_step()
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run.json is missing or damaged"):
@@ -175,11 +178,11 @@ def running(poem: Path) -> Iterator[int]:
 
 def test_who_is_refused_hears_who_is_in_the_folder(running: int, poem: Path) -> None:
     who = rf"process {running} on {re.escape(platform.node())} since 20\d\d-\d\d-\d\d \d\d:\d\d"
-    way_out = "wait for it, stop it, or name another folder with --out"
-    with pytest.raises(CheckpointError, match=rf"a run is going on in run \({who}\); {way_out}"):
+    way_out = "wait for it, stop it, or name another folder with out="
+    with pytest.raises(CheckpointError, match=rf"another process is training in run \({who}\); {way_out}"):
         train_small(poem, max_steps=2, overwrite=True)
     Path("run/.lock").write_text("half of it {")
-    with pytest.raises(CheckpointError, match=f"a run is going on in run; {way_out}"):
+    with pytest.raises(CheckpointError, match=f"another process is training in run; {way_out}"):
         train_small(poem, max_steps=2, overwrite=True)
 
 
@@ -202,7 +205,7 @@ def test_a_note_of_an_owner_is_no_run_and_needs_no_room(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with RunFolder(tmp_path).lock(), pytest.raises(CheckpointError, match="a run is going on"):
+    with RunFolder(tmp_path).lock(), pytest.raises(CheckpointError, match="another process is training"):
         RunFolder(tmp_path).lock()
     assert not list(tmp_path.iterdir())
 

@@ -212,7 +212,7 @@ def test_flags_go_over_recipes(trained: Path) -> None:
     Path("mine.toml").write_text('[train]\nlr = 0.5\nmax_steps = 3\n[data]\ntokenizer = "char"\n')
     words = train_args(trained, "--config", "mine.toml", "--lr", "0.01")
     words[words.index("--tokenizer") : words.index("--tokenizer") + 2] = []
-    assert "next     python generate.py demo --checkpoint run" in output_of(*words)
+    assert "next     light-llm generate demo --checkpoint run" in output_of(*words)
     run = settings_of_run()
     assert (run["train"]["lr"], run["train"]["max_steps"], run["data"]["tokenizer"]) == (0.01, 3, "char")
     assert run["model"]["n_positions"] == 32 and run["model"]["vocab_size"] < 40
@@ -285,7 +285,7 @@ def test_a_signal_saves_and_leaves(trained: Path, number: int, code: int) -> Non
     child = Child(train_args(trained, "--max-steps", "100000"))
     child.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     exit_code, out, err = child.end(number)
-    assert exit_code == code and "stopping" in err and "python train.py --resume --out run" in out
+    assert exit_code == code and "stopping" in err and "light-llm train --resume --out run" in out
     done = int(max(Path("run").glob("step-*")).name.split("-")[1])
     assert f"resumed  at step {done}" in output_of("train", "--resume", "--out", "run", "--max-steps", str(done + 2))
 

@@ -75,7 +75,7 @@ train --micro-batch 3                                => micro_batch=3 ... batch_
 train --seed 1000000000000000000000000000000         => seed=1000000000000000000000000000000
 train --resume                                       => resume ... checkpoints ... --resume
 train --resume --overwrite                           => --resume and --overwrite
-train --resume --init-from run                       => --resume and --init-from
+train --out run --resume --init-from run             => --resume and --init-from
 train --out run                                      => run ... --resume ... --overwrite
 train --out text.txt --data text.txt                 => text.txt is a file ... --out
 train --out run --resume --lr 0.5                    => train.lr: 0.01 -> 0.5
@@ -100,7 +100,7 @@ eval --checkpoint moved                              => text.txt ... SHA-256 ...
 generate                                             => demo, text, interactive or eval
 generate dmeo                                        => 'dmeo' ... mean demo?
 generate interctive                                  => 'interctive' ... mean interactive?
-generate demo                                        => checkpoints ... python train.py
+generate demo                                        => checkpoints ... light-llm train
 generate demo --num-samples 3                        => --num-samples ... demo
 generate demo --checkpoint text.txt                  => text.txt
 generate demo --checkpoint rnu                       => rnu

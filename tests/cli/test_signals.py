@@ -61,8 +61,8 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_an_evaluation_of_minutes_ends_at_once(broken_off: dict[str, Any]) -> None:
     run, out = broken_off["run"], broken_off["out"]
     assert broken_off["code"] == 143 and broken_off["seconds"] < 20, broken_off
-    assert "the evaluation of step 3 is broken off" in out and "interrupted at step 3/5" in out
-    assert f"saved    go on with: python train.py --resume --out {run}" in out
+    assert "the evaluation of step 3 was interrupted" in out and "interrupted at step 3/5" in out
+    assert f"saved    continue with: light-llm train --resume --out {run}" in out
     assert "stopping after this step, and saving; press Ctrl-C again to leave at once" in broken_off["err"]
     assert (run / "step-000003" / "MANIFEST.json").is_file() and rows(run, "eval") == 0
 

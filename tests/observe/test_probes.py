@@ -111,7 +111,7 @@ def test_a_probe_that_fails_is_reported_and_ends_no_run(
     monkeypatch.setattr("light_llm.train.evaluation.probe_model", broken)
     _, result = train_small(poem, max_steps=6, probe_interval=2, quiet=False)
     said = capsys.readouterr().out
-    assert said.count("the look inside at step 2 failed (ZeroDivisionError: nothing to look at)") == 1
+    assert said.count("the probe at step 2 failed (ZeroDivisionError: nothing to look at)") == 1
     assert result.status == "done" and tensors_of("run/step-000006") == tensors_of("whole/step-000006")
 
 

@@ -76,7 +76,7 @@ def test_going_back_leaves_out_what_led_to_it(poem: Path) -> None:
             tensors_of("run/step-000030")[f"{name}.safetensors"]
             == tensors_of("straight/step-000030")[f"{name}.safetensors"]
         )
-    assert "rollback to step 10, past the batches up to number 13" in Path("run/train.log").read_text()
+    assert "rollback to step 10; the batches up to number 13 are skipped" in Path("run/train.log").read_text()
     assert [(row["step"], row["from_step"]) for row in rows_of("run", "rollback")] == [(10, 14)]
     assert [row["step"] for row in rows_of("run", "step")] == [*range(1, 14), *range(11, 31)]
 
@@ -102,7 +102,10 @@ def test_going_back_has_an_end(poem: Path) -> None:
     result = Trainer(model, byte_loader(poem), out="run", **settings).train()
     assert (result.status, result.step) == ("nonfinite", 0)
     assert len(rows_of("run", "rollback")) == 2
-    assert "2 times back is enough (train.max_rollbacks)" in Path("run/train.log").read_text()
+    assert (
+        "the run has returned to a checkpoint 2 times, as often as it may (max_rollbacks=2)"
+        in Path("run/train.log").read_text()
+    )
 
 
 def test_going_back_passes_over_a_damaged_checkpoint(poem: Path) -> None:
@@ -293,9 +296,7 @@ def test_a_step_that_fails_in_its_second_part_begins_anew(poem: Path) -> None:
 def test_a_single_sequence_that_does_not_fit_ends_with_advice(poem: Path) -> None:
     model = byte_model()
     Small(model, 0)
-    message = (
-        r"out of memory in step 1 with 1 sequences at a time; nothing is saved. What helps: --set train.checkpoint"
-    )
+    message = r"out of memory in step 1 with 1 sequences at a time; nothing is saved. What helps: checkpointing=true"
     with pytest.raises(DeviceError, match=message):
         train_small(poem, model=model, max_steps=12)
 
@@ -306,7 +307,7 @@ def test_memory_that_runs_out_later_costs_no_step(poem: Path) -> None:
     model = byte_model(dropout=0.2)
     Small(model, 2, after=14)
     message = (
-        r"out of memory in step 15 with 4 sequences .*; step 14 is saved, go on with: python train.py --resume --out"
+        r"out of memory in step 15 with 4 sequences .*; step 14 is saved, continue with: light-llm train --resume --out"
     )
     with pytest.raises(DeviceError, match=message):
         train_small(poem, "parts", model=model, max_steps=20)

@@ -70,7 +70,7 @@ def test_a_cancelled_evaluation_is_made_first_on_resume(
     assert [row["step"] for row in rows_of("two", "eval")] == list(range(4, step, 4))
     log = Path("two/train.log").read_text()
     assert re.search(rf"evaluation of step {step}\b.*--resume", log)
-    assert "python train.py --resume --out two" in log
+    assert "light-llm train --resume --out two" in log
     _, again = train_small(poem, "two", resume=True, **how)
     assert (again.status, again.best_step) == (whole.status, whole.best_step) and same()
 
