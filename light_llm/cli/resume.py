@@ -1,8 +1,8 @@
-"""What a command with --resume asks for: people and job schedulers resume a run by repeating the command of its start.
+"""Compare a command with --resume with the one that started its run.
 
-So each setting that is given is compared with what was asked for when the run was started, and not with what this
-became: `--tokenizer bpe:300` became `bpe`, `--data -` the path of a copy, and `--budget 5min` a preset and a number of
-steps. What was asked for is in run.json.
+People and job schedulers resume a run by repeating its command. So each setting is compared with what was asked for at
+the start, and not with what this became: `--tokenizer bpe:300` became `bpe`, `--data -` the path of a copy, and
+`--budget 5min` a preset and a number of steps. What was asked for is in run.json.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,7 @@ class SavedRun:
     damaged: tuple[CorruptCheckpoint, ...]  # newer step folders
     problems: tuple[str, ...]  # other files that are damaged, and not used
     asked: dict[str, Any]  # what the command line asked for; empty for a run from Python
-    resumes: tuple[dict[str, Any], ...]  # step and time of each resume so far
+    resumes: tuple[dict[str, Any], ...]  # the step of each resume so far
 
 
 @dataclass(frozen=True)
@@ -267,8 +266,7 @@ def _history(trainer: Trainer, resume: ResumeState | None) -> dict[str, Any]:
     """Return what run.json says about the commands of the run: what was asked, and when it was resumed."""
     history: dict[str, Any] = {"asked": trainer.asked} if trainer.asked else {}
     if resume:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        history["resumes"] = [*resume.saved.resumes, {"step": resume.state.step, "at": now}]
+        history["resumes"] = [*resume.saved.resumes, {"step": resume.state.step}]
     return history
 
 

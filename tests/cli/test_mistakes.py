@@ -79,7 +79,7 @@ train --out run --resume --init-from run             => --resume and --init-from
 train --out run                                      => run ... --resume ... --overwrite
 train --out text.txt --data text.txt                 => text.txt is a file ... --out
 train --out run --resume --lr 0.5                    => train.lr: 0.01 -> 0.5
-train --out run --resume --preset nano               => model.n_embd: 24 -> 192
+train --out run --resume --preset micro              => model.n_embd: 24 -> 384
 train --out run --resume --tokenizer char            => data.tokenizer: byte -> char
 prepare --data text.txt --tokenizer bpe:999999999    => 999,999,999 ... 1,048,576
 train --out run --resume --max-steps 5               => max_steps=5 ... step 30

@@ -38,7 +38,7 @@ def test_a_run_killed_before_its_evaluation_makes_it_on_resume(poem: Path) -> No
 def test_more_steps_extend_a_run_and_keep_its_schedule(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_small(poem, max_steps=20)
     _, result = train_small(poem, max_steps=30, resume=True, quiet=False)
-    assert "the learning-rate schedule ends at step 20: the rate is 1.0e-03 from step 20 on" in capsys.readouterr().out
+    assert "the learning-rate schedule ends at step 20: the rate is 1.0e-03 from step 21 on" in capsys.readouterr().out
     rates = {row["step"]: row["lr"] for row in rows_of("run", "step")}
     assert result.step == 30 and rates[25] == rates[30] == pytest.approx(1e-3)
     assert json.loads(Path("run/run.json").read_text())["run"]["train"]["lr_horizon"] == 20
