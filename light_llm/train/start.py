@@ -24,10 +24,10 @@ from ..observe import BackgroundSink, Console, JsonLines, Sink, TimeLeft, read_r
 from ..observe.step_metrics import StepMetrics
 from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
-from ..runtime import matmul_rate, seed_rng, set_rng_state
+from ..runtime import matmul_rate, peak_memory, seed_rng, set_rng_state
 from . import messages, preflight
 from .rescue import StepProgress
-from .step import StepQueue, Throughput, TrainState
+from .step import Result, StepQueue, Throughput, TrainState
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -123,6 +123,16 @@ def finished_step(folder: RunFolder, saved: SavedRun, max_steps: int) -> int | N
     step = step_number(saved.step)
     evaluated = any(row.get("kind") == "eval" and row.get("step") == step for row in rows)
     return step if evaluated and folder.best_model.is_file() else None
+
+
+def load_finished(trainer: Trainer, step: int) -> Result:
+    """Load the last step of a finished run into the model, and say that nothing is left to do."""
+    assert trainer.resumed is not None, "only a resumed run is finished already"
+    trainer.model.load_state_dict(trainer.resumed.checkpoint[0])
+    trainer.model.to(trainer.config.device)
+    folder, best = trainer.folder.path, trainer.checkpointer
+    trainer.options.say(messages.finished(folder, step))
+    return Result("done", step, best.best_loss, best.best_step, folder, 0.0, 0.0, peak_memory())
 
 
 def read_resume_state(

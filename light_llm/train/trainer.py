@@ -27,7 +27,7 @@ from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
 from .preflight import RunOptions
 from .rescue import save_on_exception
-from .start import ActiveRun, finished_step, read_resume_state, read_saved_run, restore, start_run
+from .start import ActiveRun, finished_step, load_finished, read_resume_state, read_saved_run, restore, start_run
 from .step import GuardAction, PendingStep, Result, Status, Step, StopFlag, TrainState
 
 
@@ -157,7 +157,7 @@ class Trainer:
         Inside, dropout draws from torch's global generators, seeded by the run; afterwards they are as before.
         """
         if self.finished is not None:
-            return self._already_finished(self.finished)
+            return load_finished(self, self.finished)
         with preserved_rng(self.config.device), start_run(self) as run, save_on_exception(self):
             while self.state.step < self.config.max_steps and self.stop_flag.status is None:
                 started = time.perf_counter()
@@ -363,15 +363,6 @@ class Trainer:
     def _active(self) -> ActiveRun:
         assert self.active is not None, "the run has not started"
         return self.active
-
-    def _already_finished(self, step: int) -> Result:
-        """Load the last step of a finished run into the model, and say that nothing is left to do."""
-        assert self.resumed is not None, "only a resumed run is finished already"
-        self.model.load_state_dict(self.resumed.checkpoint[0])
-        self.model.to(self.config.device)
-        self.options.say(messages.finished(self.folder.path, step))
-        best = self.checkpointer
-        return Result("done", step, best.best_loss, best.best_step, self.folder.path, 0.0, 0.0, peak_memory())
 
     def _finish(self) -> Result:
         """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
