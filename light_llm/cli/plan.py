@@ -116,4 +116,5 @@ def _text_size(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Da
         V = expected_vocab_size(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
         missing = error.message.partition(" is not on this machine")[0]
         return DatasetSize(), V, [f"note         {missing} has not been downloaded yet; train downloads it"]
-    return dataset_size(dataset), dataset.tokenizer.vocab_size, [f"note         {note}" for note in dataset.notes]
+    notes = [f"note         {note}" for note in map(as_flags, dataset.notes)]
+    return dataset_size(dataset), dataset.tokenizer.vocab_size, notes

@@ -38,7 +38,8 @@ def ensure_hub_file(
     first two is used without a check: only its revision is pinned, so no hash to compare it with is known.
 
     Raises:
-        DataError: the file was not found and cannot or must not be downloaded, or its hash is not the hub's.
+        Unavailable: the file is not on this machine, and may not or cannot be downloaded.
+        DataError: its hash is not the one that the hub announced.
     """
     for folder in (offline_dir(), cache_dir()):
         if folder and (path := folder / file.folder / file.name).is_file():
@@ -58,9 +59,10 @@ def ensure_hub_file(
     except Exception as error:
         if not _is_hub_error(error):
             raise
-        raise DataError(
+        raise Unavailable(
             f"{file.name} could not be downloaded from {file.repo} at revision {file.revision} ({_reason(error)}); "
-            f"{_remedy(file)}"
+            f"{_remedy(file)}",
+            _reason(error),
         ) from None
     _check_hash(file, path)
     return path

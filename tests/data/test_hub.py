@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from light_llm.data import sources
+from light_llm.data.download import Unavailable
 from light_llm.data.hub import HubFile, ensure_hub_file
 from light_llm.data.sources import SOURCES, find_source
 from light_llm.errors import DataError
@@ -84,7 +85,7 @@ def test_a_hub_that_fails(hub: HubServer, empty_cache: Path, status: int) -> Non
 
 
 def test_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="texts/large.txt of someone/Some .*downloads nothing"):
+    with pytest.raises(Unavailable, match="texts/large.txt of someone/Some .*downloads nothing"):
         ensure_hub_file(LARGE_FILE, endpoint=hub.url, offline=True)
     assert not hub.seen
     for reason in ("refused", "HF_HUB_OFFLINE"):
