@@ -3,6 +3,8 @@
 import math
 import os
 import shlex
+import shutil
+import textwrap
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
@@ -89,8 +91,11 @@ def parse(
     words, given = _normalize(kind, argv, steps_per_pass)
     # A switch has no second flag `--no-...`, which would make --help twice as long.
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
-    kind = _without_empty_defaults(kind) if words == ["--help"] else kind
-    return tyro.cli(kind, prog=prog, description=about, args=words, config=config), given
+    if words == ["--help"]:
+        kind = _without_empty_defaults(kind)
+        # tyro does not wrap a description, and a terminal would break its words.
+        print(f"{textwrap.fill(about, shutil.get_terminal_size().columns)}\n")
+    return tyro.cli(kind, prog=prog, description="", args=words, config=config), given
 
 
 def parse_mode(
