@@ -63,6 +63,9 @@ def command(argv: Sequence[str]) -> int:
         "rate, gradient noise and the batch size it suggests, the loss around the weights. Writes analysis.json."
     )
     flags, _ = parse(AnalyzeFlags, argv, prog="light-llm analyze", about=about)
+    from .progress import load_torch
+
+    load_torch()
     from ..checkpoint import load_model
     from ..runtime import choose_device, configure_process
 

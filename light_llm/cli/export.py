@@ -47,6 +47,9 @@ def command(argv: Sequence[str]) -> int:
     mode, flags, _ = parse_mode(ExportFlags, argv, command="export", about=about, no_effect=NO_EFFECT)
     if flags.public and not flags.push:
         raise ConfigError("--public needs --push NAME: it is for an upload")
+    from .progress import load_torch, waiting
+
+    load_torch()
     from ..checkpoint import load_model
     from ..config import get_model_size
     from ..interop.export import TARGETS, check_request, export
@@ -64,9 +67,11 @@ def command(argv: Sequence[str]) -> int:
     check_request(exporter, out, flags.dtype, overwrite=flags.overwrite)
     if flags.push:
         check_push(flags.push)
-    loaded = load_model(flags.checkpoint)
+    with waiting("loading the model"):
+        loaded = load_model(flags.checkpoint)
     print(f"model     {loaded.file.path}: {get_model_size(loaded.file.config):,} parameters")
-    result = export(loaded, exporter, out, dtype=flags.dtype, overwrite=flags.overwrite, log=print)
+    with waiting("writing and verifying the export") as say:
+        result = export(loaded, exporter, out, dtype=flags.dtype, overwrite=flags.overwrite, log=say)
     print_rich(Text(f"result    {result.summary}"))
     print(f"written   {result.path} ({format_bytes(result.size)})")
     if flags.push:

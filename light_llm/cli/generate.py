@@ -61,9 +61,12 @@ def command(argv: Sequence[str]) -> int:
         evaluate_held_out(flags.checkpoint, flags.device, flags.data)
         return 0
     _sampling(flags)  # checked before a model is loaded in vain
-    from ..generate import TextGenerator
+    from .progress import waiting
 
-    generator = TextGenerator(flags.checkpoint, device=flags.device, dtype=flags.dtype, quantize=flags.quantize)
+    with waiting("loading the model"):
+        from ..generate import TextGenerator
+
+        generator = TextGenerator(flags.checkpoint, device=flags.device, dtype=flags.dtype, quantize=flags.quantize)
     if mode == "demo":
         demo(generator, flags, given)
     elif mode == "text":

@@ -50,12 +50,16 @@ def command(argv: Sequence[str]) -> int:
                 "that token files were made from: light-llm train --data input.txt --tokenizer gpt2"
             )
     flags, given = parse(ImportFlags, argv, prog="light-llm import", about=about)
+    from .progress import load_torch, waiting
+
+    load_torch()
     from ..interop.import_model import output_path, write_model
     from ..runtime import expand_path
 
     out = output_path(expand_path(flags.out), overwrite=flags.overwrite)
-    loaded = _read(expand_path(flags.source[0]), flags, given)
-    write_model(loaded, out)
+    with waiting("reading and verifying the model"):
+        loaded = _read(expand_path(flags.source[0]), flags, given)
+        write_model(loaded, out)
     print_rich(*_summary(loaded, out))
     return 0
 

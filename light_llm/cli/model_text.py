@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DataConfig
 from ..errors import CheckpointError, DataError
-from .progress import counting
+from .progress import counting, waiting
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
@@ -78,13 +78,14 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
     """
     import numpy as np
 
-    from .. import evaluate
-    from ..checkpoint import load_model
-    from ..data.tokenizers import byte_lengths
-    from ..runtime import choose_device
+    with waiting("loading the model"):
+        from .. import evaluate
+        from ..checkpoint import load_model
+        from ..data.tokenizers import byte_lengths
+        from ..runtime import choose_device
 
-    device = choose_device(device_name).value
-    loaded = load_model(checkpoint, device)
+        device = choose_device(device_name).value
+        loaded = load_model(checkpoint, device)
     dataset = open_training_data(loaded.file, moved)
     text, trained_on = dataset.source.held_out, loaded.file.data
     if text and trained_on.get("source") and text.sha256 != trained_on.get("held_out_sha256"):

@@ -44,6 +44,9 @@ def command(argv: Sequence[str]) -> int:
     for name in sorted(given.intersection(NO_EFFECT)):
         raise ConfigError(f"{flag_of(name)} has no effect on plan; leave it out")
     run = new_run(settings, None)
+    from .progress import load_torch
+
+    load_torch(quiet=flags.json)
     from ..plan.budget import parse_budget
     from ..plan.render import refusal, table
     from ..plan.suggest import suggest_settings

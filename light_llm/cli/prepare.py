@@ -34,8 +34,10 @@ def command(argv: Sequence[str]) -> int:
     """Encode a text, and print how large it is and how it was encoded."""
     about = "Encode a text ahead of time; `train` uses the result. If it is interrupted, run it again to continue."
     flags, given = parse(with_run_settings(PrepareFlags, SETTINGS), argv, prog="light-llm prepare", about=about)
+    from .progress import counting, load_torch, preparing
+
+    load_torch(quiet=flags.quiet)
     from ..data import load_dataset
-    from .progress import counting, preparing
 
     # The length of the windows does not change the token ids, and 1 accepts the shortest text.
     data = Run().with_settings(**given_settings(flags, given), data__max_length=1).data

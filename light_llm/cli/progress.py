@@ -7,7 +7,16 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ..errors import Interrupted
 from ..observe.console import SafeStream
@@ -71,3 +80,39 @@ def counting(stage: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
     """Yield a function that shows how many windows, blocks or checks are done."""
     with progress_bar(quiet=quiet) as show:
         yield partial(show, stage)
+
+
+@contextmanager
+def waiting(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something of unknown length is being done, with the time since it began.
+
+    Yields a function that prints a line to standard output above it.
+    """
+    stream: Any = SafeStream(sys.stderr) if sys.stderr is not None else None
+    console = Console(file=stream, stderr=True, highlight=False)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    # Not redirected: lines on standard output would come out on standard error.
+    spinner = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    shown = console.is_terminal and not quiet
+
+    def say(line: str) -> None:
+        if shown:
+            spinner.stop()
+        print(line, flush=True)
+        if shown:
+            spinner.start()
+
+    if shown:
+        spinner.add_task(what, total=None)
+        spinner.start()
+    try:
+        yield say
+    finally:
+        if shown:
+            spinner.stop()
+
+
+def load_torch(*, quiet: bool = False) -> None:
+    """Import PyTorch, which takes seconds on a slow disk, and show that."""
+    with waiting("loading PyTorch", quiet=quiet):
+        import torch  # noqa: F401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,12 +63,14 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     from ..data.resolve import training_texts
     from ..data.tokenizer_json import to_tokenizer_json
     from ..runtime import expand_path
+    from .progress import preparing
 
     out = expand_path(flags.out)
     if out.exists() and not flags.overwrite:
         raise ConfigError(f"{out} already exists; name another file with --out, or replace it with --overwrite")
     source = _source(flags, given)
-    tokenizer = train_bpe(training_texts(source, flags.held_out), flags.vocab_size)
+    with preparing(quiet=False) as show:
+        tokenizer = train_bpe(training_texts(source, flags.held_out, partial(show, "learning")), flags.vocab_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(out, json.dumps(to_tokenizer_json(tokenizer), ensure_ascii=False).encode())
     fewer = "" if tokenizer.vocab_size == flags.vocab_size else f" (not {flags.vocab_size:,}: the text is too short)"

@@ -55,7 +55,10 @@ def command(argv: Sequence[str]) -> int:
     flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
     if flags.resume and flags.overwrite:
         raise ConfigError("--resume and --overwrite cannot go together; leave one out")
+    from .progress import load_torch
+
     with ignore_hangup():
+        load_torch(quiet=flags.quiet)
         trainer = _make_trainer(flags, given, settings)
         if trainer is None:
             return 0
