@@ -69,9 +69,9 @@ def one_run(flags: str, folder: Path) -> dict[str, Any]:
     end = next(row for row in rows if row["kind"] == "end")
     return {
         "flags": flags,
-        "memory": {"foretold": plan["memory"]["total"], "measured": end["memory"]},
+        "memory": {"predicted": plan["memory"]["total"], "measured": end["memory"]},
         "step": {
-            "foretold": plan["step_seconds"],
+            "predicted": plan["step_seconds"],
             "measured": statistics.median(seconds),
             "fastest": min(seconds),
             "slowest": max(seconds),
@@ -81,7 +81,7 @@ def one_run(flags: str, folder: Path) -> dict[str, Any]:
 
 def off(of: dict[str, float]) -> float:
     """Return the error of a prediction as a share of the measurement."""
-    return of["foretold"] / of["measured"] - 1
+    return of["predicted"] / of["measured"] - 1
 
 
 def verdict(runs: list[dict[str, Any]]) -> dict[str, float]:
@@ -103,8 +103,8 @@ def as_table(runs: list[dict[str, Any]], about: str) -> str:
     for run in runs:
         m, s = run["memory"], run["step"]
         lines.append(
-            f"| `{run['flags']}` | {m['foretold'] / 1e9:.2f} | {m['measured'] / 1e9:.2f} | {off(m):+.0%} "
-            f"| {s['foretold']:.3f} | {s['measured']:.3f} | {off(s):+.0%} |"
+            f"| `{run['flags']}` | {m['predicted'] / 1e9:.2f} | {m['measured'] / 1e9:.2f} | {off(m):+.0%} "
+            f"| {s['predicted']:.3f} | {s['measured']:.3f} | {off(s):+.0%} |"
         )
     found = verdict(runs)
     allowed = dict(zip(found, (*MEMORY, *TIME), strict=True))
@@ -124,8 +124,8 @@ def main() -> int:
             runs.append(one_run(flags, Path(folder) / "run"))
             m, s = runs[-1]["memory"], runs[-1]["step"]
             print(
-                f"{flags:100} memory {m['foretold'] / 1e9:.2f} {m['measured'] / 1e9:.2f} {off(m):+.0%}"
-                f"   step {s['foretold']:.3f} {s['measured']:.3f} ({s['fastest']:.3f} ... {s['slowest']:.3f})",
+                f"{flags:100} memory {m['predicted'] / 1e9:.2f} {m['measured'] / 1e9:.2f} {off(m):+.0%}"
+                f"   step {s['predicted']:.3f} {s['measured']:.3f} ({s['fastest']:.3f} ... {s['slowest']:.3f})",
                 f"{off(s):+.0%}",
                 flush=True,
             )

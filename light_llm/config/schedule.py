@@ -93,6 +93,6 @@ def rate_notes(config: TrainConfig, *, resumed: bool = False) -> list[str]:
     elif warmup and rate(warmup + 1) < MAX_DROP * rate(warmup):
         notes.append(
             f"the learning rate drops from {rate(warmup):.1e} to {rate(warmup + 1):.1e} after its warm-up of "
-            f"{warmup:,} steps: by then the schedule has begun to fall; fewer {{--warmup-steps}} avoid this"
+            f"{warmup:,} steps: the schedule already falls by then; fewer {{--warmup-steps}} avoid this"
         )
     return notes

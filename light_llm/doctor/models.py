@@ -60,7 +60,7 @@ def exact_model(config: ModelConfig) -> LightLLM:
 
 
 def forward_sums(config: ModelConfig, T: int) -> list[int]:
-    """Return the sums from tokens to logits: per layer two norms, four products and attention; a norm; the head."""
+    """Return the sums from tokens to logits: per layer two norms, four linear layers, attention; a norm; the head."""
     C, D = config.n_embd, config.head_size
     return [C, C, D, T, C, C, C, 4 * C] * config.n_layer + [C, C]
 

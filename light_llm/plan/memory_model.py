@@ -46,7 +46,7 @@ class StepShape:
     B: int  # sequences in memory at a time
     T: int
     micro_batches: int  # per step
-    half: bool  # products in 16 bits
+    half: bool  # matrix multiplications in 16 bits
     checkpointing: bool
     optimizer: str
     rows: int  # of logits that exist at once

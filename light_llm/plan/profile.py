@@ -51,7 +51,7 @@ class Profile:
     attention_kernel: tuple[float, ...]  # the same by the device's own kernel
     head_batch: tuple[float, ...]  # the loss and its gradients, per id and micro-batch
     head_token: tuple[float, ...]  # and per id and token
-    table: float  # per element of the token table: its lookup, and its gradient as a table
+    table: float  # per element of the token embeddings: the lookup, and the gradient, which has their shape
     muon: tuple[float, ...]  # per update of the matrices of a block
     adamw: float  # per update of a parameter
     dropout: float  # per element

@@ -69,7 +69,7 @@ def attention_seconds(s: StepShape, p: Profile) -> float:
     """Return the seconds of attention in one block."""
     m = s.model
     per_token = interpolate(s.T, LENGTHS, p.attention if by_blocks(s) else p.attention_kernel)
-    # Only the products grow with d_k, and they are about half of it.
+    # Only the matrix multiplications grow with d_k, and they are about half of the time.
     return s.N * m.n_head * per_token * (1 + m.head_size / D) / 2
 
 

@@ -9,8 +9,8 @@ from statistics import median
 import torch
 
 MAX_GROWTH = 10.0  # of the number of calls, from one try to the next
-# Repetitions on a quiet machine were at most a few percent apart. A constant load, as on a shared server, slows all
-# of them alike and is not detected.
+# Repetitions on a quiet machine were at most a few percent apart. A constant load slows all of them by the same factor,
+# and only `BusyMeter` detects it.
 BUSY_SPREAD = 1.25
 # Share of the elapsed time in which a thread that only computes has a processor: about 1 on a quiet machine, about 0.5
 # beside as many other programs as there are cores.
@@ -50,7 +50,7 @@ def time_calls(
 
 @dataclass(frozen=True)
 class BusyMeter:
-    """Tells whether other programs have taken the processor from the calling thread since the meter was made.
+    """Detects whether other programs have taken the processor from the calling thread since the meter was made.
 
     Compares the thread's processor time with the elapsed time. For work on the CPU only: a thread that waits for a GPU
     or a disk has no processor either. A thread that waits for torch's other threads at the end of an operation keeps

@@ -158,7 +158,7 @@ def estimate(
 
     Args:
         config: without "auto" settings.
-        done: steps that a resumed run has behind it.
+        done: steps that a resumed run has made.
         timed: measure the machine to predict the time as well.
     """
     if dataset is None:

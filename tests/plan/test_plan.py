@@ -36,7 +36,7 @@ def shaped(C: int = 128, H: int = 2, L: int = 3, V: int = 4096, T: int = 128, **
     return ModelConfig(n_embd=C, n_head=H, n_layer=L, vocab_size=V, n_positions=T, **model)
 
 
-MODERN = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
+MODERN: dict[str, Any] = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -211,7 +211,7 @@ def test_what_follows_the_last_step_is_predicted(monkeypatch: pytest.MonkeyPatch
     """An estimate of the time left needs it: the last evaluation alone can take minutes."""
     monkeypatch.setattr(speed_module, "profile", lambda device, dtype, model: PROFILE)
 
-    def final(**changes: int) -> float:
+    def final(**changes: Any) -> float:
         plan = make_plan(shaped(), replace(CPU, max_steps=10, **changes), 128, DatasetSize(10**6, 10**5))
         assert plan.to_dict()["final_seconds"] == round(plan.final_seconds or 0, 1)
         return plan.final_seconds or 0.0

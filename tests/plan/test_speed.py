@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ class Machine:
         return Profile(**{k: _scaled(v, slowdown) for k, v in vars(PROFILE).items()})
 
 
-def _scaled(value: float | tuple[float, ...], factor: float) -> float | tuple[float, ...]:
+def _scaled(value: Any, factor: float) -> Any:
     return tuple(factor * x for x in value) if isinstance(value, tuple) else factor * value
 
 
