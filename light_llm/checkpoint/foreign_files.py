@@ -4,8 +4,10 @@ import shlex
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .run_folder import contains_run
 
 _RUN_FILES = ("metrics.jsonl", "run.json", "train.log", "report.html", "analysis.json", "model.json")
+MAX_LISTED = 4  # runs in a message
 _TEXTS = (".txt", ".md", ".text", ".jsonl", ".ndjson", ".parquet", ".json", ".toml", ".gz")
 
 
@@ -29,6 +31,21 @@ def not_a_model(path: Path) -> CheckpointError | None:
     if path.suffix.lower() in _TEXTS:
         return CheckpointError(f"{path} is not a model but a {path.suffix} file; name a run folder or a .pt file")
     return None
+
+
+def advice_for_folder(folder: Path) -> str:
+    """Return what to do about a folder that has no model of light-llm, for the end of a message."""
+    if (folder / "config.json").is_file():
+        return f"it is a Hugging Face folder; import it first: light-llm import {shlex.quote(str(folder))}"
+    if any(folder.glob("*.onnx")):
+        return "it is an ONNX export; use the model that it was exported from"
+    runs = sorted(str(path) for path in folder.iterdir() if path.is_dir() and contains_run(path))
+    if runs:
+        more = f" and {len(runs) - MAX_LISTED} more" if len(runs) > MAX_LISTED else ""
+        return f"it has the runs {', '.join(runs[:MAX_LISTED])}{more}; name one of them"
+    if contains_run(folder):
+        return "its run has no checkpoint yet; wait for one, or continue the run with {--resume}"
+    return "train one with: light-llm train"
 
 
 def _advice_for_safetensors(path: Path, folder: Path) -> str:

@@ -15,6 +15,7 @@ from ..errors import CheckpointError, ConfigError, LightLLMError
 from ..model import LightLLM
 from ..runtime import expand_path
 from .commit import check_format, is_complete, read_json, verify_folder
+from .foreign_files import advice_for_folder
 from .model_file import WEIGHT_DTYPES, ModelFileReader
 from .run_folder import RunFolder
 from .tensors import read_tensors
@@ -140,7 +141,7 @@ def find_model(path: Path) -> Path:
             return folder.best_model
         if steps := folder.steps():
             return steps[-1]
-        raise CheckpointError(f"there is no model in the folder {path}; train one with: light-llm train")
+        raise CheckpointError(f"there is no model in the folder {path}: {advice_for_folder(path)}")
     is_model_name = path.suffix == ".pt" and path.parent.is_dir()
     siblings = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".pt") if is_model_name else []
     hint = f"; that folder holds {', '.join(siblings)}" if siblings else ""

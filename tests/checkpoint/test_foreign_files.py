@@ -40,6 +40,25 @@ def test_a_file_of_another_kind_is_named(files: list[str], message: str) -> None
         load_model(files[0])
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["config.json", "model.safetensors"], "is a Hugging Face folder; import it first: light-llm import f$"),
+        (["config.json", "pytorch_model.bin"], "light-llm import f$"),
+        (["model.onnx", "README.md"], "it is an ONNX export"),
+        (["b/run.json", "a/best_model.pt", "c/notes.txt"], "it has the runs f/a, f/b; name one of them"),
+        (["run.json", "metrics.jsonl"], "its run has no checkpoint yet; .*resume=True"),
+        (["notes.txt"], "there is no model in the folder f: train one with: light-llm train"),
+    ],
+)
+def test_a_folder_without_a_model_is_named(files: list[str], message: str) -> None:
+    for name in files:
+        Path("f", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("f", name).touch()
+    with pytest.raises(CheckpointError, match=message):
+        load_model("f")
+
+
 def test_a_checkpoint_of_nanogpt_is_to_be_imported_first() -> None:
     torch.save({"model": {}, "model_args": {}, "iter_num": 0}, "ckpt.pt")
     with pytest.raises(CheckpointError, match=r"nanoGPT's; import it first: light-llm import ckpt\.pt"):
