@@ -127,7 +127,6 @@ CASES = (
     case("not finite", "finite", None),
     case("memorising", "overfits", "bad", "risen by 0.400", "since step 100", loss=memorised, held=turning),
     case("memorising", "overfits, then recovers", None, loss=memorised, held=overfits_and_recovers),
-    case("memorising", "learns", None),
     case("below the limit", "below", "bad", "2.7", change=at("eval", 200, limit=4.0)),
     case("below the limit", "above", None, change=at("eval", limit=0.5)),
     case(
@@ -206,11 +205,9 @@ CASES = (
         loss=lambda s: UNIFORM - 0.0015 * s,
         run=RUN.with_settings(train__lr=0.005),
     ),
-    case("hardly learning", "learns", None),
     case("hardly learning", "starts from a trained model", None, loss=lambda s: 2.5 - 0.0005 * s),
     case("spikes", "one outlier", "watch", "jumped once, first at step 120", loss=outlier),
     case("spikes", "noisy", None, loss=noisy),
-    case("spikes", "smooth", None),
     case(
         "update ratios",
         "large",
