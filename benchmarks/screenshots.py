@@ -19,7 +19,10 @@ from light_llm.report.server import open_port, serve
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SIZE = {"width": 1200, "height": 1500}
-DRAWN = "() => { const all = [...document.querySelectorAll('.plot')]; return all.length && all.every((p) => p.data); }"
+DRAWN = """() => {
+  const seen = [...document.querySelectorAll('.plot')].filter((p) => p.checkVisibility());
+  return seen.length && seen.every((p) => p.data);
+}"""
 
 
 def main() -> None:
