@@ -94,7 +94,8 @@ def parse(
     if words == ["--help"]:
         kind = _without_empty_defaults(kind)
         # tyro does not wrap a description, and a terminal would break its words.
-        print(f"{textwrap.fill(about, shutil.get_terminal_size().columns)}\n")
+        width = shutil.get_terminal_size().columns
+        print(*(textwrap.fill(line, width) for line in about.split("\n")), "", sep="\n")
     return tyro.cli(kind, prog=prog, description="", args=words, config=config), given
 
 
