@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from .data import TokenArray, TokenDataset
 from .data.tokenizers import byte_lengths as byte_lengths_of
 from .errors import ConfigError, DataError
 from .model import LightLLM, eval_mode
-from .objective import token_cross_entropy
+from .objective import IGNORED, token_cross_entropy
 from .runtime import autocast
 
 
@@ -127,6 +127,44 @@ def _check_arguments(
             "evaluate on a dataset with the model's own tokenizer: prepare_dataset(path, tokenizer=tokenizer)"
         )
     return tokens, lengths, whole_number("context", context, low=1)
+
+
+def evaluate_batches(
+    model: LightLLM,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    byte_lengths: NDArray[np.int64] | None,
+    *,
+    dtype: str = "float32",
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Return the mean nats over all targets of pairs (tokens, targets), both (B, T); targets of -100 are ignored.
+
+    Args:
+        byte_lengths: UTF-8 bytes of each token id, (V,); without them bits per byte are NaN.
+        progress: called with (sequences done, 0).
+
+    Raises:
+        ConfigError: there are no targets.
+    """
+    sums: list[float] = []
+    counts: list[int] = []
+    n_bytes = context = 0
+    device = model.head_weight.device
+    with eval_mode(model):
+        for tokens, targets in batches:
+            with torch.no_grad(), autocast(device.type, dtype):
+                nats = token_cross_entropy(model, tokens.to(device), targets.to(device)).cpu().double()
+            counted = targets != IGNORED
+            sums += nats.sum(dim=1).tolist()
+            counts += counted.sum(dim=1).tolist()
+            context = max(context, tokens.size(1))
+            if byte_lengths is not None:
+                n_bytes += int(byte_lengths[targets[counted].numpy()].sum())
+            if progress:
+                progress(len(sums), 0)
+    if not sum(counts):
+        raise ConfigError("the held-out loader gives no targets; it must yield pairs (tokens, targets) every time")
+    return summarise(sums, counts, n_bytes, context)
 
 
 def _read_windows(tokens: TokenArray, context: int, batch_size: int) -> Iterator[tuple[list[int], NDArray[np.generic]]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..atomic_io import Files, atomic_write
-from ..data import TokenDataset
+from ..data import TokenDataset, Tokenizer
 from ..errors import CheckpointError
 from ..json_io import check_depth
 from ..model import LightLLM
@@ -28,12 +28,23 @@ WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def model_meta(
-    model: LightLLM, dataset: TokenDataset | None, *, step: int, dtype: str, evaluation: Mapping[str, Any] | None
+    model: LightLLM,
+    dataset: TokenDataset | None,
+    *,
+    step: int,
+    dtype: str,
+    evaluation: Mapping[str, Any] | None,
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, Any]:
-    """Return the metadata of a model file: enough to use the model alone, and to evaluate it again."""
+    """Return the metadata of a model file: enough to use the model alone, and to evaluate it again.
+
+    Args:
+        tokenizer: of a loader without a dataset.
+    """
+    tokenizer = dataset.tokenizer if dataset else tokenizer
     return {
         "config": asdict(model.config),
-        "tokenizer": dataset.tokenizer.to_dict() if dataset else None,
+        "tokenizer": tokenizer.to_dict() if tokenizer else None,
         "data": dataset.record() if dataset else None,
         "step": step,
         "dtype": dtype,

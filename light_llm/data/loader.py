@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import DEFAULT_SEED, MAX_SEED, DataConfig, repr_short, whole_number
 from ..errors import ConfigError
-from .tokenizers import byte_lengths
+from .tokenizers import Tokenizer, byte_lengths
 
 if TYPE_CHECKING:
     from .dataset import TokenDataset
@@ -58,6 +58,11 @@ class DataLoader:
         # One extra token per window: the last target.
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the dataset."""
+        return self.dataset.tokenizer
 
     @property
     def data_config(self) -> DataConfig:
@@ -118,10 +123,14 @@ class IterableBatches:
 
     Args:
         vocab_size: of the model; an id beyond it is an error here and not an index error in a kernel.
+        tokenizer: of the ids, if it is known.
     """
 
-    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> None:
-        self.loader, self.vocab_size = loader, vocab_size
+    def __init__(
+        self, loader: Iterable[tuple[Tensor, Tensor]], vocab_size: int, tokenizer: Tokenizer | None = None
+    ) -> None:
+        self.loader, self.vocab_size, self.tokenizer = loader, vocab_size, tokenizer
+        self.byte_lengths = np.array(byte_lengths(tokenizer)) if tokenizer else None
         self.dataset, self.data_config = None, None
         self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
 
@@ -146,8 +155,10 @@ class IterableBatches:
         return None
 
     def target_bytes(self, batch: Batch) -> int | None:
-        """Return None: the tokenizer is unknown."""
-        return None
+        """Return the UTF-8 bytes of the batch's targets; None if the tokenizer is unknown."""
+        if self.byte_lengths is None:
+            return None
+        return int(self.byte_lengths[batch.targets[batch.targets != IGNORE_INDEX].numpy()].sum())
 
     def describe(self, k: int) -> str:
         """Return the number of the batch."""
@@ -203,9 +214,11 @@ def describe_value(value: Any) -> str:
 Batches = DataLoader | IterableBatches  # of a training run: the global batch of each step, on the CPU
 
 
-def batches_from(loader: DataLoader | Iterable[tuple[Tensor, Tensor]], vocab_size: int) -> Batches:
+def batches_from(
+    loader: DataLoader | Iterable[tuple[Tensor, Tensor]], vocab_size: int, tokenizer: Tokenizer | None = None
+) -> Batches:
     """Return our own loader unchanged, because its batch k is a function of k alone; wrap any other iterable."""
-    return loader if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size)
+    return loader if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size, tokenizer)
 
 
 @dataclass(frozen=True)

@@ -287,8 +287,8 @@ def evaluation_line(row: Row, total: int) -> str:
         return f"step {row['step']}/{total}  mean training loss {row['loss']:.3f}{best}"
     distance = f", {row['distance']:.3f} above the limit" if row.get("distance") is not None else ""
     return (
-        f"step {row['step']}/{total}  held out {row['loss']:.3f}{error}  "
-        f"{row['bits_per_byte']:.3f} bits/byte{distance}  perplexity {row['perplexity']:.1f}{best}"
+        f"step {row['step']}/{total}  held out {row['loss']:.3f}{error} "
+        f"{_bits(row, '{:.3f} bits/byte')}{distance}  perplexity {row['perplexity']:.1f}{best}"
     )
 
 

@@ -59,6 +59,30 @@ def check_arguments(model: Any, loader: Any, config: Any) -> None:
         _check_parameters(model)
 
 
+def check_companions(model: ModelConfig, loader: Any, tokenizer: Any, val_loader: Any) -> None:
+    """Raise ConfigError for a tokenizer or a held-out loader that cannot go with the model and the loader."""
+    if isinstance(loader, (DataLoader, TokenDataset)) and (tokenizer is not None or val_loader is not None):
+        raise ConfigError(
+            "this dataset has its own tokenizer and held-out text; tokenizer= and val_loader= belong to a loader of "
+            "your own"
+        )
+    if tokenizer is not None:
+        if not all(hasattr(tokenizer, name) for name in ("encode", "token_bytes", "to_dict", "vocab_size")):
+            raise ConfigError(
+                f"tokenizer={repr_short(tokenizer)} is no light-llm tokenizer; take the one that prepare_dataset or "
+                "light_llm.load returns"
+            )
+        if tokenizer.vocab_size > model.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only vocab_size={model.vocab_size:,}; "
+                f"build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
+            )
+    if val_loader is not None and (not isinstance(val_loader, Iterable) or iter(val_loader) is val_loader):
+        raise ConfigError(
+            "val_loader is read at every evaluation, so it must be iterable again: a list or a DataLoader"
+        )
+
+
 def _check_parameters(model: LightLLM) -> None:
     """Raise ConfigError unless the model has exactly the parameters of its config, and some that can be trained."""
     expected = param_shapes(model.config)

@@ -182,7 +182,9 @@ class Checkpointer(Callback):
 
     def _model_meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
         config, dataset = self.trainer.config, self.trainer.batches.dataset
-        meta = model_meta(self.trainer.model, dataset, step=step, dtype=config.dtype, evaluation=evaluation)
+        tokenizer = self.trainer.batches.tokenizer
+        how: dict[str, Any] = {"step": step, "dtype": config.dtype, "evaluation": evaluation, "tokenizer": tokenizer}
+        meta = model_meta(self.trainer.model, dataset, **how)
         return meta | ({"init_from": config.init_from} if config.init_from else {})
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..data import DataLoader, TokenDataset
+from ..data.loader import as_batch
 from ..data.resolve import max_documents
 from ..data.tokenizers import decode, start_ids
-from ..evaluate import Evaluation, LimitDistance, evaluate_held_out
+from ..evaluate import Evaluation, LimitDistance, evaluate_batches, evaluate_held_out
 from ..generate import Sampling
 from ..generate import decode as decode_ids
 from ..model import eval_mode
@@ -37,7 +38,10 @@ def built_in_callbacks(trainer: Trainer) -> list[tuple[int, Callback]]:
     """Return the built-in callbacks of a run in their order, each with its interval."""
     config, loader = trainer.config, trainer.batches
     if not isinstance(loader, DataLoader):
-        return [(1, LogMetrics(trainer)), (1, trainer.checkpointer), (1, EvaluateTrainingLoss(trainer))]
+        last: tuple[int, Callback] = (1, EvaluateTrainingLoss(trainer))
+        if trainer.val_loader is not None:
+            last = (config.eval_interval, EvaluateLoader(trainer, trainer.val_loader, trainer.resumed))
+        return [(1, LogMetrics(trainer)), (1, trainer.checkpointer), last]
     # A probe's row belongs to its step, so it is written before the checkpoint. Evaluations take long, so the
     # checkpoint is saved before them.
     callbacks: list[tuple[int, Callback]] = [
@@ -56,7 +60,7 @@ class EvaluateHeldOut(Callback):
 
     synchronous = False
 
-    def __init__(self, trainer: Trainer, loader: DataLoader, resume: ResumeState | None = None) -> None:
+    def __init__(self, trainer: Trainer, loader: DataLoader | None, resume: ResumeState | None = None) -> None:
         self.trainer, self.loader = trainer, loader
         self.last_step = resume.state.step if resume and resume.evaluated else None  # evaluated last
         self.resumed, self.missed = resume is not None, resume is not None and not resume.evaluated
@@ -100,7 +104,7 @@ class EvaluateHeldOut(Callback):
         """Evaluate the current model, unless this step has been evaluated."""
         if step == self.last_step:
             return
-        config, stop_flag = self.trainer.config, self.trainer.stop_flag
+        stop_flag = self.trainer.stop_flag
         try:
             stop_flag.check()
             with self.trainer.working("evaluating") as show:
@@ -109,15 +113,7 @@ class EvaluateHeldOut(Callback):
                     show(done, total)
                     stop_flag.check()
 
-                evaluation, distance = evaluate_held_out(
-                    self.trainer.model,
-                    self.loader.dataset,
-                    self.loader.byte_lengths,
-                    context=self.loader.dataset.max_length,
-                    batch_size=config.micro_batch or config.batch_size,
-                    dtype=config.dtype,
-                    progress=progress,
-                )
+                evaluation, distance = self.measure(progress)
         except EvaluationCancelled:
             stop_flag.evaluation_cancelled = True
             self.trainer.say(f"notice   the evaluation of step {step} was interrupted; {{--resume}} starts with it")
@@ -125,9 +121,25 @@ class EvaluateHeldOut(Callback):
         self.last_step = step
         self._record(step, evaluation, distance)
 
+    def measure(self, progress: Callable[[int, int], None]) -> tuple[Evaluation, LimitDistance | None]:
+        """Return the held-out loss, and its distance from the limit of a text that has one."""
+        assert self.loader is not None, "EvaluateLoader has its own"
+        config, dataset = self.trainer.config, self.loader.dataset
+        return evaluate_held_out(
+            self.trainer.model,
+            dataset,
+            self.loader.byte_lengths,
+            context=dataset.max_length,
+            batch_size=config.micro_batch or config.batch_size,
+            dtype=config.dtype,
+            progress=progress,
+        )
+
     def _record(self, step: int, evaluation: Evaluation, distance: LimitDistance | None) -> None:
         """Keep the model if it is the best so far, write a row of kind `eval`, and report a loss that rises."""
-        record = {name: getattr(evaluation, name) for name in RECORDED}
+        values = {name: getattr(evaluation, name) for name in RECORDED}
+        # Without a tokenizer the bytes are unknown.
+        record = {name: None if value != value else value for name, value in values.items()}
         if distance:
             record |= {"limit": distance.limit, "distance": distance.distance}
         # The model is written before the row, so a row in the file means that the best model is safe.
@@ -143,6 +155,21 @@ class EvaluateHeldOut(Callback):
             best_step, trainer = checkpointer.best_step or 0, self.trainer
             notice = loss_is_rising(previous_best, best_step, evaluation.loss, trainer.config, trainer.model.config)
             trainer.say(*notice)
+
+
+class EvaluateLoader(EvaluateHeldOut):
+    """Evaluates every batch of a held-out loader of the caller's own."""
+
+    def __init__(self, trainer: Trainer, val_loader: Iterable[Any], resume: ResumeState | None = None) -> None:
+        super().__init__(trainer, None, resume)
+        self.val_loader = val_loader
+
+    def measure(self, progress: Callable[[int, int], None]) -> tuple[Evaluation, None]:
+        """Return the loss over all targets of the loader, in nats per token."""
+        trainer = self.trainer
+        batches = (as_batch(pair, trainer.model.config.vocab_size) for pair in self.val_loader)
+        lengths, dtype = trainer.batches.byte_lengths, trainer.config.dtype
+        return evaluate_batches(trainer.model, batches, lengths, dtype=dtype, progress=progress), None
 
 
 class EvaluateTrainingLoss(Callback):

@@ -18,7 +18,7 @@ from ..report.page import write_report
 from ..runtime import device_name
 from ..text_format import format_bytes, format_duration
 from .preflight import PreflightReport, smaller_micro_batch
-from .step import Result, Step
+from .step import Result, Step, TrainState
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
@@ -44,9 +44,11 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         *([f"tracker  {decisions.tracker}"] if decisions.tracker.value != "none" else []),
     ]
     if dataset is None or report.plan is None:
+        judged = "training" if trainer.val_loader is None else "held-out"
+        vocabulary = "no tokenizer" if trainer.batches.tokenizer is None else "its tokenizer"
         lines.append(
-            "data     a loader of your own: the best model is the one with the lowest training loss, the checkpoint "
-            "has no tokenizer, and a resumed run starts the loader again from its beginning"
+            f"data     a loader of your own: the best model is the one with the lowest {judged} loss, the checkpoint "
+            f"has {vocabulary}, and a resumed run starts the loader again from its beginning"
         )
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
@@ -124,6 +126,14 @@ def summary(result: Result, config: TrainConfig, report: Sequence[str], *, has_t
             "text, train with Trainer(..., tokenizer=...)"
         )
     return lines
+
+
+def loader_ended(state: TrainState, config: TrainConfig) -> str:
+    """Return the notice about a loader that can be read only once, such as a generator."""
+    return (
+        f"notice   the loader ended after {state.batches:,} batches and cannot be iterated again: the run stops at "
+        f"step {state.step:,} of {config.max_steps:,}. A list or torch's DataLoader would repeat its data"
+    )
 
 
 def finished(folder: Path, step: int) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import ModelConfig, Run, TrainConfig, check_range
-from ..data import Batch, DataLoader, TokenDataset, batches_from
+from ..data import Batch, DataLoader, TokenDataset, Tokenizer, batches_from
 from ..errors import ConfigError, DeviceError, as_keywords
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
@@ -44,6 +44,8 @@ class Trainer:
             ready model or loader with another seed is refused. torch's global generators are left as they were.
         out: the run folder. By default `checkpoints`, where an earlier run is moved away first; a folder that is named
             here and holds a run is refused unless `resume` or `overwrite` is given.
+        tokenizer: of the ids of a loader of your own; with it the checkpoint can generate and be exported.
+        val_loader: held-out batches beside a loader of your own; the best model has the lowest loss on them.
         resume: continue the run in `out` from its newest checkpoint; settings that are not given keep their values.
         overwrite: replace the run in `out`.
         quiet: print nothing.
@@ -69,6 +71,8 @@ class Trainer:
         config: TrainConfig | None = None,
         *,
         out: str | Path | None = None,
+        tokenizer: Tokenizer | None = None,
+        val_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
         resume: bool = False,
         overwrite: bool = False,
         quiet: bool = False,
@@ -85,6 +89,9 @@ class Trainer:
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         model, self.notes = arguments.unwrap(model)
         arguments.check_arguments(model, loader, config)
+        arguments.check_companions(
+            model.config if isinstance(model, LightLLM) else model, loader, tokenizer, val_loader
+        )
         saved = read_saved_run(self.folder) if resume else None
         if saved and config is None:
             # "auto" prefers the values of the last process, and lets a machine without its device choose another one.
@@ -102,7 +109,8 @@ class Trainer:
         # Refused here, before the caller waits for checks that take seconds.
         if not (saved and saved.step):
             self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
-        self.model, self.batches = model, batches_from(loader, model.config.vocab_size)
+        self.model, self.batches = model, batches_from(loader, model.config.vocab_size, tokenizer)
+        self.val_loader = val_loader
         self.resumed = self.finished = None
         if saved and saved.step:
             self.resumed = read_resume_state(self.folder, saved, model, self.batches, config)
@@ -165,7 +173,8 @@ class Trainer:
                 lr = self.set_learning_rate()
                 batch = self.batches.batch(self.state.batches)
                 if batch is None:
-                    self.stop_at_end_of_loader()
+                    self.say(messages.loader_ended(self.state, self.config))
+                    self.stop_flag.stop("stopped")
                     break
                 n_targets = total_weight(batch.targets)
                 loaded = time.perf_counter()
@@ -250,15 +259,6 @@ class Trainer:
             f"memory   {n} sequences at a time do not fit: from now on {smaller} at a time, and {n} a step as before; "
             "the loss is the same",
         )
-
-    def stop_at_end_of_loader(self) -> None:
-        """End the run, because a loader that can be read only once has no more batches."""
-        step, end = self.state.step, self.config.max_steps
-        self.say(
-            f"notice   the loader ended after {self.state.batches:,} batches and cannot be iterated again: the run "
-            f"stops at step {step:,} of {end:,}. A list or torch's DataLoader would repeat its data"
-        )
-        self.stop_flag.stop("stopped")
 
     def check(self, pending: PendingStep) -> GuardAction:
         """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
@@ -387,8 +387,8 @@ class Trainer:
             report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
         # The progress line would be redrawn between the messages that follow.
         self._active.console.pause()
-        tokenizer = self.batches.dataset is not None
-        self.say(*messages.summary(result, self.config, report, has_tokenizer=tokenizer))
+        has_tokenizer = self.batches.tokenizer is not None
+        self.say(*messages.summary(result, self.config, report, has_tokenizer=has_tokenizer))
         if self.folder.restore_previous_run():
             self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
         return result
