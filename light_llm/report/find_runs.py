@@ -61,7 +61,7 @@ def open_run(folder: str | Path) -> RunLog:
             return read_run_log(folder)
         except CheckpointError as error:
             remedy = f"name another run (its model may still be whole: light-llm eval --checkpoint {folder})"
-            raise CheckpointError(f"{error}; {remedy}") from None
+            raise CheckpointError(f"{error.message}; {remedy}") from None
     if _is_run(folder.parent) and folder.exists():
         raise ConfigError(f"{folder} is part of a run; name the run folder, {folder.parent}")
     problem = "is not a run folder: it has no run.json" if folder.exists() else "is not there"

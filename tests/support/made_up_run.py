@@ -60,7 +60,7 @@ def made_up_run(
     Args:
         loss, held: nats per token by step; by default `held` is 0.05 above the noiseless training curve.
         every: steps between evaluations and probes.
-        status: of the last row; None for a run that is still training.
+        status: of the last row; None for a run that was killed.
         change: called with each row before it is written.
         probed: False writes only the rows and fields of older versions.
     """
