@@ -61,6 +61,11 @@ def late(before: float, after: float, n: int = 100) -> tuple[float, ...]:
     return (before,) * (200 - n) + (after,) * n
 
 
+def slow(n: int) -> tuple[float, ...]:
+    """Speeds of which n of the 190 that are judged are slow."""
+    return (256,) * 100 + (100,) * n + (256,) * (100 - n)
+
+
 def clipped(n: int, norm: float = 5.0) -> Edit:
     return steps(clipped=(0,) * (200 - n) + (1,) * n, grad_norm=norm)
 
@@ -99,6 +104,22 @@ THRESHOLDS: tuple[tuple[str, Edit, str | None, Edit, str | None], ...] = (
     ("exploding gradients", steps(grad_norm=late(0.01, 0.99, 20)), None, steps(grad_norm=late(0.01, 1.0, 20)), "bad"),
     ("vanishing gradients", vanished(5.1e-5, 1e-5), None, vanished(4.9e-5, 1e-5), "bad"),
     ("vanishing gradients", vanished(1e-6, 1e-4), None, vanished(1e-6, 9.9e-5), "bad"),
+    (
+        "data",
+        steps(phases={"data": 0.0, "gradients": 0.0}),
+        None,
+        steps(phases={"data": 1e-4, "gradients": 1e-4}),
+        "watch",
+    ),
+    (
+        "speed",
+        steps(tok_per_sec=(256,) * 59 + (None,) * 141),
+        None,
+        steps(tok_per_sec=(256,) * 60 + (None,) * 140),
+        "good",
+    ),
+    ("speed", steps(tok_per_sec=slow(9)), "good", steps(tok_per_sec=slow(10)), "watch"),
+    ("speed", steps(tok_per_sec=284), "good", steps(tok_per_sec=285), "info"),  # beside the 256 of the whole run
     ("speed", steps(tok_per_sec=late(256, 154, 20)), "good", steps(tok_per_sec=late(256, 153, 20)), "watch"),
     (
         "sharpness",

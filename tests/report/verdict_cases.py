@@ -342,7 +342,7 @@ CASES = (
     ),
     case("data", "no wait", "good", "2.0%"),
     case("data", "waits", "bad", "80.3%", change=at("step", phases={"data": 2.0})),
-    case("use of the machine", "busy", "good", "40%"),
+    case("use of the machine", "busy", "good", "60%", change=at("step", mfu=0.6)),
     case("use of the machine", "idle", "watch", "5%", change=at("step", mfu=0.05)),
     case("speed", "steady", "good", "256 tokens/s"),
     case(
