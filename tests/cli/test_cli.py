@@ -325,7 +325,7 @@ def test_stop_after_is_a_polite_interruption(trained: Path, monkeypatch: pytest.
 
 def test_a_run_that_diverges_says_so_and_exits_with_2(trained: Path) -> None:
     out = output_of(*train_args(trained, "--warmup-steps", "0", "--lr", "1e30"), code=2)
-    assert "not finite" in out and "--lr (now 1e+30)" in out
+    assert "not finite" in out and "(--lr, now 1e+30)" in out
 
 
 def test_redirected_text_is_utf8_whatever_the_encoding_of_the_system(trained: Path) -> None:
