@@ -44,7 +44,7 @@ def analyze_training_dynamics(
             f"analyze_training_dynamics takes a LightLLM and then a loader, not a {type(model).__name__} first"
         )
     source = batches_from(dataloader, model.config.vocab_size)
-    first = source.batch(0)
+    first = _batch(source, 0)
     T = first.tokens.size(1)
     B = max(1, BATCH_TOKENS // T)
     probe_batch = ProbeBatch(first.tokens[:B], first.targets[:B], copying_tokens(model.config.vocab_size, T))
@@ -86,10 +86,20 @@ def _squared_norm(tensor: Tensor) -> float:
     return float(tensor.detach().cpu().double().square().sum())
 
 
+def _batch(source: Batches, k: int) -> Batch:
+    """Return batch k. Raises ConfigError at the end of a loader that can be read only once."""
+    batch = source.batch(k)
+    if batch is None:
+        raise ConfigError(
+            f"the loader ended after {k} batches, and more are needed; give a list, or a loader that can be read again"
+        )
+    return batch
+
+
 def _windows(source: Batches, first: Batch, n: int, device: torch.device) -> Batch:
     """Return n short sequences, from as many batches as needed."""
     batches = [first]
     while sum(len(batch.tokens) for batch in batches) < n:
-        batches.append(source.batch(len(batches)))
+        batches.append(_batch(source, len(batches)))
     T = min(CURVATURE_CONTEXT, *(batch.tokens.size(1) for batch in batches))
     return Batch(*(torch.cat([part[:, :T] for part in parts])[:n].to(device) for parts in zip(*batches, strict=True)))

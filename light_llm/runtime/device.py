@@ -51,9 +51,9 @@ def choose_device(asked: str = "auto") -> Decision:
     has_mps, n_cuda = torch.backends.mps.is_available(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "auto":
         if has_mps:
-            return Decision("mps", "Apple GPU found; --device cpu overrides")
+            return Decision("mps", "Apple GPU found; can be set to cpu")
         if n_cuda:
-            return Decision("cuda", f"{torch.cuda.get_device_name()} found; --device cpu overrides")
+            return Decision("cuda", f"{torch.cuda.get_device_name()} found; can be set to cpu")
         return Decision("cpu", "no GPU found")
     if kind == "mps" and not has_mps:
         raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use {--device auto} or cpu")
@@ -108,7 +108,7 @@ def choose_compile(asked: str, device: str) -> Decision:
     """
     if asked == "auto":
         reason = "slower than ours on a CPU" if device == "cpu" else "compiling takes minutes"
-        return Decision("off", f"{reason}; --compile on overrides")
+        return Decision("off", f"{reason}; can be set to on")
     if asked == "on" and device == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise DeviceError(
             f"{{--compile on}} needs a C++ compiler ({', '.join(COMPILERS)}) and finds none; install one, or "

@@ -95,7 +95,7 @@ class Checkpointer(Callback):
         if free is not None and free < needed:
             raise CheckpointError(
                 f"the checkpoints of this run need {format_bytes(needed)} in {folder.path}, and {format_bytes(free)} "
-                "are free; make room, or name a folder on another disk with --out"
+                "are free; make room, or name a folder on another disk with {--out}"
             )
 
     def is_save_due(self) -> bool:

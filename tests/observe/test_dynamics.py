@@ -64,6 +64,9 @@ def test_any_loader_of_pairs_will_do(poem: Path) -> None:
     assert ours == theirs
     with pytest.raises(ConfigError, match="the loader gives no batches"):
         analyze_training_dynamics(model, [])
+    one = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(ConfigError, match="the loader ended after 1 batches, and more are needed"):
+        analyze_training_dynamics(model, iter([(one, one)]))
     with pytest.raises(ConfigError, match="takes a LightLLM and then a loader, not a Linear first"):
         analyze_training_dynamics(torch.nn.Linear(2, 2), [])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="the loader gives id 900; this model has 0 ... 256"):
