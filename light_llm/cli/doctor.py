@@ -29,7 +29,7 @@ from .progress import progress_bar
 
 # The optional dependencies of pyproject.toml.
 OPTIONAL_PACKAGES = (
-    *("pyarrow", "wandb", "pillow", "tensorboard", "matplotlib"),
+    *("pyarrow", "wandb", "pillow", "tensorboard", "matplotlib", "pyte"),
     *("transformers", "gguf", "onnx", "onnxruntime", "onnxscript", "lm-eval"),
 )
 

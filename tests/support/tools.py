@@ -143,7 +143,8 @@ SMALL: dict[str, Any] = {
 def train_small(
     poem: Path, out: str = "run", *, model: LightLLM | None = None, **changes: Any
 ) -> tuple[Trainer, Result]:
-    trainer = Trainer(model or byte_model(dropout=0.2), byte_loader(poem), out=out, **(SMALL | changes))
+    loader = byte_loader(poem, seed=changes.get("seed", 1))
+    trainer = Trainer(model or byte_model(dropout=0.2), loader, out=out, **(SMALL | changes))
     return trainer, trainer.train()
 
 
