@@ -62,7 +62,7 @@ def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
         f"---\nlicense: unknown\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{tags}]\n---",
         f"# {family.title if family else 'Transformer'}, {size} parameters",
         f"A language model, {_origin(loaded, facts.get('text'))}.",
-        "Nobody checks what it writes. No licence has been chosen: write one after `license`, at the top.",
+        "It may generate false or offensive text. No licence is chosen yet: write one after `license`, at the top.",
         EXAMPLE.replace("N_TOKENS", str(min(50, n_tokens))) if has_example else "",
         _table(facts),
         f"## Checks\n\n- {check.rstrip('.')}.",
@@ -91,7 +91,7 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
         "layers, width, heads": f"{config.n_layer}, {config.n_embd}, {config.n_head} ({config.kv_heads} of keys)",
         "context": f"{loaded.file.training_window:,} tokens in training, {config.n_positions:,} positions",
         "tokenizer": tokenizer and f"{tokenizer.name}, {tokenizer.vocab_size:,} ids",
-        "rows of padding left out": loaded.model.config.vocab_size - config.vocab_size,
+        "padding rows of the vocabulary, removed": loaded.model.config.vocab_size - config.vocab_size,
     }
     if not meta.get("imported"):  # the training of an imported model is unknown
         loss = meta.get("evaluation") or {}
@@ -117,7 +117,7 @@ def _tokenizer_notes(loaded: LoadedModel) -> str:
 - There is no padding token. For batches: `tokenizer.pad_token = tokenizer.eos_token`; keep the ends of texts in the
   loss of a fine-tuning."""
     if tokenizer.name == "char":
-        notes += f"\n- A character outside the alphabet of {tokenizer.vocab_size - 1:,} is dropped in silence."
+        notes += f"\n- A character outside the alphabet of {tokenizer.vocab_size - 1:,} is dropped without an error."
     return notes
 
 

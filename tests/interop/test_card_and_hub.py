@@ -40,7 +40,7 @@ def test_the_card_has_the_facts_of_the_model_file(tmp_path: Path) -> None:
         f"| parameters | {get_model_size(trimmed):,} |",
         "| context | 24 tokens in training, 32 positions |",
         "| tokenizer | byte, 257 ids |",
-        "| rows of padding left out | 63 |",
+        "| padding rows of the vocabulary, removed | 63 |",
         "| updates | 120 |",
         "| training dtype | bfloat16 |",
         "| text | poem.txt |",
@@ -84,7 +84,7 @@ def test_the_card_leaves_out_what_is_unknown(tmp_path: Path) -> None:
     secret = {"source": "/home/somebody/diary.txt", "title": "diary.txt"}
     card = ModelCard(card_of(with_data(loaded, data=secret, meta={}), tmp_path))
     assert "/home" not in card.content and "diary.txt" in card.text
-    assert card.data.license == "unknown" and "No licence has been chosen" in card.text
+    assert card.data.license == "unknown" and "No licence is chosen yet" in card.text
     one = with_data(loaded, data={"documents": 1})
     assert "is id 256, never seen by the model" in card_of(one, tmp_path)
     strange = tiny_loaded(tmp_path, mlp="relu2")
