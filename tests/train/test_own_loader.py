@@ -21,7 +21,7 @@ def test_with_a_tokenizer_and_a_held_out_loader_the_model_is_judged_and_generate
     poem: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loader = byte_loader(poem)
-    held_out = [tuple(loader.batch(k)) for k in (90, 91)]
+    held_out = [loader.batch(k) for k in (90, 91)]
     held_out[1][1][:, :4] = -100
     own = Foreign(loader)
     result = Trainer(byte_model(), own, out="run", tokenizer=ByteTokenizer(), val_loader=held_out, **HOW).train()
@@ -39,7 +39,7 @@ def test_with_a_tokenizer_and_a_held_out_loader_the_model_is_judged_and_generate
 
 def test_without_a_tokenizer_the_advice_is_what_can_be_done(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loader = Foreign(byte_loader(poem))
-    Trainer(byte_model(), loader, out="run", val_loader=[tuple(byte_loader(poem).batch(9))], **HOW).train()
+    Trainer(byte_model(), loader, out="run", val_loader=[byte_loader(poem).batch(9)], **HOW).train()
     said = " ".join(capsys.readouterr().out.split())
     assert "light_llm.load('run') gives the model" in said and "Trainer(..., tokenizer=...)" in said
     assert "generate demo" not in said and "perplexity" in said and "bits/byte" not in said
@@ -54,6 +54,6 @@ def test_companions_that_cannot_be_used(poem: Path) -> None:
         ({"loader": [], "val_loader": iter([])}, "must be iterable again"),
     ):
         with pytest.raises(ConfigError, match=said):
-            Trainer(byte_model(), **how)  # type: ignore[arg-type]
+            Trainer(byte_model(), **how)
     with pytest.raises(ConfigError, match="gives no targets"):
         Trainer(byte_model(), Foreign(loader), out="run", val_loader=[], **HOW).train()

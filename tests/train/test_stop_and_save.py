@@ -69,7 +69,7 @@ def test_a_cancelled_evaluation_is_made_first_on_resume(
     assert Path(f"two/step-{step:06d}/MANIFEST.json").is_file()
     assert [row["step"] for row in rows_of("two", "eval")] == list(range(4, step, 4))
     log = Path("two/train.log").read_text()
-    assert re.search(rf"evaluation of step {step}\b.*--resume", log)
+    assert re.search(rf"evaluation of step {step}\b.*resume=True", log)
     assert "light-llm train --resume --out two" in log
     _, again = train_small(poem, "two", resume=True, **how)
     assert (again.status, again.best_step) == (whole.status, whole.best_step) and same()

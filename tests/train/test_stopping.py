@@ -30,7 +30,7 @@ def test_a_run_without_patience_goes_on_and_says_what_it_sees(memorised: Path) -
     found = re.search(
         rf"notice   the held-out loss was lowest at step {result.best_step} \((.+)\) and is (.+) now", log
     )
-    assert found and float(found[2]) > float(found[1]) and "--patience 2" in log
+    assert found and float(found[2]) > float(found[1]) and "patience=2" in log
 
 
 def test_patience_ends_a_run_that_no_longer_gets_better(memorised: Path) -> None:
@@ -40,8 +40,8 @@ def test_patience_ends_a_run_that_no_longer_gets_better(memorised: Path) -> None
     best = min(evaluations, key=lambda row: row["loss"])
     assert result.status == "stopped" and result.step == best["step"] + 15 == evaluations[-1]["step"] < whole.step
     log = Path("early/train.log").read_text()
-    assert re.search(rf"stopped.* 15 steps .*--patience 3.* {result.step}/100", log)
-    assert "--patience 2 ends" not in log and Path("early", f"step-{result.step:06d}").is_dir()
+    assert re.search(rf"stopped.* 15 steps .*patience=3.* {result.step}/100", log)
+    assert "patience=2 stops" not in log and Path("early", f"step-{result.step:06d}").is_dir()
     assert rows_of("early", "step") == rows_of("run", "step")[: result.step]
 
 

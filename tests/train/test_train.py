@@ -290,7 +290,7 @@ def test_the_default_folder_sets_an_earlier_run_aside(poem: Path, capsys: pytest
 def test_a_named_folder_is_refused_or_overwritten(poem: Path) -> None:
     train_small(poem, max_steps=4)
     Path("run/notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="run .*--overwrite"):
+    with pytest.raises(CheckpointError, match="run .*overwrite=True"):
         train_small(poem, max_steps=4)
     _, result = train_small(poem, max_steps=6, overwrite=True)
     assert result.step == 6 and Path("run/notes.txt").read_text() == "mine"
@@ -331,7 +331,7 @@ def test_a_foreign_loader_trains_and_says_what_is_missing(poem: Path, capsys: py
     assert result.best_loss == min(row["loss"] for row in rows)
     assert read_model("run").tokenizer is None
     said = capsys.readouterr().out
-    assert "a loader that is not light-llm's" in said
+    assert "a loader of your own" in said
     resumed = Trainer(byte_model(), Foreign(byte_loader(poem)), out="run", max_steps=26, resume=True, **SMALL).train()
     assert resumed.step == 26
 
