@@ -25,8 +25,8 @@ from pyte.screens import Char
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "terminal.svg"
 COMMANDS = (
-    "light-llm train --preset nano --tokenizer bpe:2048 --max-length 128 --max-steps 300",
-    "light-llm generate demo",
+    "light-llm train --preset nano --tokenizer bpe --max-length 64 --max-steps 300",
+    "light-llm generate text --prompt ROMEO: --max-new-tokens 80",
 )
 COLUMNS, ROWS = 80, 400  # so many rows that nothing scrolls away
 CELL, LINE, SIZE, MARGIN = 8.4, 19, 14, 18  # pixels: width and height of a cell, size of its letters, border
@@ -61,7 +61,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for command in flags.commands:
             prompt = [Char("$", fg=PROMPT[1:], bold=True), *map(Char, f" {command}")]
-            rows += [*([[]] if rows else []), prompt, *run(shlex.split(command), folder)]
+            wrapped = [prompt[i : i + COLUMNS] for i in range(0, len(prompt), COLUMNS)]
+            rows += [*([[]] if rows else []), *wrapped, *run(shlex.split(command), folder)]
     flags.out.write_text(draw(rows), encoding="utf-8")
     print(f"{flags.out}  {len(rows)} rows, {flags.out.stat().st_size / 1024:.0f} kB")
 

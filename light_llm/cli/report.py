@@ -150,4 +150,4 @@ def _charts(log: RunLog, plain: bool) -> Iterator[tuple[str, list[str]]]:
         # The last layer comes first, as in the heat maps of report.html.
         names = [f"layer {layer}" for layer in range(len(entropies))]
         rows = shaded_rows(names[::-1], entropies[::-1], width=WIDTH, plain=plain)
-        yield f"entropy of attention, by head: 0 on one token (specialised), 1 uniform (step {log.probe.step:,})", rows
+        yield f"attention entropy by head: 0 on one token, 1 (dark) uniform (step {log.probe.step:,})", rows

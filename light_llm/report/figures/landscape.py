@@ -136,14 +136,16 @@ def _density(density: Mapping[str, Any]) -> Figure | None:
 
 def _sharpness(sharpness: Mapping[str, Any]) -> Figure | None:
     rows: list[list[Cell]] = []
+    shares: list[float] = []
     for name, key in (("gradient descent", "plain"), ("Adam's metric", "preconditioned")):
         value, threshold = as_number(sharpness.get(key)), as_number(sharpness.get(f"{key}_threshold"))
         if value is not None and threshold:
             rows.append([name, *map(plot.round_digits, (value, threshold, value / threshold))])
-    x, y = {"type": "category"}, {"range": [0, 1.15 * max(1.0, *(float(row[3]) for row in rows))]} if rows else {}
+            shares.append(value / threshold)
+    x, y = {"type": "category"}, {"range": [0, 1.15 * max([1.0, *shares])]}
     layout = plot.axis_layout("", "share of its threshold", xaxis=x, yaxis=y, bargap=0.55)
     # A bar of 0.004 cannot be seen, so its number is written above it.
-    labels = {"text": [f"{row[3]:.2g}" for row in rows], "textposition": "outside", "cliponaxis": False}
+    labels = {"text": [f"{share:.2g}" for share in shares], "textposition": "outside", "cliponaxis": False}
     return plot.make_figure(
         "sharpness",
         "Sharpness and its threshold",
