@@ -51,16 +51,17 @@ class AnalyzeFlags:
     context: Annotated[int, arg(metavar="N", help="tokens per sequence; 0: up to 64")] = 0
     k: Annotated[int, arg(metavar="N", help="number of largest eigenvalues")] = 5
     steps: Annotated[int, arg(metavar="N", help="steps of each Lanczos iteration")] = 18
-    seed: Annotated[int, arg(metavar="N", help="seed of the sampled text and of the random directions")] = 1337
+    seed: Annotated[int, arg(metavar="N", help="seed of text sample and random directions")] = 1337
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    data: Annotated[str, arg(metavar="PATH", help="path of the training text, if it was moved")] = ""
+    data: Annotated[str, arg(metavar="PATH", help="path of the training text, if it has moved")] = ""
 
 
 def command(argv: Sequence[str]) -> int:
     """Measure a trained model, write analysis.json into its run folder, and print the results."""
     about = (
-        "Measure a trained model: curvature of the loss (eigenvalues, density, trace), sharpness for this learning "
-        "rate, gradient noise and the batch size it suggests, the loss around the weights. Writes analysis.json."
+        "Measure a trained model: the curvature of the loss (eigenvalues, their density, the trace), the sharpness "
+        "relative to the learning rate, the gradient noise and the batch size that it suggests, and the loss around "
+        "the weights. Writes analysis.json."
     )
     flags, _ = parse(AnalyzeFlags, argv, prog="light-llm analyze", about=about)
     from .progress import load_torch

@@ -39,9 +39,10 @@ class CacheFlags:
 def command(argv: Sequence[str]) -> int:
     """List the cache, or delete kinds of files from it. Returns 0, and 2 if a file could not be deleted."""
     about = (
-        "List what light-llm has cached, where, and how large it is. clear deletes: what is needed again is made or "
-        f"downloaded again. Without a KIND it deletes all but {_and(k for k in KINDS if k not in REPLACEABLE)}, which "
-        "cannot be made again. Files that a process uses, and files of other programs, are never deleted."
+        "List what light-llm has cached, where, and how large it is. With clear, delete it: what is needed again is "
+        "made or downloaded again. Without a KIND, clear keeps "
+        f"{_and(k for k in KINDS if k not in REPLACEABLE)}, which cannot be made again. Files in use, and files of "
+        "other programs, are never deleted."
     )
     flags, given = parse(CacheFlags, argv, prog="light-llm cache", about=about)
     if not flags.words:

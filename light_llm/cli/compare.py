@@ -50,8 +50,8 @@ class CompareFlags:
 def command(argv: Sequence[str]) -> int:
     """Print two runs side by side, or a table of more."""
     about = (
-        "Compare runs: the settings that differ, and the results. More than two are grouped: runs that differ in the "
-        "seed alone give a mean and a standard deviation."
+        "Compare the results of runs, and show the settings that differ. With more than two runs, those that differ "
+        "only in the seed form a group, shown with its mean and standard deviation."
     )
     flags, _ = parse(CompareFlags, argv, prog="light-llm compare", about=about)
     folders = [Path(f) for f in flags.folders]

@@ -39,16 +39,17 @@ class DoctorFlags:
     """The flags of `doctor`."""
 
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    quick: Annotated[bool, arg(help="only the checks that detect known faults")] = False
-    compile: Annotated[bool, arg(help="also check the compiled step")] = False
+    quick: Annotated[bool, arg(help="run only the checks for known faults")] = False
+    compile: Annotated[bool, arg(help="also check the compiled training step")] = False
     json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Print the results of the checks. Returns 0 if the device is safe and 2 if it is not."""
     about = (
-        "Check that this device computes correctly: compare fixed inputs with float64 on the CPU, in about a minute. "
-        "If a check fails, name the flag that avoids the problem. Exit code 0: safe; 2: not safe."
+        "Check that this device computes correctly: compare its results on fixed inputs with float64 on the CPU. This "
+        "takes about a minute. If a check fails, it names the flag that avoids the problem. Exit code 0: safe; 2: not "
+        "safe."
     )
     flags, _ = parse(DoctorFlags, argv, prog="light-llm doctor", about=about)
     from ..doctor import full_check, quick_check

@@ -32,24 +32,28 @@ class EvalFlags:
     """The flags of `eval`."""
 
     model: Annotated[Words, CHECKPOINT_ARG, _POSITIONAL] = ()
-    checkpoint: Annotated[str, arg(metavar="PATH", help="the same, as a flag", help_behavior_hint="")] = ""
+    checkpoint: Annotated[str, arg(metavar="PATH", help="the same as CHECKPOINT, as a flag", help_behavior_hint="")] = (
+        ""
+    )
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
-    data: Annotated[str, arg(metavar="PATH", help="path of the held-out text, if moved", help_behavior_hint="")] = ""
+    data: Annotated[
+        str, arg(metavar="PATH", help="path of the held-out text, if it has moved", help_behavior_hint="")
+    ] = ""
     tasks: Annotated[str, arg(metavar="A,B", help="tasks: names, patterns or YAML files", help_behavior_hint="")] = ""
     include: Annotated[str, arg(metavar="DIR", help="tasks: folder of your own tasks", help_behavior_hint="")] = ""
-    limit: Annotated[int, arg(metavar="N", help="tasks: documents of each; 0: all")] = 0
-    num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples shown; -1: the usual")] = -1
+    limit: Annotated[int, arg(metavar="N", help="tasks: documents per task; 0: all")] = 0
+    num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples shown; -1: the task's own")] = -1
     output: Annotated[str, arg(metavar="FILE", help="tasks: write results to this file", help_behavior_hint="")] = ""
     batch_size: Annotated[int, arg(metavar="N", help="tasks: windows in a batch")] = 16
-    last_window: Annotated[str, arg(metavar="NAME", help="tasks: cold, or full (as HF)")] = "cold"
+    last_window: Annotated[str, arg(metavar="NAME", help="tasks: cold or full; see docs/eval.md")] = "cold"
     offline: Annotated[bool, arg(help="tasks: download nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Evaluate a model on its held-out text, or on tasks."""
     about = (
-        "Without --tasks: loss, perplexity and bits per byte of the held-out text.\n\n"
-        "With --tasks: tasks of lm-evaluation-harness, or your own; see docs/eval.md."
+        "Without --tasks: measure loss, perplexity and bits per byte on the held-out text.\n\n"
+        "With --tasks: run tasks of lm-evaluation-harness, or your own; see docs/eval.md."
     )
     flags, given = parse(EvalFlags, argv, prog="light-llm eval", about=about)
     if flags.model and flags.checkpoint:

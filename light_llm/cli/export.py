@@ -21,10 +21,10 @@ class ExportFlags:
     """The flags of `export`, in the order help shows them."""
 
     checkpoint: Annotated[str, arg(metavar="PATH", help="run folder, step folder, .pt")] = "checkpoints"
-    out: Annotated[str, arg(metavar="PATH", help="model-hf, model.gguf, model-onnx")] = ""
-    dtype: Annotated[str, arg(metavar="NAME", help="of the weights; see above")] = ""
+    out: Annotated[str, arg(metavar="PATH", help="default: model-hf, model.gguf or model-onnx")] = ""
+    dtype: Annotated[str, arg(metavar="NAME", help="number format of the weights; see above")] = ""
     overwrite: Annotated[bool, arg(help="replace an export in --out")] = False
-    push: Annotated[str, arg(metavar="NAME", help="hf, push: upload, as you/my-model")] = ""
+    push: Annotated[str, arg(metavar="NAME", help="hf, push: upload to this name: you/my-model")] = ""
     public: Annotated[bool, arg(help="with --push: visible to everyone")] = False
 
 
@@ -40,9 +40,9 @@ def command(argv: Sequence[str]) -> int:
     """Export a model and verify the result, or upload an exported folder."""
     about = (
         "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp, Ollama and "
-        "others (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. If that program is installed, it "
-        "opens the export, which is compared with the model and deleted if it differs. "
-        "push: uploads the folder in --out that hf has written."
+        "others (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. push: upload the folder --out that hf "
+        "wrote. If the target program is installed, the export is run in it and compared with the model, and deleted "
+        "if it differs."
     )
     mode, flags, _ = parse_mode(ExportFlags, argv, command="export", about=about, no_effect=NO_EFFECT)
     if flags.public and not flags.push:

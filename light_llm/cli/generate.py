@@ -36,7 +36,7 @@ class GenerateFlags:
     device: Annotated[str, arg(metavar="NAME", help="auto, cpu, cuda, mps")] = "auto"
     dtype: Annotated[str, arg(metavar="NAME", help="auto is float32; bfloat16 is faster")] = "auto"
     quantize: Annotated[str, arg(metavar="NAME", help="none, or int8 weights (faster)")] = "none"
-    data: Annotated[str, arg(metavar="PATH", help="eval: path of the text, if moved")] = ""
+    data: Annotated[str, arg(metavar="PATH", help="eval: path of the text, if it has moved")] = ""
 
 
 # The flags above and one for each sampling setting.
@@ -52,9 +52,9 @@ NO_EFFECT = {
 def command(argv: Sequence[str]) -> int:
     """Generate text, or evaluate the model, as the mode says."""
     about = (
-        "demo: continue a few prompts.\n\ntext: continue --prompt.\n\n"
+        "demo: continue a few built-in prompts.\n\ntext: continue the text of --prompt.\n\n"
         "interactive: type prompts, and change settings between them.\n\n"
-        "eval: loss, perplexity and bits per byte on the held-out text."
+        "eval: measure loss, perplexity and bits per byte on the held-out text."
     )
     mode, flags, given = parse_mode(ALL_FLAGS, argv, command="generate", about=about, no_effect=NO_EFFECT)
     if mode == "eval":

@@ -26,21 +26,27 @@ _POSITIONAL = PositionalArgs(
 class ImportFlags:
     """The flags of `import`."""
 
-    source: Annotated[Words, words_arg("WHAT", "HF folder or nanoGPT .pt", "(needed)"), _POSITIONAL] = ()
-    out: Annotated[str, arg(metavar="PATH", help="folder, or file that ends in .pt")] = "imported"
+    source: Annotated[Words, words_arg("WHAT", "Hugging Face folder, or nanoGPT .pt", "(required)"), _POSITIONAL] = ()
+    out: Annotated[str, arg(metavar="PATH", help="folder, or a file name with .pt")] = "imported"
     tokenizer: Annotated[
-        str, arg(metavar="NAME|PATH", help="gpt2, byte, char, none", help_behavior_hint="(default: its own)")
+        str,
+        arg(
+            metavar="NAME|PATH",
+            help="instead of its own: gpt2, char, byte, none",
+            help_behavior_hint="(default: its own)",
+        ),
     ] = ""
-    text: Annotated[str, arg(metavar="PATH", help="nanoGPT with char: its text", help_behavior_hint="")] = ""
+    text: Annotated[str, arg(metavar="PATH", help="nanoGPT with char: its training text", help_behavior_hint="")] = ""
     activation: Annotated[str, arg(metavar="NAME", help="gelu_tanh for old nanoGPT")] = "gelu"
-    overwrite: Annotated[bool, arg(help="replace what is there")] = False
+    overwrite: Annotated[bool, arg(help="replace a model in --out")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Import a model, and print its description and the next command."""
     about = (
-        "A GPT-2, Llama or Qwen3 in a Hugging Face folder, or a checkpoint of nanoGPT, becomes best_model.pt in --out."
+        "Convert a GPT-2, Llama or Qwen3 model in a Hugging Face folder, or a nanoGPT checkpoint, to best_model.pt in "
+        "--out."
     )
     # Earlier versions decoded the token files of nanoGPT to text.
     for word in argv:

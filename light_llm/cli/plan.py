@@ -27,7 +27,7 @@ class PlanFlags(TrainFlags):
     """The flags of `train`, and the format of the output."""
 
     measure: Annotated[bool, arg(help="measure the speed of this machine again")] = False
-    json: Annotated[bool, arg(help="one JSON object, nothing else")] = False
+    json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 WIDTH = 80  # columns of the table
@@ -37,8 +37,9 @@ NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doct
 def command(argv: Sequence[str]) -> int:
     """Print the plan. Returns 0 if the run fits and 2 if it does not."""
     about = (
-        "Predict what a run costs: parameters, memory, time, disk. If it does not fit, show settings that do. "
-        "Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
+        "Predict what a run costs: parameters, memory, time, disk. If it does not fit into memory, suggest settings "
+        "that do. Takes the flags of train, but refuses those without effect here, such as --resume. Downloads and "
+        "starts nothing. Exit code 0: it fits; 2: it does not."
     )
     flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about)
     for name in sorted(given.intersection(NO_EFFECT)):

@@ -25,7 +25,7 @@ SETTINGS = ("data", "tokenizer", "held_out", "val_data", "text_field", "errors")
 class PrepareFlags:
     """The flags of `prepare`; the settings of the text are those of `train`."""
 
-    verify: Annotated[bool, arg(help="also check every cached byte")] = False
+    verify: Annotated[bool, arg(help="also verify every cached byte")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
 

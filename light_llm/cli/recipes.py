@@ -23,7 +23,7 @@ class RecipesFlags:
 
 def command(argv: Sequence[str]) -> int:
     """List the recipes, or print the one that was named."""
-    about = "List the recipes, which are files of settings; with a NAME, print its file to copy and change."
+    about = "List the recipes, which are files of tested settings. With a NAME, print that file, to copy and change."
     flags, _ = parse(RecipesFlags, argv, prog="light-llm recipes", about=about)
     if flags.name:
         # Printed exactly, to be redirected into a file.

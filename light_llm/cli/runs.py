@@ -37,7 +37,7 @@ class RunsFlags:
     folders: Annotated[
         Words, words_arg("[FOLDER ...]", "a run, or a folder of runs", "(default: this folder)"), _POSITIONAL
     ] = ()
-    sort: Annotated[str, arg(metavar="KEY", help="held-out, loss, date, steps, speed, run or a setting, as lr")] = (
+    sort: Annotated[str, arg(metavar="KEY", help="held-out, loss, date, steps, speed, run or a setting such as lr")] = (
         "date"
     )
     json: Annotated[bool, arg(help="print one JSON object")] = False

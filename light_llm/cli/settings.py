@@ -21,14 +21,16 @@ _POSITIONAL = PositionalArgs("word", "light-llm settings lr")
 class SettingsFlags:
     """The flags of `settings`."""
 
-    words: Annotated[Words, words_arg("[WORD ...]", "show settings with this in their name"), _POSITIONAL] = ()
+    words: Annotated[
+        Words, words_arg("[WORD ...]", "show the settings with this in their name or meaning"), _POSITIONAL
+    ] = ()
 
 
 def command(argv: Sequence[str]) -> int:
     """Print all settings, or those that match the words."""
     about = (
-        "All settings of a run with default and meaning. Those with a flag are set by it; each can be set with "
-        "--set PART.NAME=VALUE, or in a recipe by NAME = VALUE below [PART]."
+        "List the settings of a run with their defaults and meanings. Some have a flag. All can be set with "
+        "--set PART.NAME=VALUE, or with NAME = VALUE below [PART] in a recipe."
     )
     flags, _ = parse(SettingsFlags, argv, prog="light-llm settings", about=about)
     shown = [path for word in flags.words or [""] for path in matching(word)]

@@ -26,11 +26,13 @@ class TokenizerFlags:
 
     data: Annotated[str, arg(metavar="NAME|PATH", help="text to train or compare on")] = _D.data
     text_field: Annotated[str, arg(metavar="NAME", help="text field of JSONL, Parquet")] = _D.text_field
-    held_out: Annotated[float, arg(metavar="X", help="share not trained on")] = _D.held_out
+    held_out: Annotated[float, arg(metavar="X", help="share that is not trained on")] = _D.held_out
     vocab_size: Annotated[int, arg(metavar="N", help="train: largest vocabulary")] = 4096
     out: Annotated[str, arg(metavar="FILE", help="train: file to write")] = "tokenizer.json"
     overwrite: Annotated[bool, arg(help="train: replace the file")] = False
-    tokenizer: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME|PATH", help="gpt2, bpe, a file")] = ()
+    tokenizer: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="NAME|PATH", help="gpt2, bpe, char, byte, file")
+    ] = ()
     text: Annotated[str, arg(metavar="TEXT", help="show: the text to tokenize")] = ""
     offline: Annotated[bool, arg(help="download nothing")] = False
 

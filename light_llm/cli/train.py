@@ -36,16 +36,16 @@ class TrainFlags:
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "micro"
     config: Annotated[str, arg(metavar="NAME|PATH", help="read settings from a recipe")] = ""
     set: Annotated[
-        UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="any setting: train.beta2=0.9")
+        UseAppendAction[tuple[str, ...]], arg(metavar="PART.NAME=VALUE", help="any setting: train.beta2=0.9")
     ] = ()
     out: Annotated[str, arg(metavar="FOLDER", help="write the run to this folder")] = "checkpoints"
     resume: Annotated[bool, arg(help="continue the run in --out")] = False
     overwrite: Annotated[bool, arg(help="replace the run in --out")] = False
     fit: Annotated[bool, arg(help="choose smaller settings if memory is short")] = False
-    budget: Annotated[str, arg(metavar="10min|2GB", help="choose preset, batch size and steps to fit")] = ""
+    budget: Annotated[str, arg(metavar="10min|2GB", help="choose preset, batch size and steps for this limit")] = ""
     force: Annotated[bool, arg(help="start even if memory is short")] = False
-    skip_doctor: Annotated[bool, arg(help="do not check that the device is correct")] = False
-    watch: Annotated[bool, arg(help="serve a live page of the run")] = False
+    skip_doctor: Annotated[bool, arg(help="do not check that the device computes correctly")] = False
+    watch: Annotated[bool, arg(help="show the run live in the browser")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
 

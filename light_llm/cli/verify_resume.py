@@ -26,8 +26,10 @@ class VerifyFlags:
     """The flags of `verify-resume`; the settings in DEFAULTS follow them."""
 
     preset: Annotated[str, arg(metavar="NAME", help="nano, micro, small, llama-nano ...")] = "nano"
-    stop_at: Annotated[int, arg(metavar="N", help="interrupt after this step; 0: half")] = 0
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE", help="as train.beta2=0.99")] = ()
+    stop_at: Annotated[int, arg(metavar="N", help="interrupt after this step; 0: halfway")] = 0
+    set: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(metavar="PART.NAME=VALUE", help="any setting: train.beta2=0.9")
+    ] = ()
 
 
 # The settings of `train` that have a flag here, and their defaults: a run of some seconds. No data: generated tales.
@@ -49,8 +51,9 @@ DEFAULTS = {
 def command(argv: Sequence[str]) -> int:
     """Compare the two runs. Returns 0 if they are equal bit for bit, else 1."""
     about = (
-        "Train a small run whole, and the same run stopped and resumed, each in a process of its own, and compare them "
-        "bit for bit: weights, optimizer, generators, counters, best model and every number on the way."
+        "Train a small run without interruption, and the same run stopped and resumed, each in its own process. "
+        "Without --data, the text is built-in stories. Compare the runs bit for bit: weights, optimizer, random "
+        "generators, counters, best model and all metrics. Exit code 0: equal; 1: not equal."
     )
     kind = with_run_settings(VerifyFlags, DEFAULTS, DEFAULTS)
     flags, _ = parse(kind, argv, prog="light-llm verify-resume", about=about)

@@ -32,7 +32,7 @@ class WatchFlags:
 
 def command(argv: Sequence[str]) -> int:
     """Serve the page until Ctrl-C, or until the server ends: then return 1."""
-    about = "Serve a web page, on this machine only, that shows the runs in each FOLDER and one level below it live."
+    about = "Serve a live web page, to this machine only, of the runs in each FOLDER and one level below it."
     flags, _ = parse(WatchFlags, argv, prog="light-llm watch", about=about)
     # Imported here, so that --help and a refused flag do not wait for the modules of the server.
     from ..report.find_runs import find_runs

@@ -34,7 +34,7 @@ class DataConfig:
     )
     held_out: float = setting(
         0.1,
-        "last share of the text, held out for evaluation",
+        "share at the end of the text that is held out for evaluation",
         short="share of the text to evaluate on",
         above=0.0,
         below=1.0,
@@ -42,26 +42,29 @@ class DataConfig:
     )
     val_data: str | None = setting(
         None,
-        "text to hold out instead",
+        "text to evaluate on instead of the end of the text",
         short="evaluate on this text instead",
         resume="by_hash",
         flag=True,
         metavar="PATH",
     )
     text_field: str = setting(
-        "text", "field of JSON Lines or Parquet that holds the text", short="text's field in JSONL, Parquet", flag=True
+        "text",
+        "field of JSON Lines or Parquet that holds the text",
+        short="field with the text (JSONL, Parquet)",
+        flag=True,
     )
     # Bytes that are not UTF-8: strict refuses the text, replace counts and replaces them.
     errors: str = setting(
         "strict",
-        "what to do with bytes that are not UTF-8: strict refuses the text, replace puts U+FFFD for them",
+        "what to do with bytes that are not UTF-8: strict refuses the text, replace substitutes U+FFFD",
         short="invalid UTF-8",
         choices=("strict", "replace"),
         flag=True,
         metavar="WHAT",
     )
     seed: int = setting(
-        DEFAULT_SEED, "seed of the order of the windows", short="window order", low=0, high=MAX_SEED, flag=True
+        DEFAULT_SEED, "seed of the order of the windows", short="seed: window order", low=0, high=MAX_SEED, flag=True
     )
 
     def __post_init__(self) -> None:

@@ -30,8 +30,8 @@ class ModelConfig:
         ConfigError: a value that no model can have, with the nearest values that work.
     """
 
-    vocab_size: int = setting(50257, "V, the tokens of the vocabulary; by default those of the tokenizer", low=1)
-    n_positions: int = setting(1024, "T_max, the tokens of the longest context; by default max_length", low=1)
+    vocab_size: int = setting(50257, "V, the size of the vocabulary; by default that of the tokenizer", low=1)
+    n_positions: int = setting(1024, "T_max, the longest context in tokens; by default max_length", low=1)
     n_embd: int = setting(384, "C = d_model, the width of the residual stream", low=1)
     n_layer: int = setting(6, "L, the number of blocks", low=1)
     n_head: int = setting(6, "H, the number of query heads", low=1)
@@ -46,7 +46,10 @@ class ModelConfig:
     )
     # Above 0 it costs the fast attention kernel.
     attn_dropout: float = setting(
-        0.0, "share of attention probabilities dropped; above 0 it costs the fast attention kernel", low=0.0, below=1.0
+        0.0,
+        "share of attention probabilities dropped; above 0 the fast attention kernel is not used",
+        low=0.0,
+        below=1.0,
     )
     activation: str = setting(
         "gelu_tanh", "activation of the gelu MLP: GPT-2's tanh form, or exact GELU", choices=tuple(ACTIVATIONS)
@@ -64,11 +67,11 @@ class ModelConfig:
         "learned", "learned position embeddings, or rotated queries and keys", choices=tuple(POSITIONS)
     )
     rope_base: float = setting(10000.0, "base of the rotary frequencies", above=1.0, high=1e12)
-    rope_scaling: str = setting("none", "how rotary positions are scaled for a longer context", choices=SCALINGS)
-    rope_factor: float = setting(1.0, "by how much the context was extended", low=1.0, high=1e6)
+    rope_scaling: str = setting("none", "how rotary positions are scaled to extend the context", choices=SCALINGS)
+    rope_factor: float = setting(1.0, "factor by which the context was extended", low=1.0, high=1e6)
     # llama3's scaling needs the context before it was extended.
     rope_trained: int = setting(
-        0, "tokens of the context before it was extended, for llama3; 0: n_positions / rope_factor", low=0
+        0, "context in tokens before it was extended, for llama3; 0: n_positions / rope_factor", low=0
     )
     norm: str = setting("layernorm", "normalization layer", choices=tuple(NORMS))
     norm_eps: float = setting(1e-5, "epsilon of the norms", above=0.0, below=1.0)
@@ -76,7 +79,9 @@ class ModelConfig:
     mlp: str = setting("gelu", "kind of MLP in a block", choices=tuple(MLPS))
     bias: bool = setting(True, "biases in the linear layers and in layernorm")
     tied_head: bool = setting(True, "the output head shares the weights of the token embedding")
-    window: int = setting(0, "tokens that a layer of window_layers attends to, its own included; 0: all", low=0)
+    window: int = setting(
+        0, "number of tokens that a layer of window_layers attends to, with the current one; 0: all", low=0
+    )
     window_layers: str = setting("all", "layers with a window: all, or numbers such as 0,2,4")
 
     def __post_init__(self) -> None:

@@ -32,8 +32,8 @@ class Sampling:
     )
     min_p: float = setting(
         0.0,
-        "drop tokens below this share of the likeliest one's probability; 0: off",
-        short="least share of the top; 0: off",
+        "drop tokens less probable than this share of the likeliest token's probability; 0: off",
+        short="drop tokens below P x the top; 0: off",
         low=0.0,
         high=1.0,
         metavar="P",

@@ -26,7 +26,7 @@ class TrainConfig:
     batch_size: int = setting(8, "sequences in an optimizer step", low=1, flag=True)
     micro_batch: int | None = setting(
         None,
-        "sequences computed at a time, fewer need less memory; 0 or none: the whole batch",
+        "sequences computed at a time (fewer need less memory); 0 or none: the whole batch",
         short="sequences at a time; 0: the whole batch",
         low=1,
         resume="free",
@@ -35,7 +35,7 @@ class TrainConfig:
     # muon: the matrices by Muon, the rest by AdamW, both at this learning rate.
     optimizer: str = setting(
         "adamw",
-        "update rule of the weights; muon: matrices by Muon, the rest by AdamW, both at this rate",
+        "optimizer; muon updates matrices with Muon and the rest with AdamW, both at the rate lr",
         short="optimizer",
         choices=tuple(OPTIMIZERS),
         flag=True,
@@ -65,11 +65,11 @@ class TrainConfig:
     beta2: float = setting(0.95, "decay rate of AdamW's second moment", low=0.0, below=1.0)
     # About the gradient of tokens that a text never uses, which a smaller eps would amplify (docs/log.md).
     eps: float = setting(1e-6, "AdamW's epsilon", above=0.0)
-    grad_clip: float = setting(1.0, "scale a gradient down to this global norm if it is longer", above=0.0)
+    grad_clip: float = setting(1.0, "scale the gradient down to this global norm if its norm is larger", above=0.0)
     # 1e-4 keeps the logits from drifting (PaLM).
     z_loss: float = setting(
         0.0,
-        "weight in the loss of the squared log-sum-exp of the logits, which keeps them from drifting; 0: off",
+        "weight of the squared log-sum-exp of the logits in the loss, which keeps the logits from drifting; 0: off",
         low=0.0,
     )
     on_nonfinite: str = setting(
@@ -82,9 +82,9 @@ class TrainConfig:
         metavar="WHAT",
     )
     on_spike: str = setting(
-        "warn", "what to do when a loss is far above the last ones", choices=ON_SPIKE, resume="free"
+        "warn", "what to do when a loss is far above the recent ones", choices=ON_SPIKE, resume="free"
     )
-    max_rollbacks: int = setting(3, "stop after this many returns to a checkpoint", low=0, resume="free")
+    max_rollbacks: int = setting(3, "stop after this many rollbacks to a checkpoint", low=0, resume="free")
     loss_chunk: int = setting(
         1024, "rows of the (B T, V) logits in memory at once; fewer need less memory", low=1, resume="free"
     )
@@ -105,7 +105,7 @@ class TrainConfig:
         10.0, "also save when the last save is this many minutes old; 0: never", low=0.0, resume="free"
     )
     keep_every: int = setting(
-        0, "keep the checkpoints of every N-th step for good; 0: only the newest", low=0, resume="free"
+        0, "keep the checkpoint of every N-th step; 0: keep only the newest", low=0, resume="free"
     )
     sample_interval: int = setting(100, "generate a short sample every N steps; 0: never", low=0, resume="free")
     probe_interval: int = setting(25, "probe activations and attention every N steps; 0: never", low=0, resume="free")
