@@ -309,9 +309,9 @@ def file_to_write(flag: str, name: str) -> Path | None:
     path = expand_path(name)
     if path.is_dir() or not path.parent.is_dir():
         what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise ConfigError(f"{flag} {name} {what}; name a file in a folder that is there")
+        raise ConfigError(f"{flag} {name} {what}; name a file in an existing folder")
     if path.exists():
-        raise ConfigError(f"{flag} {name} is there already and would be lost; name another file, or remove it")
+        raise ConfigError(f"{flag} {name} already exists and would be lost; name another file, or remove it")
     if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{flag} {name} is in a folder that may not be written; name a file elsewhere")
+        raise ConfigError(f"{flag} {name} is in a folder that is not writable; name a file elsewhere")
     return path

@@ -143,7 +143,9 @@ def _clear(kinds: Sequence[str], *, yes: bool, as_json: bool) -> int:
 def _ask(entries: Sequence[CacheEntry]) -> None:
     """Ask on a terminal. Raises ConfigError for another answer than yes, and without a terminal."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ConfigError(f"cache clear would delete {_summary(entries)}; add --yes where it cannot ask")
+        raise ConfigError(
+            f"cache clear would delete {_summary(entries)}; add --yes, because without a terminal it cannot ask"
+        )
     try:
         answer = input(f"Delete {_summary(entries)}? [y/N] ")
     except EOFError:

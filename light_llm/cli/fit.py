@@ -67,9 +67,9 @@ class FitChecker:
         if self.flags.budget:
             parse_budget(self.flags.budget)
             if self.fixed:
-                raise ConfigError("--budget chooses the model, and here there is one already; leave it out")
+                raise ConfigError("--budget chooses the model, and this run already has one; leave it out")
             if self.flags.fit:
-                raise ConfigError("--budget chooses what fits by itself; leave out --fit")
+                raise ConfigError("--budget already chooses settings that fit; leave out --fit")
             # The budget is spent when the size of the text is known.
             return {}
         # The built-in corpus has a trained tokenizer of its own.

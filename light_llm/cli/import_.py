@@ -81,7 +81,7 @@ def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
         if path.suffix == ".pt":
             raise CheckpointError(f"there is no file {path}; name a checkpoint of nanoGPT, or a Hugging Face folder")
         if contains_run(path) and not (path / "config.json").exists():
-            raise CheckpointError(f"{path} is a run of light-llm already; use it as it is: --checkpoint {path}")
+            raise CheckpointError(f"{path} is already a run of light-llm; use it directly: --checkpoint {path}")
         for name in ("text", "activation"):
             if name in given:
                 raise ConfigError(f"--{name} has no effect on a Hugging Face folder; leave it out")

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         # A full disk, a folder without write permission, a name that is too long.
         where = f": {error.filename}" if error.filename else ""
-        _print_error(f"error: {error.strerror or error}{where}; nothing that was complete is lost")
+        _print_error(f"error: {error.strerror or error}{where}; files that were complete are intact")
         # The output that is still buffered must not fail a second time when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 2

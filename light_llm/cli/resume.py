@@ -72,7 +72,7 @@ def compare_with_start(flags: TrainFlags, given: set[str], settings: dict[str, A
     }
     if changed.get("train__init_from") not in (None, saved.run.train.init_from):
         raise ConfigError(
-            "--resume and --init-from cannot go together: a run continues from its own checkpoint; leave one out"
+            "--resume and --init-from cannot be combined: a run continues from its own checkpoint; leave one out"
         )
     return Request(replace(flags, budget=""), changed, asked)
 

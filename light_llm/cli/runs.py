@@ -60,7 +60,7 @@ def command(argv: Sequence[str]) -> int:
     about = "List the runs in each FOLDER and one level below it, with their results and the settings that differ."
     flags, _ = parse(RunsFlags, argv, prog="light-llm runs", about=about)
     if flags.json and flags.csv:
-        raise ConfigError("--json and --csv exclude each other; give one of them")
+        raise ConfigError("--json and --csv cannot be combined; leave one out")
     roots = [Path(f) for f in flags.folders or (".",)]
     logs, errors = read_runs(find_runs(roots))
     runs = sort_runs(list_runs(logs), flags.sort)

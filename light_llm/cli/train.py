@@ -54,7 +54,7 @@ def command(argv: Sequence[str]) -> int:
     """Train a model on a text."""
     flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
     if flags.resume and flags.overwrite:
-        raise ConfigError("--resume and --overwrite cannot go together; leave one out")
+        raise ConfigError("--resume and --overwrite cannot be combined; leave one out")
     from .progress import load_torch
 
     with ignore_hangup():

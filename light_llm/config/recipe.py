@@ -112,7 +112,7 @@ def _check_table(part: str, table: Any) -> None:
     else:
         tables = [name for name, kind in PARTS.items() if part in settings_of(kind)]
         where = " or ".join(f"[{name}]" for name in tables or PARTS)
-        raise ConfigError(f"{part}={table!r} stands outside any table; put it below {where}")
+        raise ConfigError(f"{part}={table!r} is outside any table; put it below {where}")
 
 
 def _folder() -> Any:

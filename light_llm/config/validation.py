@@ -33,13 +33,13 @@ def repr_short(value: Any) -> str:
     >>> repr_short("top"), repr_short(10**9), len(repr_short("a" * 10**6))
     ("'top'", '1000000000', 80)
     >>> repr_short(10**5000)
-    'a number of thousands of digits'
+    'a number with thousands of digits'
     """
     try:
         text = repr(value)
     except (ValueError, RecursionError):
-        # Python refuses to print numbers of thousands of digits.
-        return "a number of thousands of digits" if isinstance(value, int) else "something without end"
+        # Python refuses to print numbers with thousands of digits.
+        return "a number with thousands of digits" if isinstance(value, int) else "a value nested too deeply"
     return text if len(text) <= MAX_REPR_LENGTH else f"{text[: MAX_REPR_LENGTH - 3]}..."
 
 
