@@ -47,7 +47,7 @@ train --data empty.txt                               => empty.txt
 train --data tiny.txt --tokenizer byte               => max_length=512 ... 513
 train --data latin.txt --tokenizer byte              => latin.txt ... UTF-8 ... 0xe9 ... offset 3
 train --data . --tokenizer byte                      => latin.txt is not UTF-8
-train --epochs 3                                     => --epochs ... / (batch_size x max_length) steps ... --max-steps
+train --epochs 3                                     => --epochs ... steps ... --max-steps
 train --learning-rate 1                              => --learning-rate ... --lr
 train --block-size=64                                => --block-size ... --max-length
 train --n-layer 4                                    => --n-layer ... --set model.n_layer=VALUE

@@ -249,7 +249,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "no.pt", r"no\.pt cannot be read")
     for stored, missing in (({"model": {}}, "model_args"), ([1], "model"), ({"a": 1}, "model")):
         torch.save(stored, path)
-        refused(path, rf"no checkpoint of nanoGPT: it has no {missing};")
+        refused(path, rf"not a checkpoint of nanoGPT: it has no {missing};")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ import pytest
 
 from light_llm.observe import BackgroundSink, Console, JsonLines, background_sink, read_rows
 from light_llm.report import read_run_log
+from light_llm.train import Trainer
 from tests.support.power import Recorded
-from tests.support.tools import files_of, rows_of, run_child, train_small
+from tests.support.tools import SMALL, byte_loader, byte_model, files_of, rows_of, run_child, train_small
 
 
 def step_row(step: int, **changes: Any) -> dict[str, Any]:
@@ -127,10 +128,12 @@ def test_rows_wait_for_a_disk_that_is_full(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT RUN: this needs /dev/full")
 def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(poem: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train_small(poem, "whole", max_steps=12)
+    settings = SMALL | {"max_steps": 12, "quiet": False}
+    trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem, seed=1), out="run", **settings)
     Path("run").mkdir()
     for name in ("metrics.jsonl", "train.log"):
         Path("run", name).symlink_to("/dev/full")
-    _, result = train_small(poem, max_steps=12, quiet=False)
+    result = trainer.train()
     said = capfd.readouterr().out
     assert result.status == "done" and files_of(Path("run/step-000012")) == files_of(Path("whole/step-000012"))
     for name in ("metrics.jsonl", "train.log"):
