@@ -38,7 +38,6 @@ class Plan:
     step: float | None = None  # seconds of one step; None if this machine was not measured
     speed_source: str | None = None  # where that number comes from: a constant of `speed.py`
     seconds: Seconds | None = None  # of the steps that are left
-    final_seconds: float | None = None  # of what follows the last step: its probe, save, evaluation and sample
 
     @property
     def fits(self) -> bool:
@@ -103,7 +102,6 @@ class Plan:
             values |= {"step_seconds": round(self.step, 4), "seconds": round(self.step * self.train.max_steps, 2)}
             values["all_seconds"] = round(self.seconds.total, 1)
             values["speed_source"] = self.speed_source
-            values["final_seconds"] = round(self.final_seconds or 0.0, 1)
             values["left"] = {name: round(value, 3) for name, value in asdict(self.seconds).items()}
         return values
 
@@ -156,9 +154,7 @@ def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:
         "samples": train.sample_interval,
     }
     seconds = Seconds(step * steps, **{name: _count(steps, n) * getattr(once, name) for name, n in intervals.items()})
-    # Each is due after the last step too, unless it is turned off.
-    final = sum(getattr(once, name) for name, n in intervals.items() if n)
-    return replace(plan, step=step, speed_source=speed.source, seconds=seconds, final_seconds=final)
+    return replace(plan, step=step, speed_source=speed.source, seconds=seconds)
 
 
 def _count(steps: int, interval: int) -> int:

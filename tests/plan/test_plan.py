@@ -21,7 +21,7 @@ from light_llm.plan.memory_model import StepShape, saved_bytes_of_layer
 from light_llm.plan.plan import KEPT_STEPS, DatasetSize, Plan, make_plan
 from light_llm.plan.profile import N_TIMINGS, WIDTHS, is_known, profile
 from light_llm.plan.render import parameters_by_part
-from light_llm.plan.time_model import SAMPLE_SECONDS, evaluation_seconds, interpolate, step_seconds
+from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.runtime.machine_cache import cached_measurements
 from light_llm.runtime.timing import BusyMeter
@@ -205,18 +205,3 @@ def test_a_plan_fits_within_its_limit() -> None:
 
     plan = planned(1 << 40)
     assert plan.fits and plan.step is None and not planned(plan.memory.total - 1).fits
-
-
-def test_what_follows_the_last_step_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An estimate of the time left needs it: the last evaluation alone can take minutes."""
-    monkeypatch.setattr(speed_module, "profile", lambda device, dtype, model: PROFILE)
-
-    def final(**changes: Any) -> float:
-        plan = make_plan(shaped(), replace(CPU, max_steps=10, **changes), 128, DatasetSize(10**6, 10**5))
-        assert plan.to_dict()["final_seconds"] == round(plan.final_seconds or 0, 1)
-        return plan.final_seconds or 0.0
-
-    every, first = final(), make_plan(shaped(), replace(CPU, max_steps=1), 128, DatasetSize(10**6, 10**5))
-    assert first.seconds is not None and first.step is not None
-    assert every == pytest.approx(first.seconds.total - first.step)
-    assert final(sample_interval=0) == pytest.approx(every - SAMPLE_SECONDS) and final(probe_interval=0) < every
