@@ -117,9 +117,9 @@ class ModelFileReader:
         self.digest = payload.get("digest")
         valid = _is_json(self.meta) and isinstance(self.shapes, dict)
         if not valid or not all(isinstance(n, str) and _owns_storage(t) for n, t in self.shapes.items()):
-            raise CheckpointError(f"{path} is damaged: what it holds is not a model's; {_REMEDY}")
+            raise CheckpointError(f"{path} is damaged: its contents are not those of a model; {_REMEDY}")
         if sorted(t.nbytes for t in self.shapes.values()) != storages:
-            raise CheckpointError(f"{path} is damaged: its tensors do not have the sizes it says; {_REMEDY}")
+            raise CheckpointError(f"{path} is damaged: the sizes of its tensors are not the recorded ones; {_REMEDY}")
 
     def weights(self) -> dict[str, Tensor]:
         """Read the weights, on the CPU. Raises CheckpointError when they or `meta` do not match the digest."""

@@ -63,13 +63,13 @@ def _check_records(records: list[zipfile.ZipInfo], size: int) -> list[str]:
     """Return the names of the records below their common folder. Raises UnsafeModelFile."""
     # A compressed record could expand to any size.
     if any(r.compress_type != zipfile.ZIP_STORED for r in records) or sum(r.file_size for r in records) > size:
-        raise UnsafeModelFile("its records are packed")
+        raise UnsafeModelFile("its records are compressed or too large")
     matches = [_RECORD.fullmatch(r.orig_filename) for r in records]
     # torch finds records without regard to case, so DATA.PKL beside data.pkl could be loaded in its place.
     names = [match[2].lower() for match in matches if match]
     folders = {match[1] for match in matches if match}
     if len(names) != len(records) or len(folders) != 1 or len({*names}) != len(names) or "data.pkl" not in names:
-        raise UnsafeModelFile("its records are not a model's")
+        raise UnsafeModelFile("its records are not those of a model")
     return names
 
 

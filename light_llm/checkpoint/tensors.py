@@ -52,9 +52,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # The library allocates what the header claims, so check the claim first.
         if header > MAX_HEADER:
             raise CheckpointError(
-                f"{path} is damaged, or no file of ours: its header is said to have {header:,} bytes; "
+                f"{path} is damaged, or not a file of light-llm: its header claims {header:,} bytes; "
                 "use another checkpoint"
             )
         return safetensors.torch.load_file(path)
     except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or cut ({error}); use another checkpoint") from None
+        raise CheckpointError(f"{path} is damaged or truncated ({error}); use another checkpoint") from None

@@ -97,7 +97,7 @@ def _noise(noise: Mapping[str, Any], context: int, config: TrainConfig | None, m
     meaning = "tokens: a larger batch than this helps little"
     # A scale this uncertain must not suggest a batch size.
     if noise["stderr"] is not None and noise["stderr"] > noise["scale_sequences"] / 2:
-        meaning += "; its error is above half of it, so it does not judge the batch size"
+        meaning += "; its error is more than half of it, so it does not judge the batch size"
     elif config and max_length:
         sequences = max(1, round(scale / max_length))
         meaning += (

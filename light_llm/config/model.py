@@ -177,7 +177,7 @@ class ModelConfig:
             "no biases" if not self.bias else "",
             f"{self.kv_heads} head{'s' * (self.kv_heads > 1)} of keys" if self.kv_heads != self.n_head else "",
             "qk-norm" if self.qk_norm else "",
-            "a head of its own" if not self.tied_head else "",
+            "an untied head" if not self.tied_head else "",
             f"logits within {self.logit_cap:g}" if self.logit_cap else "",
             f"windows of {self.window:,} in {windows} of {self.n_layer} layers" if windows else "",
         ]

@@ -54,11 +54,11 @@ class BytePairTokenizer(Tokenizer):
         ranks = {token: i for i, token in enumerate(tokens) if token}
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         if missing:
-            raise ConfigError(f"byte 0x{missing[0]:02x} is not a token, so some texts have no ids; train another")
+            raise ConfigError(f"byte 0x{missing[0]:02x} is not a token, so not every text has ids; train another")
         if repeated := len(tokens) - len(ranks) - tokens.count(NO_BYTES):
-            raise ConfigError(f"{repeated} tokens are there twice; train another")
+            raise ConfigError(f"{repeated} tokens occur twice; train another tokenizer")
         if type(separator) is not int or not 0 <= separator < len(tokens) or tokens[separator] != NO_BYTES:
-            raise ConfigError(f"the separator {repr_short(separator)} is not an id without text; train another")
+            raise ConfigError(f"the separator {repr_short(separator)} is not the id of a special token; train another")
         self.tokens, self.separator, self.vocab_size = tokens, separator, len(tokens)
         self._ranks = ranks
         # tiktoken gets no special tokens, so that no text can become one.

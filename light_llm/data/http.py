@@ -90,7 +90,7 @@ def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
             # Appending a part that begins elsewhere would damage the file, so check where it begins.
             content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", body.headers.get("Content-Range", ""))
             if not content_range or int(content_range[1]) != start:
-                raise RetryableError("it sent another part of the file than was asked for", restart=True)
+                raise RetryableError("it sent another part of the file than requested", restart=True)
             size = content_range[2]
         yield Response(body, start if body.status == 206 else 0, int(size) if size.isdecimal() else None)
 

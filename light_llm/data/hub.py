@@ -136,7 +136,7 @@ def _check_hash(file: HubFile, path: Path) -> None:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise DataError(
-            f"{file.repo} sent another file than {file.name}, which it announced: SHA-256 {sha256} instead of "
+            f"{file.repo} sent a {file.name} that differs from the announced file: SHA-256 {sha256} instead of "
             f"{blob.name}; it was deleted; try again, or {_remedy(file)}"
         )
 

@@ -79,7 +79,7 @@ def _plain_ids(ids: Any, vocab_size: int) -> list[int]:
         if hasattr(i, "__len__") and not isinstance(i, str):
             raise DataError("decode takes the ids of one text; decode the rows of a batch one by one")
         if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < vocab_size:
-            raise DataError(f"{repr_short(i)} is no token id; this tokenizer has the ids 0 ... {vocab_size - 1}")
+            raise DataError(f"{repr_short(i)} is not a token id; this tokenizer has the ids 0 ... {vocab_size - 1}")
     return plain
 
 

@@ -79,13 +79,13 @@ def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
             tokens[i] = token
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise ConfigError(
-            f"{where} is not a byte-level BPE with GPT-2's pattern, which is what can be used here; "
+            f"{where} is not a byte-level BPE with GPT-2's pattern, and only such a tokenizer can be used here; "
             "train one with: light-llm tokenizer train"
         ) from None
     # tiktoken always applies the merge with the smallest id first, so a table in another order would give other ids.
     if made != sorted(made):
         raise ConfigError(
-            f"{where}: its joins are not in the order of its ids; train one with: light-llm tokenizer train"
+            f"{where}: its merges are not in the order of their ids; train one with: light-llm tokenizer train"
         )
     # Without an end-of-text token, add an id for the separator.
     ends = [special[name] for name in (*END_OF_TEXT_NAMES, *special) if name in special]

@@ -137,7 +137,7 @@ def _train_exact_size(texts: Callable[[], Iterable[str]], size: str) -> Tokenize
     # bpe:N is an exact size, for example that of another model's embedding table, so fewer ids are an error.
     if tokenizer.vocab_size < int(size):
         raise ConfigError(
-            f"bpe:{size} is more than this text gives: its {tokenizer.vocab_size:,} ids join all that occurs twice; "
+            f"bpe:{size} is more than this text gives: after {tokenizer.vocab_size:,} ids no pair occurs twice; "
             f"use bpe:{tokenizer.vocab_size} or less, or bpe, or a longer text"
         )
     return tokenizer

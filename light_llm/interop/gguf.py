@@ -128,6 +128,6 @@ def _add_field(writer: Any, key: str, value: Any) -> None:
     """Add a field in the type that llama.cpp reads: unsigned 32 bits for whole numbers, float32 for others."""
     # struct.pack would fail later, without the name of the field.
     if type(value) is int and not 0 <= value < 1 << 32:
-        raise ConfigError(f"{key} is {value}, and a GGUF file has room for numbers below {1 << 32}")
+        raise ConfigError(f"{key} is {value}, and a GGUF file can store only numbers from 0 to {(1 << 32) - 1}")
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     add.get(type(value), writer.add_array)(key, value)

@@ -40,14 +40,14 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "is_encoder_decoder": (False, "it has an encoder as well"),
     "add_cross_attention": (False, "it attends to a second text"),
     "cross_attention_hidden_size": (None, "it attends to a second text"),
-    "pruned_heads": ({}, "heads were taken out of it"),
+    "pruned_heads": ({}, "some of its heads were pruned"),
     "scale_attn_weights": (True, "its scores are not divided by sqrt(d_k)"),
     "scale_attn_by_inverse_layer_idx": (False, "its scores are divided by the number of the layer"),
-    "hidden_act": ("silu", "its MLP has another function"),
+    "hidden_act": ("silu", "its MLP has another activation"),
     "partial_rotary_factor": (1.0, "only a part of each head is rotated"),
     "rope_interleaved": (False, "its rotations pair neighbouring numbers"),
 }
-_UNSUPPORTED = "light-llm has no such model; use it with the program it is from"
+_UNSUPPORTED = "light-llm has no such model; use it with the program that made it"
 _KEEP_ONE = "keep the one that is right"
 
 
@@ -169,7 +169,7 @@ class ConfigReader:
                     name,
                     value,
                     "light-llm does not know this field, which may change what the model computes",
-                    "if it is certain that it does not, take it out of the file",
+                    "if you are certain that it does not, remove it from the file",
                 )
 
 
@@ -182,9 +182,9 @@ def read_config(values: Mapping[str, Any], where: str) -> tuple[Family, ModelCon
     # Before the fields, so that the message names the cause and not an odd shape that follows from it.
     for name in ("quantization_config", "quantization"):
         if (value := reader.take(name, None)) is not None:
-            raise reader.refusal(name, value, "the weights are rounded", "use the weights it was made from")
+            raise reader.refusal(name, value, "the weights are quantized", "use the model from before it was quantized")
     if (code := reader.take("auto_map", None)) is not None:
-        raise reader.refusal("auto_map", code, "the model has code of its own, which is not run here")
+        raise reader.refusal("auto_map", code, "the model comes with its own code, which is not run here")
     # `window` is 0 by default, and a family without windows has no field for it.
     settings = {name: value for name, value in family.required.items() if name != "window"}
     if family.layer_windows:
@@ -199,7 +199,7 @@ def read_config(values: Mapping[str, Any], where: str) -> tuple[Family, ModelCon
     try:
         return family, _usual_as_zero(ModelConfig(**settings))
     except ConfigError as error:
-        raise CheckpointError(f"{where} describes no model of ours: {error}") from None
+        raise CheckpointError(f"{where} describes a model that light-llm does not have: {error}") from None
 
 
 def _usual_as_zero(config: ModelConfig) -> ModelConfig:
@@ -258,7 +258,7 @@ def _read_rope(reader: ConfigReader, n_positions: Any) -> dict[str, Any]:
     new, old, base = (reader.take(name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
     name = "rope_parameters" if new else "rope_scaling"
     if new and old and _normalized_scaling(new) != _normalized_scaling(old):
-        raise reader.refusal("rope_scaling", old, "rope_parameters says something else", _KEEP_ONE)
+        raise reader.refusal("rope_scaling", old, "rope_parameters has other values", _KEEP_ONE)
     given = new or old or {}
     if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
         raise reader.refusal(name, given, "it has to be one rotation for all layers")

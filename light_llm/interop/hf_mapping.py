@@ -104,8 +104,8 @@ def from_hf_tensors(
         weights[name] = torch.cat([_take(tensors, part, shape, transposed, where).float() for part, shape in parts])
     if head is not None and not same_numbers(head, weights["wte.weight"]):
         raise CheckpointError(
-            f"{where}: tie_word_embeddings is true, but lm_head.weight is not the token table again; if it is meant to "
-            "be a table of its own, set tie_word_embeddings to false in config.json"
+            f"{where}: tie_word_embeddings is true, but lm_head.weight differs from the token table; if it is meant to "
+            "be a separate table, set tie_word_embeddings to false in config.json"
         )
     _refuse_unknown(tensors, where)
     return weights
@@ -137,7 +137,7 @@ def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], transpo
     expected, actual = shape[::-1] if transposed else shape, tuple(tensor.shape)
     if actual != expected:
         raise CheckpointError(
-            f"{where}: {name} has the shape {repr_short(actual)}, and its config makes it {repr_short(expected)}; "
+            f"{where}: {name} has the shape {repr_short(actual)}, and its config asks for {repr_short(expected)}; "
             + COMPLETE
         )
     return tensor.t() if transposed else tensor
@@ -150,11 +150,11 @@ def _refuse_unknown(tensors: Mapping[str, Tensor], where: Path) -> None:
             field = "mlp_bias" if ".mlp." in name else "attention_bias"
             raise CheckpointError(
                 f"{where}: {field}=True cannot be imported: {name} is not zero, and a Llama has no such bias here; "
-                "use it with the program it is from"
+                "use it with the program that made it"
             )
     unknown = sorted(name for name in tensors if not _BIASES.fullmatch(name))
     if unknown:
         more = f" and {len(unknown) - 1:,} more" if unknown[1:] else ""
         raise CheckpointError(
-            f"{where} holds what its config says nothing of: the tensor {repr_short(unknown[0])}{more}; {COMPLETE}"
+            f"{where} holds tensors that its config does not mention: {repr_short(unknown[0])}{more}; {COMPLETE}"
         )

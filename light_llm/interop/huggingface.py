@@ -98,7 +98,7 @@ def _cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
     cast = tensor.to(torch_dtype)
     if bool(tensor.isfinite().all()) and not bool(cast.isfinite().all()):
         raise ConfigError(
-            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, and {dtype} ends at "
+            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, and the maximum of {dtype} is "
             f"{torch.finfo(torch_dtype).max:.3g}; export in bfloat16 or float32"
         )
     return cast

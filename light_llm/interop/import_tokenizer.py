@@ -183,8 +183,8 @@ def _with_separator(tokenizer: Tokenizer, eos: Any, values: Any, path: Path) -> 
     if eos is None and (not added or tokenizer.separator in [added.get(name) for name in END_OF_TEXT_NAMES]):
         return tokenizer
     raise CheckpointError(
-        f"the tokenizer {path} cannot be used here: eos_token_id={repr_short(eos)} in config.json is none of its ids "
-        f"without a text, so the end of a text is unknown; write the right one there, or {WITHOUT}"
+        f"the tokenizer {path} cannot be used here: eos_token_id={repr_short(eos)} in config.json is not the id of a "
+        f"special token, so the end of a text is unknown; correct it there, or {WITHOUT}"
     )
 
 

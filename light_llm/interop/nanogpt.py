@@ -155,7 +155,7 @@ def _config_of(stored: dict[str, Any], path: Path) -> ModelConfig:
     try:
         return ModelConfig(**{"n_positions" if name == "block_size" else name: value for name, value in sizes.items()})
     except ConfigError as error:
-        raise CheckpointError(f"{path} describes no model of ours: {error}") from None
+        raise CheckpointError(f"{path} describes a model that light-llm does not have: {error}") from None
 
 
 def _tokenizer_of(size: int, spec: str, alphabet: str, path: Path, *, offline: bool) -> Tokenizer | None:

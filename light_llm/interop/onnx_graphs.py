@@ -120,7 +120,7 @@ def check_size(config: ModelConfig) -> None:
     size = 4 * get_model_size(config)
     if size > MAX_WEIGHT_BYTES:
         raise ConfigError(
-            f"the weights of this model take {format_bytes(size)}, and an ONNX file in one piece ends at 2 GB; "
+            f"the weights of this model take {format_bytes(size)}, and a single ONNX file holds at most 2 GB; "
             "export it for another program: hf or gguf"
         )
 

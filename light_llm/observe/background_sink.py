@@ -55,7 +55,7 @@ class BackgroundSink:
                 self.dropped += 1
         self._report()
         if not self.finished.is_set():
-            self.say(f"notice   the tracker {self.name} did not take its last rows in {CLOSE_TIMEOUT:g} s: left behind")
+            self.say(f"notice   the tracker {self.name} did not take its last rows in {CLOSE_TIMEOUT:g} s")
 
     def _report(self) -> None:
         """Report a failure once. Called in the run's thread, because the log is not thread-safe."""
@@ -65,7 +65,7 @@ class BackgroundSink:
         reason = "does not keep up: rows for it are dropped"
         if self.error:
             reason = f"failed ({type(self.error).__name__}: {self.error}): it gets no more rows"
-        self.say(f"notice   the tracker {self.name} {reason}; the run goes on, metrics.jsonl has every row")
+        self.say(f"notice   the tracker {self.name} {reason}; the run continues, and metrics.jsonl has every row")
 
     def _work(self) -> None:
         # The thread is a daemon: a sink that hangs must not keep the process alive.

@@ -55,7 +55,7 @@ def first_nonfinite(objective: NextTokenLoss, tokens: Tensor, targets: Tensor, *
         if bad_outputs:
             return f"the output of {bad_outputs[0]}"
         if not loss.isfinite():
-            return "the loss: the logits are too large for their sum of exponentials, or not finite"
+            return "the loss: the logits are not finite, or so large that their sum of exponentials is not"
         loss.backward()
         return _first_nonfinite_gradient(model)
     finally:
@@ -72,5 +72,5 @@ def _first_nonfinite_gradient(model: nn.Module) -> str:
         if not gradient.isfinite().all():
             return f"the gradient of {name}"
     if not torch.stack([gradient.norm() for _, gradient in named]).norm().isfinite():
-        return "the norm of the gradient: each part of it is finite, and too large"
-    return f"{NOT_REPRODUCED} when the step is made again: the numbers differ from one time to the next on this device"
+        return "the norm of the gradient: each element is finite, but they are too large"
+    return f"{NOT_REPRODUCED} when the step is repeated: this device gives different numbers each time"

@@ -114,7 +114,7 @@ def _limited_by(budget: Budget, plan: Plan) -> str:
         return f"{steps} Limited by the time"
     if plan.text.tokens is None:
         return f"{steps} Limited by {{--max-steps}}: the length of the text is not known yet"
-    return f"{steps} Limited by the text: {MAX_PASSES:g} passes over it (more text would use the rest)"
+    return f"{steps} Limited by the text: {MAX_PASSES:g} passes over it (a longer text would allow more training)"
 
 
 def _steps_of_text(train: TrainConfig, T: int, text: DatasetSize, *, timed: bool) -> int:

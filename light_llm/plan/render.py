@@ -76,7 +76,7 @@ def refusal(
             f"      {format_bytes(smaller.memory.total)}{step}: {mark_options(suggestion.effect)}",
         ]
     if not suggestions:
-        lines[-1] += "Nothing smaller that is offered here fits."
+        lines[-1] += "None of the smaller settings that were tried fits."
         lines.append("Use a smaller model ({--set model.n_embd=...}), or {--force} to start anyway.")
     elif can_fit:
         lines.append("{--fit} takes the first of these; {--force} starts the run as it is.")
@@ -88,7 +88,7 @@ def refusal(
 def _too_large(plan: Plan) -> str:
     assert plan.limit is not None
     needed, free = format_bytes(plan.memory.total), format_bytes(plan.limit.bytes)
-    return f"This run needs {needed} of memory; {free} are {plan.limit.reason}."
+    return f"This run needs {needed} of memory; {free} is {plan.limit.reason}."
 
 
 def table(plan: Plan) -> list[str]:
@@ -116,7 +116,7 @@ def table(plan: Plan) -> list[str]:
     ]
     if plan.passes and plan.passes > MANY_PASSES:
         lines += [
-            "                             so many passes may memorise the text:",
+            "                             in so many passes the model may memorise the text:",
             "                             use a longer text or fewer steps, or --patience 2",
         ]
     if plan.bytes_of_data is not None:
@@ -130,7 +130,7 @@ def table(plan: Plan) -> list[str]:
         lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
         lines += [f"             ({speed_source(plan)})", *(f"             {line}" for line in long_run(plan))]
     if text.tokens is None:
-        lines += ["", "note         the text is not here yet: passes and evaluations are not counted"]
+        lines += ["", "note         the length of the text is not known yet: passes and evaluations are not counted"]
     return lines
 
 

@@ -318,7 +318,7 @@
         await navigator.clipboard.writeText(command);
         copied.textContent = " copied";
       } catch {
-        copied.textContent = " not copied: select it by hand";
+        copied.textContent = " not copied: select the command and copy it yourself";
       }
     };
     const long = (t) => t.rows.length > 12;

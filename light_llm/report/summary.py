@@ -51,7 +51,7 @@ def key_numbers(log: RunLog) -> list[dict[str, str]]:
             add("bits per byte", f"{best.bits_per_byte:.3f}", note)
     if log.final_loss is not None:
         n = min(FINAL_STEPS, len(log.steps))
-        add("training loss", f"{log.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "of its only step")
+        add("training loss", f"{log.final_loss:.3f}", f"mean of the last {n} steps" if n > 1 else "the only step")
     add("steps", f"{log.last_step:,}", f"of {log.run.train.max_steps:,}, {format_count(log.tokens)} tokens")
     whole = f", {format_duration(log.all_seconds)} in all" if log.all_seconds is not None else ""
     add("time", format_duration(log.seconds), f"in steps{whole}")

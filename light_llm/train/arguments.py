@@ -40,7 +40,8 @@ def check_arguments(model: Any, loader: Any, config: Any) -> None:
         )
     if config is not None and not isinstance(config, TrainConfig):
         raise ConfigError(
-            f"config={repr_short(config)} is no TrainConfig; settings can be given by name: Trainer(..., max_steps=100)"
+            f"config={repr_short(config)} is not a TrainConfig; settings can be given by name: "
+            "Trainer(..., max_steps=100)"
         )
     if isinstance(loader, (nn.Module, ModelConfig)):
         raise ConfigError("the arguments are in the wrong order: Trainer(model, loader)")
@@ -50,11 +51,13 @@ def check_arguments(model: Any, loader: Any, config: Any) -> None:
         )
     if not isinstance(loader, (DataLoader, TokenDataset, Iterable)):
         raise ConfigError(
-            f"a {type(loader).__name__} is no loader; give create_dataloader(dataset, batch_size), or any iterable of "
+            f"{repr_short(loader)} is not a loader; give create_dataloader(dataset, batch_size), or any iterable of "
             "(tokens, targets)"
         )
     if isinstance(loader, (str, bytes)):
-        raise ConfigError(f"{repr_short(loader)} is no loader; open a text with prepare_dataset({repr_short(loader)})")
+        raise ConfigError(
+            f"{repr_short(loader)} is not a loader; open a text with prepare_dataset({repr_short(loader)})"
+        )
     if isinstance(model, LightLLM):
         _check_parameters(model)
 
@@ -69,7 +72,7 @@ def check_companions(model: ModelConfig, loader: Any, tokenizer: Any, val_loader
     if tokenizer is not None:
         if not all(hasattr(tokenizer, name) for name in ("encode", "token_bytes", "to_dict", "vocab_size")):
             raise ConfigError(
-                f"tokenizer={repr_short(tokenizer)} is no light-llm tokenizer; take the one that prepare_dataset or "
+                f"tokenizer={repr_short(tokenizer)} is not a light-llm tokenizer; take the one that prepare_dataset or "
                 "light_llm.load returns"
             )
         if tokenizer.vocab_size > model.vocab_size:
@@ -94,7 +97,7 @@ def _check_parameters(model: LightLLM) -> None:
         )
         more = f", and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
         raise ConfigError(
-            f"this model is not as its config says: {listed}{more}. What is trained could not be loaded again. Build "
+            f"this model is not as its config says: {listed}{more}. Its checkpoints could not be loaded. Build "
             "it with LightLLM(config) and a config that fits, and merge adapters first"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):

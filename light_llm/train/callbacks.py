@@ -75,7 +75,7 @@ class LossSpikeGuard:
         if self.policy == "off" or not is_spike(step.loss, step.recent_losses):
             return "go"
         usual = statistics.median(step.recent_losses)
-        self.say(f"notice   a loss of {step.loss:.3f} in step {step.number}, where {usual:.3f} is usual: a spike")
+        self.say(f"notice   loss spike in step {step.number}: {step.loss:.3f}, recent median {usual:.3f}")
         return "rollback" if self.policy == "rollback" else "go"
 
 

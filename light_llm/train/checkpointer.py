@@ -66,7 +66,7 @@ class Checkpointer(Callback):
         if self.saved_step != state.step:
             self.save()
         if by_request:
-            self.trainer.say(f"saved    step {state.step}, as it was asked for, in {self.folder.step_path(state.step)}")
+            self.trainer.say(f"saved    step {state.step}, as requested, in {self.folder.step_path(state.step)}")
 
     def on_rollback(self, from_step: int, state: TrainState) -> None:
         """Note that the restored step is saved."""
@@ -146,7 +146,8 @@ class Checkpointer(Callback):
             if not self.removal_reported:
                 reason = error.strerror or str(error)
                 self.trainer.say(
-                    f"notice   an old checkpoint in {self.folder.path} cannot be removed ({reason}): tried again"
+                    f"notice   an old checkpoint in {self.folder.path} cannot be removed ({reason}); the next "
+                    "save tries again"
                 )
             self.removal_failed = self.removal_reported = True
 

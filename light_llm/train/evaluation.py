@@ -116,7 +116,7 @@ class EvaluateHeldOut(Callback):
                 evaluation, distance = self.measure(progress)
         except EvaluationCancelled:
             stop_flag.evaluation_cancelled = True
-            self.trainer.say(f"notice   the evaluation of step {step} was interrupted; {{--resume}} starts with it")
+            self.trainer.say(f"notice   the evaluation of step {step} was interrupted; {{--resume}} repeats it first")
             return
         self.last_step = step
         self._record(step, evaluation, distance)
@@ -278,7 +278,7 @@ class ProbeModel(Callback):
             self.failed = True
             self.trainer.say(
                 f"notice   the probe at step {step.number} failed ({type(error).__name__}: {error}); the run continues "
-                "without probes, which change none of its numbers",
+                "without probes, with the same results",
             )
 
     def _probe(self, step: int) -> None:

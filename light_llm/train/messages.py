@@ -47,8 +47,8 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         judged = "training" if trainer.val_loader is None else "held-out"
         vocabulary = "no tokenizer" if trainer.batches.tokenizer is None else "its tokenizer"
         lines.append(
-            f"data     a loader of your own: the best model is the one with the lowest {judged} loss, the checkpoint "
-            f"has {vocabulary}, and a resumed run starts the loader again from its beginning"
+            f"data     your own loader: the best model is the one with the lowest {judged} loss, checkpoints contain "
+            f"{vocabulary}, and a resumed run reads the loader again from its beginning"
         )
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
@@ -58,7 +58,7 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         lines += warning_lines(report.plan)
     if resume := trainer.resumed:
         problems = [*(damaged.reason for damaged in resume.saved.damaged), *resume.saved.problems]
-        lines += [f"notice   {problem}: not used" for problem in problems]
+        lines += [f"notice   {problem}; it is not used" for problem in problems]
         lines.append(f"resumed  at step {resume.state.step} from {resume.saved.step}")
     elif trainer.options.resume:
         lines.append("resumed  at step 0: the run had ended before its first checkpoint")
@@ -94,8 +94,8 @@ def summary(result: Result, config: TrainConfig, report: Sequence[str], *, has_t
     folder, step, status = result.folder, result.step, result.status
     if status == "nonfinite":
         return [
-            f"stopped  the loss or its gradient was not finite in step {step + 1}; this step changed no weights, and "
-            "nothing was saved after it",
+            f"stopped  the loss or its gradient was not finite in step {step + 1}; this step changed no weights and no "
+            "checkpoint",
             f"         Start a new run with a lower learning rate ({{--lr}}, now {config.lr:g}) or a longer warm-up "
             f"({{--warmup-steps}}, now {config.warmup_steps}). Or continue with {{--resume}} and "
             "{--on-nonfinite skip}, which skips such steps, or {--on-nonfinite rollback}, which returns to a "
@@ -114,7 +114,7 @@ def summary(result: Result, config: TrainConfig, report: Sequence[str], *, has_t
     if result.best_loss is not None:
         lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
     else:
-        lines.append(f"model    {folder / 'best_model.pt'} (as it is; no evaluation has run yet)")
+        lines.append(f"model    {folder / 'best_model.pt'} (the weights of this step; no evaluation has run yet)")
     if status == "interrupted":
         lines.append(f"saved    continue with: light-llm train --resume{_folder_flag('--out', folder)}")
     lines += report
@@ -139,7 +139,8 @@ def loader_ended(state: TrainState, config: TrainConfig) -> str:
 def finished(folder: Path, step: int) -> str:
     """Return the line about a run that has nothing left to do."""
     return (
-        f"finished already at step {step:,}; {folder / 'best_model.pt'} is its best model; more with {{--max-steps N}}"
+        f"finished  the run has made all its {step:,} steps; its best model is {folder / 'best_model.pt'}. "
+        "To train longer: {--max-steps N}"
     )
 
 
@@ -154,7 +155,9 @@ def report_line(folder: RunFolder) -> str:
         why = getattr(error, "strerror", None) or str(error)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-    return f"notice   there is no report ({why}); try again with: light-llm report {shlex.quote(str(folder.path))}"
+    return (
+        f"notice   the report was not written ({why}); try again with: light-llm report {shlex.quote(str(folder.path))}"
+    )
 
 
 def loss_is_rising(best: float, step: int, loss: float, config: TrainConfig, model: ModelConfig) -> list[str]:
@@ -191,14 +194,14 @@ def nonfinite_step(step: Step, data_place: str, first: str) -> list[str]:
     return [
         f"notice   step {step.number} is not finite: {numbers};",
         f"         {data_place};",
-        f"         not finite first: {first}",
+        f"         first value that is not finite: {first}",
     ]
 
 
 def out_of_memory(config: TrainConfig, step: int, saved: bool, folder: Path) -> str:
     """Return the error message for a step that does not fit into memory, with settings that need less."""
     size, smaller = config.micro_batch or config.batch_size, smaller_micro_batch(config)
-    advice = [f"{{--micro-batch {smaller}}} (now {size}; the tokens of a step stay the same)"] if smaller else []
+    advice = [f"{{--micro-batch {smaller}}} (now {size}; as many tokens per step as before)"] if smaller else []
     if not config.checkpointing:
         advice.append("{--set train.checkpointing=true} (less memory, a third more time)")
     advice += ["a shorter {--max-length}", "a smaller {--preset}"]

@@ -102,7 +102,7 @@ def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any
     tokenizer, T = loader.dataset.tokenizer, loader.dataset.max_length
     if tokenizer.vocab_size > config.vocab_size:
         raise ConfigError(
-            f"the vocabulary of the tokenizer has {tokenizer.vocab_size:,} entries, and the model only "
+            f"the vocabulary of the tokenizer has {tokenizer.vocab_size:,} entries, and the model has only "
             f"vocab_size={config.vocab_size:,}; build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
         )
     if T > config.n_positions:

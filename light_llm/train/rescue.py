@@ -79,7 +79,7 @@ def _restore_whole_step(trainer: Trainer) -> str | None:
     assert run is not None, "the run has started"
     progress, config = run.progress, trainer.config
     if progress.changing:
-        return f"the update after step {(progress.before or trainer.state).step} was not complete, and is not saved"
+        return f"the update after step {(progress.before or trainer.state).step} was incomplete and is not saved"
     if trainer.stop_flag.status == "nonfinite":
         return "the last step was not finite, and is not saved"
     before = progress.before

@@ -140,7 +140,9 @@ class Trainer:
         """
         if not hasattr(callback, "on_step"):
             name = type(callback).__name__
-            raise ConfigError(f"a {name} is no light_llm.train.Callback; for a function use trainer.every(n, function)")
+            raise ConfigError(
+                f"a {name} is not a light_llm.train.Callback; for a function use trainer.every(n, function)"
+            )
         check_range("every", every, low=1, integer=True)
         found = (i for i, (_, other) in enumerate(self.callbacks) if before and isinstance(other, before))
         place = next(found, None if before else len(self.callbacks))
@@ -256,8 +258,8 @@ class Trainer:
         self.folder.write_run({**self.folder.read_run(), "run": self.run.to_dict()})
         n = self.config.batch_size
         self.say(
-            f"memory   {n} sequences at a time do not fit: from now on {smaller} at a time, and {n} a step as before; "
-            "the loss is the same",
+            f"memory   {n} sequences at a time do not fit: now {smaller} at a time, but still {n} per step, "
+            "with the same loss",
         )
 
     def check(self, pending: PendingStep) -> GuardAction:
@@ -316,8 +318,8 @@ class Trainer:
         """Restore the newest regular checkpoint and continue after this batch. Returns False at `max_rollbacks`."""
         if self.state.rollbacks >= self.config.max_rollbacks:
             self.say(
-                f"notice   the run has returned to a checkpoint {self.state.rollbacks} times, as often as it may "
-                f"({{--set train.max_rollbacks={self.config.max_rollbacks}}}): it stops"
+                f"notice   the run has returned to a checkpoint {self.state.rollbacks} times, which is the limit "
+                f"({{--set train.max_rollbacks={self.config.max_rollbacks}}}); it stops"
             )
             return False
         # Prefer a regular checkpoint to one of an interruption: a run that was interrupted and resumed must roll back

@@ -275,7 +275,7 @@ def test_a_run_is_saved_on_request_and_outlives_its_terminal(tmp_path: Path) -> 
 
     child.wait_until(lambda: drain() and rows(run) >= 3)
     child.send(signal.SIGUSR1)
-    child.wait_until(lambda: drain() and "as it was asked for" in log.read_text())
+    child.wait_until(lambda: drain() and "as requested" in log.read_text())
     saved = [path.name for path in RunFolder(run).steps()]
     assert len(saved) == 1
     os.close(terminal)  # the kernel sends SIGHUP, and every write to the terminal fails from now on

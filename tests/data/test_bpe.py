@@ -161,7 +161,7 @@ KIND = r"is not a byte-level BPE with GPT-2's pattern.* tokenizer train"
         (changed("model", "type", "WordPiece"), KIND),
         (changed("pre_tokenizer", "add_prefix_space", True), KIND),
         (changed("pre_tokenizer", "type", "Whitespace"), KIND),
-        (changed("model", "merges", to_tokenizer_json(BPE)["model"]["merges"][::-1]), "the order of its ids"),
+        (changed("model", "merges", to_tokenizer_json(BPE)["model"]["merges"][::-1]), "the order of their ids"),
         (None, "No such file.* tokenizer train"),
         ("{", "it is not JSON.* tokenizer train"),
         ("[]", KIND),

@@ -129,7 +129,7 @@ def test_decode_takes_what_holds_ids(tokenizer: Tokenizer) -> None:
     wrongs: tuple[Any, ...] = ([tokenizer.vocab_size], [-1], [True], [0.0], torch.zeros(2), "12")
     for wrong in wrongs:
         with pytest.raises(
-            DataError, match=f"is no token id; this tokenizer has the ids 0 ... {tokenizer.vocab_size - 1}"
+            DataError, match=f"is not a token id; this tokenizer has the ids 0 ... {tokenizer.vocab_size - 1}"
         ):
             tokenizer.decode(wrong)
     for rows in ([ids, ids], torch.tensor([ids])):

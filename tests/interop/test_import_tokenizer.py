@@ -60,7 +60,7 @@ MODEL = to_tokenizer_json(BPE)["model"]
         ({"pre_tokenizer": None}, r"pre_tokenizer \(none\)"),
         ({"pre_tokenizer": PREFIXED}, "add_prefix_space=True"),
         ({"model": MODEL | {"merges": MODEL["merges"][:9]}}, "gives other ids"),
-        ({"model": MODEL | {"merges": MODEL["merges"][::-1]}}, "not in the order of its ids"),
+        ({"model": MODEL | {"merges": MODEL["merges"][::-1]}}, "not in the order of their ids"),
         ({"model": 1}, "it has no model"),
         ("x", "it has no model"),
     ],

@@ -286,7 +286,7 @@ def test_an_invalid_loss_is_left_out(loss: Any, tmp_path: Path) -> None:
         (SIZES | {"n_layer": 1}, r"'h\.1\.attn\.c_attn\.bias' and 11 more"),
         (SIZES | {"n_layer": 3}, r"no tensor h\.2\.ln_1\.weight"),
         (SIZES | {"n_layer": 10**12}, "1000000000000 layers"),
-        (SIZES | {"bias": False}, "says nothing of: the tensor"),
+        (SIZES | {"bias": False}, "its config does not mention: "),
     ],
 )
 def test_wrong_sizes_are_named(sizes: Any, named: str, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_a_sink_that_sleeps_for_ever_holds_nothing_up(poem: Path, monkeypatch: p
     assert result.status == "done" and len(rows_of("run", "step")) == 12
     log = Path("run/train.log").read_text()
     assert log.count("the tracker <lambda> does not keep up: rows for it are dropped") == 1
-    assert log.count("the tracker <lambda> did not take its last rows in 0.2 s: left behind") == 1
+    assert log.count("the tracker <lambda> did not take its last rows in 0.2 s") == 1
     asleep.set()
 
 

@@ -163,7 +163,7 @@ def test_a_budget_says_what_limits_it() -> None:
     assert within(Budget(seconds=5.0)).why.endswith("Limited by the time")
     more = within(Budget(seconds=36_000.0))
     assert more.why == f"nano, {more.plan.train.max_steps} steps. Limited by the text: 4 passes over it " + (
-        "(more text would use the rest)"
+        "(a longer text would allow more training)"
     )
     assert "Limited by {--max-steps}" in within(Budget(seconds=36_000.0), text=DatasetSize()).why
     assert within(Budget(bytes=2 * 10**9)).why.endswith("The largest preset that fits into 2.00 GB")

@@ -145,7 +145,7 @@ def test_memorising_is_named_within_fifty_steps(tmp_path: Path, every: int) -> N
     assert 100 < first_named(tmp_path, "memorising", **run) <= 150
     note = get(read(tmp_path / "over", **run), "memorising")
     assert note.since == 100 and "for 100 steps" in note.message and "0.400" in note.message
-    assert note.advice.startswith("Use more text or dropout 0.2; the best model is of step 100")
+    assert note.advice.startswith("Use more text or dropout 0.2; the best model is from step 100")
     longer = RUN.with_settings(train__max_steps=400)
     note = get(training(read(tmp_path / "training", run=longer, status=None, **run)), "memorising")
     assert note.advice.startswith("Stop here, or use more text")

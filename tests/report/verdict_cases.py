@@ -176,7 +176,7 @@ CASES = (
         "rises",
         "watch",
         "above its best, which was at step 100",
-        "is of that step.",
+        "is from that step.",
         loss=lambda s: 3.0 + 0.01 * wobble(s),
         held=turning,
     ),

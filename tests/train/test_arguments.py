@@ -72,8 +72,8 @@ def test_a_frozen_model_is_refused_and_one_frozen_in_part_is_trained(loader: Dat
         ((nn.Linear(2, 2), []), r"this is a Linear; make one with LightLLM\(config\)"),
         (([], byte_model()), r"wrong order: Trainer\(model, loader\)"),
         ((byte_model(), [], ModelConfig()), r"third argument .* LightLLM\(config\)"),
-        ((byte_model(), [], {"max_steps": 2}), r"max_steps': 2} is no TrainConfig.*by name"),
-        ((byte_model(), 8), r"a int is no loader"),
+        ((byte_model(), [], {"max_steps": 2}), r"max_steps': 2} is not a TrainConfig.*by name"),
+        ((byte_model(), 8), r"8 is not a loader"),
         ((byte_model(), "a.txt"), r"prepare_dataset\('a.txt'\)"),
     ],
 )

@@ -34,7 +34,7 @@ def test_with_a_tokenizer_and_a_held_out_loader_the_model_is_judged_and_generate
     assert TextGenerator("run", device="cpu").generate("a", 2, seed=1)
     assert read_run_log("run").steps.bits_per_byte[0] is not None
     said = " ".join(capsys.readouterr().out.split())
-    assert "the lowest held-out loss, the checkpoint has its tokenizer" in said and "generate demo" in said
+    assert "the lowest held-out loss, checkpoints contain its tokenizer" in said and "generate demo" in said
 
 
 def test_without_a_tokenizer_the_advice_is_what_can_be_done(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_companions_that_cannot_be_used(poem: Path) -> None:
     loader = byte_loader(poem)
     for how, said in (
         ({"loader": loader, "tokenizer": ByteTokenizer()}, "has its own tokenizer"),
-        ({"loader": [], "tokenizer": "gpt2"}, "'gpt2' is no light-llm tokenizer"),
+        ({"loader": [], "tokenizer": "gpt2"}, "'gpt2' is not a light-llm tokenizer"),
         ({"loader": [], "val_loader": iter([])}, "must be iterable again"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -108,7 +108,9 @@ def test_a_damaged_record_is_named_and_the_newest_step_has_its_own(
     path = Path("run/run.json")
     path.write_text(text if text is not None else path.read_text().replace('"lr": 0.01', '"lr": 0.03'))
     _, result = train_small(poem, max_steps=4, resume=True, quiet=False)
-    assert result.step == 4 and re.search(r"run.json is (missing or )?damaged.*: not used", capsys.readouterr().out)
+    assert result.step == 4 and re.search(
+        r"run.json is (missing or )?damaged.*; it is not used", capsys.readouterr().out
+    )
     assert RunFolder("run").read_run()["run"]["train"]["lr"] == 0.01
 
 

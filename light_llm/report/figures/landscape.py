@@ -60,7 +60,7 @@ def _plane(plane: Mapping[str, Any]) -> Figure | None:
     return plot.make_figure(
         "plane",
         "Loss over two random directions",
-        "The same over a plane. The dot is the model, which should lie at the bottom.",
+        "The loss while all weights move in a random plane. The dot is the model, which should lie at the bottom.",
         [trace, model],
         plot.axis_layout("first direction", "second direction"),
         plot.make_table(heads, rows),
@@ -80,7 +80,8 @@ def _path(path: Mapping[str, Any]) -> Figure | None:
     return plot.make_figure(
         "path",
         "Path of the run",
-        f"The checkpoints of the run in the plane of their first two principal components, over the loss.{share}",
+        "The checkpoints of the run in the plane of their first two principal components. The colours show the loss."
+        + share,
         [_contour(path), run],
         plot.axis_layout("first principal direction", "second"),
         plot.make_table(("step", "a", "b", "loss"), zip(steps, x, y, losses, strict=True)),
@@ -127,7 +128,7 @@ def _density(density: Mapping[str, Any]) -> Figure | None:
         "density",
         "Spectral density of the Hessian",
         "How many eigenvalues have which size: nearly all are close to 0. Each is drawn as a Gaussian of a hundredth "
-        "of the width of the figure, so only what lies further to the left than that is negative curvature.",
+        "of the width of the figure, so only what lies more than that width below 0 is negative curvature.",
         [plot.line_trace("density", x, curve, "@train", **area)],
         plot.axis_layout("eigenvalue", "density", yaxis={"type": "log", "exponentformat": "power", "range": limits}),
         plot.make_table(("eigenvalue", "density"), zip(x, y, strict=True)),
@@ -150,8 +151,8 @@ def _sharpness(sharpness: Mapping[str, Any]) -> Figure | None:
         "sharpness",
         "Sharpness and its threshold",
         "Above 1 an update overshoots along the sharpest direction (the threshold is 2/lr for gradient descent, and "
-        "38/lr for Adam with beta1 = 0.9). For a run with Adam, its metric decides; values near 1 are common and "
-        "stable.",
+        "38/lr for Adam with beta1 = 0.9). For a run with Adam, look at the bar of Adam's metric; values near 1 are "
+        "common and stable.",
         [plot.bar_trace((row[0] for row in rows), (row[3] for row in rows), **labels)],
         layout | plot.threshold_line(1.0, "threshold", "@bad"),
         plot.make_table(("metric", "sharpness", "threshold", "share"), rows),

@@ -223,7 +223,7 @@ def _position(log: RunLog) -> Figure | None:
     return plot.make_figure(
         "position",
         "Loss by position",
-        "Does more context help? Each point is the mean loss of the tokens between the previous mark and its own. A "
+        "Does more context help? Each point is the mean loss of the tokens after the previous mark, up to its own. A "
         "line that falls to the right means that the model uses the context.",
         traces,
         plot.axis_layout("tokens seen before, up to", "nats per token", xaxis={"type": "category"}),

@@ -106,7 +106,8 @@ def _one_direction(log: RunLog, curve: Curve) -> Finding | None:
     sign = "activations have blown up" if blown_up else "the residual stream has about one direction left"
     message = (
         f"Training has collapsed: since step {since:,} {sign} (largest activation {_largest(now):,.0f}, effective rank "
-        f"{_rank(now):.1f}), and the loss is {curve.mean(len(curve) - 1):.2f} of log V = {uniform:.2f}."
+        f"{_rank(now):.1f}), and the loss is {curve.mean(len(curve) - 1):.2f}; uniform guessing gives log V = "
+        f"{uniform:.2f}."
     )
     return Finding("bad", message, _lower_the_rate(log), since)
 
@@ -139,8 +140,8 @@ def _stuck(log: RunLog, curve: Curve) -> Finding | None:
         start = next(j for j in range(MEAN_STEPS - 1, len(curve)) if curve.mean(j) < mean + STUCK_FALL)
         since = curve.steps[start]
         message = (
-            f"Training has collapsed: since step {since:,} the loss stands at about {curve.mean(last):.2f} of "
-            f"log V = {uniform:.2f}, about what token frequencies alone give, and the gradients have faded."
+            f"Training has collapsed: since step {since:,} the loss has stayed at about {curve.mean(last):.2f} "
+            f"(log V = {uniform:.2f}), about what token frequencies alone give, and the gradients have become small."
         )
         return Finding("bad", message, _lower_the_rate(log), since)
     return None

@@ -64,7 +64,7 @@ def check_vanishing(log: RunLog) -> Finding | None:
     dead = [name for name, v in norms.items() if v < VANISHED * usual and ratios.get(name, 1.0) < RATIO_TOO_LOW]
     if usual == 0 or not dead:
         return None
-    message = f"The gradients of {_join(dead)} have vanished: their norm is below 0.0001 of that of the other groups."
+    message = f"The gradients of {_join(dead)} have vanished: below 0.0001 times those of the other groups."
     advice = "These weights learn nothing: lower the learning rate and start again."
     small = [v is None or v < VANISHED * usual for v in log.steps.grad_norms[dead[0]]]
     return Finding("bad", message, advice, last_since(log.steps.step, small))
@@ -84,7 +84,7 @@ def check_clipping(log: RunLog) -> Finding | None:
     if share <= MOSTLY_CLIPPED:
         return Finding("good", message)
     if norm < MILD_CLIP * clip:
-        return Finding("info", message, "So near the limit, clipping shortens the gradient a little and is harmless.")
+        return Finding("info", message, f"The norm is below {MILD_CLIP} times the limit, so clipping does little harm.")
     advice = "The batch may be too small or the learning rate too high: a larger --batch-size or a lower --lr helps."
     return Finding("watch", message, advice)
 

@@ -50,7 +50,7 @@ def check_memorising(log: RunLog) -> Finding | None:
         f"({start.held:.3f} to {now.held:.3f}), while the training loss fell from {start.train:.3f} to {now.train:.3f}."
     )
     dropout = "" if log.run.model.dropout >= DROPOUT_SMALL_DATA else " or dropout 0.2"
-    kept = f"; the best model is of step {best.step:,}, and is kept" if best.step < now.step else ""
+    kept = f"; the best model is from step {best.step:,} and is kept" if best.step < now.step else ""
     stop = "Use" if log.is_over else "Stop here, or use"
     return Finding("bad", message, f"{stop} more text{dropout}{kept}.", start.step)
 
@@ -132,7 +132,7 @@ def check_worse_than_best(log: RunLog) -> Finding | None:
     if now.held <= best.held + WORSE_THAN_BEST:
         return None
     message = f"The held-out loss is {now.held - best.held:.3f} above its best, which was at step {best.step:,}."
-    advice = "best_model.pt is of that step."
+    advice = "best_model.pt is from that step."
     if now.held < points[-2].held:
         advice += " The loss is falling again."
     elif not log.is_over:

@@ -53,7 +53,7 @@ def check_attention(log: RunLog) -> Finding | None:
     n_heads = log.run.model.n_layer * log.run.model.n_head
     whole_layers = any(a.head is None for a in alarms)
     if not whole_layers and len(alarms) <= FEW_HEADS * n_heads:
-        return Finding("info", f"A few attention heads have collapsed: {listed}.", "So few are harmless.", since)
+        return Finding("info", f"A few attention heads have collapsed: {listed}.", "So few do no harm.", since)
     if _is_early(log, probe.step):
         return Finding("info", f"Attention is still unformed: {listed}.", "This early that is usual.", since)
     level = "bad" if whole_layers or len(alarms) > MOST_HEADS * n_heads else "watch"
@@ -136,12 +136,14 @@ def check_outliers(log: RunLog) -> Finding | None:
         layers = f"layer {values.index(None) - 1}" if values[0] is not None else "the embeddings"
         return Finding("bad", f"An activation after {layers} is not finite.", "Lower the learning rate.", since)
     if largest[-1] > MAX_ACTIVATION:
-        message = f"An activation of {largest[-1]:,.0f} is near the end of float16 (65,504)."
+        message = f"An activation of {largest[-1]:,.0f} is near the maximum of float16 (65,504)."
         return Finding("watch", message, "Train and serve in bfloat16 or float32.", since)
     # Between the two, float16 copes, but a model with such activations is not healthy.
     if largest[-1] > BLOWN_UP:
         return None
-    message = f"The largest activation is {largest[-1]:,.1f} at step {log.probe.step:,}, far from the end of float16"
+    message = (
+        f"The largest activation is {largest[-1]:,.1f} at step {log.probe.step:,}, far below the maximum of float16"
+    )
     if max(largest) > MAX_ACTIVATION:
         worst = max(zip(largest, log.probes, strict=True), key=lambda pair: pair[0])
         return Finding("info", f"{message}; it was {worst[0]:,.0f} at step {worst[1].step:,}.")

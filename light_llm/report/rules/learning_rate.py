@@ -66,13 +66,13 @@ def check_noise(log: RunLog) -> Finding | None:
     batch = log.tokens_per_step
     message = f"The gradient noise scale is {scale:,.0f} tokens{_measured_at(log)}; a step has {batch:,}."
     if error is not None and sequences and error > NOISE_ERROR * sequences:
-        advice = "Its error is above half of it, so it does not judge the batch size; measure more sequences."
+        advice = "Its error is more than half of it, so it does not judge the batch size; measure more sequences."
     elif batch < scale / BATCH_FACTOR:
         advice = "The gradient is mostly noise: a larger batch would need fewer steps, almost in proportion."
     elif batch > BATCH_FACTOR * scale:
         advice = "A smaller batch would learn as much from fewer tokens."
     else:
-        return Finding("good", message, "The batch size suits it.")
+        return Finding("good", message, "The batch size is close enough to it.")
     return Finding("info", message, advice)
 
 

@@ -75,9 +75,11 @@ def check_spikes(log: RunLog) -> Finding | None:
     if not spikes:
         return None
     first = curve.steps[spikes[0]]
-    times = "once" if len(spikes) == 1 else f"{len(spikes)} times"
-    message = f"The loss jumped {times}, first at step {first:,}."
-    advice = "If it recovers each time, continue; otherwise lower the learning rate or --set train.on_spike=rollback."
+    times = "once," if len(spikes) == 1 else f"{len(spikes)} times, first"
+    message = f"The loss jumped {times} at step {first:,}."
+    advice = (
+        "If it recovers each time, continue; otherwise lower the learning rate or use --set train.on_spike=rollback."
+    )
     return Finding("watch" if len(spikes) <= MAX_SPIKES else "bad", message, advice, first)
 
 
@@ -97,7 +99,7 @@ def check_slow(log: RunLog) -> Finding | None:
         "start."
     )
     if fall < 0 or (OPTIMIZERS[log.run.train.optimizer].is_adam and 5 * lr > HIGH_LR):
-        advice = f"The learning rate ({lr:.2g}) is not too low: check the text and its tokens, or lower it."
+        advice = f"The learning rate ({lr:.2g}) is not too low: check the text and its tokens, or lower the rate."
     else:
         advice = f"The learning rate may be too low: try --lr {lr * 5:.2g} instead of {lr:.2g}."
     return Finding("watch", message, advice)
@@ -137,7 +139,7 @@ def _train_longer(log: RunLog) -> str:
         return ""
     if log.last_step < log.run.train.max_steps:
         return "Continue it with --resume."
-    return f"It has more to learn: train longer, as with --resume --max-steps {log.run.train.max_steps * 2:,}."
+    return f"It has more to learn: train longer, for example with --resume --max-steps {log.run.train.max_steps * 2:,}."
 
 
 RULES = (

@@ -17,7 +17,7 @@ SPEED_AFTER, WARM_STEPS, RECENT = 60, 10, 20
 SLOWER = 0.6
 # Share of slow or fast steps from which the speed varies; share of the usual speed below which the mean is mentioned.
 MANY_STEPS, MEAN_SHARE = 0.05, 0.9
-SLOW_READING = "The folder of texts is on a slow disk (LIGHT_LLM_CACHE moves it), or a loader of your own is slow."
+SLOW_READING = "The folder of texts is on a slow disk (LIGHT_LLM_CACHE moves it), or your own loader is slow."
 OTHER_PROGRAM = "Was another program running, was the machine hot, or was it suspended?"
 
 
