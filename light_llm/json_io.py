@@ -32,7 +32,7 @@ def load_verified(path: Path) -> dict[str, Any]:
     values = parse_json(data := read_bounded(path))
     without_digest = {k: v for k, v in values.items() if k != DIGEST} if isinstance(values, dict) else {}
     if data != dump_with_digest(without_digest):
-        raise ValueError("it is not as it was written")
+        raise ValueError("it was changed after it was written")
     return without_digest
 
 
@@ -45,7 +45,7 @@ def read_bounded(path: Path) -> bytes:
     """Read a file of at most MAX_BYTES. Raises OSError, and ValueError for a larger file or no regular file."""
     # Opening a pipe would block, and reading a device might never end.
     if path.exists() and not path.is_file():
-        raise ValueError("it is no plain file")
+        raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

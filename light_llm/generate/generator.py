@@ -227,9 +227,9 @@ def _choose_tokenizer(file: ModelFile, given: Tokenizer | None) -> Tokenizer:
 def _check_prompt(prompt: object) -> None:
     """Raise ConfigError for a prompt that is no text."""
     if isinstance(prompt, (list, tuple)):
-        raise ConfigError(f"prompt={repr_short(prompt)} is no text; for several prompts use generate_many")
+        raise ConfigError(f"prompt={repr_short(prompt)} is not a text; for several prompts use generate_many")
     if not isinstance(prompt, str):
-        raise ConfigError(f"prompt={repr_short(prompt)} is no text (str); leave it out to start a new text")
+        raise ConfigError(f"prompt={repr_short(prompt)} is not a text (str); leave it out to start a new text")
 
 
 def check_request(max_new_tokens: int, stop: Sequence[str], seed: int, *, rows: int = 1) -> tuple[int, int]:

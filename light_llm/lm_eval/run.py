@@ -156,7 +156,7 @@ def _remedy(error: Exception, job: EvalJob) -> str:
     """Return what to do about a task that cannot be loaded."""
     if isinstance(error, ConnectionError):
         return "without {--offline} it is downloaded" if job.offline else "once downloaded, it is cached"
-    return "install what it needs" if isinstance(error, ImportError) else "look into its YAML file and its data"
+    return "install what it needs" if isinstance(error, ImportError) else "check its YAML file and its data"
 
 
 def _one_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> tuple[Any, 
     if missing := [name for name in names if name.endswith(YAML_SUFFIXES) and not Path(name).is_file()]:
         raise ConfigError(f"there is no file {missing[0]}; a task is a name, or the path of a YAML file")
     if include is not None and not include.is_dir():
-        raise ConfigError(f"there is no folder {include} with tasks; it is where your task's YAML file is")
+        raise ConfigError(f"there is no folder {include} with tasks; name the folder of your task's YAML file")
     task_manager = import_module("lm_eval.tasks").TaskManager
     folder = str(include) if include else None
     # First without the harness's own tasks, which take seconds to list.

@@ -130,7 +130,7 @@ def table(plan: Plan) -> list[str]:
         lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
         lines += [f"             ({speed_source(plan)})", *(f"             {line}" for line in long_run(plan))]
     if text.tokens is None:
-        lines += ["", "note         the length of the text is not known yet: passes and evaluations are not counted"]
+        lines += ["", "note         length of the text unknown: passes and evaluations not counted"]
     return lines
 
 

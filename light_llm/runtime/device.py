@@ -89,7 +89,7 @@ def choose_dtype(asked: str, device: str) -> Decision:
     if asked != "auto":
         return Decision(asked, "asked for")
     if device == "mps":
-        return Decision("float32", "bfloat16 on MPS has not been shown to be right and faster")
+        return Decision("float32", "bfloat16 on MPS has not been shown to be correct and faster")
     if device.startswith("cuda"):
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Decision("bfloat16", "this GPU multiplies it in hardware")

@@ -143,7 +143,9 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"run.json is missing or damaged"):
         RunFolder(tmp_path).read_run()
     (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"run.json is missing or damaged \(it is not as it was written\)"):
+    with pytest.raises(
+        CheckpointError, match=r"run.json is missing or damaged \(it was changed after it was written\)"
+    ):
         RunFolder(tmp_path).read_run()
 
 

@@ -94,7 +94,7 @@ def test_a_refusal_says_what_a_micro_batch_does() -> None:
     plan = planned(1.0)
     words = refusal(plan, suggest_settings(plan))
     assert "sequences at a time" in words or "1 sequence at a time" in words
-    assert words.startswith("This run needs 2.13 GB of memory; 1.00 GB are ") and "pieces" not in words
+    assert words.startswith("This run needs 2.13 GB of memory; 1.00 GB is ") and "pieces" not in words
 
 
 @pytest.mark.parametrize("resumed", [False, True])

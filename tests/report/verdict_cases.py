@@ -206,7 +206,7 @@ CASES = (
         run=RUN.with_settings(train__lr=0.005),
     ),
     case("hardly learning", "starts from a trained model", None, loss=lambda s: 2.5 - 0.0005 * s),
-    case("spikes", "one outlier", "watch", "jumped once, first at step 120", loss=outlier),
+    case("spikes", "one outlier", "watch", "jumped once, at step 120", loss=outlier),
     case("spikes", "noisy", None, loss=noisy),
     case(
         "update ratios",
