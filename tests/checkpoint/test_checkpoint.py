@@ -239,7 +239,7 @@ def test_another_format_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": {"n_embed": 3}}, "written by another version .* n_embd"),
+        ({"config": {"n_embed": 3}}, "written by another version .*n_embd"),
         ({"config": {"n_embd": 48, "n_head": 3}}, r"m.pt does not fit its own config: .* 28 tensors"),
         ({"tokenizer": {"kind": "morse"}}, "tokenizer of kind 'morse'"),
         ({"tokenizer": {"kind": "char"}}, "a damaged tokenizer of kind 'char'"),

@@ -24,7 +24,8 @@ from tests.support.web_servers import LARGE, LARGE_FILE, REVISION, SMALL, SMALL_
 def settings(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
     """Set credentials that must never be sent, and let the library wait for nothing."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # whatever ran earlier in this process
+    # A test that ran earlier in this process may have imported the library offline.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from light_llm.checkpoint import RunFolder
 from light_llm.observe import BackgroundSink, Console, JsonLines, background_sink, read_rows
 from light_llm.report import read_run_log
 from light_llm.train import Trainer
@@ -126,11 +127,15 @@ def test_rows_wait_for_a_disk_that_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT RUN: this needs /dev/full")
-def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(poem: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_metrics_and_log_cannot_be_written_is_a_run(
+    poem: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     train_small(poem, "whole", max_steps=12)
     settings = SMALL | {"max_steps": 12, "quiet": False}
     trainer = Trainer(byte_model(dropout=0.2), byte_loader(poem, seed=1), out="run", **settings)
     Path("run").mkdir()
+    # Files that are not a run's are never replaced, so that a start would refuse these links.
+    monkeypatch.setattr(RunFolder, "archive_existing_run", lambda self, **_: None)
     for name in ("metrics.jsonl", "train.log"):
         Path("run", name).symlink_to("/dev/full")
     result = trainer.train()
