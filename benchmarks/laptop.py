@@ -1,6 +1,6 @@
 """Train on 100 kB, 1 MB and 10 MB of text as a user would, for README's "what to expect on your laptop".
 
-    python benchmarks/laptop.py                      all three (about 12 minutes on two cores), writes the table
+    python benchmarks/laptop.py                      all three (about 6 minutes on two cores), writes the table
     python benchmarks/laptop.py --only "100 kB"      one of them, printed only
 
 The texts are the first 100 kB of Shakespeare, all of it, and 10 MB of the built-in corpus. Each is trained on as my.txt
@@ -27,7 +27,7 @@ from light_llm.text_format import format_bytes, format_count
 
 # What gave the lowest held-out loss in three minutes on Shakespeare (docs/log.md), with fewer steps for a small text,
 # which more passes would only memorise.
-RECIPE = "light-llm train --data my.txt --config shakespeare-3min"
+RECIPE = "light-llm train --data my.txt --config shakespeare-modern"
 SAMPLE_LINES, SAMPLE_WIDTH = 2, 90
 
 

@@ -25,7 +25,7 @@ from pyte.screens import Char
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "terminal.svg"
 COMMANDS = (
-    "light-llm train --preset nano --tokenizer bpe --max-length 64 --max-steps 300",
+    "light-llm train --config shakespeare-modern",
     "light-llm generate text --prompt ROMEO: --max-new-tokens 80",
 )
 COLUMNS, ROWS = 80, 400  # so many rows that nothing scrolls away
