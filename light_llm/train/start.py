@@ -99,7 +99,7 @@ def read_saved_run(folder: RunFolder) -> SavedRun:
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}; it cannot be resumed from") from None
     except ConfigError as error:
-        raise CheckpointError(f"{path} is of another version of light-llm: {error}") from None
+        raise CheckpointError(f"{path} was written by another version of light-llm: {error}") from None
 
 
 def _refuse_lost_work(folder: RunFolder, damaged: Sequence[CorruptCheckpoint]) -> None:
@@ -153,7 +153,7 @@ def read_resume_state(
     state = checkpoint[3]
     if config.max_steps < state.step:
         raise ConfigError(
-            f"max_steps={config.max_steps} is behind the run, which is at step {state.step}; choose a larger one"
+            f"max_steps={config.max_steps}, but the run is already at step {state.step}; choose a larger number"
         )
     evaluated, best, problems = _evaluations(folder, state)
     saved = replace(saved, problems=(*saved.problems, *problems))
@@ -182,8 +182,11 @@ def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
         kinds = ("another kind of loader", "light-llm's loader")
         return [] if old is new else [f"data: {kinds[old is not None]} -> {kinds[new is not None]}"]
     # Texts are compared by hash, so a file may move.
-    changed = [name for name in ("sha256", "held_out_sha256", "tokenizer_sha256") if old.get(name) != new[name]]
-    return [f"data {name}: {str(old.get(name))[:12]}... -> {str(new[name])[:12]}..." for name in changed]
+    labels = {"sha256": "text", "held_out_sha256": "held-out text", "tokenizer_sha256": "tokenizer"}
+    changed = {
+        label: (str(old.get(name)), str(new[name])) for name, label in labels.items() if old.get(name) != new[name]
+    }
+    return [f"{label}, SHA-256: {a[:12]}... -> {b[:12]}..." for label, (a, b) in changed.items()]
 
 
 def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:

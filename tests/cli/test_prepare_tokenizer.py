@@ -100,7 +100,7 @@ def test_a_run_on_standard_input_is_resumed_by_the_same_command(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text if piped == "the text" else b"")))
     assert output_of(capsys, *words) == ""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text + b"more")))
-    assert "data sha256: " in output_of(capsys, *words[:-1], "32", code=2)
+    assert "text, SHA-256: " in output_of(capsys, *words[:-1], "32", code=2)
 
 
 # ---- tokenizer

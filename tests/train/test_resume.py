@@ -73,7 +73,7 @@ def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
         with pytest.raises(ConfigError, match=message):
             Trainer(byte_model(dropout=0.2), loader, out="run", resume=True, **SMALL)
     poem.write_text(poem.read_text().replace("owl", "rat"))
-    with pytest.raises(ConfigError, match=r"data sha256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
+    with pytest.raises(ConfigError, match=r"text, SHA-256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
 
 
