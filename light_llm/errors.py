@@ -27,15 +27,29 @@ def as_keywords(text: str) -> str:
 
     >>> as_keywords("{--resume}, {--out}, {--max-steps 20} or {--set train.beta2=0.9}")
     'resume=True, out=..., max_steps=20 or beta2=0.9'
+    >>> as_keywords("{--device auto}, {--preset nano} {--set train.checkpointing=true}")
+    "device='auto', ModelConfig.preset('nano'), checkpointing=True"
     """
 
     def keyword(option: re.Match[str]) -> str:
         name, value = option[1], option[2]
         if name == "set" and value:
-            return value.partition(".")[2] or value
+            path, equals, value = value.partition("=")
+            return f"{path.partition('.')[2] or path}{equals}{_as_python(value)}"
+        if name == "preset":
+            return f"ModelConfig.preset({_as_python(value or '...')})"
+        value = _as_python(value or "")
         return f"{name.replace('-', '_')}={value or ('True' if name in _SWITCHES else '...')}"
 
-    return _OPTION.sub(keyword, text)
+    # Flags of a command stand side by side, keyword arguments have commas between them.
+    return _OPTION.sub(keyword, re.sub(r"\} \{(?=--)", "}, {", text))
+
+
+def _as_python(value: str) -> str:
+    """Return the value of an option as Python: a text in quotes; a number or a placeholder (N, ...) as it is."""
+    if value in ("true", "false"):
+        return value.capitalize()
+    return repr(value) if re.match(r"[a-z/~_]", value) else value
 
 
 def mark_options(text: str) -> str:

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import whole_number
+from .config import as_plain, check_choice, whole_number
 from .data import TokenArray, TokenDataset
 from .data.tokenizers import byte_lengths as byte_lengths_of
 from .errors import ConfigError, DataError
 from .model import LightLLM, eval_mode
 from .objective import IGNORED, token_cross_entropy
 from .runtime import autocast
+
+DTYPES = ("float32", "bfloat16", "float16")  # of the matrix products
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def evaluate_loss(
         tokens: a dataset, whose held-out split is evaluated, or token ids.
         byte_lengths: UTF-8 bytes of each token id, (V,), for bits per byte; a dataset has its own.
         context: T, tokens of a window; by default the max_length of the dataset.
+        batch_size: windows that are evaluated at once; the result does not depend on it.
+        dtype: float32, bfloat16 or float16: the format of the matrix products.
         progress: called with (windows done, windows in total).
         on_window: called with the index of a window's first target (1 ... n - 1) and the nats of its targets.
 
@@ -78,6 +82,9 @@ def evaluate_loss(
         ConfigError: an argument of a wrong kind, or a context that the model does not have.
     """
     tokens, byte_lengths, context = _check_arguments(model, tokens, byte_lengths, context)
+    batch_size = whole_number("batch_size", batch_size, low=1)
+    dtype = as_plain(dtype)
+    check_choice("dtype", dtype, DTYPES)
     n = len(tokens)
     if n < 2:
         raise DataError(f"an evaluation needs at least 2 tokens, this text has {n}; use a longer text")
@@ -121,6 +128,7 @@ def _check_arguments(
         )
     if lengths is None or context is None:
         raise ConfigError("evaluate_loss of bare tokens needs byte_lengths and context as well; a dataset has both")
+    lengths = np.asarray(lengths)
     if len(lengths) > len(model.head_weight):
         raise ConfigError(
             f"the tokenizer has {len(lengths):,} ids and the model {len(model.head_weight):,}; "

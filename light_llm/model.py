@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import DEFAULT_SEED, ModelConfig, repr_short
+from .config import DEFAULT_SEED, MAX_SEED, ModelConfig, repr_short, whole_number
 from .errors import ConfigError
 from .layers.attention import additive_mask, attend, key_positions, repeat_kv, sliding_window_mask
 from .layers.dropout import Dropout, preserve_rng
@@ -123,7 +123,8 @@ class LightLLM(nn.Module):
                 f"LightLLM takes a ModelConfig, not {repr_short(config)}; make one with ModelConfig.nano(), or "
                 "ModelConfig(n_layer=2, ...)"
             )
-        self.config, self.seed = config, seed
+        self.config = config
+        self.seed = seed = None if seed is None else whole_number("seed", seed, low=0, high=MAX_SEED)
         self.checkpointing = False  # recompute each block in the backward pass: less memory, a third more time
         with _seeded(seed):
             self._build(config)
@@ -168,7 +169,8 @@ class LightLLM(nn.Module):
             cache: earlier keys and values, extended by this call.
 
         Raises:
-            ConfigError: more tokens than n_positions, or `tokens` is no tensor (B, T) of whole numbers.
+            ConfigError: more tokens than n_positions, an id that the model lacks (on the CPU), or `tokens` is no tensor
+                (B, T) of int64 or int32.
         """
         check_tokens(tokens)
         T = tokens.size(1)
@@ -179,7 +181,7 @@ class LightLLM(nn.Module):
             )
         if position_ids is None:
             position_ids = torch.arange(T, device=tokens.device)
-        x = self.drop(self.wpe.embed(self.wte(tokens), position_ids))  # (B, T, C)
+        x = self.drop(self.wpe.embed(self._embed(tokens), position_ids))  # (B, T, C)
         angles, score_bias = self.wpe.angles(position_ids), self.wpe.score_bias(position_ids)
         for block in self.h:
             # A block that extends a cache cannot run twice.
@@ -189,6 +191,18 @@ class LightLLM(nn.Module):
             else:
                 x = block(x, position_ids, mask, cache, angles, score_bias)
         return self.ln_f(x)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings of tokens, (B, T) -> (B, T, C). Raises ConfigError for an id that the model lacks."""
+        try:
+            embeddings: Tensor = self.wte(tokens)
+        except IndexError:
+            V = self.config.vocab_size
+            raise ConfigError(
+                f"the model has the token ids 0 ... {V - 1}, and these go from {int(tokens.min())} to "
+                f"{int(tokens.max())}; encode the text with the model's own tokenizer"
+            ) from None
+        return embeddings
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the head, and the soft cap if there is one: (..., C) -> (..., V)."""
@@ -227,7 +241,9 @@ def check_tokens(tokens: Tensor) -> None:
     if tokens.ndim != 2:
         remedy = "for one sequence write model(tokens[None])" if tokens.ndim == 1 else "give a batch of sequences"
         raise ConfigError(f"the model takes token ids of shape (B, T), and these are {tuple(tokens.shape)}; {remedy}")
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+    if tokens.size(1) == 0:
+        raise ConfigError("the model takes at least one token; start an empty text with the tokenizer's separator")
+    if tokens.dtype not in (torch.int32, torch.int64):
         raise ConfigError(f"the model takes token ids, whole numbers, and these are {tokens.dtype}; use tokens.long()")
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import whole_number
+from .errors import ConfigError
 from .layers.cross_entropy import linear_cross_entropy, linear_cross_entropy_sum
 from .layers.tiling import is_transformed
 from .model import LightLLM
@@ -27,8 +29,10 @@ class NextTokenLoss(nn.Module):
 
     def __init__(self, model: LightLLM, chunk: int = 1024, z_loss: float = 0.0) -> None:
         super().__init__()
+        if not hasattr(model, "hidden_states"):
+            raise ConfigError(f"NextTokenLoss takes a LightLLM, not a {type(model).__name__}")
         self.model = model
-        self.chunk = chunk
+        self.chunk = whole_number("chunk", chunk, low=0)
         self.z_loss = z_loss
 
     def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -39,7 +43,12 @@ class NextTokenLoss(nn.Module):
         Args:
             tokens, targets: (B, T); a target of -100 is not counted.
             weights: (B, T), by default 1 each.
+
+        Raises:
+            ConfigError: targets of another shape than the tokens, no whole numbers, or (on the CPU) ids that the
+                model lacks.
         """
+        check_targets(tokens, targets, len(self.model.head_weight))
         # A sum and not a mean, so that micro-batches add up to exactly one big batch whatever their weights.
         weights = token_weights(targets, weights)
         if not self.chunk or is_transformed():
@@ -62,6 +71,26 @@ class NextTokenLoss(nn.Module):
             penalty = self.z_loss * (logits.logsumexp(-1).square() * weights).sum()
             loss = loss + (penalty - penalty.detach())  # adds its gradient and leaves the value
         return loss
+
+
+def check_targets(tokens: Tensor, targets: Tensor, vocab_size: int) -> None:
+    """Raise ConfigError unless the targets are ids of the vocabulary or IGNORED, one for each token."""
+    if tokens.shape != targets.shape:
+        raise ConfigError(
+            f"tokens of shape {tuple(tokens.shape)} and targets of shape {tuple(targets.shape)} differ; the loss takes "
+            "one target for each token: ids[:, :-1] and ids[:, 1:]"
+        )
+    if targets.dtype not in (torch.int32, torch.int64):
+        raise ConfigError(f"targets are token ids, whole numbers, and these are {targets.dtype}; use targets.long()")
+    # The values of a GPU's tensor would have to be waited for, and those of a traced tensor are unknown.
+    if targets.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
+        return
+    wrong = ((targets < 0) & (targets != IGNORED)) | (targets >= vocab_size)
+    if bool(wrong.any()):
+        raise ConfigError(
+            f"target {int(targets[wrong][0])} is no token id of the model, which has 0 ... {vocab_size - 1}; a target "
+            f"that is not counted is {IGNORED}"
+        )
 
 
 def token_weights(targets: Tensor, weights: Tensor | None = None) -> Tensor:

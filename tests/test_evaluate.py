@@ -13,7 +13,7 @@ from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import CharTokenizer, byte_lengths
 from light_llm.errors import ConfigError, DataError
 from light_llm.evaluate import evaluate_loss, summarise
-from tests.support.tools import some_tokens, tiny_model
+from tests.support.tools import byte_model, some_tokens, tiny_model
 
 LENGTHS = np.arange(61) % 4  # bytes of each of 61 made-up tokens
 
@@ -108,3 +108,12 @@ def test_one_token_is_not_enough() -> None:
 
 def test_a_hopeless_model_has_an_infinite_perplexity() -> None:
     assert summarise([8000.0], [10], 10, 8).perplexity == math.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": 0}, "batch_size=0"), ({"batch_size": 2.5}, "batch_size=2.5"), ({"dtype": "fp8"}, "dtype='fp8'")],
+)
+def test_options_that_cannot_be_used(poem: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        evaluate_loss(byte_model(), prepare_dataset(str(poem), 16, "byte")[0], **options)

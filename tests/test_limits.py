@@ -220,6 +220,6 @@ def test_gpt2_s_vocabulary_is_stood_in_for(poem: Path, monkeypatch: pytest.Monke
     assert dataset.notes == (
         "GPT-2's vocabulary has not been downloaded yet: using one trained on this text (bpe) instead",
     )
-    with pytest.raises(DataError, match="gpt2/vocab.bpe is not on this machine.* or use tokenizer=bpe"):
+    with pytest.raises(DataError, match="gpt2/vocab.bpe is not on this machine.* or use tokenizer='bpe'"):
         prepare_dataset(poem, 16, "gpt2", offline=True)
     assert SimpleNamespace(**dataset.record()).tokenizer == "bpe"

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -178,3 +179,26 @@ def test_formula_has_a_second_derivative() -> None:
     q = torch.randn(1, 1, 4, 8, dtype=torch.float64, requires_grad=True)
     k, v = torch.randn(1, 1, 4, 8, dtype=torch.float64), torch.randn(1, 1, 4, 8, dtype=torch.float64)
     assert torch.autograd.gradgradcheck(lambda q: attend_by_formula(q, k, v), (q,))
+
+
+def test_a_seed_of_numpy_is_a_seed() -> None:
+    seed: Any = np.int64(3)
+    weights = [LightLLM(TINY, seed=s).wte.weight for s in (3, seed)]
+    assert torch.equal(*weights)
+    wrong: Any = "three"
+    with pytest.raises(ConfigError, match="seed='three' cannot be used"):
+        LightLLM(TINY, seed=wrong)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.tensor([[1, TINY.vocab_size]]), f"ids 0 ... {TINY.vocab_size - 1}, and these go from 1 to"),
+        (torch.tensor([[-1, 2]]), "these go from -1 to 2"),
+        (torch.zeros(1, 0, dtype=torch.long), "at least one token"),
+        (torch.zeros(1, 2, dtype=torch.uint8), r"use tokens.long\(\)"),
+    ],
+)
+def test_ids_that_the_model_lacks_are_refused(tokens: Tensor, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_model()(tokens)

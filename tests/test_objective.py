@@ -1,11 +1,14 @@
 """The fast loss against the plain one: sizes, formats, ignored and weighted targets."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from light_llm.config import ModelConfig
 from light_llm.data.loader import IGNORE_INDEX
+from light_llm.errors import ConfigError
 from light_llm.layers import cross_entropy
 from light_llm.layers.cross_entropy import linear_cross_entropy_sum
 from light_llm.objective import IGNORED, NextTokenLoss, token_cross_entropy, token_cross_entropy_reference, total_weight
@@ -192,3 +195,20 @@ def test_the_blocks_ask_for_the_room_of_a_tile_once() -> None:
 def test_a_target_without_a_loss_is_the_same_in_the_data_and_in_the_loss() -> None:
     """`data` may not import `objective`, so the number is written twice."""
     assert IGNORE_INDEX == IGNORED
+
+
+def test_targets_that_have_no_loss_are_refused() -> None:
+    """Each of these gave a number: targets were clamped to the vocabulary, and matched by their order alone."""
+    objective, tokens = NextTokenLoss(tiny_model()), some_tokens()
+    V = len(objective.model.head_weight)
+    for targets, message in (
+        (torch.full_like(tokens, V), f"target {V} is no token id of the model, which has 0 ... {V - 1}"),
+        (torch.full_like(tokens, -1), "target -1 .* not counted is -100"),
+        (tokens[:, :-1], "differ; the loss takes one target for each token"),
+        (tokens.float(), r"use targets.long\(\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            objective(tokens, targets)
+    no_model: Any = ModelConfig.nano()
+    with pytest.raises(ConfigError, match="NextTokenLoss takes a LightLLM, not a ModelConfig"):
+        NextTokenLoss(no_model)

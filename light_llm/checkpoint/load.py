@@ -1,5 +1,6 @@
 """Load a model from `best_model.pt`, a step folder or a run folder, and check it before a weight is used."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,6 +107,8 @@ def read_model(path: str | Path) -> ModelFile:
     Raises:
         CheckpointError: nothing there, damaged, truncated, or of another format.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f"a {type(path).__name__} is not the path of a model; give a run folder or a model file")
     given = expand_path(path)
     path = find_model(given)
     while True:

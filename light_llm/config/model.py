@@ -208,6 +208,7 @@ def preset_settings(name: str) -> dict[str, Any]:
     """Return the fields that a preset sets. Raises ConfigError for an unknown name."""
     if name not in PRESETS:
         raise ConfigError(
-            f"there is no preset {name!r}{did_you_mean(name, PRESETS)} The presets are {', '.join(PRESETS)}"
+            f"there is no preset {repr_short(name)}{did_you_mean(str(name), PRESETS)} "
+            f"The presets are {', '.join(PRESETS)}"
         )
     return dict(PRESETS[name])

@@ -2,6 +2,7 @@
 
 import math
 
+from ..errors import ConfigError
 from .choices import MLPS, NORMS, POSITIONS, NamedShapes
 from .model import ModelConfig
 
@@ -68,7 +69,15 @@ def get_model_size(config: ModelConfig) -> int:
 
     >>> get_model_size(ModelConfig.micro())
     30339456
+
+    Raises:
+        ConfigError: no ModelConfig.
     """
+    if not isinstance(config, ModelConfig):
+        raise ConfigError(
+            f"get_model_size takes a ModelConfig, not a {type(config).__name__}; for a model write "
+            "get_model_size(model.config)"
+        )
     return count(outer_shapes(config)) + config.n_layer * count(block_shapes(config))
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from ..errors import ConfigError, did_you_mean
 from .choices import OPTIMIZERS
+from .data import DataConfig
+from .model import ModelConfig
 from .schedule import SCHEDULES
-from .settings import check_settings, describe_settings, setting
+from .settings import check_settings, describe_settings, setting, settings_of
 from .validation import DEFAULT_SEED, MAX_SEED, divisors
 
 COMPILE = ("auto", "on", "off")
@@ -15,6 +17,13 @@ DTYPES = ("auto", "float32", "bfloat16")
 ON_NONFINITE = ("stop", "skip", "rollback")
 ON_SPIKE = ("off", "warn", "rollback")
 TRACKERS = ("auto", "none", "wandb", "tensorboard")
+
+
+# Where the settings of the other parts belong in Python.
+_OTHER_PARTS = (
+    (ModelConfig, "the model: ModelConfig(..., {}=...)"),
+    (DataConfig, "the dataset: prepare_dataset(..., {}=...)"),
+)
 
 
 @describe_settings
@@ -170,6 +179,8 @@ class TrainConfig:
         known = [f.name for f in fields(self)]
         for name, value in changes.items():
             if name not in known:
+                if owner := next((made for kind, made in _OTHER_PARTS if name in settings_of(kind)), None):
+                    raise ConfigError(f"{name} is not a training setting; give it to {owner.format(name)}")
                 alias = explain_alias(name, value)
                 hint = f": {alias}" if alias else did_you_mean(name, known)
                 raise ConfigError(f"there is no training setting {name!r}{hint}")

@@ -44,7 +44,7 @@ def repr_short(value: Any) -> str:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a number of NumPy, a tensor of one number, or a path as Python's own int, float, bool or str.
+    """Return a number of NumPy or torch, a path, or a device or dtype of torch as an int, float, bool or str.
 
     >>> from fractions import Fraction
     >>> from pathlib import Path
@@ -60,6 +60,8 @@ def as_plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
+    if type(value).__module__ == "torch" and type(value).__name__ in ("device", "dtype"):
+        return str(value).removeprefix("torch.")
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -94,7 +96,11 @@ def check_range(
 def expected_number(*, low: float, high: float, above: float, below: float, integer: bool) -> str:
     """Return a number's type and bounds in words: "a whole number at least 1"."""
     bounds = {"at least": low, "above": above, "at most": high, "below": below}
-    limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    limits = " and ".join(
+        f"{word} {bound if isinstance(bound, int) else format(bound, 'g')}"
+        for word, bound in bounds.items()
+        if math.isfinite(bound)
+    )
     return f"{'a whole number' if integer else 'a number'} {limits}".rstrip()
 
 

@@ -154,13 +154,15 @@ def prepare_dataset(
         errors=errors,
     )
     name, n_documents = (DEFAULT_SOURCE, None) if data is None else find_data(data, text_field)
-    val_name = None if val_data is None else find_data(val_data, text_field)[0]
+    val_name = None if val_data is None else find_data(val_data, text_field, argument="val_data")[0]
     config = replace(config, data=name, val_data=val_name)
     chosen = {name for name, value in (("data", data), ("tokenizer", tokenizer)) if value is not None}
     given = None if isinstance(spec, str) else spec
     dataset = load_dataset(config, tokenizer=given, chosen=chosen, offline=offline, progress=progress)
     if n_documents is not None:
-        dataset = replace(dataset, source=replace(dataset.source, title=f"{n_documents:,} documents"))
+        dataset = replace(
+            dataset, source=replace(dataset.source, title=f"{n_documents:,} document{'s' * (n_documents != 1)}")
+        )
     return dataset, dataset.tokenizer
 
 

@@ -17,15 +17,16 @@ from .tokenizer_json import from_tokenizer_json
 from .tokenizers import tokenizer_from_dict
 
 MAX_NAME_LENGTH = 1000  # characters; a longer `data` is a text and no path
-TAKEN = "data is the name of a source, the path of a text, or a list of documents"
+TAKEN = "the name of a source, the path of a text, or a list of documents"
 
 
-def find_data(data: Any, text_field: str) -> tuple[str, int | None]:
+def find_data(data: Any, text_field: str, *, argument: str = "data") -> tuple[str, int | None]:
     """Return `data` as a name or path; documents are saved in the cache first.
 
     Args:
         data: a name or path, or an iterable of texts, or of records with the text in `text_field`, such as a
             `datasets.Dataset`.
+        argument: its name in messages.
 
     Returns:
         The name or path, and the number of documents that were saved, None if none were.
@@ -35,26 +36,34 @@ def find_data(data: Any, text_field: str) -> tuple[str, int | None]:
     """
     name = as_plain(data)
     if isinstance(name, str):
-        return _check_name(name), None
+        return _check_name(name, argument), None
     if isinstance(data, (bytes, bytearray)):
-        raise DataError(f"data is bytes: {repr_short(data)}; write them to a file and give its path, or decode them")
+        raise DataError(
+            f"{argument} is bytes: {repr_short(data)}; write them to a file and give its path, or decode them"
+        )
     if hasattr(data, "read"):
         path = getattr(data, "name", None)
-        raise DataError(f"data is an open file; give its path{f', {path!r}' if isinstance(path, str) else ''} instead")
+        raise DataError(
+            f"{argument} is an open file; give its path{f', {path!r}' if isinstance(path, str) else ''} instead"
+        )
     # The rows of a table of pandas are not what iterating it gives.
     if hasattr(data, "columns") and hasattr(data, "iloc"):
-        raise DataError(f"data is a table; give the column that holds the texts, as in table[{text_field!r}]")
+        raise DataError(f"{argument} is a table; give the column that holds the texts, as in table[{text_field!r}]")
     if isinstance(data, (Mapping, set, frozenset)) or not isinstance(data, Iterable):
-        raise DataError(f"data={repr_short(data)} has the type {type(data).__name__} and cannot be used; {TAKEN}")
+        raise DataError(
+            f"{argument}={repr_short(data)} has the type {type(data).__name__} and cannot be used; give {TAKEN}"
+        )
     return save_documents(data, text_field)
 
 
-def _check_name(name: str) -> str:
-    """Return the name. Raises DataError if it is a text itself."""
+def _check_name(name: str, argument: str) -> str:
+    """Return the name. Raises DataError if it is empty, or a text itself."""
+    if not name.strip():
+        raise DataError(f"{argument}={name!r} names nothing; give {TAKEN}")
     if "\n" in name or len(name) > MAX_NAME_LENGTH:
         raise DataError(
-            f"data is a text of {len(name):,} characters, {repr_short(name)}; {TAKEN}: "
-            "write it to a file and give its path, or give a list: prepare_dataset([text])"
+            f"{argument} is a text of {len(name):,} characters, {repr_short(name)}; write it to a file and give its "
+            "path, or give a list of texts: prepare_dataset([text])"
         )
     return name
 
@@ -70,7 +79,7 @@ def save_documents(documents: Iterable[Any], text_field: str) -> tuple[str, int]
     items = iter(documents)
     first = next(items, None)
     if first is None:
-        raise DataError(f"data is an empty {type(documents).__name__}; {TAKEN}")
+        raise DataError(f"an empty {type(documents).__name__} has no documents; give {TAKEN}")
     if isinstance(first, os.PathLike) or (isinstance(first, str) and _is_file(first)):
         raise DataError(
             f"data is a list of paths: {repr_short(str(first))}, ...; put the files into a folder and give its path, "
@@ -109,6 +118,17 @@ def _document(item: Any, text_field: str, number: int) -> str:
     raise DataError(f"document {number} is {repr_short(item)} ({type(item).__name__}) and not a text (str)")
 
 
+def own_tokenizer(tokenizer: Any) -> Tokenizer:
+    """Return a tokenizer object as one of ours. Raises ConfigError for a name, and as `find_tokenizer` does."""
+    found = find_tokenizer(tokenizer)
+    if found is None or isinstance(found, str):
+        raise ConfigError(
+            f"tokenizer={repr_short(tokenizer)} is not a tokenizer object; give the one that prepare_dataset or "
+            "light_llm.load returns"
+        )
+    return found
+
+
 def find_tokenizer(tokenizer: Any) -> str | Tokenizer | None:
     """Return a tokenizer as a name or path, or as one of ours.
 
@@ -124,14 +144,14 @@ def find_tokenizer(tokenizer: Any) -> str | Tokenizer | None:
         return spec
     if all(hasattr(tokenizer, name) for name in ("encode_batch", "token_bytes", "to_dict", "separator")):
         return tokenizer
-    what = f"the {type(tokenizer).__module__.partition('.')[0]} {type(tokenizer).__name__} given as tokenizer"
+    what = f"tokenizer={repr_short(tokenizer)}"
     if isinstance(tokenizer, Mapping):
         if "kind" in tokenizer:
             return tokenizer_from_dict(dict(tokenizer))
         return from_tokenizer_json(tokenizer, "the dict given as tokenizer")
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)  # of a tokenizer of transformers
     if hasattr(backend, "to_str") and hasattr(backend, "get_vocab"):
-        return from_tokenizer_json(json.loads(backend.to_str()), what)
+        return from_tokenizer_json(json.loads(backend.to_str()), f"the {type(tokenizer).__name__} given as tokenizer")
     if hasattr(tokenizer, "encode_ordinary") and getattr(tokenizer, "name", "") == "gpt2":
         return "gpt2"
     raise ConfigError(

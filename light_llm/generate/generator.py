@@ -10,8 +10,9 @@ from typing import Any
 
 from ..checkpoint import ModelFile, load_model
 from ..checkpoint.load import missing_tokenizer
-from ..config import DEFAULT_SAMPLING, MAX_SEED, get_model_size, repr_short, whole_number
+from ..config import DEFAULT_SAMPLING, MAX_SEED, as_plain, get_model_size, repr_short, whole_number
 from ..data import Tokenizer
+from ..data.python_inputs import own_tokenizer
 from ..data.tokenizers import start_ids
 from ..errors import ConfigError, did_you_mean
 from ..model import LightLLM
@@ -50,6 +51,7 @@ class TextGenerator:
         dtype: str = "auto",
         quantize: str = "none",
     ) -> None:
+        dtype = as_plain(dtype)
         check_inference_dtype(dtype, quantize)
         self.device = choose_device(device)
         self.model, self.file = _load(checkpoint, self.device.value)
@@ -211,7 +213,7 @@ def _load(checkpoint: str | Path | LightLLM, device: str) -> tuple[LightLLM, Mod
 
 def _choose_tokenizer(file: ModelFile, given: Tokenizer | None) -> Tokenizer:
     """Return the tokenizer to use. Raises CheckpointError without one, ConfigError if the model has too few ids."""
-    tokenizer = given or file.tokenizer
+    tokenizer = file.tokenizer if given is None else own_tokenizer(given)
     if tokenizer is None and not file.meta:
         raise ConfigError("a model alone has no tokenizer; give it as well: TextGenerator(model, tokenizer=tokenizer)")
     if tokenizer is None:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Batch, Batches, DataLoader, batches_from
+from ..config import repr_short
+from ..data import Batch, Batches, DataLoader, TokenDataset, batches_from, create_dataloader
 from ..errors import ConfigError
 from ..model import LightLLM, eval_mode
 from ..objective import NextTokenLoss, total_weight
@@ -20,7 +21,7 @@ CURVATURE_CONTEXT = 64  # tokens of the sequences for curvature, whose graph is 
 
 def analyze_training_dynamics(
     model: LightLLM,
-    dataloader: DataLoader | Iterable[tuple[Tensor, Tensor]],
+    dataloader: DataLoader | TokenDataset | Iterable[tuple[Tensor, Tensor]],
     *,
     curvature: bool = True,
     progress: ProgressFn = lambda stage, done, total: None,
@@ -42,6 +43,14 @@ def analyze_training_dynamics(
     if not isinstance(model, LightLLM):
         raise ConfigError(
             f"analyze_training_dynamics takes a LightLLM and then a loader, not a {type(model).__name__} first"
+        )
+    if isinstance(dataloader, TokenDataset):
+        dataloader = create_dataloader(dataloader)
+    given: Any = dataloader
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigError(
+            f"analyze_training_dynamics takes a dataset or a loader, not {repr_short(dataloader)}; make one with "
+            "prepare_dataset"
         )
     source = batches_from(dataloader, model.config.vocab_size)
     first = _batch(source, 0)

@@ -33,7 +33,7 @@ class Decision:
         return f"{self.value} ({self.reason})"
 
 
-def choose_device(asked: str = "auto") -> Decision:
+def choose_device(asked: str | torch.device = "auto") -> Decision:
     """Choose the device of a run, with the reason: from auto, cpu, cuda, cuda:N or mps.
 
     `auto` prefers MPS, then CUDA, then the CPU.
@@ -41,6 +41,9 @@ def choose_device(asked: str = "auto") -> Decision:
     Raises:
         DeviceError: the name is unknown, or this machine has no such device.
     """
+    asked = str(asked) if isinstance(asked, torch.device) else asked
+    if not isinstance(asked, str):
+        raise DeviceError(f"device={asked!r} is not the name of a device; it can be auto, cpu, cuda, cuda:N or mps")
     kind, _, index = asked.partition(":")
     if kind not in DEVICES or (index and not (kind == "cuda" and index.isdecimal())):
         raise DeviceError(

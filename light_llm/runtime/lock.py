@@ -16,6 +16,23 @@ if sys.platform != "win32":
     import fcntl
 
 
+# The handles of this process. A child that is forked, such as a worker of torch's DataLoader, closes its copies: the
+# lock would otherwise last until the child ends.
+_held: set[int] = set()
+
+
+def _close_copies() -> None:
+    """Close the handles that a forked child has inherited; the locks stay with the parent."""
+    for handle in _held:
+        with suppress(OSError):
+            os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)
+
+
 def lock_folder(folder: Path, *, wait: bool = False, shared: bool = False) -> int | None:
     """Lock a folder or file and return a handle for `unlock`; None where that is not possible.
 
@@ -37,12 +54,15 @@ def lock_folder(folder: Path, *, wait: bool = False, shared: bool = False) -> in
     except OSError:
         os.close(handle)
         return None
+    _held.add(handle)
     return handle
 
 
 def unlock(handle: int | None) -> None:
     """Release a lock."""
-    if handle is not None:
+    # A handle of the parent of a forked process is closed already, and its number may be that of another file.
+    if handle in _held:
+        _held.discard(handle)
         os.close(handle)
 
 

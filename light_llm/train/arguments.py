@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..config import DEFAULT_SEED, EPOCHS, ModelConfig, TrainConfig, explain_alias, param_shapes, repr_short
-from ..data import DataLoader, TokenDataset, create_dataloader
+from ..data import DataLoader, TokenDataset, Tokenizer, create_dataloader
+from ..data.python_inputs import own_tokenizer
 from ..errors import ConfigError
 from ..model import LightLLM
 
@@ -62,28 +64,38 @@ def check_arguments(model: Any, loader: Any, config: Any) -> None:
         _check_parameters(model)
 
 
-def check_companions(model: ModelConfig, loader: Any, tokenizer: Any, val_loader: Any) -> None:
-    """Raise ConfigError for a tokenizer or a held-out loader that cannot go with the model and the loader."""
+def check_outputs(out: Any, guards: Any, sinks: Any) -> None:
+    """Raise ConfigError for a run folder that is not a path or is empty, and for guards or sinks not in a list."""
+    if out is not None and (not isinstance(out, (str, os.PathLike)) or not os.fspath(out)):
+        raise ConfigError(f"out={repr_short(out)} is not the path of a run folder; give one such as out='my-run'")
+    for name, functions in (("guards", guards), ("sinks", sinks)):
+        if not isinstance(functions, Sequence) or not all(map(callable, functions)):
+            raise ConfigError(f"{name}={repr_short(functions)} cannot be used; give a list of functions")
+
+
+def check_companions(model: ModelLike, loader: Any, tokenizer: Any, val_loader: Any) -> Tokenizer | None:
+    """Return the tokenizer as one of ours. Raises ConfigError if it or the held-out loader cannot be used here."""
     if isinstance(loader, (DataLoader, TokenDataset)) and (tokenizer is not None or val_loader is not None):
         raise ConfigError(
             "this dataset has its own tokenizer and held-out text; tokenizer= and val_loader= belong to a loader of "
             "your own"
         )
     if tokenizer is not None:
-        if not all(hasattr(tokenizer, name) for name in ("encode", "token_bytes", "to_dict", "vocab_size")):
-            raise ConfigError(
-                f"tokenizer={repr_short(tokenizer)} is not a light-llm tokenizer; take the one that prepare_dataset or "
-                "light_llm.load returns"
-            )
+        tokenizer, model = own_tokenizer(tokenizer), model.config if isinstance(model, LightLLM) else model
         if tokenizer.vocab_size > model.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {tokenizer.vocab_size:,} ids and the model only vocab_size={model.vocab_size:,}; "
                 f"build the model with ModelConfig(vocab_size={tokenizer.vocab_size})"
             )
+    if isinstance(val_loader, TokenDataset):
+        raise ConfigError(
+            "val_loader is a dataset; give batches of it: torch.utils.data.DataLoader(dataset, batch_size=8)"
+        )
     if val_loader is not None and (not isinstance(val_loader, Iterable) or iter(val_loader) is val_loader):
         raise ConfigError(
             "val_loader is read at every evaluation, so it must be iterable again: a list or a DataLoader"
         )
+    return cast("Tokenizer | None", tokenizer)
 
 
 def _check_parameters(model: LightLLM) -> None:

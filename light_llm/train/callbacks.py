@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
+from ..config import repr_short
 from ..errors import ConfigError
 from ..runtime import peak_memory
 from .step import GuardAction, Status, Step, TrainState
@@ -130,6 +131,8 @@ class FunctionCallback(Callback):
     """Calls a function after a step, as `Trainer.every` registers it."""
 
     def __init__(self, function: Callable[[Step], str | None]) -> None:
+        if not callable(function):
+            raise ConfigError(f"{repr_short(function)} is not a function; write trainer.every(n, function)")
         self.function = function
 
     def on_step(self, step: Step) -> str | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
-from ..config import ModelConfig, Run, TrainConfig, check_range
+from ..config import ModelConfig, Run, TrainConfig, check_range, get_model_size
 from ..data import Batch, DataLoader, TokenDataset, Tokenizer, batches_from
 from ..errors import ConfigError, DeviceError, as_keywords
 from ..model import LightLLM
@@ -86,12 +86,11 @@ class Trainer:
         **changes: Any,
     ) -> None:
         self.options = RunOptions(out is not None, resume, overwrite, quiet, report, force, skip_doctor, sinks, spell)
+        arguments.check_outputs(out, guards, sinks)
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         model, self.notes = arguments.unwrap(model)
         arguments.check_arguments(model, loader, config)
-        arguments.check_companions(
-            model.config if isinstance(model, LightLLM) else model, loader, tokenizer, val_loader
-        )
+        tokenizer = arguments.check_companions(model, loader, tokenizer, val_loader)
         saved = read_saved_run(self.folder) if resume else None
         if saved and config is None:
             # "auto" prefers the values of the last process, and lets a machine without its device choose another one.
@@ -123,6 +122,10 @@ class Trainer:
         self.checkpointer = Checkpointer(self, self.folder, self.resumed)
         self.callbacks = built_in_callbacks(self)
         self.active: ActiveRun | None = None  # set at the start of the run
+
+    def __repr__(self) -> str:
+        size = get_model_size(self.model.config)
+        return f"Trainer({size:,} parameters, {self.config.max_steps:,} steps, out={self.folder.path})"
 
     def every(self, n: int, function: Callable[[Step], str | None]) -> None:
         """Call a function after every n-th step and after step `max_steps`. It ends the run by returning "stop"."""
@@ -363,7 +366,8 @@ class Trainer:
 
     @property
     def _active(self) -> ActiveRun:
-        assert self.active is not None, "the run has not started"
+        if self.active is None:
+            raise ConfigError("the run has not started; this can be used while train() runs, as in a callback")
         return self.active
 
     def _finish(self) -> Result:

@@ -38,7 +38,7 @@ def test_steps_that_are_all_damaged_are_named_and_the_model_is_the_way_out(poem:
     for step in (10, 20):
         flip(Path(f"run/step-0000{step}/MANIFEST.json"), 0.9)
     with pytest.raises(
-        CheckpointError, match=r"init_from=run/best_model.pt with out=.*replace the run \(overwrite=True"
+        CheckpointError, match=r"init_from='run/best_model.pt' with out=.*replace the run \(overwrite=True"
     ):
         read_saved_run(RunFolder("run"))
     assert sorted(p.name for p in Path("run").glob("step*")) == ["step-000010.damaged", "step-000020.damaged"]

@@ -70,7 +70,7 @@ def documents_of(name: str, **options: str) -> list[str]:
 @pytest.mark.parametrize("before", [0, 1, 5, (1 << 20) - 1, (1 << 20) + 3])
 def test_the_first_invalid_byte_is_named(before: int) -> None:
     latin = write("latin.txt", b"a" * before + b"caf\xe9 ole")
-    with pytest.raises(DataError, match=rf"latin.txt .* 0xe9 at offset {before + 3:,} .*LATIN1.*errors=replace"):
+    with pytest.raises(DataError, match=rf"latin.txt .* 0xe9 at offset {before + 3:,} .*LATIN1.*errors='replace'"):
         find_source(latin)
     source = find_source(latin, errors="replace")
     assert source.replaced == 1 and joined(source.read()) == ["a" * before + "caf\ufffd ole"]
@@ -142,7 +142,7 @@ def test_texts_of_odd_shapes(text: str) -> None:
         ('{"text": ["a"]}', "an array in field 'text'"),
         ('{"text": {"a": 1}}', "an object in field 'text'"),
         ('{"text": true}', "true or false in field 'text'"),
-        ('{"text": "a\\ud800b"}', "line 3 of .* .ud800, .*errors=replace"),
+        ('{"text": "a\\ud800b"}', "line 3 of .* .ud800, .*errors='replace'"),
         ("[" * 100_000, "line 3 of .* JSON"),
         ("1" * 10_000, "line 3 of .* JSON"),
     ],

@@ -83,7 +83,7 @@ def test_a_hub_that_fails(hub: HubServer, empty_cache: Path, status: int) -> Non
         ensure_hub_file(LARGE_FILE, endpoint=hub.url)
     target = empty_cache / "some" / "texts" / "large.txt"
     assert f"(revision {REVISION} of someone/Some) at {target}," in str(caught.value)
-    assert str(caught.value).endswith("data=tales") and "\n" not in str(caught.value)
+    assert str(caught.value).endswith("data='tales'") and "\n" not in str(caught.value)
 
 
 def test_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_no_network(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
         ensure_hub_file(LARGE_FILE, endpoint=hub.url, offline=True)
     assert not hub.seen
     for reason in ("refused", "HF_HUB_OFFLINE"):
-        with pytest.raises(DataError, match=f"someone/Some .*{reason}.*data=my.txt"):
+        with pytest.raises(DataError, match=f"someone/Some .*{reason}.*data='my.txt'"):
             ensure_hub_file(LARGE_FILE, endpoint="http://127.0.0.1:9")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 

@@ -54,14 +54,15 @@ def test_a_list_of_texts_is_a_list_of_documents() -> None:
     [
         (b"the text itself", "data is bytes"),
         ("the text itself,\n" * 999, r"data is a text of 16,983 characters, .*\.\.\.; .*prepare_dataset\(\[text\]\)"),
-        ([], "data is an empty list"),
+        ([], "an empty list has no documents"),
         (["my.txt"], "list of paths: 'my.txt'.* folder"),
         ([Path("a"), Path("b")], "list of paths: 'a'"),
         (["text", 5], r"document 2 is 5 \(int\) and not a text"),
         ([{"body": "x"}], "document 1 has no text in field 'text'; it has the fields body: .*text_field="),
-        ({"text": "x"}, "has the type dict and cannot be used; data is the name of a source"),
+        ({"text": "x"}, "has the type dict and cannot be used; give the name of a source"),
         ({"a", "b"}, "has the type set"),
         (5, "data=5 has the type int"),
+        ("", "data='' names nothing"),
     ],
 )
 def test_other_objects_are_refused_in_one_line(data: Any, message: str) -> None:
@@ -69,6 +70,11 @@ def test_other_objects_are_refused_in_one_line(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         prepare_dataset(data, 16, "byte")
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def test_a_held_out_text_is_named_in_its_message() -> None:
+    with pytest.raises(DataError, match="^val_data=5 has the type int"):
+        prepare_dataset(DOCUMENTS, 16, "byte", val_data=5)
 
 
 def test_an_open_file_is_refused_with_its_path() -> None:
@@ -111,7 +117,7 @@ def test_tiktokens_gpt2_is_ours(offline_files: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", [5, len, ["byte"], {"model": "WordPiece"}])
 def test_what_is_no_tokenizer_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match="given as tokenizer (cannot be used|is not a byte-level BPE)"):
+    with pytest.raises(ConfigError, match="^tokenizer=.* cannot be used|given as tokenizer is not a byte-level BPE"):
         prepare_dataset(DOCUMENTS, 16, tokenizer)
 
 

@@ -135,7 +135,7 @@ def test_compilation_is_asked_for_and_needs_a_compiler(monkeypatch: pytest.Monke
     assert (choose_compile("auto", "cpu").value, str(choose_compile("on", "cpu"))) == ("off", "on (asked for)")
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert choose_compile("on", "cuda").value == "on"
-    with pytest.raises(DeviceError, match=r"compile=on needs .*g\+\+, .*compile=off"):
+    with pytest.raises(DeviceError, match=r"compile='on' needs .*g\+\+, .*compile='off'"):
         choose_compile("on", "cpu")
 
 

@@ -89,3 +89,33 @@ def test_passes_are_named_in_steps_of_this_text(loader: DataLoader) -> None:
         Trainer(byte_model(), loader, learning_rate=1)
     with pytest.raises(ConfigError, match="LightLLM takes a ModelConfig, not 'nano'"):
         LightLLM("nano")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": ""}, "out='' is not the path of a run folder"),
+        ({"out": 5}, "out=5 is not the path of a run folder"),
+        ({"guards": lambda step: "go"}, "guards=<function .* give a list of functions"),
+        ({"sinks": [5]}, r"sinks=\[5\] cannot be used"),
+        ({"n_embd": 64}, "give it to the model: ModelConfig"),
+    ],
+)
+def test_options_of_the_wrong_kind(loader: DataLoader, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Trainer(byte_model(), loader, **(HOW | options))
+
+
+def test_companions_of_the_wrong_kind(loader: DataLoader) -> None:
+    for companions, message in (
+        ({"tokenizer": "byte"}, "tokenizer='byte' is not a tokenizer object"),
+        ({"val_loader": loader.dataset}, "val_loader is a dataset; give batches of it"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Trainer(byte_model(), list(loader), **HOW, **companions)  # type: ignore[arg-type]
+    trainer = Trainer(byte_model(), loader, **HOW)
+    assert repr(trainer).endswith(" parameters, 2 steps, out=run)")
+    with pytest.raises(ConfigError, match="not a function"):
+        trainer.every(1, 5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the run has not started"):
+        trainer.say("too early")

@@ -50,7 +50,7 @@ def test_companions_that_cannot_be_used(poem: Path) -> None:
     loader = byte_loader(poem)
     for how, said in (
         ({"loader": loader, "tokenizer": ByteTokenizer()}, "has its own tokenizer"),
-        ({"loader": [], "tokenizer": "gpt2"}, "'gpt2' is not a light-llm tokenizer"),
+        ({"loader": [], "tokenizer": "gpt2"}, "'gpt2' is not a tokenizer object"),
         ({"loader": [], "val_loader": iter([])}, "must be iterable again"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -296,7 +296,7 @@ def test_a_step_that_fails_in_its_second_part_begins_anew(poem: Path) -> None:
 def test_a_single_sequence_that_does_not_fit_ends_with_advice(poem: Path) -> None:
     model = byte_model()
     Small(model, 0)
-    message = r"out of memory in step 1 with 1 sequences at a time; nothing is saved. What helps: checkpointing=true"
+    message = r"out of memory in step 1 with 1 sequences at a time; nothing is saved. What helps: checkpointing=True"
     with pytest.raises(DeviceError, match=message):
         train_small(poem, model=model, max_steps=12)
 
