@@ -144,7 +144,7 @@ def source_from_files(
 
 
 def _find(data: str, text_field: str, errors: str, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:
-    if data in SOURCES or data.partition(":")[0] == corpus.NAME:
+    if _is_built_in(data):
         if Path(data).exists():
             kind = "folder" if Path(data).is_dir() else "file"
             log(f"this is the built-in text {data!r}; for the {kind} of that name here, use {{--data ./{data}}}")
@@ -155,7 +155,9 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
         return replace(source, limits=limits)
     if "://" in data:
         raise DataError(_download_hint(data))
-    path, name = expand_path(data), str(expand_path(data))
+    path = expand_path(data)
+    # A path loses its "./", without which a resumed run would read the built-in text of that name.
+    name = f"./{path}" if _is_built_in(str(path)) else str(path)
     try:
         # Process substitution of the shell, as in --data <(zcat my.txt.gz), gives a pipe that can be read only once.
         if data == STDIN or path.is_fifo():
@@ -173,6 +175,10 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
         raise DataError(_unknown_text(data, path))
     except OSError as error:  # a name that is too long, or a folder without permission
         raise DataError(f"{repr_short(data)} cannot be read: {error.strerror or error}") from None
+
+
+def _is_built_in(data: str) -> bool:
+    return data in SOURCES or data.partition(":")[0] == corpus.NAME
 
 
 def _title(path: Path) -> str:

@@ -325,7 +325,8 @@ def test_a_built_in_text_whose_name_is_here_too_is_noted() -> None:
     Path("tales/a.txt").write_text("a tale of one's own")
     notes: list[str] = []
     assert find_source("tales:1", log=notes.append).limits and not notes
-    assert find_source("./tales").documents == 1
+    own = find_source("./tales")
+    assert own.documents == 1 and find_source(own.name).sha256 == own.sha256  # as a resumed run finds it
     Path("tales:1").write_text("a file")
     assert find_source("tales:1", log=notes.append).limits
     assert notes == ["this is the built-in text 'tales:1'; for the file of that name here, use {--data ./tales:1}"]
