@@ -144,10 +144,13 @@ def _leave_out(plan: Plan) -> str:
 def _everything(plan: Plan) -> Iterator[Suggestion]:
     """Yield all changes at once, without and with the smallest preset."""
     smallest, T = presets_of_kind(plan.model)[0], min(plan.T, MIN_WINDOW)
-    changes = {**BPE[2], **_window(T), "train__micro_batch": 1}
-    flags = f"{BPE[0]} --max-length {T} --micro-batch 1"
-    yield _suggestion(plan, flags, "a small vocabulary, a short context, one sequence at a time", **changes)
-    effect = f"the smallest model, vocabulary and context{_leave_out(plan)}"
+    changes: Overrides = {**_window(T), "train__micro_batch": 1}
+    flags, effect = f"--max-length {T} --micro-batch 1", "a short context, one sequence at a time"
+    # A vocabulary that is small already, such as that of bytes, stays.
+    if plan.model.vocab_size > SMALL_VOCABULARY:
+        changes, flags, effect = BPE[2] | changes, f"{BPE[0]} {flags}", f"a small vocabulary, {effect}"
+    yield _suggestion(plan, flags, effect, **changes)
+    effect = f"the smallest model and {effect}{_leave_out(plan)}"
     yield _suggestion(plan, f"--preset {smallest} {flags}", effect, **changes, **resize_to_preset(smallest, plan.model))
 
 

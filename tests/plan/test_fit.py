@@ -52,6 +52,13 @@ def test_the_first_suggestion_is_the_largest_micro_batch_that_fits() -> None:
     assert not any(other.fits for other in larger)
 
 
+def test_no_suggestion_makes_a_vocabulary_larger() -> None:
+    """The smallest change of all, made where nothing else fits, keeps the bytes of a byte tokenizer."""
+    plan = planned(0.5, replace(MICRO, vocab_size=257))
+    suggestions = suggest_settings(plan, timed=False)
+    assert suggestions and all(s.plan.model.vocab_size == 257 for s in suggestions)
+
+
 def test_a_refusal_without_suggestions() -> None:
     plan = planned(0.3)
     assert suggest_settings(plan, timed=False) == []
