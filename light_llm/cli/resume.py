@@ -70,11 +70,18 @@ def compare_with_start(flags: TrainFlags, given: set[str], settings: dict[str, A
         for name, value in settings.items()
         if not any(name in values and values[name] == value for values in known[: 1 if name in explicit else 2])
     }
-    if changed.get("train__init_from") not in (None, saved.run.train.init_from):
-        raise ConfigError(
-            "--resume and --init-from cannot be combined: a run continues from its own checkpoint; leave one out"
-        )
+    if init_from := changed.pop("train__init_from", None):
+        if not _is_same_path(init_from, saved.run.train.init_from):
+            raise ConfigError(
+                "--resume and --init-from cannot be combined: a run continues from its own checkpoint; leave one out"
+            )
     return Request(replace(flags, budget=""), changed, asked)
+
+
+def _is_same_path(given: str, known: str | None) -> bool:
+    from ..runtime import expand_path
+
+    return known is not None and expand_path(given).resolve() == expand_path(known).resolve()
 
 
 def _restart(flags: TrainFlags, settings: dict[str, Any], saved: SavedRun, asked: dict[str, Any]) -> Request:
