@@ -50,7 +50,7 @@ def open_training_data(file: ModelFile, moved: str = "", max_length: int | None 
     # An imported model records no text, so that any text will do.
     if source and dataset.source.sha256 != data["sha256"]:
         raise DataError(
-            f"{dataset.source.path} is not the text that {file.path} was trained on (its SHA-256 differs). eval and "
+            f"{dataset.source.name} is not the text that {file.path} was trained on (its SHA-256 differs). eval and "
             f"analyze read that text, {source}: leave out --data, or give its new path. To measure the model on "
             "another text, hold that text out in training (--val-data)"
         )

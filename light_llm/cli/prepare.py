@@ -74,8 +74,9 @@ def _text_lines(dataset: TokenDataset) -> list[str]:
     source, tokenizer = dataset.source, dataset.tokenizer
     tokens = len(dataset.tokens) + len(dataset.held_out)
     lines = [f"note     {as_flags(note)}" for note in dataset.notes]
-    documents = f"{source.documents:,} document{'s' * (source.documents > 1)}"
-    lines.append(f"text     {source.title}: {_size(source):,} bytes, {documents}")
+    lines.append(f"text     {source.title}: {_amount(source)}")
+    if source.held_out:
+        lines.append(f"         {source.held_out.title}: {_amount(source.held_out)}, held out")
     if source.replaced:
         lines.append(f"         {source.replaced:,} bytes that are not UTF-8 were replaced")
     lines.append(
@@ -94,6 +95,11 @@ def _time_line(dataset: TokenDataset, seconds: float, encoding_seconds: float | 
     speed = format_bytes(_size(dataset.source) / max(encoding_seconds, 1e-9))
     cores = usable_cores()
     return f"took     {format_duration(seconds)}; encoded at {speed}/s on {cores} core{'s' * (cores != 1)}"
+
+
+def _amount(source: Source) -> str:
+    """Return the bytes and documents of one text."""
+    return f"{source.n_bytes:,} bytes, {source.documents:,} document{'s' * (source.documents > 1)}"
 
 
 def _size(source: Source) -> int:

@@ -239,7 +239,7 @@ def _load_dataset(
     except DataError as error:
         moved = flags.resume and "data" not in given
         hint = "; if the text of the run was moved, name its new place with --data" if moved else ""
-        raise DataError(f"{str(error).rstrip('.')}{hint}") from None
+        raise DataError(f"{error.message.rstrip('.')}{hint}") from None
 
 
 def new_run(settings: dict[str, Any], origin: ModelFile | None, *, preset: bool = False) -> Run:

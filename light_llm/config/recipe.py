@@ -94,7 +94,7 @@ def _settings(tables: Mapping[str, Any], where: str) -> dict[str, Any]:
                 table = preset_settings(preset) | {key: value for key, value in table.items() if key != "preset"}
             from_dict(About if part == _ABOUT else PARTS[part], table, what=part)
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {error.message}") from None
         if part != _ABOUT:
             settings |= {f"{part}__{key}": value for key, value in table.items()}
     return settings

@@ -121,9 +121,10 @@ def read_splits(
 
 
 def split_note(source: Source, held_out: float, n_train: int, n_held_out: int) -> list[str]:
-    """Return a note if the held-out share of the tokens is more than twice or less than half of what was asked for."""
+    """Return a note if either split has more than twice or less than half of the share that was asked for."""
     share = n_held_out / (n_train + n_held_out)
-    if source.held_out or held_out / 2 <= share <= held_out * 2:
+    as_asked = held_out / 2 <= share <= held_out * 2 and (1 - held_out) / 2 <= 1 - share <= (1 - held_out) * 2
+    if source.held_out or as_asked:
         return []
     return [f"{100 * share:.3g}% of the tokens are held out; {100 * held_out:.3g}% was asked for ({{--held-out}})"]
 

@@ -44,7 +44,7 @@ train --data no/such/file.txt                        => 'no/such/file.txt'
 train --data text.txt --tokenizer chars              => tokenizer 'chars' ... mean char?
 train --data text.txt --optimizer sgd                => optimizer='sgd' ... adamw
 train --data empty.txt                               => empty.txt
-train --data tiny.txt --tokenizer byte               => max_length=512 ... 513
+train --data tiny.txt --tokenizer byte               => --max-length 512 ... 513
 train --data latin.txt --tokenizer byte              => latin.txt ... UTF-8 ... 0xe9 ... offset 3
 train --data . --tokenizer byte                      => latin.txt is not UTF-8
 train --epochs 3                                     => --epochs ... steps ... --max-steps

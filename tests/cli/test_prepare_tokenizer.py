@@ -32,6 +32,9 @@ def test_what_is_prepared_is_found_by_training(poem: Path, capsys: pytest.Captur
     assert f"text     poem.txt: {size:,} bytes, 1 document\n" in out and "(bpe, vocabulary 300, " in out
     assert re.search(r"took     [\d.]+ m?s; encoded at [\d.]+ [kM]B/s on \d+ cores?", out)
     assert out.endswith("next     light-llm train --data poem.txt --tokenizer bpe:300 --held-out 0.2\n")
+    Path("b.txt").write_text("the rat and the hat. " * 40)
+    both = output_of(capsys, "prepare", "--data", "poem.txt", "--val-data", "b.txt", "--tokenizer", "byte")
+    assert f"poem.txt: {size:,} bytes, 1 document\n         b.txt: 840 bytes, 1 document, held out\n" in both
     folder = Path(re.search("cached   (.*)", out)[1])  # type: ignore[index]
     written = (folder / "train.bin").stat().st_mtime_ns
     tokens = [int(n.replace(",", "")) for n in re.findall(r"tokens   ([\d,]+) training, ([\d,]+) held out", out)[0]]

@@ -257,6 +257,15 @@ def test_a_large_document_is_not_held_out_whole() -> None:
         Path("t", small).unlink()
 
 
+def test_a_training_split_far_below_its_share_is_noted() -> None:
+    Path("t").mkdir()
+    Path("t/a.txt").write_text("notes\n" * 50)
+    Path("t/b.txt").write_text("".join(f"{i}\n" for i in range(5000)))
+    dataset, _ = prepare_dataset("t", 64, "byte", held_out=0.5)
+    assert len(dataset.held_out) > 0.75 * (len(dataset.tokens) + len(dataset.held_out))
+    assert "of the tokens are held out; 50% was asked for" in dataset.notes[-1]
+
+
 def test_a_share_that_no_break_is_near_is_noted(shared_cache: Path) -> None:
     """The stories of the built-in corpus are never cut."""
     dataset, _ = prepare_dataset("tales:1", 64, "byte", held_out=0.00001)
