@@ -70,11 +70,11 @@ def compare_with_start(flags: TrainFlags, given: set[str], settings: dict[str, A
         for name, value in settings.items()
         if not any(name in values and values[name] == value for values in known[: 1 if name in explicit else 2])
     }
-    if init_from := changed.pop("train__init_from", None):
-        if not _is_same_path(init_from, saved.run.train.init_from):
-            raise ConfigError(
-                "--resume and --init-from cannot be combined: a run continues from its own checkpoint; leave one out"
-            )
+    init_from = changed.pop("train__init_from", None)
+    if init_from and not _is_same_path(init_from, saved.run.train.init_from):
+        raise ConfigError(
+            "--resume and --init-from cannot be combined: a run continues from its own checkpoint; leave one out"
+        )
     return Request(replace(flags, budget=""), changed, asked)
 
 

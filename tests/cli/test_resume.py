@@ -102,7 +102,9 @@ def test_every_flag_can_be_repeated_and_no_fixed_one_changed(start: list[str]) -
         resumed(saved, "--set", "model.n_layer=6")  # of the preset, and overridden at the start
     assert resumed(saved, "--max-steps", "9") == {"train__max_steps": 9}
     saved = replace(saved, run=saved.run.with_settings(train__init_from="first"))
-    assert resumed(saved, "--init-from", "./first") == resumed(saved, "--init-from", str(Path("first").absolute())) == {}
+    assert (
+        resumed(saved, "--init-from", "./first") == resumed(saved, "--init-from", str(Path("first").absolute())) == {}
+    )
 
 
 def test_the_same_command_resumes_and_then_says_that_it_is_finished(
