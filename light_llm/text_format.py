@@ -6,6 +6,7 @@ Rounded values have three significant digits. Exact counts are written with `f"{
 import math
 import re
 import textwrap
+from typing import TextIO
 
 ROUNDS_UP = 0.9995  # of a unit: from here on a value is shown as 1.00 of it, so that 999,900 is 1.00M and not 1000k
 
@@ -16,6 +17,7 @@ LABEL = re.compile(
 COMMAND = re.compile(
     r"light-llm [a-z-]+(?: [^\s,;:()]*[^\s,;:().])*|(?:make|pip|uv) [a-z-]+(?: -\S+)*|--[a-z-]+ [\d.]+"
 )
+SAMPLE = "  | "  # what each line of a sample begins with
 
 
 def wrap_line(line: str, width: int) -> list[str]:
@@ -27,11 +29,15 @@ def wrap_line(line: str, width: int) -> list[str]:
     ['plan     memory 5 GB of 12 GB,', '         7.2 s a step']
     >>> wrap_line("next     light-llm generate demo --checkpoint run", 30)
     ['next     light-llm generate demo --checkpoint run']
+    >>> wrap_line("  | To be, or not to be", 16)
+    ['  | To be, or', '  | not to be']
     """
     if len(line) <= width:
         return [line]
     label = LABEL.match(line)
     indent = " " * len(label[0]) if label and len(label[0]) < width // 2 else ""
+    if line.startswith(SAMPLE):
+        indent = SAMPLE
     whole = COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line[len(indent) :])
     wrapped = textwrap.wrap(
         whole,
@@ -43,6 +49,24 @@ def wrap_line(line: str, width: int) -> list[str]:
     )
     lines = [indent + part.replace("\0", " ") for part in wrapped]
     return [line[: len(indent)] + lines[0][len(indent) :], *lines[1:]] if lines else [line]
+
+
+def print_wrapped(text: str, stream: TextIO) -> None:
+    """Print lines, each broken at spaces to the width of the terminal if the stream is one."""
+    width = terminal_width(stream)
+    for line in text.split("\n"):
+        print("\n".join(wrap_line(line, width) if width else [line]), file=stream)
+    if stream is not None:
+        stream.flush()
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Return the columns of a stream's terminal; 0 for a file or a pipe."""
+    if stream is None or not stream.isatty():
+        return 0
+    from rich.console import Console
+
+    return Console(file=stream).width
 
 
 def format_bytes(n: float) -> str:

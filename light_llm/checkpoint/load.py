@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..config import ModelConfig, block_shapes, check_range, from_dict, get_model_size, outer_shapes, repr_short
 from ..data import Tokenizer, tokenizer_from_dict
-from ..errors import CheckpointError, ConfigError, LightLLMError
+from ..errors import CheckpointError, ConfigError, LightLLMError, did_you_mean
 from ..model import LightLLM
 from ..runtime import expand_path
 from .commit import check_format, is_complete, read_json, verify_folder
@@ -147,8 +147,14 @@ def find_model(path: Path) -> Path:
         raise CheckpointError(f"there is no model in the folder {path}: {advice_for_folder(path)}")
     is_model_name = path.suffix == ".pt" and path.parent.is_dir()
     siblings = sorted(p.name for p in path.parent.iterdir() if p.suffix == ".pt") if is_model_name else []
-    hint = f"; that folder holds {', '.join(siblings)}" if siblings else ""
-    raise CheckpointError(f"no checkpoint at {path}{hint}. Train one with: light-llm train")
+    if siblings:
+        hint = f"; that folder holds {', '.join(siblings)}."
+    elif path.parent.is_dir():
+        runs = [p.parent.name for p in path.parent.glob("*/best_model.pt")]
+        hint = did_you_mean(path.name, runs)
+    else:
+        hint = "."
+    raise CheckpointError(f"no checkpoint at {path}{hint} Train one with: light-llm train")
 
 
 def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) -> ModelFile:

@@ -115,7 +115,7 @@ def parse_mode(
     if not argv or argv[0].startswith("-"):
         if not {"-h", "--help"} & set(argv):
             listed = f"{', '.join(modes[:-1])} or {modes[-1]}"
-            raise ConfigError(f"{command} needs to know what to do: {listed}, as in: {command} {modes[0]}")
+            raise ConfigError(f"{command} needs to know what to do: {listed}, as in: light-llm {command} {modes[0]}")
         argv = [modes[0], "--help"]
     mode, rest = argv[0], argv[1:]
     if mode not in modes:

@@ -12,8 +12,7 @@ from keyword import iskeyword
 
 from .. import __version__
 from ..errors import ConfigError, DeviceError, Interrupted, LightLLMError, as_flags, did_you_mean
-from ..text_format import format_bytes
-from .output import print_wrapped
+from ..text_format import format_bytes, print_wrapped
 from .signals import raise_on_signal
 
 # Each is a module of this package with a function `command(argv)`, which takes the arguments after the command's name

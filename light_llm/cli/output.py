@@ -1,32 +1,12 @@
-"""Print tables, styled text and messages: as wide as the terminal, or plain and unwrapped in a pipe."""
+"""Print tables and styled text: as wide as the terminal, or plain and unwrapped in a pipe."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
-
-from ..text_format import wrap_line
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Column, Table
-
-
-def print_wrapped(text: str, stream: TextIO) -> None:
-    """Print lines, each broken at spaces to the width of the terminal if the stream is one."""
-    width = terminal_width(stream)
-    for line in text.split("\n"):
-        print("\n".join(wrap_line(line, width) if width else [line]), file=stream)
-    if stream is not None:
-        stream.flush()
-
-
-def terminal_width(stream: TextIO) -> int:
-    """Return the columns of a stream's terminal; 0 for a file or a pipe."""
-    if stream is None or not stream.isatty():
-        return 0
-    from rich.console import Console
-
-    return Console(file=stream).width
 
 
 def print_rich(*parts: RenderableType) -> None:

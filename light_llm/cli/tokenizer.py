@@ -90,6 +90,8 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
 
     from rich.console import Console
 
+    from ..text_format import print_wrapped
+
     # A terminal would wait for a text without asking for one.
     text = flags.text if "text" in given else "" if sys.stdin.isatty() else sys.stdin.read()
     if not text:
@@ -101,9 +103,10 @@ def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
         # A command line may hold bytes that are not UTF-8.
         size = len(text.encode("utf-8", errors="replace"))
         console.print(_join_tokens(tokenizer, ids, in_color=console.is_terminal))
-        console.print(
+        print_wrapped(
             f"{spec}: {len(ids):,} tokens, {size:,} bytes, {size / max(1, len(ids)):.2f} bytes per token; "
-            f"ids {' '.join(map(str, ids[:16]))}{' ...' if len(ids) > 16 else ''}"
+            f"ids {' '.join(map(str, ids[:16]))}{' ...' if len(ids) > 16 else ''}",
+            sys.stdout,
         )
 
 

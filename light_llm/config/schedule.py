@@ -68,7 +68,7 @@ def rate_notes(config: TrainConfig, *, resumed: bool = False) -> list[str]:
     >>> rate_notes(TrainConfig(max_steps=500, warmup_steps=50))
     []
     >>> rate_notes(TrainConfig(max_steps=20, warmup_steps=50, lr=1.5e-3))[0].partition(":")[2]
-    ' it rises to 6.0e-04 at the last step and never reaches {--lr 0.0015}; {--warmup-steps 2} would be a tenth of it'
+    ' it rises to 6.0e-04 at the last step and never reaches {--lr 0.0015}; a tenth of the run is {--warmup-steps 2}'
     """
     steps, warmup, horizon = config.max_steps, config.warmup_steps, config.lr_horizon or config.max_steps
 
@@ -77,7 +77,7 @@ def rate_notes(config: TrainConfig, *, resumed: bool = False) -> list[str]:
 
     if warmup >= steps:
         reach = "never reaches" if warmup > steps else "does not fall after it reaches"
-        advice = "" if resumed else f"; {{--warmup-steps {max(1, steps // 10)}}} would be a tenth of it"
+        advice = "" if resumed else f"; a tenth of the run is {{--warmup-steps {max(1, steps // 10)}}}"
         return [
             f"the learning rate warms up for {warmup:,} steps, and the run ends at step {steps:,}: "
             f"it rises to {rate(steps):.1e} at the last step and {reach} {{--lr {config.lr:g}}}{advice}"

@@ -30,6 +30,13 @@ class ReadCallbacks:
 
 
 NO_CALLBACKS = ReadCallbacks()
+# The first bytes of files that people take for texts.
+DOCUMENTS = {
+    b"PK\x03\x04": "a zip archive, as Word and LibreOffice documents and e-books are",
+    b"\xd0\xcf\x11\xe0": "an old Word or Office document",
+    b"%PDF-": "a PDF document",
+    b"{\\rtf": "an RTF document",
+}
 
 
 def decode_bytes(data: bytes, errors: str, *, final: bool) -> tuple[str, int, int]:
@@ -68,7 +75,7 @@ def read_text(path: Path, *, errors: str = "strict", callbacks: ReadCallbacks = 
         while not final:
             block = file.read(READ_BYTES)
             if n_read == 0:
-                check_not_utf16(path, block[:4096])
+                check_is_text(path, block[:4096])
             final = not block
             callbacks.on_raw_bytes(block)
             # A block may end in the middle of a character; its bytes wait in `held` for the next block.
@@ -118,12 +125,16 @@ def utf8_error(path: Path, offset: int, error: UnicodeDecodeError, where: str = 
     )
 
 
-def check_not_utf16(path: Path, start: bytes) -> None:
-    """Refuse UTF-16, even with errors="replace", which would turn it into garbage.
+def check_is_text(path: Path, start: bytes) -> None:
+    """Refuse documents, archives and UTF-16, even with errors="replace", which would turn them into garbage.
 
     Raises:
-        DataError: the first bytes of the file have a UTF-16 byte-order mark, or NUL in almost every second place.
+        DataError: the first bytes of the file are those of such a format, have a UTF-16 byte-order mark, or NUL in
+            almost every second place.
     """
+    for magic, kind in DOCUMENTS.items():
+        if start.startswith(magic):
+            raise DataError(f"{path} is not plain text but {kind}; save it as plain text (UTF-8) and name that file")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(
             f"{path} is not UTF-8 text: byte 0x{start[0]:02x} at offset 0 begins the byte-order mark of UTF-16; "

@@ -12,7 +12,7 @@ from .decode_utf8 import (
     READ_BYTES,
     REPLACEMENT,
     ReadCallbacks,
-    check_not_utf16,
+    check_is_text,
     decode_bytes,
     open_file,
     read_text,
@@ -69,7 +69,7 @@ def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCal
             number += 1
             where = f"line {number:,} of {path}"
             if number == 1:
-                check_not_utf16(path, line[:4096])
+                check_is_text(path, line[:4096])
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(
                     f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is there one JSON object per line? Write "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from ..runtime import (
     versions,
     wandb_reason,
 )
+from ..text_format import print_wrapped
 from .measure import measure_machine
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class RunOptions:
     def say(self, line: str) -> None:
         """Print a line before the run has a log."""
         if not self.quiet:
-            print(self.spell(line), flush=True)
+            print_wrapped(self.spell(line), sys.stdout)
 
 
 @dataclass(frozen=True)

@@ -258,6 +258,10 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "other.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*; that folder holds other.pt. Train one with"):
         read_model(tmp_path / "best_model.pt")
+    (tmp_path / "my-run").mkdir()
+    (tmp_path / "my-run" / "best_model.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*myrun; did you mean my-run\? Train one with"):
+        read_model(tmp_path / "myrun")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="there is no model in the folder"):
         read_model(tmp_path / "empty")

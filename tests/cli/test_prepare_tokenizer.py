@@ -136,6 +136,10 @@ def test_how_a_text_is_cut(poem: Path, capsys: pytest.CaptureFixture[str], monke
     words = ["--tokenizer", "bpe", "--data", "poem.txt", "--text", "The old cat went down"]
     out = output_of(capsys, "tokenizer", "show", *words)
     assert out.startswith(("The old| cat| went| down\n", "The| old| cat| went| down\n"))
+    # In a terminal no id is broken in two.
+    monkeypatch.setattr("light_llm.text_format.terminal_width", lambda stream: 60)
+    out = output_of(capsys, "tokenizer", "show", "--tokenizer", "byte", "--text", "Once é!")
+    assert out.splitlines()[1:] == ["byte: 8 tokens, 8 bytes, 1.00 bytes per token; ids 79 110 99", "101 32 195 169 33"]
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = output_of(capsys, "tokenizer", "show", "--tokenizer", "byte", "--text", "ab")
     assert "\x1b[30;46ma" in out and "\x1b[30;43mb" in out and "|" not in out.splitlines()[0]

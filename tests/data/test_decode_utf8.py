@@ -96,6 +96,16 @@ def test_utf16_is_recognised(encoding: str, message: str, errors: str) -> None:
             find_source(write(name, text.encode(encoding)), errors=errors)
 
 
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(b"PK\x03\x04\x14", "Word"), (b"%PDF-1.7", "PDF"), (b"{\\rtf1", "RTF"), (b"\xd0\xcf\x11\xe0", "old")],
+)
+def test_documents_are_not_texts(start: bytes, kind: str, errors: str) -> None:
+    with pytest.raises(DataError, match=f"my.txt is not plain text but .*{kind}.*; save it as plain text"):
+        find_source(write("my.txt", start + bytes(range(256))), errors=errors)
+
+
 @pytest.mark.slow  # a process that imports torch
 def test_a_text_is_read_the_same_in_any_locale() -> None:
     """UTF-8, names of files included."""
