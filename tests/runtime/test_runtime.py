@@ -61,7 +61,7 @@ def test_mps_then_cuda_then_cpu(
 
 
 UNAVAILABLE = {  # with the words of the message that help
-    "mps": "device 'mps'.*no Apple GPU.*device=auto or cpu",
+    "mps": "device 'mps'.*no Apple GPU.*device='auto' or cpu",
     "cuda:2": "device 'cuda:2'.*2 CUDA GPUs",
     "gpu": "device 'gpu'; did you mean cpu.*auto, cpu, cuda, cuda:N or mps",
     "cudaa": "device 'cudaa'; did you mean cuda",
