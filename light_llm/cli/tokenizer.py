@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from tyro.conf import UseAppendAction, arg
 
 from ..config import DataConfig
 from ..errors import ConfigError, DataError, as_flags
+from ..text_format import print_wrapped
 from .args import given_flags, parse_mode
 
 if TYPE_CHECKING:
@@ -86,11 +88,7 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
 
 def show_tokens(flags: TokenizerFlags, given: set[str]) -> None:
     """Print the tokens of a text by each tokenizer: in alternating colours, or separated by bars without colours."""
-    import sys
-
     from rich.console import Console
-
-    from ..text_format import print_wrapped
 
     # A terminal would wait for a text without asking for one.
     text = flags.text if "text" in given else "" if sys.stdin.isatty() else sys.stdin.read()
@@ -151,7 +149,7 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
         offline=flags.offline,
     )
     for note in notes:
-        print(f"note     {as_flags(note)}")
+        print_wrapped(f"note     {as_flags(note)}", sys.stdout)
     return source
 
 

@@ -15,6 +15,7 @@ from tyro.conf import UseAppendAction, arg
 from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_settings
 from ..config.choices import POSITIONS
 from ..errors import ConfigError, DataError, as_flags
+from ..text_format import print_wrapped
 from .args import given_settings, parse, with_run_settings
 from .resume import Request, compare_with_start, request_of
 from .signals import ignore_hangup, stop_on_signals
@@ -184,7 +185,7 @@ def _choose_run(
     if (step := finished_step(folder, saved, run.train.max_steps)) is None:
         return request, run, origin
     if not flags.quiet:
-        print(as_flags(finished(folder.path, step)))
+        print_wrapped(as_flags(finished(folder.path, step)), sys.stdout)
     return request, None, None
 
 

@@ -54,12 +54,14 @@ def check_speed(log: RunLog) -> Finding | None:
     usual, before, now = (median_high(part) for part in (speeds, speeds[: len(speeds) // 2], speeds[-RECENT:]))
     mean = log.tokens_per_second or usual  # the number at the head of the report
     on_average = f"on average {mean:,.0f}"
+    # The mean can be below both medians, because slow steps take more of the time.
+    medians = f"medians; the mean of the whole run is {mean:,.0f}"
     if now < SLOWER * before:
         since = last_since([step for step, _ in pairs], [speed < SLOWER * before for speed in speeds])
-        message = f"The speed has dropped from {before:,.0f} to {now:,.0f} tokens/s ({on_average})."
+        message = f"The speed has dropped from {before:,.0f} to {now:,.0f} tokens/s ({medians})."
         return Finding("watch", message, OTHER_PROGRAM, since)
     if now > before / SLOWER:
-        message = f"The speed has risen from {before:,.0f} to {now:,.0f} tokens/s ({on_average})."
+        message = f"The speed has risen from {before:,.0f} to {now:,.0f} tokens/s ({medians})."
         return Finding("info", message, OTHER_PROGRAM)
     slow = [step for step, speed in pairs if speed < SLOWER * usual]
     fast = [step for step, speed in pairs if speed > usual / SLOWER]
