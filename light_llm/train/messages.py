@@ -84,11 +84,14 @@ def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[
     return lines
 
 
-def summary(result: Result, config: TrainConfig, report: Sequence[str], *, has_tokenizer: bool = True) -> list[str]:
+def summary(
+    result: Result, config: TrainConfig, report: Sequence[str], *, has_tokenizer: bool = True, own_loader: bool = False
+) -> list[str]:
     """Return the last lines of a run.
 
     Args:
         has_tokenizer: the model can generate text.
+        own_loader: the run reads a loader of the caller's, which the command line does not have.
         report: the lines about `report.html`.
     """
     folder, step, status = result.folder, result.step, result.status
@@ -115,7 +118,9 @@ def summary(result: Result, config: TrainConfig, report: Sequence[str], *, has_t
         lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
     else:
         lines.append(f"model    {folder / 'best_model.pt'} (the weights of this step; no evaluation has run yet)")
-    if status == "interrupted":
+    if status == "interrupted" and own_loader:
+        lines.append(f"saved    continue with: Trainer(..., out={str(folder)!r}, resume=True)")
+    elif status == "interrupted":
         lines.append(f"saved    continue with: light-llm train --resume{_folder_flag('--out', folder)}")
     lines += report
     if has_tokenizer:

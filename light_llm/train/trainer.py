@@ -393,8 +393,8 @@ class Trainer:
             report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
         # The progress line would be redrawn between the messages that follow.
         self._active.console.pause()
-        has_tokenizer = self.batches.tokenizer is not None
-        self.say(*messages.summary(result, self.config, report, has_tokenizer=has_tokenizer))
+        kinds = {"has_tokenizer": self.batches.tokenizer is not None, "own_loader": self.batches.dataset is None}
+        self.say(*messages.summary(result, self.config, report, **kinds))
         if self.folder.restore_previous_run():
             self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
         return result
