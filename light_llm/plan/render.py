@@ -43,7 +43,7 @@ def speed_source(plan: Plan) -> str:
     assert plan.step is not None
     return {
         MEASURED: "measured on this machine",
-        BUSY: "measured while other programs were running: probably too long",
+        BUSY: "measured while other programs were running: may be far off",
         LAST_RUN: f"this machine did {format_duration(plan.step)} a step last time",
         CORRECTED: "measured on this machine, corrected by the last run",
     }[plan.speed_source or MEASURED]

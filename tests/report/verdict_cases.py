@@ -102,6 +102,11 @@ def lens_positions(*losses: float) -> Change:
     return at("eval", by_position={"upto": [1, 2, 4, 8, 16], "loss": list(losses)})
 
 
+def noisy_positions(*losses: float) -> Change:
+    """Set the losses by position of evaluations with a standard error of 0.1."""
+    return at("eval", by_position={"upto": [1, 2, 4, 8, 16], "loss": list(losses)}, stderr=0.1)
+
+
 CASES = (
     case("collapse", "rises and stays", "bad", "to 6.2", "since step", loss=rises_and_stays),
     case("collapse", "collapses early and recovers", None, loss=collapses_and_recovers),
@@ -260,6 +265,7 @@ CASES = (
     case("limit", "reached", "good", "2.735 bits/byte is within its error", change=at("eval", limit=2.73)),
     case("context", "helps", "good", "0.40 nats less", change=lens_positions(4.0, 4.0, 3.8, 3.7, 3.6)),
     case("context", "helps little", "info", "helps little", change=lens_positions(4.0, 4.0, 4.0, 4.0, 4.0)),
+    case("context", "noise", "info", "helps little", change=noisy_positions(4.1, 4.1, 3.9, 3.9, 4.05)),
     case("context", "hurts", "info", "2.00 nats more", change=lens_positions(1.0, 1.0, 3.0, 3.0, 3.0)),
     case(
         "context",

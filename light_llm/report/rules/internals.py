@@ -194,7 +194,8 @@ def check_induction(log: RunLog) -> Finding | None:
 def check_context(log: RunLog) -> Finding | None:
     """Compare the loss at late positions with that at early ones.
 
-    Early is the mean of the first half of the buckets: the very first bucket has too few tokens to judge by.
+    Early is the mean of the first half of the buckets: the very first bucket has too few tokens to judge by. A
+    difference within two standard errors of the loss is noise.
     """
     last = log.last_eval
     buckets = [(v, p) for v, p in zip(last.by_position, last.upto, strict=True) if v is not None] if last else []
@@ -203,12 +204,13 @@ def check_context(log: RunLog) -> Finding | None:
     losses = [loss for loss, _ in buckets]
     early, late = mean(losses[: max(1, len(losses) // 2)]), losses[-1]
     best, upto = min(buckets[1:], key=lambda bucket: bucket[0])
-    if late - best > CONTEXT_GAIN and early - best > CONTEXT_GAIN:
+    gain = max(CONTEXT_GAIN, 2 * (last.stderr or 0.0)) if last else CONTEXT_GAIN
+    if late - best > gain and early - best > gain:
         message = f"Context helps up to token {upto or 0:,.0f}; the last tokens cost {late - best:.2f} nats more."
         return Finding("info", message, "Are the windows as long as in training, and all positions trained?")
-    if early - late > CONTEXT_GAIN:
+    if early - late > gain:
         return Finding("good", f"Context helps: late tokens cost {early - late:.2f} nats less than early ones.")
-    if late - early > CONTEXT_GAIN:
+    if late - early > gain:
         message = f"Late tokens cost {late - early:.2f} nats more than early ones."
         return Finding("info", message, "Are the windows as long as in training, and all positions trained?")
     message = f"Context helps little: late tokens cost {late:.2f} nats, early ones {early:.2f}."
