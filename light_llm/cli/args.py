@@ -73,11 +73,13 @@ def parse(
     *,
     prog: str,
     about: str,
+    no_effect: Collection[str] = (),
     steps_per_pass: Callable[[list[str]], int | None] = lambda argv: None,
 ) -> tuple[Flags, set[str]]:
     """Read the flags of a command.
 
     Args:
+        no_effect: flags that are not in the help, and are refused because they have no effect on this command.
         steps_per_pass: for the message that refuses `--epochs`: given the other arguments, returns the optimizer steps
             of one pass over the text, or None.
 
@@ -85,17 +87,20 @@ def parse(
         The values, with defaults, and the names of the flags that were given.
 
     Raises:
-        ConfigError: an unknown flag, with the nearest known one; too few or too many positional arguments.
+        ConfigError: an unknown flag, with the nearest known one; a flag without effect; too few or too many positional
+            arguments.
         SystemExit: for --help (0), or for a value of the wrong type, which tyro has reported (2).
     """
     words, given = _normalize(kind, argv, steps_per_pass)
     # A switch has no second flag `--no-...`, which would make --help twice as long.
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs)
     if words == ["--help"]:
-        kind = _without_empty_defaults(kind)
+        kind = _for_help(kind, no_effect)
         # tyro does not wrap a description, and a terminal would break its words.
         width = shutil.get_terminal_size().columns
         print(*(textwrap.fill(line, width) for line in about.split("\n")), "", sep="\n")
+    for name in sorted(given.intersection(no_effect)):
+        raise ConfigError(f"{flag_of(name)} has no effect on {prog.split()[-1]}; leave it out")
     return tyro.cli(kind, prog=prog, description="", args=words, config=config), given
 
 
@@ -111,19 +116,17 @@ def parse_mode(
         ConfigError: an unknown mode, a flag without effect, or as `parse`.
     """
     modes = list(no_effect)
-    prog = f"light-llm {command} {{{','.join(modes)}}}"
     if not argv or argv[0].startswith("-"):
         if not {"-h", "--help"} & set(argv):
             listed = f"{', '.join(modes[:-1])} or {modes[-1]}"
             raise ConfigError(f"{command} needs to know what to do: {listed}, as in: light-llm {command} {modes[0]}")
-        argv = [modes[0], "--help"]
+        prog = f"light-llm {command} {{{','.join(modes)}}}"
+        parse(kind, ["--help"], prog=prog, about=about)
     mode, rest = argv[0], argv[1:]
     if mode not in modes:
         raise ConfigError(f"{command} cannot do {mode!r}{did_you_mean(mode, modes)} It can do {', '.join(modes)}")
-    flags, given = parse(kind, rest, prog=prog, about=about)
-    for name in sorted(given.intersection(no_effect[mode])):
-        raise ConfigError(f"{flag_of(name)} has no effect on {mode}; leave it out")
-    return mode, flags, given
+    prog = f"light-llm {command} {mode}"
+    return mode, *parse(kind, rest, prog=prog, about=about, no_effect=no_effect[mode])
 
 
 def with_run_settings(
@@ -233,12 +236,14 @@ def _normalize(
     return words + positional, given
 
 
-def _without_empty_defaults(kind: type[Flags]) -> type[Flags]:
-    """Return a flags dataclass whose help leaves out the defaults `False` and `''`, which say nothing."""
+def _for_help(kind: type[Flags], hidden: Collection[str]) -> type[Flags]:
+    """Return a flags dataclass whose help leaves out some flags, and the defaults `False` and `''`, which say nothing."""
     derived: list[tuple[str, Any, Any]] = []
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         default = next(f.default for f in fields(typing.cast("Any", kind)) if f.name == name)
-        if default is False or default == "":
+        if name in hidden:
+            derived.append((name, tyro.conf.Suppress[typing.get_type_hints(kind)[name]], field(default=default)))
+        elif default is False or default == "":
             marks = getattr(hint, "__metadata__", ())
             shown = [replace(m, help_behavior_hint="") if hasattr(m, "help_behavior_hint") else m for m in marks]
             hint = typing.get_type_hints(kind)[name]

@@ -15,7 +15,6 @@ from ..config import ModelConfig, Run
 from ..config.schedule import rate_notes
 from ..errors import ConfigError, as_flags
 from ..text_format import wrap_line
-from .args import flag_of
 from .train import TrainFlags, new_run, parse_train
 
 if TYPE_CHECKING:
@@ -38,12 +37,9 @@ def command(argv: Sequence[str]) -> int:
     """Print the plan. Returns 0 if the run fits and 2 if it does not."""
     about = (
         "Predict what a run costs: parameters, memory, time, disk. If it does not fit into memory, suggest settings "
-        "that do. Takes the flags of train, but refuses those without effect here, such as --resume. Downloads and "
-        "starts nothing. Exit code 0: it fits; 2: it does not."
+        "that do. Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
     )
-    flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about)
-    for name in sorted(given.intersection(NO_EFFECT)):
-        raise ConfigError(f"{flag_of(name)} has no effect on plan; leave it out")
+    flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about, no_effect=NO_EFFECT)
     run = new_run(settings, None)
     from .progress import load_torch
 

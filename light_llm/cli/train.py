@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,7 +71,7 @@ def command(argv: Sequence[str]) -> int:
 
 
 def parse_train(
-    kind: type[Flags], argv: Sequence[str], *, prog: str, about: str
+    kind: type[Flags], argv: Sequence[str], *, prog: str, about: str, no_effect: Collection[str] = ()
 ) -> tuple[Flags, set[str], dict[str, Any]]:
     """Read the flags of `train` or `plan`, and the recipe that they name.
 
@@ -79,7 +79,8 @@ def parse_train(
         The command's own flags, the names of all flags that were given, and the settings that were chosen, as keywords
         of `Run.with_settings`: a recipe's, then those of flags, then those of --set, the later over the earlier.
     """
-    flags, given = parse(with_run_settings(kind), argv, prog=prog, about=about, steps_per_pass=_steps_per_pass)
+    options: dict[str, Any] = {"no_effect": no_effect, "steps_per_pass": _steps_per_pass}
+    flags, given = parse(with_run_settings(kind), argv, prog=prog, about=about, **options)
     return flags, given, _chosen_settings(flags, given)
 
 
