@@ -39,7 +39,7 @@ def command(argv: Sequence[str]) -> int:
         "Predict what a run costs: parameters, memory, time, disk. If it does not fit into memory, suggest settings "
         "that do. Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
     )
-    flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about, no_effect=NO_EFFECT)
+    flags, _, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about, no_effect=NO_EFFECT)
     run = new_run(settings, None)
     from .progress import load_torch
 
