@@ -237,7 +237,7 @@ def _normalize(
 
 
 def _for_help(kind: type[Flags], hidden: Collection[str]) -> type[Flags]:
-    """Return a flags dataclass whose help leaves out some flags, and the defaults `False` and `''`, which say nothing."""
+    """Return a flags dataclass whose help leaves out some flags, and the defaults `False` and `''`."""
     derived: list[tuple[str, Any, Any]] = []
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         default = next(f.default for f in fields(typing.cast("Any", kind)) if f.name == name)
