@@ -88,8 +88,8 @@ def check_targets(tokens: Tensor, targets: Tensor, vocab_size: int) -> None:
     wrong = ((targets < 0) & (targets != IGNORED)) | (targets >= vocab_size)
     if bool(wrong.any()):
         raise ConfigError(
-            f"target {int(targets[wrong][0])} is no token id of the model, which has 0 ... {vocab_size - 1}; a target "
-            f"that is not counted is {IGNORED}"
+            f"target {int(targets[wrong][0])} is not a token id of the model, which has 0 ... {vocab_size - 1}; "
+            f"a target that is not counted is {IGNORED}"
         )
 
 

@@ -202,7 +202,7 @@ def test_targets_that_have_no_loss_are_refused() -> None:
     objective, tokens = NextTokenLoss(tiny_model()), some_tokens()
     V = len(objective.model.head_weight)
     for targets, message in (
-        (torch.full_like(tokens, V), f"target {V} is no token id of the model, which has 0 ... {V - 1}"),
+        (torch.full_like(tokens, V), f"target {V} is not a token id of the model, which has 0 ... {V - 1}"),
         (torch.full_like(tokens, -1), "target -1 .* not counted is -100"),
         (tokens[:, :-1], "differ; the loss takes one target for each token"),
         (tokens.float(), r"use targets.long\(\)"),

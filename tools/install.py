@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-SHOWN = ("Collecting", "Downloading", "Using cached", "Building", "Installing", "Attempting", "Successfully")
+SHOWN = ("Collecting", "Downloading", "Using cached", "Building", "Installing")
 SECONDS_PER_LINE = 10  # in a log; a terminal is redrawn
 
 

@@ -92,7 +92,7 @@ def test_the_size_of_a_vocabulary(poem: Path) -> None:
     assert made("bpe:257").encode("é") == [BPE.tokens.index(byte) for byte in (b"\xc3", b"\xa9")]
     for size, message in (
         (str(max_size + 1), f"bpe:{max_size + 1} .* use bpe:{max_size} or less"),
-        ("256", "256 .* 257; tokenizer=byte"),
+        ("256", "256 .* 257; tokenizer=.byte."),
         *((size, f"bpe:{size} cannot be read") for size in ("", "x", "-3", "1e3")),
     ):
         with pytest.raises(ConfigError, match=message):

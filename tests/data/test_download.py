@@ -155,7 +155,7 @@ def test_errors_that_are_not_retried(server: FaultyServer, sleeps: list[float]) 
     """A refused connection, and a folder that cannot be written."""
     Path("file").write_text("")
     for url, target, message in (
-        (NOWHERE, TARGET, r"play.txt .* \(SHA-256 [0-9a-f]{64}\) at .*data=my.txt"),
+        (NOWHERE, TARGET, r"play.txt .* \(SHA-256 [0-9a-f]{64}\) at .*data=.my.txt"),
         (f"{server.url}/good", Path("file/play.txt"), "play.txt .* file/play.txt.* LIGHT_LLM_CACHE"),
     ):
         with pytest.raises(DataError, match=message):

@@ -238,9 +238,9 @@ def test_shakespeare_is_pinned(offline_files: Path) -> None:
         ("nowhere/at/all.txt", {}, "'nowhere/at/all.txt'. .* shakespeare, tinystories, "),
         ("pome.txt", {}, r"'pome.txt'; did you mean poem.txt\?"),
         ("x" * 300, {}, r"'x+\.\.\. cannot be read: File name too long"),
-        ("poem.txt", {"errors": "ignore"}, "errors=ignore cannot be used; .* strict or replace"),
-        ("poem.txt", {"val_data": "peom.txt"}, "val_data=peom.txt.* 'peom.txt'; did you mean poem.txt"),
-        ("poem.txt", {"val_data": "copy.txt"}, "val_data=copy.txt is the same text as data=poem.txt"),
+        ("poem.txt", {"errors": "ignore"}, "errors=.ignore. cannot be used; .* strict or replace"),
+        ("poem.txt", {"val_data": "peom.txt"}, "val_data=.peom.txt.* 'peom.txt'; did you mean poem.txt"),
+        ("poem.txt", {"val_data": "copy.txt"}, "val_data=.copy.txt. is the same text as data=.poem.txt"),
     ],
 )
 def test_a_text_that_cannot_be_used(poem: Path, data: str, options: dict[str, str], message: str) -> None:

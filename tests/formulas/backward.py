@@ -60,6 +60,10 @@ class Given(torch.nn.Module):
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
         self.logits = logits
+        self.head_weight = torch.eye(logits.size(-1))
+
+    def hidden_states(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.logits
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.logits

@@ -152,7 +152,7 @@ def test_an_overflow_is_refused(tmp_path: Path) -> None:
     loaded = tiny_loaded(tmp_path)
     with torch.no_grad():
         loaded.model.wte.weight[3, 3] = 7e4
-    with pytest.raises(ConfigError, match=r"wte.weight has numbers up to 7e\+04, and float16"):
+    with pytest.raises(ConfigError, match=r"wte.weight has numbers up to 7e\+04, .* float16"):
         HF.write(loaded, tmp_path, dtype="float16")
     with pytest.raises(ConfigError, match="dtype='int8'"):
         HF.write(loaded, tmp_path, dtype="int8")

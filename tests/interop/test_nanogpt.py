@@ -189,7 +189,7 @@ def test_another_text_has_another_alphabet(tmp_path: Path) -> None:
 def test_a_model_of_unknown_characters_needs_its_text(tmp_path: Path) -> None:
     path = save(tmp_path / "ckpt.pt", tensors())
     refused(path, r"vocab_size=12, .*meta\.pkl.*text=", ConfigError, tokenizer="")
-    refused(path, r"text=input\.txt", ConfigError, tokenizer="char")
+    refused(path, r"text=.input\.txt", ConfigError, tokenizer="char")
     refused(path, "text=... .*has no effect", ConfigError, tokenizer="byte", text=text_file(tmp_path))
     refused(path, "vocab_size=12, .*257 ids", tokenizer="byte")
 

@@ -145,7 +145,7 @@ def test_everything_is_put_back_after_an_error() -> None:
     assert all(m.training for m in model.modules()) and model.h[0].attn.attend is attend
     wrong = Batch(batch.tokens + 100, batch.targets)
     before = flatten(model.parameters())
-    with pytest.raises(IndexError):
+    with pytest.raises(ConfigError, match="token ids"):
         mean_loss_by_formula(model, torch.zeros_like(before), wrong)
     assert torch.equal(flatten(model.parameters()), before) and model.h[0].attn.attend is attend
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from light_llm.data.shards import TokensInMemory
+from light_llm.errors import ConfigError
 from light_llm.evaluate import bucket_ends
 from light_llm.model import LightLLM
 from light_llm.observe import activations, attention, predictions
@@ -142,7 +143,7 @@ def test_a_probe_changes_nothing_and_leaves_nothing(opinionated: LightLLM, batch
 def test_a_probe_that_fails_leaves_nothing_either(opinionated: LightLLM, batch: ProbeBatch) -> None:
     attend = opinionated.h[0].attn.attend
     opinionated.train()
-    with pytest.raises(IndexError):
+    with pytest.raises(ConfigError, match="token ids"):
         probe_model(opinionated, ProbeBatch(batch.tokens + 1000, batch.targets, batch.repeated))
     assert opinionated.training and opinionated.h[0].attn.attend is attend
     assert not any(m._forward_hooks for m in opinionated.modules())

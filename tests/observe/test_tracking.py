@@ -188,9 +188,9 @@ def test_the_choice_of_a_tracker(tracker: str, wanted: str, has_package: bool, v
 @pytest.mark.parametrize(
     ("name", "wanted", "installed", "message"),
     [
-        ("wandb", "WANDB_API_KEY is set", False, r'tracker=wandb needs .* pip install "light-llm\[wandb\]"'),
-        ("tensorboard", "", False, r'tracker=tensorboard needs .* pip install "light-llm\[tensorboard\]"'),
-        ("wandb", "", True, "tracker=wandb needs your key .*WANDB_API_KEY.*WANDB_MODE=offline needs no key"),
+        ("wandb", "WANDB_API_KEY is set", False, r'tracker=.wandb. needs .* pip install "light-llm\[wandb\]"'),
+        ("tensorboard", "", False, r'tracker=.tensorboard. needs .* pip install "light-llm\[tensorboard\]"'),
+        ("wandb", "", True, "tracker=.wandb. needs your key .*WANDB_API_KEY.*WANDB_MODE=offline needs no key"),
     ],
 )
 def test_trackers_that_cannot_be_used(name: str, wanted: str, installed: bool, message: str) -> None:

@@ -168,7 +168,7 @@ def test_each_choice_by_device_is_the_one_for_mps() -> None:
 BRANCHES = {
     *("checkpoint/load.py", "checkpoint/model_file.py", "evaluate.py", "observe/attention.py", "observe/probe.py"),
     *("layers/attention.py", "layers/cross_entropy.py", "layers/dropout.py", "layers/norms.py", "layers/tiling.py"),
-    *("generate/inference.py", "generate/quantize.py", "train/measure.py"),
+    *("generate/inference.py", "generate/quantize.py", "objective.py", "train/measure.py"),
 }
 
 

@@ -72,7 +72,7 @@ def test_an_interrupted_update_is_not_saved(poem: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupt(torch.optim.AdamW.step, at=4))
     with pytest.raises(KeyboardInterrupt) as error:
         stopped.train()
-    assert "the update after step 3 was not complete" in note_of(error) and "run/step-000002 is saved" in note_of(error)
+    assert "the update after step 3 was incomplete" in note_of(error) and "run/step-000002 is saved" in note_of(error)
     assert [path.name for path in stopped.folder.steps()] == ["step-000002"]
 
 
