@@ -239,10 +239,11 @@ def _normalize(
 def _for_help(kind: type[Flags], hidden: Collection[str]) -> type[Flags]:
     """Return a flags dataclass whose help leaves out some flags, and the defaults `False` and `''`."""
     derived: list[tuple[str, Any, Any]] = []
+    suppress: Any = tyro.conf.Suppress
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         default = next(f.default for f in fields(typing.cast("Any", kind)) if f.name == name)
         if name in hidden:
-            derived.append((name, tyro.conf.Suppress[typing.get_type_hints(kind)[name]], field(default=default)))
+            derived.append((name, suppress[typing.get_type_hints(kind)[name]], field(default=default)))
         elif default is False or default == "":
             marks = getattr(hint, "__metadata__", ())
             shown = [replace(m, help_behavior_hint="") if hasattr(m, "help_behavior_hint") else m for m in marks]
