@@ -21,6 +21,7 @@ from ..report import (
     exceeds_error,
     group_difference,
     group_runs,
+    results_of,
     run_differences,
     window_difference,
 )
@@ -248,7 +249,7 @@ def to_json(result: Comparison) -> dict[str, Any]:
                 "n": len(group.runs),
                 "mean": group.mean(unit) if unit else None,
                 "standard_deviation": group.deviation(unit) if unit else None,
-                "runs": [_run_json(run) for run in group.runs],
+                "runs": [{"run": str(run.folder), "seed": run.run.train.seed, **results_of(run)} for run in group.runs],
             }
             for letter, group, settings in zip(letters, result.groups, result.settings, strict=True)
         ],
@@ -265,22 +266,4 @@ def to_json(result: Comparison) -> dict[str, Any]:
             for d in result.differences
         ],
         "notes": list(_notes(result)),
-    }
-
-
-def _run_json(run: RunLog) -> dict[str, Any]:
-    best = run.best
-    return {
-        "run": str(run.folder),
-        "seed": run.run.train.seed,
-        "step": run.last_step,
-        "max_steps": run.run.train.max_steps,
-        "tokens": run.tokens,
-        "held_out_loss": best.loss if best else None,
-        "held_out_stderr": best.stderr if best else None,
-        "held_out_bits_per_byte": best.bits_per_byte if best else None,
-        "held_out_step": best.step if best else None,
-        "training_loss": run.final_loss,
-        "seconds": run.seconds,
-        "tokens_per_second": run.tokens_per_second,
     }

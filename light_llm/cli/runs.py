@@ -15,7 +15,16 @@ from rich.text import Text
 from tyro.conf import arg
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
-from ..report import WITHOUT_EFFECT, RunLog, data_names, differing_settings, find_runs, read_runs, run_state
+from ..report import (
+    WITHOUT_EFFECT,
+    RunLog,
+    data_names,
+    differing_settings,
+    find_runs,
+    read_runs,
+    results_of,
+    run_state,
+)
 from ..text_format import format_count
 from .args import PositionalArgs, Words, parse, words_arg
 from .output import new_table, number_column, print_rich
@@ -138,23 +147,14 @@ def _setting_path(name: str, runs: Sequence[Listed]) -> str:
 
 def row_of(run: Listed) -> dict[str, Any]:
     """Return a run as plain values."""
-    log, best = run.log, run.log.best
+    log = run.log
     return {
         "run": run.name,
         "state": run.state,
         "started": log.started.isoformat(),
         "data": run.data,
         "parameters": log.parameters,
-        "step": log.last_step,
-        "max_steps": log.run.train.max_steps,
-        "tokens": log.tokens,
-        "held_out_loss": best.loss if best else None,
-        "held_out_stderr": best.stderr if best else None,
-        "held_out_bits_per_byte": best.bits_per_byte if best else None,
-        "held_out_step": best.step if best else None,
-        "training_loss": log.final_loss,
-        "seconds": log.seconds,
-        "tokens_per_second": log.tokens_per_second,
+        **results_of(log),
         "settings": run.settings,
     }
 

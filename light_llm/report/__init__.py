@@ -21,6 +21,7 @@ from .groups import data_names as data_names
 from .groups import differing_settings as differing_settings
 from .groups import group_difference as group_difference
 from .groups import group_runs as group_runs
+from .groups import results_of as results_of
 from .groups import window_difference as window_difference
 from .log_rows import Evaluation as Evaluation
 from .log_rows import LossUnit as LossUnit

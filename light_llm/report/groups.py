@@ -19,6 +19,23 @@ WITHOUT_EFFECT = frozenset(
 _SAVED_STDIN = re.compile(r"[0-9a-f]{64}\.txt")  # the file of a text that came through a pipe
 
 
+def results_of(run: RunLog) -> dict[str, Any]:
+    """Return the results of a run as plain values: its length, best evaluation, training loss, time and speed."""
+    best = run.best
+    return {
+        "step": run.last_step,
+        "max_steps": run.run.train.max_steps,
+        "tokens": run.tokens,
+        "held_out_loss": best.loss if best else None,
+        "held_out_stderr": best.stderr if best else None,
+        "held_out_bits_per_byte": best.bits_per_byte if best else None,
+        "held_out_step": best.step if best else None,
+        "training_loss": run.final_loss,
+        "seconds": run.seconds,
+        "tokens_per_second": run.tokens_per_second,
+    }
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in their seeds at most."""

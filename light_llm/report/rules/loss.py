@@ -134,7 +134,7 @@ def check_trend(log: RunLog) -> Finding | None:
 
 
 def _train_longer(log: RunLog) -> str:
-    """Return how to train on, for a run that is over."""
+    """Return how to train longer, for a run that has ended."""
     if not log.is_over:
         return ""
     if log.last_step < log.run.train.max_steps:
