@@ -1,4 +1,4 @@
-"""Say what a file is that was given as a model but is another kind of file."""
+"""Recognise a file of another kind that was given as a model, for an error that names the kind."""
 
 import shlex
 from pathlib import Path

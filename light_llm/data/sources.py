@@ -187,7 +187,7 @@ def _title(path: Path) -> str:
 
 
 def _folder_note(folder: Path, texts: TextFiles, documents: int) -> str:
-    """Return how much of a folder is the text, and what was skipped because light-llm wrote it."""
+    """Return a note of the files that were read from a folder, and of the skipped ones that light-llm wrote."""
     files = f"{len(texts.files):,} file{'s' * (len(texts.files) > 1)}"
     skipped = f"; skipped: {list_skipped(texts.skipped)}" if texts.skipped else ""
     return f"the folder {folder} has {files} of text, {documents:,} document{'s' * (documents > 1)}{skipped}"

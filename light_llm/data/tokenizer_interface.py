@@ -58,7 +58,7 @@ def decode(tokenizer: Tokenizer, ids: Iterable[SupportsIndex] | SupportsIndex) -
 
 
 def check_text(text: object) -> None:
-    """Raise ConfigError for a value that is no text."""
+    """Raise ConfigError for a value that is not a string."""
     if not isinstance(text, str):
         advice = ""
         if isinstance(text, (list, tuple)):

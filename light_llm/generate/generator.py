@@ -227,7 +227,7 @@ def _choose_tokenizer(file: ModelFile, given: Tokenizer | None) -> Tokenizer:
 
 
 def _check_prompt(prompt: object) -> None:
-    """Raise ConfigError for a prompt that is no text."""
+    """Raise ConfigError for a prompt that is not a string."""
     if isinstance(prompt, (list, tuple)):
         raise ConfigError(f"prompt={repr_short(prompt)} is not a text; for several prompts use generate_many")
     if not isinstance(prompt, str):

@@ -154,7 +154,7 @@ def seed_rng(seed: int, device: str) -> None:
 
 @contextmanager
 def preserved_rng(device: str) -> Iterator[None]:
-    """Leave the generators of the CPU and of a device as they were before the block."""
+    """Restore the random generators of the CPU and of a device after the block."""
     before = rng_state(device)
     try:
         yield

@@ -22,7 +22,7 @@ MAX_NAMED = 3  # parameters in a message
 
 
 def unwrap(model: Any) -> tuple[Any, list[str]]:
-    """Return the model inside torch.compile, DataParallel or DDP, and the notes about what was unwrapped."""
+    """Return the model inside torch.compile, DataParallel or DDP, and a note for each wrapper."""
     notes = []
     while isinstance(model, nn.Module) and not isinstance(model, LightLLM):
         inner = next((child for name, child in model.named_children() if name in _WRAPPERS), None)

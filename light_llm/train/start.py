@@ -276,7 +276,7 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
 
 
 def _history(trainer: Trainer, resume: ResumeState | None) -> dict[str, Any]:
-    """Return what run.json says about the commands of the run: what was asked, and when it was resumed."""
+    """Return the settings that the commands asked for and the steps of resumes, as run.json stores them."""
     history: dict[str, Any] = {"asked": trainer.asked} if trainer.asked else {}
     if resume:
         history["resumes"] = [*resume.saved.resumes, {"step": resume.state.step}]
