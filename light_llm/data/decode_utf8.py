@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,9 +12,22 @@ from pathlib import Path
 from typing import IO, cast
 
 from ..errors import DataError
+from .file_formats import GZIP, START_BYTES, format_of
 
 READ_BYTES = 1 << 20  # per read of a file
 REPLACEMENT = "\ufffd"
+# In this order: the mark of UTF-16LE begins that of UTF-32LE.
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+SAMPLE_BYTES = 4096  # from the first byte that is not UTF-8, to suggest an encoding
+MANY_HIGH = 0.3  # share of bytes above 0x7f; German in Latin-1 has 2%, Japanese in Shift-JIS 75%
+ASCII = bytes(range(128))
+C1_BYTES = re.compile(b"[\x80-\x9f]")  # letters and quotes in Windows-1252, control characters in Latin-1
+UNUSED_IN_1252 = re.compile(b"[\x81\x8d\x8f\x90\x9d]")
 
 
 def _ignore(_: object) -> None:
@@ -30,13 +44,6 @@ class ReadCallbacks:
 
 
 NO_CALLBACKS = ReadCallbacks()
-# The first bytes of files that people take for texts.
-DOCUMENTS = {
-    b"PK\x03\x04": "a zip archive, as Word and LibreOffice documents and e-books are",
-    b"\xd0\xcf\x11\xe0": "an old Word or Office document",
-    b"%PDF-": "a PDF document",
-    b"{\\rtf": "an RTF document",
-}
 
 
 def decode_bytes(data: bytes, errors: str, *, final: bool) -> tuple[str, int, int]:
@@ -63,7 +70,7 @@ def read_text(path: Path, *, errors: str = "strict", callbacks: ReadCallbacks = 
     NUL and other control characters, and line ends of any kind, are kept as they are.
 
     Args:
-        path: the file; `.gz` is unpacked.
+        path: the file; gzip is unpacked.
         errors: "strict", or "replace": bytes that are not UTF-8 become U+FFFD.
         callbacks: called while reading.
 
@@ -75,7 +82,7 @@ def read_text(path: Path, *, errors: str = "strict", callbacks: ReadCallbacks = 
         while not final:
             block = file.read(READ_BYTES)
             if n_read == 0:
-                check_is_text(path, block[:4096])
+                check_is_text(path, block[:START_BYTES])
             final = not block
             callbacks.on_raw_bytes(block)
             # A block may end in the middle of a character; its bytes wait in `held` for the next block.
@@ -97,14 +104,17 @@ def read_text(path: Path, *, errors: str = "strict", callbacks: ReadCallbacks = 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
-    """Open a file, unpacked if its name ends in .gz; yield it and a function for its position on disk in bytes.
+    """Open a file, unpacked if it is a gzip file; yield it and a function for its position on disk in bytes.
 
     Raises:
         DataError: the file cannot be opened, or reading it fails inside the `with` block.
     """
     try:
         with open(path, "rb") as file:
-            if path.suffix.lower() == ".gz":
+            # Neither byte of the mark of gzip begins a text in UTF-8.
+            packed = path.suffix.lower() == ".gz" or file.read(len(GZIP)) == GZIP
+            file.seek(0)
+            if packed:
                 # The position is that of the packed file, so that progress can be compared with its size on disk.
                 with gzip.open(file, "rb") as unpacked:
                     yield cast(IO[bytes], unpacked), file.tell
@@ -117,38 +127,77 @@ def open_file(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
 
 
 def utf8_error(path: Path, offset: int, error: UnicodeDecodeError, where: str = "") -> DataError:
-    """Return the error for a byte that is not UTF-8, with both remedies: convert the file, or replace such bytes."""
+    """Return the error for a byte that is not UTF-8, with the remedies that its neighbours suggest.
+
+    Args:
+        offset: of the byte in the file.
+        error: its object is the part of the file around the byte.
+    """
+    before, after = error.object[: error.start], error.object[error.start : error.start + SAMPLE_BYTES]
+    high = sum(byte > 0x7F for byte in after)
+    replace = "or use {--errors replace}, which replaces such bytes by U+FFFD"
+    if after.count(0) or sum(byte < 9 for byte in after) > len(after) / 20:
+        advice = f"it is binary data, with other control characters too: name a text file; {replace}"
+    elif high > len(after) * MANY_HIGH and high > 4:
+        advice = (
+            f"{100 * high // len(after)}% of the bytes from there on are above 0x7f, as in GBK, Big5, Shift-JIS or "
+            "KOI8-R: find out its encoding, and convert it with iconv -f ENCODING -t UTF-8"
+        )
+    elif before[-SAMPLE_BYTES:].strip(ASCII):
+        advice = f"what is before it is UTF-8, so correct it there; {replace}"
+    elif UNUSED_IN_1252.search(after):
+        advice = f"find out its encoding, and convert it with iconv -f ENCODING -t UTF-8; {replace}"
+    else:
+        encoding = "WINDOWS-1252" if C1_BYTES.search(after) else "LATIN1"
+        advice = f"{_convert_hint(path, encoding)}; {replace}"
     byte = f"byte 0x{error.object[error.start]:02x}"
-    return DataError(
-        f"{path} is not UTF-8 text: {byte} at offset {offset:,}{where} ({error.reason}); "
-        f"{_convert_hint(path, 'LATIN1')}; or use {{--errors replace}}, which replaces such bytes by U+FFFD"
-    )
+    return DataError(f"{path} is not UTF-8 text: {byte} at offset {offset:,}{where} ({error.reason}); {advice}")
 
 
 def check_is_text(path: Path, start: bytes) -> None:
-    """Refuse documents, archives and UTF-16, even with errors="replace", which would turn them into garbage.
+    """Refuse other formats, UTF-16, UTF-32 and zeros, even with errors="replace", which would turn them into garbage.
+
+    Args:
+        start: the first `START_BYTES` bytes of the file.
 
     Raises:
-        DataError: the first bytes of the file are those of such a format, have a UTF-16 byte-order mark, or NUL in
-            almost every second place.
+        DataError: with what the file is, and how to make a text of it.
     """
-    for magic, kind in DOCUMENTS.items():
-        if start.startswith(magic):
-            raise DataError(f"{path} is not plain text but {kind}; save it as plain text (UTF-8) and name that file")
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if found := format_of(start):
+        advice = found.advice.replace("FILE", shlex.quote(str(path)))
+        raise DataError(f"{path} is not plain text but {found.name}; {advice}")
+    if start and not start.strip(b"\0"):
+        what = "its beginning is" if len(start) >= START_BYTES else "it is"
+        raise DataError(f"{path} holds no text: {what} {len(start):,} zero bytes; restore it, or name another file")
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            raise DataError(
+                f"{path} is not UTF-8 text: byte 0x{start[0]:02x} at offset 0 begins the byte-order mark of "
+                f"{encoding}; {_convert_hint(path, encoding)}"
+            )
+    if encoding := _wide_encoding(start):
+        zeros = "every second byte of its beginning is" if "16" in encoding else "three of four bytes are"
         raise DataError(
-            f"{path} is not UTF-8 text: byte 0x{start[0]:02x} at offset 0 begins the byte-order mark of UTF-16; "
-            f"{_convert_hint(path, 'UTF-16')}"
+            f"{path} looks like {encoding[:6]} without a byte-order mark: {zeros} NUL; {_convert_hint(path, encoding)}"
         )
-    # Without a mark, UTF-16 can be valid UTF-8 with a NUL in every second place. Quotes, dashes and foreign letters
-    # have none there, so three in four are enough, if the other places have few.
+
+
+def _wide_encoding(start: bytes) -> str:
+    """Return which form of UTF-16 or UTF-32 without a mark a beginning looks like, or "". Both can be valid UTF-8."""
+    if len(start) < 4:
+        return ""
+    # A character of UTF-32 is below 0x110000, so that its first byte is NUL and its second at most 16.
+    whole = start[: len(start) // 4 * 4]
+    for order, first, second, last in (("LE", 3, 2, 0), ("BE", 0, 1, 3)):
+        if not any(whole[first::4]) and max(whole[second::4]) <= 16 and whole[last::4].count(0) <= 0.1 * len(whole) / 4:
+            return f"UTF-32{order}"
+    # UTF-16 has a NUL in every second place. Quotes, dashes and foreign letters have none there, so three in four are
+    # enough, if the other places have few.
     even, odd = start[0::2], start[1::2]
     for order, nul, other in (("LE", odd, even), ("BE", even, odd)):
-        if len(start) >= 4 and nul.count(0) >= 0.75 * len(nul) and other.count(0) <= 0.1 * len(other):
-            raise DataError(
-                f"{path} looks like UTF-16 without a byte-order mark: every second byte of its beginning is NUL; "
-                f"{_convert_hint(path, f'UTF-16{order}')}"
-            )
+        if nul.count(0) >= 0.75 * len(nul) and other.count(0) <= 0.1 * len(other):
+            return f"UTF-16{order}"
+    return ""
 
 
 def _convert_hint(path: Path, encoding: str) -> str:

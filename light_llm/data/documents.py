@@ -18,6 +18,7 @@ from .decode_utf8 import (
     read_text,
     utf8_error,
 )
+from .file_formats import START_BYTES
 from .text_stream import Chunk
 
 SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a file; ordinary text anywhere else
@@ -69,7 +70,7 @@ def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCal
             number += 1
             where = f"line {number:,} of {path}"
             if number == 1:
-                check_is_text(path, line[:4096])
+                check_is_text(path, line[:START_BYTES])
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(
                     f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is there one JSON object per line? Write "

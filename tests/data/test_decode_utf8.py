@@ -77,35 +77,6 @@ def test_the_first_invalid_byte_is_named(before: int) -> None:
     assert source.n_bytes == before + len("caf\ufffd ole".encode())
 
 
-@pytest.mark.parametrize(
-    ("encoding", "message"),
-    [
-        ("utf-16", "byte 0xff at offset 0 .*iconv -f UTF-16 "),
-        ("utf-16-le", "byte-order mark.*iconv -f UTF-16LE "),
-        ("utf-16-be", "byte-order mark.*iconv -f UTF-16BE "),
-    ],
-)
-@pytest.mark.parametrize("errors", ["strict", "replace"])
-def test_utf16_is_recognised(encoding: str, message: str, errors: str) -> None:
-    for name, text in (
-        ("short.txt", "To be, or not to be"),
-        ("quotes.txt", "“To be”, or not – to be " * 300),
-        ("wide.jsonl", '{"text": "To be"}\n'),
-    ):
-        with pytest.raises(DataError, match=message):
-            find_source(write(name, text.encode(encoding)), errors=errors)
-
-
-@pytest.mark.parametrize("errors", ["strict", "replace"])
-@pytest.mark.parametrize(
-    ("start", "kind"),
-    [(b"PK\x03\x04\x14", "Word"), (b"%PDF-1.7", "PDF"), (b"{\\rtf1", "RTF"), (b"\xd0\xcf\x11\xe0", "old")],
-)
-def test_documents_are_not_texts(start: bytes, kind: str, errors: str) -> None:
-    with pytest.raises(DataError, match=f"my.txt is not plain text but .*{kind}.*; save it as plain text"):
-        find_source(write("my.txt", start + bytes(range(256))), errors=errors)
-
-
 @pytest.mark.slow  # a process that imports torch
 def test_a_text_is_read_the_same_in_any_locale() -> None:
     """UTF-8, names of files included."""
