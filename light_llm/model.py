@@ -2,6 +2,7 @@
 
 The architecture is GPT-2's (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied head. The parts
 that a config may choose instead (rotary positions, RMSNorm, SwiGLU ...: Llama's) are in `layers/`, one file per choice.
+What connects the parts (parallel branches, norms after them, scaled embeddings) is chosen here.
 Training, storage, probes and sampling are elsewhere, and this file does not know of them.
 
 Shapes, here and everywhere:
@@ -49,8 +50,9 @@ class SelfAttention(nn.Module):
         self.heads = config.n_head, config.kv_heads, config.kv_heads  # of queries, keys and values
         self.head_size = D = config.head_size
         self.window = config.window_size(layer)
+        self.scale = config.attn_scale  # of the scores; 0: 1 / sqrt(D)
         self.dropout = config.attn_dropout
-        self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * D, bias=config.bias)
+        self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * D, bias=config.has_qkv_bias)
         self.q_norm = make_norm(config, D) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, D) if config.qk_norm else nn.Identity()
         self.c_proj = nn.Linear(config.n_head * D, config.n_embd, bias=config.bias)
@@ -78,12 +80,15 @@ class SelfAttention(nn.Module):
         if score_bias is not None:
             mask = additive_mask(mask, score_bias(key_positions(position_ids, S, cached=cached)).to(q.dtype))
         k, v = repeat_kv(k, q.size(1)), repeat_kv(v, q.size(1))  # (B, H, S, D)
-        y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0, self.scale)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
 class Block(nn.Module):
-    """h = x + Attn(norm1 x);  y = h + MLP(norm2 h): two half-steps on the residual stream."""
+    """h = x + Attn(norm1 x);  y = h + MLP(norm2 h): two half-steps on the residual stream.
+
+    Parallel branches read the same x: y = h + MLP(norm2 x). Each branch may have a norm at its end too.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -91,6 +96,9 @@ class Block(nn.Module):
         self.attn = SelfAttention(config, layer)
         self.ln_2 = make_norm(config, config.n_embd)
         self.mlp = make_mlp(config)
+        self.ln_1_post = make_norm(config, config.n_embd) if config.post_norms else None
+        self.ln_2_post = make_norm(config, config.n_embd) if config.post_norms else None
+        self.parallel_residual = config.parallel_residual
         self.drop = Dropout(config.dropout)
 
     def forward(
@@ -102,8 +110,10 @@ class Block(nn.Module):
         angles: RotaryAngles | None = None,
         score_bias: ScoreBias | None = None,
     ) -> Tensor:
-        h = x + self.drop(self.attn(self.ln_1(x), position_ids, mask, cache, angles, score_bias))
-        return h + self.drop(self.mlp(self.ln_2(h)))
+        branch = self.attn(self.ln_1(x), position_ids, mask, cache, angles, score_bias)
+        h = x + self.drop(branch if self.ln_1_post is None else self.ln_1_post(branch))
+        branch = self.mlp(self.ln_2(x if self.parallel_residual else h))
+        return h + self.drop(branch if self.ln_2_post is None else self.ln_2_post(branch))
 
 
 class LightLLM(nn.Module):
@@ -126,6 +136,10 @@ class LightLLM(nn.Module):
         self.config = config
         self.seed = seed = None if seed is None else whole_number("seed", seed, low=0, high=MAX_SEED)
         self.checkpointing = False  # recompute each block in the backward pass: less memory, a third more time
+        # Layers whose rotations have a base of their own.
+        self.local_rope = [
+            config.rope_local_base > 0 and config.window_size(layer) > 0 for layer in range(config.n_layer)
+        ]
         with _seeded(seed):
             self._build(config)
 
@@ -183,13 +197,14 @@ class LightLLM(nn.Module):
             position_ids = torch.arange(T, device=tokens.device)
         x = self.drop(self.wpe.embed(self._embed(tokens), position_ids))  # (B, T, C)
         angles, score_bias = self.wpe.angles(position_ids), self.wpe.score_bias(position_ids)
-        for block in self.h:
+        local_angles = self.wpe.local_angles(position_ids) if any(self.local_rope) else None
+        for block, is_local in zip(self.h, self.local_rope, strict=True):
+            inputs = x, position_ids, mask, cache, local_angles if is_local else angles, score_bias
             # A block that extends a cache cannot run twice.
             if self.checkpointing and self.training and cache is None:
-                inputs = x, position_ids, mask, None, angles, score_bias
                 x = checkpoint(block, *inputs, use_reentrant=False, context_fn=preserve_rng(x))
             else:
-                x = block(x, position_ids, mask, cache, angles, score_bias)
+                x = block(*inputs)
         return self.ln_f(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:
@@ -202,6 +217,9 @@ class LightLLM(nn.Module):
                 f"the model has the token ids 0 ... {V - 1}, and these go from {int(tokens.min())} to "
                 f"{int(tokens.max())}; encode the text with the model's own tokenizer"
             ) from None
+        if self.config.scale_embeddings:
+            # The factor in the format of the weights, as Gemma's published code has it.
+            embeddings = embeddings * torch.tensor(math.sqrt(self.config.n_embd), dtype=embeddings.dtype)
         return embeddings
 
     def logits(self, hidden: Tensor) -> Tensor:

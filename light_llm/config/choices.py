@@ -47,6 +47,7 @@ class NormFacts:
 NORMS = {
     "layernorm": NormFacts(has_bias=True, saved_bytes=8, copies_input=True),
     "rmsnorm": NormFacts(has_bias=False, saved_bytes=4, copies_input=False, label="rmsnorm"),
+    "rmsnorm1p": NormFacts(has_bias=False, saved_bytes=4, copies_input=False, label="rmsnorm with gain 1 + w"),
 }
 
 
@@ -57,17 +58,19 @@ class MLPFacts:
     gated: bool = False  # a second matrix into it, and so narrower by default
     uses_activation: bool = False  # the config's `activation` applies
     saved_per_unit: int = 2  # numbers that the backward pass needs of each unit inside
-    label: str = ""
+    label: str = ""  # of an MLP that uses the config's `activation`, beside that one's
 
 
 MLPS = {
     "gelu": MLPFacts(uses_activation=True),
     "swiglu": MLPFacts(gated=True, saved_per_unit=4, label="swiglu"),
+    "geglu": MLPFacts(gated=True, uses_activation=True, saved_per_unit=4, label="geglu"),
     "relu2": MLPFacts(label="relu2"),
 }
 
 ACTIVATIONS = {"gelu_tanh": "", "gelu": "exact gelu"}  # with their labels
 SCALINGS = ("none", "linear", "llama3")
+QKV_BIASES = ("auto", "yes", "no")
 
 
 def newton_schulz_scratch(matrices: Iterable[tuple[int, ...]]) -> int:

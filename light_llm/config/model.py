@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, SCALINGS
+from .choices import ACTIVATIONS, MLPS, NORMS, POSITIONS, QKV_BIASES, SCALINGS
 from .settings import check_settings, describe_settings, setting
 from .validation import divisors, repr_short
 
@@ -52,7 +52,9 @@ class ModelConfig:
         below=1.0,
     )
     activation: str = setting(
-        "gelu_tanh", "activation of the gelu MLP: GPT-2's tanh form, or exact GELU", choices=tuple(ACTIVATIONS)
+        "gelu_tanh",
+        "activation of the gelu and geglu MLPs: GPT-2's tanh form, or exact GELU",
+        choices=tuple(ACTIVATIONS),
     )
     # Gemma 2's soft cap: logits become cap tanh(logits / cap).
     logit_cap: float = setting(
@@ -62,7 +64,9 @@ class ModelConfig:
         0, "heads of keys and values, each shared by n_head / n_kv_head query heads; 0: n_head", low=0
     )
     head_dim: int = setting(0, "D = d_k, the width of a head; 0: n_embd / n_head", low=0)
-    n_inner: int = setting(0, "width of the MLP; 0: 4 n_embd, or for swiglu 8/3 n_embd in multiples of 64", low=0)
+    n_inner: int = setting(
+        0, "width of the MLP; 0: 4 n_embd, or for swiglu and geglu 8/3 n_embd in multiples of 64", low=0
+    )
     positions: str = setting(
         "learned", "learned position embeddings, or rotated queries and keys", choices=tuple(POSITIONS)
     )
@@ -73,11 +77,20 @@ class ModelConfig:
     rope_trained: int = setting(
         0, "context in tokens before it was extended, for llama3; 0: n_positions / rope_factor", low=0
     )
+    rope_local_base: float = setting(
+        0.0, "base in the layers that have a window, without scaling; 0: rope_base", low=0.0, high=1e12
+    )
+    rotary_pct: float = setting(1.0, "share of each head that is rotated, its first numbers", above=0.0, high=1.0)
     norm: str = setting("layernorm", "normalization layer", choices=tuple(NORMS))
     norm_eps: float = setting(1e-5, "epsilon of the norms", above=0.0, below=1.0)
     qk_norm: bool = setting(False, "normalize queries and keys in each head")
+    post_norms: bool = setting(False, "normalize also what attention and MLP add to the residual stream")
     mlp: str = setting("gelu", "kind of MLP in a block", choices=tuple(MLPS))
     bias: bool = setting(True, "biases in the linear layers and in layernorm")
+    qkv_bias: str = setting("auto", "biases of queries, keys and values; auto: as bias", choices=QKV_BIASES)
+    parallel_residual: bool = setting(False, "attention and MLP read the same input, and both are added to it")
+    attn_scale: float = setting(0.0, "factor of the attention scores; 0: 1 / sqrt(d_k)", low=0.0, high=1e6)
+    scale_embeddings: bool = setting(False, "multiply the token embeddings by sqrt(n_embd)")
     tied_head: bool = setting(True, "the output head shares the weights of the token embedding")
     window: int = setting(
         0, "number of tokens that a layer of window_layers attends to, with the current one; 0: all", low=0
@@ -89,6 +102,11 @@ class ModelConfig:
         self._check_heads()
         self._check_rope()
         self._check_window_layers()
+        if self.post_norms and self.parallel_residual:
+            raise ConfigError(
+                "post_norms=true and parallel_residual=true cannot be combined: no published model has both; "
+                "leave one of them out"
+            )
 
     def __repr__(self) -> str:
         """Return the sizes, and every other setting that is not the default."""
@@ -109,19 +127,41 @@ class ModelConfig:
             )
 
     def _check_rope(self) -> None:
-        if POSITIONS[self.positions].rotary and self.head_size % 2:
-            raise ConfigError(
-                f"positions={self.positions} turns pairs of numbers, and a head has d_k={self.head_size}, "
-                f"which is odd; try head_dim={self.head_size + 1}, or another n_head"
-            )
-        if not POSITIONS[self.positions].rotary and self.rope_scaling != "none":
+        if POSITIONS[self.positions].rotary:
+            self._check_rotary_dims()
+        elif self.rope_scaling != "none":
             raise ConfigError(
                 f"rope_scaling={self.rope_scaling} scales rotary positions, and positions={self.positions}; "
+                "add positions=rope, or leave it out"
+            )
+        elif self.rotary_pct != 1.0 or self.rope_local_base:
+            name = "rope_local_base" if self.rope_local_base else "rotary_pct"
+            raise ConfigError(
+                f"{name}={getattr(self, name):g} is for rotary positions, and positions={self.positions}; "
                 "add positions=rope, or leave it out"
             )
         if self.rope_scaling == "none" and self.rope_factor != 1.0:
             raise ConfigError(
                 f"rope_factor={self.rope_factor:g} has no effect without a scaling; add rope_scaling=linear or llama3"
+            )
+
+    def _check_rotary_dims(self) -> None:
+        if 0 < self.rope_local_base <= 1.0:
+            raise ConfigError(
+                f"rope_local_base={self.rope_local_base:g} cannot be used; it must be above 1, or 0 for rope_base"
+            )
+        D, R = self.head_size, self.rotary_dims
+        if R % 2 and R == D:
+            raise ConfigError(
+                f"positions={self.positions} turns pairs of numbers, and a head has d_k={D}, "
+                f"which is odd; try head_dim={D + 1}, or another n_head"
+            )
+        if R < 2 or R % 2:
+            even = R - R % 2
+            nearest = [n for n in (even, even + 2) if 0 < n <= D]
+            raise ConfigError(
+                f"rotary_pct={self.rotary_pct:g} rotates {R} of the {D} numbers of a head, and they turn in pairs; "
+                f"try {' or '.join(f'rotary_pct={n / D:g}' for n in nearest)}"
             )
 
     def _check_window_layers(self) -> None:
@@ -144,6 +184,16 @@ class ModelConfig:
     def kv_heads(self) -> int:
         """Return the number of heads of the keys and values."""
         return self.n_kv_head or self.n_head
+
+    @property
+    def rotary_dims(self) -> int:
+        """Return R, how many numbers of each head are rotated; the fraction of a number is dropped, as elsewhere."""
+        return int(self.head_size * self.rotary_pct)
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Return whether queries, keys and values have biases."""
+        return self.bias if self.qkv_bias == "auto" else self.qkv_bias == "yes"
 
     @property
     def inner_size(self) -> int:
@@ -170,16 +220,24 @@ class ModelConfig:
         """
         windows = sum(self.window_size(layer) > 0 for layer in range(self.n_layer)) if self.window else 0
         scaling = "" if self.rope_scaling == "none" else f" {self.rope_scaling} x {self.rope_factor:g}"
+        share = "" if self.rotary_pct == 1.0 else f" in {self.rotary_dims} of {self.head_size} numbers of a head"
+        base = f" with rope base {self.rope_local_base:g}" if self.rope_local_base else ""
         words = [
-            f"{POSITIONS[self.positions].label}{scaling}",
+            f"{POSITIONS[self.positions].label}{share}{scaling}",
             NORMS[self.norm].label,
-            ACTIVATIONS[self.activation] if MLPS[self.mlp].uses_activation else MLPS[self.mlp].label,
+            MLPS[self.mlp].label,
+            ACTIVATIONS[self.activation] if MLPS[self.mlp].uses_activation else "",
             "no biases" if not self.bias else "",
+            "" if self.has_qkv_bias == self.bias else f"{'' if self.has_qkv_bias else 'no '}biases of q, k and v",
             f"{self.kv_heads} head{'s' * (self.kv_heads > 1)} of keys" if self.kv_heads != self.n_head else "",
             "qk-norm" if self.qk_norm else "",
+            "norms after the branches" if self.post_norms else "",
+            "parallel branches" if self.parallel_residual else "",
+            f"scores times {self.attn_scale:g}" if self.attn_scale else "",
+            "scaled embeddings" if self.scale_embeddings else "",
             "an untied head" if not self.tied_head else "",
             f"logits within {self.logit_cap:g}" if self.logit_cap else "",
-            f"windows of {self.window:,} in {windows} of {self.n_layer} layers" if windows else "",
+            f"windows of {self.window:,} in {windows} of {self.n_layer} layers{base}" if windows else "",
         ]
         return ", ".join(word for word in words if word)
 

@@ -13,13 +13,13 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
     qkv = (config.n_head + 2 * config.kv_heads) * D
     shapes: NamedShapes = {}
 
-    def linear(name: str, n_in: int, n_out: int) -> None:
+    def linear(name: str, n_in: int, n_out: int, bias: bool = config.bias) -> None:
         shapes[f"{name}.weight"] = (n_out, n_in)
-        if config.bias:
+        if bias:
             shapes[f"{name}.bias"] = (n_out,)
 
     shapes |= norm_shapes(config, "ln_1", C)
-    linear("attn.c_attn", C, qkv)
+    linear("attn.c_attn", C, qkv, config.has_qkv_bias)
     if config.qk_norm:
         shapes |= norm_shapes(config, "attn.q_norm", D) | norm_shapes(config, "attn.k_norm", D)
     linear("attn.c_proj", config.n_head * D, C)
@@ -28,6 +28,8 @@ def block_shapes(config: ModelConfig) -> NamedShapes:
     if MLPS[config.mlp].gated:
         linear("mlp.c_gate", C, inner)
     linear("mlp.c_proj", inner, C)
+    if config.post_norms:
+        shapes |= norm_shapes(config, "ln_1_post", C) | norm_shapes(config, "ln_2_post", C)
     return shapes
 
 

@@ -70,7 +70,7 @@ class Family:
 
     def differences(self, config: ModelConfig) -> Iterator[str]:
         """Yield a clause for each setting that the family does not have."""
-        for name, value in self.required.items():
+        for name, value in {**_USUAL, **self.required}.items():
             actual = getattr(config, name)
             if name == "window" and not has_window(config):
                 actual = 0  # no layer uses it
@@ -81,6 +81,18 @@ class Family:
         if self.multi_head and config.head_size * config.n_head != config.n_embd:
             usual = config.n_embd / config.n_head
             yield f"head_dim={config.head_size} has to be n_embd / n_head, which is {usual:g}"
+
+
+# What connects the parts of a block in most families; a family that differs says so in `required`.
+_USUAL: dict[str, Any] = {
+    "qkv_bias": "auto",
+    "parallel_residual": False,
+    "rotary_pct": 1.0,
+    "rope_local_base": 0.0,
+    "attn_scale": 0.0,
+    "scale_embeddings": False,
+    "post_norms": False,
+}
 
 
 def has_window(config: ModelConfig) -> bool:

@@ -103,7 +103,7 @@ def prepare_for_tracing(model: LightLLM) -> LightLLM:
     return model.eval().requires_grad_(False)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, *, window: int) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scale: float, *, window: int) -> Tensor:
     """Attend by the formula in a layer that sees `window` tokens, 0: all, for any number of tokens.
 
     The model's own window first tests whether the text is longer than it, and a trace follows only one branch.
@@ -112,7 +112,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, *, wi
         T, S = q.size(-2), k.size(-2)
         distance = torch.arange(S - T, S)[:, None] - torch.arange(S)  # (T, S) tokens from the query back to the key
         mask = mask & (distance < window)
-    return attend_by_formula(q, k, v, mask, dropout)
+    return attend_by_formula(q, k, v, mask, dropout, scale)
 
 
 def check_size(config: ModelConfig) -> None:

@@ -6,6 +6,7 @@ probabilities are kept for the backward pass (Vaswani et al., 2017, equation 1, 
 
     dV = P^T dY      dS = P (dY V^T - rowsum(dY Y))      dQ = dS K / sqrt(D)      dK = dS^T Q / sqrt(D)
 
+Every function takes the factor of the scores as `scale`, 0 for 1 / sqrt(D).
 A mask is boolean, True where a query may look, or holds numbers that are added to the scores, -inf where it may not.
 """
 
@@ -26,43 +27,53 @@ QUERY_BLOCK = 128
 MAX_KEPT_BYTES = 160 << 20
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, scale: float = 0.0
+) -> Tensor:
     """softmax(Q K^T / sqrt(D)) V without holding the (T, S) weights where that pays: -> (B, H, T, D).
 
     mask is broadcastable to (B, H, T, S); None means causal: token T - 1 sees all S, each one before it one fewer.
     """
     if mask is None and not dropout and should_use_blocks(q, k):
-        return blocked_causal_attention(q, k, v)
+        return blocked_causal_attention(q, k, v, scale=scale)
     if is_transformed():
-        return attend_by_formula(q, k, v, mask, dropout)
+        return attend_by_formula(q, k, v, mask, dropout, scale)
     T, S = q.size(-2), k.size(-2)
     # The kernel's own causal mask is aligned to the first token, ours to the last: they differ where T < S.
     if mask is None and 1 < T < S:
         mask = causal_mask(T, S, q.device)
     # PyTorch's issues call MPS's attention kernels wrong for several versions; training never used them (docs/log.md).
     if not (q.is_cpu or q.is_cuda):
-        return attend_by_formula(q, k, v, mask, dropout)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None and T == S)
+        return attend_by_formula(q, k, v, mask, dropout, scale)
+    is_causal = mask is None and T == S
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=is_causal, scale=scale or None)
 
 
-def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None, scale: float = 0.0) -> Tensor:
     """softmax(Q K^T / sqrt(d_k)): (B, H, T, D), (B, H, S, D) -> (B, H, T, S). Vaswani et al. (2017), equation 1.
 
     mask is broadcastable to (B, H, T, S): True where a query may look, or numbers that are added to the scores. None
     means causal: token T - 1 sees all S, each one before it sees one fewer.
     """
     mask = causal_mask(q.size(-2), k.size(-2), q.device) if mask is None else mask
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+    scores = q @ k.transpose(-2, -1) / score_divisor(q.size(-1), scale)
     scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(dim=-1)
 
 
-def attend_by_formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def score_divisor(D: int, scale: float) -> float:
+    """Return what the scores of heads of D numbers are divided by: sqrt(D), or 1 / scale."""
+    return 1 / scale if scale else math.sqrt(D)
+
+
+def attend_by_formula(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, scale: float = 0.0
+) -> Tensor:
     """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, as written: -> (B, H, T, D).
 
     The reference that the fast `attend` is tested against, and twice differentiable.
     """
-    return F.dropout(attention_weights(q, k, mask), dropout) @ v
+    return F.dropout(attention_weights(q, k, mask, scale), dropout) @ v
 
 
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
@@ -122,9 +133,9 @@ def should_use_blocks(q: Tensor, k: Tensor) -> bool:
     return trains and q.device.type == "cpu" and k.size(-2) == T and fits
 
 
-def blocked_causal_attention(q: Tensor, k: Tensor, v: Tensor, queries: int = QUERY_BLOCK) -> Tensor:
+def blocked_causal_attention(q: Tensor, k: Tensor, v: Tensor, queries: int = QUERY_BLOCK, scale: float = 0.0) -> Tensor:
     """Compute causal attention over (B, H, T, D), `queries` rows of the weights at a time."""
-    return cast(Tensor, _BlockedCausalAttention.apply(q, k, v, queries))
+    return cast(Tensor, _BlockedCausalAttention.apply(q, k, v, queries, scale))
 
 
 class _BlockedCausalAttention(torch.autograd.Function):
@@ -132,9 +143,10 @@ class _BlockedCausalAttention(torch.autograd.Function):
 
     @staticmethod
     @without_autocast
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: int, scale: float) -> Tensor:
         B, H, T, D = q.shape
-        q, k, v = (q / math.sqrt(D)).reshape(B * H, T, D), k.reshape(B * H, T, D), v.reshape(B * H, T, D)
+        divisor = score_divisor(D, scale)
+        q, k, v = (q / divisor).reshape(B * H, T, D), k.reshape(B * H, T, D), v.reshape(B * H, T, D)
         y, weights = torch.empty_like(q), []
         future = torch.full((min(queries, T),) * 2, -math.inf, dtype=q.dtype, device=q.device).triu(1)
         for rows in row_ranges(T, queries):
@@ -144,7 +156,7 @@ class _BlockedCausalAttention(torch.autograd.Function):
             weights.append(scores.softmax(dim=-1))
             y[:, rows] = torch.bmm(weights[-1], v[:, :seen])
         ctx.save_for_backward(q, k, v, y, *weights)
-        ctx.queries = queries
+        ctx.queries, ctx.divisor = queries, divisor
         return y.view(B, H, T, D)
 
     @staticmethod
@@ -163,5 +175,5 @@ class _BlockedCausalAttention(torch.autograd.Function):
             d_scores = torch.bmm(d_y[:, rows], v[:, :seen].transpose(1, 2)).sub_(row_sums[:, rows]).mul_(P)
             d_q[:, rows] = torch.bmm(d_scores, k[:, :seen])
             d_k[:, :seen] += torch.bmm(d_scores.transpose(1, 2), q[:, rows])
-        d_q /= math.sqrt(D)
-        return (*(d.to(q.dtype).view(B, H, T, D) for d in (d_q, d_k, d_v)), None)
+        d_q /= ctx.divisor
+        return (*(d.to(q.dtype).view(B, H, T, D) for d in (d_q, d_k, d_v)), None, None)

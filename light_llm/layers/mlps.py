@@ -28,13 +28,13 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """(SiLU(x Wg) * (x W1)) W2: one product gates the other (Shazeer, 2020)."""
+    """(f(x Wg) * (x W1)) W2: one product gates the other (Shazeer, 2020)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, act: nn.Module) -> None:
         super().__init__()
         self.c_gate = nn.Linear(config.n_embd, config.inner_size, bias=config.bias)
         self.c_fc = nn.Linear(config.n_embd, config.inner_size, bias=config.bias)
-        self.act = SwiGLU()
+        self.act = act
         self.c_proj = nn.Linear(config.inner_size, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,6 +50,18 @@ class SwiGLU(nn.Module):
         return F.silu(gate) * value
 
 
+class GeGLU(nn.Module):
+    """GELU(g) u, with one of GELU's two forms: gate and value, (..., n) each -> (..., n)."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, gate: Tensor, value: Tensor) -> Tensor:
+        """Gate the value: (..., n), (..., n) -> (..., n)."""
+        return F.gelu(gate, approximate=self.approximate) * value
+
+
 class SquaredReLU(nn.Module):
     """max(0, x)^2 (So et al., 2021)."""
 
@@ -61,7 +73,8 @@ class SquaredReLU(nn.Module):
 GELU_FORMS = {"gelu_tanh": "tanh", "gelu": "none"}  # a config's `activation` -> torch's `approximate`
 MLPS: dict[str, Callable[[ModelConfig], "MLP | GatedMLP"]] = {
     "gelu": lambda config: MLP(config, nn.GELU(GELU_FORMS[config.activation])),
-    "swiglu": GatedMLP,
+    "swiglu": lambda config: GatedMLP(config, SwiGLU()),
+    "geglu": lambda config: GatedMLP(config, GeGLU(GELU_FORMS[config.activation])),
     "relu2": lambda config: MLP(config, SquaredReLU()),
 }
 

@@ -18,17 +18,40 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
+    def gain(self) -> Tensor:
+        """Return the gain g, (size,)."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Divide each vector by its root mean square and multiply it by the gain."""
         if x.is_cpu and torch.is_grad_enabled() and can_use_custom_gradients():
-            return cast(Tensor, _RMSNorm.apply(x, self.weight, self.eps))
-        return rms_norm(x, self.weight, self.eps)
+            y = cast(Tensor, _RMSNorm.apply(x, self.gain(), self.eps))
+        else:
+            y = rms_norm(x, self.gain(), self.eps)
+        return y.to(self.weight.dtype)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return x in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Compute RMSNorm as written: the reference of `_RMSNorm`, and twice differentiable."""
-    wide = x if x.dtype == torch.float64 else x.float()
+    wide = widen(x)
     return (wide * (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt() * gain).to(gain.dtype)
+
+
+class RMSNorm1p(RMSNorm):
+    """y = (1 + w) x / sqrt(mean(x^2) + eps), w 0 at first: Gemma's, where weight decay would draw the gain to 1."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps)
+        nn.init.zeros_(self.weight)
+
+    def gain(self) -> Tensor:
+        """Return 1 + w, (size,), in float32 or wider: in bfloat16 the sum would lose most of w."""
+        return 1 + widen(self.weight)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -39,7 +62,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = widen(x)
         mean = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1))
         scale = mean.add_(eps).rsqrt_()  # (..., 1)
         ctx.save_for_backward(x, gain, scale)
@@ -56,7 +79,7 @@ class _RMSNorm(torch.autograd.Function):
             gradients = iter(torch.autograd.grad(rms_norm(x, gain, ctx.eps), inputs, d_y, create_graph=True))
             d_x, d_gain = (next(gradients) if need else None for need in needed)
             return d_x, d_gain, None
-        u = (x if x.dtype == torch.float64 else x.float()) * scale
+        u = widen(x) * scale
         d_gain = (d_y * u).flatten(0, -2).sum(dim=0)
         d_u = d_y * gain
         mean = (d_u * u).mean(dim=-1, keepdim=True)
@@ -67,6 +90,7 @@ class _RMSNorm(torch.autograd.Function):
 NORMS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "layernorm": lambda config, size: nn.LayerNorm(size, config.norm_eps, bias=config.bias),
     "rmsnorm": lambda config, size: RMSNorm(size, config.norm_eps),
+    "rmsnorm1p": lambda config, size: RMSNorm1p(size, config.norm_eps),
 }
 
 

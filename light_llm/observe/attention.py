@@ -32,11 +32,13 @@ def record_attention(model: LightLLM) -> Iterator[list[Tensor]]:
     originals: dict[Any, Callable[..., Tensor]] = {block.attn: block.attn.attend for block in model.h}  # type: ignore
 
     def recording(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def wrapper(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+        def wrapper(
+            q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, scale: float = 0.0
+        ) -> Tensor:
             # The metrics are computed in float32, whatever dtype the model runs in.
             with torch.autocast(q.device.type, enabled=False):
-                recorded.append(attention_weights(q.detach().float(), k.detach().float(), mask))
-            return attend(q, k, v, mask, dropout)
+                recorded.append(attention_weights(q.detach().float(), k.detach().float(), mask, scale))
+            return attend(q, k, v, mask, dropout, scale)
 
         return wrapper
 

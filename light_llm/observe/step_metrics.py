@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from .metrics import round_significant
 
 MAX_SAMPLE = 1 << 14  # elements of a tensor that are read; smaller tensors are read whole
+_BRANCH_OF_NORM = {"ln_1": "attn", "ln_1_post": "attn", "ln_2": "mlp", "ln_2_post": "mlp"}
 
 
 def group_of(name: str) -> str:
-    """Return the group of a parameter: a part of the model. A norm belongs to the branch that it feeds.
+    """Return the group of a parameter: a part of the model. A norm belongs to the branch that it feeds, or ends.
 
     >>> [group_of(n) for n in ("wte.weight", "h.3.ln_1.bias", "h.3.attn.c_proj.weight", "h.3.ln_2.weight")]
     ['wte', 'h.3.attn', 'h.3.attn', 'h.3.mlp']
@@ -24,7 +25,7 @@ def group_of(name: str) -> str:
     parts = name.split(".")
     if parts[0] != "h":
         return parts[0]
-    return f"h.{parts[1]}.{ {'ln_1': 'attn', 'ln_2': 'mlp'}.get(parts[2], parts[2]) }"
+    return f"h.{parts[1]}.{_BRANCH_OF_NORM.get(parts[2], parts[2])}"
 
 
 @dataclass

@@ -6,7 +6,7 @@ a slow bfloat16; a data sheet's peak rate would not.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 
 import torch
@@ -38,7 +38,18 @@ VERSION = 2  # of this file's measurements: part of the key in the cache
 N_TIMINGS = 26  # calls of the stopwatch for one profile
 ProgressFn = Callable[[int, int], object]  # timings done, timings in all
 GPT2 = ModelConfig()
-BLOCK_CHOICES = ("positions", "norm", "mlp", "activation", "bias", "qk_norm")  # they decide the time of a block
+# They decide the time of a block.
+BLOCK_CHOICES = (
+    "positions",
+    "norm",
+    "mlp",
+    "activation",
+    "bias",
+    "qk_norm",
+    "qkv_bias",
+    "post_norms",
+    "parallel_residual",
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,11 @@ def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
     sharing = max(n for n in range(1, H + 1) if H % n == 0 and n <= model.n_head // model.kv_heads)
     inner = round(model.inner_size / model.n_embd * C)
     choices = {name: getattr(model, name) for name in BLOCK_CHOICES}
-    return ModelConfig(n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, **choices)
+    # In pairs, because a share of another head size may be an odd number here.
+    rotated = max(1, round(D / 2 * model.rotary_dims / model.head_size)) * 2 / D
+    return ModelConfig(
+        n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, rotary_pct=rotated, **choices
+    )
 
 
 def measure_profile(
@@ -161,7 +176,7 @@ class _Parts:
             block.attn.attend = _no_attention
 
         def work() -> None:
-            y = self._through(blocks, x)
+            y = self._through(blocks, config, x)
             if backward:
                 y.backward(torch.ones_like(y))
                 for block in blocks:
@@ -169,9 +184,9 @@ class _Parts:
 
         return self.seconds(work) / len(blocks)
 
-    def _through(self, blocks: Sequence[Block], x: Tensor) -> Tensor:
+    def _through(self, blocks: Sequence[Block], config: ModelConfig, x: Tensor) -> Tensor:
         position_ids = torch.arange(x.size(1), device=self.device)
-        angles = POSITIONS[self.model.positions](replace(self.model, head_dim=D)).angles(position_ids)
+        angles = POSITIONS[config.positions](config).angles(position_ids)
         with autocast(self.device, self.dtype):
             for block in blocks:
                 x = block(x, position_ids, None, None, angles)
@@ -244,7 +259,9 @@ class _Parts:
         return self.seconds(lambda: drop(x).backward(up)) / x.numel()
 
 
-def _no_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def _no_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, scale: float = 0.0
+) -> Tensor:
     """Return each token's own value, in place of attention, which is measured separately."""
     return v
 

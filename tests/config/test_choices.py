@@ -78,7 +78,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"positions": "rop"}, "positions='rop'.* rope.*learned"),
     ({"rope_scaling": "llama"}, "rope_scaling='llama'.*llama3"),
     ({"norm": "rms"}, "norm='rms'.*layernorm, rmsnorm"),
-    ({"mlp": "swigl"}, "mlp='swigl'.*swiglu.*gelu, swiglu, relu2"),
+    ({"mlp": "swigl"}, "mlp='swigl'.*swiglu.*gelu, swiglu, geglu, relu2"),
     ({"n_kv_head": 4}, "n_head=6 .*n_kv_head=4 .*1, 2, 3, 6$"),
     ({"n_kv_head": 12}, "n_head=6 .*n_kv_head=12"),
     ({**ROPE, "head_dim": 7}, "positions=rope.*d_k=7.*head_dim=8"),

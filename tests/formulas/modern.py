@@ -216,7 +216,7 @@ def M18_queries_and_keys_of_one_size() -> None:
         attn.q_norm.weight.copy_(tensor(1 + 0.1 * normal(8, seed=2)))
         attn.k_norm.weight.copy_(tensor(1 + 0.1 * normal(8, seed=3)))
 
-    def watching(q, k, v, mask, dropout):  # type: ignore[no-untyped-def]
+    def watching(q, k, v, *_):  # type: ignore[no-untyped-def]
         seen.extend((array(q[0]), array(k[0])))
         return attend_by_formula(q, k, v)
 

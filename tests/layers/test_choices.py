@@ -164,4 +164,4 @@ def test_a_rotary_model_may_go_on_with_a_longer_context(tmp_path: Path, capsys: 
     assert (resumed.n_positions, resumed.rope_scaling, resumed.rope_factor) == (32, "linear", 2.0)
     capsys.readouterr()
     assert main(["train", "--init-from", str(tmp_path / "nano"), "--out", str(tmp_path / "x"), *longer]) == 2
-    assert "decides the shape of the model; leave out --preset and model.rope_factor" in capsys.readouterr().err
+    assert "decides the shape of the model; leave out model.rope_factor" in capsys.readouterr().err

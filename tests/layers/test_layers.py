@@ -198,7 +198,7 @@ def test_attention_in_a_window_is_the_formula_with_a_mask(changes: dict[str, Any
     at = torch.arange(14)
     mask = (at[:, None] - at < 5) & (at[:, None] >= at)
     for block in plain.h:
-        block.attn.attend = lambda q, k, v, _, dropout: attend_by_formula(q, k, v, mask)  # type: ignore[union-attr]
+        block.attn.attend = lambda q, k, v, *_: attend_by_formula(q, k, v, mask)  # type: ignore[union-attr]
     x = some_tokens(2, 14)
     for training in (True, False):  # by blocks of queries, and by the kernel
         with torch.set_grad_enabled(training):
