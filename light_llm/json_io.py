@@ -3,11 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 16 << 20  # of a file; its values can take forty times that in memory
-MAX_CONTAINERS = 1 << 18  # objects and arrays in a file
+
+@dataclass(frozen=True)
+class JsonLimits:
+    """The largest JSON file that is read."""
+
+    bytes: int  # its values can take forty times that in memory
+    brackets: int  # objects and arrays, and brackets in texts
+
+
+ORDINARY = JsonLimits(16 << 20, 1 << 18)
+# A vocabulary of 262,144 tokens with its merges takes more than 30 MB and half a million brackets.
+TOKENIZER = JsonLimits(64 << 20, 2_000_000)
 MAX_DEPTH = 64  # of nested objects and arrays
 DIGEST = "digest"  # the key that `dump_with_digest` adds
 
@@ -36,27 +47,27 @@ def load_verified(path: Path) -> dict[str, Any]:
     return without_digest
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: Path, limits: JsonLimits = ORDINARY) -> Any:
     """Read a JSON file. Raises OSError, and ValueError for invalid, too large or too deeply nested JSON."""
-    return parse_json(read_bounded(path))
+    return parse_json(read_bounded(path, limits), limits)
 
 
-def read_bounded(path: Path) -> bytes:
-    """Read a file of at most MAX_BYTES. Raises OSError, and ValueError for a larger file or no regular file."""
+def read_bounded(path: Path, limits: JsonLimits = ORDINARY) -> bytes:
+    """Read a file of limited size. Raises OSError, and ValueError for a larger file or no regular file."""
     # Opening a pipe would block, and reading a device might never end.
     if path.exists() and not path.is_file():
         raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it is longer than {MAX_BYTES:,} bytes")
+        data = file.read(limits.bytes + 1)
+    if len(data) > limits.bytes:
+        raise ValueError(f"it is longer than {limits.bytes:,} bytes")
     return data
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, limits: JsonLimits = ORDINARY) -> Any:
     """Decode JSON of limited size and depth. Raises ValueError."""
-    if data.count(b"{") + data.count(b"[") > MAX_CONTAINERS:
-        raise ValueError(f"it has more than {MAX_CONTAINERS:,} brackets")
+    if data.count(b"{") + data.count(b"[") > limits.brackets:
+        raise ValueError(f"it has more than {limits.brackets:,} brackets")
     try:
         values = json.loads(data.decode("utf-8"))
     except RecursionError:

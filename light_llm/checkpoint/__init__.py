@@ -1,6 +1,8 @@
 """Run folders, step folders and model files: written atomically, verified when read."""
 
 from ..atomic_io import Files as Files
+from .carried_files import CARRIED_FILES as CARRIED_FILES
+from .carried_files import read_carried_files as read_carried_files
 from .load import LoadedModel as LoadedModel
 from .load import ModelFile as ModelFile
 from .load import load_model as load_model
@@ -11,5 +13,6 @@ from .run_folder import RunFolder as RunFolder
 from .run_folder import contains_run as contains_run
 from .step_folder import StepState as StepState
 from .step_folder import read_step as read_step
+from .step_folder import read_step_files as read_step_files
 from .step_folder import restore_optimizer as restore_optimizer
 from .step_folder import write_step as write_step

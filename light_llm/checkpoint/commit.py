@@ -2,17 +2,20 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..atomic_io import Files, WriteFn, move_into_place
+from ..config import repr_short
 from ..errors import CheckpointError
 from ..json_io import canonical_json, load_json
 
 MANIFEST = "MANIFEST.json"
-FORMAT = 1
+# Of a step folder and of a model file. Format 1 had no files that travel with a model. A new field whose default means
+# "as before" does not raise the number; what an older reader would misread does.
+FORMAT = 2
 
 
 def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> None:
@@ -57,8 +60,14 @@ def is_complete(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def verify_folder(path: Path) -> None:
-    """Check every file of a committed folder against its manifest.
+def verify_folder(path: Path, only: Collection[str] = ()) -> list[str]:
+    """Check the files of a committed folder against its manifest.
+
+    Args:
+        only: check no others; by default all are checked.
+
+    Returns:
+        The names of the files that were checked.
 
     Raises:
         CheckpointError: a file or the manifest is missing, truncated or altered, or the format is unknown.
@@ -68,7 +77,9 @@ def verify_folder(path: Path) -> None:
     entries = manifest.get("files")
     if not isinstance(entries, dict) or not entries or not all(isinstance(entry, dict) for entry in entries.values()):
         raise CheckpointError(f"{path / MANIFEST} is damaged: it lists no files; use another checkpoint")
-    for name, entry in entries.items():
+    checked = [name for name in entries if not only or name in only]
+    for name in checked:
+        entry = entries[name]
         file, expected = path / name, entry.get("bytes")
         if len(name) > 255 or Path(name).name != name or not file.is_file():
             raise CheckpointError(f"{path} is damaged: {name} is missing; use another checkpoint")
@@ -78,15 +89,23 @@ def verify_folder(path: Path) -> None:
             )
         if _sha256(file) != entry.get("sha256"):
             raise CheckpointError(f"{file} is damaged: its SHA-256 is not the manifest's; use another checkpoint")
+    return checked
 
 
 def check_format(values: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError unless the format number is ours."""
-    if (stored := values.get("format")) != FORMAT:
+    """Raise CheckpointError unless the format number is ours or an earlier one."""
+    stored = values.get("format")
+    if type(stored) is int and 1 <= stored <= FORMAT:
+        return
+    if type(stored) is int and stored > FORMAT:
         raise CheckpointError(
-            f"{path} is written in format {stored!r}; this light-llm reads format {FORMAT}: "
-            "use the version that wrote it, or a newer one"
+            f"{path} was written by a newer light-llm, in format {repr_short(stored)}; this one reads formats up to "
+            f"{FORMAT}: install the version that wrote it, or a newer one"
         )
+    raise CheckpointError(
+        f"{path} is damaged: its format is {repr_short(stored)}, and there are the formats 1 to {FORMAT}; "
+        "use another checkpoint"
+    )
 
 
 def as_json(values: Mapping[str, Any]) -> WriteFn:

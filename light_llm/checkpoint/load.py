@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError, did_you_mean
 from ..model import LightLLM
 from ..runtime import expand_path
+from .carried_files import read_carried_files
 from .commit import check_format, is_complete, read_json, verify_folder
 from .foreign_files import advice_for_folder
 from .model_file import WEIGHT_DTYPES, ModelFileReader
@@ -32,6 +33,8 @@ class ModelFile:
     tokenizer: Tokenizer | None
     data: dict[str, Any]  # the record of the training text; empty for a custom loader
     meta: dict[str, Any]  # everything stored beside the weights: step, evaluation, dtype ...
+    # Those that travel with a published model, byte for byte: tokenizer.json, generation_config.json ...
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def training_window(self) -> int:
@@ -123,15 +126,16 @@ def read_model(path: str | Path) -> ModelFile:
 
 def _read(path: Path) -> ModelFile:
     if path.is_dir():
-        verify_folder(path)
+        files = read_carried_files(path, verify_folder(path))
         meta = read_json(path / "model.json")
         check_format(meta, path)
         weights = read_tensors(path / "model.safetensors")
-        return _interpret(path, weights, meta)
+        return _with_tokenizer(_interpret(path, weights, meta), files)
     with ModelFileReader(path) as file:
         # Check sizes against the config before reading numbers: the file may claim far too many.
         checked = _interpret(path, file.shapes, file.meta)
-        return replace(checked, weights=file.weights())
+        weights, files = file.read()
+        return _with_tokenizer(replace(checked, weights=weights), files)
 
 
 def find_model(path: Path) -> Path:
@@ -160,24 +164,32 @@ def find_model(path: Path) -> Path:
 def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) -> ModelFile:
     try:
         config = from_dict(ModelConfig, meta["config"], what="model")
-        stored = meta.get("tokenizer")
-        tokenizer = tokenizer_from_dict(stored) if stored else None
         data = dict(meta.get("data") or {})
         for name in ("max_length", "documents"):
             if data.get(name) is not None:
                 check_range(name, data[name], low=1, integer=True)
-    except CheckpointError:
-        raise
     except ConfigError as error:
         raise CheckpointError(f"{path} was written by another version of light-llm: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, LightLLMError) as error:
         raise CheckpointError(f"{path} is damaged: its description cannot be used ({error!r})") from None
     _check_sizes(path, config, weights)
+    return ModelFile(path, weights, config, None, data, dict(meta))
+
+
+def _with_tokenizer(file: ModelFile, files: Mapping[str, bytes]) -> ModelFile:
+    """Return a model file with the files that travel with it, and its tokenizer. Raises CheckpointError."""
+    path, config, stored = file.path, file.config, file.meta.get("tokenizer")
+    try:
+        tokenizer = tokenizer_from_dict(stored, files) if stored else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, LightLLMError) as error:
+        raise CheckpointError(f"{path} is damaged: its tokenizer cannot be used ({error!r})") from None
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{path} is damaged: its tokenizer has {tokenizer.vocab_size:,} ids and its model {config.vocab_size:,}"
         )
-    return ModelFile(path, weights, config, tokenizer, data, dict(meta))
+    return replace(file, tokenizer=tokenizer, files=files)
 
 
 def _check_sizes(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:

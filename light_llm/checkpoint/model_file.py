@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from ..data import TokenDataset, Tokenizer
 from ..errors import CheckpointError
 from ..json_io import check_depth
 from ..model import LightLLM
+from .carried_files import CARRIED_FILES, check_carried_files
 from .commit import FORMAT, check_format
 from .foreign_files import not_a_model
 from .safe_pickle import UnsafeModelFile, inspect_archive
@@ -53,20 +55,29 @@ def model_meta(
     }
 
 
-def write_model_file(path: Path, weights: Mapping[str, Tensor], meta: Mapping[str, Any], files: Files) -> None:
+def write_model_file(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    disk: Files,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
     """Write a model atomically, readable by `torch.load(path, weights_only=True)`.
 
     Args:
-        weights: the state dict of the unwrapped model.
+        weights: the state dict of the unwrapped model, in any of WEIGHT_DTYPES.
         meta: plain values: config, tokenizer, data, step, evaluation.
+        files: of the model, such as tokenizer.json; see `carried_files`.
     """
+    check_carried_files(files)
     # A round trip through JSON makes every string an object of its own. Pickle stores a shared object once, so the
     # bytes would otherwise depend on which equal strings happen to be one object.
-    names, meta = json.loads(json.dumps([sorted(weights), meta], sort_keys=True))
+    names, file_names, meta = json.loads(json.dumps([sorted(weights), sorted(files), meta], sort_keys=True))
     tensors = {name: weights[name].detach().cpu().contiguous() for name in names}
-    payload = {"kind": KIND, "format": FORMAT, "meta": meta, "model": tensors, "digest": digest(tensors, meta)}
+    payload = {"kind": KIND, "format": FORMAT, "meta": meta, "model": tensors}
+    payload |= {"files": {name: _as_tensor(files[name]) for name in file_names}, "digest": digest(tensors, meta, files)}
     # Given a path, torch would name the folder in the archive after it: the same model would give other bytes.
-    atomic_write(path, lambda file: torch.save(payload, file), files)
+    atomic_write(path, lambda file: torch.save(payload, file), disk)
 
 
 class ModelFileReader:
@@ -114,20 +125,27 @@ class ModelFileReader:
         check_format(payload, path)
         self.meta: dict[str, Any] = payload.get("meta") or {}
         self.shapes: dict[str, Tensor] = payload.get("model") or {}  # on the meta device: shapes and types only
+        files = payload.get("files") or {}
         self.digest = payload.get("digest")
-        valid = _is_json(self.meta) and isinstance(self.shapes, dict)
+        valid = _is_json(self.meta) and isinstance(self.shapes, dict) and isinstance(files, dict)
         if not valid or not all(isinstance(n, str) and _owns_storage(t) for n, t in self.shapes.items()):
             raise CheckpointError(f"{path} is damaged: its contents are not those of a model; {_REMEDY}")
-        if sorted(t.nbytes for t in self.shapes.values()) != storages:
+        if not all(isinstance(n, str) and _is_bytes(t) for n, t in files.items()):
+            raise CheckpointError(f"{path} is damaged: the files in it are not bytes; {_REMEDY}")
+        if sorted(t.nbytes for t in [*self.shapes.values(), *files.values()]) != storages:
             raise CheckpointError(f"{path} is damaged: the sizes of its tensors are not the recorded ones; {_REMEDY}")
 
-    def weights(self) -> dict[str, Tensor]:
-        """Read the weights, on the CPU. Raises CheckpointError when they or `meta` do not match the digest."""
+    def read(self) -> tuple[dict[str, Tensor], dict[str, bytes]]:
+        """Read the weights, on the CPU, and the files that travel with the model.
+
+        Raises CheckpointError when they or `meta` do not match the digest.
+        """
         payload = self._load("cpu")
         weights = cast(dict[str, Tensor], payload["model"])
-        if digest(weights, self.meta) != self.digest:
+        files = {name: t.numpy().tobytes() for name, t in (payload.get("files") or {}).items()}
+        if digest(weights, self.meta, files) != self.digest:
             raise CheckpointError(f"{self.path} is damaged: its contents do not match its digest; {_REMEDY}")
-        return weights
+        return weights, {name: data for name, data in files.items() if name in CARRIED_FILES}
 
     def _load(self, device: str) -> Any:
         """Load the pickle onto a device. For the meta device no numbers are read."""
@@ -148,19 +166,32 @@ class ModelFileReader:
         self.file.close()
 
 
-def digest(weights: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over the meta values and over every tensor's name, type, shape and bytes."""
+def digest(
+    weights: Mapping[str, Tensor], meta: Mapping[str, Any], files: Mapping[str, bytes] = MappingProxyType({})
+) -> str:
+    """Return the SHA-256 over the meta values, every tensor's name, type, shape and bytes, and the files."""
     sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.flatten().view(torch.uint8).numpy().data)
+    for name in sorted(files):
+        sha.update(f"{name} file {len(files[name])}".encode())
+        sha.update(files[name])
     return sha.hexdigest()
 
 
 def _owns_storage(tensor: Any) -> bool:
     """Return whether a value is a contiguous tensor of numbers; an expanded view could be far larger than the file."""
     return isinstance(tensor, Tensor) and tensor.dtype in WEIGHT_DTYPES and tensor.is_contiguous()
+
+
+def _is_bytes(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.dtype == torch.uint8 and tensor.ndim == 1 and tensor.is_contiguous()
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
 def _is_json(meta: Any) -> bool:

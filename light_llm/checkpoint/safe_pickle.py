@@ -23,7 +23,7 @@ ALLOWED_OPCODES = frozenset(_OPCODES.split())
 ALLOWED_GLOBALS = frozenset(
     # torch.save stores a tensor's empty list of hooks as an OrderedDict.
     ["torch._utils _rebuild_tensor_v2", "collections OrderedDict"]
-    + [f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double")]
+    + [f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Byte")]
 )
 _RECORD = re.compile(r"([\w -]+)/((?:\.data/)?[.\w]+|data/\d+)", re.ASCII)
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from ..atomic_io import Files, WriteFn
 from ..errors import CheckpointError
+from .carried_files import CARRIED_FILES, check_carried_files, read_carried_files
 from .commit import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
 from .tensors import read_tensors, write_tensors
 
@@ -50,14 +52,17 @@ def write_step(
     state: StepState,
     meta: Mapping[str, Any],
     run: Mapping[str, Any],
-    files: Files,
+    disk: Files,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Commit a step folder: model, optimizer, generators, state, and a manifest over them.
 
     Args:
         meta: the model's config, tokenizer, data and step, so that it can be used alone.
         run: the contents of run.json, so that a run can be resumed from the step folder alone.
+        files: of the model, such as tokenizer.json; see `carried_files`.
     """
+    check_carried_files(files)
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
     contents: dict[str, WriteFn] = {
         "model.safetensors": partial(write_tensors, tensors=weights),
@@ -67,7 +72,12 @@ def write_step(
         "state.json": as_json({"format": FORMAT, **asdict(state)}),
         SETTINGS: as_json(run),
     }
-    commit_folder(path, contents, files)
+    contents |= {name: partial(_write_bytes, data=data) for name, data in files.items()}
+    commit_folder(path, contents, disk)
+
+
+def _write_bytes(file: BinaryIO, *, data: bytes) -> None:
+    file.write(data)
 
 
 def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], StepState, dict[str, Any]]:
@@ -87,6 +97,11 @@ def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[st
         return weights, moments, rng, StepState(**state), meta
     except TypeError as error:
         raise CheckpointError(f"{path / 'state.json'} is damaged ({error}); use another checkpoint") from None
+
+
+def read_step_files(path: Path) -> dict[str, bytes]:
+    """Return the files that travel with the model of a step folder, after verifying them. Raises CheckpointError."""
+    return read_carried_files(path, verify_folder(path, only=CARRIED_FILES))
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

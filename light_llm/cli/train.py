@@ -162,6 +162,7 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         force=flags.force,
         skip_doctor=flags.skip_doctor,
         spell=as_flags,
+        model_files=origin.files if origin else {},
     )
     trainer.asked = request.asked
     return trainer

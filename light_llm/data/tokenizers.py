@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..config import repr_short
@@ -153,8 +154,12 @@ def _load_tokenizer_json(path: Path) -> Tokenizer:
     raise ConfigError(f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train")
 
 
-def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
-    """Build a tokenizer from the values of `to_dict`. Raises CheckpointError for an unknown kind or damaged values."""
+def tokenizer_from_dict(values: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> Tokenizer:
+    """Build a tokenizer from the values of `to_dict`. Raises CheckpointError for an unknown kind or damaged values.
+
+    Args:
+        files: that travel with the model, for a tokenizer that is such a file.
+    """
     builders: dict[str, Callable[[], Tokenizer]] = {
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
         "bpe": lambda: BytePairTokenizer(unicode_to_bytes(t or "" for t in values["tokens"]), values["separator"]),

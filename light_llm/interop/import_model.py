@@ -165,7 +165,7 @@ def write_model(loaded: LoadedModel, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path)
-        write_model_file(path, loaded.file.weights, loaded.file.meta, Files())
+        write_model_file(path, loaded.file.weights, loaded.file.meta, Files(), loaded.file.files)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written: {error.strerror or error}; name another path with {{--out}}"

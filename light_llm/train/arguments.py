@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
+from ..checkpoint.carried_files import CARRIED_FILES, TOKENIZER_JSON
 from ..config import DEFAULT_SEED, EPOCHS, ModelConfig, TrainConfig, explain_alias, param_shapes, repr_short
 from ..data import DataLoader, TokenDataset, Tokenizer, create_dataloader
 from ..data.python_inputs import own_tokenizer
 from ..errors import ConfigError
 from ..model import LightLLM
+
+if TYPE_CHECKING:
+    from .start import ResumeState
 
 ModelLike = LightLLM | ModelConfig
 LoaderLike = DataLoader | TokenDataset | Iterable[tuple[Tensor, Tensor]]
@@ -96,6 +100,25 @@ def check_companions(model: ModelLike, loader: Any, tokenizer: Any, val_loader: 
             "val_loader is read at every evaluation, so it must be iterable again: a list or a DataLoader"
         )
     return cast("Tokenizer | None", tokenizer)
+
+
+def files_of_model(
+    resumed: ResumeState | None, given: Mapping[str, bytes] | None, tokenizer: Tokenizer | None
+) -> dict[str, bytes]:
+    """Return the files that travel with the model, with that of its tokenizer. Raises ConfigError for another file.
+
+    Args:
+        resumed: its checkpoint's files replace those that were given.
+    """
+    files = resumed.files if resumed else given or {}
+    if unknown := sorted(files.keys() - set(CARRIED_FILES)):
+        raise ConfigError(
+            f"model_files has {repr_short(unknown[0])}, which does not travel with a model; there are "
+            f"{', '.join(CARRIED_FILES)}"
+        )
+    # The bytes that a tokenizer of a published model was made from.
+    data = getattr(tokenizer, "data", None)
+    return {**files, TOKENIZER_JSON: data} if isinstance(data, bytes) else {**files}
 
 
 def _check_parameters(model: LightLLM) -> None:

@@ -87,8 +87,8 @@ class Checkpointer(Callback):
         files count as free.
         """
         folder, model = self.folder, self.trainer.model
-        step = step_bytes(model, self.trainer.config)
-        best = 4 * sum(p.numel() for p in model.parameters()) + OVERHEAD
+        step = step_bytes(model, self.trainer.config) + self._file_bytes
+        best = 4 * sum(p.numel() for p in model.parameters()) + self._file_bytes + OVERHEAD
         existing = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if self.resumed else []
         needed = (RECENT_STEPS + 1) * step + 2 * best - sum(size_on_disk(path) for path in existing)
         free = folder.files.free(folder.path)
@@ -110,7 +110,7 @@ class Checkpointer(Callback):
             CheckpointError: it cannot be written; the older ones are unchanged.
         """
         trainer, config, state = self.trainer, self.trainer.config, self.trainer.state
-        path, needed = self.folder.step_path(state.step), step_bytes(trainer.model, config)
+        path, needed = self.folder.step_path(state.step), step_bytes(trainer.model, config) + self._file_bytes
         self.folder.check_space(path, needed)
         # A power cut must not leave a checkpoint without the metrics before it. If the sync fails, the rows are still
         # in memory or in the page cache, and the run continues.
@@ -127,7 +127,8 @@ class Checkpointer(Callback):
                     state=StepState(**vars(state), lr_horizon=horizon, best=self.best_loss, best_step=self.best_step),
                     meta=self._model_meta(state.step, None),
                     run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
-                    files=self.folder.files,
+                    disk=self.folder.files,
+                    files=trainer.model_files,
                 )
         except OSError as error:
             raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
@@ -175,11 +176,17 @@ class Checkpointer(Callback):
         """Write the current model to `best_model.pt`. Raises CheckpointError; the older file is unchanged."""
         model, path = self.trainer.model, self.folder.best_model
         try:
-            write_model_file(path, model.state_dict(), self._model_meta(step, evaluation), self.folder.files)
+            meta, files = self._model_meta(step, evaluation), self.trainer.model_files
+            write_model_file(path, model.state_dict(), meta, self.folder.files, files)
         except OSError as error:
-            needed = 4 * sum(p.numel() for p in model.parameters())
+            needed = 4 * sum(p.numel() for p in model.parameters()) + self._file_bytes
             raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
         self.remove_old()
+
+    @property
+    def _file_bytes(self) -> int:
+        """Return the bytes of the files that travel with the model."""
+        return sum(map(len, self.trainer.model_files.values()))
 
     def _model_meta(self, step: int, evaluation: dict[str, Any] | None) -> dict[str, Any]:
         config, dataset = self.trainer.config, self.trainer.batches.dataset

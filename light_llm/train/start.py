@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import RunFolder, StepState, read_model, read_step, restore_optimizer
+from ..checkpoint import RunFolder, StepState, read_model, read_step, read_step_files, restore_optimizer
 from ..checkpoint.commit import read_json
 from ..checkpoint.run_folder import CorruptCheckpoint, step_number
 from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
@@ -60,6 +60,7 @@ class ResumeState:
     checkpoint: Checkpoint
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
+    files: dict[str, bytes]  # that travel with the model
 
     @property
     def state(self) -> StepState:
@@ -149,7 +150,8 @@ def read_resume_state(
     now = replace(saved.run, model=model.config, train=config, data=data)
     refuse_changes(saved.run, now, data_changes(saved.data, batches))
     assert saved.step is not None, "a run without a checkpoint is not resumed"
-    checkpoint = read_step(saved.step)
+    step = saved.step
+    checkpoint = read_step(step)
     state = checkpoint[3]
     if config.max_steps < state.step:
         raise ConfigError(
@@ -157,7 +159,7 @@ def read_resume_state(
         )
     evaluated, best, problems = _evaluations(folder, state)
     saved = replace(saved, problems=(*saved.problems, *problems))
-    return ResumeState(saved, checkpoint, evaluated, best)
+    return ResumeState(saved, checkpoint, evaluated, best, read_step_files(step))
 
 
 def refuse_changes(old: Run, new: Run, more: Sequence[str] = ()) -> None:

@@ -1,7 +1,7 @@
 """The training loop. `Trainer.train` is the algorithm, and the methods after it are its steps."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -49,13 +49,13 @@ class Trainer:
         resume: continue the run in `out` from its newest checkpoint; settings that are not given keep their values.
         overwrite: replace the run in `out`.
         quiet: print nothing.
-        guards: called before each update, after the built-in guards, which reject steps that are not finite and
-            handle loss spikes.
+        guards: called before each update, after the built-in ones for steps that are not finite and loss spikes.
         sinks: functions that get each row of metrics, in threads of their own; one that fails is dropped.
         report: write `report.html` at the end.
         force: start a run that does not fit into memory.
         skip_doctor: do not check that the device computes correctly, which is done once per device and torch.
         files: file operations, for tests of faults.
+        model_files: those that travel with a published model (`ModelFile.files`); a resumed run keeps its own.
         spell: how messages name options: `errors.as_keywords`, or `errors.as_flags` on the command line.
 
     Raises:
@@ -82,6 +82,7 @@ class Trainer:
         force: bool = False,
         skip_doctor: bool = False,
         files: Files | None = None,
+        model_files: Mapping[str, bytes] | None = None,
         spell: Callable[[str], str] = as_keywords,
         **changes: Any,
     ) -> None:
@@ -105,7 +106,7 @@ class Trainer:
         if isinstance(loader, DataLoader):
             preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
-        # Refused here, before the caller waits for checks that take seconds.
+        # Before the caller waits for checks that take seconds.
         if not (saved and saved.step):
             self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
         self.model, self.batches = model, batches_from(loader, model.config.vocab_size, tokenizer)
@@ -114,6 +115,7 @@ class Trainer:
         if saved and saved.step:
             self.resumed = read_resume_state(self.folder, saved, model, self.batches, config)
             self.finished = finished_step(self.folder, saved, config.max_steps)
+        self.model_files = arguments.files_of_model(self.resumed, model_files, self.batches.tokenizer)
         self.config, self.decisions = preflight.decide(config, self.resumed)
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
         self.state, self.stop_flag = TrainState(), StopFlag(stop_after=stop_after())
@@ -142,16 +144,14 @@ class Trainer:
             ConfigError: `every` is below 1, `callback` is no Callback, or this run has none of the class `before`.
         """
         if not hasattr(callback, "on_step"):
-            name = type(callback).__name__
-            raise ConfigError(
-                f"a {name} is not a light_llm.train.Callback; for a function use trainer.every(n, function)"
-            )
+            kind = f"a {type(callback).__name__} is not a light_llm.train.Callback"
+            raise ConfigError(f"{kind}; for a function use trainer.every(n, function)")
         check_range("every", every, low=1, integer=True)
         found = (i for i, (_, other) in enumerate(self.callbacks) if before and isinstance(other, before))
         place = next(found, None if before else len(self.callbacks))
         if place is None:
-            names = ", ".join(type(callback).__name__ for _, callback in self.callbacks)
-            raise ConfigError(f"this run has no callback {before and before.__name__}; it has {names}")
+            names = [type(callback).__name__ for _, callback in self.callbacks]
+            raise ConfigError(f"this run has no callback {before and before.__name__}; it has {', '.join(names)}")
         self.callbacks.insert(place, (every, callback))
 
     def request_stop(self) -> None:

@@ -35,6 +35,9 @@ from light_llm.runtime import rng_state, set_rng_state
 from tests.support.faults import Dying
 from tests.support.tools import some_tokens, tiny_model
 
+# Of a published model; they are also in every folder and file that test_fuzz.py damages.
+FILES = {"tokenizer.json": b'{"version": "1.0"}', "chat_template.jinja": "{{ é }}\r\n".encode(), "merges.txt": b""}
+
 
 class PowerCut(BaseException):
     """Not an Exception: nothing may catch it and tidy up."""
@@ -64,10 +67,10 @@ def trained(seed: int = 0, **changes: Any) -> tuple[Any, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def save(path: Path, model: Any, optimizer: Any, files: Files | None = None, step: int = 3, meta: Any = None) -> None:
+def save(path: Path, model: Any, optimizer: Any, disk: Files | None = None, step: int = 3, meta: Any = None) -> None:
     state, meta = StepState(step=step, tokens=99, batches=4, lr_horizon=10), meta or meta_of(model, step)
-    rng, files = rng_state("cpu"), files or Files()
-    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, files=files)
+    rng, disk = rng_state("cpu"), disk or Files()
+    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, disk=disk, files=FILES)
 
 
 # ---- the commit protocol
@@ -126,11 +129,11 @@ def test_a_step_written_twice_is_never_absent(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "best_model.pt"
     model, other = tiny_model(), tiny_model(seed=1)
-    write_model_file(path, model.state_dict(), meta_of(model), Files())
+    write_model_file(path, model.state_dict(), meta_of(model), Files(), FILES)
     before = path.read_bytes()
     for n in (1, 2, 3):
         with pytest.raises(OSError, match="No space left"):
-            write_model_file(path, other.state_dict(), meta_of(other), Dying(n, end=fill_disk))
+            write_model_file(path, other.state_dict(), meta_of(other), Dying(n, end=fill_disk), FILES)
         assert path.read_bytes() == before and os.listdir(tmp_path) == ["best_model.pt"]
 
 
@@ -140,9 +143,10 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
 def test_save_load_save_is_the_same_bytes(tmp_path: Path) -> None:
     model, _ = trained()
     first, second = tmp_path / "first.pt", tmp_path / "other name.pt"
-    write_model_file(first, model.state_dict(), meta_of(model), Files())
+    write_model_file(first, model.state_dict(), meta_of(model), Files(), FILES)
     stored = read_model(first)
-    write_model_file(second, stored.weights, stored.meta, Files())
+    assert stored.files == FILES
+    write_model_file(second, stored.weights, stored.meta, Files(), stored.files)
     assert first.read_bytes() == second.read_bytes()
 
     model, optimizer = trained()
@@ -154,15 +158,23 @@ def test_save_load_save_is_the_same_bytes(tmp_path: Path) -> None:
     restore_optimizer(again, fresh, moments)
     set_rng_state(rng, "cpu")
     save(tmp_path / "step-000004", again, fresh)
-    for name in ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "MANIFEST.json"):
+    for name in (
+        "model.safetensors",
+        "optimizer.safetensors",
+        "rng.safetensors",
+        "state.json",
+        "MANIFEST.json",
+        *FILES,
+    ):
         assert (tmp_path / "step-000003" / name).read_bytes() == (tmp_path / "step-000004" / name).read_bytes(), name
 
 
 def test_a_model_file_is_readable_by_plain_torch(tmp_path: Path) -> None:
     model = tiny_model()
-    write_model_file(tmp_path / "m.pt", model.state_dict(), meta_of(model), Files())
+    write_model_file(tmp_path / "m.pt", model.state_dict(), meta_of(model), Files(), FILES)
     payload = torch.load(tmp_path / "m.pt", weights_only=True)
-    assert torch.equal(payload["model"]["wte.weight"], model.wte.weight) and payload["format"] == 1
+    assert torch.equal(payload["model"]["wte.weight"], model.wte.weight) and payload["format"] == 2
+    assert {name: bytes(data.tolist()) for name, data in payload["files"].items()} == FILES
 
 
 def test_names_of_wrappers_are_never_stored(tmp_path: Path) -> None:
@@ -188,7 +200,7 @@ def test_all_three_kinds_of_path_give_the_model(tmp_path: Path) -> None:
     save(run.step_path(3), model, optimizer)
     x = some_tokens()
     for path in (run.step_path(3), run.path):
-        assert torch.equal(load_model(path).model(x), model(x))
+        assert torch.equal(load_model(path).model(x), model(x)) and read_model(path).files == FILES
     write_model_file(run.best_model, tiny_model(seed=5).state_dict(), meta_of(model), Files())
     assert torch.equal(load_model(run.path).model(x), tiny_model(seed=5)(x))
     file = read_model(run.best_model)
@@ -209,7 +221,7 @@ def test_any_flip_in_what_no_manifest_covers_is_seen(tmp_path: Path, name: str) 
         bad = bytearray(good)
         bad[at] ^= 1 << at % 8
         file.write_bytes(bad)
-        with pytest.raises(CheckpointError, match=r"damaged|in format|is missing"):
+        with pytest.raises(CheckpointError, match=r"damaged|newer light-llm|is missing"):
             read()
     file.write_bytes(good)
     read()
@@ -222,7 +234,8 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     path, model = tmp_path / "best_model.pt", tiny_model()
     write_model_file(path, model.state_dict(), meta_of(model), Files())
     for change, message in {
-        ("format", 2): "written in format 2; this light-llm reads format 1",
+        ("format", 3): "best_model.pt was written by a newer light-llm, in format 3",
+        ("format", "2"): "best_model.pt is damaged: its format is '2'",
         ("kind", "something else"): "is not a light-llm model file",
     }.items():
         torch.save(torch.load(path, weights_only=True) | dict([change]), path)
@@ -231,8 +244,8 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     model, optimizer = trained()
     save(tmp_path / "step-000003", model, optimizer)
     manifest = tmp_path / "step-000003" / "MANIFEST.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 9'))
-    with pytest.raises(CheckpointError, match="written in format 9"):
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 9'))
+    with pytest.raises(CheckpointError, match="step-000003 was written by a newer light-llm, in format 9"):
         read_model(tmp_path / "step-000003")
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from light_llm.checkpoint import Files, read_model, read_step, write_model_file
+from light_llm.checkpoint import Files, read_model, read_step, read_step_files, write_model_file
 from light_llm.data import prepare_dataset
 from light_llm.data.download import PinnedFile, ensure_file, sha256_of
 from light_llm.data.shards import Shard
 from light_llm.data.tokenizers import tokenizer_hash
 from light_llm.errors import CheckpointError, DataError
 from light_llm.json_io import load_verified
-from tests.checkpoint.test_checkpoint import meta_of, save, trained
+from tests.checkpoint.test_checkpoint import FILES, meta_of, save, trained
 from tests.support.tools import tiny_model, write_shard
 
 tries = pytest.mark.parametrize("tries", [200, pytest.param(1000, marks=pytest.mark.slow)])  # for each file
@@ -54,11 +54,11 @@ def test_a_model_file(tmp_path: Path, tries: int) -> None:
     """Padding between records, and fields of the archive that nobody reads, may change; what is loaded may not."""
     model = tiny_model(n_embd=12, n_layer=1)
     path = tmp_path / "best_model.pt"
-    write_model_file(path, model.state_dict(), meta_of(model), Files())
+    write_model_file(path, model.state_dict(), meta_of(model), Files(), FILES)
 
     def content() -> object:
         file = read_model(path)
-        return file.meta, {name: t.numpy().tobytes() for name, t in file.weights.items()}
+        return file.meta, file.files, {name: t.numpy().tobytes() for name, t in file.weights.items()}
 
     assert refused(path, content, CheckpointError, tries) > tries * 0.7
     assert torch.equal(read_model(path).weights["wte.weight"], model.wte.weight)
@@ -71,10 +71,15 @@ def test_each_file_of_a_step(tmp_path: Path, tries: int) -> None:
 
     def content() -> object:
         *tensors, state, meta = read_step(step)
-        return state, meta, [[(name, t.numpy().tobytes()) for name, t in part.items()] for part in tensors]
+        return (
+            state,
+            meta,
+            read_step_files(step),
+            [[(name, t.numpy().tobytes()) for name, t in part.items()] for part in tensors],
+        )
 
-    files = sorted(step.iterdir())
-    assert len(files) == 7
+    files = sorted(file for file in step.iterdir() if file.stat().st_size)  # an empty file has nothing to flip
+    assert len(files) == 7 + len(FILES) - 1
     for seed, file in enumerate(files):
         named = step.name if file.name == "MANIFEST.json" else None  # it is the others that do not fit it, then
         assert refused(file, content, CheckpointError, tries, seed, named) == tries

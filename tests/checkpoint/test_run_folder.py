@@ -224,14 +224,14 @@ def test_a_step_that_is_removed_while_it_is_read_is_chosen_anew(
     save(run.step_path(1), model, optimizer, step=1)
     read: list[str] = []
 
-    def overtaken(path: Path) -> None:
+    def overtaken(path: Path) -> list[str]:
         read.append(path.name)
         if len(read) == 1:
             for step in (2, 3):
                 save(run.step_path(step), model, optimizer, step=step)
             run.prune()
             assert not path.exists()
-        verify_folder(path)
+        return verify_folder(path)
 
     monkeypatch.setattr("light_llm.checkpoint.load.verify_folder", overtaken)
     assert read_model(run.path).meta["step"] == 3 and read == ["step-000001", "step-000003"]
