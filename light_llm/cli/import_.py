@@ -1,4 +1,4 @@
-"""`light-llm import FOLDER|FILE`: import a model from a Hugging Face folder or a checkpoint of nanoGPT."""
+"""`light-llm import FOLDER|FILE`: import a model from a Hugging Face folder, a GGUF file or nanoGPT's checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _POSITIONAL = PositionalArgs(
 class ImportFlags:
     """The flags of `import`."""
 
-    source: Annotated[Words, words_arg("WHAT", "Hugging Face folder, or nanoGPT .pt", "(required)"), _POSITIONAL] = ()
+    source: Annotated[
+        Words, words_arg("WHAT", "Hugging Face folder, .gguf or nanoGPT .pt", "(required)"), _POSITIONAL
+    ] = ()
     out: Annotated[str, arg(metavar="PATH", help="folder, or a file name with .pt")] = "imported"
     tokenizer: Annotated[
         str,
@@ -45,8 +47,8 @@ class ImportFlags:
 def command(argv: Sequence[str]) -> int:
     """Import a model, and print its description and the next command."""
     about = (
-        "Convert a GPT-2, Llama or Qwen3 model in a Hugging Face folder, or a nanoGPT checkpoint, to best_model.pt in "
-        "--out."
+        "Convert a GPT-2, Llama or Qwen3 model in a Hugging Face folder or a GGUF file, or a nanoGPT checkpoint, to "
+        "best_model.pt in --out."
     )
     # Earlier versions decoded the token files of nanoGPT to text.
     for word in argv:
@@ -73,10 +75,17 @@ def command(argv: Sequence[str]) -> int:
 def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
     """Read the folder or checkpoint at a path. Raises ConfigError for a flag without effect on it."""
     from ..checkpoint import contains_run
+    from ..interop.gguf_file import is_gguf
+    from ..interop.import_gguf import read_gguf
     from ..interop.import_model import read_folder
     from ..interop.nanogpt import read_checkpoint
     from ..runtime import expand_path
 
+    if is_gguf(path):
+        for name in ("text", "activation"):
+            if name in given:
+                raise ConfigError(f"--{name} has no effect on a GGUF file; leave it out")
+        return read_gguf(path, tokenizer=flags.tokenizer, offline=flags.offline)
     if path.is_dir() or not path.exists():
         if path.suffix == ".pt":
             raise CheckpointError(f"there is no file {path}; name a checkpoint of nanoGPT, or a Hugging Face folder")
@@ -92,7 +101,7 @@ def _read(path: Path, flags: ImportFlags, given: set[str]) -> LoadedModel:
         if not (folder / "config.json").is_file():
             hint = "the folder that has the model's config.json"
         raise CheckpointError(
-            f"{path} is a file, and neither a Hugging Face folder nor a checkpoint (.pt) of nanoGPT; name {hint}"
+            f"{path} is a file, and neither a GGUF file nor a checkpoint (.pt) of nanoGPT; name {hint}"
         )
     return read_checkpoint(
         path,
@@ -110,7 +119,8 @@ def _summary(loaded: LoadedModel, written: Path) -> list[str]:
 
     config, tokenizer = loaded.model.config, loaded.file.tokenizer
     origin = loaded.file.meta["imported"]
-    kind = f"{FAMILIES[origin['family']].title}, a Hugging Face folder" if "family" in origin else "nanoGPT"
+    where = f"a GGUF file in {origin['dtype']}" if origin["format"] == "gguf" else "a Hugging Face folder"
+    kind = f"{FAMILIES[origin['family']].title}, {where}" if "family" in origin else "nanoGPT"
     none = "none: the model can be trained further, but not generate or be evaluated"
     about = f"{tokenizer.name}, vocabulary {tokenizer.vocab_size:,}" if tokenizer else none
     path = shlex.quote(str(written))

@@ -46,7 +46,11 @@ class GGUFTraits:
     """A family as llama.cpp computes it, read in its source: src/models/gpt2.cpp, llama.cpp, qwen3.cpp."""
 
     supported: Mapping[str, tuple[Any, ...]]  # values of a setting that it computes
+    architecture: str = ""  # `general.architecture`; empty: the name of the family
     interleaved: bool = False  # its rotation pairs rows 2i and 2i + 1 of a head; ours pairs i and i + D/2
+    fused_qkv: bool = False  # queries, keys and values are one tensor, as here
+    partial_rotation: bool = False  # only the first numbers of a head may be rotated
+    windows: bool = False  # some layers may attend to a sliding window
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ FAMILIES = {
             ignored="n_ctx embd_pdrop reorder_and_upcast_attn summary_type summary_use_proj summary_activation "
             "summary_proj_to_labels summary_first_dropout",
             tensors=_GPT2_TENSORS,
-            gguf=GGUFTraits({"activation": ("gelu_tanh",)}),
+            gguf=GGUFTraits({"activation": ("gelu_tanh",)}, fused_qkv=True),
         ),
         Family(
             name="llama",

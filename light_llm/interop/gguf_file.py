@@ -246,7 +246,7 @@ class _Header:
         """Count fields and entries of lists. Raises Damaged for too many."""
         self.items += n
         if self.items > MAX_ITEMS:
-            raise Damaged(f"it claims {self.items:,} values")
+            raise Damaged(f"at byte {self.position:,} it claims {n:,} values")
 
 
 def _read_fields(header: _Header) -> tuple[dict[str, Any], int]:
@@ -272,3 +272,16 @@ def read_fields(path: Path) -> dict[str, Any]:
     """Return the fields of a GGUF file by key, without its tensors. Raises CheckpointError."""
     with GGUFFile(path) as file:
         return file.fields
+
+
+def is_gguf(path: Path) -> bool:
+    """Return whether a path names a GGUF file: by its suffix, or by its first bytes, as Ollama's files have none."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".gguf":
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False

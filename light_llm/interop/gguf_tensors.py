@@ -4,7 +4,8 @@ llama.cpp knows a family by name and computes it in one way. Settings that it ig
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,15 @@ from ..checkpoint import ModelFile
 from ..config import ModelConfig, get_model_size
 from ..config.choices import POSITIONS
 from ..errors import ConfigError
-from ..layers.positions import frequencies
 from ..text_format import format_count
 from .architectures import Family, family_of
 from .exporter import require
+from .gguf_mapping import ROPE_FREQS, parts_of, rope_factors
 
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's numbers for "most tensors have this dtype"
 DTYPES = tuple(FILE_TYPES)
 BLOCK = 32  # numbers of a row that share a scale in q8_0
 MAX_F16 = 65504.0
-_NAMES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_f": "output_norm",
-    "lm_head": "output",
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.q_norm": "attn_q_norm",
-    "attn.k_norm": "attn_k_norm",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_gate": "ffn_gate",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
 
 
 def check_can_be_gguf(config: ModelConfig) -> None:
@@ -66,53 +52,18 @@ def check_can_be_gguf(config: ModelConfig) -> None:
 def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by GGUF's names, float32, in the order in which they are written.
 
-    A matrix is (out, in), as in our model. A tied head has no tensor: llama.cpp uses the token table where `output` is
-    missing. GPT-2 needs its biases, so zeros are written for a model without.
+    GPT-2 needs its biases, so zeros are written for a model without.
     """
     family = family_of(config)
+    with_biases = replace(config, bias=config.bias or family.always_biased)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        module, _, kind = name.rpartition(".")
-        prefix = ""
-        if module.startswith("h."):
-            _, layer, module = module.split(".", 2)
-            prefix = f"blk.{layer}."
-        is_split = len(family.tensors.names.get(f"{module}.{kind}", ())) > 1
-        parts = _split_qkv(config, family, tensor) if is_split else [(_NAMES[module], tensor)]
-        tensors |= {f"{prefix}{part}.{kind}": rows for part, rows in parts}
-    if family.always_biased and not config.bias:
-        tables = ("token_embd.weight", "position_embd.weight", "output.weight")
-        biases = {n.replace("weight", "bias"): torch.zeros(len(t)) for n, t in tensors.items() if n not in tables}
-        tensors |= biases
+    for name, parts in parts_of(with_biases, family):
+        sizes = [part.shape[0] for part in parts]
+        whole = state[name] if name in state else torch.zeros(sum(sizes))
+        tensors |= {part.name: part.to_file(rows) for part, rows in zip(parts, whole.split(sizes), strict=True)}
     if config.rope_scaling == "llama3":
-        tensors["rope_freqs.weight"] = rope_factors(config)
+        tensors[ROPE_FREQS] = rope_factors(config)
     return tensors
-
-
-def _split_qkv(config: ModelConfig, family: Family, fused: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the rows of queries, keys and values, each with its name."""
-    D = config.head_size
-    q, k, v = fused.split([heads * D for heads in (config.n_head, config.kv_heads, config.kv_heads)])
-    if family.gguf and family.gguf.interleaved:
-        q, k = interleave(q, config.n_head), interleave(k, config.kv_heads)
-    yield from (("attn_q", q), ("attn_k", k), ("attn_v", v))
-
-
-def interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head to 0, D/2, 1, D/2 + 1, ...: (heads D, C) -> (heads D, C).
-
-    Our rotation pairs row i with row i + D/2, llama.cpp's Llama row 2i with row 2i + 1 (Su et al., 2021, equation 34).
-    The product of a query and a key does not change with an order that both have.
-    """
-    halves = rows.view(heads, 2, -1, *rows.shape[1:])  # (heads, 2, D / 2, C)
-    return halves.transpose(1, 2).reshape(rows.shape)
-
-
-def rope_factors(config: ModelConfig) -> Tensor:
-    """Return the divisors of the rotary frequencies in llama.cpp: (D / 2,) float32, 1 for no change."""
-    D = config.head_size
-    unscaled = config.rope_base ** -(torch.arange(0, D, 2, dtype=torch.float32) / D)
-    return unscaled / frequencies(config, torch.device("cpu"))
 
 
 def tensor_dtype(name: str, shape: tuple[int, ...], dtype: str) -> str:

@@ -197,12 +197,12 @@ def read_config(values: Mapping[str, Any], where: str) -> tuple[Family, ModelCon
             reader.take_flag(name, default=False)
     reader.finish({*IGNORED.split(), *family.ignored.split()})
     try:
-        return family, _usual_as_zero(ModelConfig(**settings))
+        return family, usual_as_zero(ModelConfig(**settings))
     except ConfigError as error:
         raise CheckpointError(f"{where} describes a model that light-llm does not have: {error}") from None
 
 
-def _usual_as_zero(config: ModelConfig) -> ModelConfig:
+def usual_as_zero(config: ModelConfig) -> ModelConfig:
     """Return the same shape with 0 for each size that 0 stands for, as our own configs have it."""
     # Otherwise a re-imported model would not equal its own preset.
     is_usual = {

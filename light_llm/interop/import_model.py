@@ -31,7 +31,7 @@ _OTHER_FORMATS = {  # a file that a folder without safetensors may have, and wha
     "*.bin": "pickles run code when they are read, so light-llm does not; save them as safetensors first: load the "
     "model with transformers and call model.save_pretrained(FOLDER)",
     "adapter_model.safetensors": "an adapter is not a model; merge it into its model first",
-    "*.gguf": "GGUF files cannot be imported; use the safetensors they were made from",
+    "*.gguf": "name the GGUF file itself: light-llm import FILE.gguf",
     "*.h5": "TensorFlow's weights cannot be imported; save them as safetensors with transformers first",
     "*.msgpack": "Flax's weights cannot be imported; save them as safetensors with transformers first",
 }

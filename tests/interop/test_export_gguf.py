@@ -21,7 +21,8 @@ from light_llm.data.bpe import BytePairTokenizer
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop.gguf import file_parts, vocabulary_fields, write_parts
-from light_llm.interop.gguf_tensors import dequantize, interleave, quantize, rope_factors
+from light_llm.interop.gguf_mapping import interleave, rope_factors
+from light_llm.interop.gguf_tensors import dequantize, quantize
 from light_llm.interop.gguf_verify import check_file, logit_tolerance, round_weights, rounding_error
 from light_llm.layers.positions import RotaryAngles, frequencies, rotate
 from tests.support.export_tools import GGUF, a_tokenizer, tiny_loaded

@@ -1,0 +1,133 @@
+"""Import a model from a GGUF file, in any format of numbers that the package `gguf` can dequantise.
+
+F32, F16 and BF16 stay as they are. Other formats become float32, which holds their numbers exactly.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import LoadedModel
+from ..config import ModelConfig, repr_short
+from ..data import Tokenizer
+from ..errors import CheckpointError
+from .architectures import Family
+from .gguf_config import HEAD, TABLE, has_divisors, read_shape, with_llama3_scaling
+from .gguf_file import GGUFFile
+from .gguf_mapping import ROPE_FREQS, Part, parts_of
+from .hf_mapping import COMPLETE, drop_zero_biases
+from .import_model import make_loaded
+from .import_tokenizer import named_tokenizer
+
+SUFFIX = ".gguf"
+
+
+def read_gguf(
+    path: Path, *, tokenizer: str = "", offline: bool = False, ignore_fields: Collection[str] = ()
+) -> LoadedModel:
+    """Return the model in a GGUF file.
+
+    Args:
+        tokenizer: empty for the file's own; none; or another, as `--tokenizer` names it.
+        offline: download nothing (GPT-2's vocabulary, if it is named).
+        ignore_fields: fields that are not read, although they may change what the model computes.
+
+    Returns:
+        The model in evaluation mode on the CPU, and its file, which `write_model` writes.
+
+    Raises:
+        CheckpointError: a file that is damaged, or something that light-llm does not have: the field, the tensor or the
+            part of the tokenizer is named.
+        ConfigError: an unknown tokenizer.
+        DataError: GPT-2's vocabulary is not cached and cannot be downloaded.
+        MissingDependency: the package `gguf` is not installed.
+    """
+    with GGUFFile(path) as file:
+        family, config = _read_config(file, ignore_fields)
+        model_tokenizer = _read_tokenizer(file, tokenizer, offline=offline)
+        if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"{path}: its tokenizer has {model_tokenizer.vocab_size:,} ids and {TABLE} {config.vocab_size:,} rows: "
+                f"they belong to two models; {COMPLETE}, or leave the tokenizer out with {{--tokenizer none}}"
+            )
+        weights = _read_weights(file, family, config)
+    if family.always_biased:
+        config, weights = drop_zero_biases(config, weights)
+    origin: dict[str, Any] = {"format": "gguf", "family": family.name, "name": path.name, "dtype": file.kinds}
+    data = {"max_length": config.n_positions, "documents": 2}
+    return make_loaded(path, weights, config, model_tokenizer, data=data, origin=origin)
+
+
+def _read_config(file: GGUFFile, ignored: Collection[str]) -> tuple[Family, ModelConfig]:
+    """Return family and shape. A head with the bytes of the token table is a tied one."""
+    tensors = file.tensors
+    tied = HEAD not in tensors or (TABLE in tensors and file.same_bytes(HEAD, TABLE))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    family, config = read_shape(file.fields, shapes, str(file.path), tied=tied, ignored=ignored)
+    if ROPE_FREQS in tensors and has_divisors(family):
+        config = with_llama3_scaling(config, file.read(ROPE_FREQS).float(), str(file.path))
+    return family, config
+
+
+def _read_weights(file: GGUFFile, family: Family, config: ModelConfig) -> dict[str, Tensor]:
+    """Return the parameters by our names, each read into a storage of its own.
+
+    Raises CheckpointError for a tensor that is missing, unknown, or of another shape than the fields give it.
+    """
+    mapping = dict(parts_of(config, family))
+    known = {part.name for parts in mapping.values() for part in parts}
+    known |= {ROPE_FREQS} if has_divisors(family) else set()
+    known |= {HEAD} if config.tied_head else set()
+    if unknown := sorted(file.tensors.keys() - known):
+        more = f" and {len(unknown) - 1:,} more" if unknown[1:] else ""
+        raise CheckpointError(
+            f"{file.path} holds tensors that a {family.title} here does not have: {repr_short(unknown[0])}{more}; "
+            "use it with llama.cpp"
+        )
+    for part in (part for parts in mapping.values() for part in parts):
+        _check(file, part)
+    return {name: _read_parameter(file, parts) for name, parts in mapping.items()}
+
+
+def _check(file: GGUFFile, part: Part) -> None:
+    """Raise CheckpointError for a tensor that is missing or has another shape."""
+    stored = file.tensors.get(part.name)
+    if stored is None:
+        raise CheckpointError(f"{file.path} has no tensor {part.name}; {COMPLETE}")
+    if stored.shape != part.shape:
+        raise CheckpointError(
+            f"{file.path}: {part.name} has the shape {repr_short(stored.shape)}, and its fields ask for "
+            f"{repr_short(part.shape)}; {COMPLETE}"
+        )
+
+
+def _read_parameter(file: GGUFFile, parts: list[Part]) -> Tensor:
+    """Return one of our parameters from the tensors that hold its rows."""
+    if len(parts) == 1:
+        return parts[0].from_file(file.read(parts[0].name)).contiguous()
+    dtype = file.tensors[parts[0].name].dtype
+    for part in parts[1:]:
+        dtype = torch.promote_types(dtype, file.tensors[part.name].dtype)
+    rows = sum(part.shape[0] for part in parts)
+    whole = torch.empty((rows, *parts[0].shape[1:]), dtype=dtype)
+    # Part by part, so that no second copy of the whole is made.
+    for piece, part in zip(whole.split([part.shape[0] for part in parts]), parts, strict=True):
+        piece.copy_(part.from_file(file.read(part.name)))
+    return whole
+
+
+def _read_tokenizer(file: GGUFFile, spec: str, *, offline: bool) -> Tokenizer | None:
+    """Return the tokenizer that `spec` names, or the file's own if it is empty."""
+    if spec == "none":
+        return None
+    if spec:
+        return named_tokenizer(spec, offline=offline)
+    if file.fields.get("tokenizer.ggml.model", "no_vocab") in ("no_vocab", "none"):
+        return None
+    raise CheckpointError(
+        f"{file.path}: its vocabulary cannot be read yet; name the tokenizer of the model with "
+        "{--tokenizer PATH}, or import only the weights with {--tokenizer none}"
+    )
