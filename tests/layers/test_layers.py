@@ -38,6 +38,11 @@ CHOICES: dict[str, dict[str, Any]] = {
     "a window": {"window": 5, "window_layers": "1"},
     "llama": LLAMA,
     "qwen3 with windows": LLAMA | {"qk_norm": True, "window": 6, "window_layers": "0", "head_dim": 16},
+    "gpt-neox": {"positions": "rope", "rotary_pct": 0.5, "parallel_residual": True, "activation": "gelu"},
+    "gpt-neo": {"attn_scale": 1.0, "qkv_bias": "no", "window": 5, "window_layers": "1"},
+    "gemma3": LLAMA
+    | {"norm": "rmsnorm1p", "qk_norm": True, "post_norms": True, "mlp": "geglu", "scale_embeddings": True}
+    | {"attn_scale": 0.2, "qkv_bias": "yes", "window": 6, "window_layers": "0", "rope_local_base": 50.0},
 }
 EVERY = pytest.mark.parametrize("changes", CHOICES.values(), ids=CHOICES.keys())
 
