@@ -6,6 +6,7 @@ from .carried_files import read_carried_files as read_carried_files
 from .load import LoadedModel as LoadedModel
 from .load import ModelFile as ModelFile
 from .load import load_model as load_model
+from .load import read_meta as read_meta
 from .load import read_model as read_model
 from .model_file import model_meta as model_meta
 from .model_file import write_model_file as write_model_file

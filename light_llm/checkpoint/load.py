@@ -65,15 +65,26 @@ def missing_tokenizer(file: ModelFile, also: str = "") -> CheckpointError:
     return CheckpointError(f"{file.path} has no tokenizer: {why}{also}")
 
 
-def load_model(path: str | Path, device: str = "cpu") -> LoadedModel:
-    """Build the model stored at path and load its weights. Raises CheckpointError; see `read_model`."""
-    file = read_model(path)
+def load_model(path: str | Path, device: str = "cpu", dtype: torch.dtype | None = torch.float32) -> LoadedModel:
+    """Build the model stored at path and load its weights.
+
+    Args:
+        dtype: of the weights; None for those of the file, which can be mixed.
+
+    Raises:
+        CheckpointError: see `read_model`.
+    """
+    file = read_model(path, dtype)
     model = build(file)
     return LoadedModel(model.to(device).eval(), file)
 
 
 def build(file: ModelFile) -> LightLLM:
-    """Return a model with the stored weights. Raises CheckpointError when names or shapes do not fit the config."""
+    """Return a model whose parameters are the weights themselves, in their dtypes.
+
+    Raises:
+        CheckpointError: names or shapes do not fit the config.
+    """
     # The initial weights would be replaced at once, so none are drawn.
     with torch.device("meta"), _SkipInit():
         model = LightLLM(file.config)
@@ -104,8 +115,11 @@ class _SkipInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def read_model(path: str | Path) -> ModelFile:
+def read_model(path: str | Path, dtype: torch.dtype | None = None) -> ModelFile:
     """Read the model file at a path, or the best model of the run folder at a path.
+
+    Args:
+        dtype: convert each weight as soon as it is read; by default the weights keep the dtypes of the file.
 
     Raises:
         CheckpointError: nothing there, damaged, truncated, or of another format.
@@ -116,7 +130,7 @@ def read_model(path: str | Path) -> ModelFile:
     path = find_model(given)
     while True:
         try:
-            return _read(path)
+            return _read(path, dtype)
         except CheckpointError:
             # A running training may have removed the step folder since it was chosen: choose again.
             failed, path = path, find_model(given)
@@ -124,17 +138,29 @@ def read_model(path: str | Path) -> ModelFile:
                 raise
 
 
-def _read(path: Path) -> ModelFile:
+def read_meta(path: Path) -> dict[str, Any]:
+    """Return the metadata of a model file after checking its digest, without holding its weights.
+
+    Raises CheckpointError.
+    """
+    with ModelFileReader(path) as file:
+        file.verify()
+        return file.meta
+
+
+def _read(path: Path, dtype: torch.dtype | None) -> ModelFile:
     if path.is_dir():
         files = read_carried_files(path, verify_folder(path))
         meta = read_json(path / "model.json")
         check_format(meta, path)
         weights = read_tensors(path / "model.safetensors")
+        for name in weights if dtype else ():
+            weights[name] = weights[name].to(dtype)
         return _with_tokenizer(_interpret(path, weights, meta), files)
     with ModelFileReader(path) as file:
         # Check sizes against the config before reading numbers: the file may claim far too many.
         checked = _interpret(path, file.shapes, file.meta)
-        weights, files = file.read()
+        weights, files = file.read(dtype)
         return _with_tokenizer(replace(checked, weights=weights), files)
 
 

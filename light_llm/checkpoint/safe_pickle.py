@@ -9,8 +9,10 @@ import io
 import os
 import pickletools
 import re
+import struct
+import sys
 import zipfile
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 MAX_READ = 8 << 20  # bytes of the zip's directory, and of the pickle: a hundred times those of our models
 MAX_INSTRUCTIONS = 1 << 19  # of the pickle: enough for a vocabulary of 250,000 tokens
@@ -32,8 +34,18 @@ class UnsafeModelFile(ValueError):
     """The file is intact but contains something that we refuse to load."""
 
 
-def inspect_archive(opened: BinaryIO) -> list[int]:
-    """Check a file of `torch.save` without building anything, and return the sizes of its storages in bytes, sorted.
+class Record(NamedTuple):
+    """The place of a tensor in the file."""
+
+    start: int
+    size: int  # bytes
+
+
+def inspect_archive(opened: BinaryIO) -> list[Record]:
+    """Check a file of `torch.save` without building anything.
+
+    Returns:
+        The records of its tensors, in the order in which the pickle has the tensors: `torch.save` numbers them so.
 
     Raises:
         UnsafeModelFile: it holds more than plain values and tensors, or more of them than a model has.
@@ -44,7 +56,12 @@ def inspect_archive(opened: BinaryIO) -> list[int]:
             records = archive.infolist()
             names = _check_records(records, os.fstat(opened.fileno()).st_size)
             _check_pickle(archive.read(records[names.index("data.pkl")]))
-            return sorted(r.file_size for r, name in zip(records, names, strict=True) if name.startswith("data/"))
+            if "byteorder" in names and archive.read(records[names.index("byteorder")]) != sys.byteorder.encode():
+                raise UnsafeModelFile("its numbers are in another byte order")
+            storages = {int(name[5:]): r for r, name in zip(records, names, strict=True) if name.startswith("data/")}
+            if len(storages) != sum(name.startswith("data/") for name in names):
+                raise UnsafeModelFile("its records are not those of a model")
+            return [Record(_start(r, file), r.file_size) for _, r in sorted(storages.items())]
     except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
         # One flipped byte in a zip directory gives any of these: no zip, an impossible offset, "encrypted", "newer".
         raise ValueError(str(error)) from None
@@ -71,6 +88,15 @@ def _check_records(records: list[zipfile.ZipInfo], size: int) -> list[str]:
     if len(names) != len(records) or len(folders) != 1 or len({*names}) != len(names) or "data.pkl" not in names:
         raise UnsafeModelFile("its records are not those of a model")
     return names
+
+
+def _start(record: zipfile.ZipInfo, file: BinaryIO) -> int:
+    """Return where the bytes of a record begin: after its own header, which has 30 bytes and two texts."""
+    file.seek(record.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile("a record has no header")
+    return record.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
 
 
 def _check_pickle(data: bytes) -> None:

@@ -193,6 +193,8 @@ def _choose_run(
 
 def _resumed_run(saved: SavedRun, step: Path, settings: dict[str, Any]) -> tuple[Run, ModelFile]:
     """Return the run in the folder with the changes of the flags, and its newest checkpoint."""
+    import torch
+
     from ..checkpoint import read_model
     from ..data.sources import STDIN, stdin_or_saved
     from ..train.start import refuse_changes
@@ -203,15 +205,18 @@ def _resumed_run(saved: SavedRun, step: Path, settings: dict[str, Any]) -> tuple
         settings["data__data"] = stdin_or_saved(saved.run.data.data)
     run = saved.run.with_settings(**settings)
     refuse_changes(saved.run, run)
-    return run, read_model(step)
+    return run, read_model(step, torch.float32)
 
 
 def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tuple[Run, ModelFile | None]:
     """Return a new run, and the model file that it starts from, if any."""
+    import torch
+
     from ..checkpoint import RunFolder, read_model
 
     RunFolder(flags.out).ensure_folder_available(explicit="out" in given or flags.resume, overwrite=flags.overwrite)
-    origin = read_model(settings["train__init_from"]) if settings.get("train__init_from") else None
+    source = settings.get("train__init_from")
+    origin = read_model(source, torch.float32) if source else None
     return new_run(settings, origin, preset="preset" in given), origin
 
 

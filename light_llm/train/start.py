@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import RunFolder, StepState, read_model, read_step, read_step_files, restore_optimizer
+from ..checkpoint import RunFolder, StepState, read_meta, read_step, read_step_files, restore_optimizer
 from ..checkpoint.commit import read_json
 from ..checkpoint.run_folder import CorruptCheckpoint, step_number
 from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
@@ -212,7 +212,7 @@ def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float
     if not folder.best_model.exists():
         return bool(evals), None, []
     try:
-        meta = read_model(folder.best_model).meta
+        meta = read_meta(folder.best_model)
     except CheckpointError as error:
         return bool(evals), None, [str(error).partition(";")[0]]
     best = (state.best, state.best_step) if state.best is not None and state.best_step is not None else None

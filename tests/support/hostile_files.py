@@ -134,7 +134,7 @@ def archive(path: Path, data: bytes, storages: Mapping[str, bytes] | None = None
 def payload(meta: Any = None, model: Any = None) -> Json:
     """What a model file holds, with a digest that is right wherever there can be one."""
     meta = META if meta is None else meta
-    return {"kind": KIND, "format": 1, "meta": meta, "model": {} if model is None else model, "digest": digest({}, {})}
+    return {"kind": KIND, "format": 1, "meta": meta, "model": {} if model is None else model, "digest": digest([], {})}
 
 
 def by_hand(meta: bytes) -> bytes:
@@ -242,7 +242,13 @@ def make_models(folder: Path) -> None:
 
 def write_directly(path: Path, weights: Mapping[str, torch.Tensor], meta: Json) -> None:
     """As `write_model_file`, with a right digest, whatever the values are."""
-    values = {"kind": KIND, "format": 1, "meta": meta, "model": dict(weights), "digest": digest(weights, meta)}
+    values = {
+        "kind": KIND,
+        "format": 1,
+        "meta": meta,
+        "model": dict(weights),
+        "digest": digest(sorted(weights.items()), meta),
+    }
     with open(path, "wb") as file:
         torch.save(values, file)
 
