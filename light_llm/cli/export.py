@@ -40,9 +40,9 @@ def command(argv: Sequence[str]) -> int:
     """Export a model and verify the result, or upload an exported folder."""
     about = (
         "hf: a folder for Transformers (--dtype float32, bfloat16, float16). gguf: a file for llama.cpp, Ollama and "
-        "others (--dtype f32, f16, bf16, q8_0). onnx: a folder for ONNX Runtime. push: upload the folder --out that hf "
-        "wrote. If the target program is installed, the export is run in it and compared with the model, and deleted "
-        "if it differs."
+        "others (--dtype f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0). onnx: a folder for ONNX Runtime. push: upload "
+        "the folder --out that hf wrote. If the target program is installed, the export is run in it and compared with "
+        "the model, and deleted if it differs."
     )
     mode, flags, _ = parse_mode(ExportFlags, argv, command="export", about=about, no_effect=NO_EFFECT)
     if flags.public and not flags.push:

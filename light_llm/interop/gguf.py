@@ -15,7 +15,8 @@ from ..data.tokenizer_json import to_tokenizer_json
 from ..errors import ConfigError
 from .architectures import trim_vocab
 from .exporter import Exporter, require
-from .gguf_tensors import DTYPES, check_can_be_gguf, gguf_tensors, metadata, quantize, tensor_dtype
+from .gguf_formats import DTYPES, quantize, tensor_dtype
+from .gguf_tensors import check_can_be_gguf, gguf_tensors, metadata
 from .gguf_verify import check_file, emulate_llama_cpp, logit_tolerance
 from .llama_cpp import LlamaCpp
 
@@ -23,7 +24,7 @@ NORMAL, CONTROL = 1, 3  # token types; a control token is never found in a text 
 
 
 class GGUFExporter(Exporter):
-    """Writes one file with tokenizer and weights: f32, f16, bf16, or q8_0 (8 bits, and a scale for each 32 numbers)."""
+    """Writes one file with tokenizer and weights: f32, f16, bf16, or 8, 5 or 4 bits with a scale for 32 numbers."""
 
     name = "gguf"
     program = "llama.cpp"

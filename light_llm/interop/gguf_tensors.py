@@ -1,16 +1,13 @@
-"""The tensors and fields of a GGUF file, without those of its tokenizer, and the number formats of its tensors.
+"""The tensors and fields of a GGUF file, without those of its tokenizer.
 
 llama.cpp knows a family by name and computes it in one way. Settings that it ignores are refused here.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import __version__
@@ -20,13 +17,8 @@ from ..config.choices import POSITIONS
 from ..errors import ConfigError
 from ..text_format import format_count
 from .architectures import Family, family_of
-from .exporter import require
+from .gguf_formats import BLOCKS, FILE_TYPES
 from .gguf_mapping import ROPE_FREQS, parts_of, rope_factors
-
-FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's numbers for "most tensors have this dtype"
-DTYPES = tuple(FILE_TYPES)
-BLOCK = 32  # numbers of a row that share a scale in q8_0
-MAX_F16 = 65504.0
 
 
 def check_can_be_gguf(config: ModelConfig) -> None:
@@ -66,42 +58,6 @@ def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, 
     return tensors
 
 
-def tensor_dtype(name: str, shape: tuple[int, ...], dtype: str) -> str:
-    """Return the dtype of one tensor: norms, biases and the position table stay f32, as in llama.cpp's converter.
-
-    q8_0 has blocks of 32 numbers within a row. Rows that do not divide into blocks are f16, as there.
-
-    >>> tensor_dtype("blk.0.attn_q.weight", (64, 64), "q8_0"), tensor_dtype("blk.0.attn_norm.weight", (64,), "q8_0")
-    ('q8_0', 'f32')
-    """
-    if len(shape) < 2 or name == "position_embd.weight":
-        return "f32"
-    return "f16" if dtype == "q8_0" and shape[-1] % BLOCK else dtype
-
-
-def quantize(name: str, tensor: Tensor, kind: str) -> NDArray[Any]:
-    """Return a tensor in a number format: (rows, n) float32 -> (rows, bytes), or an array of that type.
-
-    Raises ConfigError for a weight that the format cannot hold.
-    """
-    gguf = require("gguf", "gguf")
-    numbers = tensor.detach().float().contiguous().numpy()
-    # The package would write infinity, with no more than a warning.
-    largest = float(np.abs(numbers).max(initial=0.0))
-    bound = {"f16": MAX_F16, "q8_0": 127 * MAX_F16}.get(kind, float(np.finfo(np.float32).max))
-    if not largest <= bound:  # also true for NaN
-        remedy = "export with dtype f32" if math.isfinite(largest) else "export another checkpoint"
-        raise ConfigError(f"{name} has a weight of {largest:g}, and {kind} holds numbers up to {bound:g}; {remedy}")
-    return gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[kind.upper()])
-
-
-def dequantize(numbers: NDArray[Any], kind: str) -> Tensor:
-    """Return the float32 numbers of a quantized tensor."""
-    gguf = require("gguf", "gguf")
-    unpacked = gguf.quants.dequantize(numbers, gguf.GGMLQuantizationType[kind.upper()])
-    return torch.from_numpy(np.array(unpacked, np.float32))
-
-
 def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]:
     """Return the fields of the file by name, without those of the tokenizer. No author, path or date is written."""
     family = family_of(config)
@@ -115,7 +71,7 @@ def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]
         "general.description": _description(family, file),
         "general.file_type": FILE_TYPES[dtype],
     }
-    if dtype == "q8_0":
+    if dtype in BLOCKS:
         fields["general.quantization_version"] = 2
     eps = "attention.layer_norm_rms_epsilon" if config.norm == "rmsnorm" else "attention.layer_norm_epsilon"
     numbers: dict[str, Any] = {

@@ -24,14 +24,16 @@ from torch import Tensor, nn
 from ..checkpoint import LoadedModel
 from ..checkpoint.load import build
 from ..errors import CheckpointError
+from ..layers.mlps import GeGLU
 from .exporter import MAX_LOGIT_ERROR, require
-from .gguf_tensors import BLOCK, dequantize, quantize, tensor_dtype
+from .gguf_formats import BLOCK, BLOCKS, FLOAT32_ERROR, block_minima, dequantize, quantize, rounding_error, tensor_dtype
 from .verify import probe_windows
 
-FLOAT32_ERROR = 1e-6  # relative, of a float64 field that is stored in float32
 # A number between two of the format may be rounded to the other one, and kernels differ in their order of sums.
 SAFETY_FACTOR = 3.0
-_TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+# The tables, whose format depends on the name.
+_NAMES = {"wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight", "lm_head.weight": "output.weight"}
+_TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Mismatch(Exception):
@@ -103,28 +105,11 @@ def check_numbers(name: str, stored: Tensor, expected: Tensor, kind: str) -> Non
         raise Mismatch(f"{name} is off by {worst:.1e}, more than {kind} rounds")
 
 
-def rounding_error(x: Tensor, kind: str) -> Tensor:
-    """Return how far a format may move each number of (rows, n): half of its last digit or of the smallest number.
-
-    float16 has 11 binary digits, bfloat16 has 8. q8_0 stores whole numbers up to 127 times a float16 scale that 32
-    numbers share.
-    """
-    if kind == "f16":
-        return x.abs() * 2**-11 + 2**-25
-    if kind == "bf16":
-        return x.abs() * 2**-8 + 2**-134
-    if kind == "q8_0":
-        largest = x.reshape(-1, BLOCK).abs().amax(dim=-1, keepdim=True).expand(-1, BLOCK).reshape(x.shape)
-        return largest * (0.5 / 127 * (1 + FLOAT32_ERROR) + 2**-11) + 127 * 2**-25
-    return torch.zeros_like(x)
-
-
 def round_weights(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """Return the same model with the weights of a file in this dtype."""
     weights = {}
     for name, tensor in loaded.model.state_dict().items():
-        gguf_name = "position_embd.weight" if name == "wpe.weight" else name
-        kind = tensor_dtype(gguf_name, tuple(tensor.shape), dtype)
+        kind = tensor_dtype(_NAMES.get(name, name), tuple(tensor.shape), dtype)
         weights[name] = dequantize(quantize(name, tensor.cpu(), kind), kind)
     file = replace(loaded.file, weights=weights)
     return LoadedModel(build(file).eval(), file)
@@ -134,35 +119,59 @@ def emulate_llama_cpp(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """Return `round_weights(loaded, dtype)` with activations rounded too, as by llama.cpp's kernels for CPUs."""
     emulated = round_weights(loaded, dtype)
     model = emulated.model
-    for module in model.modules():
+    exact = dict(loaded.model.named_modules())
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            kind = tensor_dtype("", tuple(module.weight.shape), dtype)
-            module.register_forward_pre_hook(lambda _, inputs, kind=kind: (round_trip(inputs[0], kind), *inputs[1:]))
-        elif isinstance(module, nn.GELU):
+            weight = exact[name].weight
+            assert isinstance(weight, Tensor)
+            module.forward = _Product(weight, module.weight, module.bias, dtype).multiply  # type: ignore[method-assign]
+        elif isinstance(module, (nn.GELU, GeGLU)):
             module.register_forward_hook(_table_gelu)
-    # The head is a function of the model and not a module, so a hook cannot reach it.
-    head, kind = model.head_weight, tensor_dtype("", tuple(model.head_weight.shape), dtype)
-    model.logits = lambda hidden: F.linear(round_trip(hidden, kind), head)  # type: ignore[method-assign]
+    # The head is a function of the model and not a module.
+    head = _Product(loaded.model.head_weight, model.head_weight, None, dtype, "output.weight")
+    model.logits = head.multiply  # type: ignore[method-assign]
     return emulated
 
 
-def round_trip(x: Tensor, kind: str) -> Tensor:
-    """Round numbers to a format and back: (..., n) float32 -> (..., n). In q8_0 32 numbers share a float16 scale."""
-    if kind == "f32":
-        return x
-    if kind in _TORCH_DTYPES:
-        return x.to(_TORCH_DTYPES[kind]).float()
-    blocks = x.reshape(-1, BLOCK)
-    scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
-    whole = torch.where(scale > 0, blocks / scale, 0.0).round()
-    return (whole * scale.half().float()).view(x.shape)
+class _Product:
+    """A product of activations and a matrix as llama.cpp computes it.
+
+    Args:
+        weight: (m, n), before it was rounded.
+        rounded: the same in the format of the file.
+    """
+
+    def __init__(self, weight: Tensor, rounded: Tensor, bias: Tensor | None, dtype: str, name: str = "") -> None:
+        self.weight, self.bias = rounded, bias
+        self.kind = kind = tensor_dtype(name, tuple(weight.shape), dtype)
+        self.smallest = block_minima(weight, kind) if kind in BLOCKS and not BLOCKS[kind].signed else None
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Round the activations, and multiply them by the matrix: (..., n) -> (..., m)."""
+        if self.kind not in BLOCKS:
+            return F.linear(x.to(_TORCH_DTYPES[self.kind]).float(), self.weight, self.bias)
+        # q8_0: 32 activations share a float16 scale.
+        blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
+        scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
+        whole = torch.where(scale > 0, blocks / scale, 0.0).round()
+        y = F.linear((whole * scale.half().float()).view(x.shape), self.weight, self.bias)
+        if self.smallest is None:
+            return y
+        # q8_1: the smallest number of a block of weights is multiplied by the sum of the activations, in float16 too.
+        total = whole.sum(dim=-1)
+        excess = (total * scale[..., 0]).half().float() - total * scale[..., 0].half().float()
+        return y + F.linear(excess, self.smallest)
 
 
-def _table_gelu(module: nn.GELU, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    """Return GELU of the nearest float16, as the nearest float16. llama.cpp's table is not used beyond 10."""
-    (x,) = inputs
-    from_table = F.gelu(x.half().float(), approximate=module.approximate).half().float()
-    return torch.where(x.abs() < 10, from_table, y)
+def _table_gelu(module: nn.GELU | GeGLU, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    """Return GELU's tanh form of the nearest float16, as the nearest float16; times the value in a gated MLP.
+
+    llama.cpp has this form for all families. Its table is not used beyond 10.
+    """
+    x, *value = inputs
+    from_table = F.gelu(x.half().float(), approximate="tanh").half().float()
+    hidden = torch.where(x.abs() < 10, from_table, F.gelu(x, approximate="tanh"))
+    return hidden * value[0] if value else hidden
 
 
 @torch.inference_mode()

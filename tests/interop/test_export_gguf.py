@@ -21,9 +21,9 @@ from light_llm.data.bpe import BytePairTokenizer
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop.gguf import file_parts, vocabulary_fields, write_parts
+from light_llm.interop.gguf_formats import BLOCKS, dequantize, quantize, rounding_error
 from light_llm.interop.gguf_mapping import interleave, rope_factors
-from light_llm.interop.gguf_tensors import dequantize, quantize
-from light_llm.interop.gguf_verify import check_file, logit_tolerance, round_weights, rounding_error
+from light_llm.interop.gguf_verify import check_file, logit_tolerance, round_weights
 from light_llm.layers.positions import RotaryAngles, frequencies, rotate
 from tests.support.export_tools import GGUF, a_tokenizer, tiny_loaded
 from tests.support.gguf_reference import apply_merges, check_by_reference, merge_ranks
@@ -82,7 +82,12 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [*((name, dtype) for name in MODELS for dtype in ("f32", "q8_0")), ("gpt2", "f16"), ("llama", "bf16")],
+    [
+        *((name, dtype) for name in MODELS for dtype in ("f32", "q8_0")),
+        ("gpt2", "f16"),
+        ("llama", "bf16"),
+        *(("llama", dtype) for dtype in BLOCKS),
+    ],
 )
 def test_a_file_is_the_model(name: str, dtype: str, tmp_path: Path) -> None:
     family, changes = MODELS[name]
@@ -170,7 +175,7 @@ def test_rope_factors_of_llama3_scaling() -> None:
 
 
 @pytest.mark.parametrize("powers", [(-8, -5), (-2, 2)])
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("kind", ["f16", "bf16", *BLOCKS])
 def test_the_bound_of_a_format_is_tight(kind: str, powers: tuple[int, int]) -> None:
     """The bound holds, and some number comes near it: half of it would be wrong. Tiny numbers have their own."""
     x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(*powers, 200)[:, None]
@@ -201,6 +206,7 @@ def test_the_tolerance_grows_with_the_rounding(tmp_path: Path) -> None:
     llama, gpt2 = a_model(tmp_path, "llama"), a_model(tmp_path, "gpt2")
     limits = [logit_tolerance(llama, dtype) for dtype in ("f32", "f16", "bf16", "q8_0")]
     assert limits[0] == 1e-4 < limits[1] < limits[2] < limits[3] < 1
+    assert logit_tolerance(llama, "q4_1") > limits[2], "its activations are rounded to 8 bits too"
     assert 1e-4 < logit_tolerance(gpt2, "f32") < logit_tolerance(gpt2, "q8_0")
 
 

@@ -35,7 +35,7 @@ from light_llm.data.tokenizers import decode  # noqa: E402
 from light_llm.errors import LightLLMError  # noqa: E402
 from light_llm.interop.exporter import MissingDependency  # noqa: E402
 from light_llm.interop.gguf import file_parts, write_parts  # noqa: E402
-from light_llm.interop.gguf_tensors import DTYPES  # noqa: E402
+from light_llm.interop.gguf_formats import DTYPES  # noqa: E402
 from light_llm.interop.gguf_verify import emulate_llama_cpp, logit_tolerance, round_weights  # noqa: E402
 from light_llm.interop.llama_cpp import LlamaCpp, has_llama_cpp  # noqa: E402
 from light_llm.interop.verify import verify  # noqa: E402

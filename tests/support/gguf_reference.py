@@ -17,7 +17,7 @@ from light_llm.data.bpe import unicode_to_bytes
 from light_llm.interop.architectures import family_of, trim_vocab
 from light_llm.interop.exporter import require
 from light_llm.interop.gguf import CONTROL
-from light_llm.interop.gguf_tensors import dequantize
+from light_llm.interop.gguf_formats import dequantize
 from light_llm.interop.gguf_verify import check_numbers
 from light_llm.interop.hf_mapping import to_hf_tensors
 from light_llm.interop.verify import TOKENIZER_TEXTS
