@@ -136,15 +136,18 @@ def saved_bytes(s: StepShape) -> int:
 def saved_bytes_of_layer(s: StepShape, layer: int = 0) -> int:
     """Return the bytes that one block saves for its backward pass.
 
-    For each token: the residual stream before each half-step, in float32, 2 C elements; and in the format of the
+    For each token: the residual stream before each half-step, in float32, 2 C elements, or C where both branches read
+    the same; the outputs of the branches, 2 C, where norms follow them; and in the format of the
     products the inputs of the first products, 2 C; q, k, v, and the output twice, 5 H D; the MLP's units before and
     after the activation, 2 n_inner, or 4 with a gate. In float32 the outputs of the norms are the inputs of the
     products. So GPT-2 has 2 x 4 + 15 x 2 = 38 bytes for each of the C elements, or 17 x 4 = 68.
     """
     m, C, N, norm = s.model, s.model.n_embd, s.N, NORMS[s.model.norm]
     inside = MLPS[m.mlp].saved_per_unit * m.inner_size
-    stream = (8 * C + s.width * (2 * C + 5 * m.n_head * m.head_size + inside)) * N
+    stream = ((4 if m.parallel_residual else 8) * C + s.width * (2 * C + 5 * m.n_head * m.head_size + inside)) * N
     copies = 2 * matrix_parameters(m) // m.n_layer if s.half else 0  # the matrices in 16 bits
+    if s.half and MLPS[m.mlp].gated:
+        copies += s.width * C * N  # autocast copies the input of a gated MLP for each of its two products
     norms = 2 * norm.saved_bytes * N
     if m.qk_norm:
         # Their inputs are views of c_attn's output, and keep all of it, the values included; a copy in float32 is of
@@ -152,6 +155,10 @@ def saved_bytes_of_layer(s: StepShape, layer: int = 0) -> int:
         copied = s.half and norm.copies_input
         heads = m.n_head + (1 if copied else 2) * m.kv_heads
         norms += (4 if copied else s.width) * heads * m.head_size * N
+    if m.post_norms:
+        # Of a contiguous input in 16 bits LayerNorm saves a copy in float32 on a GPU alone.
+        copied = norm.copies_input and not s.on_cpu
+        norms += 2 * (norm.saved_bytes + (4 if copied else s.width) * C) * N
     # A compiled step recomputes its dropout masks.
     masks = 2 * N * C if m.dropout and not s.compiled else 0
     return stream + copies + norms + masks + attention_bytes(s, layer)

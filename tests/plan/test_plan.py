@@ -37,12 +37,15 @@ def shaped(C: int = 128, H: int = 2, L: int = 3, V: int = 4096, T: int = 128, **
 
 
 MODERN: dict[str, Any] = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
+GEMMA = MODERN | {"norm": "rmsnorm1p", "mlp": "geglu", "qk_norm": True, "post_norms": True, "scale_embeddings": True}
+GEMMA |= {"attn_scale": 0.1, "window": 32, "window_layers": "0,1", "rope_local_base": 1e4}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_parts_add_up_to_the_model(preset: str) -> None:
     config = ModelConfig.preset(preset)
-    assert sum(parameters_by_part(config).values()) == get_model_size(config)
+    for changed in (config, replace(config, qkv_bias="yes", post_norms=True, mlp="geglu")):
+        assert sum(parameters_by_part(changed).values()) == get_model_size(changed)
 
 
 def shape_of(model: dict[str, Any] | None = None, T: int = 128, **train: Any) -> StepShape:
@@ -72,6 +75,10 @@ CASES = [
     (shaped(**MODERN, window=32), {}, 128),
     (shaped(mlp="relu2", qk_norm=True), {"dtype": "bfloat16"}, 128),
     (shaped(**MODERN), {"optimizer": "muon"}, 128),
+    (shaped(positions="rope", rotary_pct=0.25, parallel_residual=True, tied_head=False), {"dtype": "bfloat16"}, 128),
+    (shaped(**GEMMA), {}, 128),
+    (shaped(**GEMMA), {"dtype": "bfloat16"}, 128),
+    (shaped(L=6, post_norms=True), {"dtype": "bfloat16"}, 128),
 ]
 
 
