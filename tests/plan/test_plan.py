@@ -187,6 +187,16 @@ def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert measured.forward == pytest.approx(1 / 3) and measured.evaluated == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(
+    ("head_dim", "share", "rotated"), [(80, 0.4, 26), (64, 0.25, 16), (256, 0.01, 2), (64, 1.0, 64)]
+)
+def test_a_block_of_another_width_is_rotated_in_pairs(head_dim: int, share: float, rotated: int) -> None:
+    """Of the heads of 64 that are measured."""
+    model = ModelConfig(positions="rope", head_dim=head_dim, rotary_pct=share, parallel_residual=True)
+    block = profile_module.block_like(model, WIDTHS[0], 1)
+    assert block.rotary_dims == rotated and block.parallel_residual
+
+
 # ---- the whole
 
 
