@@ -59,6 +59,11 @@ class PositionalArgs:
     max_count: int | None = None
 
 
+@dataclass(frozen=True)
+class SeveralValues:
+    """Marks a repeatable flag that also takes several values at once: `--text a.txt b.txt`."""
+
+
 def words_arg(metavar: str, help: str, hint: str = "") -> Any:
     """Return the help of the positional arguments. `hint` is shown in place of a default."""
     return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
@@ -199,6 +204,7 @@ def _normalize(
     positional_field, positional_args = _positional(kind)
     defaults = {f.name: f.default for f in fields(kind)}
     takes_value = {f.name: hints[f.name] is not bool for f in fields(kind) if f.name != positional_field}
+    takes_several = _marked_several(kind)
     words: list[str] = []
     positional: list[str] = []
     given: set[str] = set()
@@ -226,6 +232,11 @@ def _normalize(
             if not rest:
                 raise ConfigError(f"{flag} needs a value, as in {flag} VALUE")
             word = f"{flag}={rest.pop(0)}"
+        if name in takes_several:
+            # A dash alone is standard input.
+            while rest and (rest[0] == "-" or not rest[0].startswith("-")):
+                words.append(word)
+                word = f"{flag}={rest.pop(0)}"
         value = word.partition("=")[2]
         _check_number(flag, value, hints[name])
         if takes_value[name] and not value and defaults[name]:
@@ -278,6 +289,12 @@ def _positional(kind: Any) -> tuple[str, PositionalArgs | None]:
             if isinstance(mark, PositionalArgs):
                 return name, mark
     return "", None
+
+
+def _marked_several(kind: Any) -> set[str]:
+    """Return the names of the fields that are marked with SeveralValues."""
+    hints = typing.get_type_hints(kind, include_extras=True).items()
+    return {n for n, hint in hints if any(isinstance(m, SeveralValues) for m in getattr(hint, "__metadata__", ()))}
 
 
 def _wrong_count(words: list[str], expected: PositionalArgs) -> ConfigError:

@@ -1,4 +1,4 @@
-"""`light-llm eval`: evaluate on the held-out text like `generate eval`, or with --tasks on lm-evaluation-harness."""
+"""`light-llm eval`: evaluate on the held-out text like `generate eval`, on any text, or on lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Column, Table
 from rich.text import Text
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from ..atomic_io import atomic_write
 from ..errors import ConfigError
 from ..json_io import canonical_json
 from ..text_format import format_number
-from .args import CHECKPOINT_ARG, PositionalArgs, Words, file_to_write, flag_of, parse
+from .args import CHECKPOINT_ARG, PositionalArgs, SeveralValues, Words, file_to_write, flag_of, parse
+from .eval_text import evaluate_texts
 from .model_text import evaluate_held_out
 from .output import new_table, number_column, print_rich
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..lm_eval import LightLLMForEval, Row
 
-TASK_FLAGS = ("include", "limit", "num_fewshot", "output", "batch_size", "last_window", "offline")
+TASK_FLAGS = ("include", "limit", "num_fewshot", "batch_size", "last_window")
+TEXT_FLAGS = ("context", "stride", "dtype", "text_field", "errors")
+COMMON_FLAGS = ("output", "offline")  # of tasks and texts
 MAX_WARNINGS = 5
 _POSITIONAL = PositionalArgs("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", max_count=1)
 
@@ -39,36 +42,64 @@ class EvalFlags:
     data: Annotated[
         str, arg(metavar="PATH", help="path of the held-out text, if it has moved", help_behavior_hint="")
     ] = ""
+    text: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(metavar="FILE...", help="any texts: files, folders, JSONL, Parquet, - (stdin)", help_behavior_hint=""),
+        SeveralValues(),
+    ] = ()
+    context: Annotated[int, arg(metavar="N", help="text: tokens of a window; 0: as in training")] = 0
+    stride: Annotated[int, arg(metavar="N", help="text: new tokens of a window; 0: the context")] = 0
+    dtype: Annotated[
+        str, arg(metavar="NAME", help="text: float32 or bfloat16", help_behavior_hint="(default: as in training)")
+    ] = ""
+    text_field: Annotated[str, arg(metavar="NAME", help="text: field of JSONL or Parquet that holds it")] = "text"
+    errors: Annotated[str, arg(metavar="NAME", help="text: invalid UTF-8: strict, replace")] = "strict"
     tasks: Annotated[str, arg(metavar="A,B", help="tasks: names, patterns or YAML files", help_behavior_hint="")] = ""
     include: Annotated[str, arg(metavar="DIR", help="tasks: folder of your own tasks", help_behavior_hint="")] = ""
     limit: Annotated[int, arg(metavar="N", help="tasks: documents per task; 0: all")] = 0
     num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples shown; -1: the task's own")] = -1
-    output: Annotated[str, arg(metavar="FILE", help="tasks: write results to this file", help_behavior_hint="")] = ""
+    output: Annotated[str, arg(metavar="FILE", help="text, tasks: write results as JSON", help_behavior_hint="")] = ""
     batch_size: Annotated[int, arg(metavar="N", help="tasks: windows in a batch")] = 16
     last_window: Annotated[str, arg(metavar="NAME", help="tasks: cold or full; see docs/eval.md")] = "cold"
-    offline: Annotated[bool, arg(help="tasks: download nothing")] = False
+    offline: Annotated[bool, arg(help="text, tasks: download nothing")] = False
 
 
 def command(argv: Sequence[str]) -> int:
     """Evaluate a model on its held-out text, or on tasks."""
     about = (
-        "Without --tasks: measure loss, perplexity and bits per byte on the held-out text.\n\n"
+        "Measure loss, perplexity and bits per byte on the held-out text, or with --text on any text.\n\n"
         "With --tasks: run tasks of lm-evaluation-harness, or your own; see docs/eval.md."
     )
     flags, given = parse(EvalFlags, argv, prog="light-llm eval", about=about)
     if flags.model and flags.checkpoint:
         raise ConfigError(f"two checkpoints are named, {flags.model[0]} and {flags.checkpoint}; leave one out")
     checkpoint = flags.model[0] if flags.model else flags.checkpoint or "checkpoints"
+    modes = [name for name in ("tasks", "text") if name in given]
+    if len(modes) + ("data" in given) > 1:
+        named = " and ".join(map(flag_of, [*modes, *(["data"] if "data" in given else [])]))
+        raise ConfigError(f"{named} cannot be used together (--data names the held-out text); leave one out")
+    for name, allowed in _allowed_modes().items():
+        if name in given and not set(modes) & set(allowed):
+            raise ConfigError(
+                f"{flag_of(name)} applies to {' and '.join(map(flag_of, allowed))} only; add {flag_of(allowed[-1])}, "
+                "or leave it out"
+            )
     if "tasks" in given:
-        if "data" in given:
-            raise ConfigError("--data names the held-out text and has no effect on --tasks; leave one out")
         _run_tasks(flags, checkpoint)
-        return 0
-    for name in TASK_FLAGS:
-        if name in given:
-            raise ConfigError(f"{flag_of(name)} applies to tasks only; add --tasks NAME, or leave it out")
-    evaluate_held_out(checkpoint, flags.device, flags.data)
+    elif "text" in given:
+        evaluate_texts(checkpoint, flags)
+    else:
+        evaluate_held_out(checkpoint, flags.device, flags.data)
     return 0
+
+
+def _allowed_modes() -> dict[str, tuple[str, ...]]:
+    """Return for each flag the flags of which one has to be given with it."""
+    return {
+        **dict.fromkeys(TASK_FLAGS, ("tasks",)),
+        **dict.fromkeys(TEXT_FLAGS, ("text",)),
+        **dict.fromkeys(COMMON_FLAGS, ("tasks", "text")),
+    }
 
 
 def _run_tasks(flags: EvalFlags, checkpoint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,21 +39,23 @@ def open_training_data(file: ModelFile, moved: str = "", max_length: int | None 
     settings: dict[str, Any] = {
         name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data
     }
-    paths = {"data": moved or source}
-    if moved and _is_held_out_text(moved, data):
-        paths = {"data": source, "val_data": moved}
+    is_held_out = bool(moved) and _is_held_out_text(moved, data)
+    paths = {"data": source, "val_data": moved} if is_held_out else {"data": moved or source}
     config = DataConfig(max_length=max_length or file.training_window, **(settings | paths))
     try:
         dataset = load_dataset(config, tokenizer=file.tokenizer)
     except DataError as error:
         hint = "" if moved else f"; if the text that {file.path} was trained on was moved, use --data PATH"
+        if is_held_out:
+            use = f"light-llm eval {shlex.quote(str(file.path))} --text {shlex.quote(moved)}"
+            hint = f". To evaluate on {moved} without the training text: {use}"
         raise DataError(f"{error.message.rstrip('.')}{hint}") from None
     # An imported model records no text, so that any text will do.
     if source and dataset.source.sha256 != data["sha256"]:
         raise DataError(
             f"{dataset.source.name} is not the text that {file.path} was trained on (its SHA-256 differs). eval and "
             f"analyze read that text, {source}: leave out --data, or give its new path. To measure the model on "
-            "another text, hold that text out in training (--val-data)"
+            f"another text: light-llm eval {shlex.quote(str(file.path))} --text {shlex.quote(moved or 'FILE')}"
         )
     return dataset
 
@@ -86,6 +89,9 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
 
         device = choose_device(device_name).value
         loaded = load_model(checkpoint, device)
+    if loaded.file.tokenizer is not None and not (moved or loaded.file.data.get("source")):
+        use = f"light-llm eval {shlex.quote(checkpoint)} --text FILE"
+        raise CheckpointError(f"{loaded.file.path} does not record its text; name one: {use}")
     dataset = open_training_data(loaded.file, moved)
     text, trained_on = dataset.source.held_out, loaded.file.data
     if text and trained_on.get("source") and text.sha256 != trained_on.get("held_out_sha256"):

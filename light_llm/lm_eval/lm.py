@@ -11,8 +11,9 @@ from ..checkpoint.load import missing_tokenizer
 from ..config import MAX_SEED, Sampling, check_choice, check_range, repr_short, settings_of
 from ..data.tokenizers import start_ids
 from ..errors import ConfigError
+from ..evaluate.windows import Window
 from ..generate.decode import decode_text
-from .loglikelihood import Window, WindowScore, batch_by_length, score_windows, split_windows
+from .loglikelihood import WindowScore, batch_by_length, score_windows, split_windows
 
 Progress = Callable[[str, int, int], None]  # the kind of request, the number done, the number in all
 DEFAULT_MAX_TOKENS = 256  # the harness's default

@@ -5,21 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from ..evaluate.windows import Window, pad_windows
 from ..model import LightLLM
 from ..objective import IGNORED, token_cross_entropy_from_hidden
 from ..runtime import autocast
 
 LOGIT_ROWS = 1024  # that are in memory at once
-
-
-@dataclass(frozen=True)
-class Window:
-    """At most T + 1 ids: all but the last are the input, and the last `scored` of them are the targets."""
-
-    ids: tuple[int, ...]
-    scored: int
 
 
 @dataclass(frozen=True)
@@ -111,16 +103,3 @@ def score_windows(
         if progress:
             progress(len(scores))
     return [scores[i] for i in range(len(windows))]
-
-
-def pad_windows(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, both (B, T), padded on the right, where a causal model does not look."""
-    # The last id of a window is a target only, so inputs are one shorter.
-    T = max(len(window.ids) for window in windows) - 1
-    tokens = torch.zeros(len(windows), T, dtype=torch.long)
-    targets = torch.full((len(windows), T), IGNORED)
-    for b, window in enumerate(windows):
-        ids, n = torch.tensor(window.ids), len(window.ids) - 1
-        tokens[b, :n] = ids[:-1]
-        targets[b, n - window.scored : n] = ids[-window.scored :]
-    return tokens.to(device), targets.to(device)

@@ -37,7 +37,7 @@ def test_another_text_is_refused_with_what_can_be_done(model: str, capsys: pytes
     assert main(["eval", model, "--data", "c.txt"]) == 2
     error = capsys.readouterr().err
     assert "c.txt is not the text that m.pt was trained on" in error and "leave out --data" in error
-    assert "(--val-data)" in error
+    assert "light-llm eval m.pt --text c.txt" in error
 
 
 def test_a_text_that_is_elsewhere_is_to_be_named(

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .config import as_plain, check_choice, whole_number
-from .data import TokenArray, TokenDataset
-from .data.tokenizers import byte_lengths as byte_lengths_of
-from .errors import ConfigError, DataError
-from .model import LightLLM, eval_mode
-from .objective import IGNORED, token_cross_entropy
-from .runtime import autocast
+from ..config import as_plain, check_choice, whole_number
+from ..data import TokenArray, TokenDataset
+from ..data.tokenizers import byte_lengths as byte_lengths_of
+from ..errors import ConfigError, DataError
+from ..model import LightLLM, eval_mode
+from ..objective import IGNORED, token_cross_entropy
+from ..runtime import autocast
 
 DTYPES = ("float32", "bfloat16", "float16")  # of the matrix products
 
@@ -95,7 +95,7 @@ def evaluate_loss(
         for starts, ids in _read_windows(tokens, context, batch_size):
             nats = _target_nats(model, ids, dtype)
             B, T = nats.shape
-            n_bytes += int(byte_lengths[ids[:, 1:]].sum())
+            n_bytes += count_bytes(ids[:, 1:], byte_lengths)
             sums += nats.sum(dim=1).tolist()
             counts += [T] * B
             position_nats[:T] += nats.sum(dim=0).numpy()
@@ -113,8 +113,7 @@ def _check_arguments(
     model: LightLLM, data: TokenDataset | TokenArray, lengths: NDArray[np.int64] | None, context: int | None
 ) -> tuple[TokenArray, NDArray[np.int64], int]:
     """Return the tokens, byte lengths and context to evaluate with. Raises ConfigError."""
-    if not hasattr(model, "hidden_states"):
-        raise ConfigError(f"evaluate_loss takes a LightLLM, not a {type(model).__name__}")
+    check_model(model, "evaluate_loss")
     if isinstance(data, TokenDataset):
         lengths = np.array(byte_lengths_of(data.tokenizer)) if lengths is None else lengths
         context = data.max_length if context is None else context
@@ -129,12 +128,37 @@ def _check_arguments(
     if lengths is None or context is None:
         raise ConfigError("evaluate_loss of bare tokens needs byte_lengths and context as well; a dataset has both")
     lengths = np.asarray(lengths)
+    if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer):
+        raise ConfigError(
+            f"byte_lengths of shape {lengths.shape} and type {lengths.dtype} cannot be used; it has the UTF-8 bytes of "
+            "each token id, (V,): numpy.array(byte_lengths(tokenizer))"
+        )
     if len(lengths) > len(model.head_weight):
         raise ConfigError(
             f"the tokenizer has {len(lengths):,} ids and the model {len(model.head_weight):,}; "
             "evaluate on a dataset with the model's own tokenizer: prepare_dataset(path, tokenizer=tokenizer)"
         )
     return tokens, lengths, whole_number("context", context, low=1)
+
+
+def check_model(model: object, function: str) -> None:
+    """Raise ConfigError unless a model is a LightLLM, or something with its methods."""
+    if hasattr(model, "hidden_states"):
+        return
+    name = type(model).__name__
+    if hasattr(getattr(model, "module", None), "hidden_states"):
+        raise ConfigError(f"{function} takes a LightLLM, and this is a {name} around one; pass model.module")
+    raise ConfigError(f"{function} takes a LightLLM, not a {name}")
+
+
+def count_bytes(ids: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> int:
+    """Return the UTF-8 bytes of token ids. Raises ConfigError for an id without an entry in `lengths`."""
+    if ids.size and int(ids.max()) >= len(lengths):
+        raise ConfigError(
+            f"byte_lengths has {len(lengths):,} entries and the text has token id {int(ids.max())}; give one for each "
+            "id of the tokenizer: numpy.array(byte_lengths(tokenizer))"
+        )
+    return int(lengths[ids].sum())
 
 
 def evaluate_batches(
@@ -167,7 +191,7 @@ def evaluate_batches(
             counts += counted.sum(dim=1).tolist()
             context = max(context, tokens.size(1))
             if byte_lengths is not None:
-                n_bytes += int(byte_lengths[targets[counted].numpy()].sum())
+                n_bytes += count_bytes(targets[counted].numpy(), byte_lengths)
             if progress:
                 progress(len(sums), 0)
     if not sum(counts):
@@ -175,7 +199,9 @@ def evaluate_batches(
     return summarise(sums, counts, n_bytes, context)
 
 
-def _read_windows(tokens: TokenArray, context: int, batch_size: int) -> Iterator[tuple[list[int], NDArray[np.generic]]]:
+def _read_windows(
+    tokens: TokenArray, context: int, batch_size: int
+) -> Iterator[tuple[list[int], NDArray[np.integer[Any]]]]:
     """Yield the starts of windows and their ids with one target more, (B, T + 1), in batches of equal length."""
     n = len(tokens)
     starts = list(range(0, n - 1, context))
@@ -187,7 +213,7 @@ def _read_windows(tokens: TokenArray, context: int, batch_size: int) -> Iterator
             yield batch, np.stack([tokens.read(s, min(s + context + 1, n)) for s in batch])
 
 
-def _target_nats(model: LightLLM, ids: NDArray[np.generic], dtype: str) -> Tensor:
+def _target_nats(model: LightLLM, ids: NDArray[np.integer[Any]], dtype: str) -> Tensor:
     """Return the loss of each target in nats, (B, T + 1) -> (B, T), float64 on the CPU."""
     device = model.head_weight.device
     window = torch.from_numpy(ids).to(device)
@@ -214,94 +240,23 @@ def bucket_ends(T: int) -> list[int]:
     return [*doubling, T]
 
 
-def summarise(sums: list[float], counts: list[int], n_bytes: int, context: int) -> Evaluation:
+def summarise(sums: Sequence[float], counts: Sequence[int], n_bytes: int, context: int) -> Evaluation:
     """Return the means from the nats and the number of targets of each window.
 
     The standard error is that of a ratio of sums over windows (Cochran, 1977, section 6.3): windows count as
     independent, because the tokens within one are not.
     """
-    total, n, W = math.fsum(sums), sum(counts), len(sums)
-    loss = total / n
-    squares = math.fsum((s - loss * c) ** 2 for s, c in zip(sums, counts, strict=True))
-    stderr = math.sqrt(squares * W / (W - 1)) / n if W > 1 else None
+    total, n = math.fsum(sums), sum(counts)
     bits = total / math.log(2)
-    return Evaluation(loss, stderr, bits / n_bytes if n_bytes else math.nan, n, n_bytes, W, context)
+    bits_per_byte = bits / n_bytes if n_bytes else math.nan
+    return Evaluation(total / n, ratio_stderr(sums, counts), bits_per_byte, n, n_bytes, len(sums), context)
 
 
-@dataclass(frozen=True)
-class LimitDistance:
-    """The distance of a model from the entropy of a text whose probability is known, in bits per byte."""
-
-    limit: float  # -log2 P(text) / bytes: no model does better in expectation (Shannon, 1948)
-    model: float
-    in_whole: float | None  # distance in documents that lie in one window; None without such documents
-    in_cut: float | None  # distance in documents that a window's edge cuts, so that their beginning is not seen
-    by_kind: tuple[tuple[str, float], ...]  # distance by kind of document, the farthest first
-
-    @property
-    def distance(self) -> float:
-        """Return how far the model is above the limit."""
-        return self.model - self.limit
-
-
-def evaluate_against_limits(
-    model: LightLLM,
-    tokens: TokenArray,
-    byte_lengths: NDArray[np.int64],
-    limits: Sequence[tuple[float, str]],
-    separator: int,
-    *,
-    context: int,
-    **options: Any,
-) -> tuple[Evaluation, LimitDistance]:
-    """Return the held-out loss of documents whose probabilities are known, and its distance to their limit.
-
-    Args:
-        tokens: documents with the separator before each and after the last.
-        limits: -log2 P of each document, its end included, and its kind.
-        options: further arguments of `evaluate_loss`.
-    """
-    nats = np.zeros(len(tokens))
-
-    def store(first: int, row: NDArray[np.float64]) -> None:
-        nats[first : first + len(row)] = row
-
-    evaluation = evaluate_loss(model, tokens, byte_lengths, context=context, on_window=store, **options)
-    ids = tokens.read(0, len(tokens))
-    ends = np.flatnonzero(ids == separator)
-    assert len(ends) == len(limits) + 1, "each document has a limit"
-    # The targets of document j are its own tokens and the separator after it: ends[j] + 1 ... ends[j + 1].
-    bits = np.diff(np.cumsum(nats)[ends]) / math.log(2)
-    n_bytes = np.diff(np.cumsum(byte_lengths[ids])[ends])
-    is_whole = ends[:-1] // context == (ends[1:] - 1) // context
-    known_bits = np.array([document_bits for document_bits, _ in limits])
-    names = np.array([kind for _, kind in limits])
-
-    def distance(selected: NDArray[np.bool_]) -> float | None:
-        if not selected.any():
-            return None
-        return float((bits - known_bits)[selected].sum() / n_bytes[selected].sum())
-
-    kinds = [(str(kind), distance(names == kind) or 0.0) for kind in np.unique(names)]
-    return evaluation, LimitDistance(
-        limit=float(known_bits.sum() / n_bytes.sum()),
-        model=float(bits.sum() / n_bytes.sum()),
-        in_whole=distance(is_whole),
-        in_cut=distance(~is_whole),
-        by_kind=tuple(sorted(kinds, key=lambda kind: -kind[1])),
-    )
-
-
-def evaluate_held_out(
-    model: LightLLM, dataset: TokenDataset, byte_lengths: NDArray[np.int64], **options: Any
-) -> tuple[Evaluation, LimitDistance | None]:
-    """Return the held-out loss of a dataset, and its distance to the limit if the text's probability is known.
-
-    Args:
-        byte_lengths: UTF-8 bytes of each token id, (V,).
-        options: further arguments of `evaluate_loss`.
-    """
-    held_out, limits = dataset.held_out, dataset.limits
-    if not limits:
-        return evaluate_loss(model, held_out, byte_lengths, **options), None
-    return evaluate_against_limits(model, held_out, byte_lengths, limits, dataset.tokenizer.separator, **options)
+def ratio_stderr(sums: Sequence[float], sizes: Sequence[int]) -> float | None:
+    """Return the standard error of sum(sums) / sum(sizes) over independent parts of a text; None for a single part."""
+    W, n = len(sums), sum(sizes)
+    if W < 2 or not n:
+        return None
+    ratio = math.fsum(sums) / n
+    squares = math.fsum((s - ratio * size) ** 2 for s, size in zip(sums, sizes, strict=True))
+    return math.sqrt(squares * W / (W - 1)) / n
