@@ -13,6 +13,7 @@ import pytest
 
 from light_llm.cli import main
 from tests.conftest import CHECKOUT
+from tests.support.tools import NANO_RUN
 
 EXPORT = pytest.param("export.md", 7, marks=pytest.mark.slow)  # three other programs are started
 TEXT = "Once upon a time there was a fox, and the fox went up the hill.\n" * 200
@@ -101,6 +102,22 @@ def test_the_python_page_runs_from_top_to_bottom(
     options = {"lr": 1e-3, "seed": 2, "max_steps": 2, "batch_size": 8, "quiet": True, "report": False}
     again = names["Trainer"](names["small"], names["dataset"], **options, out="again").train()
     assert again.best_loss == losses[1e-3, 2], "the same run after others"
+
+
+def test_the_page_about_evaluation_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tasks are run by tests/lm_eval/test_run.py."""
+    assert main(["train", "--data", "my.txt", *NANO_RUN, "--skip-doctor"]) == 130  # stopped after a step
+    lines = [line.partition(" #")[0] for line in "".join(blocks("docs/eval.md", "bash")).splitlines()]
+    lines = [line for line in lines if "--tasks" not in line]
+    assert len(lines) >= 4
+    for line in lines:
+        run(line, monkeypatch, capsys)
+    assert json.loads(Path("perplexity.json").read_text())["stride"] == 8
+    (code,) = blocks("docs/eval.md", "python")
+    exec(compile(code, "eval.md", "exec"), {})
+    assert capsys.readouterr().out.count("\n") == 3
 
 
 def test_the_files_to_carry_over_are_the_ones_that_are_looked_for() -> None:

@@ -67,7 +67,8 @@ class EvalFlags:
 def command(argv: Sequence[str]) -> int:
     """Evaluate a model on its held-out text, or on tasks."""
     about = (
-        "Measure loss, perplexity and bits per byte on the held-out text, or with --text on any text.\n\n"
+        "Without --tasks: measure loss, perplexity and bits per byte on the held-out text, or with --text on any "
+        "text.\n\n"
         "With --tasks: run tasks of lm-evaluation-harness, or your own; see docs/eval.md."
     )
     flags, given = parse(EvalFlags, argv, prog="light-llm eval", about=about)
@@ -75,14 +76,15 @@ def command(argv: Sequence[str]) -> int:
         raise ConfigError(f"two checkpoints are named, {flags.model[0]} and {flags.checkpoint}; leave one out")
     checkpoint = flags.model[0] if flags.model else flags.checkpoint or "checkpoints"
     modes = [name for name in ("tasks", "text") if name in given]
-    if len(modes) + ("data" in given) > 1:
-        named = " and ".join(map(flag_of, [*modes, *(["data"] if "data" in given else [])]))
-        raise ConfigError(f"{named} cannot be used together (--data names the held-out text); leave one out")
+    if "data" in given and modes:
+        raise ConfigError(f"--data names the held-out text and has no effect on {flag_of(modes[0])}; leave one out")
+    if len(modes) > 1:
+        raise ConfigError("--tasks and --text cannot be used together; leave one out")
     for name, allowed in _allowed_modes().items():
         if name in given and not set(modes) & set(allowed):
             raise ConfigError(
-                f"{flag_of(name)} applies to {' and '.join(map(flag_of, allowed))} only; add {flag_of(allowed[-1])}, "
-                "or leave it out"
+                f"{flag_of(name)} applies to {' and '.join(map(flag_of, allowed))} only; add "
+                f"{'--text FILE' if 'text' in allowed else '--tasks NAME'}, or leave it out"
             )
     if "tasks" in given:
         _run_tasks(flags, checkpoint)
