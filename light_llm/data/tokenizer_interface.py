@@ -20,15 +20,39 @@ class Tokenizer(Protocol):
     name: str
     vocab_size: int
     separator: int
+    # Ids that the model's own tokenizer puts before and after each text, such as BOS; none in ours.
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids at which generation stops."""
+        return (self.separator,)
+
+    @property
+    def document_break(self) -> list[int]:
+        """The ids between two documents: the suffix of the first, the separator, the prefix of the second."""
+        ends = [i for i in self.suffix if i != self.separator]
+        starts = self.prefix[1:] if self.prefix[:1] == (self.separator,) else self.prefix
+        return [*ends, self.separator, *starts]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text. No text is special: `<|endoftext|>` is thirteen characters."""
         ...
 
     def encode_batch(self, chunks: Sequence[str | None]) -> Ids:
-        """Return the ids of texts one after the other, with the separator for each None: (n,)."""
-        ids = [[self.separator] if chunk is None else self.encode(chunk) for chunk in chunks]
+        """Return the ids of texts one after the other, with `document_break` for each None: (n,)."""
+        ids = [self.document_break if chunk is None else self.encode(chunk) for chunk in chunks]
         return np.concatenate(ids, dtype=np.int32, casting="unsafe")
+
+    def encode_aligned(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, and for each the number of UTF-8 bytes of the text that it stands for.
+
+        They sum to the bytes of the text, with a lone surrogate counted as the replacement character; both are empty
+        for a text without ids.
+        """
+        ids = self.encode(text)
+        return ids, [len(self.token_bytes(i)) for i in ids]
 
     def decode(self, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
         """Return the text of ids: a list, an array, a tensor of one dimension, or one id.
@@ -39,6 +63,10 @@ class Tokenizer(Protocol):
             DataError: an id outside the vocabulary, or several rows of ids.
         """
         return decode(self, ids)
+
+    def stream(self, after: Sequence[int] = ()) -> "TextStream":
+        """Return a decoder that takes ids one at a time. The ids `after` stand before the first."""
+        return StreamingDecoder(self)
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes of one id; none for the separator."""
@@ -54,7 +82,7 @@ class Tokenizer(Protocol):
 
 def decode(tokenizer: Tokenizer, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
     """Return the text of ids; see `Tokenizer.decode`."""
-    return b"".join(map(tokenizer.token_bytes, _plain_ids(ids, tokenizer.vocab_size))).decode("utf-8", "replace")
+    return b"".join(map(tokenizer.token_bytes, plain_ids(ids, tokenizer.vocab_size))).decode("utf-8", "replace")
 
 
 def check_text(text: object) -> None:
@@ -68,7 +96,7 @@ def check_text(text: object) -> None:
         raise ConfigError(f"{repr_short(text)} has the type {type(text).__name__} and is not a text (str){advice}")
 
 
-def _plain_ids(ids: Any, vocab_size: int) -> list[int]:
+def plain_ids(ids: Any, vocab_size: int) -> list[int]:
     """Return ids as Python's integers. Raises DataError for one outside the vocabulary, or for several rows."""
     ids = ids.tolist() if hasattr(ids, "tolist") else ids
     try:
@@ -83,8 +111,27 @@ def _plain_ids(ids: Any, vocab_size: int) -> list[int]:
     return plain
 
 
-class StreamingDecoder:
-    """Decodes ids one at a time; a character of several bytes appears once it is complete.
+def replace_surrogates(text: str) -> str:
+    """Return a text with lone surrogates, which have no UTF-8, as replacement characters."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class TextStream(Protocol):
+    """Decodes ids one at a time. No piece ends inside a character, and the pieces joined are the decoded text."""
+
+    def push(self, token: int) -> str:
+        """Return the text that this id completes, possibly none."""
+        ...
+
+    def close(self) -> str:
+        """Return the text that was held back, after the last id."""
+        ...
+
+
+class StreamingDecoder(TextStream):
+    """Decodes ids whose bytes joined are the text; a character of several bytes appears once it is complete.
 
     >>> from light_llm.data.tokenizers import ByteTokenizer
     >>> stream = StreamingDecoder(ByteTokenizer())

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import repr_short
 from ..errors import CheckpointError, ConfigError, DataError, did_you_mean
-from ..json_io import load_json
+from ..json_io import TOKENIZER, read_bounded
 from ..runtime import expand_path, tiktoken_cache_dir
 from .bpe import BytePairTokenizer, GPT2Tokenizer, train_bpe, unicode_to_bytes
 from .download import PinnedFile, ensure_file
@@ -20,7 +20,6 @@ from .tokenizer_interface import byte_lengths as byte_lengths
 from .tokenizer_interface import check_text
 from .tokenizer_interface import decode as decode
 from .tokenizer_interface import start_ids as start_ids
-from .tokenizer_json import from_tokenizer_json
 
 GPT2_VOCABULARY = PinnedFile(
     name="gpt2/vocab.bpe",
@@ -145,26 +144,39 @@ def _train_exact_size(texts: Callable[[], Iterable[str]], size: str) -> Tokenize
 
 
 def _load_tokenizer_json(path: Path) -> Tokenizer:
+    """Return the tokenizer of any file that the `tokenizers` library can use. Raises ConfigError."""
+    from .tokenizer_file import read_tokenizer_json
+
     try:
-        return from_tokenizer_json(load_json(path), str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        reason = "it is not JSON"
+        return read_tokenizer_json(read_bounded(path, TOKENIZER), f"the tokenizer {path}")
     except (OSError, ValueError) as error:
-        reason = str(error)
-    raise ConfigError(f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train")
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train"
+        ) from None
 
 
 def tokenizer_from_dict(values: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> Tokenizer:
-    """Build a tokenizer from the values of `to_dict`. Raises CheckpointError for an unknown kind or damaged values.
+    """Build a tokenizer from the values of `to_dict`.
 
     Args:
-        files: that travel with the model, for a tokenizer that is such a file.
+        files: the files that travel with a model, by name; a tokenizer of kind hf is its `tokenizer.json`.
+
+    Raises:
+        CheckpointError: an unknown kind, damaged values, or a file that is missing or another one.
     """
+
+    def published() -> Tokenizer:
+        from .hf_tokenizer import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.from_dict(values, files)
+
     builders: dict[str, Callable[[], Tokenizer]] = {
         "gpt2": lambda: GPT2Tokenizer(values["merges"]),
         "bpe": lambda: BytePairTokenizer(unicode_to_bytes(t or "" for t in values["tokens"]), values["separator"]),
         "byte": ByteTokenizer,
         "char": lambda: CharTokenizer("".join(values["alphabet"])),
+        "hf": published,
     }
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in builders:

@@ -1,0 +1,242 @@
+"""The tokenizer of a published model: a `tokenizer.json` as it is, run by the `tokenizers` library.
+
+The bytes of the file are the tokenizer: they are kept unchanged, and their SHA-256 is part of its plain values. Three
+settings differ from a plain load: truncation, padding and dropout of the file are ignored, as they are for training
+only; the post-processor's ids are the attributes `prefix` and `suffix`, and `encode` does not add them; and the names of
+special tokens are ordinary text wherever they stand, so that no text can contain a control token.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as Library
+
+from ..config import repr_short
+from ..errors import ConfigError
+from ..json_io import TOKENIZER
+from .bpe import MAX_IDS, unicode_to_bytes
+from .hf_decode import WindowStream, byte_of_token, decoder_types
+from .hf_encode import encode_long
+from .tokenizer_interface import StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """The tokenizer of a `tokenizer.json`.
+
+    Args:
+        data: the bytes of the file.
+        separator: the id between documents; generation stops at it. One more than the last id of a file without a
+            token for it.
+        prefix, suffix: the ids that the model's own tokenizer puts before and after each text; see `added_ids`.
+        stop_ids: further ids at which generation stops.
+
+    Raises:
+        ConfigError: the library cannot use the file, or an id is not one of its ids.
+    """
+
+    name = "hf"
+
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        separator: int,
+        prefix: Sequence[int] = (),
+        suffix: Sequence[int] = (),
+        stop_ids: Sequence[int] = (),
+    ) -> None:
+        self.data = data
+        self.library = load_library(data)
+        self.library.post_processor = None  # its ids are prefix and suffix; it would also trim offsets
+        n_ids = 1 + max(self.library.get_vocab(with_added_tokens=True).values(), default=-1)
+        # A file without an end-of-text token gets one more id.
+        self.vocab_size = n_ids + (separator == n_ids)
+        if self.vocab_size > MAX_IDS:
+            raise ConfigError(f"the tokenizer has the id {self.vocab_size - 1:,}; at most {MAX_IDS - 1:,} can be used")
+        for i in (separator, *prefix, *suffix, *stop_ids):
+            if type(i) is not int or not 0 <= i < self.vocab_size:
+                raise ConfigError(f"{repr_short(i)} is not an id of the tokenizer, which has {self.vocab_size:,}")
+        self.separator, self.prefix, self.suffix = separator, tuple(prefix), tuple(suffix)
+        self._stop_ids = tuple(dict.fromkeys((separator, *stop_ids)))
+        added = self.library.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.decoder_types = decoder_types(self.library)
+        self._encoder = _without_special_names(self.library, data, self.special_ids)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids at which generation stops."""
+        return self._stop_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without prefix and suffix; a lone surrogate becomes the replacement character."""
+        check_text(text)
+        return encode_long(self._encoder, replace_surrogates(text))[0]
+
+    def encode_aligned(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a text, and the number of its UTF-8 bytes that each stands for; see `Tokenizer`."""
+        check_text(text)
+        text = replace_surrogates(text)
+        ids, ends = encode_long(self._encoder, text, with_ends=True)
+        return ids, _byte_counts(text, ends)
+
+    def decode(self, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
+        """Return the text of ids as the library does, without special tokens; see `Tokenizer.decode`."""
+        return self.decode_plain(plain_ids(ids, self.vocab_size))
+
+    def decode_plain(self, ids: Sequence[int]) -> str:
+        """Return the text of ids that are known to be integers in the vocabulary."""
+        return str(self.library.decode(ids, skip_special_tokens=True))
+
+    def stream(self, after: Sequence[int] = ()) -> TextStream:
+        """Return a decoder for ids that follow the ids `after`; see `Tokenizer.stream`."""
+        return StreamingDecoder(self) if self.joins_bytes else WindowStream(self, after)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the UTF-8 bytes of one id inside a text; none for a special token."""
+        return self._bytes_of_ids[token]
+
+    @property
+    def joins_bytes(self) -> bool:
+        """Whether decoding is joining the bytes of the ids, as with a byte-level decoder."""
+        return self.decoder_types == ("ByteLevel",)
+
+    @cached_property
+    def _bytes_of_ids(self) -> list[bytes]:
+        return [self._find_bytes(i) for i in range(self.vocab_size)]
+
+    @cached_property
+    def _reference(self) -> list[int]:
+        """An id whose text is a letter, if there is one: tokens are decoded after it, as they stand inside a text."""
+        for letter in "aAx0.":
+            ids = self.encode(letter)
+            if ids and self.decode_plain(ids[-1:]).strip():
+                return ids[-1:]
+        return []
+
+    def _find_bytes(self, token: int) -> bytes:
+        text = self.library.id_to_token(token)
+        if text is None or token in self.special_ids:
+            return b""
+        if self.joins_bytes:
+            try:
+                return unicode_to_bytes([text])[0]
+            except KeyError:  # an added token with other characters, which the decoder writes as they are
+                return str(text).encode()
+        if "ByteFallback" in self.decoder_types and (byte := byte_of_token(text)) is not None:
+            return bytes([byte])
+        before = self.decode_plain(self._reference)
+        both = self.decode_plain([*self._reference, token])
+        return (both[len(before) :] if both.startswith(before) else self.decode_plain([token])).encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; the file itself travels beside them as `tokenizer.json`."""
+        values = {"kind": self.name, "sha256": hashlib.sha256(self.data).hexdigest(), "separator": self.separator}
+        values |= {"prefix": list(self.prefix), "suffix": list(self.suffix)}
+        return values | ({"stop_ids": list(self._stop_ids)} if len(self._stop_ids) > 1 else {})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, bytes]) -> "HuggingFaceTokenizer":
+        """Build the tokenizer from `to_dict` and its file. Raises ConfigError if the file is missing or another one."""
+        data = files.get("tokenizer.json")
+        if data is None:
+            raise ConfigError("its tokenizer.json is missing")
+        data = bytes(data)
+        if hashlib.sha256(data).hexdigest() != values["sha256"]:
+            raise ConfigError("its tokenizer.json is not the one that was saved with it (its SHA-256 differs)")
+        stop_ids = values.get("stop_ids", ())
+        ids = {"separator": values["separator"], "prefix": values["prefix"], "suffix": values["suffix"]}
+        return cls(data, **ids, stop_ids=stop_ids)
+
+
+def load_library(data: bytes) -> Library:
+    """Return the library's tokenizer of a file, without truncation, padding and dropout; no text is special.
+
+    Raises ConfigError if the library cannot read it.
+    """
+    if len(data) > TOKENIZER.bytes:
+        raise ConfigError(f"the tokenizer.json has {len(data):,} bytes; at most {TOKENIZER.bytes:,} can be read")
+    if (n := data.count(b"{") + data.count(b"[")) > TOKENIZER.brackets:
+        raise ConfigError(f"the tokenizer.json has {n:,} brackets; at most {TOKENIZER.brackets:,} can be read")
+    try:
+        library = Library.from_buffer(data)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # plain Exception, or the PanicException of Rust, which is not even that
+        raise ConfigError(f"the tokenizer.json cannot be used: {str(error)[:200]}") from None
+    library.no_truncation()
+    library.no_padding()
+    if getattr(library.model, "dropout", None):
+        library.model.dropout = None
+    library.encode_special_tokens = True
+    return library
+
+
+def added_ids(data: bytes) -> tuple[list[int], list[int]]:
+    """Return the ids that the post-processor of a file puts before and after each text. Raises ConfigError."""
+    library = load_library(data)
+    for text in ("a", "A", "0", " "):
+        plain = library.encode(text, add_special_tokens=False).ids
+        whole = library.encode(text, add_special_tokens=True).ids
+        # The text itself is the last place where its ids are, in case that it is unknown and a special id stands first.
+        places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
+        if plain and len(places) == 1:
+            return whole[: places[0]], whole[places[0] + len(plain) :]
+    raise ConfigError("the post-processor of the tokenizer.json changes texts in a way that light-llm cannot follow")
+
+
+def _without_special_names(library: Library, data: bytes, special: frozenset[int]) -> Library:
+    """Return the library's tokenizer for encoding, in which no text gives the id of a special token.
+
+    `encode_special_tokens` keeps the names of special tokens from being matched in a text. But a model that looks up
+    whole pieces of a text finds those names in its own vocabulary; there they get secret names.
+    """
+    kind = type(library.model).__name__
+    if kind == "BPE" and not library.model.ignore_merges:  # made of merges, and none makes a special token
+        return library
+    values = json.loads(data)
+    model = values["model"]
+    names = {library.id_to_token(i) for i in special}
+    in_model = {entry[0] for entry in model["vocab"]} if isinstance(model["vocab"], list) else model["vocab"].keys()
+    if not names & in_model:
+        return library
+    secret = secrets.token_hex(16)
+    new = {name: f"\U0010ffff{secret}{i}" for i, name in enumerate(sorted(names))}
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[new.get(piece, piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {new.get(piece, piece): i for piece, i in model["vocab"].items()}
+    if "unk_token" in model:
+        model["unk_token"] = new.get(model["unk_token"], model["unk_token"])
+    for token in values["added_tokens"]:
+        token["content"] = new.get(token["content"], token["content"])
+    values["post_processor"] = None
+    return load_library(json.dumps(values).encode())
+
+
+def _byte_counts(text: str, ends: Sequence[int]) -> list[int]:
+    """Return the UTF-8 bytes of a text that each token stands for, from the index of the character after each token.
+
+    A token has the characters up to its end that no earlier one has; the last one has the rest of the text. Where
+    several tokens make up one character, its bytes are the first one's. The sum is exact, whatever a normalizer did.
+    """
+    if not ends:
+        return []
+    until = np.maximum.accumulate(np.array([*ends[:-1], len(text)], dtype=np.int64))
+    return np.diff(_bytes_before(text)[until], prepend=0).tolist()
+
+
+def _bytes_before(text: str) -> NDArray[np.int64]:
+    """Return the UTF-8 bytes before each character, and of the whole text: (len(text) + 1,)."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
+    code = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    sizes = 1 + (code > 0x7F).astype(np.int64) + (code > 0x7FF) + (code > 0xFFFF)
+    return np.concatenate([[0], np.cumsum(sizes)])
+

@@ -1,0 +1,114 @@
+"""Read a `tokenizer.json`: one of ours becomes our own class again, any other is used as it is."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from ..json_io import check_depth
+from .bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
+from .hf_tokenizer import HuggingFaceTokenizer, added_ids, load_library
+from .tokenizer_interface import Tokenizer
+from .tokenizer_json import END_OF_TEXT_NAMES, from_tokenizer_json, to_tokenizer_json
+from .tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer
+
+_NO_TEXT = re.compile(r"<\|no text \d+\|>")  # names of ids without a text in our exports
+
+
+def read_tokenizer_json(
+    data: bytes, where: str, *, ends: Sequence[int] = (), stop_ids: Iterable[int] = (), must_have_end: bool = False
+) -> Tokenizer:
+    """Return the tokenizer of a `tokenizer.json`.
+
+    Args:
+        data: the bytes of the file.
+        where: its name, for messages.
+        ends: the model's end-of-text ids. The separator is the one whose name says so, or else the first; without any,
+            it is the added token with such a name.
+        stop_ids: further ids at which generation stops.
+        must_have_end: refuse a file without an end-of-text token, which otherwise gets one more id.
+
+    Raises:
+        ConfigError: a file that the `tokenizers` library cannot use, or whose end-of-text token is unknown.
+    """
+    own = _own_tokenizer(data)
+    if own is not None and (not ends or own.separator in ends):
+        return own
+    try:
+        library = load_library(data)
+        prefix, suffix = added_ids(data)
+        separator = _separator(library, ends, where, must_have_end=must_have_end)
+        return HuggingFaceTokenizer(
+            data, separator=separator, prefix=prefix, suffix=suffix, stop_ids=[*ends, *stop_ids]
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}") from None
+
+
+def _separator(library: Any, ends: Sequence[int], where: str, *, must_have_end: bool) -> int:
+    """Return the id between documents; see `read_tokenizer_json`."""
+    added = {i: token.content for i, token in library.get_added_tokens_decoder().items()}
+    if ends:
+        known = [i for i in ends if i in added]
+        if not known:
+            raise ConfigError(f"eos_token_id={ends[0]} is not the id of a special token")
+        return next((i for i in known if added[i] in END_OF_TEXT_NAMES), known[0])
+    by_name = {content: i for i, content in added.items()}
+    for name in END_OF_TEXT_NAMES:
+        if name in by_name:
+            return by_name[name]
+    if must_have_end:
+        raise ConfigError("eos_token_id=None, and no special token has the name of an end of text")
+    return 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def _own_tokenizer(data: bytes) -> Tokenizer | None:
+    """Return the tokenizer that light-llm wrote as this file, or GPT-2's; None for any other file."""
+    try:
+        values = json.loads(data)
+        check_depth(values)
+        model, pre = values["model"], values.get("pre_tokenizer")
+        added = {token["content"]: token for token in values.get("added_tokens") or []}
+        if model["type"] != "BPE" or values.get("normalizer") or not all(token["special"] for token in added.values()):
+            return None
+        if not model["merges"]:
+            return _without_merges(model["vocab"], pre, {name: token["id"] for name, token in added.items()})
+        tokenizer = from_tokenizer_json(values, "")
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        if (gpt2 := _as_gpt2(tokenizer, merges)) is not None and (values.get("decoder") or {}).get("type") == "ByteLevel":
+            return gpt2 if [*added] == [SEPARATOR] and _adds_no_ids(values.get("post_processor")) else None
+        # With every way to make each token listed, in the order of ids, the library's merges are tiktoken's.
+        is_ours = all(name == SEPARATOR or _NO_TEXT.fullmatch(name) for name in added)
+        is_ours = is_ours and values.get("post_processor") is None and values["decoder"]["type"] == "ByteLevel"
+        return tokenizer if is_ours and merges == to_tokenizer_json(tokenizer)["model"]["merges"] else None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ConfigError):
+        return None
+
+
+def _without_merges(vocab: dict[str, int], pre: Any, special: dict[str, int]) -> Tokenizer | None:
+    """Return the tokenizer of bytes or characters with this vocabulary; None if it is neither."""
+    if [*special] != [SEPARATOR]:
+        return None
+    letters = {letter: i for letter, i in vocab.items() if letter not in special}
+    is_dense = sorted(letters.values()) == [*range(special[SEPARATOR])]
+    if pre is None and is_dense and all(len(letter) == 1 for letter in letters):
+        return CharTokenizer("".join(sorted(letters, key=lambda letter: letters[letter])))
+    if pre and pre["type"] == "ByteLevel" and letters == {c: byte for byte, c in bytes_to_unicode().items()}:
+        return ByteTokenizer() if special[SEPARATOR] == ByteTokenizer.separator else None
+    return None
+
+
+def _as_gpt2(tokenizer: BytePairTokenizer, merges: list[list[str]]) -> Tokenizer | None:
+    """Return GPT2Tokenizer if the merges are GPT-2's, so that datasets and checkpoints recognise it by its name."""
+    text = "\n".join(["#version: 0.2", *(" ".join(merge) for merge in merges), ""])
+    if hashlib.sha256(text.encode()).hexdigest() != GPT2_VOCABULARY.sha256:
+        return None
+    gpt2 = GPT2Tokenizer(text)
+    same = (gpt2.tokens, gpt2.separator) == ([*tokenizer.tokens], tokenizer.separator)
+    return gpt2 if same else None
+
+
+def _adds_no_ids(post_processor: Any) -> bool:
+    return post_processor is None or post_processor.get("type") == "ByteLevel"
