@@ -2,8 +2,8 @@
 
 The bytes of the file are the tokenizer: they are kept unchanged, and their SHA-256 is part of its plain values. Three
 settings differ from a plain load: truncation, padding and dropout of the file are ignored, as they are for training
-only; the post-processor's ids are the attributes `prefix` and `suffix`, and `encode` does not add them; and the names of
-special tokens are ordinary text wherever they stand, so that no text can contain a control token.
+only; the post-processor's ids are the attributes `prefix` and `suffix`, and `encode` does not add them; and the names
+of special tokens are ordinary text wherever they stand, so that no text can contain a control token.
 """
 
 import hashlib
@@ -58,10 +58,10 @@ class HuggingFaceTokenizer(Tokenizer):
         # A file without an end-of-text token gets one more id.
         self.vocab_size = n_ids + (separator == n_ids)
         if self.vocab_size > MAX_IDS:
-            raise ConfigError(f"the tokenizer has the id {self.vocab_size - 1:,}; at most {MAX_IDS - 1:,} can be used")
+            raise ConfigError(f"it has the id {self.vocab_size - 1:,}; at most {MAX_IDS - 1:,} can be used")
         for i in (separator, *prefix, *suffix, *stop_ids):
             if type(i) is not int or not 0 <= i < self.vocab_size:
-                raise ConfigError(f"{repr_short(i)} is not an id of the tokenizer, which has {self.vocab_size:,}")
+                raise ConfigError(f"{repr_short(i)} is not one of its {self.vocab_size:,} ids")
         self.separator, self.prefix, self.suffix = separator, tuple(prefix), tuple(suffix)
         self._stop_ids = tuple(dict.fromkeys((separator, *stop_ids)))
         added = self.library.get_added_tokens_decoder()
@@ -104,7 +104,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @property
     def joins_bytes(self) -> bool:
-        """Whether decoding is joining the bytes of the ids, as with a byte-level decoder."""
+        """True if decoding means joining the bytes of the ids, as a byte-level decoder does."""
         return self.decoder_types == ("ByteLevel",)
 
     @cached_property
@@ -161,15 +161,16 @@ def load_library(data: bytes) -> Library:
     Raises ConfigError if the library cannot read it.
     """
     if len(data) > TOKENIZER.bytes:
-        raise ConfigError(f"the tokenizer.json has {len(data):,} bytes; at most {TOKENIZER.bytes:,} can be read")
+        raise ConfigError(f"it has {len(data):,} bytes; at most {TOKENIZER.bytes:,} can be read")
     if (n := data.count(b"{") + data.count(b"[")) > TOKENIZER.brackets:
-        raise ConfigError(f"the tokenizer.json has {n:,} brackets; at most {TOKENIZER.brackets:,} can be read")
+        raise ConfigError(f"it has {n:,} brackets; at most {TOKENIZER.brackets:,} can be read")
     try:
         library = Library.from_buffer(data)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # plain Exception, or the PanicException of Rust, which is not even that
-        raise ConfigError(f"the tokenizer.json cannot be used: {str(error)[:200]}") from None
+        reason = str(error).removeprefix("Cannot instantiate Tokenizer from buffer: ")[:200]
+        raise ConfigError(f"the tokenizers library cannot use it ({reason})") from None
     library.no_truncation()
     library.no_padding()
     if getattr(library.model, "dropout", None):
@@ -188,7 +189,7 @@ def added_ids(data: bytes) -> tuple[list[int], list[int]]:
         places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
         if plain and len(places) == 1:
             return whole[: places[0]], whole[places[0] + len(plain) :]
-    raise ConfigError("the post-processor of the tokenizer.json changes texts in a way that light-llm cannot follow")
+    raise ConfigError("its post_processor does not only put ids before and after a text")
 
 
 def _without_special_names(library: Library, data: bytes, special: frozenset[int]) -> Library:
@@ -202,7 +203,7 @@ def _without_special_names(library: Library, data: bytes, special: frozenset[int
         return library
     values = json.loads(data)
     model = values["model"]
-    names = {library.id_to_token(i) for i in special}
+    names = {str(library.id_to_token(i)) for i in special}
     in_model = {entry[0] for entry in model["vocab"]} if isinstance(model["vocab"], list) else model["vocab"].keys()
     if not names & in_model:
         return library
@@ -239,4 +240,3 @@ def _bytes_before(text: str) -> NDArray[np.int64]:
     code = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     sizes = 1 + (code > 0x7F).astype(np.int64) + (code > 0x7FF) + (code > 0xFFFF)
     return np.concatenate([[0], np.cumsum(sizes)])
-

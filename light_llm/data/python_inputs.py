@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,6 @@ from ..errors import ConfigError, DataError
 from ..runtime import cache_dir
 from .download import cache_errors
 from .tokenizer_interface import Tokenizer
-from .tokenizer_json import from_tokenizer_json
 from .tokenizers import tokenizer_from_dict
 
 MAX_NAME_LENGTH = 1000  # characters; a longer `data` is a text and no path
@@ -137,7 +136,7 @@ def find_tokenizer(tokenizer: Any) -> str | Tokenizer | None:
             GPT-2, the dict of a `tokenizer.json` or of `to_dict`.
 
     Raises:
-        ConfigError: anything else, or a tokenizer that is not a byte-level BPE with GPT-2's pattern.
+        ConfigError: anything else.
     """
     spec = as_plain(tokenizer)
     if spec is None or isinstance(spec, str):
@@ -148,13 +147,22 @@ def find_tokenizer(tokenizer: Any) -> str | Tokenizer | None:
     if isinstance(tokenizer, Mapping):
         if "kind" in tokenizer:
             return tokenizer_from_dict(dict(tokenizer))
-        return from_tokenizer_json(tokenizer, "the dict given as tokenizer")
+        return _from_json(json.dumps(tokenizer), "the dict given as tokenizer")
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)  # of a tokenizer of transformers
     if hasattr(backend, "to_str") and hasattr(backend, "get_vocab"):
-        return from_tokenizer_json(json.loads(backend.to_str()), f"the {type(tokenizer).__name__} given as tokenizer")
+        eos = getattr(tokenizer, "eos_token_id", None)
+        where = f"the {type(tokenizer).__name__} given as tokenizer"
+        return _from_json(backend.to_str(), where, ends=[eos] if type(eos) is int else [])
     if hasattr(tokenizer, "encode_ordinary") and getattr(tokenizer, "name", "") == "gpt2":
         return "gpt2"
     raise ConfigError(
         f"{what} cannot be used; tokenizer is gpt2, bpe, bpe:N, char, byte, the path of a tokenizer.json, "
         "or a tokenizer of light-llm or of the tokenizers library"
     )
+
+
+def _from_json(text: str, where: str, ends: Sequence[int] = ()) -> Tokenizer:
+    """Return the tokenizer of the text of a `tokenizer.json`. Raises ConfigError."""
+    from .tokenizer_file import read_tokenizer_json  # here, because it imports the tokenizers library
+
+    return read_tokenizer_json(text.encode(), where, ends=ends)

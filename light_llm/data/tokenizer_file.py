@@ -44,7 +44,7 @@ def read_tokenizer_json(
             data, separator=separator, prefix=prefix, suffix=suffix, stop_ids=[*ends, *stop_ids]
         )
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error.message}") from None
+        raise ConfigError(f"{where} cannot be used: {error.message}") from None
 
 
 def _separator(library: Any, ends: Sequence[int], where: str, *, must_have_end: bool) -> int:
@@ -77,11 +77,12 @@ def _own_tokenizer(data: bytes) -> Tokenizer | None:
             return _without_merges(model["vocab"], pre, {name: token["id"] for name, token in added.items()})
         tokenizer = from_tokenizer_json(values, "")
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        if (gpt2 := _as_gpt2(tokenizer, merges)) is not None and (values.get("decoder") or {}).get("type") == "ByteLevel":
+        has_bytes = (values.get("decoder") or {}).get("type") == "ByteLevel"
+        if has_bytes and (gpt2 := _as_gpt2(tokenizer, merges)) is not None:
             return gpt2 if [*added] == [SEPARATOR] and _adds_no_ids(values.get("post_processor")) else None
         # With every way to make each token listed, in the order of ids, the library's merges are tiktoken's.
         is_ours = all(name == SEPARATOR or _NO_TEXT.fullmatch(name) for name in added)
-        is_ours = is_ours and values.get("post_processor") is None and values["decoder"]["type"] == "ByteLevel"
+        is_ours = is_ours and has_bytes and _adds_no_ids(values.get("post_processor"))
         return tokenizer if is_ours and merges == to_tokenizer_json(tokenizer)["model"]["merges"] else None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ConfigError):
         return None
@@ -111,4 +112,9 @@ def _as_gpt2(tokenizer: BytePairTokenizer, merges: list[list[str]]) -> Tokenizer
 
 
 def _adds_no_ids(post_processor: Any) -> bool:
-    return post_processor is None or post_processor.get("type") == "ByteLevel"
+    """Return whether a post-processor leaves all ids as they are; transformers writes an empty template."""
+    if post_processor is None or post_processor["type"] == "ByteLevel":
+        return True
+    return bool(
+        post_processor["type"] == "TemplateProcessing" and [*map(list, post_processor["single"])] == [["Sequence"]]
+    )

@@ -149,11 +149,13 @@ def _load_tokenizer_json(path: Path) -> Tokenizer:
 
     try:
         return read_tokenizer_json(read_bounded(path, TOKENIZER), f"the tokenizer {path}")
-    except (OSError, ValueError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        raise ConfigError(
-            f"the tokenizer {path} cannot be read: {reason}; make one with: light-llm tokenizer train"
-        ) from None
+    except OSError as error:
+        reason = f"it cannot be read: {error.strerror or error}"
+    except ValueError as error:
+        reason = f"it cannot be read: {error}"
+    except ConfigError as error:
+        reason = error.message.removeprefix(f"the tokenizer {path} cannot be used: ")
+    raise ConfigError(f"the tokenizer {path} cannot be used: {reason}; make one with: light-llm tokenizer train")
 
 
 def tokenizer_from_dict(values: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> Tokenizer:

@@ -142,7 +142,7 @@ def test_a_file_of_the_library_itself() -> None:
     reference.train_from_iterator([TEXT], trainer)
     reference.save("library.json")
     ours = make_tokenizer("library.json", "")
-    assert isinstance(ours, BytePairTokenizer) and (ours.separator, ours.vocab_size) == (1, reference.get_vocab_size())
+    assert (ours.name, ours.separator, ours.vocab_size) == ("hf", 1, reference.get_vocab_size())
     assert same(ours, reference, TEXT) and ours.token_bytes(0) == ours.token_bytes(1) == b""
 
 
@@ -152,19 +152,14 @@ def changed(part: str, key: str, value: Any) -> str:
     return json.dumps(values)
 
 
-KIND = r"is not a byte-level BPE with GPT-2's pattern.* tokenizer train"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (changed("model", "type", "WordPiece"), KIND),
-        (changed("pre_tokenizer", "add_prefix_space", True), KIND),
-        (changed("pre_tokenizer", "type", "Whitespace"), KIND),
-        (changed("model", "merges", to_tokenizer_json(BPE)["model"]["merges"][::-1]), "the order of their ids"),
+        (changed("model", "type", "WordPiece"), "cannot be used: .*WordPiece.* tokenizer train"),
+        (changed("pre_tokenizer", "type", "Blank"), "cannot be used: .* tokenizer train"),
         (None, "No such file.* tokenizer train"),
-        ("{", "it is not JSON.* tokenizer train"),
-        ("[]", KIND),
+        ("{", "cannot be used: .*EOF.* tokenizer train"),
+        ("[]", "cannot be used: .* tokenizer train"),
     ],
 )
 def test_a_file_that_cannot_be_used(text: str | None, message: str) -> None:

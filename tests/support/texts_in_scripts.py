@@ -80,7 +80,7 @@ ODD = [  # white space, controls, joined emoji, digits of several scripts, forms
     "I'm we'LL THEY'RE 'tis don't rock'n'roll ''s",
     "<s> </s> <unk> <pad> <0x41> <|endoftext|> ▁ ▁▁a Ġ ##ing [CLS]",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!!!!!!!!!!!!????...---===___",
-    "https://example.org/a_b?c=%20d&e=f#g <b>x</b> {\"k\": [1, 2]} \\n $\\frac{a}{b}$",
+    'https://example.org/a_b?c=%20d&e=f#g <b>x</b> {"k": [1, 2]} \\n $\\frac{a}{b}$',
     "İstanbul ẞtraße ŉ ǆ Σίσυφος ς",
     "\ufffd \ue000 \U0010ffff \u2028line\u2029para",
     "\u0301starts with a mark",

@@ -1,10 +1,12 @@
 """Tokenizers of the kinds that published models have, with small vocabularies, as the files of a model folder.
 
 Each has the pre-tokenizer, normalizer, decoder, post-processor and special tokens of the published tokenizer.json it is
-named after; the vocabulary is trained on a little Shakespeare and a sentence in each script.
+named after; its vocabulary is made of a little Shakespeare and a sentence in each script.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +17,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from .texts_in_scripts import SENTENCES, SONNET
 
 LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 TRAINING_TEXTS = [SONNET, *SENTENCES.values(), SONNET.lower(), "2 12 122 1984 2026 0 345 67 89\n\n\t\t    "] * 2
@@ -62,15 +65,25 @@ def template(before: str = "", after: str = "", *, vocab: dict[str, int]) -> Par
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
 
 
-def _trained_bpe(size: int, pre_tokenizer: Any, *, special: list[str], bytes_first: bool = True, **options: Any) -> Parts:
+def _trained_bpe(
+    size: int,
+    pre_tokenizer: Any,
+    special: list[str],
+    *,
+    bytes_first: bool = True,
+    texts: list[str] = TRAINING_TEXTS,
+) -> Parts:
     """Return the model part of a BPE with `size` ids; `special` come first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) if bytes_first else []
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=2, initial_alphabet=alphabet, special_tokens=special, show_progress=False, **options
+        vocab_size=size,
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()) if bytes_first else [],
+        special_tokens=special,
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(TRAINING_TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     model: Parts = json.loads(tokenizer.to_str())["model"]
     return model
 
@@ -158,7 +171,7 @@ def gpt_neox() -> TokenizerKind:
 
 
 def smollm() -> TokenizerKind:
-    """SmolLM2 (and StarCoder): single digits, 17 special tokens, an unknown token, and control bytes without a token."""
+    """SmolLM2 (and StarCoder): single digits, 17 special tokens, control bytes without a token."""
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>", "<filename>"]
     names += ["<gh_stars>", "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>"]
     names += ["<jupyter_code>", "<jupyter_output>", "<jupyter_script>", "<empty_output>"]
@@ -223,7 +236,8 @@ def _sentencepiece_bpe(size: int, special: list[str]) -> Parts:
     pre = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
     n = size + 256 + len(special)
     # Few characters, so that byte fallback has something to do.
-    model = _trained_bpe(n, pre, special=[*special, *byte_tokens], bytes_first=False, limit_alphabet=120)
+    texts = [text for text in TRAINING_TEXTS if max(map(ord, text)) < 0x400]
+    model = _trained_bpe(n, pre, [*special, *byte_tokens], bytes_first=False, texts=texts)
     return model | {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
 
 
@@ -285,19 +299,25 @@ def gemma() -> TokenizerKind:
     return TokenizerKind("gemma", data, config, bos=2, eos=1, prefix=(2,))
 
 
+def _common_words(normalizer: Any, pre_tokenizer: Any) -> list[tuple[str, int]]:
+    """Return the pieces that a pre-tokenizer makes of the training texts, with counts, the most frequent first."""
+    texts = [normalizer.normalize_str(text) for text in TRAINING_TEXTS]
+    words = Counter(word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(text))
+    return sorted(words.items(), key=lambda item: (-item[1], item[0]))
+
+
 def t5() -> TokenizerKind:
     """T5: Unigram without byte fallback, NFKC in place of its compiled table, EOS after each text."""
     pre = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre
+    words = _common_words(normalizers.NFKC(), pre)
     names = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=800, special_tokens=names, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(TRAINING_TEXTS, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
+    letters = sorted({letter for word, _ in words for letter in word if ord(letter) < 0x3000})
+    pieces = {word: math.log(n) - 8.0 for word, n in words[:200]} | dict.fromkeys(("ing", "er", "est", "th"), -6.0)
+    pieces = dict.fromkeys(letters, -10.0) | pieces
+    model = {"type": "Unigram", "unk_id": 2, "byte_fallback": False}
     squeeze = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     data = _file(
-        model,
+        model | {"vocab": [*([name, 0.0] for name in names), *map(list, pieces.items())]},
         [added(name, i) for i, name in enumerate(names)],
         normalizer={"type": "Sequence", "normalizers": [{"type": "NFKC"}, squeeze]},
         pre_tokenizer=_state(pre),
@@ -310,18 +330,18 @@ def t5() -> TokenizerKind:
 
 def bert() -> TokenizerKind:
     """BERT: WordPiece, lower case without accents, [CLS] before and [SEP] after each text."""
+    normalizer, pre = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = _common_words(normalizer, pre)
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=names, show_progress=False)
-    tokenizer.train_from_iterator(TRAINING_TEXTS, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
+    letters = sorted({letter for word, _ in words for letter in word if ord(letter) < 0x3000})
+    pieces = [*names, *letters, *(f"##{letter}" for letter in letters), "##ing", "##er", "##est", "##th"]
+    pieces = list(dict.fromkeys([*pieces, *(word for word, _ in words[:200])]))
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     data = _file(
-        model,
+        model | {"max_input_chars_per_word": 100, "vocab": {piece: i for i, piece in enumerate(pieces)}},
         [added(name, i) for i, name in enumerate(names)],
-        normalizer=_state(tokenizer.normalizer),
-        pre_tokenizer=_state(tokenizer.pre_tokenizer),
+        normalizer=_state(normalizer),
+        pre_tokenizer=_state(pre),
         post_processor=template("[CLS]", "[SEP]", vocab={"[CLS]": 2, "[SEP]": 3}),
         decoder=_state(decoders.WordPiece(prefix="##", cleanup=True)),
     )
