@@ -116,23 +116,26 @@ def lerp(device: str) -> Iterator[Comparison]:
 
 def attention(device: str, dtype: str = "float32", function: Callable[..., Tensor] = attend) -> Iterator[Comparison]:
     """Check causal attention and its gradients against the formula; in training on a CPU it goes by blocks."""
-    if function is FUSED_ATTENTION and not has_attention_kernel(device):
+    if function is fused_attention and not has_attention_kernel(device):
         return
 
-    def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (attend_by_formula if q.dtype == torch.float64 else function)(q, k, v)
+    def attended(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+        return (attend_by_formula if q.dtype == torch.float64 else function)(q, k, v, scale=scale)
 
-    shapes = ((9, 2, 7, 32), (1, 1, 1, 64), (16, 3, 7, 64), (2, 2, 129, 32), (1, 2, 1023, 64), (1, 2, 1024, 64))
-    for B, H, T, D in shapes:
+    shapes = [(9, 2, 7, 32), (1, 1, 1, 64), (16, 3, 7, 64), (2, 2, 129, 32), (1, 2, 1023, 64), (1, 2, 1024, 64)]
+    scales = dict.fromkeys(shapes, 0.0) | {(2, 1, 9, 32): 0.5}  # the usual factor of the scores, and another one
+    for (B, H, T, D), scale in scales.items():
         # Views of one packed product, as the model makes them.
         q, k, v = numbers(B, T, 3, H, D, seed=31).permute(2, 0, 3, 1, 4)
         # The only weight of a single token is 1 whatever Q and K are, so that their gradients are 0.
         grad_sums = [D, T, T] if T > 1 else []
-        yield from compare(device, attended, q, k, v, sums=[D, T], grad_sums=grad_sums, dtype=getattr(torch, dtype))
+        scaled = partial(attended, scale=scale)
+        yield from compare(device, scaled, q, k, v, sums=[D, T], grad_sums=grad_sums, dtype=getattr(torch, dtype))
 
 
-# Torch's own kernel, which the model uses where the device has one.
-FUSED_ATTENTION = partial(F.scaled_dot_product_attention, is_causal=True)
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    """Apply torch's own kernel, which the model uses where the device has one."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale or None)
 
 
 def long_sums(device: str, dtype: str) -> Iterator[Comparison]:

@@ -113,7 +113,7 @@ class Diagnosis:
 
 
 # Increased when a check is added or changed, so that results cached by an earlier version are not used.
-VERSION = 4
+VERSION = 5
 ProgressFn = Callable[[int, int], None]  # checks done, checks in all
 
 
@@ -149,7 +149,7 @@ QUICK = (
     Check("embedding", operations.embedding),
     Check("lerp", operations.lerp, remedy=ADAMW),
     Check("attention", operations.attention),
-    Check("fused attention", partial(operations.attention, function=operations.FUSED_ATTENTION)),
+    Check("fused attention", partial(operations.attention, function=operations.fused_attention)),
     Check("save and load", operations.save_and_load),
     Check("training step", models.training_step),
     Check("AdamW", partial(models.optimizer_steps, optimizer="adamw")),
