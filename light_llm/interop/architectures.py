@@ -50,7 +50,9 @@ class GGUFTraits:
     interleaved: bool = False  # its rotation pairs rows 2i and 2i + 1 of a head; ours pairs i and i + D/2
     fused_qkv: bool = False  # queries, keys and values are one tensor, as here
     partial_rotation: bool = False  # only the first numbers of a head may be rotated
-    windows: bool = False  # some layers may attend to a sliding window
+    parallel_residual: bool = False  # attention and MLP may read the same input
+    needs_head: bool = False  # a tied head is written as a second copy of the token table
+    windows: bool = False  # some layers may attend to a sliding window, with another base of their rotation
 
 
 @dataclass(frozen=True)

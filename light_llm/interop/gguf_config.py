@@ -46,7 +46,9 @@ ONLY: dict[str, Any] = {
 }
 MAX_COUNT = 1 << 31
 SCALINGS = ("none", "linear")
-GEMMA_PERIOD, GEMMA_LOCAL_BASE = 6, 10000.0  # where the file does not say
+HIDDEN_ACTIVATION = "hidden_activation"  # written where llama.cpp's converter would mean another
+GEMMA_PERIOD, GEMMA_LOCAL_BASE = 6, 10000.0  # if the file does not say
+GEMMA_27B = 62  # layers: llama.cpp divides the scores by the square root of n_embd / n_head, and not of the head's size
 
 
 class FieldReader:
@@ -77,6 +79,13 @@ class FieldReader:
             raise self.refusal(name, value, "it has to be a number")
         # 1e-05 is stored as 9.999999747378752e-06.
         return float(str(np.float32(value))) if float(np.float32(value)) == value else float(value)
+
+    def choice(self, name: str, choices: tuple[Any, ...]) -> Any:
+        """Remove a field and return it: one of the choices, the first if the file does not say."""
+        value = self.unread.pop(name, choices[0])
+        if type(value) is not type(choices[0]) or value not in choices:
+            raise self.refusal(name, value, f"it has to be {' or '.join(map(str, choices))}")
+        return value
 
     def refusal(self, name: str, value: Any, reason: str, remedy: str = "use it with llama.cpp") -> CheckpointError:
         """Return the error for a value that no model here has."""
@@ -116,6 +125,8 @@ def read_shape(
     Raises CheckpointError for another architecture, a field with a value that no model here has, or an unknown field.
     """
     family, architecture = _find_family(fields, where)
+    traits = family.gguf
+    assert traits
     reader = FieldReader(fields, architecture, where)
     for name in ignored:
         reader.unread.pop(name.removeprefix(reader.prefix), None)
@@ -129,9 +140,15 @@ def read_shape(
     if settings["n_layer"] > len(tensors):
         raise reader.refusal("block_count", settings["n_layer"], f"it has {len(tensors):,} tensors", "use another copy")
     if family.required["positions"] == "rope":
-        settings |= _rotation(reader, settings, partial=family.gguf is not None and family.gguf.partial_rotation)
-    if family.gguf and family.gguf.windows:
+        settings |= _rotation(reader, settings, partial=traits.partial_rotation)
+    if traits.windows:
         settings |= _windows(reader, settings)
+        if settings["n_layer"] == GEMMA_27B:
+            settings |= {"attn_scale": (settings["n_embd"] / settings["n_head"]) ** -0.5}
+    if activations := traits.supported.get("activation"):
+        settings |= {"activation": reader.choice(HIDDEN_ACTIVATION, activations)}
+    if traits.parallel_residual:
+        settings |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False))}
     reader.finish(ignored)
     required = {name: value for name, value in family.required.items() if name not in settings}
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig, block_shapes, outer_shapes
-from ..layers.positions import frequencies
+from ..layers.positions import frequencies, unscaled_frequencies
 from .architectures import Family
 
 ROPE_FREQS = "rope_freqs.weight"  # divisors of the rotary frequencies, for Llama 3's scaling
@@ -106,7 +106,6 @@ def by_halves(rows: Tensor, heads: int) -> Tensor:
 
 
 def rope_factors(config: ModelConfig) -> Tensor:
-    """Return the divisors of the rotary frequencies in llama.cpp: (D / 2,) float32, 1 for no change."""
-    D = config.head_size
-    unscaled = config.rope_base ** -(torch.arange(0, D, 2, dtype=torch.float32) / D)
-    return unscaled / frequencies(config, torch.device("cpu"))
+    """Return the divisors of the rotary frequencies in llama.cpp: (R / 2,) float32, 1 for no change."""
+    device = torch.device("cpu")
+    return unscaled_frequencies(config.rope_base, config.rotary_dims, device) / frequencies(config, device)

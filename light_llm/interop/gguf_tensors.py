@@ -3,6 +3,7 @@
 llama.cpp knows a family by name and computes it in one way. Settings that it ignores are refused here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ from ..config import ModelConfig, get_model_size
 from ..config.choices import POSITIONS
 from ..errors import ConfigError
 from ..text_format import format_count
-from .architectures import Family, family_of
+from .architectures import Family, family_of, has_window
+from .gguf_config import GEMMA_27B, GEMMA_PERIOD, HEAD, HIDDEN_ACTIVATION, TABLE
 from .gguf_formats import BLOCKS, FILE_TYPES
 from .gguf_mapping import ROPE_FREQS, parts_of, rope_factors
 
@@ -27,13 +29,13 @@ def check_can_be_gguf(config: ModelConfig) -> None:
     if family.gguf is None:
         raise ConfigError(f"llama.cpp has no {family.title}; export for Hugging Face")
     problems = [
-        f"{name}={value} is not what its {family.title} has; train with {name}={' or '.join(supported)}"
+        f"{name}={value} is not what its {family.title} has; train with {name}={' or '.join(map(str, supported))}"
         for name, supported in family.gguf.supported.items()
         if (value := getattr(config, name)) not in supported
     ]
-    # A window as long as the context hides nothing.
-    if any(0 < config.window_size(layer) < config.n_positions for layer in range(config.n_layer)):
-        problems.append(f"its {family.title} has no windows, here window={config.window}; train with window=0")
+    problems += _window_problems(config, family) if has_window(config) else []
+    if config.attn_scale and not math.isclose(config.attn_scale, score_scale(config, family)):
+        problems.append(f"attn_scale={config.attn_scale:g} is not what its {family.title} has; train with attn_scale=0")
     if problems:
         raise ConfigError(
             f"llama.cpp would compute another model from a GGUF file of this one: {problems[0]}, "
@@ -41,10 +43,47 @@ def check_can_be_gguf(config: ModelConfig) -> None:
         )
 
 
+def _window_problems(config: ModelConfig, family: Family) -> list[str]:
+    """Return a clause on windows that the family does not have there."""
+    if not (family.gguf and family.gguf.windows):
+        # A window as long as the context hides nothing.
+        hides = any(0 < config.window_size(layer) < config.n_positions for layer in range(config.n_layer))
+        return [f"its {family.title} has no windows, here window={config.window}; train with window=0"] * hides
+    if window_period(config) is None:
+        return [
+            f"its {family.title} has a full layer after every so many with a window, here "
+            f"window_layers={config.window_layers}; train with window_layers=0,1,2,3,4 (6 layers)"
+        ]
+    if config.rope_scaling != "none" and not config.rope_local_base:
+        return [
+            f"its {family.title} does not scale the rotation of layers with a window; set rope_local_base to the base "
+            "that they have"
+        ]
+    return []
+
+
+def score_scale(config: ModelConfig, family: Family) -> float:
+    """Return the factor of the attention scores in llama.cpp; its largest Gemma 3 has another one."""
+    is_27b = family.gguf is not None and family.gguf.windows and config.n_layer == GEMMA_27B
+    return (config.n_embd / config.n_head if is_27b else config.head_size) ** -0.5
+
+
+def window_period(config: ModelConfig) -> int | None:
+    """Return p if the layers i with i mod p < p - 1 have the window; 0 if all layers do, None for other layers.
+
+    Gemma's 6 is preferred, because older versions of llama.cpp know no other.
+    """
+    layers = [bool(config.window_size(i)) for i in range(config.n_layer)]
+    for period in (GEMMA_PERIOD, *range(1, config.n_layer + 1)):
+        if layers == [i % period < period - 1 for i in range(config.n_layer)]:
+            return period
+    return 0 if all(layers) else None
+
+
 def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by GGUF's names, float32, in the order in which they are written.
 
-    GPT-2 needs its biases, so zeros are written for a model without.
+    Some families need what a model may not have: zeros are written for biases, and a tied head as a copy of the table.
     """
     family = family_of(config)
     with_biases = replace(config, bias=config.bias or family.always_biased)
@@ -53,6 +92,8 @@ def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, 
         sizes = [part.shape[0] for part in parts]
         whole = state[name] if name in state else torch.zeros(sum(sizes))
         tensors |= {part.name: part.to_file(rows) for part, rows in zip(parts, whole.split(sizes), strict=True)}
+    if family.gguf and family.gguf.needs_head and config.tied_head:
+        tensors[HEAD] = tensors[TABLE]
     if config.rope_scaling == "llama3":
         tensors[ROPE_FREQS] = rope_factors(config)
     return tensors
@@ -61,10 +102,11 @@ def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, 
 def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]:
     """Return the fields of the file by name, without those of the tokenizer. No author, path or date is written."""
     family = family_of(config)
+    architecture = (family.gguf and family.gguf.architecture) or family.name
     # The convention of GGUF file names: 30.3M.
     size = format_count(get_model_size(config)).upper()
     fields: dict[str, Any] = {
-        "general.architecture": family.name,
+        "general.architecture": architecture,
         "general.type": "model",
         "general.name": f"light-llm {size}",
         "general.size_label": size,
@@ -73,27 +115,44 @@ def metadata(config: ModelConfig, file: ModelFile, dtype: str) -> dict[str, Any]
     }
     if dtype in BLOCKS:
         fields["general.quantization_version"] = 2
-    eps = "attention.layer_norm_rms_epsilon" if config.norm == "rmsnorm" else "attention.layer_norm_epsilon"
-    numbers: dict[str, Any] = {
+    return fields | {f"{architecture}.{name}": value for name, value in _sizes(config, family).items()}
+
+
+def _sizes(config: ModelConfig, family: Family) -> dict[str, Any]:
+    """Return the fields under the name of the architecture, without it."""
+    kind = "layer_norm" if config.norm == "layernorm" else "layer_norm_rms"
+    sizes: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "context_length": config.n_positions,
         "embedding_length": config.n_embd,
         "block_count": config.n_layer,
         "feed_forward_length": config.inner_size,
         "attention.head_count": config.n_head,
-        eps: config.norm_eps,
+        f"attention.{kind}_epsilon": config.norm_eps,
     }
     if POSITIONS[config.positions].rotary:
-        numbers |= {
+        sizes |= {
             "attention.head_count_kv": config.kv_heads,
             "attention.key_length": config.head_size,
             "attention.value_length": config.head_size,
-            "rope.dimension_count": config.head_size,
+            "rope.dimension_count": config.rotary_dims,
             "rope.freq_base": config.rope_base,
         }
     if config.rope_scaling == "linear":
-        numbers |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_factor}
-    return fields | {f"{family.name}.{name}": value for name, value in numbers.items()}
+        sizes |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_factor}
+    traits = family.gguf
+    assert traits
+    if traits.parallel_residual:
+        sizes["use_parallel_residual"] = config.parallel_residual
+    if config.activation != traits.supported.get("activation", (config.activation,))[0]:
+        sizes[HIDDEN_ACTIVATION] = config.activation
+    if traits.windows and has_window(config):
+        sizes |= {
+            "attention.sliding_window": config.window,
+            "attention.sliding_window_pattern": window_period(config),
+            "rope.freq_base_swa": config.rope_local_base or config.rope_base,
+        }
+    return sizes
 
 
 def _description(family: Family, file: ModelFile) -> str:

@@ -124,12 +124,12 @@ def emulate_llama_cpp(loaded: LoadedModel, dtype: str) -> LoadedModel:
         if isinstance(module, nn.Linear):
             weight = exact[name].weight
             assert isinstance(weight, Tensor)
-            module.forward = _Product(weight, module.weight, module.bias, dtype).multiply  # type: ignore[method-assign]
+            module.forward = _Product(weight, module.weight, module.bias, dtype).multiply  # type: ignore[method-assign, assignment]
         elif isinstance(module, (nn.GELU, GeGLU)):
             module.register_forward_hook(_table_gelu)
     # The head is a function of the model and not a module.
     head = _Product(loaded.model.head_weight, model.head_weight, None, dtype, "output.weight")
-    model.logits = head.multiply  # type: ignore[method-assign]
+    model.logits = head.multiply  # type: ignore[method-assign, assignment]
     return emulated
 
 
