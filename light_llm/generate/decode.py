@@ -133,7 +133,7 @@ class _CachedReader:
 
     def __init__(self, model: LightLLM, context: int, capacity: int) -> None:
         self.model, self.context, self.capacity = model, context, capacity  # slots: fewer than context for a short text
-        self.device, self.dtype = model.head_weight.device, model.head_weight.dtype
+        self.device, self.dtype = model.head_weight.device, next(model.ln_f.parameters()).dtype
         self.cache: KVCache | None = None
         self.starts: list[int] = []
 

@@ -8,6 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..checkpoint import ModelFile, load_model
 from ..checkpoint.load import missing_tokenizer
 from ..config import DEFAULT_SAMPLING, MAX_SEED, as_plain, get_model_size, repr_short, whole_number
@@ -54,7 +56,7 @@ class TextGenerator:
         dtype = as_plain(dtype)
         check_inference_dtype(dtype, quantize)
         self.device = choose_device(device)
-        self.model, self.file = _load(checkpoint, self.device.value)
+        self.model, self.file = _load(checkpoint, self.device.value, dtype)
         self.tokenizer = _choose_tokenizer(self.file, tokenizer)
         n_positions = self.model.config.n_positions
         self.context = (
@@ -197,8 +199,11 @@ def choose_sampling(sampling: Sampling | None = None, **changes: Any) -> Samplin
     return replace(sampling or DEFAULT_SAMPLING, **changes)
 
 
-def _load(checkpoint: str | Path | LightLLM, device: str) -> tuple[LightLLM, ModelFile]:
-    """Return a model of our own to convert, and the facts about it, without its weights."""
+def _load(checkpoint: str | Path | LightLLM, device: str, dtype: str) -> tuple[LightLLM, ModelFile]:
+    """Return a model of our own to convert, and the facts about it, without its weights.
+
+    A model file is read into bfloat16 if that is `dtype`, else into float32.
+    """
     checkpoint = getattr(checkpoint, "_orig_mod", checkpoint)  # of torch.compile
     if isinstance(checkpoint, LightLLM):
         # A copy, because the conversion for inference would end its training.
@@ -206,7 +211,7 @@ def _load(checkpoint: str | Path | LightLLM, device: str) -> tuple[LightLLM, Mod
         return model, ModelFile(Path("model"), {}, model.config, None, {}, {})
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise ConfigError(f"TextGenerator takes a path or a LightLLM, not {repr_short(checkpoint)}")
-    loaded = load_model(checkpoint, device)
+    loaded = load_model(checkpoint, device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     # The model has the weights, and soon possibly in another format.
     return loaded.model, replace(loaded.file, weights={})
 

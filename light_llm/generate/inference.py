@@ -21,6 +21,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 QUANTIZE = ("none", "int8")
 FEW_ROWS = 3  # up to here the kernel of 16-bit weights and float32 rows is the faster one
 MAX_FLOAT16 = 65504.0
+MAX_TWICE = 1 << 28  # weights in matrices: those of a larger model are not stored in a second layout
 
 
 def check_inference_dtype(dtype: str, quantize: str) -> None:
@@ -32,7 +33,10 @@ def check_inference_dtype(dtype: str, quantize: str) -> None:
 
 
 def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = "none") -> Decision:
-    """Convert a trained float32 model in place, once, to the requested format and this machine's fastest kernels.
+    """Convert a trained model in place, once, to the requested format and this machine's fastest kernels.
+
+    Args:
+        model: in float32; for bfloat16 it may be loaded in bfloat16.
 
     Raises:
         ConfigError: see `check_inference_dtype`.
@@ -50,14 +54,22 @@ def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = 
 
 
 def pack_weights(model: LightLLM, dtype: torch.dtype = torch.float32) -> bool:
-    """Pack a trained float32 model's weights in place, in dtype; activations stay in float32 between the products.
+    """Pack a trained model's weights in place, in dtype; activations are float32 between the products.
+
+    Each matrix of the model is freed when its packed form is made.
 
     Returns:
         False, with the model unchanged, if this machine has no packed products.
     """
     if not can_pack(model.head_weight.device, dtype):
         return False
-    replace_linear_layers(model, lambda weight, bias: PackedLinear(weight, bias, dtype))
+    twice = sum(p.numel() for p in model.parameters() if p.ndim == 2) <= MAX_TWICE
+    replace_linear_layers(model, lambda weight, bias: PackedLinear(weight, bias, dtype, twice=twice))
+    if model.wte.weight.dtype != torch.float32:
+        model.wte = WideEmbedding.from_pretrained(model.wte.weight)
+        for parameter in model.parameters():
+            if parameter.ndim < 2:  # norms
+                parameter.data = parameter.data.float()
     return True
 
 
@@ -66,7 +78,8 @@ def replace_linear_layers(model: LightLLM, make: Callable[[Tensor, Tensor | None
 
     The token table stays: its rows are looked up, and `head_weight` is still the same tensor.
     """
-    for module in list(model.modules()):
+    # A list of the layers too would hold every old weight until the end.
+    for module in [module for module in model.modules() if not isinstance(module, nn.Linear)]:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, make(child.weight.detach(), None if child.bias is None else child.bias.detach()))
@@ -77,15 +90,25 @@ def replace_linear_layers(model: LightLLM, make: Callable[[Tensor, Tensor | None
     model.logits = lambda hidden: soft_cap(product(hidden), cap)  # type: ignore[method-assign]
 
 
+class WideEmbedding(nn.Embedding):
+    """A token table in 16 bits whose rows become float32 when they are looked up: (B, T) -> (B, T, C)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Look up the rows of tokens."""
+        return super().forward(tokens).float()
+
+
 class PackedLinear(nn.Module):
     """x W^T + b by kernels for few rows: (..., in) -> (..., out) in x's number format. No gradients.
 
     `dtype` is that of the weights W (out, in). In bfloat16 they are stored twice: in oneDNN's order, which is fastest
-    for many rows, and, if torch has FBGEMM, in its order, which is fastest for one float32 row. FBGEMM's 16 bits are
-    float16: they hold every bfloat16 weight exactly, except for parts below 2^-25.
+    for many rows, and, with `twice` and if torch has FBGEMM, in its order, which is fastest for one float32 row.
+    FBGEMM's 16 bits are float16: they hold every bfloat16 weight exactly, except for parts below 2^-25.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32, *, twice: bool = True
+    ) -> None:
         super().__init__()
         weight = weight.to(dtype)
         # 32 is the number of rows that oneDNN chooses a kernel for. In float32, its choice for one row is slow.
@@ -93,7 +116,7 @@ class PackedLinear(nn.Module):
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
         self.bias_as_weight = None if bias is None else bias.to(dtype)
-        self.few = pack_for_few_rows(weight, bias) if dtype == torch.bfloat16 else None
+        self.few = pack_for_few_rows(weight, bias) if twice and dtype == torch.bfloat16 else None
         # Looked up once: finding a name in `torch.ops` takes as long as a small product.
         self.few_rows_kernel: Callable[..., Tensor] = torch.ops.quantized.linear_dynamic_fp16.default
         self.many_rows_kernel: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default

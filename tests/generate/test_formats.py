@@ -3,6 +3,8 @@
 import math
 import platform
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from light_llm.checkpoint import Files, LoadedModel, load_model, model_meta, write_model_file
 from light_llm.config import ModelConfig
+from light_llm.data.tokenizers import CharTokenizer
 from light_llm.errors import ConfigError
 from light_llm.generate import KVCache, Sampling, TextGenerator, convert_for_inference, decode
 from light_llm.generate.inference import PackedLinear, can_pack
@@ -173,6 +177,49 @@ def test_a_text_in_each_format(tmp_path: Path) -> None:
         writer = TextGenerator(path, device="cpu", **options)
         assert writer.generate("abc", 40, seed=4) == writer.generate("abc", 40, seed=4)
         assert writer.format.value == options.get("dtype", options.get("quantize", "float32"))
+
+
+def test_a_file_in_bfloat16_is_never_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its matrices are packed as they are, one at a time, and the residual stream between them is float32."""
+    needs_packed_products(torch.bfloat16)
+    model, path, left = tiny_model(scale=6), tmp_path / "best_model.pt", list[int]()
+    weights = {name: t.bfloat16() for name, t in model.state_dict().items()}
+    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None, tokenizer=CharTokenizer("abc"))
+    write_model_file(path, weights, meta, Files())
+
+    def load(*args: Any) -> LoadedModel:
+        loaded = load_model(*args)
+        layers.extend(weakref.ref(m) for m in loaded.model.modules() if isinstance(m, torch.nn.Linear))
+        return loaded
+
+    def pack(weight: torch.Tensor, *args: Any, **kwargs: Any) -> PackedLinear:
+        assert weight.dtype == torch.bfloat16 or not left
+        left.append(sum(layer() is not None for layer in layers))
+        return PackedLinear(weight, *args, **kwargs)
+
+    layers = list[Callable[[], object]]()
+    monkeypatch.setattr("light_llm.generate.generator.load_model", load)
+    monkeypatch.setattr("light_llm.generate.inference.PackedLinear", pack)
+    writer = TextGenerator(path, device="cpu", dtype="bfloat16")
+    # The small product of `can_pack`, the layers, of which the last may be held by the loop, and the head.
+    assert left[0] == len(layers) and len(left) == len(layers) + 2
+    assert all(n <= len(layers) - i + 1 for i, n in enumerate(left[1:]))
+    tokens = some_tokens(2, 20)
+    with torch.inference_mode():
+        hidden, expected = writer.model.hidden_states(tokens), model(tokens)
+        assert hidden.dtype == torch.float32 and writer.model.head_weight.dtype == torch.bfloat16
+        assert 0 < (writer.model(tokens) - expected).pow(2).mean() < 1e-3 * expected.var()
+    assert len(written(writer.model)) == 60
+
+
+def test_a_large_model_has_its_matrices_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_packed_products(torch.bfloat16)
+    monkeypatch.setattr("light_llm.generate.inference.MAX_TWICE", 1000)
+    tokens, model = some_tokens(2, 20), converted("bfloat16")
+    expected = tiny_model(scale=6)(tokens)
+    assert [layer.few for layer in model.modules() if isinstance(layer, PackedLinear)] == [None] * 8
+    with torch.inference_mode():
+        assert 0 < (model(tokens) - expected).pow(2).mean() < 1e-3 * expected.var()
 
 
 # ---- choosing
