@@ -65,9 +65,9 @@ def sentencepiece_json(
     if unigram:
         if unknown is None:
             raise CheckpointError("the vocabulary is a Unigram model and has no unknown token; use another copy of it")
-        # Text never becomes a user-defined token with a low score: SentencePiece finds these tokens first.
         pieces = [[token, float(score)] for token, score in zip(tokens, scores, strict=True)]
         values["model"] = {"type": "Unigram", "unk_id": unknown, "vocab": pieces, "byte_fallback": has_bytes == 256}
+        values["pre_tokenizer"] = _split_control_tokens(tokens, types)
     else:
         merges = merges_by_score(tokens, scores, types)
         unk = None if unknown is None else tokens[unknown]
@@ -82,6 +82,26 @@ def sentencepiece_json(
         "normalizer": _normalizer(normalization),
         "decoder": _decoder(normalization),
     }
+
+
+def _split_control_tokens(tokens: Sequence[str], types: Sequence[int]) -> dict[str, Any] | None:
+    """Return a pre-tokenizer that splits the text of each control token, so that no text becomes one.
+
+    SentencePiece finds only normal and user-defined tokens in a text. The Unigram model of the `tokenizers` library
+    finds all of them, `</s>` too, but none across a split. Neighbours that are both no token are not split, because
+    together they become one unknown token.
+    """
+    known = {token for token in tokens if len(token) == 1}
+    rests: dict[str, list[str]] = {}
+    for token, type_ in zip(tokens, types, strict=True):
+        if type_ not in (NORMAL, USER_DEFINED) and len(token) > 1:
+            cuts = (cut for cut in range(1, len(token)) if known & set(token[cut - 1 : cut + 1]))
+            cut = next(cuts, 1)
+            rests.setdefault(re.escape(token[:cut]), []).append(re.escape(token[cut:]))
+    if not rests:
+        return None
+    regex = "|".join(f"{first}(?={'|'.join(found)})" for first, found in rests.items())
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 def merges_by_score(tokens: Sequence[str], scores: Sequence[float], types: Sequence[int]) -> list[list[str]]:
@@ -128,7 +148,7 @@ def _normalizer(normalization: Normalization) -> dict[str, Any] | None:
         parts.append({"type": "Precompiled", "precompiled_charsmap": table})
     if normalization.remove_extra_spaces:
         # Spaces only: a line break stays.
-        parts += [_replace({"Regex": "^ +| +$"}, ""), _replace({"Regex": " {2,}"}, " ")]
+        parts += [_replace({"Regex": r"\A +| +\z"}, ""), _replace({"Regex": " {2,}"}, " ")]
     space = SPACE if normalization.escape_spaces else " "
     if normalization.add_space_prefix:
         parts.append({"type": "Prepend", "prepend": space})
