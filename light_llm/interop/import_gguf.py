@@ -4,6 +4,7 @@ F32, F16 and BF16 stay as they are. Other formats become float32, which holds th
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from torch import Tensor
 from ..checkpoint import LoadedModel
 from ..config import ModelConfig, repr_short
 from ..data import Tokenizer
-from ..errors import CheckpointError
+from ..data.hf_tokenizer import HuggingFaceTokenizer
+from ..data.tokenizer_file import read_tokenizer_json
+from ..errors import CheckpointError, ConfigError
 from .architectures import Family
 from .gguf_config import HEAD, TABLE, has_divisors, read_shape, with_llama3_scaling
 from .gguf_file import GGUFFile
 from .gguf_mapping import ROPE_FREQS, Part, parts_of
+from .gguf_vocabulary import read_vocabulary, tokenizer_json_from_gguf
 from .hf_mapping import COMPLETE, drop_zero_biases
 from .import_model import make_loaded
 from .import_tokenizer import named_tokenizer
 
-SUFFIX = ".gguf"
+TOKENIZER = "tokenizer.ggml."
 
 
 def read_gguf(
@@ -58,7 +62,8 @@ def read_gguf(
         config, weights = drop_zero_biases(config, weights)
     origin: dict[str, Any] = {"format": "gguf", "family": family.name, "name": path.name, "dtype": file.kinds}
     data = {"max_length": config.n_positions, "documents": 2}
-    return make_loaded(path, weights, config, model_tokenizer, data=data, origin=origin)
+    loaded = make_loaded(path, weights, config, model_tokenizer, data=data, origin=origin)
+    return replace(loaded, file=replace(loaded.file, files=_files(file, model_tokenizer)))
 
 
 def _read_config(file: GGUFFile, ignored: Collection[str]) -> tuple[Family, ModelConfig]:
@@ -120,14 +125,32 @@ def _read_parameter(file: GGUFFile, parts: list[Part]) -> Tensor:
 
 
 def _read_tokenizer(file: GGUFFile, spec: str, *, offline: bool) -> Tokenizer | None:
-    """Return the tokenizer that `spec` names, or the file's own if it is empty."""
+    """Return the tokenizer that `spec` names, or the file's own if it is empty.
+
+    Documents end with its eos_token_id, and texts begin with bos_token_id where llama.cpp puts it there.
+    """
     if spec == "none":
         return None
     if spec:
         return named_tokenizer(spec, offline=offline)
-    if file.fields.get("tokenizer.ggml.model", "no_vocab") in ("no_vocab", "none"):
+    if file.fields.get(f"{TOKENIZER}model", "none") in ("no_vocab", "none"):
         return None
-    raise CheckpointError(
-        f"{file.path}: its vocabulary cannot be read yet; name the tokenizer of the model with "
-        "{--tokenizer PATH}, or import only the weights with {--tokenizer none}"
-    )
+    try:
+        vocabulary = read_vocabulary(file.fields)
+        ends = [] if vocabulary.eos is None else [vocabulary.eos]
+        turn = file.fields.get(f"{TOKENIZER}eot_token_id")  # the end of a turn of a chat
+        stop_ids = [turn] if type(turn) is int and 0 <= turn < len(vocabulary.tokens) else []
+        data = tokenizer_json_from_gguf(file.fields)
+        return read_tokenizer_json(data, f"the vocabulary of {file.path}", ends=ends, stop_ids=stop_ids)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(
+            f"{file.path}: {error.message}; name another tokenizer with {{--tokenizer PATH}}, or import only the "
+            "weights with {--tokenizer none}"
+        ) from None
+
+
+def _files(file: GGUFFile, tokenizer: Tokenizer | None) -> dict[str, bytes]:
+    """Return the files that travel with the model: its tokenizer.json and its chat template."""
+    files = {"tokenizer.json": tokenizer.data} if isinstance(tokenizer, HuggingFaceTokenizer) else {}
+    template = file.fields.get("tokenizer.chat_template")
+    return files | ({"chat_template.jinja": template.encode()} if isinstance(template, str) and template else {})

@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from light_llm.checkpoint import load_model
 from light_llm.cli.import_ import command
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop.gguf import file_parts, write_parts
+from light_llm.interop.gguf import file_parts, vocabulary_fields, write_parts
 from light_llm.interop.gguf_file import GGUFFile
 from light_llm.interop.import_gguf import read_gguf
-from tests.support.export_tools import tiny_loaded
+from light_llm.interop.import_model import write_model
+from light_llm.interop.verify import TOKENIZER_TEXTS
+from tests.support.export_tools import a_tokenizer, tiny_loaded
 from tests.support.gguf_files import QUANTISED, field, header, padded, random_blocks, string, tensor_info, write_gguf
 from tests.support.gguf_reference import rows_of_halves
 
@@ -308,6 +311,41 @@ def test_llama_3_scaling_is_recognised_by_its_divisors(factor: float, trained: i
 def test_divisors_of_1_are_no_scaling(tmp_path: Path) -> None:
     loaded = read_gguf(small(tmp_path, tensors={"rope_freqs.weight": (np.ones(32, np.float32), "F32")}))
     assert loaded.model.config.rope_scaling == "none"
+
+
+# --- the vocabulary ---
+
+
+def test_the_vocabulary_of_a_file_is_the_tokenizer(tmp_path: Path) -> None:
+    tokenizer = a_tokenizer("bpe")
+    fields = vocabulary_fields(tokenizer)
+    fields |= {"tokenizer.ggml.add_bos_token": True, "tokenizer.chat_template": "{{ messages }}"}
+    path = small(tmp_path, fields, {"token_embd.weight": zeros(tokenizer.vocab_size + 7, 256)})
+    loaded = read_gguf(path)
+    write_model(loaded, tmp_path / "m.pt")
+    file = load_model(tmp_path / "m.pt").file
+    assert file.tokenizer
+    for text in (*TOKENIZER_TEXTS, "<|endoftext|>"):
+        assert file.tokenizer.encode(text) == tokenizer.encode(text)
+    assert file.tokenizer.separator == tokenizer.separator
+    assert tuple(file.tokenizer.prefix) == (tokenizer.separator,)
+    assert file.files["chat_template.jinja"] == b"{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"tokenizer.ggml.model": "rwkv"}, "'rwkv'"),
+        ({"tokenizer.ggml.eos_token_id": 100_000}, "eos_token_id=100000"),
+        ({"tokenizer.ggml.token_type": [1, 2]}, "token_type"),
+        ({}, r"300 ids and token_embd.weight 40 rows"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(fields: Fields, complaint: str, tmp_path: Path) -> None:
+    path = small(tmp_path, vocabulary_fields(a_tokenizer("bpe")) | fields)
+    with pytest.raises(CheckpointError, match=rf"small\.gguf.*{complaint}.*tokenizer='none'"):
+        read_gguf(path)
+    assert read_gguf(path, tokenizer="none").file.tokenizer is None
 
 
 # --- the command ---
