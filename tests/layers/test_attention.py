@@ -8,6 +8,7 @@ from light_llm.layers.attention import (
     QUERY_BLOCK,
     attend,
     attend_by_formula,
+    attention_weights,
     blocked_causal_attention,
     should_use_blocks,
 )
@@ -35,6 +36,27 @@ def test_blocks_are_the_formula(T: int) -> None:
     slow = value_and_gradients(attend_by_formula, [x.detach().double().requires_grad_() for x in some_qkv(T)])
     for quick, exact in zip(fast, slow, strict=True):
         torch.testing.assert_close(quick.double(), exact, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("T", [1, 7, QUERY_BLOCK + 1])
+def test_a_scale_is_the_factor_of_the_scores(T: int, scale: float) -> None:
+    """By every path, against the products written out; the queries times scale sqrt(D) are the same as well."""
+
+    def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ((q @ k.mT * scale).masked_fill(torch.ones(T, T).triu(1) > 0, -torch.inf).softmax(-1)) @ v
+
+    exact = value_and_gradients(written_out, [x.detach().double().requires_grad_() for x in some_qkv(T)])
+    for attention in (blocked_causal_attention, attend, attend_by_formula):
+        found = value_and_gradients(lambda *qkv, f=attention: f(*qkv, scale=scale), some_qkv(T))
+        for quick, slow in zip(found, exact, strict=True):
+            torch.testing.assert_close(quick.double(), slow, rtol=1e-4, atol=5e-5)
+    q, k, v = (x.detach() for x in some_qkv(T))
+    mask = torch.ones(T, T, dtype=torch.bool).tril()
+    for y in (attend(q, k, v, scale=scale), attend(q, k, v, mask, scale=scale), attend(q * scale * 8**0.5, k, v)):
+        torch.testing.assert_close(y.double(), exact[0].detach(), rtol=1e-4, atol=5e-5)
+    weights = attention_weights(q, k, scale=scale) @ v
+    torch.testing.assert_close(weights.double(), exact[0].detach(), rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("queries", [1, 3, 10, 64])

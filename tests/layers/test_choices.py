@@ -89,10 +89,14 @@ def test_every_choice_learns(changes: dict[str, Any]) -> None:
     torch.testing.assert_close(step(7, True), blocked)
 
 
-@pytest.mark.parametrize("frozen", ["nothing", "ln_", "wte"])
-def test_curvature_is_the_change_of_the_gradient(frozen: str) -> None:
-    """Of Llama's parts, all of them trained or some: a product with the Hessian against two gradients nearby."""
-    model = tiny_model(scale=3, **CHOICES["qwen3 with windows"])
+@pytest.mark.parametrize(
+    ("frozen", "choice"),
+    [(part, "qwen3 with windows") for part in ("nothing", "ln_", "wte")]
+    + [("nothing", "gemma3"), ("ln_", "gemma3"), ("nothing", "gpt-neox")],
+)
+def test_curvature_is_the_change_of_the_gradient(frozen: str, choice: str) -> None:
+    """Of other parts than GPT-2's, all trained or some: a product with the Hessian against two gradients nearby."""
+    model = tiny_model(scale=3, **CHOICES[choice])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(frozen not in name)
     batch = Batch(some_tokens(2, 9), some_tokens(2, 9, seed=6))
@@ -121,7 +125,10 @@ def test_in_bfloat16_it_is_nearly_the_same(changes: dict[str, Any]) -> None:
         assert (half[name] - gradient).norm() < 0.05 * gradient.norm() + 0.02, name
 
 
-@pytest.mark.parametrize("changes", [LLAMA, LLAMA | {"tied_head": False, "qk_norm": True}, {"tied_head": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [LLAMA, LLAMA | {"tied_head": False, "qk_norm": True}, {"tied_head": False}, CHOICES["gemma3"] | {"n_kv_head": 2}],
+)
 def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
     """Packed they are the same weights; in int8, rounded ones, of the head of its own as well."""
     x = some_tokens(2, 9)
@@ -137,7 +144,7 @@ def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["llama", "qwen3 with windows"])
+@pytest.mark.parametrize("name", ["llama", "qwen3 with windows", "gpt-neox", "gpt-neo", "gemma3"])
 def test_compiled_it_is_the_same(name: str) -> None:
     eager, compiled = (
         loss_and_gradients(model_of(**CHOICES[name], tied_head=False).train(), wrap=wrap)

@@ -12,8 +12,8 @@ from torch import Tensor
 from light_llm.config import ModelConfig
 from light_llm.generate import KVCache, Sampling, decode
 from light_llm.layers.attention import additive_mask, attend, attend_by_formula, sliding_window_mask
-from light_llm.layers.norms import RMSNorm, rms_norm
-from light_llm.layers.positions import PositionEncoding
+from light_llm.layers.norms import RMSNorm, RMSNorm1p, rms_norm
+from light_llm.layers.positions import PositionEncoding, RotaryAngles, RotaryPositions, rotate
 from light_llm.model import LightLLM
 from light_llm.objective import NextTokenLoss
 from light_llm.optim import group_parameters
@@ -67,13 +67,36 @@ def loss_and_gradients(model: LightLLM, chunk: int = 1024, wrap: Any = lambda lo
 # ---- positions
 
 
-@pytest.mark.parametrize("changes", [LLAMA, LLAMA | {"window": 4}, {"positions": "rope"}])
+@pytest.mark.parametrize("changes", [LLAMA, LLAMA | {"window": 4}, CHOICES["gpt-neox"], CHOICES["gemma3"]])
 def test_a_text_further_on_is_the_same_text(changes: dict[str, Any]) -> None:
     """The learned table says another thing there: tests/test_model.py."""
     model, x, at = model_of(**changes), some_tokens(2, 12), torch.arange(12)
     torch.testing.assert_close(model.hidden_states(x, at + 5), model.hidden_states(x), rtol=1e-3, atol=1e-4)
     rows = torch.stack([at, at + 7])  # places of each row
     torch.testing.assert_close(model.hidden_states(x, rows), model.hidden_states(x), rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_first_numbers_of_a_head_are_rotated() -> None:
+    config = ModelConfig(n_embd=24, n_head=2, positions="rope", rotary_pct=0.35)  # 4 of 12
+    part, at = ModelConfig(n_embd=8, n_head=2, positions="rope"), torch.arange(5)
+    angles, x = RotaryPositions(config).angles(at), torch.randn(2, 3, 5, 12)
+    turned = rotate(x, angles)
+    assert angles.cos.shape == (5, 2) and torch.equal(turned[..., 4:], x[..., 4:])
+    assert torch.equal(turned[..., :4], rotate(x[..., :4], RotaryPositions(part).angles(at)))
+
+
+def test_the_layers_with_a_window_have_angles_of_their_own() -> None:
+    """Each base is computed once for all layers, and scaling is of the others alone."""
+    changes = {"n_layer": 4, "window": 5, "window_layers": "0,2", "rope_scaling": "linear", "rope_factor": 4.0}
+    model = model_of(**CHOICES["gemma3"] | changes)
+    seen: list[RotaryAngles] = []
+    for block in model.h:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[4]))
+    model(some_tokens(1, 9))
+    assert seen[0] is seen[2] and seen[1] is seen[3]
+    waves = 50.0 ** -(torch.arange(0, 8, 2) / 8), 10000.0 ** -(torch.arange(0, 8, 2) / 8) / 4
+    for angles, theta in zip(seen, waves, strict=False):
+        torch.testing.assert_close(angles.cos, torch.cos(torch.arange(9)[:, None] * theta))
 
 
 # ---- a bias of the scores
@@ -140,11 +163,12 @@ def test_rows_of_different_lengths_have_their_own_biases() -> None:
 # ---- norms
 
 
+@pytest.mark.parametrize("kind", [RMSNorm, RMSNorm1p])
 @pytest.mark.parametrize("free", [("x", "gain"), ("x",), ("gain",)])
-def test_rmsnorm_has_first_and_second_derivatives(free: tuple[str, ...]) -> None:
+def test_rmsnorm_has_first_and_second_derivatives(free: tuple[str, ...], kind: type[RMSNorm]) -> None:
     """Curvature may be over some of the parameters. Values and gradients by formula: M7 ... M9."""
     torch.manual_seed(0)
-    norm = RMSNorm(7, 1e-3).double().requires_grad_(False)
+    norm = kind(7, 1e-3).double().requires_grad_(False)
     parts = {"x": torch.randn(3, 7, dtype=torch.float64), "gain": torch.randn(7, dtype=torch.float64)}
 
     def quick(*values: Tensor) -> Tensor:
@@ -152,7 +176,7 @@ def test_rmsnorm_has_first_and_second_derivatives(free: tuple[str, ...]) -> None
         return torch.func.functional_call(norm, {"weight": now["gain"]}, now["x"])
 
     inputs = tuple(parts[name].requires_grad_() for name in free)
-    assert "RMSNorm" in type(quick(*inputs).grad_fn).__name__, "training goes by the quick form"
+    assert "_RMSNormBackward" in str(quick(*inputs).grad_fn), "training goes by the quick form"
     assert torch.autograd.gradcheck(quick, inputs)
     assert torch.autograd.gradgradcheck(quick, inputs)
 
@@ -167,6 +191,29 @@ def test_rmsnorm_computes_in_float32() -> None:
     y.sum().backward()
     assert x.grad is not None and x.grad.dtype == torch.bfloat16
     assert norm.weight.grad is not None and norm.weight.grad.dtype == torch.float32
+
+
+def test_a_gain_around_1_is_added_in_float32() -> None:
+    """In bfloat16 the sum 1 + w would lose most of w; the result has the format of the weights."""
+    norm, x = RMSNorm1p(24, 1e-6), torch.randn(5, 24)
+    torch.testing.assert_close(norm(x), rms_norm(x, torch.ones(24), 1e-6))
+    w = torch.full((24,), 0.0029).bfloat16()
+    norm.to(torch.bfloat16).weight.data.copy_(w)
+    y = norm(x.bfloat16())
+    assert torch.equal(y, rms_norm(x.bfloat16(), 1 + w.float(), 1e-6).bfloat16())
+    assert not torch.equal(y, rms_norm(x.bfloat16(), (1 + w).float(), 1e-6).bfloat16())
+
+
+def test_embeddings_are_scaled_in_the_format_of_the_weights() -> None:
+    """By sqrt(C), rounded as transformers rounds it for Gemma; the head has the table as it is."""
+    for dtype in (torch.float32, torch.bfloat16):
+        plain, scaled = (tiny_model(scale_embeddings=scale, positions="rope").to(dtype) for scale in (False, True))
+        embedded: list[Tensor] = []
+        scaled.drop.register_forward_hook(lambda *args, kept=embedded: kept.append(args[2]))
+        x = some_tokens()
+        scaled.hidden_states(x)
+        assert torch.equal(embedded[0], plain.wte(x) * torch.tensor(24**0.5).to(dtype))
+        assert torch.equal(scaled.logits(plain.wte(x)), plain.logits(plain.wte(x)))
 
 
 def test_qk_norm_takes_the_size_out_of_queries_and_keys() -> None:

@@ -14,10 +14,12 @@ from tests.support.tools import gradients, some_tokens, tiny_model
 CHOICES: list[dict[str, Any]] = [
     {"scale": 4.0},
     {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "window": 5},
+    {"positions": "rope", "norm": "rmsnorm1p", "mlp": "geglu", "post_norms": True, "scale_embeddings": True}
+    | {"rope_local_base": 50.0, "window": 5, "window_layers": "1", "rotary_pct": 0.5, "attn_scale": 0.5},
 ]
 
 
-@pytest.mark.parametrize("choices", CHOICES, ids=["gpt2", "llama"])
+@pytest.mark.parametrize("choices", CHOICES, ids=["gpt2", "llama", "gemma3"])
 def test_gradients_of_single_samples_are_those_of_batches_of_one(choices: dict[str, Any]) -> None:
     objective = NextTokenLoss(tiny_model(**choices).train())
     x, y = some_tokens(3, 12), some_tokens(3, 12, seed=6)
@@ -40,7 +42,7 @@ def test_dropout_is_different_for_each_sample() -> None:
     assert not torch.equal(states[0], states[1])
 
 
-@pytest.mark.parametrize("choices", CHOICES, ids=["gpt2", "llama"])
+@pytest.mark.parametrize("choices", CHOICES, ids=["gpt2", "llama", "gemma3"])
 def test_a_trace_in_training_is_the_model(choices: dict[str, Any]) -> None:
     model, tokens = tiny_model(**choices), some_tokens(2, 12)
     with warnings.catch_warnings():
