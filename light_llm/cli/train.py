@@ -165,6 +165,8 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         model_files=origin.files if origin else {},
     )
     trainer.asked = request.asked
+    if origin:
+        trainer.checkpointer.base = origin.meta.get("imported") or origin.meta.get("base")
     return trainer
 
 

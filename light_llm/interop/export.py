@@ -49,15 +49,15 @@ def export(
 
     Args:
         loaded: on the CPU, in float32.
-        dtype: of the weights, one of the exporter's; empty for the first.
+        dtype: of the weights, one of the exporter's; empty for its default.
         log: called with a line for each stage.
 
     Raises:
         ConfigError: the program has no such model or format.
         CheckpointError: `out` exists, the disk is full, or the export differs from the model. Nothing is kept.
     """
-    dtype = dtype or exporter.dtypes[0]
     check_request(exporter, out, dtype, overwrite=overwrite)
+    dtype = dtype or exporter.default_dtype(loaded)
     remove_stale(out)
     # In the same folder as `out`, because a rename works only within one file system.
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..checkpoint import LoadedModel
 from ..errors import ConfigError
+from .architectures import origin_of
 
+MIXED = "mixed"  # the dtypes that the weights of a model were imported in, where they are several
 MAX_LOGIT_ERROR = 1e-4  # float32 with sums in another order
 
 
@@ -106,6 +108,10 @@ class Exporter(ABC):
         """Check the export without its program: return a line on the result, or raise CheckpointError if it differs."""
         return ""
 
+    def default_dtype(self, loaded: LoadedModel) -> str:
+        """Return the dtype of an export that names none."""
+        return self.dtypes[0]
+
     def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
         """Return our model with the roundings of the dtype, which the program is compared with."""
         return rounded(loaded, dtype)
@@ -115,12 +121,21 @@ class Exporter(ABC):
         return MAX_LOGIT_ERROR
 
 
+def dtype_of(loaded: LoadedModel, name: str, dtype: str) -> torch.dtype:
+    """Return the dtype of a weight in an export; for MIXED the one that it was imported in."""
+    if dtype == MIXED:
+        stored = origin_of(loaded)["weights"]
+        dtype = stored["others"].get(name, stored["dtype"])
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
 def rounded(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """Return the model with its weights rounded to a dtype of torch, computed in float32."""
     if dtype == "float32":
         return loaded
     model = deepcopy(loaded.model)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(getattr(torch, dtype)))
+        for name, parameter in model.named_parameters():
+            parameter.copy_(parameter.to(dtype_of(loaded, name, dtype)))
     return replace(copy(loaded), model=model)

@@ -1,12 +1,12 @@
 """Tensors between our names and those of transformers: one mapping per family, used for export and for import.
 
-Two differences break a model without an error where they are forgotten: GPT-2's matrices are stored as (in, out), and a
-tied head has no tensor in the file.
+Three differences break a model without an error where they are forgotten: GPT-2's matrices are stored as (in, out),
+GPT-NeoX's queries, keys and values are interleaved by head, and a tied head has no tensor in the file.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,22 +15,46 @@ from torch import Tensor
 from ..checkpoint.model_file import WEIGHT_DTYPES
 from ..config import ModelConfig, block_shapes, outer_shapes, repr_short
 from ..errors import CheckpointError
-from .architectures import TensorNames, family_of
+from .architectures import family_of
+from .family import Family, TensorNames
+from .json_files import COMPLETE as COMPLETE
+from .weight_files import StoredTensor
 
-COMPLETE = "use a complete copy of the model"
 HEAD = "lm_head.weight"
+_CHECKED = 1 << 22  # numbers that are compared or tested for NaN at once
 # Older files also hold masks and the frequencies of the rotation, which are computed here.
-_BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq", re.ASCII)
+_BUFFERS = re.compile(
+    r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|layers\.\d+\.attention\.(masked_)?bias|"
+    r"(layers\.\d+\.(self_attn|attention)\.)?rotary_emb(_local)?\.(inv_freq|cos_cached|sin_cached)",
+    re.ASCII,
+)
 _BIASES = re.compile(r"layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.bias", re.ASCII)
 
 
-def tensor_mappings(
-    names: TensorNames, config: ModelConfig
-) -> Iterator[tuple[str, list[tuple[str, tuple[int, ...]]], bool]]:
-    """Yield for each parameter its name, the tensors of its rows in transformers, and whether they are transposed.
+@dataclass(frozen=True)
+class Mapped:
+    """A parameter of ours, and the tensors of transformers that hold its rows."""
 
-    A tensor in transformers is its name without prefix, and the shape of its rows as (out, in).
-    """
+    name: str
+    parts: tuple[tuple[str, tuple[int, ...]], ...]  # names without prefix, and the shapes of their rows as (out, in)
+    transposed: bool  # stored as (in, out)
+    heads: int  # H where the rows are interleaved by head, else 0
+
+    def to_theirs(self, rows: Tensor) -> Tensor:
+        """Return rows of ours as they are stored."""
+        if self.heads:
+            rows = rows.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        return rows.T.contiguous() if self.transposed else rows
+
+    def to_ours(self, stored: Tensor) -> Tensor:
+        """Return stored rows as ours are."""
+        if self.heads:
+            return stored.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        return stored.T.contiguous() if self.transposed else stored
+
+
+def tensor_mappings(names: TensorNames, config: ModelConfig) -> Iterator[Mapped]:
+    """Yield each parameter of a model of a family."""
     D = config.head_size
     qkv_rows = [config.n_head * D, config.kv_heads * D, config.kv_heads * D]
     shapes = [("", "", name, shape) for name, shape in outer_shapes(config).items()]
@@ -39,56 +63,67 @@ def tensor_mappings(
     for our_prefix, hf_prefix, name, shape in shapes:
         parts = names.names[name]
         rows = [shape[0]] if len(parts) == 1 else qkv_rows
-        tensors = [(hf_prefix + part, (n, *shape[1:])) for part, n in zip(parts, rows, strict=True)]
-        yield our_prefix + name, tensors, name in names.transposed
+        tensors = tuple((hf_prefix + part, (n, *shape[1:])) for part, n in zip(parts, rows, strict=True))
+        heads = config.n_head if name in names.interleaved else 0
+        yield Mapped(our_prefix + name, tensors, name in names.transposed, heads)
 
 
-def to_hf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under the names, and in the shapes, that transformers gives them."""
-    family = family_of(config)
-    with_biases = replace(config, bias=config.bias or family.always_biased)
+def to_hf_tensors(config: ModelConfig, state: Mapping[str, Tensor], family: Family | None = None) -> dict[str, Tensor]:
+    """Return the weights under the names, and in the shapes, that transformers gives them.
+
+    Args:
+        family: that the model came from; by default the first that has such a model.
+    """
+    family = family or family_of(config)
+    names = family.tensors
+    if family.always_biased:
+        config = replace(config, bias=True, qkv_bias=family.required.get("qkv_bias", "auto"))
     tensors = {}
-    for name, parts, transposed in tensor_mappings(family.tensors, with_biases):
-        rows = [shape[0] for _, shape in parts]
+    for mapped in tensor_mappings(names, config):
+        rows = [shape[0] for _, shape in mapped.parts]
         # A bias that the model does not have is zero in the file.
-        tensor = state[name] if name in state else torch.zeros(sum(rows))
-        for (part, _), piece in zip(parts, tensor.split(rows), strict=True):
-            prefix = "" if part == HEAD else family.tensors.prefix
-            tensors[prefix + part] = piece.T.contiguous() if transposed else piece
+        zeros = torch.zeros(sum(rows), dtype=state["wte.weight"].dtype)
+        for (part, _), piece in zip(mapped.parts, state.get(mapped.name, zeros).split(rows), strict=True):
+            prefix = "" if part == names.head else names.prefix
+            tensors[prefix + part] = mapped.to_theirs(piece)
     return tensors
 
 
-def strip_prefix(tensors: Mapping[str, Tensor], names: TensorNames, where: Path) -> dict[str, Tensor]:
+def strip_prefix(tensors: Mapping[str, StoredTensor], names: TensorNames, where: Path) -> dict[str, StoredTensor]:
     """Return the tensors without the prefix of their family, and without buffers.
 
     Raises CheckpointError for a name with and without the prefix, or a number type that weights do not have.
     """
-    stripped: dict[str, Tensor] = {}
+    stripped: dict[str, StoredTensor] = {}
     for full, tensor in tensors.items():
         name = full.removeprefix(names.prefix)
         if _BUFFERS.fullmatch(name):
             continue
+        name = names.head if name == HEAD else name  # as transformers 5 calls it in every family
         if name in stripped:
             raise CheckpointError(f"{where} holds {name} twice, with {names.prefix} and without; {COMPLETE}")
         if tensor.dtype not in WEIGHT_DTYPES:
             raise CheckpointError(
-                f"{where}: {full} holds numbers of type {str(tensor.dtype).removeprefix('torch.')}; only float32, "
-                "float16, bfloat16 and float64 are weights here: use the model from before it was quantized"
+                f"{tensor.path}: {full} holds numbers of type {str(tensor.dtype).removeprefix('torch.')}; only "
+                "float32, float16, bfloat16 and float64 are weights here: use the model from before it was quantized"
             )
         stripped[name] = tensor
     return stripped
 
 
 def from_hf_tensors(
-    tensors: dict[str, Tensor], names: TensorNames, config: ModelConfig, where: Path
+    tensors: dict[str, StoredTensor], names: TensorNames, config: ModelConfig, where: Path
 ) -> dict[str, Tensor]:
-    """Return all parameters of a model, float32 by our names, each in a storage of its own.
+    """Read all parameters of a model: by our names, in the dtype of the file, each in a storage of its own.
+
+    float64 becomes float32, in which models are computed here.
 
     Args:
-        tensors: from `strip_prefix`; emptied, so that each is freed once it is converted.
+        tensors: from `strip_prefix`; emptied. All names and shapes are checked before a tensor is read.
         where: the folder or file, for messages.
 
-    Raises CheckpointError for a tensor that is missing, unknown, or of another shape than the config gives it.
+    Raises CheckpointError for a tensor that is missing, unknown, of another shape than the config gives it, or not
+    finite.
     """
     # Checked before a name is made for each layer of a config that says a billion.
     if config.n_layer > len(tensors):
@@ -96,19 +131,35 @@ def from_hf_tensors(
             f"{where}: its config says {repr_short(config.n_layer)} layers, but it has {len(tensors):,} tensors; "
             + COMPLETE
         )
-    # Older files repeat a tied table; it is checked below and not loaded twice.
-    head = tensors.pop(HEAD, None) if config.tied_head else None
+    # Older files repeat a tied table; it is compared below and not kept.
+    head = tensors.pop(names.head, None) if config.tied_head else None
+    mappings = list(tensor_mappings(names, config))
+    found = [[_take(tensors, part, shape, m.transposed, where) for part, shape in m.parts] for m in mappings]
+    _refuse_unknown(tensors, where)
     weights = {}
-    for name, parts, transposed in tensor_mappings(names, config):
-        # torch.cat copies even a single piece: a model file holds whole storages, and refuses shared ones.
-        weights[name] = torch.cat([_take(tensors, part, shape, transposed, where).float() for part, shape in parts])
-    if head is not None and not same_numbers(head, weights["wte.weight"]):
+    for mapped, parts in zip(mappings, found, strict=True):
+        pieces = [mapped.to_ours(_read(name, part)) for (name, _), part in zip(mapped.parts, parts, strict=True)]
+        # A model file holds whole storages, and refuses shared ones.
+        weights[mapped.name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    if head is not None and not same_numbers(head.read(), weights["wte.weight"]):
         raise CheckpointError(
-            f"{where}: tie_word_embeddings is true, but lm_head.weight differs from the token table; if it is meant to "
+            f"{where}: tie_word_embeddings is true, but {names.head} differs from the token table; if it is meant to "
             "be a separate table, set tie_word_embeddings to false in config.json"
         )
-    _refuse_unknown(tensors, where)
     return weights
+
+
+def _read(name: str, stored: StoredTensor) -> Tensor:
+    """Read a tensor. Raises CheckpointError if a number is NaN or infinite, which would show only as bad text."""
+    tensor = stored.read()
+    if not all_finite(tensor):
+        raise CheckpointError(f"{stored.path} has NaN or infinite numbers in {name}; use another copy")
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether no number is NaN or infinite; in pieces, because the answers take memory too."""
+    return all(bool(piece.isfinite().all()) for piece in tensor.detach().flatten().split(_CHECKED))
 
 
 def drop_zero_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -126,31 +177,34 @@ def drop_zero_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[M
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:
     """Return whether two tables hold the same numbers."""
-    return a.shape == b.shape and torch.equal(a.float(), b.float())
+    pieces = zip(a.flatten().split(_CHECKED), b.flatten().split(_CHECKED), strict=False)
+    return a.shape == b.shape and all(torch.equal(x.float(), y.float()) for x, y in pieces)
 
 
-def _take(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], transposed: bool, where: Path) -> Tensor:
-    """Remove a tensor from the table and return it as (out, in). Raises CheckpointError."""
+def _take(
+    tensors: dict[str, StoredTensor], name: str, shape: tuple[int, ...], transposed: bool, where: Path
+) -> StoredTensor:
+    """Remove a tensor from the table and return it. Raises CheckpointError if it is missing or has another shape."""
     tensor = tensors.pop(name, None)
     if tensor is None:
         raise CheckpointError(f"{where} has no tensor {name}; {COMPLETE}")
-    expected, actual = shape[::-1] if transposed else shape, tuple(tensor.shape)
-    if actual != expected:
+    expected = shape[::-1] if transposed else shape
+    if tensor.shape != expected:
         raise CheckpointError(
-            f"{where}: {name} has the shape {repr_short(actual)}, and its config asks for {repr_short(expected)}; "
-            + COMPLETE
+            f"{tensor.path}: {name} has the shape {repr_short(tensor.shape)}, and its config asks for "
+            f"{repr_short(expected)}; {COMPLETE}"
         )
-    return tensor.t() if transposed else tensor
+    return tensor
 
 
-def _refuse_unknown(tensors: Mapping[str, Tensor], where: Path) -> None:
+def _refuse_unknown(tensors: Mapping[str, StoredTensor], where: Path) -> None:
     """Raise CheckpointError for unused tensors. Biases of zeros are accepted, because they add nothing."""
     for name in sorted(tensors):
-        if _BIASES.fullmatch(name) and tensors[name].any():
+        if _BIASES.fullmatch(name) and tensors[name].read().any():
             field = "mlp_bias" if ".mlp." in name else "attention_bias"
             raise CheckpointError(
-                f"{where}: {field}=True cannot be imported: {name} is not zero, and a Llama has no such bias here; "
-                "use it with the program that made it"
+                f"{where}: {field}=True cannot be imported: {name} is not zero, and this family has no such bias "
+                "here; use it with the program that made it"
             )
     unknown = sorted(name for name in tensors if not _BIASES.fullmatch(name))
     if unknown:

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from ..atomic_io import atomic_write
-from ..checkpoint import LoadedModel
+from ..checkpoint import CARRIED_FILES, LoadedModel
+from ..checkpoint.carried_files import TOKENIZER_JSON
 from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
-from .architectures import family_of, trim_vocab
-from .exporter import Exporter, Runtime, require
-from .hf_config import write_config
+from .architectures import family_of_model, origin_of, trim_vocab
+from .exporter import MIXED, Exporter, Runtime, dtype_of, require
+from .hf_export_config import config_json
 from .hf_mapping import to_hf_tensors
 from .tokenizer_files import tokenizer_files, write_json_files
 
 WEIGHTS = "model.safetensors"
+_HEADS = {"embed_out.weight": "lm_head.weight"}
 
 
 class HuggingFaceExporter(Exporter):
@@ -31,26 +33,40 @@ class HuggingFaceExporter(Exporter):
     program = "Transformers"
     out = "model-hf"
     dtypes = ("float32", "bfloat16", "float16")
-    files = ("config.json", "generation_config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+    files = ("config.json", WEIGHTS, *CARRIED_FILES)
     weights = WEIGHTS
     package = "transformers"
 
+    def default_dtype(self, loaded: LoadedModel) -> str:
+        """Return the dtype that the weights were imported in; float32 for a model of ours."""
+        stored = origin_of(loaded).get("weights", {})
+        return MIXED if stored.get("others") else stored.get("dtype", "float32")
+
     def write(self, loaded: LoadedModel, path: Path, *, dtype: str = "float32") -> None:
-        """Write config, weights, tokenizer and defaults for generating. The card is written by `write_card`."""
-        check_choice("dtype", dtype, self.dtypes)
+        """Write config, weights, tokenizer and defaults for generating. The card is written by `write_card`.
+
+        A model that was imported, or fine-tuned from one, has the fields and files that it came with.
+        """
+        if dtype != MIXED:
+            check_choice("dtype", dtype, self.dtypes)
         # Refuse the combination before the weights are copied.
-        family_of(loaded.model.config)
-        config, state = trim_vocab(loaded)
-        separator = loaded.file.tokenizer.separator if loaded.file.tokenizer else None
-        weights = {name: _cast(name, tensor, dtype) for name, tensor in to_hf_tensors(config, state).items()}
-        values = write_config(config, separator=separator, dtype=dtype)
-        # For our own import, which decides by the documents how an empty prompt begins.
-        if documents := loaded.file.data.get("documents"):
-            values["light_llm"] = {"documents": documents}
-        # No max_length: transformers warns a caller who also gives max_new_tokens.
-        generation = {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")}
-        contents = {"config.json": values, "generation_config.json": generation}
-        write_json_files(path, contents | tokenizer_files(loaded.file.tokenizer, loaded.file.training_window))
+        family = family_of_model(loaded)
+        config, state = loaded.model.config, dict(loaded.model.state_dict())
+        if "family" not in origin_of(loaded):
+            config, state = trim_vocab(loaded)
+        state = {name: _cast(name, tensor, dtype_of(loaded, name, dtype)) for name, tensor in state.items()}
+        weights = to_hf_tensors(config, state, family)
+        files = dict(loaded.file.files)
+        generated = {"config.json": config_json(loaded, config, dtype)}
+        if TOKENIZER_JSON not in files:
+            generated |= tokenizer_files(loaded.file.tokenizer, loaded.file.training_window)
+        if "config_json" not in origin_of(loaded):
+            # No max_length: transformers warns a caller who also gives max_new_tokens.
+            separator = loaded.file.tokenizer.separator if loaded.file.tokenizer else None
+            generated["generation_config.json"] = {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")}
+        write_json_files(path, {name: values for name, values in generated.items() if name not in files})
+        for name, data in files.items():
+            atomic_write(path / name, data)
         atomic_write(path / WEIGHTS, lambda file: write_tensors(file, weights))
 
     def open(self, path: Path) -> Runtime:
@@ -92,14 +108,13 @@ class HuggingFaceExporter(Exporter):
         return ["python", "-c", code]
 
 
-def _cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
-    """Return a tensor in the dtype of the file. Raises ConfigError if a number overflows."""
-    torch_dtype: torch.dtype = getattr(torch, dtype)
-    cast = tensor.to(torch_dtype)
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor on the CPU, in the dtype of the file. Raises ConfigError if a number overflows."""
+    cast = tensor.detach().to("cpu", dtype)
     if bool(tensor.isfinite().all()) and not bool(cast.isfinite().all()):
         raise ConfigError(
-            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, and the maximum of {dtype} is "
-            f"{torch.finfo(torch_dtype).max:.3g}; export in bfloat16 or float32"
+            f"{name} has numbers up to {float(tensor.abs().max()):.3g}, and the maximum of "
+            f"{str(dtype).removeprefix('torch.')} is {torch.finfo(dtype).max:.3g}; export in bfloat16 or float32"
         )
     return cast
 
@@ -114,6 +129,10 @@ def _check_tensors(folder: Path, transformers: Any, config: Any) -> None:
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in tied}
     with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    # In files of GPT-NeoX the head has an older name, which transformers 5 reads and writes.
+    expected, stored = (
+        {_HEADS.get(name, name): shape for name, shape in shapes.items()} for shapes in (expected, stored)
+    )
     if stored != expected:
         odd = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
         raise CheckpointError(

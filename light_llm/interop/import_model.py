@@ -1,67 +1,76 @@
-"""Import a GPT-2, Llama or Qwen3 from a folder of Hugging Face into a model file of ours.
+"""Import a model from a folder of Hugging Face into a model file of ours.
 
-The numbers are those of the files, in our order and in float32. A field, a tensor or a tokenizer that ours cannot
-express ends the import, by name.
+The numbers are those of the files, in our order and in the dtype of the files. A field, a tensor or a tokenizer that
+ours cannot express ends the import, by name.
 """
 
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import __version__
 from ..atomic_io import Files, remove_stale
-from ..checkpoint import LoadedModel, ModelFile, contains_run, write_model_file
+from ..checkpoint import LoadedModel, ModelFile, contains_run, read_carried_files, write_model_file
 from ..checkpoint.load import build
-from ..checkpoint.tensors import read_tensors
 from ..config import ModelConfig, repr_short
 from ..data import Tokenizer
 from ..data.download import sha256_of
 from ..errors import CheckpointError
-from ..json_io import load_json
-from .hf_config import read_config
-from .hf_mapping import COMPLETE, drop_zero_biases, from_hf_tensors, strip_prefix
+from .hf_config import LLAMA_FLAGS, read_config
+from .hf_fields import without_fields
+from .hf_mapping import all_finite, drop_zero_biases, from_hf_tensors, strip_prefix
 from .import_tokenizer import read_tokenizer
+from .json_files import COMPLETE, read_object
 from .model_card import CARD, hash_on_card
+from .weight_files import WEIGHTS, StoredTensor, find_weights, open_weights
 
-WEIGHTS, INDEX, BEST = "model.safetensors", "model.safetensors.index.json", "best_model.pt"
-_OTHER_FORMATS = {  # a file that a folder without safetensors may have, and what to do
-    "*.bin": "pickles run code when they are read, so light-llm does not; save them as safetensors first: load the "
-    "model with transformers and call model.save_pretrained(FOLDER)",
-    "adapter_model.safetensors": "an adapter is not a model; merge it into its model first",
-    "*.gguf": "name the GGUF file itself: light-llm import FILE.gguf",
-    "*.h5": "TensorFlow's weights cannot be imported; save them as safetensors with transformers first",
-    "*.msgpack": "Flax's weights cannot be imported; save them as safetensors with transformers first",
-}
+BEST = "best_model.pt"
+GENERATION = "generation_config.json"
+MAX_CONFIG = 1 << 16  # characters of a config.json that is kept for an export; longer ones list the labels of a task
 
 
-def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> LoadedModel:
+def read_folder(
+    folder: Path,
+    *,
+    tokenizer: str = "",
+    offline: bool = False,
+    ignore_fields: Collection[str] = (),
+    source: Mapping[str, str] = MappingProxyType({}),
+) -> LoadedModel:
     """Return the model in a folder: config.json, safetensors in one file or several, and its tokenizer.
 
     Args:
         tokenizer: empty for the folder's own; none; or another, as `--tokenizer` names it.
         offline: download nothing (GPT-2's vocabulary, if it is named).
+        ignore_fields: of config.json, which are not read although they may change what the model computes.
+        source: the `name` and the `revision` on the hub, for the record.
 
     Returns:
-        The model in evaluation mode, float32 on the CPU, and its file, which `write_model` writes.
+        The model in evaluation mode on the CPU, in the dtype of the files, and its file, which `write_model` writes.
 
     Raises:
         CheckpointError: a file that is missing or damaged, or something that ours cannot express: the field, the
             tensor or the part of the tokenizer is named.
-        ConfigError: an unknown tokenizer.
+        ConfigError: an unknown tokenizer, or a field to ignore that is not there.
         DataError: GPT-2's vocabulary is not cached and cannot be downloaded.
     """
     # First, so that a folder in another format gets the advice for that format and not a missing config.json.
-    weights_path = find_weights(folder)
-    config_json = read_object(folder / "config.json")
-    family, config = read_config(config_json, str(folder / "config.json"))
-    tensors = strip_prefix(_read_shards(weights_path), family.tensors, folder)
-    _check_claims(folder, config_json, tensors)
-    weights = from_hf_tensors(tensors, family.tensors, config, folder)
-    if family.always_biased:
-        config, weights = drop_zero_biases(config, weights)
+    weights_path, config_path = find_weights(folder), folder / "config.json"
+    config_json = read_object(config_path)
+    family, config = read_config(without_fields(config_json, ignore_fields, str(config_path)), str(config_path))
+    tensors = strip_prefix(open_weights(weights_path), family.tensors, folder)
+    if family.zero_biases:
+        _check_claims(config_path, config_json, tensors)
+    _check_hash(folder / WEIGHTS)
+    # Before the weights, which take longer to read.
     model_tokenizer = read_tokenizer(folder, tokenizer, config_json, offline=offline)
     if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -69,20 +78,32 @@ def read_folder(folder: Path, *, tokenizer: str = "", offline: bool = False) -> 
             f"vocab_size={config.vocab_size:,}: they belong to two models; {COMPLETE}, or leave the tokenizer out with "
             "{--tokenizer none}"
         )
-    origin: dict[str, Any] = {"format": "huggingface", "family": family.name, "name": folder.absolute().name}
+    weights = from_hf_tensors(tensors, family.tensors, config, folder)
+    if family.always_biased:
+        config, weights = drop_zero_biases(config, weights)
+    origin: dict[str, Any] = {"format": "huggingface", "family": family.name, "name": folder.absolute().name, **source}
     origin |= {"ours": True} if "light_llm" in config_json else {}
+    origin |= {"ignored_fields": {name: config_json[name] for name in ignore_fields}} if ignore_fields else {}
+    if len(json.dumps(config_json)) <= MAX_CONFIG:
+        origin["config_json"] = config_json
     data = {"max_length": _window(folder, config.n_positions), "documents": _documents(config_json)}
-    return make_loaded(folder, weights, config, model_tokenizer, data=data, origin=origin)
+    loaded = make_loaded(folder, weights, config, model_tokenizer, data=data, origin=origin)
+    # Another tokenizer than the folder's has nothing to do with its files.
+    files = read_carried_files(folder, (GENERATION,)) if tokenizer else read_carried_files(folder)
+    return replace(loaded, file=replace(loaded.file, files=files))
 
 
-def _check_claims(folder: Path, config_json: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Raise CheckpointError if config.json claims missing biases, or the card has another hash of the weights."""
-    # A true flag without tensors means that part of the model was lost on the way.
-    for field, part in (("attention_bias", ".self_attn."), ("mlp_bias", ".mlp.")):
+def _check_claims(path: Path, config_json: dict[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise CheckpointError if config.json claims biases that are missing: a part of the model was lost on the way."""
+    for field, part in zip(LLAMA_FLAGS, (".self_attn.", ".mlp."), strict=True):
         if config_json.get(field) and not any(part in name and name.endswith(".bias") for name in tensors):
-            path, value = folder / "config.json", repr_short(config_json[field])
+            value = repr_short(config_json[field])
             raise CheckpointError(f"{path}: {field}={value}, and there are no such tensors; {COMPLETE}")
-    weights, sha = folder / WEIGHTS, hash_on_card(folder, WEIGHTS)
+
+
+def _check_hash(weights: Path) -> None:
+    """Raise CheckpointError if the card of an export lists another hash of the weights."""
+    sha = hash_on_card(weights.parent, WEIGHTS)
     if sha and not (weights.is_file() and sha256_of(weights) == sha):
         raise CheckpointError(
             f"{weights} does not have the SHA-256 that {CARD} lists for it: it is damaged, or was changed; "
@@ -128,7 +149,7 @@ def make_loaded(
     Raises CheckpointError if a weight is NaN or infinite.
     """
     # NaN would show only later, as text without sense.
-    if odd := next((name for name, t in weights.items() if not bool(t.isfinite().all())), None):
+    if odd := next((name for name, t in weights.items() if not all_finite(t)), None):
         raise CheckpointError(f"{path} has NaN or infinite numbers in {odd}; use another copy")
     meta = {
         "config": asdict(config),
@@ -138,10 +159,21 @@ def make_loaded(
         "dtype": "float32",
         "evaluation": None,
         "light_llm": __version__,
-        "imported": origin,
+        # What an export goes back to, by default.
+        "imported": origin | ({"weights": dtypes_of(weights)} if "family" in origin else {}),
     }
     file = ModelFile(path, weights, config, tokenizer, data, meta)
     return LoadedModel(build(file).eval(), file)
+
+
+def dtypes_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the dtype of most of the numbers, and those of the other tensors by our names."""
+    n_numbers = Counter[torch.dtype]()
+    for tensor in weights.values():
+        n_numbers[tensor.dtype] += tensor.numel()
+    [(most, _)] = n_numbers.most_common(1)
+    others = {name: str(t.dtype).removeprefix("torch.") for name, t in weights.items() if t.dtype != most}
+    return {"dtype": str(most).removeprefix("torch.")} | ({"others": others} if others else {})
 
 
 def output_path(out: Path, *, overwrite: bool = False) -> Path:
@@ -174,62 +206,3 @@ def write_model(loaded: LoadedModel, path: Path) -> None:
         if is_new:
             with suppress(OSError):  # rmdir fails, as it should, once the model is in the folder
                 path.parent.rmdir()
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises CheckpointError if it is missing, damaged or no object."""
-    try:
-        values = load_json(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {COMPLETE}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, or not JSON: {error}; {COMPLETE}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is damaged: it has no fields; {COMPLETE}")
-    return values
-
-
-def find_weights(folder: Path) -> Path:
-    """Return the file with the weights, or the index of several.
-
-    Raises CheckpointError if there is neither; it names a file in another format, and what to do with it.
-    """
-    for name in (WEIGHTS, INDEX):
-        if (folder / name).is_file():
-            return folder / name
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"there is no folder {folder}; a model of the Hugging Face hub has to be downloaded first, as with: "
-            "hf download NAME --local-dir FOLDER"
-        )
-    for pattern, advice in _OTHER_FORMATS.items():
-        if paths := sorted(folder.glob(pattern)):
-            raise CheckpointError(f"{folder} has no {WEIGHTS}, only {paths[0].name}: {advice}")
-    raise CheckpointError(f"{folder} has no {WEIGHTS}; {COMPLETE}")
-
-
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of model.safetensors, or of all files that an index names. Raises CheckpointError."""
-    if path.name == WEIGHTS:
-        return read_tensors(path)
-    folder = path.parent
-    shard_of = read_object(path).get("weight_map")
-    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
-        raise CheckpointError(f"{path} is damaged: it has no weight_map; {COMPLETE}")
-    shards, tensors = sorted({*shard_of.values()}), dict[str, Tensor]()
-    for shard in shards:
-        # A name with folders in it could point anywhere on the disk.
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{path} names {repr_short(shard)}, which is not a safetensors file in that folder; {COMPLETE}"
-            )
-        if not (folder / shard).is_file():
-            raise CheckpointError(
-                f"{folder} lacks {shard}, one of the {len(shards):,} files of its weights; {COMPLETE}"
-            )
-        part = read_tensors(folder / shard)
-        expected = {name for name, file in shard_of.items() if file == shard}
-        if odd := sorted(expected ^ part.keys()):
-            raise CheckpointError(f"{folder / shard} and the index differ in {repr_short(odd[0])}; {COMPLETE}")
-        tensors |= part
-    return tensors

@@ -8,12 +8,13 @@ from typing import Any
 
 from ..atomic_io import atomic_write
 from ..checkpoint import LoadedModel
-from ..config import get_model_size
+from ..checkpoint.carried_files import TOKENIZER_JSON
+from ..config import ModelConfig, get_model_size, repr_short
 from ..data.download import sha256_of
 from ..errors import ConfigError
 from ..json_io import read_bounded
 from ..text_format import format_count
-from .architectures import family_of, trimmed_config
+from .architectures import family_of_model, origin_of, trimmed_config
 
 CARD = "README.md"
 PROMPT = "To be"
@@ -51,9 +52,12 @@ def max_example_tokens(n_positions: int) -> int:
 
 def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
     """Return the card, front matter first. `files` has the SHA-256 of each file by name."""
-    family, facts, size = None, _facts(loaded), format_count(get_model_size(trimmed_config(loaded)))
+    # An imported model goes back as it came, with its padding.
+    as_imported = "model.safetensors" in files and "family" in origin_of(loaded)
+    config = loaded.model.config if as_imported else trimmed_config(loaded)
+    family, facts, size = None, _facts(loaded, config), format_count(get_model_size(config))
     with suppress(ConfigError):  # a combination that only ONNX can express
-        family = family_of(loaded.model.config)
+        family = family_of_model(loaded)
     n_tokens = max_example_tokens(loaded.model.config.n_positions)
     has_example = {"model.safetensors", "tokenizer.json"} <= files.keys() and n_tokens > 0
     library = "transformers" if "model.safetensors" in files else "onnx"
@@ -65,7 +69,7 @@ def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
         "It may generate false or offensive text. No licence is chosen yet: write one after `license`, at the top.",
         EXAMPLE.replace("N_TOKENS", str(min(50, n_tokens))) if has_example else "",
         _table(facts),
-        f"## Checks\n\n- {check.rstrip('.')}.",
+        f"## Checks\n\n- {check.rstrip('.')}.{_ignored_fields(loaded)}",
         _tokenizer_notes(loaded),
         "## Files\n\n" + _table({f"`{name}`": f"`{sha}`" for name, sha in files.items()}),
     ]
@@ -77,15 +81,33 @@ def _origin(loaded: LoadedModel, text: str | None) -> str:
     meta = loaded.file.meta
     if origin := meta.get("imported"):
         by = "an earlier export of light-llm" if origin.get("ours") else "not trained by light-llm"
-        return f"{by}: imported from {origin.get('name') or 'elsewhere'}"
-    base = PurePath(str(meta.get("init_from") or "")).name
+        return f"{by}: imported from {_name(origin) or 'elsewhere'}"
+    base = _name(meta.get("base") or {}) or PurePath(str(meta.get("init_from") or "")).name
     start = f"fine-tuned from {base} and " if base else ""
     return f"{start}trained on {text or 'a text without a name'} with light-llm {meta.get('light_llm', '')}".rstrip()
 
 
-def _facts(loaded: LoadedModel) -> dict[str, str]:
-    """Return the known facts on the model, its training and its evaluation."""
-    meta, data, tokenizer, config = loaded.file.meta, loaded.file.data, loaded.file.tokenizer, trimmed_config(loaded)
+def _name(origin: Mapping[str, Any]) -> str:
+    """Return the name of an imported model, with its revision on the hub."""
+    revision = origin.get("revision")
+    return str(origin.get("name") or "") + (f" at revision {revision}" if revision else "")
+
+
+def _ignored_fields(loaded: LoadedModel) -> str:
+    """Return a warning for the fields that an import was told to ignore; empty without any."""
+    fields = origin_of(loaded).get("ignored_fields") or {}
+    named = ", ".join(f"`{name}`: `{repr_short(value)}`" for name, value in fields.items())
+    if not fields:
+        return ""
+    return (
+        f"\n- **Warning**: these fields of its config.json were ignored when the model was imported ({named}). If they "
+        "change what the model computes, it was computed, compared and trained wrongly."
+    )
+
+
+def _facts(loaded: LoadedModel, config: ModelConfig) -> dict[str, str]:
+    """Return the known facts on the model, its training and its evaluation; `config` is that of the export."""
+    meta, data, tokenizer = loaded.file.meta, loaded.file.data, loaded.file.tokenizer
     facts: dict[str, Any] = {
         "parameters": get_model_size(config),
         "layers, width, heads": f"{config.n_layer}, {config.n_embd}, {config.n_head} ({config.kv_heads} of keys)",
@@ -109,6 +131,8 @@ def _tokenizer_notes(loaded: LoadedModel) -> str:
     """Return the differences between the exported tokenizer and ours."""
     if (tokenizer := loaded.file.tokenizer) is None:
         return ""
+    if TOKENIZER_JSON in loaded.file.files:
+        return "## Tokenizer\n\n- Its files are those that the model was imported with, byte for byte."
     seen = "between documents" if loaded.file.data.get("documents") != 1 else "never seen by the model"
     notes = f"""## Tokenizer
 

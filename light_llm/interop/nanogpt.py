@@ -22,10 +22,11 @@ from ..config.choices import ACTIVATIONS
 from ..data import Tokenizer
 from ..data.tokenizers import CharTokenizer
 from ..errors import CheckpointError, ConfigError, DataError
-from .architectures import NANOGPT_TENSORS
 from .hf_mapping import HEAD, from_hf_tensors, same_numbers, strip_prefix
 from .import_model import make_loaded
 from .import_tokenizer import named_tokenizer
+from .tensor_names import NANOGPT
+from .weight_files import in_memory
 
 GPT2_SIZES = (50257, 50304)  # ids, and the multiple of 64 that nanoGPT pads them to
 TEXT_CHUNK = 1 << 20  # characters that are read at once
@@ -56,12 +57,12 @@ def read_checkpoint(
         raise ConfigError("{--text} is for {--tokenizer char} and has no effect on another tokenizer; leave it out")
     counts = _count_characters(text) if text else Counter[str]()
     stored = _load(path)
-    tensors = strip_prefix(_tensors_of(stored, path), NANOGPT_TENSORS, path)
+    tensors = strip_prefix(in_memory(_tensors_of(stored, path), path), NANOGPT, path)
     head, table = tensors.get(HEAD), tensors.get("wte.weight")
     # torch.save keeps both names of the tied table; a fork may have untied them.
-    tied = head is None or (table is not None and same_numbers(head, table))
+    tied = head is None or (table is not None and same_numbers(head.read(), table.read()))
     config = replace(_config_of(stored, path), activation=activation, tied_head=tied)
-    weights = from_hf_tensors(tensors, NANOGPT_TENSORS, config, path)
+    weights = from_hf_tensors(tensors, NANOGPT, config, path)
     model_tokenizer = _tokenizer_of(config.vocab_size, tokenizer, "".join(sorted(counts)), path, offline=offline)
     if isinstance(model_tokenizer, CharTokenizer):
         if len(counts) != config.vocab_size:

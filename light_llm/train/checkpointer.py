@@ -40,6 +40,8 @@ class Checkpointer(Callback):
 
     def __init__(self, trainer: Trainer, folder: RunFolder, resume: ResumeState | None) -> None:
         self.trainer, self.folder, self.resumed = trainer, folder, resume is not None
+        # The record of the import that the model comes from, which an export needs.
+        self.base: dict[str, Any] | None = resume.meta.get("base") if resume else None
         self.saved_step = resume.state.step if resume else None
         self.last_save = time.perf_counter()
         self.removal_failed = self.removal_reported = False  # of an old checkpoint
@@ -193,7 +195,8 @@ class Checkpointer(Callback):
         tokenizer = self.trainer.batches.tokenizer
         how: dict[str, Any] = {"step": step, "dtype": config.dtype, "evaluation": evaluation, "tokenizer": tokenizer}
         meta = model_meta(self.trainer.model, dataset, **how)
-        return meta | ({"init_from": config.init_from} if config.init_from else {})
+        meta |= {"init_from": config.init_from} if config.init_from else {}
+        return meta | ({"base": self.base} if self.base else {})
 
 
 def step_bytes(model: LightLLM, config: TrainConfig) -> int:

@@ -67,6 +67,11 @@ class ResumeState:
         """The counters in the checkpoint."""
         return self.checkpoint[3]
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The description of the model in the checkpoint."""
+        return self.checkpoint[4]
+
 
 def read_saved_run(folder: RunFolder) -> SavedRun:
     """Read the run of a folder from run.json; if that file is damaged, from the newest intact checkpoint.

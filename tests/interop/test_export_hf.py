@@ -316,7 +316,11 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         ({"window": 9}, "GPT-2", ["window=9 has to be 0"]),
         (MODERN | {"bias": True}, "Llama", ["bias=True has to be False"]),
         (MODERN | {"mlp": "gelu"}, "Llama", ["mlp='gelu' has to be 'swiglu'"]),
-        (MODERN | {"window": 9}, "Llama", ["window=9 has to be 0", "Qwen3", "qk_norm=False has to be True"]),
+        (
+            MODERN | {"window": 9, "window_layers": "1"},
+            "Mistral",
+            ["window_layers='1' has to be 'all'", "Qwen3, where"],
+        ),
         (MODERN | {"qk_norm": True, "norm": "layernorm"}, "Qwen3", ["norm='layernorm' has to be 'rmsnorm'"]),
         (MODERN | {"logit_cap": 5.0, "bias": True}, "Llama", ["bias=True", "logit_cap=5.0"]),
     ],
