@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from . import tensor_names
 from .family import REQUIRED, ConfigField, GGUFTraits, Rope
 from .family import Family as Family
+from .family import has_window as has_window
 
 _GELUS = {  # three names of one formula, and two of the other
     "gelu_new": "gelu_tanh",
