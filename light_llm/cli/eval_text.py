@@ -61,11 +61,16 @@ def evaluate_texts(checkpoint: str, flags: TextFlags) -> None:
     with waiting("loading the model"):
         from ..checkpoint import load_model
         from ..checkpoint.load import missing_tokenizer
-        from ..evaluate import evaluate_text
+        from ..evaluate import evaluate_text, use_bfloat16_weights
         from ..runtime import choose_device
 
         device = choose_device(flags.device).value
-        loaded = load_model(checkpoint, device)
+        if flags.dtype == "bfloat16":
+            # In the number formats of the file, so that weights of 16 bits are never all in memory in float32.
+            loaded = load_model(checkpoint, device, dtype=None)
+            use_bfloat16_weights(loaded.model)
+        else:
+            loaded = load_model(checkpoint, device)
     if loaded.file.tokenizer is None:
         raise missing_tokenizer(loaded.file)
     dtype = flags.dtype or str(loaded.file.meta.get("dtype") or "float32")

@@ -11,5 +11,6 @@ from .loss import evaluate_batches as evaluate_batches
 from .loss import evaluate_loss as evaluate_loss
 from .loss import position_buckets as position_buckets
 from .loss import summarise as summarise
+from .loss import use_bfloat16_weights as use_bfloat16_weights
 from .text import TextEvaluation as TextEvaluation
 from .text import evaluate_text as evaluate_text

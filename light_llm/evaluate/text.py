@@ -17,7 +17,6 @@ from ..data.python_inputs import find_data, own_tokenizer
 from ..data.sources import Source, find_source, source_from_files
 from ..data.text_files import find_text_files
 from ..data.text_stream import LogFn, ProgressFn, no_log
-from ..data.tokenizers import byte_lengths
 from ..errors import ConfigError, DataError
 from ..model import LightLLM, eval_mode
 from .loss import DTYPES, Evaluation, check_model, ratio_stderr, summarise
@@ -168,19 +167,22 @@ class _Document:
 
 
 def _encoded(source: Source, name: str, tokenizer: Tokenizer) -> Iterator[_Document]:
-    """Yield the documents of a text, encoded. Raises DataError for a character that the tokenizer does not have."""
-    lengths = np.array(byte_lengths(tokenizer))
+    """Yield the documents of a text, encoded as the model's own tokenizer does, with the ids that it adds. Raises DataError for a character that the tokenizer does not have."""
     parts: list[str] = []
     for chunk in chain(source.read(), [None]):
         if chunk is not None:
             parts.append(chunk)
             continue
         try:
-            ids = np.array(tokenizer.encode("".join(parts)), dtype=np.int64)
+            ids, n_bytes = tokenizer.encode_aligned("".join(parts))
         except DataError as error:
             raise DataError(f"{name}: {error.message}") from None
         parts.clear()
-        yield _Document(ids, lengths[ids])
+        before, after = list(tokenizer.prefix), list(tokenizer.suffix)
+        yield _Document(
+            np.array([*before, *ids, *after], dtype=np.int64),
+            np.array([*(0 for _ in before), *n_bytes, *(0 for _ in after)], dtype=np.int64),
+        )
 
 
 @dataclass

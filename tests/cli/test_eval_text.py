@@ -9,7 +9,7 @@ import pytest
 
 from light_llm.checkpoint import load_model
 from light_llm.cli import main
-from light_llm.evaluate import evaluate_text
+from light_llm.evaluate import evaluate_text, use_bfloat16_weights
 from tests.support.tools import model_path
 
 TEXT = "A fox went up the hill to see what it could see.\n" * 5
@@ -47,7 +47,9 @@ def test_several_texts_with_a_stride_into_a_file(model: str, capsys: pytest.Capt
     texts = ["a.txt", "books", "b.jsonl"]
     words = ["--context", "32", "--stride", "8", "--text-field", "body", "--dtype", "bfloat16", "--output", "o.json"]
     out = run(capsys, "--checkpoint", model, "--text", *texts, *words)
-    expected = evaluate_text(load_model(model), *texts, context=32, stride=8, text_field="body", dtype="bfloat16")
+    loaded = load_model(model)
+    use_bfloat16_weights(loaded.model)
+    expected = evaluate_text(loaded, *texts, context=32, stride=8, text_field="body", dtype="bfloat16")
     assert "stride 8" in out and "at least 24 before it" in out and "4 texts together" in out and "bfloat16" in out
     report = json.loads(Path("o.json").read_text())
     names = ["a.txt", str(Path("books/one.txt")), str(Path("books/two.txt")), "b.jsonl"]

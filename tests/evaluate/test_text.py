@@ -15,7 +15,7 @@ from light_llm.checkpoint import LoadedModel
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths
 from light_llm.errors import ConfigError, DataError, LightLLMError
-from light_llm.evaluate import TextEvaluation, evaluate_loss, evaluate_text
+from light_llm.evaluate import TextEvaluation, evaluate_loss, evaluate_text, use_bfloat16_weights
 from light_llm.evaluate.windows import stride_windows
 from light_llm.interop.import_model import read_folder
 from light_llm.model import LightLLM
@@ -25,7 +25,14 @@ from tests.support.tools import tiny_model
 BYTES = ByteTokenizer()
 TEXT = "A fox went up the hill, and down it went. Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich. 東京\n"
 LENGTHS = np.array(byte_lengths(BYTES))
-SHAPES = [(40, 16), (40, 39), (33, 7), (160, 80), (200, 1)]  # context and stride, of a text of 108 bytes
+LLAMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rmsnorm",
+    "mlp": "swiglu",
+    "bias": False,
+    "qk_norm": True,
+    "tied_head": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +198,18 @@ def test_bfloat16_is_close_and_the_weights_are_unchanged(model: LightLLM) -> Non
     rounded = evaluate_text(model, "a.txt", tokenizer=BYTES, dtype="bfloat16").loss
     assert rounded != exact and rounded == pytest.approx(exact, rel=0.02)
     assert evaluate_text(model, "a.txt", tokenizer=BYTES).loss == exact
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_weights_in_bfloat16_take_half_the_memory(family: str) -> None:
+    Path("a.txt").write_text(TEXT)
+    model = tiny_model(vocab_size=257, scale=4, **(LLAMA if family == "llama" else {}))
+    products = evaluate_text(model, "a.txt", tokenizer=BYTES, dtype="bfloat16").loss
+    n_bytes = sum(p.nbytes for p in model.parameters())
+    use_bfloat16_weights(model)
+    weights = evaluate_text(model, "a.txt", tokenizer=BYTES, dtype="bfloat16").loss
+    assert sum(p.nbytes for p in model.parameters()) < 0.55 * n_bytes
+    assert weights != products and weights == pytest.approx(products, rel=2e-3)
 
 
 @pytest.mark.parametrize(
