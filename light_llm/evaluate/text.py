@@ -78,7 +78,9 @@ def evaluate_text(
     """Return the loss of a model on some texts: of each, and together, weighted by tokens.
 
     Each document (a text file, a record of JSON Lines or Parquet) is encoded as a whole, as the model's tokenizer
-    encodes a text, and evaluated on its own: nothing of the document before is seen. Its first token has no prediction.
+    encodes a text, and evaluated on its own: nothing of the document before is seen. A token that the tokenizer puts
+    before each text, such as BOS, is context for the first one; without one, the first has no prediction. A token that
+    it puts after each text is predicted, and stands for no bytes.
 
     Args:
         model: a LightLLM and the argument `tokenizer`, or what `light_llm.checkpoint.load_model` returns.
@@ -164,24 +166,32 @@ class _Document:
 
     ids: NDArray[np.int64]
     n_bytes: NDArray[np.int64]
+    text_bytes: int  # of the whole document
 
 
 def _encoded(source: Source, name: str, tokenizer: Tokenizer) -> Iterator[_Document]:
-    """Yield the documents of a text, encoded as the model's own tokenizer does, with the ids that it adds. Raises DataError for a character that the tokenizer does not have."""
+    """Yield the documents of a text as the model's own tokenizer encodes them, with the ids that it adds.
+
+    Raises:
+        DataError: a character that the tokenizer does not have.
+    """
     parts: list[str] = []
     for chunk in chain(source.read(), [None]):
         if chunk is not None:
             parts.append(chunk)
             continue
+        text = "".join(parts)
+        parts.clear()
         try:
-            ids, n_bytes = tokenizer.encode_aligned("".join(parts))
+            ids, n_bytes = tokenizer.encode_aligned(text)
         except DataError as error:
             raise DataError(f"{name}: {error.message}") from None
-        parts.clear()
-        before, after = list(tokenizer.prefix), list(tokenizer.suffix)
+        # A text of which the tokenizer leaves nothing, such as spaces, has no prediction either.
+        before, after = (list(tokenizer.prefix), list(tokenizer.suffix)) if ids else ([], [])
         yield _Document(
             np.array([*before, *ids, *after], dtype=np.int64),
             np.array([*(0 for _ in before), *n_bytes, *(0 for _ in after)], dtype=np.int64),
+            len(text.encode("utf-8", "replace")),
         )
 
 
@@ -262,7 +272,7 @@ def _windows(documents: Iterable[_Document], tally: _Tally, context: int, stride
     for document in documents:
         n = len(document.ids)
         tally.text_tokens += n
-        tally.text_bytes += int(document.n_bytes.sum())
+        tally.text_bytes += document.text_bytes
         if n < 2:
             tally.too_short += 1
             continue
@@ -290,12 +300,11 @@ def _results(tallies: list[_Tally], context: int, stride: int) -> TextEvaluation
     for tally in tallies:
         together.extend(tally)
         if not tally.documents.nats:
-            what = f"{tally.text_tokens} token{'s' * (tally.text_tokens != 1)}"
-            if tally.too_short > 1:
-                what = f"{tally.too_short:,} documents of fewer than 2 tokens"
-            notes.append(f"{tally.name} has {what}, and the first one of a text has no prediction")
+            notes.append(f"{tally.name} {_without_targets(tally)}")
         elif tally.too_short:
-            were = "documents of fewer than 2 tokens were" if tally.too_short > 1 else "document of 1 token was"
+            were = (
+                "documents of fewer than 2 tokens were" if tally.too_short > 1 else "document of less than 2 tokens was"
+            )
             notes.append(f"{tally.name}: {tally.too_short:,} {were} left out")
     found = [_result(tally, context, stride) for tally in tallies if tally.documents.nats]
     if not found:
@@ -303,6 +312,15 @@ def _results(tallies: list[_Tally], context: int, stride: int) -> TextEvaluation
     if len(tallies) == 1:
         return replace(found[0], texts=tuple(found), notes=tuple(notes))
     return replace(_result(together, context, stride), texts=tuple(found), notes=tuple(notes))
+
+
+def _without_targets(tally: _Tally) -> str:
+    """Return why a text has no targets."""
+    if not tally.text_tokens:
+        return "encodes to no tokens"
+    if tally.too_short > 1:
+        return f"has only documents of fewer than 2 tokens ({tally.too_short:,})"
+    return "encodes to 1 token, and the first token of a text has no prediction"
 
 
 def _result(tally: _Tally, context: int, stride: int) -> TextEvaluation:

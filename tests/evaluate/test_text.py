@@ -10,8 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from light_llm.checkpoint import LoadedModel
+from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths
 from light_llm.errors import ConfigError, DataError, LightLLMError
@@ -20,6 +22,7 @@ from light_llm.evaluate.windows import stride_windows
 from light_llm.interop.import_model import read_folder
 from light_llm.model import LightLLM
 from tests.support import published
+from tests.support.tokenizer_kinds import tokenizer_kind
 from tests.support.tools import tiny_model
 
 BYTES = ByteTokenizer()
@@ -105,20 +108,45 @@ def loop_of_the_guide(model: Any, ids: torch.Tensor, max_length: int, stride: in
     return total / count
 
 
-@pytest.mark.parametrize("name", ["gpt2", "tinyllama", "qwen3"])
-def test_the_loss_is_that_of_transformers(name: str, tmp_path: Path) -> None:
-    theirs = published.write_folder(tmp_path / name, name, dtype="float32")
-    loaded = read_folder(tmp_path / name, tokenizer="byte")
-    text = TEXT * 4
-    Path("a.txt").write_text(text)
-    ids = torch.tensor(BYTES.encode(text))
+@pytest.mark.parametrize(("name", "kind"), [("gpt2", "gpt2"), ("tinyllama", "llama2"), ("qwen3", "qwen2")])
+def test_the_loss_is_that_of_transformers(name: str, kind: str, tmp_path: Path) -> None:
+    theirs = published.write_folder(tmp_path / name, name, dtype="float32", vocab_size=tokenizer_kind(kind).vocab_size)
+    loaded = read_folder(tmp_path / name, tokenizer="none")
+    tokenizer = of_kind(kind)
+    Path("a.txt").write_text(TEXT * 4)
+    ids = torch.tensor(Tokenizer.from_str(tokenizer_kind(kind).data.decode()).encode(TEXT * 4).ids)  # with BOS
     for context, stride in ((160, 64), (100, 99), (33, 7)):
-        expected = loop_of_the_guide(theirs, ids, context, stride)
-        assert evaluate_text(loaded, "a.txt", context=context, stride=stride).loss == pytest.approx(expected, rel=1e-5)
+        result = evaluate_text(loaded, "a.txt", tokenizer=tokenizer, context=context, stride=stride)
+        assert result.loss == pytest.approx(loop_of_the_guide(theirs, ids, context, stride), rel=1e-5)
+        assert result.tokens == len(ids) - 1
     # Windows side by side: as the guide's of one token more, which overlap by the token that is only a target.
     expected = loop_of_the_guide(theirs, ids, 65, 64)
-    assert evaluate_text(loaded, "a.txt", context=64).loss == pytest.approx(expected, rel=1e-5)
-    assert evaluate_text(loaded, "a.txt").context == published.CONTEXT
+    assert evaluate_text(loaded, "a.txt", tokenizer=tokenizer, context=64).loss == pytest.approx(expected, rel=1e-5)
+    assert evaluate_text(loaded, "a.txt", tokenizer=tokenizer).context == published.CONTEXT
+
+
+def of_kind(name: str) -> HuggingFaceTokenizer:
+    kind = tokenizer_kind(name)
+    return HuggingFaceTokenizer(kind.data, separator=kind.eos, prefix=kind.prefix, suffix=kind.suffix)
+
+
+@pytest.mark.parametrize("kind", ["llama2", "qwen2", "t5", "bert"])
+def test_bytes_are_those_of_the_text_whatever_is_normalised_away(kind: str) -> None:
+    """BOS predicts the first token, EOS is predicted and has no bytes, and without BOS the first one is not counted."""
+    text = "Ｆｕｌｌ  ＷＩＤＴＨ,   Cafe\u0301 ﬁnds\t\t½ \U0001f600!  "
+    tokenizer = of_kind(kind)
+    ids, n_bytes = tokenizer.encode_aligned(text)
+    model = tiny_model(vocab_size=tokenizer.vocab_size)
+    result = evaluate_text(model, [text], tokenizer=tokenizer)
+    assert result.text_bytes == len(text.encode())
+    assert result.bytes == len(text.encode()) - (0 if tokenizer.prefix else n_bytes[0])
+    whole = [*tokenizer.prefix, *ids, *tokenizer.suffix]
+    nats = nats_by_hand(model, whole, 32, 32)
+    assert (result.text_tokens, result.tokens) == (len(whole), len(nats))
+    assert result.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / result.bytes, rel=1e-5)
+    if kind == "bert":
+        with pytest.raises(DataError, match="1 document encodes to no tokens"):
+            evaluate_text(model, [" \n "], tokenizer=tokenizer)
 
 
 # --- documents, and several texts ---
@@ -134,7 +162,7 @@ def test_records_are_evaluated_one_by_one(model: LightLLM) -> None:
         assert result.loss == pytest.approx(sum(map(sum, nats)) / sum(map(len, nats)), rel=1e-5)
         assert (result.documents, result.tokens) == (3, sum(map(len, nats)))
         assert result.text_bytes == len("".join(documents).encode())
-        assert result.notes == (f"{result.name}: 1 document of 1 token was left out",)
+        assert result.notes == (f"{result.name}: 1 document of less than 2 tokens was left out",)
     assert result.name == "5 documents"
 
 
@@ -147,7 +175,7 @@ def test_texts_are_measured_alone_and_together(model: LightLLM) -> None:
     calls: list[tuple[int, int]] = []
     result = evaluate_text(model, "books", "one.txt", tokenizer=BYTES, progress=lambda *args: calls.append(args))
     assert [text.name for text in result.texts] == [str(Path("books", name)) for name in ("a.txt", "b.txt")]
-    assert result.notes == ("one.txt has 1 token, and the first one of a text has no prediction",)
+    assert result.notes == ("one.txt encodes to 1 token, and the first token of a text has no prediction",)
     for text in result.texts:
         alone = evaluate_text(model, text.name, tokenizer=BYTES)
         assert (text.loss, text.stderr) == pytest.approx((alone.loss, alone.stderr)) and alone.texts[
@@ -238,7 +266,7 @@ def test_arguments_that_cannot_be_used(model: LightLLM, options: dict[str, Any],
         (("a.txt", "no.txt"), ("no.txt",)),
         (("a.txt", "empty.txt"), ("empty.txt",)),
         (("one.txt",), ("one.txt", "1 token")),
-        (("one.txt", ["a", "b"]), ("one.txt has 1 token", "2 documents")),
+        (("one.txt", ["a", "b"]), ("one.txt encodes to 1 token", "2 documents")),
         ((b"abc",), ("bytes",)),
     ],
 )
