@@ -35,6 +35,7 @@ class HuggingFaceTokenizer(Tokenizer):
             token for it.
         prefix, suffix: the ids that the model's own tokenizer puts before and after each text; see `added_ids`.
         stop_ids: further ids at which generation stops.
+        vocab_size: leave out the special tokens from this id on, because the model has no row for them.
 
     Raises:
         ConfigError: the library cannot use the file, or an id is not one of its ids.
@@ -50,13 +51,18 @@ class HuggingFaceTokenizer(Tokenizer):
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
         stop_ids: Sequence[int] = (),
+        vocab_size: int | None = None,
     ) -> None:
         self.data = data
         self.library = load_library(data)
         self.library.post_processor = None  # its ids are prefix and suffix; it would also trim offsets
         n_ids = 1 + max(self.library.get_vocab(with_added_tokens=True).values(), default=-1)
+        added = self.library.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
         # A file without an end-of-text token gets one more id.
         self.vocab_size = n_ids + (separator == n_ids)
+        if vocab_size is not None and self.special_ids >= {*range(vocab_size, n_ids)}:
+            self.vocab_size = vocab_size
         if self.vocab_size > MAX_IDS:
             raise ConfigError(f"it has the id {self.vocab_size - 1:,}; at most {MAX_IDS - 1:,} can be used")
         for i in (separator, *prefix, *suffix, *stop_ids):
@@ -64,8 +70,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 raise ConfigError(f"{repr_short(i)} is not one of its {self.vocab_size:,} ids")
         self.separator, self.prefix, self.suffix = separator, tuple(prefix), tuple(suffix)
         self._stop_ids = tuple(dict.fromkeys((separator, *stop_ids)))
-        added = self.library.get_added_tokens_decoder()
-        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._is_shortened = self.vocab_size < n_ids
         self.decoder_types = decoder_types(self.library)
         self._encoder = _without_special_names(self.library, data, self.special_ids)
 
@@ -139,7 +144,8 @@ class HuggingFaceTokenizer(Tokenizer):
         """Return plain values; the file itself travels beside them as `tokenizer.json`."""
         values = {"kind": self.name, "sha256": hashlib.sha256(self.data).hexdigest(), "separator": self.separator}
         values |= {"prefix": list(self.prefix), "suffix": list(self.suffix)}
-        return values | ({"stop_ids": list(self._stop_ids)} if len(self._stop_ids) > 1 else {})
+        values |= {"stop_ids": list(self._stop_ids)} if len(self._stop_ids) > 1 else {}
+        return values | ({"vocab_size": self.vocab_size} if self._is_shortened else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, bytes]) -> "HuggingFaceTokenizer":
@@ -150,9 +156,14 @@ class HuggingFaceTokenizer(Tokenizer):
         data = bytes(data)
         if hashlib.sha256(data).hexdigest() != values["sha256"]:
             raise ConfigError("its tokenizer.json is not the one that was saved with it (its SHA-256 differs)")
-        stop_ids = values.get("stop_ids", ())
-        ids = {"separator": values["separator"], "prefix": values["prefix"], "suffix": values["suffix"]}
-        return cls(data, **ids, stop_ids=stop_ids)
+        return cls(
+            data,
+            separator=values["separator"],
+            prefix=values["prefix"],
+            suffix=values["suffix"],
+            stop_ids=values.get("stop_ids", ()),
+            vocab_size=values.get("vocab_size"),
+        )
 
 
 def load_library(data: bytes) -> Library:

@@ -11,23 +11,31 @@ from ..json_io import check_depth
 from .bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
 from .hf_tokenizer import HuggingFaceTokenizer, added_ids, load_library
 from .tokenizer_interface import Tokenizer
-from .tokenizer_json import END_OF_TEXT_NAMES, from_tokenizer_json, to_tokenizer_json
+from .tokenizer_json import END_OF_TEXT_NAMES, bpe_tokenizer_json, from_tokenizer_json, to_tokenizer_json
 from .tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer
 
 _NO_TEXT = re.compile(r"<\|no text \d+\|>")  # names of ids without a text in our exports
 
 
 def read_tokenizer_json(
-    data: bytes, where: str, *, ends: Sequence[int] = (), stop_ids: Iterable[int] = (), must_have_end: bool = False
+    data: bytes,
+    where: str,
+    *,
+    ends: Sequence[int] = (),
+    stop_ids: Iterable[int] = (),
+    end_name: str = "",
+    n_model_ids: int | None = None,
+    must_have_end: bool = False,
 ) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`.
 
     Args:
         data: the bytes of the file.
         where: its name, for messages.
-        ends: the model's end-of-text ids. The separator is the one whose name says so, or else the first; without any,
-            it is the added token with such a name.
+        ends: the model's end-of-text ids. The separator is the one whose name says so, or else the first.
         stop_ids: further ids at which generation stops.
+        end_name: the text of the end-of-text token, used without `ends`; then the usual names are tried.
+        n_model_ids: of the model's table. Special tokens from there on, such as Gemma's for images, are left out.
         must_have_end: refuse a file without an end-of-text token, which otherwise gets one more id.
 
     Raises:
@@ -39,16 +47,25 @@ def read_tokenizer_json(
     try:
         library = load_library(data)
         prefix, suffix = added_ids(data)
-        separator = _separator(library, ends, where, must_have_end=must_have_end)
+        n_ids = 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
+        separator = _separator(library, ends, end_name)
+        if separator is None and must_have_end:
+            raise ConfigError("eos_token_id=None, and no special token has the name of an end of text")
+        n_kept = _n_kept(library, n_ids, n_model_ids)
         return HuggingFaceTokenizer(
-            data, separator=separator, prefix=prefix, suffix=suffix, stop_ids=[*ends, *stop_ids]
+            data,
+            separator=n_ids if separator is None else separator,
+            prefix=prefix,
+            suffix=suffix,
+            stop_ids=[i for i in (*ends, *stop_ids) if i < n_kept],
+            vocab_size=n_kept if n_kept < n_ids else None,
         )
     except ConfigError as error:
         raise ConfigError(f"{where} cannot be used: {error.message}") from None
 
 
-def _separator(library: Any, ends: Sequence[int], where: str, *, must_have_end: bool) -> int:
-    """Return the id between documents; see `read_tokenizer_json`."""
+def _separator(library: Any, ends: Sequence[int], end_name: str) -> int | None:
+    """Return the id between documents; None if no token has the name of one."""
     added = {i: token.content for i, token in library.get_added_tokens_decoder().items()}
     if ends:
         known = [i for i in ends if i in added]
@@ -56,12 +73,15 @@ def _separator(library: Any, ends: Sequence[int], where: str, *, must_have_end: 
             raise ConfigError(f"eos_token_id={ends[0]} is not the id of a special token")
         return next((i for i in known if added[i] in END_OF_TEXT_NAMES), known[0])
     by_name = {content: i for i, content in added.items()}
-    for name in END_OF_TEXT_NAMES:
-        if name in by_name:
-            return by_name[name]
-    if must_have_end:
-        raise ConfigError("eos_token_id=None, and no special token has the name of an end of text")
-    return 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
+    return next((by_name[name] for name in (end_name, *END_OF_TEXT_NAMES) if name in by_name), None)
+
+
+def _n_kept(library: Any, n_ids: int, n_model_ids: int | None) -> int:
+    """Return the number of ids without the special tokens beyond the model's table; all if others are there too."""
+    if n_model_ids is None or n_model_ids >= n_ids:
+        return n_ids
+    special = {i for i, token in library.get_added_tokens_decoder().items() if token.special}
+    return n_model_ids if special >= {*range(n_model_ids, n_ids)} else n_ids
 
 
 def _own_tokenizer(data: bytes) -> Tokenizer | None:
@@ -71,7 +91,10 @@ def _own_tokenizer(data: bytes) -> Tokenizer | None:
         check_depth(values)
         model, pre = values["model"], values.get("pre_tokenizer")
         added = {token["content"]: token for token in values.get("added_tokens") or []}
-        if model["type"] != "BPE" or values.get("normalizer") or not all(token["special"] for token in added.values()):
+        plain = bpe_tokenizer_json({}, [])["model"]
+        if {**plain, **model, "vocab": {}, "merges": []} != plain or values.get("normalizer"):
+            return None
+        if not all(token["special"] for token in added.values()):
             return None
         if not model["merges"]:
             return _without_merges(model["vocab"], pre, {name: token["id"] for name, token in added.items()})

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import ConfigError
 from .bpe import MAX_IDS, NO_BYTES, SEPARATOR, BytePairTokenizer, bytes_to_unicode, unicode_to_bytes
 
-END_OF_TEXT_NAMES = (SEPARATOR, "</s>", "<eos>")  # in files of various programs
+END_OF_TEXT_NAMES = (SEPARATOR, "<|end_of_text|>", "</s>", "<eos>")  # in files of various programs
 
 
 def to_tokenizer_json(tokenizer: BytePairTokenizer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tokenizers of other programs become ours: the same ids as there, or refused by the part that is not."""
+"""Tokenizers of folders: those of our exports become ours again, all others are used as they are."""
 
 import json
 import shutil
@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from light_llm.data.bpe import GPT2Tokenizer, train_bpe
+from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.data.tokenizer_json import to_tokenizer_json
-from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
+from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_from_dict, tokenizer_hash
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop.import_model import read_folder
 from light_llm.interop.import_tokenizer import read_tokenizer
 from light_llm.interop.tokenizer_files import tokenizer_json
 from tests.interop.test_import import BPE, change, exported, rewrite
+from tests.support.texts_in_scripts import texts_in_scripts
+from tests.support.tokenizer_checks import compare
+from tests.support.tokenizer_kinds import KINDS, tokenizer_kind
 
 
 @pytest.mark.parametrize(
@@ -42,46 +46,41 @@ def test_gpt2s_tokenizer_comes_back_from_both_its_forms(offline_files: Path, tmp
     assert all(isinstance(t, GPT2Tokenizer) and tokenizer_hash(t) == tokenizer_hash(tokenizer) for t in back)
 
 
-SPLIT = {"type": "Split", "pattern": {"Regex": "x"}}
-OTHER_PATTERN = {"type": "Sequence", "pretokenizers": [SPLIT, {"type": "ByteLevel", "use_regex": False}]}
-PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 MODEL = to_tokenizer_json(BPE)["model"]
+PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
 
 @pytest.mark.parametrize(
-    ("parts", "named"),
+    "parts",
     [
-        ({"model": MODEL | {"type": "Unigram"}}, "'Unigram'"),
-        ({"model": MODEL | {"byte_fallback": True}}, "byte_fallback"),
-        ({"model": MODEL | {"continuing_subword_prefix": "##"}}, "continuing_subword_prefix='##'"),
-        ({"model": MODEL | {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix='</w>'"),
-        ({"normalizer": {"type": "NFC"}}, r"normalizer \(NFC\)"),
-        ({"pre_tokenizer": OTHER_PATTERN}, r"pre_tokenizer \(Sequence of Split, ByteLevel\)"),
-        ({"pre_tokenizer": None}, r"pre_tokenizer \(none\)"),
-        ({"pre_tokenizer": PREFIXED}, "add_prefix_space=True"),
-        ({"model": MODEL | {"merges": MODEL["merges"][:9]}}, "gives other ids"),
-        ({"model": MODEL | {"merges": MODEL["merges"][::-1]}}, "not in the order of their ids"),
-        ({"model": 1}, "it has no model"),
-        ("x", "it has no model"),
+        {"normalizer": {"type": "NFC"}},
+        {"pre_tokenizer": None},
+        {"pre_tokenizer": PREFIXED},
+        {"model": MODEL | {"merges": MODEL["merges"][:9]}},
+        {"model": MODEL | {"merges": MODEL["merges"][::-1]}},
+        {"model": MODEL | {"ignore_merges": True}},
     ],
+    ids=["normalizer", "no words", "prefix", "few merges", "other order", "ignored merges"],
 )
-def test_a_part_that_ours_cannot_express_is_named(parts: Any, named: str, tmp_path: Path) -> None:
-    _, folder = exported(tmp_path / "out", BPE)
-    values = parts if parts == "x" else to_tokenizer_json(BPE) | parts
-    (folder / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=rf"{named}.*tokenizer=.none."):
-        read_folder(folder)
-    assert read_folder(folder, tokenizer="none").file.tokenizer is None
+def test_a_file_that_differs_from_ours_is_used_as_it_is(parts: dict[str, Any], tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Reference
+
+    data = json.dumps(to_tokenizer_json(BPE) | parts).encode()
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    tokenizer = read_tokenizer(tmp_path, "", {"eos_token_id": BPE.separator})
+    assert isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.data == data
+    assert tokenizer.separator == BPE.separator
+    reference = Reference.from_buffer(data)
+    reference.encode_special_tokens = True
+    for text in texts_in_scripts(60):
+        assert tokenizer.encode(text) == reference.encode(text, add_special_tokens=False).ids
 
 
-def test_a_text_with_different_ids_is_found(tmp_path: Path) -> None:
-    """An added token is a token wherever its text stands, there; here no text is special."""
-    _, folder = exported(tmp_path / "out", BPE)
-    values = to_tokenizer_json(BPE)
-    values["added_tokens"].append({**values["added_tokens"][0], "id": BPE.vocab_size, "content": "don't!"})
-    (folder / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="gives other ids for some texts, such as .*don't"):
-        read_folder(folder)
+@pytest.mark.parametrize("damage", [b"{", b'"x"', json.dumps(to_tokenizer_json(BPE) | {"model": 1}).encode()])
+def test_a_file_that_the_library_cannot_use_is_refused(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be used.*tokenizer=.none."):
+        read_tokenizer(tmp_path, "", {})
 
 
 def test_eos_becomes_the_separator(tmp_path: Path) -> None:
@@ -100,8 +99,8 @@ def test_eos_becomes_the_separator(tmp_path: Path) -> None:
     ("remove", "add", "named"),
     [
         ("tokenizer.json", "", r"no tokenizer\.json, nor vocab\.json and merges\.txt.*tokenizer="),
-        ("tokenizer.json", "tokenizer.model", r"tokenizer\.model is SentencePiece's"),
-        ("", "tokenizer.json", "cannot be read: "),
+        ("", "tokenizer.json", r"tokenizer\.json cannot be used: "),
+        ("", "generation_config.json", r"generation_config\.json is damaged"),
     ],
 )
 def test_a_missing_or_damaged_tokenizer_is_refused(remove: str, add: str, named: str, tmp_path: Path) -> None:
@@ -125,55 +124,91 @@ def test_a_tokenizer_can_be_named_instead(tmp_path: Path) -> None:
             read_folder(folder, tokenizer=spec)
 
 
-BOS: dict[str, Any] = {"type": "TemplateProcessing", "special_tokens": {"<s>": {"id": "<s>", "ids": [300]}}}
-BOS["single"] = BOS["pair"] = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-BOS["special_tokens"]["<s>"]["tokens"] = ["<s>"]
-STRIPPED = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-
-
 def added(*names: str, special: bool = True) -> list[dict[str, Any]]:
     rest = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
-    return [{"id": 300 + i, "content": name, **rest} for i, name in enumerate(names)]
+    return [{"id": 264 + i, "content": name, **rest} for i, name in enumerate(names)]
 
 
-TWO_DECODERS = {"type": "Sequence", "decoders": [{"type": "ByteLevel"}, STRIPPED]}
-
-
-@pytest.mark.parametrize(
-    ("parts", "eos", "named"),
-    [
-        ({"post_processor": BOS, "added_tokens": added("<s>", "</s>")}, 301, r"post_processor .*\(<s>\)"),
-        ({"decoder": TWO_DECODERS}, None, "decoder .Sequence of ByteLevel, Strip."),
-        ({"added_tokens": added("<|endoftext|>") + added("<think>", special=False)}, None, "'<think>'"),
-        ({"added_tokens": added("<pad>", "<bos>")}, None, "eos_token_id=None"),
-        ({"added_tokens": added("<pad>", "<bos>")}, 3, "eos_token_id=3"),
-    ],
-)
-def test_a_tokenizer_that_adds_or_hides_ids_is_refused(
-    parts: dict[str, Any], eos: int | None, named: str, tmp_path: Path
-) -> None:
-    """Each would encode or decode differently from the original program in a way that no text shows."""
-    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265)) | parts
+@pytest.mark.parametrize("eos", [None, 3, "</s>"])
+def test_an_unknown_end_of_text_is_refused(eos: Any, tmp_path: Path) -> None:
+    values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265)) | {"added_tokens": added("<pad>", "<bos>")}
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=named):
+    with pytest.raises(CheckpointError, match=f"eos_token_id={eos!r}"):
         read_tokenizer(tmp_path, "", {"eos_token_id": eos})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_tokenizer_of_a_published_folder(name: str, tmp_path: Path) -> None:
+    """The very bytes, the ids around each text, the separator; also from its plain values, as in a checkpoint."""
+    kind = tokenizer_kind(name)
+    for file, data in kind.files().items():
+        (tmp_path / file).write_bytes(data)
+    tokenizer = read_tokenizer(tmp_path, "", {"eos_token_id": kind.eos, "vocab_size": kind.vocab_size + 5})
+    assert isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.data == kind.data
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())), {"tokenizer.json": kind.data})
+    assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
+    for each in (tokenizer, again):
+        assert (each.separator, each.prefix, each.suffix) == (kind.eos, kind.prefix, kind.suffix)
+        assert each.vocab_size == kind.vocab_size and each.stop_ids == (kind.eos,)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        tokenizer_from_dict(tokenizer.to_dict(), {"tokenizer.json": kind.data + b" "})
+    with pytest.raises(CheckpointError, match="missing"):
+        tokenizer_from_dict(tokenizer.to_dict())
+
+
+def test_all_end_of_text_ids_end_a_text(tmp_path: Path) -> None:
+    """As in Qwen2.5-Instruct: config.json has one, generation_config.json two."""
+    kind = tokenizer_kind("qwen2")
+    (tmp_path / "tokenizer.json").write_bytes(kind.data)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [kind.eos + 2, kind.eos]}))
+    tokenizer = read_tokenizer(tmp_path, "", {"eos_token_id": kind.eos + 2})
+    assert tokenizer is not None and tokenizer.separator == kind.eos + 2
+    assert tokenizer.stop_ids == (kind.eos + 2, kind.eos)
+    tokenizer = read_tokenizer(tmp_path, "", {})
+    assert tokenizer is not None and tokenizer.separator == kind.eos  # the one with the name of an end of text
+    again = tokenizer_from_dict(tokenizer.to_dict(), {"tokenizer.json": kind.data})
+    assert again.stop_ids == tokenizer.stop_ids == (kind.eos, kind.eos + 2)
+
+
+def test_special_tokens_beyond_the_models_table_are_left_out(tmp_path: Path) -> None:
+    """Gemma 3's tokenizer has one more id, for images, than the text model has rows."""
+    kind = tokenizer_kind("gemma")
+    values, n = json.loads(kind.data), kind.vocab_size
+    for special in (True, False):
+        more = {"id": n, "content": "<image>", "single_word": False, "lstrip": False, "rstrip": False}
+        more |= {"normalized": False, "special": special}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": values["added_tokens"] + [more]}))
+        tokenizer = read_tokenizer(tmp_path, "", {"eos_token_id": kind.eos, "vocab_size": n})
+        assert tokenizer is not None and tokenizer.vocab_size == (n if special else n + 1)
+        assert special == ("vocab_size" in tokenizer.to_dict())
+
+
+def test_the_older_files_give_the_ids_of_transformers(tmp_path: Path) -> None:
+    """vocab.json and merges.txt: the class in tokenizer_config.json says what else there is."""
+    from transformers import GPT2Tokenizer as TheirGPT2
+    from transformers import Qwen2Tokenizer
+
+    kinds = {"GPT2Tokenizer": ("gpt2", TheirGPT2), "Qwen2Tokenizer": ("qwen2", Qwen2Tokenizer)}
+    for class_name, (kind_name, theirs) in kinds.items():
+        kind = tokenizer_kind(kind_name)
+        model = json.loads(kind.data)["model"]
+        (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+        (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in model["merges"]) + "\n")
+        config = kind.config | {"tokenizer_class": class_name, "add_bos_token": kind_name == "gpt2"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = read_tokenizer(tmp_path, "", {"eos_token_id": kind.eos})
+        assert (
+            tokenizer is not None and compare(tokenizer, theirs.from_pretrained(tmp_path), texts_in_scripts(80)) == []
+        )
+        assert tokenizer.prefix == ((kind.eos,) if kind_name == "gpt2" else ())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CodeGenTokenizer"}))
+    with pytest.raises(CheckpointError, match="CodeGenTokenizer"):
+        read_tokenizer(tmp_path, "", {})
 
 
 def test_eos_may_be_any_added_token(tmp_path: Path) -> None:
     values = to_tokenizer_json(train_bpe(["to be or not to be " * 9], 265))
-    for name, config in (("<bos>", {"eos_token_id": 301}), ("</s>", {})):
+    for name, config in (("<bos>", {"eos_token_id": 265}), ("</s>", {})):
         (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": added("<pad>", name)}))
         tokenizer = read_tokenizer(tmp_path, "", config)
-        assert tokenizer is not None and tokenizer.separator == 301
-
-
-def test_merges_that_give_other_ids_of_a_word_are_found(tmp_path: Path) -> None:
-    """By each token on its own: where a text has it, an earlier join may hide the difference."""
-    values = to_tokenizer_json(train_bpe(["x"], 257))
-    joins = [["\u0120", "t"], ["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
-    vocab = {k: i for k, i in values["model"]["vocab"].items() if i < 256}
-    vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
-    values["model"] |= {"vocab": vocab, "merges": joins}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"added_tokens": []}))
-    with pytest.raises(CheckpointError, match="gives other ids for some texts"):
-        read_tokenizer(tmp_path, "", {})
+        assert tokenizer is not None and tokenizer.separator == 265
