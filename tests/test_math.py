@@ -19,6 +19,7 @@ from tests.formulas import (
     backward,
     counting,
     curvature,
+    families,
     loss,
     modern,
     optimisation,
@@ -43,6 +44,7 @@ CHAPTERS = {
     "P": probes,
     "H": curvature,
     "M": modern,
+    "F": families,
 }
 Check = Callable[[], None]
 
