@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import repr_short
-from ..data.bpe import MAX_IDS
+from ..data import Tokenizer
+from ..data.bpe import MAX_IDS, unicode_to_bytes
+from ..data.tokenizer_file import read_tokenizer_json
 from ..data.tokenizer_json import bpe_tokenizer_json
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from .gguf_patterns import find_pattern, pre_tokenizer_json
 from .sentencepiece_json import (
     CONTROL,
@@ -137,19 +139,47 @@ def tokenizer_json_from_gguf(fields: Mapping[str, Any]) -> bytes:
     return dump(values | {"post_processor": template(*around)})
 
 
+def tokenizer_from_gguf(fields: Mapping[str, Any], where: str) -> Tokenizer:
+    """Return the tokenizer of a GGUF file: one of ours if it has the same ids, or else the library's.
+
+    Args:
+        fields: of the file, by key.
+        where: the name of the file, for messages.
+
+    Raises:
+        CheckpointError: see `tokenizer_json_from_gguf`.
+    """
+    vocabulary = read_vocabulary(fields)
+    n = len(vocabulary.tokens)
+    stops = [_token_id(fields, name, n, None) for name in ("eot_token_id", "eom_token_id")]
+    try:
+        return read_tokenizer_json(
+            tokenizer_json_from_gguf(fields),
+            f"the vocabulary of {where}",
+            ends=[] if vocabulary.eos is None else [vocabulary.eos],
+            stop_ids=[i for i in stops if i is not None],
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{error.message}; name another tokenizer with {{--tokenizer}}") from None
+
+
 def _byte_level_json(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Return the `tokenizer.json` of a byte-level BPE. Raises CheckpointError for a merge without a token."""
     pattern = find_pattern(fields.get(_KEY + "pre", "default"))
+    if (characters := _characters(vocabulary)) is not None:
+        return characters
+    pairs = _merges(fields)
     vocab = {token: i for i, token in enumerate(vocabulary.tokens)}
+    made = {left + right for left, right in pairs}
     merges = []
-    for merge in _strings(fields, "merges"):
-        # The left part may begin with a space.
-        at = merge.find(" ", 1)
-        left, right = merge[:at], merge[at + 1 :]
-        if at < 0 or not (left in vocab and right in vocab and left + right in vocab):
+    for left, right in pairs:
+        if not (left in vocab and right in vocab and left + right in vocab):
+            # Only a merge makes a token of several characters, so this one never applies.
+            if any(len(part) > 1 and part not in made for part in (left, right)):
+                continue
             raise CheckpointError(
-                f"the GGUF file merges {repr_short(merge)}, and its vocabulary lacks one of the parts or the result; "
-                "name another tokenizer with {--tokenizer}"
+                f"the GGUF file merges {repr_short(left)} and {repr_short(right)}, and its vocabulary lacks one of "
+                "them or the result; name another tokenizer with {--tokenizer}"
             )
         merges.append([left, right])
     values = bpe_tokenizer_json(vocab, merges)
@@ -160,6 +190,36 @@ def _byte_level_json(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[
         "pre_tokenizer": pre_tokenizer_json(pattern),
         "decoder": level,
     }
+
+
+def _merges(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the merges, left and right. Raises CheckpointError."""
+    pairs = []
+    for merge in _strings(fields, "merges"):
+        # The left part may begin with a space.
+        at = merge.find(" ", 1)
+        if at < 0:
+            raise CheckpointError(f"the GGUF file has a merge without a space, {repr_short(merge)}; {ANOTHER}")
+        pairs.append((merge[:at], merge[at + 1 :]))
+    return pairs
+
+
+def _characters(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """Return the `tokenizer.json` of a vocabulary of characters that light-llm exported; None for any other.
+
+    There, merges of bytes make each character, and need no token on the way; here, characters are tokens as they are.
+    """
+    is_text = [type_ != CONTROL for type_ in vocabulary.types]
+    try:
+        all_bytes = unicode_to_bytes(token * text for token, text in zip(vocabulary.tokens, is_text, strict=True))
+        texts = [token.decode() for token in all_bytes]
+    except (KeyError, UnicodeDecodeError):
+        return None
+    if is_text.count(False) != 1 or any(len(text) > 1 for text in texts):
+        return None
+    vocab = {text or name: i for i, (text, name) in enumerate(zip(texts, vocabulary.tokens, strict=True))}
+    added = added_tokens(vocabulary.tokens, vocabulary.types)
+    return bpe_tokenizer_json(vocab, []) | {"added_tokens": added, "decoder": {"type": "Fuse"}}
 
 
 def _with_control(tokens: Sequence[str], types: Sequence[int], special: set[int | None]) -> list[int]:
