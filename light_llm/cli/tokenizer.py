@@ -33,7 +33,7 @@ class TokenizerFlags:
     out: Annotated[str, arg(metavar="FILE", help="train: file to write")] = "tokenizer.json"
     overwrite: Annotated[bool, arg(help="train: replace the file")] = False
     tokenizer: Annotated[
-        UseAppendAction[tuple[str, ...]], arg(metavar="NAME|PATH", help="gpt2, bpe, char, byte, file")
+        UseAppendAction[tuple[str, ...]], arg(metavar="NAME|PATH", help="gpt2, bpe, char, byte; .json, .gguf, .model")
     ] = ()
     text: Annotated[str, arg(metavar="TEXT", help="show: the text to tokenize")] = ""
     offline: Annotated[bool, arg(help="download nothing")] = False
@@ -157,7 +157,11 @@ def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, sou
     """Return a tokenizer: bpe is trained on --data or cached, char has the alphabet of --data or the text."""
     from ..data.resolve import cached_tokenizer, full_alphabet
     from ..data.tokenizers import make_tokenizer
+    from ..interop.vocabulary_file import SUFFIXES, read_vocabulary_file
+    from ..runtime import expand_path
 
+    if spec.endswith(SUFFIXES):
+        return read_vocabulary_file(expand_path(spec))
     if spec.partition(":")[0] == "bpe":
         return cached_tokenizer(spec, source or _source(flags, given), flags.held_out, offline=flags.offline)
     characters = full_alphabet(source) if source else "".join(sorted(set(text)))

@@ -64,9 +64,7 @@ def read_vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
     model = fields.get(_KEY + "model")
     if model not in MODELS:
         kind = "no tokenizer" if model in (None, "none", "no_vocab") else f"a tokenizer of kind {repr_short(model)}"
-        raise CheckpointError(
-            f"the GGUF file has {kind}; light-llm reads {', '.join(MODELS)}. Name another with {{--tokenizer}}"
-        )
+        raise CheckpointError(f"the GGUF file has {kind}; light-llm reads {', '.join(MODELS)}")
     tokens = _strings(fields, "tokens")
     n = len(tokens)
     if not 0 < n <= MAX_IDS:
@@ -160,7 +158,7 @@ def tokenizer_from_gguf(fields: Mapping[str, Any], where: str) -> Tokenizer:
             stop_ids=[i for i in stops if i is not None],
         )
     except ConfigError as error:
-        raise CheckpointError(f"{error.message}; name another tokenizer with {{--tokenizer}}") from None
+        raise CheckpointError(error.message) from None
 
 
 def _byte_level_json(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
@@ -179,7 +177,7 @@ def _byte_level_json(fields: Mapping[str, Any], vocabulary: Vocabulary) -> dict[
                 continue
             raise CheckpointError(
                 f"the GGUF file merges {repr_short(left)} and {repr_short(right)}, and its vocabulary lacks one of "
-                "them or the result; name another tokenizer with {--tokenizer}"
+                f"them or the result; {ANOTHER}"
             )
         merges.append([left, right])
     values = bpe_tokenizer_json(vocab, merges)

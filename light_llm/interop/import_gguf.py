@@ -15,13 +15,12 @@ from ..checkpoint import LoadedModel
 from ..config import ModelConfig, repr_short
 from ..data import Tokenizer
 from ..data.hf_tokenizer import HuggingFaceTokenizer
-from ..data.tokenizer_file import read_tokenizer_json
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from .architectures import Family
 from .gguf_config import HEAD, TABLE, has_divisors, read_shape, with_llama3_scaling
 from .gguf_file import GGUFFile
 from .gguf_mapping import ROPE_FREQS, Part, parts_of
-from .gguf_vocabulary import read_vocabulary, tokenizer_json_from_gguf
+from .gguf_vocabulary import tokenizer_from_gguf
 from .hf_mapping import COMPLETE, drop_zero_biases
 from .import_model import make_loaded
 from .import_tokenizer import named_tokenizer
@@ -136,13 +135,8 @@ def _read_tokenizer(file: GGUFFile, spec: str, *, offline: bool) -> Tokenizer | 
     if file.fields.get(f"{TOKENIZER}model", "none") in ("no_vocab", "none"):
         return None
     try:
-        vocabulary = read_vocabulary(file.fields)
-        ends = [] if vocabulary.eos is None else [vocabulary.eos]
-        turn = file.fields.get(f"{TOKENIZER}eot_token_id")  # the end of a turn of a chat
-        stop_ids = [turn] if type(turn) is int and 0 <= turn < len(vocabulary.tokens) else []
-        data = tokenizer_json_from_gguf(file.fields)
-        return read_tokenizer_json(data, f"the vocabulary of {file.path}", ends=ends, stop_ids=stop_ids)
-    except (CheckpointError, ConfigError) as error:
+        return tokenizer_from_gguf(file.fields, str(file.path))
+    except CheckpointError as error:
         raise CheckpointError(
             f"{file.path}: {error.message}; name another tokenizer with {{--tokenizer PATH}}, or import only the "
             "weights with {--tokenizer none}"
