@@ -169,6 +169,12 @@ def test_our_own_exports_are_our_own_tokenizers_again(name: str) -> None:
     assert type(again) is type(tokenizer) and again.to_dict() == tokenizer.to_dict()
 
 
+def test_generation_stops_at_the_end_of_a_text_and_of_a_turn() -> None:
+    tokenizer = tokenizer_from_gguf(a_vocabulary(add_bos_token=True, eot_token_id=65), "model.gguf")
+    end = a_vocabulary()["tokenizer.ggml.eos_token_id"]
+    assert tokenizer.stop_ids == (end, 65) and tokenizer.prefix == (end,) and tokenizer.suffix == ()
+
+
 def test_a_merge_that_never_applies_is_left_out() -> None:
     """The end of a text is no token that merges make, so nothing merges with it."""
     merges = [*a_vocabulary()["tokenizer.ggml.merges"], "<|endoftext|> a"]
@@ -178,14 +184,13 @@ def test_a_merge_that_never_applies_is_left_out() -> None:
 def test_the_command_line_shows_tokens_by_the_vocabulary_of_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gguf = write_vocabulary(tmp_path / "v.gguf", a_vocabulary(eot_token_id=0))
+    gguf = write_vocabulary(tmp_path / "v.gguf", a_vocabulary())
     model = tmp_path / "tokenizer.model"
     model.write_bytes(base64.b64decode(json.loads(FILE.read_text(encoding="utf-8"))["Llama"]["model"]))
     flags = ["--tokenizer", str(gguf), "--tokenizer", str(model)]
     assert main(["tokenizer", "show", *flags, "--text", "the time"]) == 0
     shown = capsys.readouterr().out
     assert "t|he| t|i|me" in shown and f"{model}: " in shown
-    assert tokenizer_from_gguf(a_vocabulary(eot_token_id=0), "x").stop_ids[1:] == (0,)
     (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:1000])
     (tmp_path / "cut.model").write_bytes(model.read_bytes()[:1000])
     for name in ("cut.gguf", "cut.model", "none.gguf", "none.model"):
