@@ -48,7 +48,7 @@ def ensure_hub_file(
     try:
         return Path(_hub_download(file, None, endpoint, local_files_only=True))
     except Exception as error:
-        if not _is_hub_error(error):
+        if not is_hub_error(error):
             raise
     if offline:
         raise Unavailable(
@@ -57,21 +57,21 @@ def ensure_hub_file(
     try:
         path = Path(_hub_download(file, progress, endpoint, local_files_only=False))
     except Exception as error:
-        if not _is_hub_error(error):
+        if not is_hub_error(error):
             raise
         raise Unavailable(
-            f"{file.name} could not be downloaded from {file.repo} at revision {file.revision} ({_reason(error)}); "
+            f"{file.name} could not be downloaded from {file.repo} at revision {file.revision} ({reason_of(error)}); "
             f"{_remedy(file)}",
-            _reason(error),
+            reason_of(error),
         ) from None
-    _check_hash(file, path)
+    check_download(file.repo, file.name, path, _remedy(file))
     return path
 
 
 def _hub_download(file: HubFile, progress: ProgressFn | None, endpoint: str | None, *, local_files_only: bool) -> str:
     from huggingface_hub import hf_hub_download
 
-    with _quiet_library():
+    with quiet_library():
         return hf_hub_download(
             file.repo,
             file.name,
@@ -84,12 +84,12 @@ def _hub_download(file: HubFile, progress: ProgressFn | None, endpoint: str | No
             library_version=__version__,
             etag_timeout=ETAG_TIMEOUT,
             local_files_only=local_files_only,
-            tqdm_class=_progress_bar_class(progress),
+            tqdm_class=progress_bar_class(progress),
         )
 
 
 @contextmanager
-def _quiet_library() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """Disable the library's telemetry and warnings inside the block."""
     # The environment variable for telemetry is read when the library is first imported, which may be long ago.
     from huggingface_hub import constants
@@ -105,7 +105,7 @@ def _quiet_library() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _progress_bar_class(progress: ProgressFn | None) -> Any:
+def progress_bar_class(progress: ProgressFn | None) -> Any:
     """Return a replacement for the tqdm class, which draws nothing and calls `progress`."""
 
     # The methods that huggingface_hub calls; its versions differ in the arguments.
@@ -129,19 +129,22 @@ def _progress_bar_class(progress: ProgressFn | None) -> Any:
     return Bar
 
 
-def _check_hash(file: HubFile, path: Path) -> None:
-    """Compare a download with its SHA-256. The library names the blob of a large file by the hash the hub announced."""
+def check_download(repo: str, name: str, path: Path, remedy: str) -> None:
+    """Compare a download with its SHA-256. The library names the blob of a large file by the hash the hub announced.
+
+    Raises DataError, after deleting the file.
+    """
     blob = path.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name) and (sha256 := sha256_of(blob)) != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise DataError(
-            f"{file.repo} sent a {file.name} that differs from the announced file: SHA-256 {sha256} instead of "
-            f"{blob.name}; it was deleted; try again, or {_remedy(file)}"
+            f"{repo} sent a {name} that differs from the announced file: SHA-256 {sha256} instead of "
+            f"{blob.name}; it was deleted; try again, or {remedy}"
         )
 
 
-def _is_hub_error(error: Exception) -> bool:
+def is_hub_error(error: Exception) -> bool:
     """Return whether an error is about the network, the hub or the disk, and not a bug."""
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -152,7 +155,7 @@ def _is_hub_error(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the first line of the root cause: the library wraps it in advice on its own settings."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__

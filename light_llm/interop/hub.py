@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..checkpoint.tensors import read_tensors
+from ..data.hub import is_hub_error, reason_of
 from ..errors import CheckpointError, ConfigError, DataError
 
 REQUIRED_FILES = ("config.json", "model.safetensors", "README.md")
@@ -68,26 +69,12 @@ def push(folder: Path, name: str, *, private: bool = True, endpoint: str | None 
             )
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Exported with light-llm {__version__}")
     except Exception as error:
-        if not _is_from_hub(error):
+        if not is_hub_error(error):
             raise
         raise DataError(
-            f"{name} could not be pushed ({_reason(error)}); the folder {folder} is as it was, so push it again with: "
+            f"{name} could not be pushed ({reason_of(error)}); the folder {folder} is as it was, so push it again "
+            "with: "
             + shlex.join(["light-llm", "export", "push", "--out", str(folder), "--push", name])
             + ("" if private else " --public")
         ) from None
     return f"{api.endpoint}/{repo}"
-
-
-def _is_from_hub(error: Exception) -> bool:
-    """Return whether an error is about the network or the hub: the library also raises those of its HTTP library."""
-    # The HTTP library has changed between versions of huggingface_hub, so no single class can be named.
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or package.startswith(("huggingface_hub", "httpx", "httpcore", "requests"))
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of the first cause."""
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -30,7 +30,10 @@ def test_an_import_can_be_loaded_and_used(tmp_path: Path, capsys: pytest.Capture
     )
     assert max(map(len, out.splitlines())) <= 80
     loaded = load_model("mine")
-    assert loaded.file.meta["imported"] == {"format": "huggingface", "family": "llama", "name": "out", "ours": True}
+    origin = loaded.file.meta["imported"]
+    assert origin.pop("config_json") == json.loads((folder / "config.json").read_text())
+    described = {"format": "huggingface", "family": "llama", "name": "out", "ours": True}
+    assert origin == described | {"weights": {"dtype": "float32"}}
     ids = some_tokens(T=16, V=257)
     assert torch.equal(loaded.model(ids), model(ids)[..., :257])
     assert TextGenerator("mine", device="cpu").generate("abc", 5, seed=1).startswith("abc")
