@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ..checkpoint import LoadedModel
+from ..checkpoint import LoadedModel, ModelFile
 from ..checkpoint.load import missing_tokenizer
 from ..config import MAX_SEED, Sampling, check_choice, check_range, repr_short, settings_of
 from ..data.tokenizers import start_ids
 from ..errors import ConfigError
 from ..evaluate.windows import Window
 from ..generate.decode import decode_text
+from ..json_io import parse_json
 from .loglikelihood import WindowScore, batch_by_length, score_windows, split_windows
 
 Progress = Callable[[str, int, int], None]  # the kind of request, the number done, the number in all
@@ -69,9 +71,7 @@ class LightLLMForEval:
             raise missing_tokenizer(loaded.file)
         self.model, self.tokenizer = loaded.model, loaded.file.tokenizer
         self.context = loaded.file.training_window
-        # The same token that an empty prompt starts from in `generate`, so both see the same distribution.
-        starts = start_ids(self.tokenizer, knows_separator=loaded.file.knows_separator)
-        self.start = starts[-1]  # the token before a text without context
+        self.start = find_start(loaded.file)  # the token before a text without context
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
         self.dtype = dtype or str(loaded.file.meta.get("dtype") or "float32")
         self.fill_last_window = last_window == "full"
@@ -80,9 +80,14 @@ class LightLLMForEval:
     @property
     def start_name(self) -> str:
         """The start token in words."""
+        if self.start in self.tokenizer.prefix:
+            return "the token that begins each text (BOS)"
         if self.start == self.tokenizer.separator:
             return "the separator of documents"
-        return f"the token {self.tokenizer.token_bytes(self.start).decode('utf-8', errors='replace')!r}"
+        name = self.tokenizer.token_bytes(self.start).decode("utf-8", errors="replace")
+        if not name and (library := getattr(self.tokenizer, "library", None)):  # a special token
+            name = library.id_to_token(self.start)
+        return f"the token {name!r}"
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """Return log P(continuation | context) in nats, and whether the continuation is the greedy one, for each pair.
@@ -98,8 +103,12 @@ class LightLLMForEval:
         return [(-math.fsum(s.nats for s in scores), all(s.greedy for s in scores)) for scores in per_pair]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
-        """Return log P of each text in nats: of all its tokens, the first one after the start token."""
-        ids = [self.tokenizer.encode(text) for text in texts]
+        """Return log P of each text in nats: of all its tokens, the first one after the start token.
+
+        As in the harness's own models, the tokens of a text are those that the model's tokenizer gives, with BOS if it
+        puts one there, which is then scored too, after another BOS.
+        """
+        ids = [[*self.tokenizer.prefix, *self.tokenizer.encode(text), *self.tokenizer.suffix] for text in texts]
         windows = [
             split_windows([self.start, *row], len(row), self.context, fill_last=self.fill_last_window) for row in ids
         ]
@@ -114,7 +123,7 @@ class LightLLMForEval:
         texts: dict[int, str] = {}
         for request, indices in groups.items():
             n = max_prompt_tokens(self.context, request.max_tokens)
-            ids = [self.tokenizer.encode(requests[i][0]) or [self.start] for i in indices]
+            ids = [[*self.tokenizer.prefix, *self.tokenizer.encode(requests[i][0])] or [self.start] for i in indices]
             self.truncated += sum(len(row) > n for row in ids)
             for batch in batch_by_length(list(map(len, ids)), self.batch_size):
                 new = self._generate([ids[j][-n:] for j in batch], request, [indices[j] for j in batch])
@@ -135,7 +144,7 @@ class LightLLMForEval:
         context_ids = self.tokenizer.encode(bare)
         ids = self.tokenizer.encode(bare + continuation)[len(context_ids) :]
         # If both merge into no more tokens than the context has, no token would be left to score.
-        return context_ids, ids or self.tokenizer.encode(continuation)
+        return [*self.tokenizer.prefix, *context_ids], ids or self.tokenizer.encode(continuation)
 
     def _score(self, kind: str, requests: Sequence[list[Window]], *, greedy: bool) -> list[list[WindowScore]]:
         """Return the scores of the windows of each request."""
@@ -170,6 +179,24 @@ class LightLLMForEval:
     def _report(self, kind: str, done: int, total: int) -> None:
         if self.progress:
             self.progress(kind, done, total)
+
+
+def find_start(file: ModelFile) -> int:
+    """Return the token before a text without context: BOS, else EOS, as in the harness's own models.
+
+    Of a model of ours it is the token that an empty prompt starts from in `generate`.
+    """
+    assert file.tokenizer is not None
+    if file.tokenizer.prefix:
+        return file.tokenizer.prefix[0]
+    if library := getattr(file.tokenizer, "library", None):
+        with suppress(ValueError, AttributeError):  # a damaged tokenizer_config.json
+            config = parse_json(file.files.get("tokenizer_config.json", b"{}"))
+            for token in (config.get("bos_token"), config.get("eos_token")):
+                name = token.get("content") if isinstance(token, dict) else token
+                if isinstance(name, str) and (found := library.token_to_id(name)) is not None:
+                    return int(found)
+    return start_ids(file.tokenizer, knows_separator=file.knows_separator)[-1]
 
 
 def parse_generation_kwargs(kwargs: Mapping[str, Any]) -> GenerationRequest:

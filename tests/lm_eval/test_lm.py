@@ -19,10 +19,11 @@ from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths, decode
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.evaluate import Evaluation, evaluate_loss
+from light_llm.evaluate.windows import Window
 from light_llm.generate.decode import StopStringStream
 from light_llm.lm_eval import LightLLMForEval
 from light_llm.lm_eval.lm import max_prompt_tokens, parse_generation_kwargs
-from light_llm.lm_eval.loglikelihood import Window, batch_by_length, score_windows, split_windows
+from light_llm.lm_eval.loglikelihood import batch_by_length, score_windows, split_windows
 from tests.lm_eval.conftest import TEXT, greedy_by_logits, score_by_logits
 from tests.support.export_tools import HF, a_tokenizer, tiny_loaded
 from tests.support.tools import model_path, tiny_model
