@@ -40,7 +40,7 @@ KINDS = {
     ),
     "stdin": Kind(
         "texts that came through a pipe or as a Python list; --resume of their runs needs them",
-        (rf"stdin/{DIGEST}{{64}}\.txt", rf"texts/{DIGEST}{{64}}\.jsonl"),
+        (rf"stdin/{DIGEST}{{64}}\.(txt|jsonl|json|parquet)", rf"texts/{DIGEST}{{64}}\.jsonl"),
         False,
     ),
     "ids": Kind("texts as token ids", (rf"shards/{DIGEST}{{24}}",)),

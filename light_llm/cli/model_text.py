@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..data import TokenDataset
     from ..evaluate import LimitDistance
 
+READ_SETTINGS = ("text_field", "errors", "separator", "include")  # that decide what is read from a text
+
 
 def open_training_data(file: ModelFile, moved: str = "", max_length: int | None = None) -> TokenDataset:
     """Return the dataset of a model file, with the tokenizer and the split that it was trained with.
@@ -36,9 +38,7 @@ def open_training_data(file: ModelFile, moved: str = "", max_length: int | None 
         raise missing_tokenizer(file)
     if not (source or moved):
         raise CheckpointError(f"{file.path} does not record its text; name one with --data PATH")
-    settings: dict[str, Any] = {
-        name: data[name] for name in ("held_out", "val_data", "text_field", "errors") if name in data
-    }
+    settings: dict[str, Any] = {name: data[name] for name in ("held_out", "val_data", *READ_SETTINGS) if name in data}
     is_held_out = bool(moved) and _is_held_out_text(moved, data)
     paths = {"data": source, "val_data": moved} if is_held_out else {"data": moved or source}
     config = DataConfig(max_length=max_length or file.training_window, **(settings | paths))
@@ -66,7 +66,7 @@ def _is_held_out_text(path: str, data: Mapping[str, Any]) -> bool:
 
     if not data.get("held_out_sha256"):
         return False
-    source = find_source(path, text_field=data.get("text_field", "text"), errors=data.get("errors", "strict"))
+    source = find_source(path, **{name: data[name] for name in READ_SETTINGS if name in data})
     return source.sha256 == data["held_out_sha256"]
 
 

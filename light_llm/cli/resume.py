@@ -53,7 +53,7 @@ def compare_with_start(flags: TrainFlags, given: set[str], settings: dict[str, A
     """
     then: dict[str, Any] = saved.asked.get("settings", {})
     asked = saved.asked | {"settings": then | settings}
-    from ..data.sources import STDIN
+    from ..data.piped_text import STDIN
 
     if saved.step is None:
         return _restart(flags, settings, saved, asked)
@@ -86,7 +86,7 @@ def _is_same_path(given: str, known: str | None) -> bool:
 
 def _restart(flags: TrainFlags, settings: dict[str, Any], saved: SavedRun, asked: dict[str, Any]) -> Request:
     """Return the request of a run that starts again at step 0."""
-    from ..data.sources import STDIN, stdin_or_saved
+    from ..data.piped_text import STDIN, stdin_or_saved
 
     if "settings" in saved.asked:
         # The default source may have been replaced by the built-in corpus.

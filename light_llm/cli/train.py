@@ -198,7 +198,7 @@ def _resumed_run(saved: SavedRun, step: Path, settings: dict[str, Any]) -> tuple
     import torch
 
     from ..checkpoint import read_model
-    from ..data.sources import STDIN, stdin_or_saved
+    from ..data.piped_text import STDIN, stdin_or_saved
     from ..train.start import refuse_changes
 
     # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.

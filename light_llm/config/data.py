@@ -50,9 +50,23 @@ class DataConfig:
     )
     text_field: str = setting(
         "text",
-        "field of JSON Lines or Parquet that holds the text",
-        short="field with the text (JSONL, Parquet)",
+        "field of JSON, CSV or Parquet that holds the text; none reads such a file as plain text",
+        short="field with the text (JSON, CSV, Parquet)",
         flag=True,
+    )
+    separator: str | None = setting(
+        None,
+        "line between the documents of a text, such as <|endoftext|>; without it such lines are ordinary text",
+        short="line between documents",
+        flag=True,
+        metavar="TEXT",
+    )
+    include: str = setting(
+        "",
+        "endings of the files to read in a folder, such as .py,.md; by default those of texts, JSON Lines or Parquet",
+        short="files of a folder, such as .py,.md",
+        flag=True,
+        metavar="ENDINGS",
     )
     # Bytes that are not UTF-8: strict refuses the text, replace counts and replaces them.
     errors: str = setting(

@@ -100,6 +100,8 @@ class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
             "val_data": self.config.val_data,
             "text_field": self.config.text_field,
             "errors": self.config.errors,
+            "separator": self.config.separator,
+            "include": self.config.include,
             "train_tokens": len(self.tokens),
             "held_out_tokens": len(self.held_out),
             "max_length": self.max_length,
@@ -117,13 +119,16 @@ def prepare_dataset(
     val_data: str | Path | Iterable[Any] | None = None,
     text_field: str = "text",
     errors: str = "strict",
+    separator: str | None = None,
+    include: str = "",
     offline: bool = False,
     progress: StageProgressFn | None = None,
 ) -> tuple[TokenDataset, Tokenizer]:
     """Find a text, split it, encode it (the ids are cached), and open it for training. See also `load_dataset`.
 
     Args:
-        data: the name of a source, or the path of a text, a folder of texts, JSONL or Parquet; `-` is standard input.
+        data: the name of a source, or the path of a text, a folder of texts, JSON, CSV or Parquet; `-` is standard
+            input. A `Path` is always a path.
             Or the documents themselves: a list of texts, or records such as those of a `datasets.Dataset`.
             None: Shakespeare, or the built-in corpus if that is unavailable.
         max_length: T, tokens of a training window.
@@ -132,8 +137,10 @@ def prepare_dataset(
             built-in corpus or if the vocabulary of gpt2 is unavailable.
         held_out: the last share of the characters, which is evaluated on and never trained on.
         val_data: another text to hold out instead.
-        text_field: the field of JSONL, Parquet or records that holds the text.
+        text_field: the field of JSON, CSV, Parquet or records that holds the text; none reads a file as plain text.
         errors: strict refuses bytes that are not UTF-8; replace counts and replaces them.
+        separator: the line between the documents of a text, such as `<|endoftext|>`.
+        include: the endings of the files to read in a folder, such as ".py,.md".
         offline: download nothing.
         progress: called with (stage, bytes done, bytes in total); the stages are reading, learning and encoding.
 
@@ -152,6 +159,8 @@ def prepare_dataset(
         held_out=held_out,
         text_field=text_field,
         errors=errors,
+        separator=separator,
+        include=include,
     )
     name, n_documents = (DEFAULT_SOURCE, None) if data is None else find_data(data, text_field)
     val_name = None if val_data is None else find_data(val_data, text_field, argument="val_data")[0]

@@ -154,17 +154,18 @@ def utf8_error(path: Path, offset: int, error: UnicodeDecodeError, where: str = 
     return DataError(f"{path} is not UTF-8 text: {byte} at offset {offset:,}{where} ({error.reason}); {advice}")
 
 
-def check_is_text(path: Path, start: bytes) -> None:
+def check_is_text(path: Path | str, start: bytes) -> None:
     """Refuse other formats, UTF-16, UTF-32 and zeros, even with errors="replace", which would turn them into garbage.
 
     Args:
-        start: the first `START_BYTES` bytes of the file.
+        path: the file, or the name of a pipe.
+        start: the first `START_BYTES` bytes of it.
 
     Raises:
         DataError: with what the file is, and how to make a text of it.
     """
     if found := format_of(start):
-        advice = found.advice.replace("FILE", shlex.quote(str(path)))
+        advice = found.advice if isinstance(path, str) else found.advice.replace("FILE", shlex.quote(str(path)))
         raise DataError(f"{path} is not plain text but {found.name}; {advice}")
     if start and not start.strip(b"\0"):
         what = "its beginning is" if len(start) >= START_BYTES else "it is"
@@ -200,7 +201,8 @@ def _wide_encoding(start: bytes) -> str:
     return ""
 
 
-def _convert_hint(path: Path, encoding: str) -> str:
-    name, convert = shlex.quote(str(path)), f"iconv -f {encoding} -t UTF-8"
-    command = f"gunzip -c {name} | {convert}" if path.suffix.lower() == ".gz" else f"{convert} {name}"
+def _convert_hint(path: Path | str, encoding: str) -> str:
+    name = "FILE" if isinstance(path, str) else shlex.quote(str(path))
+    convert = f"iconv -f {encoding} -t UTF-8"
+    command = f"gunzip -c {name} | {convert}" if name.rstrip("'").lower().endswith(".gz") else f"{convert} {name}"
     return f"convert it, for example with: {command} > utf8.txt"

@@ -1,9 +1,9 @@
-"""Split files into documents: plain text, stories with a separator line between them, JSON Lines."""
+"""Split files into documents: plain text, texts with separator lines, JSON Lines."""
 
 import json
 import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .decode_utf8 import (
 from .file_formats import START_BYTES
 from .text_stream import Chunk
 
-SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a file; ordinary text anywhere else
+SEPARATOR = "<|endoftext|>"  # a line of its own between the stories of a built-in text
 MAX_LINE_BYTES = 1 << 24  # of JSON; its values can take forty times that in memory
 MAX_LISTED_FIELDS = 12  # in an error message
 
@@ -33,28 +33,47 @@ def text_documents(path: Path, text_field: str, errors: str, callbacks: ReadCall
 
 
 def story_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
-    """Yield the stories of a file, which are separated by lines that are exactly `<|endoftext|>`.
+    """Return the stories of a file, which are separated by lines that are exactly `<|endoftext|>`."""
+    return split_documents(text_documents(path, text_field, errors, callbacks), SEPARATOR)
 
-    The line breaks on both sides of such a line belong to it, so that joining the stories with it loses nothing.
+
+def split_documents(chunks: Iterator[Chunk], separator: str) -> Iterator[Chunk]:
+    """Split the documents of a stream at the lines that are exactly `separator`.
+
+    The line breaks on both sides of such a line belong to it, so that joining the parts with it loses nothing.
     """
-    mark = f"\n{SEPARATOR}\n"
-    # Read the file as if it had a line break before and after it. The break that ends one separator may begin the
-    # next: it is then the first character of `held` and no part of a story (skip = 1).
-    held, skip = "", 1
-    for chunk in chain(["\n"], read_text(path, errors=errors, callbacks=callbacks), ["\n"]):
-        held, start = held + chunk, 0
-        while (at := held.find(mark, start)) >= 0:
-            yield held[start + skip : at]
+    for is_break, parts in groupby(chunks, lambda chunk: chunk is None):
+        if is_break:
             yield None
-            start, skip = at + len(mark) - 1, 1
-        # Text before `safe` cannot become part of a separator, however the file continues.
-        safe = len(held) - len(mark) + 1
-        if safe > start:
+        else:
+            yield from _split_document(filter(None, parts), separator)
+
+
+def _split_document(chunks: Iterator[str], separator: str) -> Iterator[Chunk]:
+    # A line ends in LF or CRLF. The CR before a separator is part of it only if it ends in CRLF too.
+    mark, longest = f"\n{separator}", len(f"\r\n{separator}\r\n")
+    # Read the document as if it had a line break before and after it. The break that ends one separator may begin the
+    # next: it is then the first `skip` characters of `held`, and no part of a document.
+    held, skip = "", 1
+    for chunk in chain(["\n"], chunks, ["\n"]):
+        held, start, after = held + chunk, 0, 0
+        while (at := held.find(mark, after)) >= 0:
+            after = at + len(mark)
+            if held.startswith("\n", after):
+                yield held[start + skip : at]
+                yield None
+                start, skip = after, 1
+            elif held.startswith("\r\n", after):
+                yield held[start + skip : at - (held[at - 1 : at] == "\r")]
+                yield None
+                start, skip = after, 2
+        # Text before `safe` cannot become part of a separator, however the document continues.
+        safe = len(held) - longest
+        if safe >= start + skip:
             yield held[start + skip : safe]
             start, skip = safe, 0
         held = held[start:]
     yield held[skip:-1]
-    yield None
 
 
 def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
@@ -85,7 +104,7 @@ def jsonl_documents(path: Path, text_field: str, errors: str, callbacks: ReadCal
             offset += len(line)
             text = text.removeprefix("\ufeff") if number == 1 else text
             if text.strip():
-                document = _text_field(_parse_object(text, where), text_field, where)
+                document = text_of_field(_parse_object(text, where), text_field, where)
                 yield from document_chunks(document, errors, callbacks, where)
             if offset - reported >= READ_BYTES:
                 reported = offset
@@ -140,8 +159,8 @@ def _parse_object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _text_field(line: dict[str, Any], name: str, where: str) -> str | None:
-    """Return the text in a field. `meta.text` means "text" inside "meta", unless a field has that full name."""
+def text_of_field(line: dict[str, Any], name: str, where: str) -> str | None:
+    """Return the text in a field of a record: `meta.text` is "text" inside "meta", unless a field has that name."""
     value: Any = line
     for part in [name] if name in line else name.split("."):
         if not isinstance(value, dict) or part not in value:

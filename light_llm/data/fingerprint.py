@@ -7,7 +7,9 @@ To count something else in a text, add a field of `TextStats` and increase FORMA
 
 import hashlib
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +23,10 @@ from .decode_utf8 import NO_CALLBACKS, ReadCallbacks
 from .text_files import TextFiles
 from .text_stream import Chunk, ProgressFn
 
-FORMAT = 1  # of the cached results; increase it after any change to what `text_stats` computes
+FORMAT = 2  # of the cached results; increase it after any change to what `text_stats` computes
+# What other programs write between documents. Here it is ordinary text.
+END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<|endofdocument|>", "<eos>")
+_END_MARK_LINE = re.compile(rf"\n({'|'.join(map(re.escape, END_MARKS))})(?=\r?\n)")
 STAMP_SECONDS = 2.0  # the coarsest time stamps of a file system in use (FAT)
 
 
@@ -35,6 +40,8 @@ class TextStats:
     alphabet: str  # the different characters, sorted
     documents: int
     replaced: int = 0  # invalid bytes that became U+FFFD
+    end_mark: str = ""  # the mark of END_MARKS that has the most lines of its own
+    end_mark_lines: int = 0
 
 
 def text_stats(texts: TextFiles, progress: ProgressFn | None = None) -> TextStats:
@@ -80,6 +87,7 @@ def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
     digest, n_bytes, n_chars, documents = hashlib.sha256(), 0, 0, 1
     alphabet, ascii_seen = set[str](), b""
     replaced: list[int] = []
+    marks = Counter[str]()
     for chunk in _read_and_hash(texts, digest.update, progress, ReadCallbacks(on_replaced=replaced.append)):
         if chunk is None:
             documents += 1
@@ -87,17 +95,22 @@ def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
         data = chunk.encode()
         n_bytes += len(data)
         n_chars += len(chunk)
+        # Most texts have no line that begins so, which is found out fast.
+        if "<" in chunk and "\n<" in chunk:
+            marks.update(_END_MARK_LINE.findall(chunk))
         # Delete the ASCII characters seen before in one fast sweep over the bytes; what is left is mostly nothing.
         if (rest := data.translate(None, delete=ascii_seen)) and not alphabet.issuperset(new := set(rest.decode())):
             alphabet |= new
             ascii_seen = "".join(c for c in alphabet if c.isascii()).encode()
     if n_chars == 0:
         where = texts.files[0] if len(texts.files) == 1 else f"{texts.files[0].parent} (all {len(texts.files):,} files)"
-        if texts.kind in ("jsonl", "parquet"):
+        if texts.kind in ("jsonl", "json", "csv", "parquet"):
             raise DataError(
-                f"{where} holds no text in field {texts.text_field!r}; name the field that has it with {{--text-field}}"
+                f"{where} holds no text in field {texts.options.text_field!r}; name the field that has it with "
+                "{--text-field}"
             )
         raise DataError(f"{where} holds no text; name another file or folder")
+    end_mark, end_mark_lines = max(marks.items(), key=lambda item: item[1], default=("", 0))
     return TextStats(
         sha256=digest.hexdigest(),
         n_bytes=n_bytes,
@@ -105,6 +118,8 @@ def _compute_stats(texts: TextFiles, progress: ProgressFn | None) -> TextStats:
         alphabet="".join(sorted(alphabet)),
         documents=documents,
         replaced=sum(replaced),
+        end_mark=end_mark,
+        end_mark_lines=end_mark_lines,
     )
 
 
@@ -139,7 +154,7 @@ def _file_stamps(texts: TextFiles) -> tuple[str, float]:
         stamps.append((str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
         latest = max(latest, stat.st_mtime, stat.st_ctime)
     # Each option can change what is read, so it is part of the key.
-    options = (FORMAT, texts.kind, texts.text_field, texts.errors, texts.hash_raw_bytes)
+    options = (FORMAT, texts.kind, texts.options, texts.hash_raw_bytes)
     return hashlib.sha256(repr((options, stamps)).encode("utf-8", "surrogateescape")).hexdigest(), latest
 
 

@@ -11,8 +11,9 @@ from ..runtime import cache_dir
 
 RUN = "a run"
 RUN_TEXTS = ("metrics.jsonl",)  # files of a run whose names end like those of a text
-_RUN_FILES = {"run.json", "best_model.pt", ".previous-run"}
-_STEP = re.compile(r"step-\d{6,}")
+RUN_FILES = (*RUN_TEXTS, "best_model.pt", "run.json", "train.log", "report.html", "analysis.json")
+_RUN_MARKS = {"run.json", "best_model.pt", ".previous-run"}
+STEP_FOLDER = re.compile(r"step-\d{6,}")
 _CACHE_FOLDERS = {"scans", "shards"}  # every cache has both after its first text
 _CARD_START = b"---\nlicense: "
 _HASH_ROW = re.compile(rb"^\| `[^`]+` \| `[0-9a-f]{64}` \|$", re.MULTILINE)
@@ -25,7 +26,7 @@ def output_kind(folder: Path, folders: Collection[str], names: Collection[str]) 
     ('a run', 'a model')
     """
     entries = {*folders, *names}
-    if entries & _RUN_FILES or any(_STEP.fullmatch(name) for name in folders):
+    if entries & _RUN_MARKS or any(STEP_FOLDER.fullmatch(name) for name in folders):
         return RUN
     if "config.json" in entries and any(name.endswith(".safetensors") for name in names):
         return "a model"

@@ -12,6 +12,7 @@ from ..config import as_plain, repr_short
 from ..errors import ConfigError, DataError
 from ..runtime import cache_dir
 from .download import cache_errors
+from .text_files import NO_FIELD
 from .tokenizer_interface import Tokenizer
 from .tokenizers import tokenizer_from_dict
 
@@ -75,6 +76,10 @@ def save_documents(documents: Iterable[Any], text_field: str) -> tuple[str, int]
     Raises:
         DataError: no documents, something that is neither a text nor a record with one, or paths of files.
     """
+    if text_field == NO_FIELD:
+        raise DataError(
+            f"{{--text-field {NO_FIELD}}} reads a file as plain text, and a list of documents is none; leave it out"
+        )
     items = iter(documents)
     first = next(items, None)
     if first is None:

@@ -33,6 +33,8 @@ def resolve_source(
         find_source,
         text_field=config.text_field,
         errors=config.errors,
+        separator=config.separator,
+        include=config.include,
         val_data=config.val_data,
         offline=offline,
         progress=progress,

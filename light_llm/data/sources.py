@@ -1,27 +1,24 @@
 """Find a text by name or path: a named source, the built-in corpus, standard input, a file or a folder."""
 
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from ..atomic_io import write_by_digest
 from ..config import repr_short
 from ..errors import DataError, did_you_mean
-from ..runtime import cache_dir, expand_path
-from .decode_utf8 import READ_BYTES
-from .download import PinnedFile, cache_errors, ensure_file
+from ..runtime import expand_path
+from .download import PinnedFile, ensure_file
 from .fingerprint import TextStats, read_verified, text_stats
 from .hub import HubFile, ensure_hub_file
+from .piped_text import STDIN, check_saved_stdin, is_saved_stdin, save_stdin
 from .tales import corpus
-from .text_files import TextFiles, find_text_files, list_skipped
+from .text_files import ReadOptions, TextFiles, find_text_files
+from .text_notes import folder_note, text_notes
 from .text_stream import Chunk, LogFn, ProgressFn, no_log
 
-STDIN = "-"
 SHAKESPEARE = PinnedFile(
     name="shakespeare.txt",
     url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -84,6 +81,8 @@ class Source(TextStats):
     def read(self, progress: ProgressFn | None = None) -> Iterator[Chunk]:
         """Yield the text in chunks, with None between documents (never first, last or repeated).
 
+        Nothing is kept in memory, and each call reads the text from its beginning.
+
         Args:
             progress: called with (bytes read, bytes in all).
 
@@ -98,19 +97,30 @@ def find_source(
     *,
     text_field: str = "text",
     errors: str = "strict",
+    separator: str | None = None,
+    include: str = "",
     val_data: str | None = None,
     offline: bool = False,
     progress: ProgressFn | None = None,
     log: LogFn = no_log,
 ) -> Source:
-    """Find the text called `data` and compute its facts.
+    r"""Find the text called `data` and compute its facts. To iterate over the documents of any file or folder:
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = Path(folder.name, "my.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n')
+    >>> list(find_source(f"{folder.name}/my.jsonl").read())
+    ['One.', None, 'Two.']
+
+    A long document comes in several chunks, and None stands between documents.
 
     Args:
-        data, text_field, errors, offline: as in `prepare_dataset`; the field `meta.text` is "text" in "meta".
+        data, text_field, errors, separator, include, offline: as in `prepare_dataset`; the field `meta.text` is "text"
+            in "meta".
         val_data: the name or path of a text to hold out; by default the validation files of the source, if it has any.
         progress: called with (bytes done, bytes in total) of each download and of each pass over files.
-        log: called with a message for each damaged file that was skipped, what a folder gave, and a built-in text whose
-            name is also that of a file here.
+        log: called with a message for each damaged file that was skipped, what a folder gave, what a text may hold by
+            mistake, and a built-in text whose name is also that of a file here.
 
     Raises:
         DataError: an unknown source or file, a folder without texts, an empty text, a failed download, or a file that
@@ -118,12 +128,22 @@ def find_source(
     """
     if errors not in ("strict", "replace"):
         raise DataError(f"{{--errors {errors}}} cannot be used; it must be strict or replace")
-    source = _find(data, text_field, errors, offline, progress, log)
+    if separator is not None and (not separator.strip() or len(separator.splitlines()) > 1):
+        raise DataError(
+            f"{{--separator}} is {separator!r}; it must be what one line has between two documents, such as "
+            "{--separator '<|endoftext|>'}"
+        )
+    options = ReadOptions(text_field, errors, separator, include)
+    source = _find(data, options, offline, progress, log)
+    if include and (_is_built_in(data) or not source.path.is_dir()):
+        log(f"{{--include {include}}} has no effect: {source.title} is not a folder")
+    if separator and _is_built_in(data):
+        log(f"{{--separator}} has no effect on {source.title}, a built-in text")
     if val_data is None:
         return source
     # The validation files of a source that is itself used for validation are ignored.
     try:
-        held_out = replace(_find(val_data, text_field, errors, offline, progress, log), held_out=None)
+        held_out = replace(_find(val_data, options, offline, progress, log), held_out=None)
     except DataError as error:
         raise DataError(f"the held-out text ({{--val-data {val_data}}}) cannot be used: {error.message}") from None
     if held_out.sha256 == source.sha256:
@@ -143,7 +163,7 @@ def source_from_files(
     return Source(name=name, title=title, path=path, reader=reader, **vars(stats))
 
 
-def _find(data: str, text_field: str, errors: str, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:
+def _find(data: str, options: ReadOptions, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:
     if _is_built_in(data):
         if Path(data).exists():
             kind = "folder" if Path(data).is_dir() else "file"
@@ -164,11 +184,14 @@ def _find(data: str, text_field: str, errors: str, offline: bool, progress: Prog
             path = save_stdin(None if data == STDIN else path)
             name = str(path)
         if path.is_file() or path.is_dir():
-            texts = find_text_files(path, text_field, errors)
+            texts = find_text_files(path, options)
             source = source_from_files(name, _title(path), path, texts, progress)
-            check_saved_stdin(path, source.sha256)
+            if texts.hash_raw_bytes:  # otherwise the hash is of the documents
+                check_saved_stdin(path, source.sha256)
             if path.is_dir():
-                log(_folder_note(path, texts, source.documents))
+                log(folder_note(path, texts, source))
+            for note in text_notes(source.title, texts, source):
+                log(note)
             return source
         if path.exists():
             raise DataError(f"{data} is a device and holds no text; name a text file or a folder of them")
@@ -183,14 +206,7 @@ def _is_built_in(data: str) -> bool:
 
 def _title(path: Path) -> str:
     """Return the name of a text for messages, which is not the hash that names a saved standard input."""
-    return "standard input" if _is_saved_stdin(path) else path.absolute().name
-
-
-def _folder_note(folder: Path, texts: TextFiles, documents: int) -> str:
-    """Return a note of the files that were read from a folder, and of the skipped ones that light-llm wrote."""
-    files = f"{len(texts.files):,} file{'s' * (len(texts.files) > 1)}"
-    skipped = f"; skipped: {list_skipped(texts.skipped)}" if texts.skipped else ""
-    return f"the folder {folder} has {files} of text, {documents:,} document{'s' * (documents > 1)}{skipped}"
+    return "standard input" if is_saved_stdin(path) else path.absolute().name
 
 
 def _unknown_text(data: str, path: Path) -> str:
@@ -239,63 +255,3 @@ def _named_source(
     validation = [local_path(file) for file in description.validation]
     training = [local_path(file) for file in description.training]
     return replace(source(training), held_out=source(validation) if validation else None)
-
-
-def save_stdin(pipe: Path | BinaryIO | None = None) -> Path:
-    """Copy a pipe, by default standard input, to `<cache>/stdin/<sha256>.txt`, and return that path.
-
-    A text is read more than once, and a resumed run must find it again.
-
-    Raises:
-        DataError: the pipe is empty, standard input is closed or a terminal, or the file cannot be written.
-    """
-    if isinstance(pipe, Path):
-        with open(pipe, "rb") as stream:
-            return save_stdin(stream)
-    if pipe is None:
-        if sys.stdin is None or sys.stdin.closed:
-            raise DataError("{--data -} reads standard input, which is closed; pipe a text into it, or name a file")
-        if sys.stdin.isatty():
-            raise DataError(
-                "{--data -} reads standard input, which is a terminal; pipe a text into it, as in cat my.txt | ..., "
-                "or name a file"
-            )
-        pipe = sys.stdin.buffer
-    folder = _stdin_folder()
-
-    def copy(file: BinaryIO) -> None:
-        empty = True
-        while block := pipe.read(READ_BYTES):
-            file.write(block)
-            empty = False
-        if empty:
-            raise DataError("standard input (or the pipe) is empty; pipe a text into it, or name a file")
-
-    with cache_errors("the text of the pipe", folder):
-        path = write_by_digest(folder, ".txt", copy)
-    return path
-
-
-def stdin_or_saved(saved: str) -> str:
-    """Return the path of the text on standard input, or `saved`, that of a run, if standard input has no text."""
-    try:
-        return str(save_stdin())
-    except DataError:  # empty, closed or a terminal, as under a job scheduler that repeats a command
-        return saved
-
-
-def check_saved_stdin(path: Path, sha256: str) -> None:
-    """Raise DataError if a file that `save_stdin` wrote no longer has the SHA-256 in its name."""
-    if _is_saved_stdin(path) and path.stem != sha256:
-        raise DataError(
-            f"{path} is damaged: its SHA-256 is {sha256[:12]}..., not the one in its name; "
-            "delete it and pipe the text in again"
-        )
-
-
-def _stdin_folder() -> Path:
-    return cache_dir() / "stdin"
-
-
-def _is_saved_stdin(path: Path) -> bool:
-    return path.absolute().parent == _stdin_folder().absolute()

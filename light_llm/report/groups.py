@@ -16,7 +16,7 @@ WITHOUT_EFFECT = frozenset(
     f"train.{name}"
     for name in ("save_interval", "save_minutes", "keep_every", "sample_interval", "probe_interval", "tracker")
 )
-_SAVED_STDIN = re.compile(r"[0-9a-f]{64}\.txt")  # the file of a text that came through a pipe
+_SAVED_STDIN = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|json|parquet)")  # the file of a text that came through a pipe
 
 
 def results_of(run: RunLog) -> dict[str, Any]:

@@ -32,6 +32,8 @@ REPEATED = {
     "val_data": ("b.txt", ""),
     "text_field": ("text", "body"),
     "errors": ("replace", "strict"),
+    "separator": ("---", "+++"),
+    "include": (".txt", ".md"),
     "seed": ("5", "6"),
     "max_steps": ("2", ""),
     "batch_size": ("4", "8"),

@@ -52,6 +52,8 @@ OTHER_VALUES = {
     "tokenizer": "byte",
     "val_data": "y.txt",
     "text_field": "t",
+    "separator": "---",
+    "include": ".py",
     "init_from": "m.pt",
     "device": "cpu",
     "dropout": 0.25,

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from light_llm.data import decode_utf8, documents
 from light_llm.data.decode_utf8 import read_text
 from light_llm.data.documents import SEPARATOR
-from light_llm.data.sources import SHAKESPEARE, Source, find_source, save_stdin, source_from_files
+from light_llm.data.json_records import DETECT_BYTES
+from light_llm.data.piped_text import save_stdin
+from light_llm.data.sources import SHAKESPEARE, Source, find_source, source_from_files
 from light_llm.data.text_files import TextFiles
 from light_llm.data.text_stream import MAX_CHUNK_CHARS, Chunk, drop_empty_chunks, split_at, split_at_word_boundaries
 from light_llm.errors import DataError
@@ -283,12 +285,12 @@ def test_a_saved_text_that_changes_is_refused() -> None:
 def test_a_broken_or_empty_pipe_leaves_no_file(empty_cache: Path) -> None:
     class Breaking(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
-            if self.tell():
+            if self.tell() > DETECT_BYTES:
                 raise OSError("the pipe is gone")
-            return super().read(4)
+            return super().read(size)
 
     with pytest.raises(DataError, match="the pipe is gone; .*LIGHT_LLM_CACHE"):
-        save_stdin(Breaking(b"some text"))
+        save_stdin(Breaking(b"some text" * 9 * DETECT_BYTES))
     with pytest.raises(DataError, match="the pipe. is empty"):
         save_stdin(io.BytesIO())
     assert not list((empty_cache / "stdin").iterdir())
