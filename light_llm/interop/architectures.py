@@ -92,6 +92,7 @@ _GPT_NEO_FIELDS = (
     ConfigField("attn_dropout", "attention_dropout", 0.0),
     ConfigField("tied_head", "tie_word_embeddings", True),
 )
+_SCALINGS = ("none", "linear", "llama3")  # of rotations; the third only in llama.cpp's Llama
 _GPT2: dict[str, Any] = {"positions": "learned", "norm": "layernorm", "mlp": "gelu"}
 _ROTARY: dict[str, Any] = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
 _SUMMARY = "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout"
@@ -129,7 +130,7 @@ FAMILIES = {
                 "pretraining_tp": 1,
             },
             tensors=tensor_names.LLAMA,
-            gguf=GGUFTraits({"rope_scaling": ("none", "linear", "llama3")}, interleaved=True),
+            gguf=GGUFTraits({"rope_scaling": _SCALINGS}, interleaved=True),
             needs_whole_heads=True,
             zero_biases=True,
         ),
@@ -144,6 +145,7 @@ FAMILIES = {
             also_written=lambda config: {"hidden_act": "silu"},
             tensors=tensor_names.LLAMA,
             windows="every layer",
+            gguf=GGUFTraits({"rope_scaling": _SCALINGS}, architecture="llama", interleaved=True),
             zero_biases=True,
         ),
         Family(
@@ -158,6 +160,7 @@ FAMILIES = {
             also_written=lambda config: {"hidden_act": "silu"},
             tensors=tensor_names.LLAMA,
             windows="layer types or first layer",
+            gguf=GGUFTraits({"rope_scaling": _SCALINGS[:2]}),
         ),
         Family(
             name="qwen3",
@@ -170,7 +173,7 @@ FAMILIES = {
             also_written=lambda config: {"hidden_act": "silu", "attention_bias": False},
             tensors=tensor_names.LLAMA,
             windows="layer types or first layer",
-            gguf=GGUFTraits({"rope_scaling": ("none", "linear")}),
+            gguf=GGUFTraits({"rope_scaling": _SCALINGS[:2]}),
             zero_biases=True,
         ),
         Family(
@@ -184,6 +187,15 @@ FAMILIES = {
             also_written=lambda config: {"attention_bias": True},
             rope=Rope(base="rotary_emb_base", share="rotary_pct", default_share=0.25),
             tensors=tensor_names.GPT_NEOX,
+            # llama.cpp computes GELU's tanh form, whichever the model was trained with.
+            gguf=GGUFTraits(
+                {"activation": ("gelu", "gelu_tanh"), "rope_scaling": _SCALINGS[:2]},
+                architecture="gptneox",
+                fused_qkv=True,
+                partial_rotation=True,
+                parallel_residual=True,
+                needs_head=True,
+            ),
             multi_head=True,
             always_biased=True,
         ),
@@ -213,6 +225,11 @@ FAMILIES = {
             also_written=lambda config: {"attention_bias": False, "query_pre_attn_scalar": _query_scalar(config)},
             rope=Rope(default_base=1e6, local_base="rope_local_base_freq"),
             tensors=tensor_names.GEMMA3,
+            gguf=GGUFTraits(
+                {"activation": ("gelu_tanh",), "rope_scaling": _SCALINGS[:2], "logit_cap": (0.0,)},
+                architecture="gemma3",
+                windows=True,
+            ),
             windows="layer types or pattern",
             needs_whole_heads=True,
             zero_biases=True,

@@ -6,7 +6,7 @@ field was read in its source: src/llama-model.cpp and src/models.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -91,17 +91,16 @@ class FieldReader:
         """Return the error for a value that no model here has."""
         return CheckpointError(f"{self.where}: {self.prefix}{name}={repr_short(value)}: {reason}; {remedy}")
 
-    def finish(self, ignored: Collection[str]) -> None:
+    def finish(self) -> None:
         """Raise CheckpointError for a field that was not read and may change the logits."""
         for name, value in sorted(self.unread.items()):
-            full = self.prefix + name
-            if full in ignored or name in NO_EFFECT or (name in ONLY and value == ONLY[name]):
+            if name in NO_EFFECT or (name in ONLY and value == ONLY[name]):
                 continue
             raise self.refusal(
                 name,
                 value,
                 "it may change what the model computes, and light-llm does not have it",
-                f"if you are certain that it does not: {{--ignore-field {full}}}",
+                f"if you are certain that it does not: {{--ignore-field {self.prefix}{name}}}",
             )
 
 
@@ -111,7 +110,6 @@ def read_shape(
     where: str,
     *,
     tied: bool,
-    ignored: Collection[str] = (),
 ) -> tuple[Family, ModelConfig]:
     """Return the family and the shape of the model in a file.
 
@@ -120,7 +118,6 @@ def read_shape(
         tensors: the shape of each tensor by name.
         where: the file, for messages.
         tied: whether the head is the token table.
-        ignored: fields that are not read, whatever they mean.
 
     Raises CheckpointError for another architecture, a field with a value that no model here has, or an unknown field.
     """
@@ -128,8 +125,6 @@ def read_shape(
     traits = family.gguf
     assert traits
     reader = FieldReader(fields, architecture, where)
-    for name in ignored:
-        reader.unread.pop(name.removeprefix(reader.prefix), None)
     table = tensors.get(TABLE)
     if table is None or len(table) != 2:
         raise CheckpointError(f"{where} has no tensor {TABLE}, the token table; use a complete copy of the model")
@@ -149,7 +144,7 @@ def read_shape(
         settings |= {"activation": reader.choice(HIDDEN_ACTIVATION, activations)}
     if traits.parallel_residual:
         settings |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False))}
-    reader.finish(ignored)
+    reader.finish()
     required = {name: value for name, value in family.required.items() if name not in settings}
     try:
         return family, usual_as_zero(ModelConfig(**required, **settings))

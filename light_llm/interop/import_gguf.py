@@ -21,6 +21,7 @@ from .gguf_config import HEAD, TABLE, has_divisors, read_shape, with_llama3_scal
 from .gguf_file import GGUFFile
 from .gguf_mapping import ROPE_FREQS, Part, parts_of
 from .gguf_vocabulary import tokenizer_from_gguf
+from .hf_fields import without_fields
 from .hf_mapping import COMPLETE, drop_zero_biases
 from .import_model import make_loaded
 from .import_tokenizer import named_tokenizer
@@ -44,12 +45,14 @@ def read_gguf(
     Raises:
         CheckpointError: a file that is damaged, or something that light-llm does not have: the field, the tensor or the
             part of the tokenizer is named.
-        ConfigError: an unknown tokenizer.
+        ConfigError: an unknown tokenizer, or a field to ignore that is not there.
         DataError: GPT-2's vocabulary is not cached and cannot be downloaded.
         MissingDependency: the package `gguf` is not installed.
     """
     with GGUFFile(path) as file:
-        family, config = _read_config(file, ignore_fields)
+        ignored = {name: file.fields.get(name) for name in ignore_fields}
+        file.fields = without_fields(file.fields, ignore_fields, str(path))
+        family, config = _read_config(file)
         model_tokenizer = _read_tokenizer(file, tokenizer, offline=offline)
         if model_tokenizer is not None and model_tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -60,17 +63,18 @@ def read_gguf(
     if family.always_biased:
         config, weights = drop_zero_biases(config, weights)
     origin: dict[str, Any] = {"format": "gguf", "family": family.name, "name": path.name, "dtype": file.kinds}
+    origin |= {"ignored_fields": ignored} if ignored else {}
     data = {"max_length": config.n_positions, "documents": 2}
     loaded = make_loaded(path, weights, config, model_tokenizer, data=data, origin=origin)
     return replace(loaded, file=replace(loaded.file, files=_files(file, model_tokenizer)))
 
 
-def _read_config(file: GGUFFile, ignored: Collection[str]) -> tuple[Family, ModelConfig]:
+def _read_config(file: GGUFFile) -> tuple[Family, ModelConfig]:
     """Return family and shape. A head with the bytes of the token table is a tied one."""
     tensors = file.tensors
     tied = HEAD not in tensors or (TABLE in tensors and file.same_bytes(HEAD, TABLE))
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    family, config = read_shape(file.fields, shapes, str(file.path), tied=tied, ignored=ignored)
+    family, config = read_shape(file.fields, shapes, str(file.path), tied=tied)
     if ROPE_FREQS in tensors and has_divisors(family):
         config = with_llama3_scaling(config, file.read(ROPE_FREQS).float(), str(file.path))
     return family, config

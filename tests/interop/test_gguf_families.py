@@ -1,0 +1,181 @@
+"""Published models as GGUF files: the same weights again, and the same logits in llama.cpp on the same file."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from light_llm.config import ModelConfig
+from light_llm.errors import CheckpointError, ConfigError
+from light_llm.interop.gguf_config import GEMMA_27B, read_shape
+from light_llm.interop.gguf_tensors import check_can_be_gguf, window_period
+from light_llm.interop.gguf_verify import round_weights
+from light_llm.interop.import_gguf import read_gguf
+from light_llm.interop.import_model import read_folder
+from light_llm.interop.verify import probe_windows
+from tests.interop.test_import_gguf import LLAMA, check_numbers, llama_tensors
+from tests.support.export_tools import GGUF
+from tests.support.gguf_files import write_gguf
+from tests.support.gguf_parity import CHANGES, VARIANTS, check, quantise_by_llama_cpp, same_model
+from tests.support.published import write_folder
+
+pytest.importorskip("gguf")
+needs_llama_cpp = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+GEMMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rmsnorm1p",
+    "mlp": "geglu",
+    "bias": False,
+    "qk_norm": True,
+    "post_norms": True,
+    "scale_embeddings": True,
+    "n_embd": 64,
+    "n_head": 4,
+    "head_dim": 32,
+    "window": 8,
+    "rope_local_base": 1e4,
+    "rope_base": 1e6,
+    "n_positions": 64,
+}
+QUICK = "gemma3"  # has the most that can go wrong
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3.2", "mistral-v0.3", "qwen2.5", "qwen3", "pythia", "gemma3"])
+def test_a_published_model_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, name, **CHANGES[name])
+    original = read_folder(tmp_path, tokenizer="none")
+    GGUF.write(original, tmp_path / "m.gguf", dtype="f32")
+    assert same_model(original, read_gguf(tmp_path / "m.gguf"))
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        (QUICK, "f32"),
+        *(pytest.param(name, "f32", marks=pytest.mark.slow) for name in (*CHANGES, *VARIANTS) if name != QUICK),
+        *(
+            pytest.param(name, dtype, marks=pytest.mark.slow)
+            for name in CHANGES
+            for dtype in ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+        ),
+    ],
+)
+def test_llama_cpp_computes_the_same_from_the_file(name: str, dtype: str, tmp_path: Path) -> None:
+    assert (row := check(name, tmp_path, dtype)).right, row
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    ("file_type", "kinds"),
+    [
+        (15, {"Q4_K", "Q6_K"}),  # Q4_K_M
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in [
+                (2, {"Q4_0", "Q6_K"}),
+                (3, {"Q4_1", "Q6_K"}),
+                (7, {"Q8_0"}),
+                (8, {"Q5_0", "Q6_K"}),
+                (9, {"Q5_1", "Q6_K"}),
+                (10, {"Q2_K", "Q3_K", "Q6_K"}),
+                (12, {"Q3_K", "Q4_K", "Q5_K", "Q6_K"}),
+                (17, {"Q5_K", "Q6_K"}),
+                (18, {"Q6_K"}),
+                (25, {"IQ4_NL", "Q6_K"}),
+                (30, {"IQ4_XS", "Q6_K"}),
+                (1, {"F16"}),
+                (32, {"BF16"}),
+            ]
+        ),
+    ],
+)
+def test_files_of_llama_cpp_s_own_quantiser(file_type: int, kinds: set[str], tmp_path: Path) -> None:
+    fields = LLAMA | {"llama.block_count": 1, "llama.vocab_size": 40, "tokenizer.ggml.model": "no_vocab"}
+    tensors = llama_tensors(lambda _: "F32", layers=1)
+    smaller = {
+        name: (numbers / 16 if numbers.ndim == 2 else numbers, kind) for name, (numbers, kind) in tensors.items()
+    }
+    source = write_gguf(tmp_path / "source.gguf", fields, smaller)
+    quantise_by_llama_cpp(source, tmp_path / "m.gguf", file_type)
+    loaded = read_gguf(tmp_path / "m.gguf")
+    assert check_numbers(tmp_path / "m.gguf", loaded.file.weights) == kinds
+    # llama.cpp rounds the activations to 8 bits, so its logits are near ours, and those of another model far.
+    runtime = GGUF.open(tmp_path / "m.gguf")
+    try:
+        ids, _ = probe_windows(40, 64)
+        with torch.inference_mode():
+            ours = round_weights(loaded, "f32").model(torch.tensor(ids))
+        error = (ours - runtime.logits(ids)).square().mean().sqrt()
+        assert error < 0.05 * ours.std()
+    finally:
+        runtime.close()
+
+
+# --- models that llama.cpp would compute otherwise ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"window_layers": "0"}, "window_layers=0"),  # of four: full layers follow each other
+        ({"attn_scale": 0.5}, "attn_scale=0.5"),
+        ({"logit_cap": 30.0}, "logit_cap=30.0"),
+        ({"activation": "gelu"}, "activation=gelu"),
+        ({"rope_scaling": "linear", "rope_factor": 2.0, "rope_local_base": 0.0}, "rope_local_base"),
+    ],
+)
+def test_a_gemma_that_llama_cpp_lacks_is_refused(changes: dict[str, Any], named: str) -> None:
+    config = ModelConfig(**GEMMA | {"n_layer": 4, "window_layers": "0,1,2"})
+    check_can_be_gguf(config)
+    with pytest.raises(ConfigError, match=named):
+        check_can_be_gguf(ModelConfig(**GEMMA | {"n_layer": 4, "window_layers": "0,1,2"} | changes))
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2-windows", "tinystories"])
+def test_a_family_or_window_that_llama_cpp_lacks_is_refused(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, name)
+    with pytest.raises(ConfigError, match="window=20|no GPT-Neo"):
+        GGUF.write(read_folder(tmp_path, tokenizer="none"), tmp_path / "m.gguf", dtype="f32")
+
+
+def test_the_period_of_layers_with_a_window() -> None:
+    def period(layers: str, n: int) -> int | None:
+        return window_period(ModelConfig(**GEMMA | {"n_layer": n, "window_layers": layers}))
+
+    assert period("0,1,2,3,4", 6) == 6
+    assert period("0,1", 2) == 6, "Gemma's own, where it fits"
+    assert period("all", 8) == 0
+    assert period("0", 2) == 2
+    assert period("0,2,4,6", 8) == 2
+    assert period("1", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"), [(2, "0"), ([True, False], "0"), ([False, True], "1"), (0, "all"), (None, "all")]
+)
+def test_windows_are_read_from_a_period_or_a_list(pattern: Any, layers: str) -> None:
+    fields = {
+        "general.architecture": "gemma3",
+        "gemma3.context_length": 64,
+        "gemma3.embedding_length": 64,
+        "gemma3.block_count": 2,
+        "gemma3.feed_forward_length": 96,
+        "gemma3.attention.head_count": 4,
+        "gemma3.attention.sliding_window": 8,
+    }
+    fields |= {} if pattern is None else {"gemma3.attention.sliding_window_pattern": pattern}
+    shapes = {"token_embd.weight": (40, 64)} | {f"blk.{i}.attn_norm.weight": (64,) for i in range(2)}
+    _, config = read_shape(fields, shapes, "m.gguf", tied=True)
+    assert (config.window, config.window_layers, config.rope_local_base) == (8, layers, 10000.0)
+    with pytest.raises(CheckpointError, match="sliding_window_pattern='x'"):
+        read_shape(fields | {"gemma3.attention.sliding_window_pattern": "x"}, shapes, "m.gguf", tied=True)
+
+
+def test_the_largest_gemma_has_another_scale() -> None:
+    config = ModelConfig(**GEMMA | {"n_layer": GEMMA_27B, "window_layers": "all", "attn_scale": 0.25})
+    check_can_be_gguf(config)  # 1 / sqrt(64 / 4)
+    with pytest.raises(ConfigError, match="attn_scale"):
+        check_can_be_gguf(ModelConfig(**GEMMA | {"n_layer": 4, "window_layers": "all", "attn_scale": 0.25}))
