@@ -60,13 +60,14 @@ def command(argv: Sequence[str]) -> int:
         "GPT-NeoX, GPT-Neo and Gemma 3, in a Hugging Face folder, on the hub (OWNER/NAME or OWNER/NAME@REVISION) or "
         "in a GGUF file; or a nanoGPT checkpoint."
     )
-    # Earlier versions decoded the token files of nanoGPT to text.
+    # Earlier versions decoded the token files of nanoGPT to text, several at once.
     for word in argv:
-        if word.endswith(".bin") and not word.startswith("-") and not Path(word).is_dir():
-            raise ConfigError(
-                f"{word} is a token file of nanoGPT, or another .bin file, which cannot be imported; train on the text "
-                "that token files were made from: light-llm train --data input.txt --tokenizer gpt2"
-            )
+        if word.endswith(".bin") and not word.startswith("-") and Path(word).is_file():
+            from ..interop.bin_files import bin_file_error
+            from ..interop.gguf_file import is_gguf
+
+            if not is_gguf(Path(word)):
+                raise bin_file_error(Path(word))
     flags, given = parse(ImportFlags, argv, prog="light-llm import", about=about)
     from .progress import load_torch, waiting
 

@@ -1,5 +1,6 @@
 """Recognize files that are not text by their first bytes: archives, documents, images, databases, models."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ _BEGINNINGS = {
         for version in (1, 2, 3)
     },
 }
+# The protocol from 2 to 5, then the opcode of a frame, a number, a container, a name or a text.
+_PICKLE_START = re.compile(rb"\x80[\x02-\x05][\x95\x8aK}\])(cX]")
 _PICKLE = FileFormat("a pickle, such as a model of PyTorch", "name the text to train on")
 _SAFETENSORS = FileFormat("a model in a safetensors file", "name the text to train on")
 # What stands in the first entries of a zip archive.
@@ -83,8 +86,7 @@ def _formats(start: bytes) -> Iterator[FileFormat]:
         yield _BZIP2
     if start[257:262] == b"ustar":
         yield _TAR
-    # The protocol of a pickle, from 2 to 5.
-    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+    if _PICKLE_START.match(start):
         yield _PICKLE
     # The size of a JSON header in eight bytes, then that header.
     if start[8:10] == b'{"' and start[4:8] == bytes(4):

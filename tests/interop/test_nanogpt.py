@@ -293,7 +293,55 @@ def test_wrong_sizes_are_named(sizes: Any, named: str, tmp_path: Path) -> None:
     refused(save(tmp_path / "ckpt.pt", tensors(), sizes), named)
 
 
-def test_a_token_file_is_refused_with_what_to_do() -> None:
-    np.array([1, 2], dtype=np.uint16).tofile("train.bin")
-    with pytest.raises(ConfigError, match=r"train\.bin is a token file of nanoGPT.*light-llm train --data"):
-        command(["train.bin", "val.bin", "--tokenizer", "gpt2"])
+IDS = [int(i) for i in torch.randint(0, 50257, (5000,), generator=torch.Generator().manual_seed(1))]
+IDS[0] = 0x0280  # whose bytes begin a pickle
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("train.bin", np.array(IDS, "<u2").tobytes(), "as nanoGPT's prepare.py writes it: 5,000 16-bit ids"),
+        ("u32.bin", np.array(IDS, "<u4").tobytes(), "a token file: 5,000 32-bit ids"),
+        (
+            "llmc.bin",
+            np.array([20240520, 1, 5000, *[0] * 253], "<i4").tobytes() + np.array(IDS, "<u2").tobytes(),
+            r"llm.c or modded-nanogpt \(header 20240520, version 1\): 5,000 16-bit ids",
+        ),
+        (
+            "llama3.bin",
+            np.array([20240801, 7, 5000, *[0] * 253], "<i4").tobytes() + np.array(IDS, "<u4").tobytes(),
+            r"\(header 20240801, version 7\): 5,000 32-bit ids",
+        ),
+    ],
+)
+def test_a_token_file_is_named_with_what_to_do(name: str, data: bytes, message: str) -> None:
+    Path(name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"{name} is .*{message}.*light-llm train --data input.txt"):
+        command([name, "val.bin", "--tokenizer", "gpt2"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.save({"w": torch.zeros(2)}, "x.bin"), "x.bin holds weights of PyTorch in a pickle.*save_pre"),
+        (
+            lambda: torch.save({"w": torch.zeros(2)}, "x.bin", _use_new_zipfile_serialization=False),
+            "x.bin holds weights of PyTorch in a pickle",
+        ),
+        (
+            lambda: Path("x.bin").write_bytes(np.array([20240326, 3, *[0] * 254], "<i4").tobytes()),
+            "x.bin is weights of llm.c, which cannot be imported",
+        ),
+        (lambda: Path("x.bin").write_bytes(b"%PDF-1.7"), "x.bin is a PDF document"),
+        (lambda: Path("x.bin").write_bytes(b"abc"), "x.bin is no file of token ids"),
+        (lambda: Path("x.bin").write_bytes(b""), "x.bin is no file of token ids"),
+    ],
+)
+def test_other_bin_files_are_named(make: Callable[[], object], message: str) -> None:
+    make()
+    with pytest.raises(CheckpointError, match=message):
+        command(["x.bin"])
+    Path("model.safetensors").touch()
+    if "pickle" in message:
+        with pytest.raises(CheckpointError, match=f"import its folder, .*: light-llm import .*{Path.cwd().name}"):
+            command(["x.bin"])
