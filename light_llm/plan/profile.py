@@ -111,11 +111,24 @@ def block_like(model: ModelConfig, C: int, L: int) -> ModelConfig:
     sharing = max(n for n in range(1, H + 1) if H % n == 0 and n <= model.n_head // model.kv_heads)
     inner = round(model.inner_size / model.n_embd * C)
     choices = {name: getattr(model, name) for name in BLOCK_CHOICES}
-    # In pairs, because a share of another head size may be an odd number here.
-    rotated = max(1, round(D / 2 * model.rotary_dims / model.head_size)) * 2 / D
     return ModelConfig(
-        n_embd=C, n_layer=L, n_head=H, n_kv_head=H // sharing, n_inner=inner, rotary_pct=rotated, **choices
+        n_embd=C,
+        n_layer=L,
+        n_head=H,
+        n_kv_head=H // sharing,
+        n_inner=inner,
+        rotary_pct=rotary_share(model, D),
+        **choices,
     )
+
+
+def rotary_share(model: ModelConfig, D: int) -> float:
+    """Return the nearest `rotary_pct` of a model for heads of D numbers, D even, that rotates them in pairs.
+
+    >>> rotary_share(ModelConfig(positions="rope", head_dim=20, rotary_pct=0.4), 64) * 64
+    26.0
+    """
+    return max(1, round(D / 2 * model.rotary_dims / model.head_size)) * 2 / D
 
 
 def measure_profile(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import PRESETS, SETTINGS, ModelConfig, TrainConfig, preset_settings
 from .plan import Plan, make_plan
-from .profile import is_known
+from .profile import is_known, rotary_share
 
 MIN_WINDOW = 64  # tokens
 MAX_MICRO_BATCH = 1 << 14  # sequences; a larger one is not offered, so that an absurd batch size is answered at once
@@ -178,13 +178,15 @@ def overridden_sizes(model: ModelConfig) -> list[str]:
 def resize_to_preset(name: str, model: ModelConfig) -> Overrides:
     """Return the settings, by `part__name`, that give a model the size of a preset and leave its other choices alone.
 
-    Windows in layers that the preset does not have are dropped.
+    Windows in layers that the preset does not have are dropped, and the rotated share of a head is rounded to pairs.
 
     >>> resize_to_preset("nano", ModelConfig.small(window=64, window_layers="0,7"))["model__window_layers"]
     '0'
     """
     preset = preset_settings(name)
     changes = {f"model__{size}": preset[size] for size in SIZES}
+    if model.rotary_pct < 1.0 and not model.head_dim:
+        changes["model__rotary_pct"] = rotary_share(model, preset["n_embd"] // preset["n_head"])
     if model.window and model.window_layers != "all":
         layers = [layer for layer in model.window_layers.split(",") if int(layer) < preset["n_layer"]]
         changes |= {"model__window_layers": ",".join(layers) or "all", "model__window": model.window if layers else 0}

@@ -21,6 +21,7 @@ from light_llm.plan.memory_model import StepShape, saved_bytes_of_layer
 from light_llm.plan.plan import KEPT_STEPS, DatasetSize, Plan, make_plan
 from light_llm.plan.profile import N_TIMINGS, WIDTHS, is_known, profile
 from light_llm.plan.render import parameters_by_part
+from light_llm.plan.suggest import resize_to_preset
 from light_llm.plan.time_model import evaluation_seconds, interpolate, step_seconds
 from light_llm.runtime import MemoryLimit
 from light_llm.runtime.machine_cache import cached_measurements
@@ -195,6 +196,9 @@ def test_a_block_of_another_width_is_rotated_in_pairs(head_dim: int, share: floa
     model = ModelConfig(positions="rope", head_dim=head_dim, rotary_pct=share, parallel_residual=True)
     block = profile_module.block_like(model, WIDTHS[0], 1)
     assert block.rotary_dims == rotated and block.parallel_residual
+    narrow = ModelConfig(positions="rope", n_head=6, n_embd=6 * head_dim, rotary_pct=share)
+    resized = {name.removeprefix("model__"): value for name, value in resize_to_preset("llama-nano", narrow).items()}
+    assert replace(narrow, **resized).rotary_dims == rotated
 
 
 # ---- the whole
