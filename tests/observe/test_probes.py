@@ -68,6 +68,17 @@ def test_recording_attention_leaves_the_forward_pass_as_it_is(opinionated: Light
     assert not seen, "the probe stayed behind"
 
 
+def test_recorded_weights_have_the_scale_of_the_scores() -> None:
+    scaled, usual = tiny_model(scale=4, attn_scale=1.0), tiny_model(scale=4)
+    with torch.no_grad():
+        for block in usual.h:
+            for parameter in block.attn.c_attn.parameters():  # type: ignore[union-attr]
+                parameter[:24] *= 8**0.5  # the queries of 3 heads of 8
+    with attention.record_attention(scaled) as seen, attention.record_attention(usual) as expected:
+        torch.testing.assert_close(scaled(some_tokens()), usual(some_tokens()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+
+
 # ---- activations
 
 
