@@ -18,17 +18,15 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def gain(self) -> Tensor:
-        """Return the gain g, (size,)."""
-        return self.weight
-
     def forward(self, x: Tensor) -> Tensor:
         """Divide each vector by its root mean square and multiply it by the gain."""
-        if x.is_cpu and torch.is_grad_enabled() and can_use_custom_gradients():
-            y = cast(Tensor, _RMSNorm.apply(x, self.gain(), self.eps))
-        else:
-            y = rms_norm(x, self.gain(), self.eps)
-        return y.to(self.weight.dtype)
+        return _fast_rms_norm(x, self.weight, self.eps)
+
+
+def _fast_rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    if x.is_cpu and torch.is_grad_enabled() and can_use_custom_gradients():
+        return cast(Tensor, _RMSNorm.apply(x, gain, eps))
+    return rms_norm(x, gain, eps)
 
 
 def widen(x: Tensor) -> Tensor:
@@ -52,6 +50,10 @@ class RMSNorm1p(RMSNorm):
     def gain(self) -> Tensor:
         """Return 1 + w, (size,), in float32 or wider: in bfloat16 the sum would lose most of w."""
         return 1 + widen(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide each vector by its root mean square and multiply it by the gain."""
+        return _fast_rms_norm(x, self.gain(), self.eps).to(self.weight.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
