@@ -9,6 +9,7 @@
     Trainer                     trains a model, evaluates and saves it: Trainer(model, loader, max_steps=500).train()
     NextTokenLoss               the loss as a module, for a training loop of your own
     evaluate_loss               loss, perplexity and bits per byte on held-out text
+    evaluate_text               the same on any texts: files, folders, JSON Lines, Parquet, lists of documents
     analyze_training_dynamics   gradients, attention, activations and curvature of a model, as a dict
     ModelConfig, DataConfig, TrainConfig, Run      the settings of a run, frozen and checked
     get_model_size              the number of parameters of a config
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .data import prepare_dataset as prepare_dataset
     from .errors import LightLLMError as LightLLMError
     from .evaluate import evaluate_loss as evaluate_loss
+    from .evaluate import evaluate_text as evaluate_text
     from .generate import TextGenerator as TextGenerator
     from .model import LightLLM as LightLLM
     from .objective import NextTokenLoss as NextTokenLoss
@@ -54,6 +56,7 @@ _MODULES = {
     "prepare_dataset": "data",
     "LightLLMError": "errors",
     "evaluate_loss": "evaluate",
+    "evaluate_text": "evaluate",
     "TextGenerator": "generate",
     "LightLLM": "model",
     "NextTokenLoss": "objective",

@@ -9,7 +9,7 @@ from light_llm.checkpoint import write_model_file
 from light_llm.checkpoint.model_file import model_meta
 from light_llm.cli import main
 from light_llm.data import prepare_dataset
-from tests.support.tools import tiny_model
+from tests.support.tools import model_path, tiny_model
 
 
 @pytest.fixture
@@ -49,3 +49,22 @@ def test_a_text_that_is_elsewhere_is_to_be_named(
     assert main(["eval", f"../{model}"]) == 2
     error = capsys.readouterr().err
     assert "'a.txt'" in error and "if the text that ../m.pt was trained on was moved, use --data PATH" in error
+
+
+def test_the_held_out_text_is_enough_with_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the training text, --data has nothing to split, and says what can be done."""
+    Path("a.txt").unlink()
+    assert main(["eval", model, "--data", "b.txt"]) == 2
+    assert "light-llm eval m.pt --text b.txt" in capsys.readouterr().err
+    assert main(["eval", model, "--text", "b.txt"]) == 0
+    assert "1,399 tokens" in capsys.readouterr().out
+
+
+def test_a_model_without_a_record_of_its_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(model_path(tmp_path))
+    assert main(["eval", path]) == 2
+    assert f"light-llm eval {path} --text FILE" in capsys.readouterr().err
+    Path("a.txt").write_text("A text for it. " * 30)
+    for flag in ("--data", "--text"):
+        assert main(["eval", path, flag, "a.txt"]) == 0
+        assert "a.txt" in capsys.readouterr().out
