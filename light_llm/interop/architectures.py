@@ -294,9 +294,12 @@ def trimmed_config(loaded: LoadedModel) -> ModelConfig:
     """Return the config with the vocabulary of the tokenizer.
 
     A token table may have been padded to a round number of rows. No text gives those ids, so they were never trained.
+    An imported model keeps them: what came in goes out.
     """
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
-    return replace(config, vocab_size=tokenizer.vocab_size) if tokenizer else config
+    if tokenizer is None or "family" in origin_of(loaded):
+        return config
+    return replace(config, vocab_size=tokenizer.vocab_size)
 
 
 def trim_vocab(loaded: LoadedModel) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -20,7 +20,9 @@ from .gguf_tensors import check_can_be_gguf, gguf_tensors, metadata
 from .gguf_verify import check_file, emulate_llama_cpp, logit_tolerance
 from .llama_cpp import LlamaCpp
 
-NORMAL, CONTROL = 1, 3  # token types; a control token is never found in a text and never shown
+# Token types. A control token is never found in a text and never shown, and an unused one belongs to no text.
+NORMAL, CONTROL, UNUSED = 1, 3, 5
+PADDING_SCORE = -10000.0  # in a vocabulary with scores
 
 
 class GGUFExporter(Exporter):
@@ -65,8 +67,23 @@ def file_parts(loaded: LoadedModel, dtype: str) -> tuple[dict[str, Any], dict[st
     """Return the fields of the file and its tensors, float32, both by GGUF's names. Raises ConfigError."""
     config, state = trim_vocab(loaded)
     tokenizer = loaded.file.tokenizer
-    tokens = vocabulary_fields(tokenizer) if tokenizer else {"tokenizer.ggml.model": "no_vocab"}
+    tokens: dict[str, Any] = {"tokenizer.ggml.model": "no_vocab"}
+    if tokenizer:
+        tokens = with_padding(vocabulary_fields(tokenizer), config.vocab_size)
     return metadata(config, loaded.file, dtype) | tokens, gguf_tensors(config, state)
+
+
+def with_padding(fields: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """Return the fields of a vocabulary with a token for each of n rows of the table, as llama.cpp's converter does."""
+    names = fields["tokenizer.ggml.tokens"]
+    missing = range(len(names), n)
+    values: dict[str, list[Any]] = {
+        "tokens": [f"[PAD{i}]" for i in missing],
+        "token_type": [UNUSED] * len(missing),
+        "scores": [PADDING_SCORE] * len(missing),
+    }
+    added = {f"tokenizer.ggml.{name}": value for name, value in values.items()}
+    return {**fields, **{name: [*fields[name], *added[name]] for name in added if name in fields}}
 
 
 def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..checkpoint import LoadedModel
 from ..checkpoint.load import build
 from ..errors import CheckpointError
 from ..layers.mlps import GeGLU
+from .architectures import trimmed_config
 from .exporter import MAX_LOGIT_ERROR, require
 from .gguf_formats import BLOCK, BLOCKS, FLOAT32_ERROR, block_minima, dequantize, quantize, rounding_error, tensor_dtype
 from .verify import probe_windows
@@ -178,8 +179,7 @@ def _table_gelu(module: nn.GELU | GeGLU, inputs: tuple[Tensor, ...], y: Tensor) 
 def logit_tolerance(loaded: LoadedModel, dtype: str) -> float:
     """Return how far the logits of llama.cpp may be from ours: 3 times the change by rounded activations, or 1e-4."""
     exact, emulated = round_weights(loaded, dtype).model, emulate_llama_cpp(loaded, dtype).model
-    config, tokenizer = loaded.model.config, loaded.file.tokenizer
-    n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
-    windows = [torch.tensor(rows) for rows in probe_windows(n_ids, config.n_positions)]
+    n_ids = trimmed_config(loaded).vocab_size
+    windows = [torch.tensor(rows) for rows in probe_windows(n_ids, loaded.model.config.n_positions)]
     change = max(float((exact(rows) - emulated(rows))[..., :n_ids].abs().max()) for rows in windows)
     return max(MAX_LOGIT_ERROR, SAFETY_FACTOR * change)

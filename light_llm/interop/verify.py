@@ -15,6 +15,7 @@ from ..data.tokenizers import decode as decode_ids
 from ..errors import CheckpointError
 from ..generate.decode import decode
 from ..generate.sampling import Sampling
+from .architectures import trimmed_config
 from .exporter import Runtime
 
 GREEDY_TOKENS = 64
@@ -66,7 +67,7 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
     Raises CheckpointError if they are not the same model, and says in what they differ.
     """
     tokenizer, config = loaded.file.tokenizer, loaded.model.config
-    n_ids = tokenizer.vocab_size if tokenizer else config.vocab_size
+    n_ids = trimmed_config(loaded).vocab_size
     short, long = probe_windows(n_ids, config.n_positions)
     expected = loaded.model(torch.tensor(short)).float()[..., :n_ids]
     if not expected.isfinite().all():

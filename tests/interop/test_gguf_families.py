@@ -1,5 +1,6 @@
 """Published models as GGUF files: the same weights again, and the same logits in llama.cpp on the same file."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import torch
 
 from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
+from light_llm.interop.gguf import UNUSED
 from light_llm.interop.gguf_config import GEMMA_27B, read_shape
+from light_llm.interop.gguf_file import read_fields
 from light_llm.interop.gguf_tensors import check_can_be_gguf, window_period
 from light_llm.interop.gguf_verify import round_weights
 from light_llm.interop.import_gguf import read_gguf
 from light_llm.interop.import_model import read_folder
+from light_llm.interop.tokenizer_files import tokenizer_json
 from light_llm.interop.verify import probe_windows
 from tests.interop.test_import_gguf import LLAMA, check_numbers, llama_tensors
-from tests.support.export_tools import GGUF
+from tests.support.export_tools import GGUF, a_tokenizer
 from tests.support.gguf_files import write_gguf
 from tests.support.gguf_parity import CHANGES, VARIANTS, check, quantise_by_llama_cpp, same_model
 from tests.support.published import write_folder
@@ -179,3 +183,21 @@ def test_the_largest_gemma_has_another_scale() -> None:
     check_can_be_gguf(config)  # 1 / sqrt(64 / 4)
     with pytest.raises(ConfigError, match="attn_scale"):
         check_can_be_gguf(ModelConfig(**GEMMA | {"n_layer": 4, "window_layers": "all", "attn_scale": 0.25}))
+
+
+def test_a_padded_table_gets_tokens_of_padding(tmp_path: Path) -> None:
+    """The published model has more rows than its tokenizer has ids, and llama.cpp asks for a token for each."""
+    tokenizer = a_tokenizer("bpe")
+    data = json.dumps(tokenizer_json(tokenizer)).encode()
+    ends = {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}
+    write_folder(tmp_path, "pythia", files={"tokenizer.json": data}, **ends)
+    original = read_folder(tmp_path)
+    GGUF.write(original, tmp_path / "m.gguf", dtype="f32")
+    fields = read_fields(tmp_path / "m.gguf")
+    V = original.model.config.vocab_size
+    assert tokenizer.vocab_size < V == len(fields["tokenizer.ggml.tokens"])
+    assert fields["tokenizer.ggml.token_type"].count(UNUSED) == V - tokenizer.vocab_size
+    loaded = read_gguf(tmp_path / "m.gguf")
+    assert same_model(original, loaded)
+    assert loaded.file.tokenizer
+    assert loaded.file.tokenizer.encode("To be, or not") == tokenizer.encode("To be, or not")
