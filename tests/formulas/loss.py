@@ -10,6 +10,7 @@ from light_llm.data.shards import TokensInMemory
 from light_llm.data.tales.generator import generate_story, stories
 from light_llm.data.tales.grammar import Grammar, WordClass
 from light_llm.evaluate import evaluate_against_limits, evaluate_loss, summarise
+from light_llm.evaluate.windows import Window, stride_windows, window_nats
 from light_llm.layers.cross_entropy import (
     block_softmax,
     linear_cross_entropy,
@@ -198,6 +199,22 @@ def L13_the_loss_by_position() -> None:
     assert [b.upto for b in found.by_position] == [1, 2, 4, 8]
     agree([b.loss for b in found.by_position], [np.mean(b) for b in buckets], rtol=1e-4)
     agree(sum(b.loss * b.tokens for b in found.by_position) / 44, found.loss)
+
+
+def L14_the_loss_by_a_stride() -> None:
+    """Each token by its own call, in the window that the formula names."""
+    ids, model = some_tokens(1, 30)[0].tolist(), tiny_model(scale=5)
+    for c, stride in ((8, 3), (8, 7), (9, 1), (40, 5)):
+        expected = []
+        for i in range(1, 30):
+            start = stride * max(0, math.ceil((i + 1 - c) / stride))
+            assert start == 0 or i - start >= c - stride
+            z = array(model(torch.tensor([ids[start:i]])))[0, -1]
+            expected.append(tools.log_sum_exp(z) - z[ids[i]])
+        windows = [Window(ids[a:b], scored) for a, b, scored in stride_windows(30, c, stride)]
+        assert sum(window.scored for window in windows) == 29
+        ends = np.cumsum([window.scored for window in windows])
+        agree(np.cumsum(window_nats(model, windows, "float32")), np.cumsum(expected)[ends - 1], rtol=1e-5)
 
 
 def bits_of_tales(n: int) -> tuple[float, float]:
