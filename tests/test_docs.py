@@ -26,9 +26,12 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the pages name: texts, a folder of texts, JSON lines, and the pages themselves."""
+    """A folder with the files that the pages name: texts, folders of texts, JSON lines, and the pages themselves."""
     Path("my.txt").write_text(TEXT)
     Path("other.txt").write_text(TEXT[::-1])
+    Path("stories.txt").write_text(f"{TEXT}<|endoftext|>\n" * 3)
+    Path("my-code").mkdir()
+    Path("my-code", "a.py").write_text("x = 1\n" * 200)
     Path("books").mkdir()
     for name in "abc":
         Path("books", f"{name}.txt").write_text(TEXT + name)

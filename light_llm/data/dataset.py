@@ -16,6 +16,7 @@ from ..config import DEFAULT_SOURCE, DataConfig
 from ..errors import DataError
 from ..runtime import cache_dir, cache_in_use
 from .encode import encode_splits
+from .piped_text import is_copy
 from .python_inputs import find_data, find_tokenizer
 from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key, split_note
 from .shards import SHARD_FORMAT, Shard, TokenArray
@@ -224,10 +225,13 @@ def load_dataset(
 
 def _too_small(source: Source, config: DataConfig, n_train: int, n_held_out: int) -> str:
     """Return the message for a split that is too small, with the setting that makes it so."""
-    counts = f"{source.path} gives {n_train:,} training tokens and {n_held_out:,} held-out ones"
+    # The path of a copy in the cache says nothing.
+    where = source.title if is_copy(source.path) else source.path
+    counts = f"{where} gives {n_train:,} training tokens and {n_held_out:,} held-out ones"
     T, total = config.max_length, n_train + n_held_out
     if source.held_out and n_held_out < 2:
-        return f"the held-out text {source.held_out.path} ({{--val-data}}) has {n_held_out} token; name a longer one"
+        held_out = source.held_out.title if is_copy(source.held_out.path) else source.held_out.path
+        return f"the held-out text {held_out} ({{--val-data}}) has {n_held_out} token; name a longer one"
     if min(n_train, n_held_out) < 3 and total >= 100 and not source.held_out:
         return f"{counts}, because of {{--held-out {config.held_out:g}}}; use a share such as {{--held-out 0.1}}"
     if n_held_out < 2 or n_train < 3:

@@ -116,5 +116,22 @@ def is_saved_stdin(path: Path) -> bool:
     return path.absolute().parent == _folder().absolute()
 
 
+def title_of(path: Path) -> str:
+    """Return the name of a text for messages: of a copy in the cache, whose name is a hash, what was copied."""
+    if is_saved_stdin(path):
+        return "standard input"
+    return "the list of documents" if path.absolute().parent == documents_folder().absolute() else path.absolute().name
+
+
+def is_copy(path: Path) -> bool:
+    """Return whether a text is a copy in the cache, of standard input or of a list of documents."""
+    return path.absolute().parent in (_folder().absolute(), documents_folder().absolute())
+
+
+def documents_folder() -> Path:
+    """Return the folder of the documents that were given as Python objects."""
+    return cache_dir() / "texts"
+
+
 def _folder() -> Path:
     return cache_dir() / "stdin"

@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 from ..atomic_io import write_by_digest
 from ..config import as_plain, repr_short
 from ..errors import ConfigError, DataError
-from ..runtime import cache_dir
 from .download import cache_errors
+from .piped_text import STDIN, documents_folder
+from .sources import is_built_in
 from .text_files import NO_FIELD
 from .tokenizer_interface import Tokenizer
 from .tokenizers import tokenizer_from_dict
@@ -36,7 +37,10 @@ def find_data(data: Any, text_field: str, *, argument: str = "data") -> tuple[st
     """
     name = as_plain(data)
     if isinstance(name, str):
-        return _check_name(name, argument), None
+        # A Path is a path, also if a built-in text has that name.
+        is_name = is_built_in(name) or name == STDIN
+        prefix = "./" if is_name and isinstance(data, os.PathLike) else ""
+        return prefix + _check_name(name, argument), None
     if isinstance(data, (bytes, bytearray)):
         raise DataError(
             f"{argument} is bytes: {repr_short(data)}; write them to a file and give its path, or decode them"
@@ -96,7 +100,7 @@ def save_documents(documents: Iterable[Any], text_field: str) -> tuple[str, int]
         for count, item in enumerate(chain([first], items), 1):
             file.write(json.dumps({text_field: _document(item, text_field, count)}).encode() + b"\n")
 
-    folder = cache_dir() / "texts"
+    folder = documents_folder()
     with cache_errors("the list of documents", folder):
         path = write_by_digest(folder, ".jsonl", write)
     return str(path), count

@@ -13,7 +13,7 @@ from ..runtime import expand_path
 from .download import PinnedFile, ensure_file
 from .fingerprint import TextStats, read_verified, text_stats
 from .hub import HubFile, ensure_hub_file
-from .piped_text import STDIN, check_saved_stdin, is_saved_stdin, save_stdin
+from .piped_text import STDIN, check_saved_stdin, save_stdin, title_of
 from .tales import corpus
 from .text_files import ReadOptions, TextFiles, find_text_files
 from .text_notes import folder_note, text_notes
@@ -135,9 +135,9 @@ def find_source(
         )
     options = ReadOptions(text_field, errors, separator, include)
     source = _find(data, options, offline, progress, log)
-    if include and (_is_built_in(data) or not source.path.is_dir()):
+    if include and (is_built_in(data) or not source.path.is_dir()):
         log(f"{{--include {include}}} has no effect: {source.title} is not a folder")
-    if separator and _is_built_in(data):
+    if separator and is_built_in(data):
         log(f"{{--separator}} has no effect on {source.title}, a built-in text")
     if val_data is None:
         return source
@@ -164,7 +164,7 @@ def source_from_files(
 
 
 def _find(data: str, options: ReadOptions, offline: bool, progress: ProgressFn | None, log: LogFn) -> Source:
-    if _is_built_in(data):
+    if is_built_in(data):
         if Path(data).exists():
             kind = "folder" if Path(data).is_dir() else "file"
             log(f"this is the built-in text {data!r}; for the {kind} of that name here, use {{--data ./{data}}}")
@@ -177,7 +177,7 @@ def _find(data: str, options: ReadOptions, offline: bool, progress: ProgressFn |
         raise DataError(_download_hint(data))
     path = expand_path(data)
     # A path loses its "./", without which a resumed run would read the built-in text of that name.
-    name = f"./{path}" if _is_built_in(str(path)) else str(path)
+    name = f"./{path}" if is_built_in(str(path)) else str(path)
     try:
         # Process substitution of the shell, as in --data <(zcat my.txt.gz), gives a pipe that can be read only once.
         if data == STDIN or path.is_fifo():
@@ -185,7 +185,7 @@ def _find(data: str, options: ReadOptions, offline: bool, progress: ProgressFn |
             name = str(path)
         if path.is_file() or path.is_dir():
             texts = find_text_files(path, options)
-            source = source_from_files(name, _title(path), path, texts, progress)
+            source = source_from_files(name, title_of(path), path, texts, progress)
             if texts.hash_raw_bytes:  # otherwise the hash is of the documents
                 check_saved_stdin(path, source.sha256)
             if path.is_dir():
@@ -200,13 +200,9 @@ def _find(data: str, options: ReadOptions, offline: bool, progress: ProgressFn |
         raise DataError(f"{repr_short(data)} cannot be read: {error.strerror or error}") from None
 
 
-def _is_built_in(data: str) -> bool:
+def is_built_in(data: str) -> bool:
+    """Return whether a name is that of a source or of the built-in corpus, whatever files there are."""
     return data in SOURCES or data.partition(":")[0] == corpus.NAME
-
-
-def _title(path: Path) -> str:
-    """Return the name of a text for messages, which is not the hash that names a saved standard input."""
-    return "standard input" if is_saved_stdin(path) else path.absolute().name
 
 
 def _unknown_text(data: str, path: Path) -> str:

@@ -79,8 +79,8 @@ def split_at(
     """Split a stream: return an iterator over the head, and a function to call for the tail once the head is read.
 
     A single document is cut at exactly n_chars. Several are split at the first break at or after n_chars, or at the
-    last break if none comes after, so that no side is empty. If that would make the tail more than twice or less than
-    half as long as asked for, a long document is in the way, and it is cut at exactly n_chars too.
+    last break if none comes after, so that no side is empty. If that would make either side more than twice or less
+    than half as long as asked for, a long document is in the way, and it is cut at exactly n_chars too.
 
     Args:
         chunks: a stream without empty chunks.
@@ -90,6 +90,8 @@ def split_at(
     """
     rest_of_document: list[Chunk] = []
     wanted = 0 if total is None else total - n_chars  # characters of the tail
+    # Characters that may move to the head, so that it is at most doubled and the tail at most halved; and to the tail.
+    to_head, to_tail = min(wanted / 2, n_chars), min(wanted, n_chars / 2)
 
     def head() -> Iterator[Chunk]:
         missing, breaks_left = n_chars, documents - 1
@@ -99,7 +101,7 @@ def split_at(
             if chunk is None:
                 breaks_left -= 1
                 # Stop at the last break too, so that the tail gets at least one document.
-                if missing <= 0 or (breaks_left == 0 and (total is None or missing <= wanted)):
+                if missing <= 0 or (breaks_left == 0 and (total is None or missing <= to_tail)):
                     break
                 yield None
             elif len(chunk) < missing:
@@ -109,7 +111,7 @@ def split_at(
                 cut = cut if crossing else missing
                 missing -= len(chunk)
                 crossing.append(chunk)
-                if breaks_left == 0 or (total is not None and -missing > wanted / 2):
+                if breaks_left == 0 or (total is not None and -missing > to_head):
                     rest_of_document.extend(filter(None, [crossing[0][cut:], *crossing[1:]]))
                     crossing = [crossing[0][:cut]]
                     break

@@ -193,7 +193,10 @@ def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
     changed = {
         label: (str(old.get(name)), str(new[name])) for name, label in labels.items() if old.get(name) != new[name]
     }
-    return [f"{label}, SHA-256: {a[:12]}... -> {b[:12]}..." for label, (a, b) in changed.items()]
+    lines = [f"{label}, SHA-256: {a[:12]}... -> {b[:12]}..." for label, (a, b) in changed.items()]
+    # The same text can be split elsewhere: earlier versions cut a long document less often.
+    before, now = old.get("train_tokens"), new["train_tokens"]
+    return lines or ([f"training tokens: {before:,} -> {now:,}"] if before not in (None, now) else [])
 
 
 def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:

@@ -257,13 +257,16 @@ def test_a_large_document_is_not_held_out_whole() -> None:
         Path("t", small).unlink()
 
 
-def test_a_training_split_far_below_its_share_is_noted() -> None:
+@pytest.mark.parametrize("held_out", [0.4, 0.5, 0.9])
+def test_neither_split_is_far_from_its_share(held_out: float) -> None:
     Path("t").mkdir()
-    Path("t/a.txt").write_text("notes\n" * 50)
-    Path("t/b.txt").write_text("".join(f"{i}\n" for i in range(5000)))
-    dataset, _ = prepare_dataset("t", 64, "byte", held_out=0.5)
-    assert len(dataset.held_out) > 0.75 * (len(dataset.tokens) + len(dataset.held_out))
-    assert "of the tokens are held out; 50% was asked for" in dataset.notes[-1]
+    for name, size in (("a.txt", 300), ("b.txt", 24_000), ("c.txt", 30_000)):
+        Path("t", name).write_text("notes\n" * (size // 6))
+        dataset, _ = prepare_dataset("t", 16, "byte", held_out=held_out)
+        n_held_out, n_train = len(dataset.held_out), len(dataset.tokens)
+        assert 0.49 <= n_held_out / (n_held_out + n_train) / held_out <= 2.01
+        assert 0.49 <= n_train / (n_held_out + n_train) / (1 - held_out) <= 2.01
+        assert not [note for note in dataset.notes if "held_out" in note]
 
 
 def test_a_share_that_no_break_is_near_is_noted(shared_cache: Path) -> None:

@@ -72,6 +72,29 @@ def test_other_objects_are_refused_in_one_line(data: Any, message: str) -> None:
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
 
 
+def test_a_path_is_never_the_name_of_a_built_in_text() -> None:
+    for name in ("tales", "tales:1", "shakespeare", "-"):
+        with pytest.raises(DataError, match=f"no file, folder or built-in text './{name}'"):
+            prepare_dataset(Path(name), 16, "byte")
+    Path("tales").mkdir()
+    Path("tales/a.txt").write_text("a tale of one's own\n" * 9)
+    dataset = prepare_dataset(Path("tales"), 16, "byte")[0]
+    assert dataset.source.n_chars == 180 and dataset.config.data == "./tales" and not dataset.source.limits
+
+
+def test_a_list_that_is_too_small_is_not_named_by_its_copy(shared_cache: Path) -> None:
+    for options, message in (
+        ({"data": ["abc"]}, "^the list of documents gives 2 training tokens"),
+        (
+            {"data": ["".join(DOCUMENTS)], "val_data": ["."]},
+            r"^the held-out text the list of documents \(val_data=...\) has 1 token",
+        ),
+    ):
+        with pytest.raises(DataError, match=message) as error:
+            prepare_dataset(max_length=16, tokenizer="byte", **options)  # type: ignore[arg-type]
+        assert str(shared_cache) not in str(error.value)
+
+
 def test_a_held_out_text_is_named_in_its_message() -> None:
     with pytest.raises(DataError, match="^val_data=5 has the type int"):
         prepare_dataset(DOCUMENTS, 16, "byte", val_data=5)

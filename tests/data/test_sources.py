@@ -139,7 +139,7 @@ def test_a_split_cuts_no_document(parts: list[list[str]], n: int) -> None:
 
 @given(st.lists(st.lists(TEXTS, min_size=1, max_size=3), min_size=2, max_size=6), st.floats(0, 1))
 def test_a_split_is_near_its_share(parts: list[list[str]], share: float) -> None:
-    """Where a break would make the tail over twice or under half as long as asked for, a document is cut instead."""
+    """Where a break would make a side over twice or under half as long as asked for, a document is cut instead."""
     texts = ["".join(part) for part in parts]
     chunks = [chunk for part in parts for chunk in (*part, None)][:-1]
     total = sum(map(len, texts))
@@ -151,7 +151,7 @@ def test_a_split_is_near_its_share(parts: list[list[str]], share: float) -> None
         return *both, sum(map(len, filter(None, both[1])))
 
     def near(size: int) -> bool:
-        return (total - n) / 2 <= size <= (total - n) * 2
+        return (total - n) / 2 <= size <= (total - n) * 2 and n / 2 <= total - size <= n * 2
 
     at_break, (head, tail, size) = split(None), split(total)
     assert "".join(filter(None, head + tail)) == "".join(texts) and near(size)

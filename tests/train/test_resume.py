@@ -12,6 +12,7 @@ from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Callback, EvaluateHeldOut, Step, Trainer
+from light_llm.train.start import data_changes
 from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
 
 
@@ -75,6 +76,16 @@ def test_a_resumed_run_refuses_another_text_order_or_batch(poem: Path) -> None:
     poem.write_text(poem.read_text().replace("owl", "rat"))
     with pytest.raises(ConfigError, match=r"text, SHA-256: [0-9a-f]{12}... -> [0-9a-f]{12}..."):
         Trainer(byte_model(dropout=0.2), byte_loader(poem), out="run", resume=True, **SMALL)
+
+
+def test_a_resumed_run_refuses_another_split_of_the_same_text(poem: Path) -> None:
+    """As earlier versions made with a large held-out share of few documents."""
+    batches = byte_loader(poem)
+    assert batches.dataset is not None
+    old = batches.dataset.record()
+    assert not data_changes(old, batches)
+    [change] = data_changes(old | {"train_tokens": 1234}, batches)
+    assert change == f"training tokens: 1,234 -> {old['train_tokens']:,}"
 
 
 def test_a_damaged_checkpoint_is_passed_over_loudly(poem: Path, capsys: pytest.CaptureFixture[str]) -> None:
