@@ -198,12 +198,8 @@ def _join_tokens(tokenizer: Tokenizer, ids: Sequence[int], *, in_color: bool) ->
     """Return the tokens as text. Tokens that split a character are joined."""
     from rich.text import Text
 
-    from ..data.tokenizers import StreamingDecoder
-
-    stream, parts = StreamingDecoder(tokenizer), list[str]()
-    for token in ids:
-        if piece := stream.push(token):
-            parts.append(piece)
+    stream = tokenizer.stream()
+    parts = [piece for piece in (*map(stream.push, ids), stream.close()) if piece]
     if not in_color:
         return Text("|".join(parts))
     styles = cycle(("black on cyan", "black on yellow", "black on magenta", "black on green"))

@@ -5,23 +5,26 @@ import shutil
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..atomic_io import Files, atomic_write
 from ..json_io import dump_with_digest, load_verified
 from ..runtime import lock_folder, unlock, usable_cores
 from .download import cache_errors
-from .shards import BLOCK_BYTES, ShardWriter, id_dtype
+from .shards import BLOCK_BYTES, BYTES_OF, MAX_COUNT, ShardWriter, id_dtype
 from .text_stream import Chunk, split_at_word_boundaries
-from .tokenizer_interface import Ids
 from .tokenizers import Tokenizer
 
 BATCH_CHARS = 1 << 18  # that one thread encodes at a time
+MAX_DOCUMENT_CHARS = 1 << 28  # of a document that a tokenizer sees as a whole
 CHECKPOINT_SECONDS = 10.0  # of work that an interruption can cost
 ChunkBatch = list[Chunk]
 
@@ -41,15 +44,19 @@ def encode_splits(
     Args:
         splits: names and chunks; the chunks of each split are read to the end before the next split is requested.
         metadata: entries for the manifests.
-        separators: write the separator before each document and after the last one.
+        separators: write the document break of the tokenizer before each document and after the last one; without, a
+            split begins with what the tokenizer puts before a text.
     """
     with _lock_partial(folder) as partial:
         if partial is None:
             return
         checkpoint = EncodeCheckpoint(partial)
         for split, chunks in splits:
-            batches = batch_chunks(chain([None], chunks, [None]) if separators else chunks)
-            _encode_split(partial / f"{split}.bin", batches, tokenizer, {**metadata, "split": split}, checkpoint)
+            chunks = chain([None], chunks, [None]) if separators else chunks
+            batches = batch_chunks(chunks, cuts_at_words=tokenizer.cuts_at_words)
+            prefix = [] if separators else tokenizer.prefix
+            writer = _SplitWriter(partial / f"{split}.bin", tokenizer, {**metadata, "split": split}, checkpoint)
+            writer.write_all(batches, prefix)
         # All names in the folder must be on the disk before it gets its own, which means that it is complete.
         checkpoint.path.unlink()
         files = Files()
@@ -58,35 +65,68 @@ def encode_splits(
         files.sync_folder(folder.parent)
 
 
-def _encode_split(
-    path: Path,
-    batches: Iterator[ChunkBatch],
-    tokenizer: Tokenizer,
-    metadata: Mapping[str, Any],
-    checkpoint: "EncodeCheckpoint",
-) -> None:
-    # The batches of a text are always the same, so skipping the first n_done continues where the shard ends.
-    point = checkpoint.load(path, tokenizer.vocab_size)
-    n_done = point["tasks"] if point else 0
-    with ShardWriter(path, vocab_size=tokenizer.vocab_size, metadata=metadata, resume_point=point) as shard:
-        saved_at = time.monotonic()
-        for ids in _encode_in_parallel(islice(batches, n_done, None), tokenizer):
-            shard.write(ids)
-            n_done += 1
-            if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                checkpoint.save(path.stem, {"tasks": n_done, **shard.save_point()})
-                saved_at = time.monotonic()
-        shard.finish()
-        checkpoint.save(path.stem, {"tasks": n_done, **shard.save_point()})
+class _SplitWriter:
+    """Writes the shard of a split: its ids and, where these do not tell, the bytes that each stands for."""
+
+    def __init__(
+        self, path: Path, tokenizer: Tokenizer, metadata: Mapping[str, Any], checkpoint: "EncodeCheckpoint"
+    ) -> None:
+        self.tokenizer, self.checkpoint = tokenizer, checkpoint
+        counts = tokenizer.needs_byte_counts
+        metadata = {**metadata, "byte_counts": True} if counts else metadata
+        files = [(path, tokenizer.vocab_size, metadata)]
+        if counts:
+            files.append((path.with_name(BYTES_OF.format(path.stem)), MAX_COUNT, {}))
+        points = [checkpoint.load(file, vocab_size) for file, vocab_size, _ in files]
+        # Both files continue from the same batch, or both begin again.
+        tasks = {point["tasks"] if point else 0 for point in points}
+        self.n_done = tasks.pop() if len(tasks) == 1 else 0
+        self.shards = [
+            ShardWriter(file, vocab_size=size, metadata=values, resume_point=point if self.n_done else None)
+            for (file, size, values), point in zip(files, points, strict=True)
+        ]
+
+    def write_all(self, batches: Iterator[ChunkBatch], prefix: Sequence[int]) -> None:
+        """Write the ids of batches after a prefix, from where an earlier writer was interrupted."""
+        # The batches of a text are always the same, so skipping the first n_done continues where the shard ends.
+        with ExitStack() as stack:
+            shards = [stack.enter_context(shard) for shard in self.shards]
+            saved_at = time.monotonic()
+            if prefix and not self.n_done:
+                self._write([np.array(prefix), np.zeros(len(prefix), np.int64)])
+            for arrays in _encode_in_parallel(islice(batches, self.n_done, None), self._encode):
+                self._write(arrays)
+                self.n_done += 1
+                if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                    self._save()
+                    saved_at = time.monotonic()
+            for shard in shards:
+                shard.finish()
+            self._save()
+
+    def _encode(self, batch: ChunkBatch) -> list[NDArray[Any]]:
+        if len(self.shards) == 1:
+            return [self.tokenizer.encode_batch(batch)]
+        return list(self.tokenizer.encode_batch_aligned(batch))
+
+    def _write(self, arrays: list[NDArray[Any]]) -> None:
+        for shard, values in zip(self.shards, arrays, strict=False):
+            shard.write(values)
+
+    def _save(self) -> None:
+        for shard in self.shards:
+            self.checkpoint.save(shard.path.stem, {"tasks": self.n_done, **shard.save_point()})
 
 
-def batch_chunks(chunks: Iterable[Chunk]) -> Iterator[ChunkBatch]:
+def batch_chunks(chunks: Iterable[Chunk], *, cuts_at_words: bool = True) -> Iterator[ChunkBatch]:
     """Group chunks into batches of about BATCH_CHARS that can be encoded independently of each other.
 
-    Small documents share a batch; large ones are cut at word boundaries.
+    Small documents share a batch. Large ones are cut at word boundaries, or (not cuts_at_words) are a batch of their
+    own; only those of more than MAX_DOCUMENT_CHARS are cut, and each part is a text of its own for the tokenizer.
     """
     batch, n_chars = ChunkBatch(), 0
-    for chunk in split_at_word_boundaries(_limit_chunk_size(chunks)):
+    limited = _limit_chunk_size(chunks)
+    for chunk in split_at_word_boundaries(limited) if cuts_at_words else join_documents(limited):
         batch.append(chunk)
         n_chars += len(chunk or "")
         if n_chars >= BATCH_CHARS:
@@ -105,13 +145,35 @@ def _limit_chunk_size(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
             yield from (chunk[start : start + BATCH_CHARS] for start in range(0, len(chunk), BATCH_CHARS))
 
 
-def _encode_in_parallel(batches: Iterator[ChunkBatch], tokenizer: Tokenizer) -> Iterator[Ids]:
-    """Yield the ids of each batch, in order."""
-    workers, pending = usable_cores(), deque[Future[Ids]]()
-    pool = ThreadPoolExecutor(workers)  # threads suffice: tiktoken releases the GIL while it encodes
+def join_documents(chunks: Iterable[Chunk], max_chars: int | None = None) -> Iterator[Chunk]:
+    """Join the chunks of each document; one of more than max_chars (MAX_DOCUMENT_CHARS) becomes several texts."""
+    limit = max_chars or MAX_DOCUMENT_CHARS
+    parts, n_chars = list[str](), 0
+    for chunk in chunks:
+        if chunk is None:
+            if parts:
+                yield "".join(parts)
+            yield None
+            parts, n_chars = [], 0
+        else:
+            parts.append(chunk)
+            n_chars += len(chunk)
+            if n_chars >= limit:
+                yield "".join(parts)
+                parts, n_chars = [], 0
+    if parts:
+        yield "".join(parts)
+
+
+def _encode_in_parallel(
+    batches: Iterator[ChunkBatch], encode: Callable[[ChunkBatch], list[NDArray[Any]]]
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield what `encode` makes of each batch, in order."""
+    workers, pending = usable_cores(), deque[Future[list[NDArray[Any]]]]()
+    pool = ThreadPoolExecutor(workers)  # threads suffice: both libraries release the GIL while they encode
     try:
         for batch in batches:
-            pending.append(pool.submit(tokenizer.encode_batch, batch))
+            pending.append(pool.submit(encode, batch))
             # Bound the memory: finished batches wait here for their turn.
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()

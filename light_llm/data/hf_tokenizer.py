@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Library
 from ..config import repr_short
 from ..errors import ConfigError
 from ..json_io import TOKENIZER
-from .bpe import MAX_IDS, unicode_to_bytes
+from .bpe import MAX_IDS, bytes_to_unicode, unicode_to_bytes
 from .hf_decode import WindowStream, byte_of_token, decoder_types
 from .hf_encode import encode_long
 from .tokenizer_interface import StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
@@ -42,6 +42,7 @@ class HuggingFaceTokenizer(Tokenizer):
     """
 
     name = "hf"
+    cuts_at_words = False
 
     def __init__(
         self,
@@ -113,8 +114,32 @@ class HuggingFaceTokenizer(Tokenizer):
         return self.decoder_types == ("ByteLevel",)
 
     @cached_property
+    def needs_byte_counts(self) -> bool:  # type: ignore[override]
+        """False if each text is the bytes of its ids: a byte-level BPE that changes nothing and has all bytes."""
+        level = _parts(self.library.pre_tokenizer, "pretokenizers")
+        model = self.library.model
+        added = self.library.get_added_tokens_decoder().items()
+        is_lossless = (
+            self.joins_bytes
+            and self.library.normalizer is None
+            and type(model).__name__ == "BPE"
+            and not (model.unk_token or model.continuing_subword_prefix or model.end_of_word_suffix)
+            and any(part["type"] == "ByteLevel" for part in level)
+            and not any(part.get("add_prefix_space") or part.get("behavior") == "Removed" for part in level)
+            and {part["type"] for part in level} <= {"ByteLevel", "Split", "Digits"}
+            and all(self.library.token_to_id(char) is not None for char in bytes_to_unicode().values())
+            and all(t.special or self._find_bytes(i) == t.content.encode() for i, t in added)
+            and not any(not t.special and (t.lstrip or t.rstrip) for _, t in added)
+        )
+        return not is_lossless
+
+    @cached_property
     def _bytes_of_ids(self) -> list[bytes]:
-        return [self._find_bytes(i) for i in range(self.vocab_size)]
+        if self.joins_bytes:
+            return [self._find_bytes(i) for i in range(self.vocab_size)]
+        before, after = self.decode_plain(self._reference), [[*self._reference, i] for i in range(self.vocab_size)]
+        texts = self.library.decode_batch(after, skip_special_tokens=True)
+        return [self._find_bytes(i, before, text) for i, text in enumerate(texts)]
 
     @cached_property
     def _reference(self) -> list[int]:
@@ -125,7 +150,8 @@ class HuggingFaceTokenizer(Tokenizer):
                 return ids[-1:]
         return []
 
-    def _find_bytes(self, token: int) -> bytes:
+    def _find_bytes(self, token: int, before: str = "", both: str = "") -> bytes:
+        """Return the bytes of an id, from the text of a reference and of both, where no single id has a text."""
         text = self.library.id_to_token(token)
         if text is None or token in self.special_ids:
             return b""
@@ -136,8 +162,6 @@ class HuggingFaceTokenizer(Tokenizer):
                 return str(text).encode()
         if "ByteFallback" in self.decoder_types and (byte := byte_of_token(text)) is not None:
             return bytes([byte])
-        before = self.decode_plain(self._reference)
-        both = self.decode_plain([*self._reference, token])
         return (both[len(before) :] if both.startswith(before) else self.decode_plain([token])).encode()
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,6 +254,14 @@ def _without_special_names(library: Library, data: bytes, special: frozenset[int
         token["content"] = new.get(token["content"], token["content"])
     values["post_processor"] = None
     return load_library(json.dumps(values).encode())
+
+
+def _parts(part: Any, key: str) -> list[dict[str, Any]]:
+    """Return the values of a part of a tokenizer, those of its parts if it is a sequence; empty without one."""
+    if part is None:
+        return []
+    state = json.loads(part.__getstate__())
+    return list(state[key]) if state["type"] == "Sequence" else [state]
 
 
 def _byte_counts(text: str, ends: Sequence[int]) -> list[int]:

@@ -38,6 +38,12 @@ class Batch(NamedTuple):
     targets: Tensor
 
 
+class CountedBatch(Batch):
+    """A batch of tokens whose ids do not say how many bytes they stand for, with those of its targets."""
+
+    n_bytes: int = 0
+
+
 class DataLoader:
     """Batches of `batch_size` windows, in an order that (dataset, seed) determines.
 
@@ -54,10 +60,16 @@ class DataLoader:
     def batch(self, k: int) -> Batch:
         """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step."""
         T = self.dataset.max_length
-        starts = (self.order.start(k * self.batch_size + row) for row in range(self.batch_size))
+        starts = [self.order.start(k * self.batch_size + row) for row in range(self.batch_size)]
         # One extra token per window: the last target.
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
-        return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        pair = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        counts = self.dataset.tokens.byte_counts
+        if counts is None:
+            return Batch(*pair)
+        batch = CountedBatch(*pair)
+        batch.n_bytes = sum(int(counts.read(s + 1, s + T + 1).sum()) for s in starts)
+        return batch
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -76,6 +88,8 @@ class DataLoader:
 
     def target_bytes(self, batch: Batch) -> int:
         """Return the UTF-8 bytes of the batch's targets."""
+        if isinstance(batch, CountedBatch):
+            return batch.n_bytes
         return int(self.byte_lengths[batch.targets.numpy()].sum())
 
     def describe(self, k: int) -> str:

@@ -21,6 +21,8 @@ from .text_stream import ProgressFn
 
 SHARD_FORMAT = 2  # of the manifest
 BLOCK_BYTES = 1 << 20  # covered by one SHA-256
+BYTES_OF = "{}_bytes.bin"  # the file with the byte counts of a shard
+MAX_COUNT = 1 << 32  # of the bytes of one token
 
 
 class Shard:
@@ -55,6 +57,10 @@ class Shard:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
         lock_while_alive(self, path)
+        # UTF-8 bytes of the text that each token stands for, where its id does not say: (n,).
+        self.byte_counts = (
+            Shard(path.with_name(BYTES_OF.format(path.stem))) if self.manifest.get("byte_counts") else None
+        )
         # Verifying lazily keeps the start of a run on a large text fast.
         self.unchecked = set(range(len(self.manifest["sha256"])))
         self._expected = dict(expected or {})
@@ -80,6 +86,8 @@ class Shard:
 
     def check(self, progress: ProgressFn | None = None) -> None:
         """Verify every block now. Raises DataError at the first damaged one."""
+        if self.byte_counts:
+            self.byte_counts.check()
         blocks = len(self.manifest["sha256"])
         for block in range(blocks):
             self._check(block)
@@ -108,6 +116,7 @@ class TokensInMemory:
 
     def __init__(self, ids: Iterable[int]) -> None:
         self.ids = np.asarray(list(ids), dtype=np.int64)
+        self.byte_counts: TokensInMemory | None = None
 
     def __repr__(self) -> str:
         return f"TokensInMemory({len(self):,} tokens)"

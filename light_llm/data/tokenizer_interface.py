@@ -24,6 +24,11 @@ class Tokenizer(Protocol):
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
 
+    # True: the ids of a text are those of its parts, where it is cut between a word and a space or line break.
+    cuts_at_words: bool = True
+    # True: a text's bytes cannot be told from its ids, and are stored beside them; see `encode_batch_aligned`.
+    needs_byte_counts: bool = False
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids at which generation stops."""
@@ -54,6 +59,26 @@ class Tokenizer(Protocol):
         ids = self.encode(text)
         return ids, [len(self.token_bytes(i)) for i in ids]
 
+    def encode_batch_aligned(self, chunks: Sequence[str | None]) -> tuple[Ids, NDArray[np.int64]]:
+        """Return the ids of `encode_batch`, and the bytes of the texts that each stands for: both (n,).
+
+        The bytes of a text without ids are those of the document break after it, or else of the id before.
+        """
+        ids: list[int] = []
+        n_bytes: list[int] = []
+        pending = 0
+        for chunk in chunks:
+            new, counts = self.encode_aligned(chunk) if chunk is not None else (self.document_break, [])
+            counts = counts or [0] * len(new)
+            if new:
+                counts[0] += pending
+            pending = 0 if new or not chunk else pending + len(chunk.encode("utf-8", errors="replace"))
+            ids += new
+            n_bytes += counts
+        if n_bytes:
+            n_bytes[-1] += pending
+        return np.array(ids, dtype=np.int32), np.array(n_bytes, dtype=np.int64)
+
     def decode(self, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
         """Return the text of ids: a list, an array, a tensor of one dimension, or one id.
 
@@ -62,7 +87,7 @@ class Tokenizer(Protocol):
         Raises:
             DataError: an id outside the vocabulary, or several rows of ids.
         """
-        return decode(self, ids)
+        return b"".join(map(self.token_bytes, plain_ids(ids, self.vocab_size))).decode("utf-8", "replace")
 
     def stream(self, after: Sequence[int] = ()) -> "TextStream":
         """Return a decoder that takes ids one at a time. The ids `after` stand before the first."""
@@ -82,7 +107,7 @@ class Tokenizer(Protocol):
 
 def decode(tokenizer: Tokenizer, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
     """Return the text of ids; see `Tokenizer.decode`."""
-    return b"".join(map(tokenizer.token_bytes, plain_ids(ids, tokenizer.vocab_size))).decode("utf-8", "replace")
+    return tokenizer.decode(ids)
 
 
 def check_text(text: object) -> None:
@@ -158,7 +183,13 @@ def byte_lengths(tokenizer: Tokenizer) -> list[int]:
 
 
 def start_ids(tokenizer: Tokenizer, *, knows_separator: bool) -> list[int]:
-    """Return the ids of an empty prompt: the separator, or a line break if the model never saw a separator."""
+    """Return the ids of an empty prompt.
+
+    They are what the model's tokenizer puts before each text; or the separator; or a line break if the model never saw
+    a separator.
+    """
+    if tokenizer.prefix:
+        return list(tokenizer.prefix)
     if knows_separator:
         return [tokenizer.separator]
     try:

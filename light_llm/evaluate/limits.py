@@ -57,7 +57,8 @@ def evaluate_against_limits(
     assert len(ends) == len(limits) + 1, "each document has a limit"
     # The targets of document j are its own tokens and the separator after it: ends[j] + 1 ... ends[j + 1].
     bits = np.diff(np.cumsum(nats)[ends]) / math.log(2)
-    n_bytes = np.diff(np.cumsum(byte_lengths[ids])[ends])
+    counts = byte_lengths[ids] if tokens.byte_counts is None else tokens.byte_counts.read(0, len(tokens))
+    n_bytes = np.diff(np.cumsum(counts)[ends])
     is_whole = ends[:-1] // context == (ends[1:] - 1) // context
     known_bits = np.array([document_bits for document_bits, _ in limits])
     names = np.array([kind for _, kind in limits])

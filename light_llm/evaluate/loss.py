@@ -95,7 +95,11 @@ def evaluate_loss(
         for starts, ids in _read_windows(tokens, context, batch_size):
             nats = _target_nats(model, ids, dtype)
             B, T = nats.shape
-            n_bytes += count_bytes(ids[:, 1:], byte_lengths)
+            counts_of = tokens.byte_counts
+            if counts_of is None:
+                n_bytes += count_bytes(ids[:, 1:], byte_lengths)
+            else:
+                n_bytes += sum(int(counts_of.read(start + 1, start + T + 1).sum()) for start in starts)
             sums += nats.sum(dim=1).tolist()
             counts += [T] * B
             position_nats[:T] += nats.sum(dim=0).numpy()

@@ -1,13 +1,12 @@
 """Decoding, token by token: prompts in, one new id or piece of text per row and step out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from ..data import Tokenizer
-from ..data.tokenizers import StreamingDecoder
 from ..model import LightLLM
 from .cache import KVCache, visible
 from .sampling import Sampling, sample_batch
@@ -35,7 +34,7 @@ def decode(
     seeds: Sequence[int],
     max_new_tokens: int,
     context: int | None = None,
-    end: int | None = None,
+    end: int | Collection[int] | None = None,
     n_ids: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[list[int | None]]:
@@ -47,11 +46,12 @@ def decode(
         prompts: ids, at least one each, at most `context`.
         seeds: one per row.
         context: tokens that a prediction can see; by default the model's n_positions.
-        end: the id that ends a row; it is not yielded.
+        end: the id that ends a row, or several of them; it is not yielded.
         n_ids: the tokenizer's ids, where the model's table is larger: no other id is sampled.
         use_cache: False reads the whole window for every token: the slow reference.
     """
     context = context or model.config.n_positions
+    ends = () if end is None else (end,) if isinstance(end, int) else frozenset(end)
     rows = [list(prompt) for prompt in prompts]
     longest = max(map(len, rows), default=0) + max_new_tokens
     reader = _CachedReader(model, context, min(longest, context)) if use_cache else _UncachedReader(model, context)
@@ -61,7 +61,7 @@ def decode(
         logits = reader.next_logits(rows).float().cpu()[:, :n_ids]  # (B, V)
         step: list[int | None] = []
         for b, (row, token) in enumerate(zip(rows, sample_batch(logits, rows, sampling, generators), strict=True)):
-            alive[b] = alive[b] and token != end
+            alive[b] = alive[b] and token not in ends
             step.append(token if alive[b] else None)
             row.append(token)
         if not any(alive):
@@ -74,10 +74,11 @@ def decode_text(
 ) -> Iterator[list[str]]:
     """Continue several prompts; yield one piece of text per row and token, and a last one for text that was held back.
 
-    A row ends at the tokenizer's separator, or before a stop string. `options` are further arguments of `decode`.
+    A row ends at one of the tokenizer's `stop_ids`, or before a stop string. `options` are further arguments of
+    `decode`.
     """
-    streams = [StopStringStream(tokenizer, stop) for _ in prompts]
-    for step in decode(model, prompts, end=tokenizer.separator, n_ids=tokenizer.vocab_size, **options):
+    streams = [StopStringStream(tokenizer, stop, after=prompt) for prompt in prompts]
+    for step in decode(model, prompts, end=tokenizer.stop_ids, n_ids=tokenizer.vocab_size, **options):
         yield [stream.push(token) for stream, token in zip(streams, step, strict=True)]
         if all(stream.stopped or token is None for stream, token in zip(streams, step, strict=True)):
             break
@@ -85,10 +86,10 @@ def decode_text(
 
 
 class StopStringStream:
-    """Decodes the ids of one row, up to the first stop string."""
+    """Decodes the ids of one row, which follow the ids `after`, up to the first stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self.stream, self.stop = StreamingDecoder(tokenizer), stop
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], after: Sequence[int] = ()) -> None:
+        self.stream, self.stop = tokenizer.stream(after), stop
         self.held_back = ""  # it may be the beginning of a stop string
         self.stopped = False
 

@@ -141,11 +141,15 @@ class TextGenerator:
                 yield piece
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Return the ids to start from. Raises ConfigError for a prompt longer than the context."""
+        """Return the ids to start from, with what the model's tokenizer puts before each text.
+
+        Raises ConfigError for a prompt longer than the context.
+        """
         _check_prompt(prompt)
         ids = self.tokenizer.encode(prompt)
         if not ids:
             return start_ids(self.tokenizer, knows_separator=self.file.knows_separator)
+        ids = [*self.tokenizer.prefix, *ids]
         if len(ids) > self.context:
             raise ConfigError(
                 f"the prompt has {len(ids):,} tokens and this model can see {self.context:,}; "

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 
 from ..config import Sampling, check_range, get_model_size, metavar_of, settings_of
 from ..config.validation import parse_as
-from ..data.tokenizers import decode as decode_ids
 from ..errors import ConfigError, Interrupted, LightLLMError, as_flags, did_you_mean
 from .decode import window_start
 from .generator import TextGenerator, check_request
@@ -240,8 +239,9 @@ class Repl:
 
 def visible_tail(generator: TextGenerator, text: str) -> str:
     """Return the end of a text that is still in the model's window, as if it had been generated in one call."""
-    while len(ids := generator.tokenizer.encode(text)) > generator.context:
-        window = decode_ids(generator.tokenizer, ids[window_start(len(ids), generator.context) :])
+    tokenizer, room = generator.tokenizer, generator.context - len(generator.tokenizer.prefix)
+    while len(ids := tokenizer.encode(text)) > room:
+        window = tokenizer.decode(ids[window_start(len(ids), room) :])
         text = window.lstrip("\ufffd")  # of a character whose first bytes are outside
     return text
 

@@ -239,7 +239,7 @@ class WriteSample(Callback):
                 seeds=[1],
                 max_new_tokens=SAMPLE_TOKENS,
                 context=self.dataset.max_length,
-                end=tokenizer.separator,
+                end=tokenizer.stop_ids,
                 n_ids=tokenizer.vocab_size,
             ):
                 check()
