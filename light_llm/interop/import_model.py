@@ -19,10 +19,12 @@ from torch import Tensor
 from .. import __version__
 from ..atomic_io import Files, remove_stale
 from ..checkpoint import LoadedModel, ModelFile, contains_run, read_carried_files, write_model_file
+from ..checkpoint.carried_files import TOKENIZER_JSON
 from ..checkpoint.load import build
 from ..config import ModelConfig, repr_short
 from ..data import Tokenizer
 from ..data.download import sha256_of
+from ..data.hf_tokenizer import HuggingFaceTokenizer
 from ..errors import CheckpointError
 from .hf_config import LLAMA_FLAGS, read_config
 from .hf_fields import without_fields
@@ -90,6 +92,9 @@ def read_folder(
     loaded = make_loaded(folder, weights, config, model_tokenizer, data=data, origin=origin)
     # Another tokenizer than the folder's has nothing to do with its files.
     files = read_carried_files(folder, (GENERATION,)) if tokenizer else read_carried_files(folder)
+    # A tokenizer of older files, or of another folder, is not among these files.
+    if isinstance(model_tokenizer, HuggingFaceTokenizer):
+        files[TOKENIZER_JSON] = model_tokenizer.data
     return replace(loaded, file=replace(loaded.file, files=files))
 
 
