@@ -11,11 +11,12 @@ from rich.text import Text
 from tyro.conf import UseAppendAction, arg
 
 from ..atomic_io import atomic_write
+from ..config import check_choice
 from ..errors import ConfigError
 from ..json_io import canonical_json
 from ..text_format import format_number
 from .args import CHECKPOINT_ARG, PositionalArgs, SeveralValues, Words, file_to_write, flag_of, parse
-from .eval_text import evaluate_texts
+from .eval_text import DTYPES, evaluate_texts
 from .model_text import evaluate_held_out
 from .output import new_table, number_column, print_rich
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from ..lm_eval import LightLLMForEval, Row
 
 TASK_FLAGS = ("include", "limit", "num_fewshot", "batch_size", "last_window")
-TEXT_FLAGS = ("context", "stride", "dtype", "text_field", "errors")
-COMMON_FLAGS = ("output", "offline")  # of tasks and texts
+TEXT_FLAGS = ("context", "stride", "text_field", "errors")
+COMMON_FLAGS = ("dtype", "output", "offline")  # of tasks and texts
 MAX_WARNINGS = 5
 _POSITIONAL = PositionalArgs("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", max_count=1)
 
@@ -50,7 +51,8 @@ class EvalFlags:
     context: Annotated[int, arg(metavar="N", help="text: tokens of a window; 0: as in training")] = 0
     stride: Annotated[int, arg(metavar="N", help="text: new tokens of a window; 0: the context")] = 0
     dtype: Annotated[
-        str, arg(metavar="NAME", help="text: float32 or bfloat16", help_behavior_hint="(default: as in training)")
+        str,
+        arg(metavar="NAME", help="text, tasks: float32 or bfloat16", help_behavior_hint="(default: as in training)"),
     ] = ""
     text_field: Annotated[str, arg(metavar="NAME", help="text: field of JSONL or Parquet that holds it")] = "text"
     errors: Annotated[str, arg(metavar="NAME", help="text: invalid UTF-8: strict, replace")] = "strict"
@@ -105,6 +107,8 @@ def _allowed_modes() -> dict[str, tuple[str, ...]]:
 
 
 def _run_tasks(flags: EvalFlags, checkpoint: str) -> None:
+    if flags.dtype:
+        check_choice("dtype", flags.dtype, DTYPES)
     target = file_to_write("--output", flags.output)
     from ..interop.exporter import require
 
@@ -127,6 +131,7 @@ def _run_tasks(flags: EvalFlags, checkpoint: str) -> None:
         model = LightLLMForEval(
             loaded,
             batch_size=flags.batch_size,
+            dtype=flags.dtype or None,
             last_window=flags.last_window,
             progress=lambda kind, done, total: progress(done, total),
         )

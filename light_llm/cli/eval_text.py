@@ -136,7 +136,7 @@ def _summary(file: ModelFile, result: TextEvaluation, settings: str) -> list[str
     """Return the lines of the result of all texts together."""
     name = f"{len(result.texts)} texts together" if len(result.texts) > 1 else result.name
     documents = f" in {result.documents:,} documents" if result.documents > len(result.texts) else ""
-    first = "" if result.tokens == result.text_tokens else " (the first token of a document has no prediction)"
+    first = "" if result.tokens == result.text_tokens else " (the first token of a document is only context)"
     stderr, of_bits = "", ""
     if result.stderr is not None:
         count = result.documents if result.stderr_over == "documents" else result.windows

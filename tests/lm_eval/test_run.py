@@ -163,6 +163,9 @@ def test_the_command_prints_a_table_and_writes_a_file(
     assert "2 requests were longer" in out and r"the token '\n'" in out
     assert main([*words, "--tasks", "our_choice"]) == 2
     assert "--output out.json" in capsys.readouterr().err
+    assert main([*words[:-1], "half.json", "--tasks", "our_rolling", "--dtype", "bfloat16"]) == 0
+    half = json.loads(Path("half.json").read_text())
+    assert half["dtype"] == "bfloat16" and half["results"]["our_rolling"]["bits_per_byte,none"] != bits
 
 
 @pytest.mark.parametrize(
