@@ -49,7 +49,16 @@ _NAMES = {
     "model.n_head": "heads n_heads num_heads num_attention_heads",
     "model.n_embd": "n_embed d_model dim hidden_size hidden_dim embed_dim embedding_size width",
     "model.n_positions": "max_position_embeddings positions_size",
+    "model.n_kv_head": "num_key_value_heads n_kv_heads num_kv_heads",
+    "model.n_inner": "intermediate_size ffn_dim d_ff mlp_dim",
     "model.dropout": "drop dropout_rate resid_pdrop",
+    "model.rope_base": "rope_theta rotary_emb_base",
+    "model.rope_local_base": "rope_local_base_freq",
+    "model.rotary_pct": "partial_rotary_factor",
+    "model.parallel_residual": "use_parallel_residual",
+    "model.norm_eps": "rms_norm_eps layer_norm_eps layer_norm_epsilon",
+    "model.tied_head": "tie_word_embeddings tie_embeddings weight_tying",
+    "model.window": "sliding_window",
 }
 # The other name -> the setting, as in "train.lr".
 ALIASES = {alias: path for path, aliases in _NAMES.items() for alias in aliases.split()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..layers.norms import RMSNorm1p
 from .metrics import round_significant
 
 MAX_SAMPLE = 1 << 14  # elements of a tensor that are read; smaller tensors are read whole
@@ -19,7 +20,7 @@ _BRANCH_OF_NORM = {"ln_1": "attn", "ln_1_post": "attn", "ln_2": "mlp", "ln_2_pos
 def group_of(name: str) -> str:
     """Return the group of a parameter: a part of the model. A norm belongs to the branch that it feeds, or ends.
 
-    >>> [group_of(n) for n in ("wte.weight", "h.3.ln_1.bias", "h.3.attn.c_proj.weight", "h.3.ln_2.weight")]
+    >>> [group_of(n) for n in ("wte.weight", "h.3.ln_1.bias", "h.3.attn.c_proj.weight", "h.3.ln_2_post.weight")]
     ['wte', 'h.3.attn', 'h.3.attn', 'h.3.mlp']
     """
     parts = name.split(".")
@@ -68,6 +69,8 @@ class StepMetrics:
     def __post_init__(self) -> None:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
+        # Weights that start at 0 and differ from a gain by 1: the gain is what an update is compared with.
+        self.around_1 = {id(norm.weight) for norm in self.model.modules() if isinstance(norm, RMSNorm1p)}
         names = [group_of(name) for name, _ in named]
         self.groups = tuple(dict.fromkeys(names))
         device = self.parameters[0].device
@@ -116,7 +119,10 @@ class StepMetrics:
         self.sample_before = None
 
     def _sample(self) -> Tensor:
-        return torch.cat([sample_elements(p.detach()) for p in self.parameters])
+        samples = [sample_elements(p.detach()) for p in self.parameters]
+        return torch.cat(
+            [s + 1 if id(p) in self.around_1 else s for p, s in zip(self.parameters, samples, strict=True)]
+        )
 
     def _sum_by_group(self, norms: Tensor, group_index: Tensor) -> Tensor:
         """Combine the norms of tensors (P,) into those of groups (G,): squares add up."""

@@ -64,6 +64,19 @@ def test_a_measured_step_is_the_step_to_the_last_bit(name: str) -> None:
         assert torch.equal(a[1], b[1]) and torch.equal(grads[0][a[0]], grads[1][b[0]])
 
 
+def test_gains_around_1_are_measured_as_gains() -> None:
+    """Their weights start at 0, where the first update would be all of them."""
+    model = tiny_model(norm="rmsnorm1p", post_norms=True)
+    with torch.no_grad():
+        model.ln_f.weight.zero_()
+    with StepMetrics(model, build_optimizer(model, TrainConfig(lr=1e-3))) as meter:
+        stepped(model, meter.optimizer, meter)
+    assert meter.current is not None and "ln_f" in meter.current.groups
+    update = float(model.ln_f.weight.detach().norm())
+    ratio = update / float((1 + model.ln_f.weight.detach()).norm())
+    assert meter.current.update_ratios()["ln_f"] == pytest.approx(ratio, rel=1e-3) and ratio < 0.01
+
+
 def test_the_hooks_are_gone_afterwards() -> None:
     model = tiny_model()
     optimizer = build_optimizer(model, TrainConfig())
