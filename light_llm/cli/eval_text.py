@@ -41,6 +41,10 @@ class TextFlags(Protocol):
     @property
     def text_field(self) -> str: ...
     @property
+    def separator(self) -> str: ...
+    @property
+    def include(self) -> str: ...
+    @property
     def errors(self) -> str: ...
     @property
     def output(self) -> str: ...
@@ -85,6 +89,8 @@ def evaluate_texts(checkpoint: str, flags: TextFlags) -> None:
                 dtype=dtype,
                 text_field=flags.text_field,
                 errors=flags.errors,
+                separator=flags.separator or None,
+                include=flags.include,
                 offline=flags.offline,
                 progress=progress,
                 log=notes.append,

@@ -15,7 +15,7 @@ from ..config import as_plain, check_choice
 from ..data import Tokenizer
 from ..data.python_inputs import find_data, own_tokenizer
 from ..data.sources import Source, find_source, source_from_files
-from ..data.text_files import find_text_files
+from ..data.text_files import ReadOptions, find_text_files
 from ..data.text_stream import LogFn, ProgressFn, no_log
 from ..errors import ConfigError, DataError
 from ..model import LightLLM, eval_mode
@@ -71,6 +71,8 @@ def evaluate_text(
     dtype: str = "float32",
     text_field: str = "text",
     errors: str = "strict",
+    separator: str | None = None,
+    include: str = "",
     offline: bool = False,
     progress: ProgressFn | None = None,
     log: LogFn = no_log,
@@ -90,7 +92,7 @@ def evaluate_text(
             token is predicted with at least context - stride tokens before it, where the document has them; see
             `windows.stride_windows`.
         dtype: float32, bfloat16 or float16: the format of the matrix products.
-        text_field, errors, offline: as in `prepare_dataset`.
+        text_field, errors, separator, include, offline: as in `prepare_dataset`.
         progress: called with (bytes evaluated, bytes in total).
         log: called with notes on what was read.
 
@@ -104,9 +106,8 @@ def evaluate_text(
     check_choice("dtype", dtype, DTYPES)
     if not texts:
         raise ConfigError("evaluate_text needs a text: the path of a file or folder, or a list of documents")
-    sources = [
-        source for text in texts for source in _find_texts(text, text_field, errors=errors, offline=offline, log=log)
-    ]
+    options = ReadOptions(text_field, errors, separator, include)
+    sources = [source for text in texts for source in _find_texts(text, options, offline, log)]
     total = sum(source.n_bytes for _, source in sources)
     tallies: list[_Tally] = []
     with eval_mode(model):
@@ -142,21 +143,22 @@ def _model_parts(model: Any, tokenizer: Any) -> tuple[LightLLM, Tokenizer, int]:
     return model, tokenizer, default or model.config.n_positions
 
 
-def _find_texts(text: Any, text_field: str, *, log: LogFn, **options: Any) -> Iterator[tuple[str, Source]]:
+def _find_texts(text: Any, options: ReadOptions, offline: bool, log: LogFn) -> Iterator[tuple[str, Source]]:
     """Yield the names and sources of a text: several for a folder, one for each of its files. Raises DataError."""
-    name, n_documents = find_data(text, text_field, argument="texts")
-    source = find_source(name, text_field=text_field, log=log, **options)
+    name, n_documents = find_data(text, options.text_field, argument="texts")
+    source = find_source(name, **vars(options), offline=offline, log=log)
     if n_documents is not None:
         yield f"{n_documents:,} document{'s' * (n_documents != 1)}", source
         return
     if not source.path.is_dir():
         yield (source.title if name == "-" else name), source
         return
-    files = find_text_files(source.path, text_field, options["errors"])
+    files = find_text_files(source.path, options)
     for path in files.files:
         # An empty file of a folder has nothing that could be read wrongly, and the folder has other files.
         if path.stat().st_size:
-            one = replace(files, files=(path,), hash_raw_bytes=files.kind == "text")
+            is_raw = files.kind == "text" and not options.separator
+            one = replace(files, files=(path,), hash_raw_bytes=is_raw)
             yield str(path), source_from_files(str(path), path.name, path, one)
 
 

@@ -186,8 +186,16 @@ def test_texts_are_measured_alone_and_together(model: LightLLM) -> None:
     assert result.loss == pytest.approx((a.loss * a.tokens + b.loss * b.tokens) / result.tokens)
     bits = a.bits_per_byte * a.bytes + b.bits_per_byte * b.bytes
     assert result.bits_per_byte == pytest.approx(bits / result.bytes)
-    total = result.text_bytes
+    total = sum(Path("books", name).stat().st_size for name in ("a.txt", "b.txt")) + 1
+    assert result.text_bytes == total
     assert calls[-1] == (total, total) and calls == sorted(calls)
+
+
+def test_documents_and_files_are_those_of_training(model: LightLLM) -> None:
+    Path("a.py").write_text("one\n---\nand two\n---\n3 4")
+    Path("b.txt").write_text(TEXT)
+    result = evaluate_text(model, ".", tokenizer=BYTES, separator="---", include="py")
+    assert (result.name, result.documents) == ("a.py", 3) and result.text_bytes == len("oneand two3 4")
 
 
 def test_the_standard_error_is_over_documents_where_there_are_many(model: LightLLM) -> None:
