@@ -57,7 +57,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text by the exported tokenizer; None without one."""
+        """Return the ids of a text by the exported tokenizer, without BOS and EOS; None without one."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -84,7 +84,7 @@ class Exporter(ABC):
     def write(self, loaded: LoadedModel, path: Path, *, dtype: str) -> None:
         """Write the model to a file, or into an empty folder.
 
-        Rows of the token table beyond the ids of the tokenizer are left out.
+        Rows of the token table beyond `trimmed_config` are left out.
 
         Raises:
             ConfigError: the format has no such model or dtype, or a weight that it cannot hold.

@@ -51,9 +51,7 @@ class HuggingFaceExporter(Exporter):
             check_choice("dtype", dtype, self.dtypes)
         # Refuse the combination before the weights are copied.
         family = family_of_model(loaded)
-        config, state = loaded.model.config, dict(loaded.model.state_dict())
-        if "family" not in origin_of(loaded):
-            config, state = trim_vocab(loaded)
+        config, state = trim_vocab(loaded)
         state = {name: _cast(name, tensor, dtype_of(loaded, name, dtype)) for name, tensor in state.items()}
         weights = to_hf_tensors(config, state, family)
         files = dict(loaded.file.files)
@@ -183,7 +181,8 @@ class _Transformers(Runtime):
     def encode(self, text: str) -> list[int] | None:
         if self.tokenizer is None:
             return None
-        return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]  # no warning about long texts
+        # verbose: no warning about long texts
+        return [int(i) for i in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

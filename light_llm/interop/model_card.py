@@ -8,9 +8,9 @@ from typing import Any
 
 from ..atomic_io import atomic_write
 from ..checkpoint import LoadedModel
-from ..checkpoint.carried_files import TOKENIZER_JSON
-from ..config import ModelConfig, get_model_size, repr_short
+from ..config import get_model_size, repr_short
 from ..data.download import sha256_of
+from ..data.hf_tokenizer import HuggingFaceTokenizer
 from ..errors import ConfigError
 from ..json_io import read_bounded
 from ..text_format import format_count
@@ -52,10 +52,7 @@ def max_example_tokens(n_positions: int) -> int:
 
 def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
     """Return the card, front matter first. `files` has the SHA-256 of each file by name."""
-    # An imported model goes back as it came, with its padding.
-    as_imported = "model.safetensors" in files and "family" in origin_of(loaded)
-    config = loaded.model.config if as_imported else trimmed_config(loaded)
-    family, facts, size = None, _facts(loaded, config), format_count(get_model_size(config))
+    family, facts, size = None, _facts(loaded), format_count(get_model_size(trimmed_config(loaded)))
     with suppress(ConfigError):  # a combination that only ONNX can express
         family = family_of_model(loaded)
     n_tokens = max_example_tokens(loaded.model.config.n_positions)
@@ -105,9 +102,9 @@ def _ignored_fields(loaded: LoadedModel) -> str:
     )
 
 
-def _facts(loaded: LoadedModel, config: ModelConfig) -> dict[str, str]:
-    """Return the known facts on the model, its training and its evaluation; `config` is that of the export."""
-    meta, data, tokenizer = loaded.file.meta, loaded.file.data, loaded.file.tokenizer
+def _facts(loaded: LoadedModel) -> dict[str, str]:
+    """Return the known facts on the model, its training and its evaluation."""
+    meta, data, tokenizer, config = loaded.file.meta, loaded.file.data, loaded.file.tokenizer, trimmed_config(loaded)
     facts: dict[str, Any] = {
         "parameters": get_model_size(config),
         "layers, width, heads": f"{config.n_layer}, {config.n_embd}, {config.n_head} ({config.kv_heads} of keys)",
@@ -131,7 +128,7 @@ def _tokenizer_notes(loaded: LoadedModel) -> str:
     """Return the differences between the exported tokenizer and ours."""
     if (tokenizer := loaded.file.tokenizer) is None:
         return ""
-    if TOKENIZER_JSON in loaded.file.files:
+    if isinstance(tokenizer, HuggingFaceTokenizer):
         return "## Tokenizer\n\n- Its files are those that the model was imported with, byte for byte."
     seen = "between documents" if loaded.file.data.get("documents") != 1 else "never seen by the model"
     notes = f"""## Tokenizer

@@ -115,9 +115,13 @@ def gradient_error(loaded: LoadedModel, theirs: Any, x: Tensor) -> float:
 
 def differences(loaded: LoadedModel, folder: Path) -> list[str]:
     """Export a model that was imported from `folder`/published, and return what is not as it came."""
-    out, published = folder / "back", folder / "published"
-    out.mkdir()
-    HF.write(loaded, out, dtype=HF.default_dtype(loaded))
+    (folder / "back").mkdir()
+    HF.write(loaded, folder / "back", dtype=HF.default_dtype(loaded))
+    return differences_of(folder / "published", folder / "back")
+
+
+def differences_of(published: Path, out: Path) -> list[str]:
+    """Return the tensors and files of two folders that differ, without the card of an export."""
     before, after = weights(published), weights(out)
     odd = sorted(before.keys() ^ after.keys())
     odd += [name for name in before.keys() & after.keys() if not _same_bytes(before[name], after[name])]

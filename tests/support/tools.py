@@ -42,11 +42,11 @@ PROFILE = Profile(
 TINY = ModelConfig(vocab_size=61, n_positions=32, n_embd=24, n_layer=2, n_head=3)
 
 
-def cache_profile() -> None:
-    """Cache a made-up speed of this machine, PROFILE, for both number formats and GPT-2's blocks."""
+def cache_profile(model: ModelConfig = TINY) -> None:
+    """Cache a made-up speed of this machine, PROFILE, for both number formats and a model's kind of blocks."""
     numbers = [n for value in vars(PROFILE).values() for n in (value if isinstance(value, tuple) else (value,))]
     for dtype in ("float32", "bfloat16"):
-        store_measurements(dict(zip(keys("cpu", dtype), numbers, strict=True)))
+        store_measurements(dict(zip(keys("cpu", dtype, model), numbers, strict=True)))
         store_measurements({f"{dtype} products on cpu, FLOP/s: {machine_key()}": 1e11})
     # Measured, because it decides the number format: a made-up one could be slow here. Cached even if other tests run.
     store_measurements({machine_key(): measure_bfloat16_speedup(0.02)})
