@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..atomic_io import atomic_write
 from ..config import check_choice
-from ..errors import DataError
+from ..errors import DataError, as_flags
 from ..json_io import canonical_json
 from .args import file_to_write
 from .output import new_table, number_column, print_rich
@@ -97,7 +97,7 @@ def evaluate_texts(checkpoint: str, flags: TextFlags) -> None:
             )
     except DataError as error:
         raise DataError(_as_text_flag(error.message)) from None
-    notes = [*map(_as_text_flag, notes), *result.notes, *_known_texts(loaded.file, result)]
+    notes = [*(as_flags(_as_text_flag(note)) for note in notes), *result.notes, *_known_texts(loaded.file, result)]
     settings = f"{dtype} on {device}"
     if len(result.texts) > 1:
         print_rich(_table(result.texts), "")

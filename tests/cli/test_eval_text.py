@@ -72,6 +72,15 @@ def test_standard_input_and_repeated_flags(
     assert main(["eval", model, "--text", "-"]) == 2 and "empty" in capsys.readouterr().err
 
 
+def test_notes_on_what_was_read_name_the_flags_of_the_command(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tales").write_text("a tale")
+    Path("books/stories.txt").write_text("A fox.\n<|endoftext|>\n" * 9)
+    out = run(capsys, model, "--text", "./tales", "books")
+    notes = [line for line in out.splitlines() if line.startswith("note ")]
+    assert any("3 files" in note for note in notes) and any("--separator" in note for note in notes), out
+    assert not any("{" in note or "--data" in note for note in notes)
+
+
 def test_the_text_of_the_training_is_noted(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_folder, text = str(trained / "run"), str(trained / "text.txt")
     assert f"{text} is the text that the model was trained on" in run(capsys, run_folder, "--text", text)
