@@ -49,7 +49,7 @@ def _as_python(value: str) -> str:
     """Return the value of an option as Python: a text in quotes; a number or a placeholder (N, ...) as it is."""
     if value in ("true", "false"):
         return value.capitalize()
-    return repr(value) if re.match(r"[a-z/~_]", value) else value
+    return repr(value) if re.match(r"[a-z/~_]|\.[a-z/]", value) else value
 
 
 def mark_options(text: str) -> str:

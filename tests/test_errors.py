@@ -23,7 +23,16 @@ COMMAND_LINE = {
     "interop/onnx_generate.py": "a program with flags of its own",
 }
 # Complete commands, ours and other programs', are given as they are typed.
-COMMANDS = ("light-llm ", "python -m ", "hf download", "pip install", "--local-dir", "--repo-type")
+COMMANDS = (
+    "light-llm ",
+    "python -m ",
+    "hf download",
+    "pip install",
+    "--local-dir",
+    "--repo-type",
+    "nbconvert",
+    "gguf-split",
+)
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:

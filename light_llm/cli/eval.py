@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..lm_eval import LightLLMForEval, Row
 
-TASK_FLAGS = ("limit", "num_fewshot", "batch_size", "last_window")
-TEXT_FLAGS = ("context", "stride", "text_field", "separator", "errors")
-COMMON_FLAGS = ("dtype", "include", "output", "offline")  # of tasks and texts
+TASK_FLAGS = ("include", "limit", "num_fewshot", "batch_size", "last_window")
+TEXT_FLAGS = ("context", "stride", "text_field", "separator", "suffixes", "errors")
+COMMON_FLAGS = ("dtype", "output", "offline")  # of tasks and texts
 MAX_WARNINGS = 5
 _POSITIONAL = PositionalArgs("checkpoint", "light-llm eval, or light-llm eval checkpoints --tasks piqa", max_count=1)
 
@@ -54,16 +54,14 @@ class EvalFlags:
         str,
         arg(metavar="NAME", help="text, tasks: float32 or bfloat16", help_behavior_hint="(default: as in training)"),
     ] = ""
-    text_field: Annotated[str, arg(metavar="NAME", help="text: field of JSONL or Parquet that holds it")] = "text"
+    text_field: Annotated[str, arg(metavar="NAME", help="text: its field in JSON, CSV, Parquet")] = "text"
     separator: Annotated[
-        str, arg(metavar="TEXT", help="text: lines that separate documents", help_behavior_hint="")
-    ] = ""
+        str | None, arg(metavar="LINE", help="text: line between documents", help_behavior_hint="")
+    ] = None
+    suffixes: Annotated[str, arg(metavar="LIST", help="text: files of a folder: .py,.md", help_behavior_hint="")] = ""
     errors: Annotated[str, arg(metavar="NAME", help="text: invalid UTF-8: strict, replace")] = "strict"
     tasks: Annotated[str, arg(metavar="A,B", help="tasks: names, patterns or YAML files", help_behavior_hint="")] = ""
-    include: Annotated[
-        str,
-        arg(metavar="DIR", help="tasks: folder of your own; text: endings of files (py,md)", help_behavior_hint=""),
-    ] = ""
+    include: Annotated[str, arg(metavar="DIR", help="tasks: folder of your own tasks", help_behavior_hint="")] = ""
     limit: Annotated[int, arg(metavar="N", help="tasks: documents per task; 0: all")] = 0
     num_fewshot: Annotated[int, arg(metavar="N", help="tasks: examples shown; -1: the task's own")] = -1
     output: Annotated[str, arg(metavar="FILE", help="text, tasks: write results as JSON", help_behavior_hint="")] = ""

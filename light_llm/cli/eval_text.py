@@ -41,9 +41,9 @@ class TextFlags(Protocol):
     @property
     def text_field(self) -> str: ...
     @property
-    def separator(self) -> str: ...
+    def separator(self) -> str | None: ...
     @property
-    def include(self) -> str: ...
+    def suffixes(self) -> str: ...
     @property
     def errors(self) -> str: ...
     @property
@@ -89,8 +89,8 @@ def evaluate_texts(checkpoint: str, flags: TextFlags) -> None:
                 dtype=dtype,
                 text_field=flags.text_field,
                 errors=flags.errors,
-                separator=flags.separator or None,
-                include=flags.include,
+                separator=flags.separator,
+                suffixes=flags.suffixes,
                 offline=flags.offline,
                 progress=progress,
                 log=notes.append,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..data import TokenDataset
     from ..evaluate import LimitDistance
 
-READ_SETTINGS = ("text_field", "errors", "separator", "include")  # that decide what is read from a text
+READ_SETTINGS = ("text_field", "errors", "separator", "suffixes")  # that decide what is read from a text
 
 
 def open_training_data(file: ModelFile, moved: str = "", max_length: int | None = None) -> TokenDataset:

@@ -18,7 +18,7 @@ from .args import given_flags, given_settings, parse, with_run_settings
 if TYPE_CHECKING:
     from ..data import Source, TokenDataset
 
-SETTINGS = ("data", "tokenizer", "held_out", "val_data", "text_field", "separator", "include", "errors")
+SETTINGS = ("data", "tokenizer", "held_out", "val_data", "text_field", "separator", "suffixes", "errors")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class TokenizerFlags:
 
     data: Annotated[str, arg(metavar="NAME|PATH", help="text to train or compare on")] = _D.data
     text_field: Annotated[str, arg(metavar="NAME", help="text field of JSON, CSV, Parquet")] = _D.text_field
-    separator: Annotated[str | None, arg(metavar="TEXT", help="line between documents")] = _D.separator
-    include: Annotated[str, arg(metavar="ENDINGS", help="files of a folder, such as .py,.md")] = _D.include
+    separator: Annotated[str | None, arg(metavar="LINE", help="line between documents")] = _D.separator
+    suffixes: Annotated[str, arg(metavar="LIST", help="files of a folder, such as .py,.md")] = _D.suffixes
     held_out: Annotated[float, arg(metavar="X", help="share that is not trained on")] = _D.held_out
     vocab_size: Annotated[int, arg(metavar="N", help="train: largest vocabulary")] = 4096
     out: Annotated[str, arg(metavar="FILE", help="train: file to write")] = "tokenizer.json"
@@ -84,7 +84,7 @@ def train(flags: TokenizerFlags, given: set[str]) -> None:
     size, (n,) = _counts([tokenizer], source, flags.held_out)
     print(f"measured {size / n:.2f} bytes per token on the held-out text")
     print(f"written  {out}")
-    same = given_flags(flags, given, ("held_out", "text_field", "separator", "include"))
+    same = given_flags(flags, given, ("held_out", "text_field", "separator", "suffixes"))
     print(f"next     light-llm train --data {shlex.quote(source.name)}{same} --tokenizer {shlex.quote(str(out))}")
 
 
@@ -150,7 +150,7 @@ def _source(flags: TokenizerFlags, given: set[str]) -> Source:
             data=flags.data,
             text_field=flags.text_field,
             separator=flags.separator,
-            include=flags.include,
+            suffixes=flags.suffixes,
             held_out=flags.held_out,
         ),
         chosen="data" in given,

@@ -59,14 +59,14 @@ class DataConfig:
         "line between the documents of a text, such as <|endoftext|>; without it such lines are ordinary text",
         short="line between documents",
         flag=True,
-        metavar="TEXT",
+        metavar="LINE",
     )
-    include: str = setting(
+    suffixes: str = setting(
         "",
-        "endings of the files to read in a folder, such as .py,.md; by default those of texts, JSON Lines or Parquet",
+        "suffixes of the files to read in a folder, such as .py,.md; by default those of texts, JSON Lines or Parquet",
         short="files of a folder, such as .py,.md",
         flag=True,
-        metavar="ENDINGS",
+        metavar="LIST",
     )
     # Bytes that are not UTF-8: strict refuses the text, replace counts and replaces them.
     errors: str = setting(

@@ -102,7 +102,7 @@ class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
             "text_field": self.config.text_field,
             "errors": self.config.errors,
             "separator": self.config.separator,
-            "include": self.config.include,
+            "suffixes": self.config.suffixes,
             "train_tokens": len(self.tokens),
             "held_out_tokens": len(self.held_out),
             "max_length": self.max_length,
@@ -121,7 +121,7 @@ def prepare_dataset(
     text_field: str = "text",
     errors: str = "strict",
     separator: str | None = None,
-    include: str = "",
+    suffixes: str = "",
     offline: bool = False,
     progress: StageProgressFn | None = None,
 ) -> tuple[TokenDataset, Tokenizer]:
@@ -141,7 +141,7 @@ def prepare_dataset(
         text_field: the field of JSON, CSV, Parquet or records that holds the text; none reads a file as plain text.
         errors: strict refuses bytes that are not UTF-8; replace counts and replaces them.
         separator: the line between the documents of a text, such as `<|endoftext|>`.
-        include: the endings of the files to read in a folder, such as ".py,.md".
+        suffixes: the endings of the files to read in a folder, such as ".py,.md".
         offline: download nothing.
         progress: called with (stage, bytes done, bytes in total); the stages are reading, learning and encoding.
 
@@ -161,7 +161,7 @@ def prepare_dataset(
         text_field=text_field,
         errors=errors,
         separator=separator,
-        include=include,
+        suffixes=suffixes,
     )
     name, n_documents = (DEFAULT_SOURCE, None) if data is None else find_data(data, text_field)
     val_name = None if val_data is None else find_data(val_data, text_field, argument="val_data")[0]

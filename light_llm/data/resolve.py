@@ -34,7 +34,7 @@ def resolve_source(
         text_field=config.text_field,
         errors=config.errors,
         separator=config.separator,
-        include=config.include,
+        suffixes=config.suffixes,
         val_data=config.val_data,
         offline=offline,
         progress=progress,

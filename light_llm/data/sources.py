@@ -98,7 +98,7 @@ def find_source(
     text_field: str = "text",
     errors: str = "strict",
     separator: str | None = None,
-    include: str = "",
+    suffixes: str = "",
     val_data: str | None = None,
     offline: bool = False,
     progress: ProgressFn | None = None,
@@ -115,7 +115,7 @@ def find_source(
     A long document comes in several chunks, and None stands between documents.
 
     Args:
-        data, text_field, errors, separator, include, offline: as in `prepare_dataset`; the field `meta.text` is "text"
+        data, text_field, errors, separator, suffixes, offline: as in `prepare_dataset`; the field `meta.text` is "text"
             in "meta".
         val_data: the name or path of a text to hold out; by default the validation files of the source, if it has any.
         progress: called with (bytes done, bytes in total) of each download and of each pass over files.
@@ -133,10 +133,10 @@ def find_source(
             f"{{--separator}} is {separator!r}; it must be what one line has between two documents, such as "
             "{--separator '<|endoftext|>'}"
         )
-    options = ReadOptions(text_field, errors, separator, include)
+    options = ReadOptions(text_field, errors, separator, suffixes)
     source = _find(data, options, offline, progress, log)
-    if include and (is_built_in(data) or not source.path.is_dir()):
-        log(f"{{--include {include}}} has no effect: {source.title} is not a folder")
+    if suffixes and (is_built_in(data) or not source.path.is_dir()):
+        log(f"{{--suffixes {suffixes}}} has no effect: {source.title} is not a folder")
     if separator and is_built_in(data):
         log(f"{{--separator}} has no effect on {source.title}, a built-in text")
     if val_data is None:

@@ -35,7 +35,7 @@ READERS: dict[str, Reader] = {
     "parquet": parquet_documents,
     "parquet-lines": _parquet_lines,
 }
-# Of a folder, only files of the first three kinds are read, unless `include` names others.
+# Of a folder, only files of the first three kinds are read, unless `suffixes` names others.
 SUFFIXES = {
     "text": (".txt", ".md", ".text"),
     "jsonl": (".jsonl", ".ndjson"),
@@ -55,16 +55,16 @@ class ReadOptions:
     text_field: str = "text"
     errors: str = "strict"
     separator: str | None = None
-    include: str = ""
+    suffixes: str = ""
 
     @property
-    def suffixes(self) -> tuple[str, ...]:
+    def endings(self) -> tuple[str, ...]:
         """The endings of the files to read in a folder; empty: those of `FOLDER_SUFFIXES`.
 
-        >>> ReadOptions(include="py, .MD,*.js").suffixes
+        >>> ReadOptions(suffixes="py, .MD,*.js").endings
         ('.py', '.md', '.js')
         """
-        words = self.include.replace(",", " ").lower().split()
+        words = self.suffixes.replace(",", " ").lower().split()
         return tuple(f".{word.removeprefix('*').removeprefix('.')}" for word in words)
 
 
@@ -167,7 +167,7 @@ def _check_no_notebook(path: Path) -> None:
 
 def _files_of_folder(folder: Path, options: ReadOptions) -> TextFiles:
     files, skipped = _files_below(folder)
-    suffixes = options.suffixes or FOLDER_SUFFIXES
+    suffixes = options.endings or FOLDER_SUFFIXES
     by_kind: dict[str, list[Path]] = {}
     others: list[Path] = []
     for file in files:
@@ -185,7 +185,7 @@ def _files_of_folder(folder: Path, options: ReadOptions) -> TextFiles:
         kinds = " and ".join(f"{kind} ({files[0].relative_to(folder)})" for kind, files in sorted(by_kind.items()))
         raise DataError(
             f"{folder} has files of more than one kind: {kinds}; name one file, use one folder for each, or choose "
-            "with {--include}, such as {--include .txt}"
+            "with {--suffixes}, such as {--suffixes .txt}"
         )
     [(kind, files)] = by_kind.items()
     return TextFiles(kind, tuple(files), options, skipped=skipped, others=grouped)
@@ -209,12 +209,12 @@ def _no_text(folder: Path, others: tuple[OtherFiles, ...], skipped: tuple[str, .
     if others:
         reason = f"no file in it or below it ends in {', '.join(suffixes)}; it has {list_others(others)}"
     also = f" (skipped: {list_skipped(skipped)})" if skipped else ""
-    suggestion = suffix_to_include(others)
-    advice = f"{{--include {suggestion}}} reads those" if suggestion else "name a text file, or a folder that has some"
+    suggestion = suffix_to_read(others)
+    advice = f"{{--suffixes {suggestion}}} reads those" if suggestion else "name a text file, or a folder that has some"
     return f"the folder {folder} has no text: {reason}{also}; {advice}. Hidden files and linked folders are not read"
 
 
-def suffix_to_include(others: tuple[OtherFiles, ...]) -> str:
+def suffix_to_read(others: tuple[OtherFiles, ...]) -> str:
     """Return the ending of the most bytes whose largest file begins as a text does, or ""."""
     return next((other.suffix for other in others if other.suffix and _begins_as_text(other.example)), "")
 

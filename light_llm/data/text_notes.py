@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..text_format import format_bytes
 from .fingerprint import TextStats
-from .text_files import NO_FIELD, TextFiles, list_others, list_skipped, suffix_to_include
+from .text_files import NO_FIELD, TextFiles, list_others, list_skipped, suffix_to_read
 
 MANY_MARKS = 4  # lines; fewer may be a text about such marks
 _KINDS = {"jsonl": "JSON Lines", "json": "JSON records"}
@@ -27,8 +27,8 @@ def _others_note(texts: TextFiles) -> str:
     if other_bytes <= sum(file.stat().st_size for file in texts.files):
         return note
     note += f", {format_bytes(other_bytes)} and more than what is read"
-    suffix = suffix_to_include(texts.others)
-    return f"{note}; {{--include {suffix}}} reads those instead" if suffix else note
+    suffix = suffix_to_read(texts.others)
+    return f"{note}; {{--suffixes {suffix}}} reads those instead" if suffix else note
 
 
 def text_notes(title: str, texts: TextFiles, stats: TextStats) -> list[str]:

@@ -72,7 +72,7 @@ def evaluate_text(
     text_field: str = "text",
     errors: str = "strict",
     separator: str | None = None,
-    include: str = "",
+    suffixes: str = "",
     offline: bool = False,
     progress: ProgressFn | None = None,
     log: LogFn = no_log,
@@ -92,7 +92,7 @@ def evaluate_text(
             token is predicted with at least context - stride tokens before it, where the document has them; see
             `windows.stride_windows`.
         dtype: float32, bfloat16 or float16: the format of the matrix products.
-        text_field, errors, separator, include, offline: as in `prepare_dataset`.
+        text_field, errors, separator, suffixes, offline: as in `prepare_dataset`.
         progress: called with (bytes evaluated, bytes in total).
         log: called with notes on what was read.
 
@@ -106,7 +106,7 @@ def evaluate_text(
     check_choice("dtype", dtype, DTYPES)
     if not texts:
         raise ConfigError("evaluate_text needs a text: the path of a file or folder, or a list of documents")
-    options = ReadOptions(text_field, errors, separator, include)
+    options = ReadOptions(text_field, errors, separator, suffixes)
     sources = [source for text in texts for source in _find_texts(text, options, offline, log)]
     total = sum(source.n_bytes for _, source in sources)
     tallies: list[_Tally] = []

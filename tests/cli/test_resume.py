@@ -33,7 +33,7 @@ REPEATED = {
     "text_field": ("text", "body"),
     "errors": ("replace", "strict"),
     "separator": ("---", "+++"),
-    "include": (".txt", ".md"),
+    "suffixes": (".txt", ".md"),
     "seed": ("5", "6"),
     "max_steps": ("2", ""),
     "batch_size": ("4", "8"),

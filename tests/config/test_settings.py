@@ -53,7 +53,7 @@ OTHER_VALUES = {
     "val_data": "y.txt",
     "text_field": "t",
     "separator": "---",
-    "include": ".py",
+    "suffixes": ".py",
     "init_from": "m.pt",
     "device": "cpu",
     "dropout": 0.25,

@@ -42,15 +42,15 @@ def folder_of(name: str, files: dict[str, str | bytes]) -> str:
     [
         (
             {"README.md": "a" * 9, "train.csv": "text\n" * 90},
-            "not read: 1 .csv, 450 bytes and more than what is read; {--include .csv} reads those instead",
+            "not read: 1 .csv, 450 bytes and more than what is read; {--suffixes .csv} reads those instead",
         ),
         ({"a.txt": "a" * 90, "b.srt": "1", "c/b.srt": "2", "Makefile": "x"}, "not read: 2 .srt, 1 without an ending"),
         # Larger, but no text.
         ({"a.txt": "a" * 90, "b.JPG": b"\xff\xd8\xff" * 99}, "not read: 1 .jpg, 297 bytes and more than what is read"),
         (
             {"a.md": "a", "b.py": "x = 1\n" * 9, "c.bin": bytes(900), "d.js": "1", "e.h": "", "f.c": "", "g.o": "\0"},
-            "not read: 1 .bin, 1 .py, 1 .js, 1 .o, 2 more, 956 bytes and more than what is read; {--include .py} reads "
-            "those instead",
+            "not read: 1 .bin, 1 .py, 1 .js, 1 .o, 2 more, 956 bytes and more than what is read; {--suffixes .py} "
+            "reads those instead",
         ),
     ],
 )
@@ -60,29 +60,29 @@ def test_what_a_folder_holds_besides_is_noted(files: dict[str, str | bytes], not
 
 def test_the_files_of_a_folder_can_be_chosen() -> None:
     folder_of("repo", {"README.md": "# About", "src/a.py": "a = 1\n", "b.PY": "b = 2\n", "rows.csv": "text\nx\ny\n"})
-    for include, documents in (
+    for suffixes, documents in (
         ("", ["# About"]),
         (".py", ["b = 2\n", "a = 1\n"]),
         ("py, *.md", ["# About", "b = 2\n", "a = 1\n"]),
         (".csv", ["x", "y"]),
     ):
-        assert documents_of("repo", include=include) == documents
-    with pytest.raises(DataError, match=r"more than one kind: csv \(rows.csv\) and text \(README.md\).*include="):
-        find_source("repo", include=".csv,.md")
-    with pytest.raises(DataError, match=r"no file .* ends in .rs; it has 2 .py, .*include='?.py"):
-        find_source("repo", include=".rs")
-    assert notes_of("repo/README.md", include=".py") == ["{--include .py} has no effect: README.md is not a folder"]
-    dataset, _ = prepare_dataset("repo", 4, "byte", include=".py", held_out=0.5)
-    assert dataset.record()["include"] == ".py" and dataset.record()["documents"] == 2
+        assert documents_of("repo", suffixes=suffixes) == documents
+    with pytest.raises(DataError, match=r"more than one kind: csv \(rows.csv\) and text \(README.md\).*suffixes="):
+        find_source("repo", suffixes=".csv,.md")
+    with pytest.raises(DataError, match=r"no file .* ends in .rs; it has 2 .py, .*suffixes='?.py"):
+        find_source("repo", suffixes=".rs")
+    assert notes_of("repo/README.md", suffixes=".py") == ["{--suffixes .py} has no effect: README.md is not a folder"]
+    dataset, _ = prepare_dataset("repo", 4, "byte", suffixes=".py", held_out=0.5)
+    assert dataset.record()["suffixes"] == ".py" and dataset.record()["documents"] == 2
 
 
 def test_a_folder_without_texts_names_what_is_there() -> None:
     folder_of("f", {"a.py": "x = 1", "b.ipynb": "{}", "c.png": b"\x89PNG\r\n\x1a\n"})
-    with pytest.raises(DataError, match=r"folder f has no text: .*1 .png, 1 .py, 1 .ipynb; .*include='?.py"):
+    with pytest.raises(DataError, match=r"folder f has no text: .*1 .png, 1 .py, 1 .ipynb; .*suffixes='?.py"):
         find_source("f")
     with pytest.raises(DataError, match=r"f/b.ipynb is a Jupyter notebook"):
-        find_source("f", include=".ipynb")
-    assert documents_of("f", include=".py,.ipynb", text_field="none") == ["x = 1", "{}"]
+        find_source("f", suffixes=".ipynb")
+    assert documents_of("f", suffixes=".py,.ipynb", text_field="none") == ["x = 1", "{}"]
 
 
 # ---- marks between documents

@@ -194,7 +194,7 @@ def test_texts_are_measured_alone_and_together(model: LightLLM) -> None:
 def test_documents_and_files_are_those_of_training(model: LightLLM) -> None:
     Path("a.py").write_text("one\n---\nand two\n---\n3 4")
     Path("b.txt").write_text(TEXT)
-    result = evaluate_text(model, ".", tokenizer=BYTES, separator="---", include="py")
+    result = evaluate_text(model, ".", tokenizer=BYTES, separator="---", suffixes="py")
     assert (result.name, result.documents) == ("a.py", 3) and result.text_bytes == len("oneand two3 4")
 
 
