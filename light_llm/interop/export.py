@@ -63,6 +63,8 @@ def export(
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         (partial if exporter.is_folder else partial.parent).mkdir(parents=True, exist_ok=True)
+        for note in exporter.notes(loaded):
+            log(f"note      {note}")
         log(f"writing   weights in {dtype}")
         exporter.write(loaded, partial, dtype=dtype)
         check, summary = _verify(loaded, exporter, partial, dtype, log)
@@ -96,7 +98,8 @@ def _verify(
         runtime = exporter.open(path)
         try:
             limit = exporter.tolerance(loaded, dtype)
-            check = verify(exporter.reference(loaded, dtype), runtime, limit=limit)
+            texts = exporter.tokenizer_texts(loaded)
+            check = verify(exporter.reference(loaded, dtype), runtime, limit=limit, texts=texts)
         finally:
             runtime.close()
     except MissingDependency as error:

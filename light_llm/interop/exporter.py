@@ -17,6 +17,11 @@ from ..errors import ConfigError
 from .architectures import origin_of
 
 MIXED = "mixed"  # the dtypes that the weights of a model were imported in, where they are several
+TOKENIZER_TEXTS = (  # words, signs, numbers, line breaks, characters of several bytes
+    "To be, or not to be: that is the question.\n",
+    "  two spaces,\ttab, 1234 and don't!\n\n",
+    "naïve café — Ωμέγα, 東京 🙂",
+)
 MAX_LOGIT_ERROR = 1e-4  # float32 with sums in another order
 
 
@@ -115,6 +120,14 @@ class Exporter(ABC):
     def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
         """Return our model with the roundings of the dtype, which the program is compared with."""
         return rounded(loaded, dtype)
+
+    def notes(self, loaded: LoadedModel) -> Sequence[str]:
+        """Return what the program does differently from the model, a sentence each."""
+        return ()
+
+    def tokenizer_texts(self, loaded: LoadedModel) -> Sequence[str]:
+        """Return texts that have the same ids in the program."""
+        return TOKENIZER_TEXTS
 
     def tolerance(self, loaded: LoadedModel, dtype: str) -> float:
         """Return how far a logit may be from that of `reference`."""

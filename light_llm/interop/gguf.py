@@ -1,6 +1,7 @@
 """Export to GGUF, the file format of llama.cpp: written with the `gguf` package, opened by llama.cpp if installed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from ..checkpoint import LoadedModel
 from ..config import check_choice
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
+from ..data.hf_tokenizer import HuggingFaceTokenizer
 from ..data.tokenizer_json import to_tokenizer_json
 from ..errors import ConfigError
 from .architectures import trim_vocab
-from .exporter import Exporter, require
+from .exporter import TOKENIZER_TEXTS, Exporter, require
 from .gguf_formats import DTYPES, quantize, tensor_dtype
 from .gguf_tensors import check_can_be_gguf, gguf_tensors, metadata
 from .gguf_verify import check_file, emulate_llama_cpp, logit_tolerance
 from .llama_cpp import LlamaCpp
+from .tokenizer_to_gguf import LEADING_SPACE, GGUFVocabulary, gguf_fields_from_tokenizer_json
 
 # Token types. A control token is never found in a text and never shown, and an unused one belongs to no text.
 NORMAL, CONTROL, UNUSED = 1, 3, 5
@@ -62,6 +65,16 @@ class GGUFExporter(Exporter):
         """Return the limit, measured for this model: see `logit_tolerance`."""
         return logit_tolerance(loaded, dtype)
 
+    def notes(self, loaded: LoadedModel) -> Sequence[str]:
+        """Return what llama.cpp does differently with a published tokenizer."""
+        tokenizer = loaded.file.tokenizer
+        return _published_vocabulary(tokenizer).notes if isinstance(tokenizer, HuggingFaceTokenizer) else ()
+
+    def tokenizer_texts(self, loaded: LoadedModel) -> Sequence[str]:
+        """Return the texts that have the same ids in llama.cpp."""
+        differs = LEADING_SPACE in self.notes(loaded)
+        return [text for text in TOKENIZER_TEXTS if not (differs and text.startswith(" "))]
+
 
 def file_parts(loaded: LoadedModel, dtype: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the fields of the file and its tensors, float32, both by GGUF's names. Raises ConfigError."""
@@ -89,14 +102,17 @@ def with_padding(fields: Mapping[str, Any], n: int) -> dict[str, Any]:
 def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the vocabulary of a tokenizer as fields of a GGUF file; ids stay the same.
 
-    All of ours are byte-pair encodings there, of llama.cpp's kind "gpt2". It splits a text by GPT-2's pattern, writes
-    each byte as a visible character, and merges neighbours by a list of merges, the earliest first. The result of a
-    merge need not be a token unless it remains at the end. So
+    For a published tokenizer, see `gguf_fields_from_tokenizer_json`. All of ours are byte-pair encodings there, of
+    llama.cpp's kind "gpt2". It splits a text by GPT-2's pattern, writes each byte as a visible character, and merges
+    neighbours by a list of merges, the earliest first. The result of a merge need not be a token unless it remains at
+    the end. So
       - bytes are 256 tokens and no merge;
       - a character of several bytes is merged from them, the first two first. A merge always begins at a first byte,
         and no byte is both first and later, so two characters never merge;
       - for a trained vocabulary each way to make a token from two others is listed.
     """
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return _published_vocabulary(tokenizer).fields
     char_of = bytes_to_unicode()
     texts = ["".join(char_of[b] for b in tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
     names = {i: f"<|no-text-{i}|>" for i, text in enumerate(texts) if not text} | {tokenizer.separator: SEPARATOR}
@@ -112,6 +128,18 @@ def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": False,
     }
+
+
+@lru_cache(maxsize=1)
+def _published_vocabulary(tokenizer: HuggingFaceTokenizer) -> GGUFVocabulary:
+    return gguf_fields_from_tokenizer_json(
+        tokenizer.data,
+        vocab_size=tokenizer.vocab_size,
+        separator=tokenizer.separator,
+        prefix=tokenizer.prefix,
+        suffix=tokenizer.suffix,
+        stop_ids=tokenizer.stop_ids,
+    )
 
 
 def _merges(tokenizer: Tokenizer, texts: list[str]) -> list[str]:

@@ -127,6 +127,8 @@ def find_name(pre_tokenizer: Any, *, ignore_merges: bool) -> str | None:
 
 def _regexes(pre_tokenizer: Any) -> list[str] | None:
     """Return the expressions that a byte-level `pre_tokenizer` splits by; None for one that does something else."""
+    if pre_tokenizer is None:
+        return None
     parts = pre_tokenizer.get("pretokenizers") if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
     *splits, last = parts
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space") is not False:

@@ -67,14 +67,27 @@ class Llama:
         return np.array(self.llama.scores[start : start + len(ids)], np.float32)
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the ids of a text, with what the tokenizer adds by default; None if the file has no tokenizer."""
+        """Return the ids of a text, without BOS and EOS; None if the file has no tokenizer."""
         if not self.has_tokenizer:
             return None
-        return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=True, special=False)]
+        return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out."""
+        if self.api.llama_vocab_type(self.vocab) == self.api.LLAMA_VOCAB_TYPE_SPM:
+            return self._detokenize(ids)
+        # llama.cpp's detokenizer of the other kinds also drops spaces before signs.
         return b"".join(self._token_bytes(i) for i in ids).decode("utf-8", errors="replace")
+
+    def _detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without the space that the tokenizer puts before it."""
+        array, size = (self.api.llama_token * len(ids))(*ids), 64
+        while True:
+            buffer = create_string_buffer(size)
+            n = int(self.api.llama_detokenize(self.vocab, array, len(ids), buffer, size, False, False))
+            if n >= 0:
+                return buffer.raw[:n].decode("utf-8", errors="replace")
+            size = -n
 
     def _token_bytes(self, token: int) -> bytes:
         size = 64

@@ -22,7 +22,11 @@ from ..errors import CheckpointError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of tokens, the same in both kinds of files
 SPACE = "\u2581"
 MAX_TOKEN = 1 << 10  # characters of one that is merged from others: its merges take the square in memory
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def byte_token(byte: int) -> str:
+    """Return the text of the token that stands for a byte."""
+    return f"<0x{byte:02X}>"
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,13 @@ def sentencepiece_json(
         except ValueError as error:
             raise CheckpointError(f"the vocabulary cannot be read: {error}; use another copy of it") from None
     vocab = {token: i for i, token in enumerate(tokens)}
-    has_bytes = sum(type_ == BYTE and bool(_BYTE.fullmatch(token)) for token, type_ in zip(tokens, types, strict=True))
+    has_bytes = all(byte_token(byte) in vocab for byte in range(256))
     values = bpe_tokenizer_json(vocab, [])
     if unigram:
         if unknown is None:
             raise CheckpointError("the vocabulary is a Unigram model and has no unknown token; use another copy of it")
         pieces = [[token, float(score)] for token, score in zip(tokens, scores, strict=True)]
-        values["model"] = {"type": "Unigram", "unk_id": unknown, "vocab": pieces, "byte_fallback": has_bytes == 256}
+        values["model"] = {"type": "Unigram", "unk_id": unknown, "vocab": pieces, "byte_fallback": has_bytes}
         values["pre_tokenizer"] = _split_control_tokens(tokens, types)
     else:
         merges = merges_by_score(tokens, scores, types)
@@ -83,7 +87,7 @@ def sentencepiece_json(
             "merges": merges,
             "unk_token": unk,
             "fuse_unk": unk is not None,
-            "byte_fallback": has_bytes == 256,
+            "byte_fallback": has_bytes,
         }
     return values | {
         "added_tokens": added_tokens(tokens, types),

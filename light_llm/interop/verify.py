@@ -4,6 +4,7 @@ A file that was not opened by the program it is for is a guess. So each target o
 export whose runtime answers differently is refused.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,11 @@ from torch import Generator
 
 from ..checkpoint import LoadedModel
 from ..data import Tokenizer
-from ..data.tokenizers import decode as decode_ids
 from ..errors import CheckpointError
 from ..generate.decode import decode
 from ..generate.sampling import Sampling
 from .architectures import trimmed_config
+from .exporter import TOKENIZER_TEXTS as TOKENIZER_TEXTS
 from .exporter import Runtime
 
 GREEDY_TOKENS = 64
@@ -23,11 +24,6 @@ SHORT_WINDOW = 48  # tokens of the two short windows
 MAX_LOGITS = 1 << 26  # of the long window, 0.27 GB: 1,335 tokens with GPT-2's vocabulary
 MAX_TIES = 8  # greedy tokens where two logits are closer than the tolerance
 MAX_SPREAD = 0.25  # of the standard deviation of the logits: a wider tolerance would pass another model
-TOKENIZER_TEXTS = (  # words, signs, numbers, line breaks, characters of several bytes
-    "To be, or not to be: that is the question.\n",
-    "  two spaces,\ttab, 1234 and don't!\n\n",
-    "naïve café — Ωμέγα, 東京 🙂",
-)
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,9 @@ class ExportCheck:
 
 
 @torch.inference_mode()
-def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> ExportCheck:
+def verify(
+    loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4, texts: Sequence[str] = TOKENIZER_TEXTS
+) -> ExportCheck:
     """Compare a model with its export: logits of two short windows and a long one, a greedy text, the tokenizer.
 
     The long window is the whole context where that is at most MAX_LOGITS logits; differences further on are not found.
@@ -63,6 +61,7 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
     Args:
         loaded: our side, in float32 on the CPU. If the export rounds, a model with the same rounded weights.
         limit: of the difference between two logits.
+        texts: that are tokenized by both.
 
     Raises CheckpointError if they are not the same model, and says in what they differ.
     """
@@ -79,7 +78,7 @@ def verify(loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4) -> Exp
     max_error = max(_compare_logits(loaded, runtime, rows, n_ids, limit) for rows in (short, long))
     prompt = short[0][: max(1, min(8, config.n_positions // 2))]
     compared, equal = _compare_greedy(loaded, runtime, prompt, n_ids, limit)
-    same_tokenizer = None if tokenizer is None else _compare_tokenizer(tokenizer, runtime)
+    same_tokenizer = None if tokenizer is None else _compare_tokenizer(tokenizer, runtime, texts)
     return ExportCheck(runtime.name, max_error, limit, len(long[0]), compared, equal, same_tokenizer)
 
 
@@ -136,21 +135,21 @@ def _compare_greedy(
     return n, n - ties
 
 
-def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime) -> bool | None:
+def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime, texts: Sequence[str]) -> bool | None:
     """Return True if texts have the same ids there and come back whole; None if the export has no tokenizer.
 
     Characters that an alphabet lacks are left out of the texts, and the alphabet is a text of its own.
     """
     # Only CharTokenizer has an alphabet; the others encode any text.
     alphabet = getattr(tokenizer, "alphabet", None)
-    for text in (*TOKENIZER_TEXTS, *([alphabet] if alphabet else [])):
+    for text in (*texts, *([alphabet] if alphabet else [])):
         known = text if alphabet is None else "".join(c for c in text if c in alphabet)
         actual, expected = runtime.encode(known), tokenizer.encode(known)
         if actual is None:
             return None
         if actual != expected:
             raise _mismatch(runtime, f"its tokenizer gives other ids for {known!r}: {actual[:8]}, not {expected[:8]}")
-        if runtime.decode(expected) != decode_ids(tokenizer, expected):
+        if runtime.decode(expected) != tokenizer.decode(expected):
             raise _mismatch(runtime, f"its tokenizer does not decode to {known!r}")
     return True
 

@@ -23,9 +23,9 @@ import os, signal, sys
 import numpy as np
 
 __version__ = "0.0.1"
-LLAMA_VOCAB_TYPE_NONE = 0
+LLAMA_VOCAB_TYPE_NONE, LLAMA_VOCAB_TYPE_SPM = 0, 1
 llama_model_get_vocab = lambda model: "words"
-llama_vocab_type = lambda vocab: 1
+llama_vocab_type = lambda vocab: 2
 CHANGE
 
 def llama_token_to_piece(vocab, token, buffer, size, left, special):

@@ -8,6 +8,7 @@ import torch
 from light_llm.checkpoint import Files, LoadedModel, load_model, model_meta, write_model_file
 from light_llm.data import Tokenizer
 from light_llm.data.bpe import train_bpe
+from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, make_tokenizer
 from light_llm.interop.gguf import GGUFExporter
 from light_llm.interop.huggingface import HuggingFaceExporter
@@ -54,5 +55,6 @@ def tiny_loaded(folder: Path, family: str = "gpt2", tokenizer: Tokenizer | None 
     meta = model_meta(model, None, step=120, dtype="bfloat16", evaluation=evaluation)
     data = {"source": "poem.txt", "title": "poem.txt", "max_length": 24, "documents": 3, "tokenizer": tokenizer.name}
     meta |= {"tokenizer": tokenizer.to_dict(), "data": data | {"sha256": "0" * 64, "train_tokens": 8000}}
-    write_model_file(folder / "tiny_model.pt", model.state_dict(), meta, Files())
+    carried = {"tokenizer.json": tokenizer.data} if isinstance(tokenizer, HuggingFaceTokenizer) else {}
+    write_model_file(folder / "tiny_model.pt", model.state_dict(), meta, Files(), files=carried)
     return load_model(folder / "tiny_model.pt")

@@ -14,6 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from light_llm.interop.sentencepiece_json import NORMAL, merges_by_score
+
 from .texts_in_scripts import SENTENCES, SONNET
 
 LLAMA3_PATTERN = (
@@ -238,7 +240,10 @@ def _sentencepiece_bpe(size: int, special: list[str]) -> Parts:
     # Few characters, so that byte fallback has something to do.
     texts = [text for text in TRAINING_TEXTS if max(map(ord, text)) < 0x400]
     model = _trained_bpe(n, pre, [*special, *byte_tokens], bytes_first=False, texts=texts)
-    return model | {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    # SentencePiece merges any pair that makes a token, the token with the highest score first.
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)[n - size :]
+    merges = merges_by_score(tokens, [-float(i) for i in range(size)], [NORMAL] * size)
+    return model | {"merges": merges, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
 
 
 SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
