@@ -5,6 +5,7 @@ from .carried_files import CARRIED_FILES as CARRIED_FILES
 from .carried_files import read_carried_files as read_carried_files
 from .load import LoadedModel as LoadedModel
 from .load import ModelFile as ModelFile
+from .load import describe_model as describe_model
 from .load import load_model as load_model
 from .load import read_meta as read_meta
 from .load import read_model as read_model

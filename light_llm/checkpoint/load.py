@@ -15,7 +15,7 @@ from ..data import Tokenizer, tokenizer_from_dict
 from ..errors import CheckpointError, ConfigError, LightLLMError, did_you_mean
 from ..model import LightLLM
 from ..runtime import expand_path
-from .carried_files import read_carried_files
+from .carried_files import CARRIED_FILES, read_carried_files
 from .commit import check_format, is_complete, read_json, verify_folder
 from .foreign_files import advice_for_folder
 from .model_file import WEIGHT_DTYPES, ModelFileReader
@@ -148,20 +148,38 @@ def read_meta(path: Path) -> dict[str, Any]:
         return file.meta
 
 
+def describe_model(path: str | Path) -> ModelFile:
+    """Return what the model file at a path says about its model, without weights, whose damage is not noticed.
+
+    Raises CheckpointError; see `read_model`.
+    """
+    path = find_model(expand_path(path))
+    if path.is_dir():
+        files = read_carried_files(path, verify_folder(path, only=["model.json", *CARRIED_FILES]))
+        meta = read_json(path / "model.json")
+        check_format(meta, path)
+        return _with_tokenizer(_interpret(path, meta), files)
+    with ModelFileReader(path) as file:
+        return _with_tokenizer(_interpret(path, file.meta), file.read_files())
+
+
 def _read(path: Path, dtype: torch.dtype | None) -> ModelFile:
     if path.is_dir():
         files = read_carried_files(path, verify_folder(path))
         meta = read_json(path / "model.json")
         check_format(meta, path)
-        weights = read_tensors(path / "model.safetensors")
+        description, weights = _interpret(path, meta), read_tensors(path / "model.safetensors")
+        _check_sizes(path, description.config, weights)
+        # Copied, because the library maps the file: a plan takes the weights of a model for memory in use.
         for name in weights if dtype else ():
-            weights[name] = weights[name].to(dtype)
-        return _with_tokenizer(_interpret(path, weights, meta), files)
+            weights[name] = weights[name].to(dtype, copy=True)
+        return _with_tokenizer(replace(description, weights=weights), files)
     with ModelFileReader(path) as file:
         # Check sizes against the config before reading numbers: the file may claim far too many.
-        checked = _interpret(path, file.shapes, file.meta)
+        description = _interpret(path, file.meta)
+        _check_sizes(path, description.config, file.shapes)
         weights, files = file.read(dtype)
-        return _with_tokenizer(replace(checked, weights=weights), files)
+        return _with_tokenizer(replace(description, weights=weights), files)
 
 
 def find_model(path: Path) -> Path:
@@ -187,7 +205,8 @@ def find_model(path: Path) -> Path:
     raise CheckpointError(f"no checkpoint at {path}{hint} Train one with: light-llm train")
 
 
-def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) -> ModelFile:
+def _interpret(path: Path, meta: Mapping[str, Any]) -> ModelFile:
+    """Return a model file without weights and tokenizer. Raises CheckpointError."""
     try:
         config = from_dict(ModelConfig, meta["config"], what="model")
         data = dict(meta.get("data") or {})
@@ -198,8 +217,7 @@ def _interpret(path: Path, weights: dict[str, Tensor], meta: Mapping[str, Any]) 
         raise CheckpointError(f"{path} was written by another version of light-llm: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, LightLLMError) as error:
         raise CheckpointError(f"{path} is damaged: its description cannot be used ({error!r})") from None
-    _check_sizes(path, config, weights)
-    return ModelFile(path, weights, config, None, data, dict(meta))
+    return ModelFile(path, {}, config, None, data, dict(meta))
 
 
 def _with_tokenizer(file: ModelFile, files: Mapping[str, bytes]) -> ModelFile:

@@ -162,13 +162,17 @@ class ModelFileReader:
         files = self._verify(read_all())
         return weights, {name: data for name, data in files.items() if name in CARRIED_FILES}
 
+    def read_files(self) -> dict[str, bytes]:
+        """Return the files in the model file, whose digest is not checked."""
+        return {name: self._read_tensor(tensor).numpy().tobytes() for name, tensor in self.files.items()}
+
     def verify(self) -> None:
         """Check the digest, one tensor at a time. Raises CheckpointError."""
         self._verify((name, self._read_tensor(self.shapes[name])) for name in sorted(self.shapes))
 
     def _verify(self, weights: Iterable[tuple[str, Tensor]]) -> dict[str, bytes]:
         """Return the files. Raises CheckpointError when the contents do not match the digest."""
-        files = {name: self._read_tensor(tensor).numpy().tobytes() for name, tensor in self.files.items()}
+        files = self.read_files()
         if digest(weights, self.meta, files) != self.digest:
             raise CheckpointError(f"{self.path} is damaged: its contents do not match its digest; {_REMEDY}")
         return files

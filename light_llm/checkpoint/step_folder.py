@@ -104,10 +104,14 @@ def read_step_files(path: Path) -> dict[str, bytes]:
     return read_carried_files(path, verify_folder(path, only=CARRIED_FILES))
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore an optimizer's tensors by parameter name. Raises CheckpointError when a parameter does not exist."""
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Move tensors into an optimizer by parameter name; they leave `tensors`, so that no two copies of all are held.
+
+    Raises CheckpointError when a parameter does not exist.
+    """
     owners = {plain_name(name): p for name, p in model.named_parameters()}
-    for key, tensor in tensors.items():
+    for key in list(tensors):
+        tensor = tensors.pop(key)
         name, _, entry = key.rpartition("/")
         if name not in owners:
             raise CheckpointError(f"the optimizer state of {name!r} belongs to no parameter of this model")

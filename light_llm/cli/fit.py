@@ -52,11 +52,13 @@ class FitChecker:
     Args:
         resolved: the training settings, with no "auto" left.
         fixed: the run starts from a trained model, which decides its shape.
+        loaded: bytes of its weights, which are in memory already; the plan counts them itself.
     """
 
     resolved: TrainConfig
     flags: TrainFlags
     fixed: bool
+    loaded: int = 0
 
     def check_before_data(self, run: Run) -> Overrides:
         """Return settings that make the run fit; {} if it fits, and with --force or --budget (applied later).
@@ -75,7 +77,7 @@ class FitChecker:
         # The built-in corpus has a trained tokenizer of its own.
         tokenizer = run.data.tokenizer if run.data.data.partition(":")[0] != "tales" else "bpe"
         V = run.model.vocab_size if self.fixed else expected_vocab_size(tokenizer, run.model.vocab_size)
-        model, framework = replace(run.model, vocab_size=V), resident_memory() + DATA_BYTES
+        model, framework = replace(run.model, vocab_size=V), max(0, resident_memory() - self.loaded) + DATA_BYTES
         plan = make_plan(model, self.resolved, run.data.max_length, framework=framework, timed=False)
         return self._fitting_overrides(plan, untouched="nothing was downloaded or written")
 

@@ -15,9 +15,10 @@ from ..config import ModelConfig, Run
 from ..config.schedule import rate_notes
 from ..errors import ConfigError, as_flags
 from ..text_format import wrap_line
-from .train import TrainFlags, new_run, parse_train
+from .train import TrainFlags, check_tokenizer, new_run, parse_train
 
 if TYPE_CHECKING:
+    from ..checkpoint import ModelFile
     from ..plan.plan import DatasetSize, Plan
 
 
@@ -30,7 +31,7 @@ class PlanFlags(TrainFlags):
 
 
 WIDTH = 80  # columns of the table
-NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker", "init_from")
+NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker")
 
 
 def command(argv: Sequence[str]) -> int:
@@ -39,21 +40,30 @@ def command(argv: Sequence[str]) -> int:
         "Predict what a run costs: parameters, memory, time, disk. If it does not fit into memory, suggest settings "
         "that do. Takes the flags of train. Downloads and starts nothing. Exit code 0: it fits; 2: it does not."
     )
-    flags, _, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about, no_effect=NO_EFFECT)
-    run = new_run(settings, None)
+    flags, given, settings = parse_train(PlanFlags, argv, prog="light-llm plan", about=about, no_effect=NO_EFFECT)
+    source = settings.get("train__init_from")
+    if source and flags.budget:
+        raise ConfigError("--budget chooses the model, and --init-from has one already; leave one out")
+    run = None if source else new_run(settings, None)
     from .progress import load_torch
 
     load_torch(quiet=flags.json)
+    from ..checkpoint import describe_model
     from ..plan.budget import parse_budget
     from ..plan.render import refusal, table
-    from ..plan.suggest import suggest_settings
+    from ..plan.suggest import suggest_settings, without_fixed
     from ..runtime import configure_process
 
     if flags.budget:
         parse_budget(flags.budget)
     configure_process()
-    plan, notes = _planned(run, settings, flags)
+    origin = describe_model(source) if source else None
+    run = run or new_run(settings, origin, preset="preset" in given)
+    check_tokenizer(given, run, origin)
+    plan, notes = _planned(run, settings, flags, origin)
     suggestions = [] if plan.fits else suggest_settings(plan)
+    if origin:
+        suggestions = without_fixed(suggestions, resumed=False)
     if suggestions and flags.fit:
         notes.append(f"fit          {suggestions[0].flags}: {suggestions[0].effect}")
         plan, suggestions = suggestions[0].plan, []
@@ -68,8 +78,12 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan, list[str]]:
-    """Return the plan, fitted to the budget if there is one, and notes to print below it."""
+def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags, origin: ModelFile | None) -> tuple[Plan, list[str]]:
+    """Return the plan, fitted to the budget if there is one, and notes to print below it.
+
+    Args:
+        origin: the model that the run starts from, which decides the shape.
+    """
     from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
     from ..plan.profile import is_known
@@ -78,8 +92,9 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     from .fit import resolve_auto
 
     train = resolve_auto(run.train)
-    text, V, notes = _text_size(run, settings, flags)
-    run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
+    text, V, notes = _text_size(run, settings, flags, origin)
+    if origin is None:
+        run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
     notes += [f"note         {note}" for note in map(as_flags, rate_notes(train))]
     if flags.measure:
         forget_speed()
@@ -94,7 +109,9 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Plan
     return choice.plan, [*notes, f"budget       {flags.budget}: {as_flags(choice.why)}"]
 
 
-def _text_size(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[DatasetSize, int, list[str]]:
+def _text_size(
+    run: Run, settings: dict[str, Any], flags: PlanFlags, origin: ModelFile | None
+) -> tuple[DatasetSize, int, list[str]]:
     """Return the size of the text, the size of the vocabulary, and notes.
 
     Raises:
@@ -111,7 +128,8 @@ def _text_size(run: Run, settings: dict[str, Any], flags: PlanFlags) -> tuple[Da
     try:
         with preparing(quiet=flags.json) as progress:
             chosen = {name for name in ("data", "tokenizer") if f"data__{name}" in settings}
-            dataset = load_dataset(run.data, chosen=chosen, offline=True, progress=progress)
+            own = origin.tokenizer if origin else None
+            dataset = load_dataset(run.data, tokenizer=own, chosen=chosen, offline=True, progress=progress)
     except Unavailable as error:
         V = expected_vocab_size(settings.get("data__tokenizer", run.data.tokenizer), ModelConfig().vocab_size)
         missing = error.message.partition(" is not on this machine")[0]

@@ -136,9 +136,10 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
     if run is None:
         return None
     flags, settings = request.flags, request.settings
-    _check_tokenizer(given, run, origin)
+    check_tokenizer(given, run, origin)
     # The device is resolved, and the memory checked, before a text is read or downloaded in vain.
-    fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None)
+    loaded = sum(t.nbytes for t in origin.weights.values()) if origin else 0
+    fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None, loaded=loaded)
     changes = fit.check_before_data(run)
     run = run.with_settings(**changes)
     dataset = _load_dataset(run, origin, flags, given, settings | changes)
@@ -222,7 +223,7 @@ def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tu
     return new_run(settings, origin, preset="preset" in given), origin
 
 
-def _check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None:
+def check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None:
     """Raise ConfigError if --tokenizer differs from the tokenizer of the model that the run starts from."""
     if origin and origin.tokenizer and "tokenizer" in given:
         own, spec = origin.tokenizer, run.data.tokenizer

@@ -200,9 +200,10 @@ def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
 
 
 def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:
-    """Restore the model, the optimizer and the random generators from a checkpoint. Returns the state of the run."""
+    """Move a checkpoint into the model, the optimizer and the random generators. Returns the state of the run."""
     weights, moments, rng, state, _ = checkpoint
     model.load_state_dict(weights)
+    weights.clear()
     restore_optimizer(model, optimizer, moments)
     set_rng_state(rng, device)
     return TrainState.from_checkpoint(state)

@@ -8,9 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from light_llm.checkpoint import Files, load_model, read_meta, read_model, write_model_file
+from light_llm.checkpoint import (
+    Files,
+    describe_model,
+    load_model,
+    read_meta,
+    read_model,
+    read_step,
+    restore_optimizer,
+    write_model_file,
+)
+from light_llm.config import TrainConfig
 from light_llm.errors import CheckpointError
-from tests.checkpoint.test_checkpoint import meta_of, save, trained
+from light_llm.optim import build_optimizer
+from tests.checkpoint.test_checkpoint import FILES, meta_of, save, trained
 from tests.support.live_bytes import allocations
 from tests.support.tools import some_tokens, tiny_model
 
@@ -75,6 +86,30 @@ def test_a_view_is_written_without_the_rest_of_its_storage(tmp_path: Path) -> No
     write_model_file(path, weights | {"wte.weight": whole[: len(weights["wte.weight"])]}, meta_of(model), Files())
     assert torch.equal(read_model(path).weights["wte.weight"], weights["wte.weight"])
     assert path.stat().st_size < whole.nbytes
+
+
+def test_a_model_is_described_without_its_weights(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    path, step = tmp_path / "best_model.pt", tmp_path / "step-000003"
+    write_model_file(path, model.state_dict(), meta_of(model), Files(), FILES)
+    save(step, model, optimizer)
+    (step / "model.safetensors").write_bytes(b"not read")
+    for place in (path, step):
+        file = describe_model(place)
+        assert file.config == model.config and file.files == FILES and not file.weights
+        assert file.tokenizer is not None and file.tokenizer.vocab_size == 61
+
+
+def test_an_optimizer_is_restored_without_a_second_copy(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    save(tmp_path / "step-000003", model, optimizer)
+    moments = read_step(tmp_path / "step-000003")[1]
+    fresh = build_optimizer(model, TrainConfig())
+    assert len(moments) == 3 * len(list(model.parameters()))
+    restore_optimizer(model, fresh, moments)
+    assert not moments and all(
+        torch.equal(fresh.state[p][k], v) for p, e in optimizer.state.items() for k, v in e.items()
+    )
 
 
 def test_damage_is_seen_without_holding_the_weights(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from light_llm.checkpoint import Files, read_model, write_model_file
 from light_llm.cli import main
-from light_llm.config import ModelConfig
+from light_llm.config import ModelConfig, get_model_size
 from light_llm.data import create_dataloader, prepare_dataset
 from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.errors import ConfigError
@@ -46,6 +46,19 @@ def test_fine_tuning_keeps_tokenizer_and_files() -> None:
         assert (
             file.config == read_model("model.pt").config and file.data["tokenizer_sha256"] == record["tokenizer_sha256"]
         )
+
+
+def test_a_fine_tuning_is_planned_from_its_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its shape, its tokenizer and its window, without a second copy of its weights."""
+    imported(Path("model.pt"))
+    shutil.copy(FIXTURES / "poem.txt", "poem.txt")
+    words = ["plan", "--init-from", "model.pt", "--data", "poem.txt", "--device", "cpu", "--dtype", "float32"]
+    assert main([*words, "--batch-size", "2", "--max-steps", "3", "--json"]) == 0
+    plan, n = json.loads(capsys.readouterr().out), get_model_size(read_model("model.pt").config)
+    assert plan["parameters"] == n and plan["tokens"] == 3 * 2 * 16
+    assert plan["memory"]["weights"] == 4 * n and plan["memory"]["optimizer"] == 8 * n  # in float32, whatever the file
+    for wrong, named in ((["--budget", "5min"], "--budget"), (["--tokenizer", "char"], "model.pt has its own, hf")):
+        assert main([*words, *wrong]) == 2 and named in capsys.readouterr().err
 
 
 def test_another_tokenizer_is_another_run_and_another_encoding() -> None:
