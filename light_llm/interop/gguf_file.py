@@ -25,7 +25,7 @@ MAX_HEADER = 256 << 20  # bytes of fields, names and shapes; Gemma's vocabulary 
 MAX_ITEMS = 1 << 22  # fields, and entries of lists; Gemma has 1.3 million
 MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS, MAX_ALIGNMENT = 4, 1 << 16
-CHUNK = 1 << 20  # numbers that are dequantised at once
+CHUNK = 1 << 18  # numbers that are dequantised at once
 STRING, ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # stored as torch has them
@@ -106,7 +106,9 @@ class GGUFFile:
         # Blocks are independent, so the result does not depend on where the chunks begin.
         step = max(1, CHUNK // block)
         for start in range(0, tensor.nbytes // size, step):
-            raw = np.empty((min(step, tensor.nbytes // size - start), size), np.uint8)
+            n = min(step, tensor.nbytes // size - start)
+            # One row, because the package loops over rows in Python.
+            raw = np.empty((1, n * size), np.uint8)
             self._fill(tensor, raw)
             try:
                 unpacked = self.gguf.quants.dequantize(raw, kind)
@@ -115,7 +117,7 @@ class GGUFFile:
                     f"{self.path}: {name} is in {tensor.kind}, which the package gguf cannot dequantise; "
                     "use a file in another format, such as Q8_0"
                 ) from None
-            out[start * block : (start + len(raw)) * block] = unpacked.reshape(-1)
+            out[start * block : (start + n) * block] = unpacked.reshape(-1)
         return numbers
 
     def _fill(self, tensor: StoredTensor, buffer: NDArray[np.uint8]) -> None:
@@ -127,11 +129,11 @@ class GGUFFile:
         first, second = self.tensors[a], self.tensors[b]
         if (first.kind, first.shape) != (second.kind, second.shape):
             return False
-        for start in range(0, first.nbytes, 4 * CHUNK):
+        for start in range(0, first.nbytes, 16 * CHUNK):
             parts = []
             for tensor in (first, second):
                 self.file.seek(tensor.offset + start)
-                parts.append(self.file.read(min(4 * CHUNK, tensor.nbytes - start)))
+                parts.append(self.file.read(min(16 * CHUNK, tensor.nbytes - start)))
             if parts[0] != parts[1]:
                 return False
         return True

@@ -153,8 +153,10 @@ class _Product:
             return F.linear(x.to(_TORCH_DTYPES[self.kind]).float(), self.weight, self.bias)
         # q8_0: 32 activations share a float16 scale.
         blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
-        scale = blocks.abs().amax(dim=-1, keepdim=True) / 127
-        whole = torch.where(scale > 0, blocks / scale, 0.0).round()
+        largest = blocks.abs().amax(dim=-1, keepdim=True)
+        scale = largest / 127
+        # The product with 127 / largest, as there, is not always the quotient.
+        whole = torch.where(scale > 0, blocks * (127 / largest), 0.0).round()
         y = F.linear((whole * scale.half().float()).view(x.shape), self.weight, self.bias)
         if self.smallest is None:
             return y

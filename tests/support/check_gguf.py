@@ -1,7 +1,7 @@
 """Compare llama.cpp with our models for every family, tokenizer and number format: `make check-gguf`.
 
-python tests/support/check_gguf.py           all of it, some three minutes
-python tests/support/check_gguf.py llama     one family
+python tests/support/check_gguf.py           all of it, some five minutes
+python tests/support/check_gguf.py llama     one family of those with our tokenizers
 
 Each model is trained for some seconds, so that its predictions are not uniform. Columns:
   logits     the largest difference between a logit of llama.cpp and of our model with the weights of the file
@@ -42,6 +42,7 @@ from light_llm.interop.verify import verify  # noqa: E402
 from light_llm.objective import NextTokenLoss  # noqa: E402
 from tests.interop.test_export_gguf import MODELS, a_model  # noqa: E402
 from tests.support.export_tools import FAMILIES, GGUF, TOKENIZERS, a_tokenizer  # noqa: E402
+from tests.support.gguf_parity import CHANGES, VARIANTS, check  # noqa: E402
 from tests.support.gguf_reference import check_by_reference  # noqa: E402
 
 STEPS = {"gpt2": 40, "bpe": 150, "char": 150, "byte": 150}  # of training, by tokenizer: GPT-2's table is large
@@ -60,7 +61,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bad = sum(_trained_ones(folder, families)) + sum(_other_shapes(folder, families))
-        bad += sum(_wrong_files(folder))
+        bad += sum(_published_ones(folder)) + sum(_wrong_files(folder))
     print("\nall that was run is as it should be" if not bad else f"\n{bad} of these are WRONG")
     return 1 if bad else 0
 
@@ -78,7 +79,7 @@ def _trained_ones(folder: Path, families: list[str]) -> Iterator[bool]:
             padded = -(-tokenizer.vocab_size // 64) * 64
             loaded = a_model(folder, family, tokenizer, n_embd=64, vocab_size=padded)
             train(loaded, STEPS[kind])
-            for dtype in DTYPES:
+            for dtype in DTYPES if kind == "bpe" else ("f32", "q8_0", "q4_0"):
                 back = kind != "gpt2" or dtype == "f32"  # 50,257 tokens are read in seconds
                 yield _row(f"{family}, {kind}", loaded, folder / "model.gguf", dtype, back=back)
 
@@ -91,6 +92,25 @@ def _other_shapes(folder: Path, families: list[str]) -> Iterator[bool]:
             loaded = a_model(folder, family, **changes)
             for dtype in ("f32", "q8_0"):
                 yield _row(name, loaded, folder / "model.gguf", dtype)
+
+
+def _published_ones(folder: Path) -> Iterator[bool]:
+    """Check models with the config.json of published ones, imported from the file itself. Yield whether each is wrong.
+
+    The column `as there` is empty: the logits are compared with ours rounded as llama.cpp's.
+    """
+    _head("published, scaled down")
+    for name in (*CHANGES, *VARIANTS):
+        for dtype in DTYPES if name in CHANGES else ("f32",):
+            try:
+                row = check(name, folder, dtype)
+            except LightLLMError as error:
+                print(f"{name:43} {dtype:5} WRONG: {error}", flush=True)
+                yield True
+                continue
+            numbers = (f"{row.logit_error:.1e}", f"{row.limit:.1e}", "", "", f"{row.greedy_equal}/{row.greedy}", "")
+            print(COLUMNS.format(name, dtype, *numbers), "" if row.right else "WRONG", flush=True)
+            yield not row.right
 
 
 def _head(what: str) -> None:
@@ -223,7 +243,7 @@ def _noticed(loaded: LoadedModel, change: Any, path: Path) -> str:
     try:
         verify(loaded, runtime, limit=logit_tolerance(loaded, "f32"))
     except LightLLMError as error:
-        return str(error).partition("not the model: ")[2].partition(";")[0].partition(". ")[0]
+        return str(error).partition("not the same model: ")[2].partition(";")[0].partition(". ")[0]
     finally:
         runtime.close()
     return ""
