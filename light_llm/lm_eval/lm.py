@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint import LoadedModel, ModelFile
 from ..checkpoint.load import missing_tokenizer
 from ..config import MAX_SEED, Sampling, check_choice, check_range, repr_short, settings_of
-from ..data.tokenizers import start_ids
+from ..data.tokenizers import Tokenizer, start_ids
 from ..errors import ConfigError
 from ..evaluate.windows import Window
 from ..generate.decode import decode_text
@@ -174,7 +174,9 @@ class LightLLMForEval:
             max_new_tokens=request.max_tokens,
             context=self.context,
         )
-        return ["".join(row) for row in zip(*pieces, strict=True)]
+        texts = ["".join(row) for row in zip(*pieces, strict=True)]
+        # The harness decodes the new tokens alone.
+        return [text.removeprefix(" ") for text in texts] if drops_first_space(self.tokenizer) else texts
 
     def _report(self, kind: str, done: int, total: int) -> None:
         if self.progress:
@@ -197,6 +199,14 @@ def find_start(file: ModelFile) -> int:
                 if isinstance(name, str) and (found := library.token_to_id(name)) is not None:
                     return int(found)
     return start_ids(file.tokenizer, knows_separator=file.knows_separator)[-1]
+
+
+def drops_first_space(tokenizer: Tokenizer) -> bool:
+    """Return whether decoding takes away a space at the beginning, which encoding puts there (SentencePiece)."""
+    if not hasattr(tokenizer, "library"):
+        return False
+    first = tokenizer.encode("x")[:1]
+    return tokenizer.token_bytes(first[0]).startswith(b" ") and not tokenizer.decode(first).startswith(" ")
 
 
 def parse_generation_kwargs(kwargs: Mapping[str, Any]) -> GenerationRequest:

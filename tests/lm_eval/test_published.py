@@ -55,6 +55,20 @@ def test_bos_begins_every_context(name: str, kind: str, start: str, start_name: 
     assert text.strip() == tokenizer.decode([*prompt, best])[len(tokenizer.decode(prompt)) :].strip()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("tinyllama", "llama2"), ("mistral-v0.3", "mistral"), ("gpt2", "gpt2")])
+def test_new_tokens_are_decoded_alone(name: str, kind: str, tmp_path: Path) -> None:
+    """As in the harness: without the space that a SentencePiece tokenizer takes from the beginning of a text."""
+    loaded, _ = published_folder(tmp_path / name, name, kind)
+    lm = LightLLMForEval(loaded)
+    begins_word = [lm.tokenizer.token_bytes(i).startswith(b" ") for i in range(lm.tokenizer.vocab_size)]
+    with torch.no_grad():
+        loaded.model.head_weight[~torch.tensor(begins_word)] = 0.0  # the likeliest token begins a word
+    prompt = [*lm.tokenizer.prefix, *lm.tokenizer.encode("To be or")]
+    best = int(loaded.model(torch.tensor([prompt]))[0, -1].argmax())
+    assert begins_word[best]
+    assert lm.generate_until([("To be or", {"max_gen_toks": 1})]) == [lm.tokenizer.decode([best])]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
@@ -85,3 +99,7 @@ def test_the_harness_s_own_class_gives_the_same_likelihoods(name: str, kind: str
     assert [is_greedy for _, is_greedy in answers] == list(greedy)
     rolling = expected("loglikelihood_rolling", [(text,) for text in TEXTS])
     assert ours.loglikelihood_rolling(TEXTS) == pytest.approx(rolling, rel=1e-5)
+    prompts = ["The cat", "to be or not to be, that is it", "x", *(f"{word} and" for word in TEXTS[0].split())]
+    requests = [(prompt, {"until": ["q"], "max_gen_toks": 6}) for prompt in prompts]
+    expected_texts = expected("generate_until", [(prompt, dict(kwargs)) for prompt, kwargs in requests])
+    assert ours.generate_until(requests) == expected_texts and len(set(expected_texts)) > 6
