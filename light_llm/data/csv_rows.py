@@ -1,6 +1,7 @@
 """Split CSV and TSV files into documents: one per row, the text in a column."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from .documents import MAX_LINE_BYTES, document_chunks, missing_field_error
 from .text_stream import Chunk
 
 _DELIMITERS = ",;\t"
+_COLUMN = re.compile(r"\w([\w .-]{0,30}\w)?")
 
 
 def csv_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallbacks) -> Iterator[Chunk]:
@@ -25,7 +27,7 @@ def csv_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallb
     lines = _lines(read_text(path, errors=errors, callbacks=callbacks), path)
     header = next(lines, "")
     delimiter = _delimiter_of(header, text_field)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    names = [name.strip() for name in _rows([header], delimiter)[0]]
     if text_field not in names:
         raise missing_field_error(str(path), "column", text_field, names)
     column, rows = names.index(text_field), csv.reader(lines, delimiter=delimiter, strict=True)
@@ -46,12 +48,37 @@ def csv_documents(path: Path, text_field: str, errors: str, callbacks: ReadCallb
         ) from None
 
 
+def csv_columns(start: str) -> list[str]:
+    r"""Return the columns that a text names in its first line, if it begins as a table does; empty for other texts.
+
+    >>> csv_columns("id,text\n1,a\n2,b\n3,c\n"), csv_columns("Roses, red\nviolets, blue\nand, you\n")
+    (['id', 'text'], [])
+    """
+    lines = start.split("\n")[:-1][:10]  # the last one may be cut
+    for delimiter in _DELIMITERS:
+        rows = [row for row in _rows(lines, delimiter) if row]
+        names = rows[0] if rows else []
+        # In prose a space follows a comma.
+        named = all(_COLUMN.fullmatch(name) for name in names) and len({*names}) == len(names)
+        if len(rows) > 2 and len(names) > 1 and named and all(len(row) == len(names) for row in rows):
+            return names
+    return []
+
+
 def _delimiter_of(header: str, text_field: str) -> str:
     """Return the separator by which a first line has the column, or else the one that it has most often."""
     for delimiter in _DELIMITERS:
-        if text_field in (name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])):
+        if text_field in (name.strip() for name in _rows([header], delimiter)[0]):
             return delimiter
     return max(_DELIMITERS, key=header.count)
+
+
+def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Return the rows of some lines; lines that are not CSV, such as those with CR inside, are one value."""
+    try:
+        return list(csv.reader(lines, delimiter=delimiter)) or [[]]
+    except csv.Error:
+        return [lines]
 
 
 def _lines(chunks: Iterator[str], path: Path) -> Iterator[str]:

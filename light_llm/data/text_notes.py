@@ -3,7 +3,11 @@
 from pathlib import Path
 
 from ..text_format import format_bytes
+from .csv_rows import csv_columns
+from .decode_utf8 import decode_bytes, open_file
 from .fingerprint import TextStats
+from .json_records import DETECT_BYTES, detect_records
+from .piped_text import title_of
 from .text_files import NO_FIELD, TextFiles, list_others, list_skipped, suffix_to_read
 
 MANY_MARKS = 4  # lines; fewer may be a text about such marks
@@ -39,6 +43,8 @@ def text_notes(title: str, texts: TextFiles, stats: TextStats) -> list[str]:
             f"{title} is read as {_KINDS[texts.kind]}: each record is a document, its text in the field "
             f"{options.text_field!r}; {{--text-field {NO_FIELD}}} reads it as plain text"
         )
+    elif texts.kind == "text" and options.text_field != NO_FIELD and (found := _table_or_records(texts.files[0])):
+        notes.append(found)
     if stats.end_mark_lines >= MANY_MARKS:
         notes.append(
             f"{title} has {stats.end_mark_lines:,} lines {stats.end_mark}, which are ordinary text to train on and end "
@@ -54,3 +60,18 @@ def text_notes(title: str, texts: TextFiles, stats: TextStats) -> list[str]:
             "converted as Latin-1; convert the original with iconv -f WINDOWS-1252 -t UTF-8"
         )
     return notes
+
+
+def _table_or_records(path: Path) -> str:
+    """Return a note if a file that is read as plain text begins as CSV, or in a folder as JSON records; or ""."""
+    with open_file(path) as (file, _):
+        start = file.read(DETECT_BYTES)
+    name = title_of(path)
+    if columns := csv_columns(decode_bytes(start, "replace", final=False)[0]):
+        listed = ", ".join(columns[:4]) + ", ..." * (len(columns) > 4)
+        return (
+            f"{name} begins as CSV with the columns {listed}, and is read as plain text; to read its rows, name it .csv"
+        )
+    if detect_records(start, is_whole=len(start) < DETECT_BYTES):
+        return f"{name} begins with JSON records, and is read as plain text; to read its records, name it .jsonl"
+    return ""

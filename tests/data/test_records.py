@@ -138,6 +138,7 @@ def test_any_beginning_is_decided(text: str, is_whole: bool) -> None:
         ("a.csv", "id,text\n1,a\n2,b,c\n", "line 3 of a.csv ends a row of 3 values, and the first line names 2"),
         ("a.csv", 'text\na\n"b" c\n', "line 3 of a.csv is not CSV"),
         ("a.csv", 'text\na\n"b\nc\n', "line 4 of a.csv is not CSV"),
+        ("a.csv", "text\ra\rb\r", "a.csv has no column 'text'"),
         ("a.csv", "text\n\n", "a.csv holds no text in field 'text'"),
         ("a.csv", b"id,text\n1,caf\xe9\n", "a.csv is not UTF-8 text: byte 0xe9 at offset 13"),
     ],

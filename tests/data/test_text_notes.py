@@ -85,6 +85,27 @@ def test_a_folder_without_texts_names_what_is_there() -> None:
     assert documents_of("f", suffixes=".py,.ipynb", text_field="none") == ["x = 1", "{}"]
 
 
+def test_tables_and_records_that_are_read_as_plain_text_are_noted() -> None:
+    rows = "id,text\n" + "".join(f"{i},a story\n" for i in range(9))
+    for name in ("rows.txt", "rows"):
+        assert notes_of(write(name, rows)) == [
+            f"{name} begins as CSV with the columns id, text, and is read as plain text; to read its rows, name it .csv"
+        ]
+    assert not notes_of("rows.txt", text_field="none")
+    folder_of("f", {"a.txt": '{"text": "a"}\n{"text": "b"}\n'})
+    assert "a.txt begins with JSON records, and is read as plain text" in notes_of("f")[1]
+    for poem in (
+        "Roses, red\n" * 9,
+        "One,\ntwo,\nthree,\n",
+        "a b\n" * 9,
+        "",
+        "a\rb,c\n" * 9,
+        "I came,I saw\nI won\n" * 3,
+        ",\n" * 9,
+    ):
+        assert not notes_of(write("poem.txt", f"x{poem}"))
+
+
 # ---- marks between documents
 
 
