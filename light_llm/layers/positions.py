@@ -113,7 +113,7 @@ def frequencies(config: ModelConfig, device: torch.device) -> Tensor:
 
 def unscaled_frequencies(base: float, R: int, device: torch.device) -> Tensor:
     """theta_i = base^(-2i/R) for R rotated numbers: (R / 2,) float32, radians per token."""
-    return base ** -(torch.arange(0, R, 2, dtype=torch.float32, device=device) / R)
+    return 1.0 / base ** (torch.arange(0, R, 2, dtype=torch.float32, device=device) / R)
 
 
 def rotate(x: Tensor, angles: RotaryAngles | None) -> Tensor:

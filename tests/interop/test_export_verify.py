@@ -1,6 +1,7 @@
 """An export that is not the model is refused, wherever in the context it differs."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,22 @@ def test_overwrite_replaces_only_exports(kind: str, tmp_path: Path) -> None:
         export(model, TARGETS[kind], out)
     kept = out if kind == "gguf" else out / "best_model.pt"
     assert "a trained model" in kept.read_text() and list(tmp_path.iterdir()) == [out]
+
+
+def test_the_limit_grows_with_the_rounding_of_the_model_and_not_with_other_differences() -> None:
+    class Exact(Program):
+        def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
+            return deepcopy(self.model).double()(torch.tensor(ids))
+
+    model = model_of(**QWEN3, tied_head=False)
+    with torch.no_grad():
+        model.head_weight.mul_(1e4)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    check = verify(loaded(model), Exact(model))
+    assert 1e-4 < check.max_logit_error < check.limit
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    other = deepcopy(model)
+    with torch.no_grad():
+        other.h[0].mlp.c_proj.weight.mul_(1.001)
+    with pytest.raises(CheckpointError, match="its logits are off by"):
+        verify(loaded(model), Exact(other))
