@@ -130,6 +130,19 @@ def vocabulary_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def without_padding(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a file without the tokens that `with_padding`, or llama.cpp's converter, has added."""
+    names, kinds = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.token_type")
+    if not isinstance(names, list) or not isinstance(kinds, list) or len(names) != len(kinds):
+        return dict(fields)
+    n = len(names)
+    while n and kinds[n - 1] == UNUSED and names[n - 1] == f"[PAD{n - 1}]":
+        n -= 1
+    lists = [f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores")]
+    cut = {name: fields[name][:n] for name in lists if isinstance(fields.get(name), list)}
+    return {**fields, **cut}
+
+
 @lru_cache(maxsize=1)
 def _published_vocabulary(tokenizer: HuggingFaceTokenizer) -> GGUFVocabulary:
     return gguf_fields_from_tokenizer_json(

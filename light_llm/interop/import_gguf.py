@@ -17,6 +17,7 @@ from ..data import Tokenizer
 from ..data.hf_tokenizer import HuggingFaceTokenizer
 from ..errors import CheckpointError
 from .architectures import Family
+from .gguf import without_padding
 from .gguf_config import HEAD, TABLE, has_divisors, read_shape, with_llama3_scaling
 from .gguf_file import GGUFFile
 from .gguf_mapping import ROPE_FREQS, Part, parts_of
@@ -139,7 +140,7 @@ def _read_tokenizer(file: GGUFFile, spec: str, *, offline: bool) -> Tokenizer | 
     if file.fields.get(f"{TOKENIZER}model", "none") in ("no_vocab", "none"):
         return None
     try:
-        return tokenizer_from_gguf(file.fields, str(file.path))
+        return tokenizer_from_gguf(without_padding(file.fields), str(file.path))
     except CheckpointError as error:
         raise CheckpointError(
             f"{file.path}: {error.message}; name another tokenizer with {{--tokenizer PATH}}, or import only the "

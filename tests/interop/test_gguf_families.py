@@ -200,4 +200,5 @@ def test_a_padded_table_gets_tokens_of_padding(tmp_path: Path) -> None:
     loaded = read_gguf(tmp_path / "m.gguf")
     assert same_model(original, loaded)
     assert loaded.file.tokenizer
+    assert loaded.file.tokenizer.vocab_size == tokenizer.vocab_size, "no token of padding is ever generated"
     assert loaded.file.tokenizer.encode("To be, or not") == tokenizer.encode("To be, or not")
