@@ -178,6 +178,7 @@ def _tokenizer(spec: str, flags: TokenizerFlags, given: set[str], text: str, sou
 
 def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) -> tuple[int, list[int]]:
     """Return the bytes of the held-out text and its tokens by each tokenizer, in one pass."""
+    from ..data.encode import join_documents
     from ..data.resolve import read_splits
     from ..data.text_stream import split_at_word_boundaries
 
@@ -188,7 +189,9 @@ def _counts(tokenizers: Sequence[Tokenizer], source: Source, held_out: float) ->
         for _ in training:
             pass
     size, counts = 0, [0] * len(tokenizers)
-    for text in filter(None, split_at_word_boundaries(next(parts)[1])):
+    chunks = next(parts)[1]
+    at_words = all(tokenizer.cuts_at_words for tokenizer in tokenizers)
+    for text in filter(None, split_at_word_boundaries(chunks) if at_words else join_documents(chunks)):
         size += len(text.encode())
         counts = [n + len(tokenizer.encode(text)) for n, tokenizer in zip(counts, tokenizers, strict=True)]
     return size, counts

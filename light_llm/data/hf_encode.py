@@ -1,4 +1,4 @@
-"""Encode texts of any length with the `tokenizers` library: long ones in windows that overlap.
+"""Encode texts of any length with a published tokenizer: long ones in windows that overlap.
 
 A tokenizer may look at a whole text, so a text can be cut only where that provably changes nothing. Windows of 262,144
 characters overlap by 4,096. Where two windows meet, both must have the same tokens, with the same places in the text,
@@ -10,20 +10,54 @@ model without a pre-tokenizer joins neighbours only, and 2,048 characters are ma
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from tokenizers import Encoding
 from tokenizers import Tokenizer as Library
 
 WINDOW = 1 << 18  # characters that are new in each window
 OVERLAP = 1 << 11  # characters that a window shares with its neighbour, on each side of their border
+Places = tuple[list[int], list[int], list[int]]  # ids, and where each begins and ends in the text
+
+
+class Engine(Protocol):
+    """Encodes texts. Places in a text are counted in units of its own: characters or bytes."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        ...
+
+    def encode_places(self, text: str) -> Places:
+        """Return the ids of a text, and the places where each begins and ends."""
+        ...
+
+    def length(self, text: str) -> int:
+        """Return the length of a text in the units of places."""
+        ...
+
+
+class LibraryEngine(Engine):
+    """The `tokenizers` library; places are characters."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+
+    def encode(self, text: str) -> list[int]:
+        # As a batch, because other threads run only while the library encodes one; `fast` leaves the places out.
+        return list(self.library.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+    def encode_places(self, text: str) -> Places:
+        encoding = self.library.encode_batch([text], add_special_tokens=False)[0]
+        return encoding.ids, [start for start, _ in encoding.offsets], [end for _, end in encoding.offsets]
+
+    def length(self, text: str) -> int:
+        return len(text)
 
 
 @dataclass
 class _Part:
-    """The tokens of text[start:stop]: ids, and the places of their beginnings and ends in the whole text."""
+    """The tokens of a window that begins at the character `begin`, with their places in the whole text."""
 
-    start: int
-    stop: int
+    begin: int
     ids: list[int]
     starts: list[int]
     ends: list[int]
@@ -33,53 +67,55 @@ class _Part:
         return next((i for i, start in enumerate(self.starts) if start >= place), len(self.ids))
 
 
-def encode_long(
-    library: Library, text: str, *, with_ends: bool = False, window: int = WINDOW, overlap: int = OVERLAP
-) -> tuple[list[int], list[int]]:
-    """Return the ids of a text, and (with_ends) the index of the character after each token.
+def encode_long(engine: Engine, text: str, *, window: int = WINDOW, overlap: int = OVERLAP) -> list[int]:
+    """Return the ids of a text.
 
     Args:
         window, overlap: characters, for tests.
     """
     if len(text) <= window + overlap:
-        encoding = _encode(library, text, with_places=with_ends)
-        return encoding.ids, [end for _, end in encoding.offsets] if with_ends else []
-    ids: list[int] = []
-    ends: list[int] = []
-    for part, first, last in _join(library, text, window, overlap):
+        return engine.encode(text)
+    return [i for part, first, last in _join(engine, text, window, overlap) for i in part.ids[first:last]]
+
+
+def encode_with_ends(
+    engine: Engine, text: str, *, window: int = WINDOW, overlap: int = OVERLAP
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a text, and the place after each token; see `encode_long`."""
+    if len(text) <= window + overlap:
+        ids, _, ends = engine.encode_places(text)
+        return ids, ends
+    ids, ends = [], []
+    for part, first, last in _join(engine, text, window, overlap):
         ids += part.ids[first:last]
         ends += part.ends[first:last]
     return ids, ends
 
 
-def _encode(library: Library, text: str, *, with_places: bool) -> Encoding:
-    # As a batch, because other threads run only while the library encodes one; `fast` leaves the places out.
-    encode = library.encode_batch if with_places else library.encode_batch_fast
-    return encode([text], add_special_tokens=False)[0]
-
-
-def _encode_part(library: Library, text: str, start: int, stop: int) -> _Part:
-    encoding = _encode(library, text[start:stop], with_places=True)
-    starts, ends = ([start + place[side] for place in encoding.offsets] for side in (0, 1))
-    return _Part(start, stop, encoding.ids, starts, ends)
-
-
-def _join(library: Library, text: str, window: int, overlap: int) -> Iterator[tuple[_Part, int, int]]:
+def _join(engine: Engine, text: str, window: int, overlap: int) -> Iterator[tuple[_Part, int, int]]:
     """Yield windows with the range of their tokens that belongs to the whole text."""
     borders = list(range(window, len(text) - overlap, window))
-    part = _encode_part(library, text, 0, borders[0] + overlap)
-    first = 0
+    part = _encode_part(engine, text, 0, borders[0] + overlap, 0)
+    first, place, place_of = 0, 0, 0  # the length of text[:place_of]
     for border, following in zip(borders, [*borders[1:], len(text)], strict=True):
-        stop = min(following + overlap, len(text))
-        new = _encode_part(library, text, border - overlap, stop)
-        seam = _find_seam(part, new, border - overlap // 2, border + overlap // 2)
+        begin, stop = border - overlap, min(following + overlap, len(text))
+        place, place_of = place + engine.length(text[place_of:begin]), begin
+        new = _encode_part(engine, text, begin, stop, place)
+        middle = place + engine.length(text[begin:border])
+        seam = _find_seam(part, new, middle - overlap // 2, middle + overlap // 2)
         if seam is None:
             # What was yielded is certain; the rest of this window and the new one are encoded together.
-            part = _encode_part(library, text, part.start, stop)
+            part = _encode_part(engine, text, part.begin, stop, place - engine.length(text[part.begin : begin]))
             continue
         yield part, first, seam[0]
         part, first = new, seam[1]
     yield part, first, len(part.ids)
+
+
+def _encode_part(engine: Engine, text: str, begin: int, stop: int, place: int) -> _Part:
+    """Return the window text[begin:stop], which begins at `place` in the units of the engine."""
+    ids, starts, ends = engine.encode_places(text[begin:stop])
+    return _Part(begin, ids, [place + start for start in starts], [place + end for end in ends])
 
 
 def _find_seam(left: _Part, right: _Part, start: int, stop: int) -> tuple[int, int] | None:

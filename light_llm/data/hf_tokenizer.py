@@ -9,6 +9,7 @@ of special tokens are ordinary text wherever they stand, so that no text can con
 import hashlib
 import json
 import secrets
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, SupportsIndex
@@ -22,8 +23,11 @@ from ..errors import ConfigError
 from ..json_io import TOKENIZER
 from .bpe import MAX_IDS, bytes_to_unicode, unicode_to_bytes
 from .hf_decode import WindowStream, byte_of_token, decoder_types
-from .hf_encode import encode_long
-from .tokenizer_interface import StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
+from .hf_encode import Engine, LibraryEngine, encode_long, encode_with_ends
+from .hf_tiktoken import TiktokenEngine, find_encoding
+from .tokenizer_interface import Ids, StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
+
+TIKTOKEN_CHARS = 1 << 24  # of text, which tiktoken encodes in the time that the proof takes
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -36,6 +40,7 @@ class HuggingFaceTokenizer(Tokenizer):
         prefix, suffix: the ids that the model's own tokenizer puts before and after each text; see `added_ids`.
         stop_ids: further ids at which generation stops.
         vocab_size: leave out the special tokens from this id on, because the model has no row for them.
+        library: of `load_library(data)`, to save reading the file again.
 
     Raises:
         ConfigError: the library cannot use the file, or an id is not one of its ids.
@@ -53,9 +58,10 @@ class HuggingFaceTokenizer(Tokenizer):
         suffix: Sequence[int] = (),
         stop_ids: Sequence[int] = (),
         vocab_size: int | None = None,
+        library: Library | None = None,
     ) -> None:
         self.data = data
-        self.library = load_library(data)
+        self.library = library or load_library(data)
         self.library.post_processor = None  # its ids are prefix and suffix; it would also trim offsets
         n_ids = 1 + max(self.library.get_vocab(with_added_tokens=True).values(), default=-1)
         added = self.library.get_added_tokens_decoder()
@@ -73,7 +79,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self._stop_ids = tuple(dict.fromkeys((separator, *stop_ids)))
         self._is_shortened = self.vocab_size < n_ids
         self.decoder_types = decoder_types(self.library)
-        self._encoder = _without_special_names(self.library, data, self.special_ids)
+        self._encoder = LibraryEngine(_without_special_names(self.library, data, self.special_ids))
+        self._chars_encoded, self._engine_lock = 0, threading.Lock()
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -83,13 +90,35 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without prefix and suffix; a lone surrogate becomes the replacement character."""
         check_text(text)
-        return encode_long(self._encoder, replace_surrogates(text))[0]
+        return encode_long(self._encoder, replace_surrogates(text))
+
+    def encode_batch(self, chunks: Sequence[str | None]) -> Ids:
+        """Return the ids of texts one after the other; see `Tokenizer`. Large amounts of text go through tiktoken."""
+        engine = self._engine_for(sum(len(chunk or "") for chunk in chunks))
+        ids = [
+            self.document_break if chunk is None else encode_long(engine, replace_surrogates(chunk)) for chunk in chunks
+        ]
+        return np.concatenate(ids, dtype=np.int32, casting="unsafe")
+
+    def _engine_for(self, n_chars: int) -> Engine:
+        """Return the engine for more text: tiktoken if the text so far is worth the proof that its ids are equal."""
+        with self._engine_lock:
+            self._chars_encoded += n_chars
+            return (self._tiktoken if self._chars_encoded >= TIKTOKEN_CHARS else None) or self._encoder
+
+    @cached_property
+    def _tiktoken(self) -> Engine | None:
+        """The faster engine; None if its ids are not proven equal."""
+        encoding = None if self.needs_byte_counts else find_encoding(self._encoder.library, self.data)
+        if encoding is None:
+            return None
+        return TiktokenEngine(encoding, self._encoder.library, lambda: list(map(len, self._bytes_of_ids)))
 
     def encode_aligned(self, text: str) -> tuple[list[int], list[int]]:
         """Return the ids of a text, and the number of its UTF-8 bytes that each stands for; see `Tokenizer`."""
         check_text(text)
         text = replace_surrogates(text)
-        ids, ends = encode_long(self._encoder, text, with_ends=True)
+        ids, ends = encode_with_ends(self._encoder, text)
         return ids, _byte_counts(text, ends)
 
     def decode(self, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
@@ -214,9 +243,8 @@ def load_library(data: bytes) -> Library:
     return library
 
 
-def added_ids(data: bytes) -> tuple[list[int], list[int]]:
-    """Return the ids that the post-processor of a file puts before and after each text. Raises ConfigError."""
-    library = load_library(data)
+def added_ids(library: Library) -> tuple[list[int], list[int]]:
+    """Return the ids that the post-processor of a tokenizer puts before and after each text. Raises ConfigError."""
     for text in ("a", "A", "0", " "):
         plain = library.encode(text, add_special_tokens=False).ids
         whole = library.encode(text, add_special_tokens=True).ids

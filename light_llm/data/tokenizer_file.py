@@ -46,7 +46,7 @@ def read_tokenizer_json(
         return own
     try:
         library = load_library(data)
-        prefix, suffix = added_ids(data)
+        prefix, suffix = added_ids(library)
         n_ids = 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
         separator = _separator(library, ends, end_name)
         if separator is None and must_have_end:
@@ -59,6 +59,7 @@ def read_tokenizer_json(
             suffix=suffix,
             stop_ids=[i for i in (*ends, *stop_ids) if i < n_kept],
             vocab_size=n_kept if n_kept < n_ids else None,
+            library=library,
         )
     except ConfigError as error:
         raise ConfigError(f"{where} cannot be used: {error.message}") from None

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import pre_tokenizers
 
-from light_llm.data.hf_encode import encode_long
+from light_llm.data import hf_tokenizer
+from light_llm.data.hf_encode import encode_long, encode_with_ends
+from light_llm.data.hf_tiktoken import TiktokenEngine, find_encoding
 from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.data.tokenizer_file import read_tokenizer_json
 from light_llm.data.tokenizers import decode, make_tokenizer, tokenizer_hash
@@ -173,10 +176,52 @@ def test_where_ids_tell_the_bytes() -> None:
 @pytest.mark.parametrize("text", [SONNET * 3, "a" * 3000, " " * 3000, "日本" * 900, "x\n" * 900 + "\r\n  y" * 300])
 def test_long_texts_have_the_ids_of_the_whole(name: str, text: str) -> None:
     """Windows of 250 characters, joined where two agree, against the text in one piece."""
-    library = published(name)._encoder
-    whole = library.encode(text, add_special_tokens=False)
-    ids, ends = encode_long(library, text, with_ends=True, window=250, overlap=60)
+    engine = published(name)._encoder
+    whole = engine.library.encode(text, add_special_tokens=False)
+    ids, ends = encode_with_ends(engine, text, window=250, overlap=60)
     assert ids == whole.ids and ends == [end for _, end in whole.offsets]
+    assert encode_long(engine, text, window=250, overlap=60) == whole.ids
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tiktoken_runs_what_it_is_proven_to_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = HuggingFaceTokenizer(tokenizer_kind(name).data, separator=tokenizer_kind(name).eos)
+    monkeypatch.setattr(hf_tokenizer, "TIKTOKEN_CHARS", 0)
+    texts = texts_in_scripts(100)
+    batch = tokenizer.encode_batch([*texts, None, "日" * 6000, " " * 6000])
+    assert batch.tolist() == [
+        i
+        for text in (*texts, None, "日" * 6000, " " * 6000)
+        for i in ([tokenizer.separator] if text is None else tokenizer.encode(text))
+    ]
+    assert isinstance(tokenizer._engine_for(1), TiktokenEngine) == (name in ("gpt2", "llama3"))
+    if name == "llama3":
+        for text in (SONNET * 3, "日本 語" * 400, "é\n" * 900, "a" * 3000):
+            assert encode_long(tokenizer._engine_for(1), text, window=250, overlap=60) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("change", ["other order", "fewer merges", "other pattern", "word by word"])
+def test_tiktoken_is_not_used_where_its_ids_differ(change: str) -> None:
+    """Each of them is found: by the order of merges, by their results, and by texts that it would encode otherwise."""
+    values = json.loads(tokenizer_kind("llama3").data)
+    model, split = values["model"], values["pre_tokenizer"]["pretokenizers"][0]
+    if change == "other order":
+        model["merges"] = model["merges"][::-1]
+    elif change == "fewer merges":
+        model["merges"] = model["merges"][:-9]
+    elif change == "other pattern":
+        split["behavior"] = "MergedWithNext"
+    else:  # a token that its own merges do not reach: "the" is made of "t" and "he", and "th" is merged first
+        level = tokenizer_kind("gpt2").data
+        joins = [["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
+        values = json.loads(level)
+        vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
+        values["model"] |= {"vocab": vocab | {"<|endoftext|>": 260}, "merges": joins}
+        values["added_tokens"][0]["id"] = 260
+    data = json.dumps(values).encode()
+    tokenizer = HuggingFaceTokenizer(data, separator=tokenizer_kind("llama3").eos if change != "word by word" else 260)
+    assert find_encoding(tokenizer.library, data) is None
 
 
 def test_a_surrogate_becomes_the_replacement_character() -> None:
@@ -222,7 +267,7 @@ def test_what_the_library_cannot_use_is_refused(data: bytes) -> None:
 
 def test_no_pipeline_of_the_library_is_refused() -> None:
     """Parts that no published model here has: word level, digits alone, white space, no decoder."""
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
+    from tokenizers import decoders, models, normalizers
 
     vocab = {word: i for i, word in enumerate(["<unk>", "to", "be", "or", "not", "1", "2", ","])}
     library = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
