@@ -23,7 +23,7 @@ COMMANDS = {
     "plan": "predict the memory, time and disk of a run, and whether it fits",
     "doctor": "check that this machine computes correctly",
     "generate": "generate text (demo, text, interactive), or evaluate (eval)",
-    "eval": "measure a model on its held-out text or on benchmark tasks",
+    "eval": "measure a model on its held-out text, on any texts, or on tasks",
     "prepare": "encode a text ahead of time, or check an encoded one",
     "tokenizer": "train, show and compare tokenizers",
     "verify-resume": "check that a resumed run equals an uninterrupted one",

@@ -28,6 +28,7 @@ from tests.support.tools import tiny_model
 BYTES = ByteTokenizer()
 TEXT = "A fox went up the hill, and down it went. Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich. 東京\n"
 LENGTHS = np.array(byte_lengths(BYTES))
+PUBLISHED = [("gpt2", "gpt2"), ("tinyllama", "llama2"), ("qwen3", "qwen2"), ("mistral", "mistral"), ("gemma3", "gemma")]
 LLAMA: dict[str, Any] = {
     "positions": "rope",
     "norm": "rmsnorm",
@@ -108,7 +109,7 @@ def loop_of_the_guide(model: Any, ids: torch.Tensor, max_length: int, stride: in
     return total / count
 
 
-@pytest.mark.parametrize(("name", "kind"), [("gpt2", "gpt2"), ("tinyllama", "llama2"), ("qwen3", "qwen2")])
+@pytest.mark.parametrize(("name", "kind"), PUBLISHED)
 def test_the_loss_is_that_of_transformers(name: str, kind: str, tmp_path: Path) -> None:
     theirs = published.write_folder(tmp_path / name, name, dtype="float32", vocab_size=tokenizer_kind(kind).vocab_size)
     loaded = read_folder(tmp_path / name, tokenizer="none")
@@ -201,11 +202,11 @@ def test_documents_and_files_are_those_of_training(model: LightLLM) -> None:
 def test_the_standard_error_is_over_documents_where_there_are_many(model: LightLLM) -> None:
     rng = np.random.default_rng(1)
     tokenizer = CharTokenizer("abcdé東")
-    documents = ["".join(rng.choice(list("abcdé東"), n)) for n in rng.integers(20, 90, 30)]
+    documents = ["".join(rng.choice(list("abcdé東"), n)) for n in rng.integers(5, 14, 30)]
     ids = [tokenizer.encode(text) for text in documents]
-    sums = [sum(nats_by_hand(model, row, 32, 32)) for row in ids[:30]]
+    sums = [sum(nats_by_hand(model, row, 4, 4)) for row in ids]
     for n, unit in ((29, "windows"), (30, "documents")):
-        result = evaluate_text(model, documents[:n], tokenizer=tokenizer)
+        result = evaluate_text(model, documents[:n], tokenizer=tokenizer, context=4)
         assert (result.stderr_over, result.documents) == (unit, n) and result.windows > n
     # The textbook standard error of a ratio of sums.
     tokens = np.array([len(row) - 1 for row in ids])
