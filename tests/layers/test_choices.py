@@ -144,7 +144,7 @@ def test_weights_in_other_formats(changes: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["llama", "qwen3 with windows", "gpt-neox", "gpt-neo", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen3 with windows", "gpt-neox", "gemma3"])
 def test_compiled_it_is_the_same(name: str) -> None:
     eager, compiled = (
         loss_and_gradients(model_of(**CHOICES[name], tied_head=False).train(), wrap=wrap)
