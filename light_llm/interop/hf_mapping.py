@@ -7,7 +7,9 @@ GPT-NeoX's queries, keys and values are interleaved by head, and a tied head has
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from .json_files import COMPLETE as COMPLETE
 from .weight_files import StoredTensor
 
 HEAD = "lm_head.weight"
-_CHECKED = 1 << 22  # numbers that are compared or tested for NaN at once
+_CHECKED = 1 << 19  # numbers that are compared or tested for NaN at once
 # Older files also hold masks and the frequencies of the rotation, which are computed here.
 _BUFFERS = re.compile(
     r"h\.\d+\.attn\.(attention\.)?(masked_)?bias|layers\.\d+\.attention\.(masked_)?bias|"
@@ -40,17 +42,16 @@ class Mapped:
     transposed: bool  # stored as (in, out)
     heads: int  # H where the rows are interleaved by head, else 0
 
+    def as_stored(self, rows: Tensor) -> Tensor:
+        """Return a view of rows of ours in the order of the file: (in, out), or (H, 3, D, ...) for (3 H D, ...)."""
+        if self.heads:
+            return rows.unflatten(0, (3, self.heads, -1)).transpose(0, 1)
+        return rows.T if self.transposed else rows
+
     def to_theirs(self, rows: Tensor) -> Tensor:
         """Return rows of ours as they are stored."""
-        if self.heads:
-            rows = rows.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
-        return rows.T.contiguous() if self.transposed else rows
-
-    def to_ours(self, stored: Tensor) -> Tensor:
-        """Return stored rows as ours are."""
-        if self.heads:
-            return stored.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-        return stored.T.contiguous() if self.transposed else stored
+        stored = self.as_stored(rows)
+        return stored.flatten(0, 2) if self.heads else stored.contiguous()
 
 
 def tensor_mappings(names: TensorNames, config: ModelConfig) -> Iterator[Mapped]:
@@ -136,12 +137,8 @@ def from_hf_tensors(
     mappings = list(tensor_mappings(names, config))
     found = [[_take(tensors, part, shape, m.transposed, where) for part, shape in m.parts] for m in mappings]
     _refuse_unknown(tensors, where)
-    weights = {}
-    for mapped, parts in zip(mappings, found, strict=True):
-        pieces = [mapped.to_ours(_read(name, part)) for (name, _), part in zip(mapped.parts, parts, strict=True)]
-        # A model file holds whole storages, and refuses shared ones.
-        weights[mapped.name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if head is not None and not same_numbers(head.read(), weights["wte.weight"]):
+    weights = {mapped.name: _read(mapped, parts) for mapped, parts in zip(mappings, found, strict=True)}
+    if head is not None and not same_numbers(head, weights["wte.weight"]):
         raise CheckpointError(
             f"{where}: tie_word_embeddings is true, but {names.head} differs from the token table; if it is meant to "
             "be a separate table, set tie_word_embeddings to false in config.json"
@@ -149,12 +146,22 @@ def from_hf_tensors(
     return weights
 
 
-def _read(name: str, stored: StoredTensor) -> Tensor:
-    """Read a tensor. Raises CheckpointError if a number is NaN or infinite, which would show only as bad text."""
-    tensor = stored.read()
-    if not all_finite(tensor):
-        raise CheckpointError(f"{stored.path} has NaN or infinite numbers in {name}; use another copy")
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
+def _read(mapped: Mapped, parts: list[StoredTensor]) -> Tensor:
+    """Read a parameter. Raises CheckpointError if a number is NaN or infinite, which would show only as bad text."""
+    # `strip_prefix` refuses the types that torch does not have.
+    dtype = reduce(torch.promote_types, [cast(torch.dtype, part.dtype) for part in parts])
+    rows = [shape[0] for _, shape in mapped.parts]
+    _, (_, *columns) = mapped.parts[0]
+    whole = torch.empty(sum(rows), *columns, dtype=torch.float32 if dtype == torch.float64 else dtype)
+    for (name, _), part, ours in zip(mapped.parts, parts, whole.split(rows), strict=True):
+        target = mapped.as_stored(ours)
+        per_row = part.shape[0] // len(target)  # rows of the file
+        for start, piece in part.pieces(per_row):
+            if not all_finite(piece):
+                raise CheckpointError(f"{part.path} has NaN or infinite numbers in {name}; use another copy")
+            first = start // per_row
+            target[first : first + len(piece) // per_row] = piece.view(-1, *target.shape[1:])
+    return whole
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -175,10 +182,11 @@ def drop_zero_biases(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[M
     return replace(config, bias=False), {name: t for name, t in weights.items() if name not in biases}
 
 
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tables hold the same numbers."""
-    pieces = zip(a.flatten().split(_CHECKED), b.flatten().split(_CHECKED), strict=False)
-    return a.shape == b.shape and all(torch.equal(x.float(), y.float()) for x, y in pieces)
+def same_numbers(stored: StoredTensor, table: Tensor) -> bool:
+    """Return whether a table in a file holds the same numbers."""
+    return stored.shape == table.shape and all(
+        torch.equal(piece.float(), table[start : start + len(piece)].float()) for start, piece in stored.pieces(1)
+    )
 
 
 def _take(
@@ -200,7 +208,7 @@ def _take(
 def _refuse_unknown(tensors: Mapping[str, StoredTensor], where: Path) -> None:
     """Raise CheckpointError for unused tensors. Biases of zeros are accepted, because they add nothing."""
     for name in sorted(tensors):
-        if _BIASES.fullmatch(name) and tensors[name].read().any():
+        if _BIASES.fullmatch(name) and any(piece.any() for _, piece in tensors[name].pieces(1)):
             field = "mlp_bias" if ".mlp." in name else "attention_bias"
             raise CheckpointError(
                 f"{where}: {field}=True cannot be imported: {name} is not zero, and this family has no such bias "

@@ -60,7 +60,7 @@ def read_checkpoint(
     tensors = strip_prefix(in_memory(_tensors_of(stored, path), path), NANOGPT, path)
     head, table = tensors.get(HEAD), tensors.get("wte.weight")
     # torch.save keeps both names of the tied table; a fork may have untied them.
-    tied = head is None or (table is not None and same_numbers(head.read(), table.read()))
+    tied = head is None or (table is not None and same_numbers(head, next(table.pieces(1))[1]))
     config = replace(_config_of(stored, path), activation=activation, tied_head=tied)
     weights = from_hf_tensors(tensors, NANOGPT, config, path)
     model_tokenizer = _tokenizer_of(config.vocab_size, tokenizer, "".join(sorted(counts)), path, offline=offline)

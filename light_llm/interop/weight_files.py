@@ -1,6 +1,7 @@
 """The weights in a folder of Hugging Face: one safetensors file, or several and an index, read tensor by tensor."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..errors import CheckpointError
 from .json_files import COMPLETE, read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PIECE = 64 << 20  # bytes that are read at once
+PIECE = 1 << 21  # numbers that are read at once
 _OTHER_FORMATS = {  # a file that a folder without safetensors may have, and what to do
     "*.bin": "pickles run code when they are read, so light-llm does not; save them as safetensors first: load the "
     "model with transformers and call model.save_pretrained(FOLDER)",
@@ -34,12 +35,17 @@ class StoredTensor:
     path: Path  # of the file
     shape: tuple[int, ...]
     dtype: torch.dtype | str  # its name in the file, where torch has no such type
-    read: Callable[[], Tensor]  # into a storage of its own, which nothing else shares
+    # The first row and the rows of each piece, a multiple of so many rows; a piece is valid until the next is read.
+    pieces: Callable[[int], Iterator[tuple[int, Tensor]]]
 
 
 def in_memory(tensors: Mapping[str, Tensor], path: Path) -> dict[str, StoredTensor]:
     """Return tensors that were read from `path` already in the same form."""
-    return {name: StoredTensor(path, tuple(t.shape), t.dtype, partial(torch.clone, t)) for name, t in tensors.items()}
+
+    def whole(tensor: Tensor, multiple: int) -> Iterator[tuple[int, Tensor]]:
+        yield 0, tensor
+
+    return {name: StoredTensor(path, tuple(t.shape), t.dtype, partial(whole, t)) for name, t in tensors.items()}
 
 
 def find_weights(folder: Path) -> Path:
@@ -110,24 +116,23 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
                 piece = weights.get_slice(name)
                 shape, stored = tuple(piece.get_shape()), piece.get_dtype()
                 dtype = _DTYPES.get(stored, stored)
-                tensors[name] = StoredTensor(path, shape, dtype, partial(_read, path, name, shape, dtype))
+                tensors[name] = StoredTensor(path, shape, dtype, partial(_pieces, path, name, shape))
         return tensors
     except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged or truncated ({error}); {COMPLETE}") from None
 
 
-def _read(path: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Read a tensor in pieces. Raises CheckpointError."""
-    tensor = torch.empty(shape, dtype=dtype)
-    rows = max(1, PIECE * shape[0] // max(1, tensor.nbytes)) if shape else 1
+def _pieces(path: Path, name: str, shape: tuple[int, ...], multiple: int) -> Iterator[tuple[int, Tensor]]:
+    """Read a tensor piece by piece, so that no second copy of it is needed. Raises CheckpointError."""
     try:
-        # The library maps the file into memory, where what was read stays until the file is closed.
-        for start in range(0, shape[0] if shape else 1, rows):
+        if not shape:
             with safetensors.safe_open(path, framework="pt") as weights:
-                if shape:
-                    tensor[start : start + rows] = weights.get_slice(name)[start : start + rows]
-                else:
-                    tensor.copy_(weights.get_tensor(name))
+                yield 0, weights.get_tensor(name)
+            return
+        rows = multiple * max(1, PIECE // max(1, multiple * math.prod(shape[1:])))
+        # The library maps the file into memory, where what was read stays until the file is closed.
+        for start in range(0, shape[0], rows):
+            with safetensors.safe_open(path, framework="pt") as weights:
+                yield start, weights.get_slice(name)[start : start + rows]
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: {name} cannot be read ({error}); {COMPLETE}") from None
-    return tensor

@@ -47,6 +47,16 @@ def test_buffers_of_older_files_make_no_difference(name: str, tmp_path: Path) ->
     assert found.keys() == expected.keys() and all(torch.equal(found[part], expected[part]) for part in found)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "pythia"])
+def test_a_large_tensor_is_read_in_pieces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is transposed, one of several parts of ours, and one that is interleaved by head."""
+    write_folder(tmp_path, name)
+    expected = read_folder(tmp_path, tokenizer="none").file.weights
+    monkeypatch.setattr("light_llm.interop.weight_files.PIECE", 700)
+    found = read_folder(tmp_path, tokenizer="none").file.weights
+    assert all(torch.equal(found[part], expected[part]) for part in expected)
+
+
 TINY = ["--max-length", "32", "--batch-size", "2", "--max-steps", "2", "--device", "cpu", "--dtype", "float32"]
 TINY += ["--skip-doctor", "--quiet", "--force"]
 KINDS = {"gpt2": "gpt2", "smollm2": "smollm", "mistral": "llama2", "qwen2.5": "qwen2", "qwen3": "qwen2"}
