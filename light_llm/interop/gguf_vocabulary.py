@@ -18,6 +18,7 @@ from .gguf_patterns import find_pattern, pre_tokenizer_json
 from .sentencepiece_json import (
     CONTROL,
     NORMAL,
+    UNKNOWN,
     Normalization,
     added_tokens,
     dump,
@@ -80,6 +81,8 @@ def read_vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
     if model != "gpt2" and _KEY + "scores" not in fields:
         raise CheckpointError(f"the GGUF file has a tokenizer of kind {model} without scores; {ANOTHER}")
     default_ids = {"llama": _LLAMA_IDS, "t5": _T5_IDS}.get(model, {})
+    if UNKNOWN in types:
+        default_ids = default_ids | {"unknown_token_id": types.index(UNKNOWN)}
     ids = {
         name: _token_id(fields, name, n, default_ids.get(name))
         for name in ("bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id")
@@ -135,6 +138,19 @@ def tokenizer_json_from_gguf(fields: Mapping[str, Any]) -> bytes:
     suffix = [vocabulary.eos] if vocabulary.add_eos else []
     around = [[(vocabulary.tokens[i], i) for i in ids if i is not None] for ids in (prefix, suffix)]
     return dump(values | {"post_processor": template(*around)})
+
+
+def tokenizer_config_from_gguf(fields: Mapping[str, Any]) -> bytes:
+    """Return a `tokenizer_config.json`, which tells Transformers which tokens are special. Raises CheckpointError."""
+    vocabulary = read_vocabulary(fields)
+    ids = {
+        "bos_token": vocabulary.bos,
+        "eos_token": vocabulary.eos,
+        "unk_token": vocabulary.unknown,
+        "pad_token": vocabulary.padding,
+    }
+    values = {name: vocabulary.tokens[i] for name, i in ids.items() if i is not None}
+    return dump(values | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False})
 
 
 def tokenizer_from_gguf(fields: Mapping[str, Any], where: str) -> Tokenizer:

@@ -21,7 +21,7 @@ from .gguf import without_padding
 from .gguf_config import HEAD, TABLE, has_divisors, read_shape, with_llama3_scaling
 from .gguf_file import GGUFFile
 from .gguf_mapping import ROPE_FREQS, Part, parts_of
-from .gguf_vocabulary import tokenizer_from_gguf
+from .gguf_vocabulary import tokenizer_config_from_gguf, tokenizer_from_gguf
 from .hf_fields import without_fields
 from .hf_mapping import COMPLETE, drop_zero_biases
 from .import_model import make_loaded
@@ -67,7 +67,7 @@ def read_gguf(
     origin |= {"ignored_fields": ignored} if ignored else {}
     data = {"max_length": config.n_positions, "documents": 2}
     loaded = make_loaded(path, weights, config, model_tokenizer, data=data, origin=origin)
-    return replace(loaded, file=replace(loaded.file, files=_files(file, model_tokenizer)))
+    return replace(loaded, file=replace(loaded.file, files=_files(file, model_tokenizer, is_own=not tokenizer)))
 
 
 def _read_config(file: GGUFFile) -> tuple[Family, ModelConfig]:
@@ -148,8 +148,10 @@ def _read_tokenizer(file: GGUFFile, spec: str, *, offline: bool) -> Tokenizer | 
         ) from None
 
 
-def _files(file: GGUFFile, tokenizer: Tokenizer | None) -> dict[str, bytes]:
-    """Return the files that travel with the model: its tokenizer.json and its chat template."""
+def _files(file: GGUFFile, tokenizer: Tokenizer | None, *, is_own: bool) -> dict[str, bytes]:
+    """Return the files that travel with the model: its tokenizer.json, what describes it, and its chat template."""
     files = {"tokenizer.json": tokenizer.data} if isinstance(tokenizer, HuggingFaceTokenizer) else {}
+    if files and is_own:
+        files["tokenizer_config.json"] = tokenizer_config_from_gguf(file.fields)
     template = file.fields.get("tokenizer.chat_template")
     return files | ({"chat_template.jinja": template.encode()} if isinstance(template, str) and template else {})

@@ -59,6 +59,7 @@ def gguf_fields_from_tokenizer_json(
     fields, notes = _byte_level_fields(values) if is_byte_level else _sentencepiece_fields(values, tokens, types)
     if len(prefix) > 1 or len(suffix) > 1 or (suffix and suffix[0] != separator):
         raise _refused(f"a tokenizer that puts the ids {[*prefix]} before and {[*suffix]} after each text")
+    unknown = [i for i, type_ in enumerate(types) if type_ == UNKNOWN]
     turn = [i for i in stop_ids if i != separator][:1]
     fields |= {
         "tokens": tokens,
@@ -67,6 +68,7 @@ def gguf_fields_from_tokenizer_json(
         "eos_token_id": separator,
         "add_bos_token": bool(prefix),
         "add_eos_token": bool(suffix),
+        **({"unknown_token_id": unknown[0]} if unknown else {}),
         **({"eot_token_id": turn[0]} if turn else {}),
     }
     return GGUFVocabulary({_KEY + key: value for key, value in fields.items()}, tuple(notes))

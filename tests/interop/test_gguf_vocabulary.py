@@ -22,7 +22,12 @@ from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError
 from light_llm.interop.gguf import vocabulary_fields
 from light_llm.interop.gguf_file import read_fields
-from light_llm.interop.gguf_vocabulary import read_vocabulary, tokenizer_from_gguf, tokenizer_json_from_gguf
+from light_llm.interop.gguf_vocabulary import (
+    read_vocabulary,
+    tokenizer_config_from_gguf,
+    tokenizer_from_gguf,
+    tokenizer_json_from_gguf,
+)
 from tests.support.llama_cpp_ids import TEXTS, digest, llama_cpp_vocabulary, many_texts, write_vocabulary
 from tests.support.sentencepiece_models import FILE
 
@@ -173,6 +178,15 @@ def test_generation_stops_at_the_end_of_a_text_and_of_a_turn() -> None:
     tokenizer = tokenizer_from_gguf(a_vocabulary(add_bos_token=True, eot_token_id=65), "model.gguf")
     end = a_vocabulary()["tokenizer.ggml.eos_token_id"]
     assert tokenizer.stop_ids == (end, 65) and tokenizer.prefix == (end,) and tokenizer.suffix == ()
+
+
+def test_transformers_is_told_which_tokens_are_special() -> None:
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    fields = {"model": "llama", "tokens": tokens, "scores": [0.0] * 260, "token_type": [3, 3, 3, 2] + [6] * 256}
+    config = json.loads(tokenizer_config_from_gguf({f"tokenizer.ggml.{k}": v for k, v in fields.items()}))
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    # Ids that the file lacks are llama.cpp's, and the unknown token is the one of that type.
+    assert [config.get(name) for name in names] == ["<s>", "</s>", "<unk>", None]
 
 
 def test_a_merge_that_never_applies_is_left_out() -> None:
