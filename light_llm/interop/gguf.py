@@ -10,6 +10,7 @@ from torch import Tensor
 from ..atomic_io import atomic_path
 from ..checkpoint import LoadedModel
 from ..config import check_choice
+from ..config.choices import MLPS
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
 from ..data.hf_tokenizer import HuggingFaceTokenizer
@@ -66,9 +67,12 @@ class GGUFExporter(Exporter):
         return logit_tolerance(loaded, dtype)
 
     def notes(self, loaded: LoadedModel) -> Sequence[str]:
-        """Return what llama.cpp does differently with a published tokenizer."""
-        tokenizer = loaded.file.tokenizer
-        return _published_vocabulary(tokenizer).notes if isinstance(tokenizer, HuggingFaceTokenizer) else ()
+        """Return what llama.cpp does differently: with a published tokenizer, and with exact GELU."""
+        tokenizer, config = loaded.file.tokenizer, loaded.model.config
+        notes = [*_published_vocabulary(tokenizer).notes] if isinstance(tokenizer, HuggingFaceTokenizer) else []
+        if config.activation == "gelu" and MLPS[config.mlp].uses_activation:
+            notes.append("llama.cpp computes GELU's tanh form, and the model exact GELU: logits differ slightly")
+        return notes
 
     def tokenizer_texts(self, loaded: LoadedModel) -> Sequence[str]:
         """Return the texts that have the same ids in llama.cpp."""

@@ -87,6 +87,12 @@ class FieldReader:
             raise self.refusal(name, value, f"it has to be {' or '.join(map(str, choices))}")
         return value
 
+    def drop_window(self, n_positions: int) -> None:
+        """Remove a window that hides nothing in the context."""
+        window = self.unread.get("attention.sliding_window")
+        if type(window) is int and not 0 < window < n_positions:
+            del self.unread["attention.sliding_window"]
+
     def refusal(self, name: str, value: Any, reason: str, remedy: str = "use it with llama.cpp") -> CheckpointError:
         """Return the error for a value that no model here has."""
         return CheckpointError(f"{self.where}: {self.prefix}{name}={repr_short(value)}: {reason}; {remedy}")
@@ -144,6 +150,7 @@ def read_shape(
         settings |= {"activation": reader.choice(HIDDEN_ACTIVATION, activations)}
     if traits.parallel_residual:
         settings |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False))}
+    reader.drop_window(settings["n_positions"])
     reader.finish()
     required = {name: value for name, value in family.required.items() if name not in settings}
     try:

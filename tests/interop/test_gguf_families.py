@@ -1,8 +1,11 @@
 """Published models as GGUF files: the same weights again, and the same logits in llama.cpp on the same file."""
 
 import json
+import unicodedata
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +21,14 @@ from light_llm.interop.gguf_verify import round_weights
 from light_llm.interop.import_gguf import read_gguf
 from light_llm.interop.import_model import read_folder
 from light_llm.interop.tokenizer_files import tokenizer_json
-from light_llm.interop.verify import probe_windows
+from light_llm.interop.verify import TOKENIZER_TEXTS, probe_windows
 from tests.interop.test_import_gguf import LLAMA, check_numbers, llama_tensors
 from tests.support.export_tools import GGUF, a_tokenizer
 from tests.support.gguf_files import write_gguf
 from tests.support.gguf_parity import CHANGES, VARIANTS, check, quantise_by_llama_cpp, same_model
 from tests.support.published import write_folder
+from tests.support.texts_in_scripts import SENTENCES
+from tests.support.tokenizer_kinds import tokenizer_kind
 
 pytest.importorskip("gguf")
 needs_llama_cpp = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
@@ -202,3 +207,34 @@ def test_a_padded_table_gets_tokens_of_padding(tmp_path: Path) -> None:
     assert loaded.file.tokenizer
     assert loaded.file.tokenizer.vocab_size == tokenizer.vocab_size, "no token of padding is ever generated"
     assert loaded.file.tokenizer.encode("To be, or not") == tokenizer.encode("To be, or not")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tinyllama", "llama2"), ("qwen2.5", "qwen2")])
+def test_a_published_model_with_its_tokenizer_comes_back(name: str, kind: str, tmp_path: Path) -> None:
+    """From a folder to a GGUF file and back: the same ids, around a text too, and the same chat."""
+    published = tokenizer_kind(kind)
+    sizes = {"vocab_size": published.vocab_size + 5, "bos_token_id": published.bos, "eos_token_id": published.eos}
+    write_folder(tmp_path, name, files=published.files(), **sizes)
+    original = read_folder(tmp_path)
+    GGUF.write(original, tmp_path / "m.gguf", dtype="f32")
+    loaded = read_gguf(tmp_path / "m.gguf")
+    assert same_model(original, loaded)
+    ours, theirs = original.file.tokenizer, loaded.file.tokenizer
+    assert ours and theirs
+    assert (tuple(theirs.prefix), theirs.separator, theirs.vocab_size) == (
+        published.prefix,
+        published.eos,
+        published.vocab_size,
+    )
+    for text in (*TOKENIZER_TEXTS, *SENTENCES.values(), "<|im_start|> </s>"):
+        text = unicodedata.normalize("NFC", text).strip()
+        assert theirs.encode(text) == ours.encode(text)
+        assert theirs.decode(theirs.encode(text)) == ours.decode(ours.encode(text))
+
+
+def test_exact_gelu_is_noted(tmp_path: Path) -> None:
+    write_folder(tmp_path, "pythia")
+    loaded = read_folder(tmp_path, tokenizer="none")
+    assert [note for note in GGUF.notes(loaded) if "GELU" in note]
+    config = replace(loaded.model.config, activation="gelu_tanh")
+    assert not GGUF.notes(replace(loaded, model=SimpleNamespace(config=config)))

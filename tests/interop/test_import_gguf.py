@@ -258,7 +258,8 @@ def test_a_field_that_may_change_the_logits_is_refused(fields: Fields, complaint
 
 
 def test_fields_without_an_effect_are_not_read(tmp_path: Path) -> None:
-    harmless = {"llama.expert_count": 0, "llama.rope.scaling.type": "none", "quantize.imatrix.file": "a.dat"}
+    harmless: Fields = {"llama.expert_count": 0, "llama.rope.scaling.type": "none", "quantize.imatrix.file": "a.dat"}
+    harmless |= {"llama.attention.sliding_window": 64}  # as long as the context
     plain, more = read_gguf(small(tmp_path)), read_gguf(small(tmp_path, harmless | {"general.author": "A"}))
     assert plain.model.config == more.model.config
     assert plain.model.config.norm_eps == 1e-5, "the float32 next to 1e-5 is 9.999999747378752e-06"
