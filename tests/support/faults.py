@@ -30,6 +30,7 @@ from tests.support.power import Disk, Recorded
 from tests.support.tools import SMALL, byte_loader, byte_model, same
 
 RUN_SETTINGS: dict[str, Any] = SMALL | {"max_steps": 30, "micro_batch": 2, "keep_every": 0}
+FILES = {"tokenizer.json": b'{"version": "1.0"}\n' * 500}  # travels with the model; never read
 KILLED = 137
 OPERATIONS = ("write", "sync", "sync_folder", "make_folder", "rename", "remove")
 
@@ -53,7 +54,9 @@ def train(text: Path, out: str, **changes: Any) -> Result:
         shutil.rmtree(out, ignore_errors=True)
     # A resumed run may depend on no weight or random number that the process had before.
     model, loader = byte_model(dropout=0.2, seed=5 if resume else 0), byte_loader(text)
-    return Trainer(model, loader, out=out, resume=resume, files=files, **(RUN_SETTINGS | changes)).train()
+    return Trainer(
+        model, loader, out=out, resume=resume, files=files, model_files=FILES, **(RUN_SETTINGS | changes)
+    ).train()
 
 
 def in_child(work: Callable[[], object]) -> int:

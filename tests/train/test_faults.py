@@ -105,7 +105,8 @@ def limited_run(text: Path, at: int, most: int, **how: Any) -> str:
 def test_a_real_limit_on_files_ends_the_run_and_keeps_what_was_there(poem: Path) -> None:
     """RLIMIT_FSIZE: the kernel itself refuses the bytes, in the middle of a file."""
     train(poem, "whole")
-    said = limited_run(poem, 15, size_on_disk(Path("whole/step-000030/optimizer.safetensors")) // 2)
+    most = size_on_disk(Path("whole/step-000030/optimizer.safetensors")) // 2
+    said = limited_run(poem, 15, most, model_files=faults.FILES)
     assert said.startswith("run/step-000020 could not be written (File too large): it needs 4.")
     assert "run/step-000010" in said and "resume=True" in said
     assert [p.name for p in RunFolder("run").steps()] == ["step-000010"] and not list(Path("run").glob("*tmp*"))
