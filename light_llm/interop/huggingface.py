@@ -20,7 +20,7 @@ from .architectures import family_of_model, origin_of, trim_vocab
 from .exporter import MIXED, Exporter, Runtime, dtype_of, require
 from .hf_export_config import config_json
 from .hf_mapping import to_hf_tensors
-from .tokenizer_files import tokenizer_files, write_json_files
+from .tokenizer_files import generation_config, tokenizer_files, write_json_files
 
 WEIGHTS = "model.safetensors"
 _HEADS = {"embed_out.weight": "lm_head.weight"}
@@ -55,13 +55,14 @@ class HuggingFaceExporter(Exporter):
         state = {name: _cast(name, tensor, dtype_of(loaded, name, dtype)) for name, tensor in state.items()}
         weights = to_hf_tensors(config, state, family)
         files = dict(loaded.file.files)
-        generated = {"config.json": config_json(loaded, config, dtype)}
-        if TOKENIZER_JSON not in files:
+        generated: dict[str, dict[str, Any] | bytes] = {"config.json": config_json(loaded, config, dtype)}
+        # A tokenizer.json that a run was started with has no tokenizer_config.json, and the class of the architecture
+        # would not use it as it is.
+        if TOKENIZER_JSON not in files or "config_json" not in origin_of(loaded):
             generated |= tokenizer_files(loaded.file.tokenizer, loaded.file.training_window)
         if "config_json" not in origin_of(loaded):
             # No max_length: transformers warns a caller who also gives max_new_tokens.
-            separator = loaded.file.tokenizer.separator if loaded.file.tokenizer else None
-            generated["generation_config.json"] = {f"{kind}_token_id": separator for kind in ("bos", "eos", "pad")}
+            generated["generation_config.json"] = generation_config(loaded.file.tokenizer)
         write_json_files(path, {name: values for name, values in generated.items() if name not in files})
         for name, data in files.items():
             atomic_write(path / name, data)

@@ -1,8 +1,8 @@
-"""Write our tokenizers as the two files that Hugging Face's programs read: tokenizer.json and tokenizer_config.json.
+"""Write tokenizers as the two files that Hugging Face's programs read: tokenizer.json and tokenizer_config.json.
 
-All four kinds are written as byte-pair encodings, two of them without a merge, so that each byte or character gets its
-id. The separator is a special token there and 13 characters here, so a text with `<|endoftext|>` in it gets other ids;
-the model card says so.
+All four kinds of our own are written as byte-pair encodings, two of them without a merge, so that each byte or
+character gets its id. The separator is a special token there and 13 characters here, so a text with `<|endoftext|>` in
+it gets other ids; the model card says so.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 from ..atomic_io import atomic_write
 from ..data import Tokenizer
 from ..data.bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
+from ..data.hf_tokenizer import HuggingFaceTokenizer
 from ..data.tokenizer_json import bpe_tokenizer_json, to_tokenizer_json
 from ..data.tokenizers import ByteTokenizer, CharTokenizer
 from ..errors import ConfigError
@@ -20,16 +21,24 @@ from ..errors import ConfigError
 SPECIAL_TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
-def tokenizer_files(tokenizer: Tokenizer | None, window: int) -> dict[str, dict[str, Any]]:
-    """Return the content of both files by name, none without a tokenizer. A training window has `window` tokens."""
+def tokenizer_files(tokenizer: Tokenizer | None, window: int) -> dict[str, dict[str, Any] | bytes]:
+    """Return the content of both files by name, none without a tokenizer. A training window has `window` tokens.
+
+    The `tokenizer.json` of a published tokenizer is the one that it was made from, byte for byte.
+    """
     if tokenizer is None:
         return {}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return {"tokenizer.json": tokenizer.data, "tokenizer_config.json": _config_of_published(tokenizer, window)}
     return {"tokenizer.json": tokenizer_json(tokenizer), "tokenizer_config.json": tokenizer_config(window)}
 
 
-def write_json_files(folder: Path, contents: Mapping[str, dict[str, Any]]) -> None:
-    """Write values as JSON files by name."""
+def write_json_files(folder: Path, contents: Mapping[str, dict[str, Any] | bytes]) -> None:
+    """Write values as JSON files by name; bytes are those of a file."""
     for name, values in contents.items():
+        if isinstance(values, bytes):
+            atomic_write(folder / name, values)
+            continue
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         atomic_write(folder / name, text.encode())
 
@@ -88,4 +97,27 @@ def tokenizer_config(window: int) -> dict[str, Any]:
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
+    }
+
+
+def _config_of_published(tokenizer: HuggingFaceTokenizer, window: int) -> dict[str, Any]:
+    """Return the content of `tokenizer_config.json` beside a published tokenizer.json that came without one."""
+    values = {name: value for name, value in tokenizer_config(window).items() if name not in ("bos_token", "eos_token")}
+    del values["add_prefix_space"]  # tokenizer.json decides
+    if (end := tokenizer.library.id_to_token(tokenizer.separator)) is not None:
+        values["eos_token"] = end
+    if tokenizer.prefix:
+        values["bos_token"] = tokenizer.library.id_to_token(tokenizer.prefix[0])
+    return values
+
+
+def generation_config(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Return the content of `generation_config.json`: the ids that begin and end a text, and that of padding."""
+    if tokenizer is None:
+        return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    ends, separator = list(tokenizer.stop_ids), tokenizer.separator
+    return {
+        "bos_token_id": tokenizer.prefix[0] if tokenizer.prefix else separator,
+        "eos_token_id": ends if len(ends) > 1 else separator,
+        "pad_token_id": separator,
     }
