@@ -12,7 +12,9 @@ from ..data.tokenizer_file import read_tokenizer_json
 from ..data.tokenizers import make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..json_io import TOKENIZER, parse_json, read_bounded
+from ..runtime import expand_path
 from .tokenizer_files import SPECIAL_TOKEN, byte_level_json
+from .vocabulary_file import SUFFIXES, read_vocabulary_file
 
 WITHOUT = "import the weights alone with {--tokenizer none}"
 ANOTHER = f"name another with {{--tokenizer}} (gpt2, byte, or the path of a tokenizer.json), or {WITHOUT}"
@@ -64,6 +66,8 @@ def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
             f"{{--tokenizer {spec}}} cannot be used here: it would be trained on a text, and a model needs the "
             "tokenizer that it was trained with; name gpt2, byte, the path of a tokenizer.json, or none"
         )
+    if spec.endswith(SUFFIXES):
+        return read_vocabulary_file(expand_path(spec))
     return make_tokenizer(spec, offline=offline)
 
 
@@ -98,9 +102,7 @@ def _read_data(folder: Path) -> tuple[bytes, Path]:
             return _from_vocabulary(folder, values, read_bounded(merges, TOKENIZER).decode("utf-8")), vocab
         path = model
         if model.is_file():
-            from .sentencepiece_model import tokenizer_json_from_sentencepiece
-
-            return tokenizer_json_from_sentencepiece(read_bounded(model, TOKENIZER)), model
+            return _from_sentencepiece(folder, read_bounded(model, TOKENIZER)), model
     except OSError as error:
         reason = error.strerror or str(error)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
@@ -135,6 +137,27 @@ def _from_vocabulary(folder: Path, vocab: dict[str, int], merges: str) -> bytes:
     if config.get("add_bos_token") and bos in ids:
         values["post_processor"] = _template(bos, ids[bos])
     return json.dumps(values, ensure_ascii=False).encode()
+
+
+def _from_sentencepiece(folder: Path, data: bytes) -> bytes:
+    """Return tokenizer.model as a tokenizer.json, with the tokens that other files add to it.
+
+    Without tokenizer_config.json, a BPE model gets BOS before each text: Llama, Mistral and Gemma do.
+    """
+    from .sentencepiece_model import read_sentencepiece, tokenizer_json_from_sentencepiece
+
+    model, config = read_sentencepiece(data), _read_object(folder / CONFIG)
+    is_t5 = str(config.get("tokenizer_class")).startswith("T5")
+    added = {token["id"]: token for token in _added_tokens(folder, {}, config) if token["id"] >= len(model.tokens)}
+    last = len(model.tokens) + len(added)
+    if added and max(added) != last - 1:
+        raise ValueError(f"the ids {last - 1:,} ... {max(added):,} of its added tokens leave a gap")
+    return tokenizer_json_from_sentencepiece(
+        data,
+        add_bos=bool(config.get("add_bos_token", not model.unigram and model.bos is not None)),
+        add_eos=bool(config.get("add_eos_token", is_t5)),
+        more_tokens=[(added[i]["content"], bool(added[i]["special"])) for i in sorted(added)],
+    )
 
 
 def _template(bos: str, i: int) -> dict[str, Any]:

@@ -6,13 +6,22 @@ ids are read (sentencepiece_model.proto), and every length is compared with the 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..config import repr_short
 from ..data.bpe import MAX_IDS
 from ..errors import CheckpointError
-from .sentencepiece_json import NORMAL, UNKNOWN, Normalization, dump, sentencepiece_json, template
+from .sentencepiece_json import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Normalization,
+    dump,
+    sentencepiece_json,
+    template,
+)
 
 ANOTHER = "use another copy of the file"
 MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "word", 4: "char"}
@@ -44,7 +53,9 @@ class SentencePieceModel:
     padding: int | None
 
 
-def tokenizer_json_from_sentencepiece(data: bytes, *, add_bos: bool = False, add_eos: bool = False) -> bytes:
+def tokenizer_json_from_sentencepiece(
+    data: bytes, *, add_bos: bool = False, add_eos: bool = False, more_tokens: Sequence[tuple[str, bool]] = ()
+) -> bytes:
     """Return a `tokenizer.model` as a `tokenizer.json` that gives SentencePiece's ids.
 
     There is one difference. SentencePiece puts the space in front of a text before it finds user-defined tokens, and
@@ -53,13 +64,19 @@ def tokenizer_json_from_sentencepiece(data: bytes, *, add_bos: bool = False, add
     Args:
         data: the bytes of the file.
         add_bos, add_eos: put these ids around each text. The file does not say whether a model expects them.
+        more_tokens: text of the ids after those of the file, and whether each is special, without a text.
 
     Raises:
         CheckpointError: a damaged file, or a kind of model or a setting that a `tokenizer.json` cannot express.
     """
     model = read_sentencepiece(data)
+    tokens = (*model.tokens, *(token for token, _ in more_tokens))
+    types = (*model.types, *(CONTROL if special else USER_DEFINED for _, special in more_tokens))
+    scores = (*model.scores, *(0.0 for _ in more_tokens))
+    if len(set(tokens)) < len(tokens):
+        raise CheckpointError(f"an added token is also one of the SentencePiece model; {ANOTHER}")
     values = sentencepiece_json(
-        model.tokens, model.scores, model.types, model.normalization, unigram=model.unigram, unknown=model.unknown
+        tokens, scores, types, model.normalization, unigram=model.unigram, unknown=model.unknown
     )
     around = []
     for adds, i, name in ((add_bos, model.bos, "bos"), (add_eos, model.eos, "eos")):

@@ -6,6 +6,7 @@ The models and what the package makes of the texts are recorded: see tests/suppo
 import base64
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from light_llm.errors import CheckpointError
+from light_llm.interop.import_tokenizer import named_tokenizer, read_tokenizer
 from light_llm.interop.sentencepiece_json import CONTROL, NORMAL, merges_by_score
 from light_llm.interop.sentencepiece_model import read_sentencepiece, tokenizer_json_from_sentencepiece
 from tests.support.sentencepiece_models import ALL_TEXTS, FILE, MODELS
@@ -76,6 +78,51 @@ def test_merges_are_all_pairs_that_make_a_token_by_its_score() -> None:
     # Equal scores: what has grown at the left grows first, as the leftmost pair does.
     runs = ["_" * n for n in range(1, 5)]
     assert merges_by_score(runs, [-9.0] * 4, [NORMAL] * 4)[:2] == [["___", "_"], ["__", "_"]]
+
+
+def a_folder(path: Path, name: str, config: dict[str, Any] | None = None) -> Path:
+    (path / "tokenizer.model").write_bytes(model(name))
+    if config is not None:
+        (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "before", "after"),
+    [
+        ("Llama", None, (1,), ()),
+        ("Llama", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": True}, (), (2,)),
+        ("Gemma", {"tokenizer_class": "GemmaTokenizer"}, (1,), ()),
+        ("T5", {"tokenizer_class": "T5Tokenizer"}, (), (1,)),
+    ],
+)
+def test_a_folder_with_tokenizer_model_alone(
+    tmp_path: Path, name: str, config: Any, before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    eos = read_sentencepiece(model(name)).eos
+    tokenizer = read_tokenizer(a_folder(tmp_path, name, config), "", {"eos_token_id": eos})
+    assert tokenizer and (tokenizer.prefix, tokenizer.suffix, tokenizer.separator) == (before, after, eos)
+    assert [tokenizer.encode(text) for text in ALL_TEXTS] == recorded()[name]["ids"]
+
+
+def test_tokens_that_other_files_add_to_tokenizer_model(tmp_path: Path) -> None:
+    n = len(read_sentencepiece(model("Llama")).tokens)
+    added = {str(n): {"content": "<|turn|>", "special": True}, str(n + 1): {"content": "<tool>", "special": False}}
+    folder = a_folder(tmp_path, "Llama", {"added_tokens_decoder": {"2": {"content": "</s>"}} | added})
+    tokenizer = read_tokenizer(folder, "", {"eos_token_id": [2, n]})
+    assert tokenizer and tokenizer.vocab_size == n + 2 and tokenizer.stop_ids == (2, n)
+    assert tokenizer.encode("a<tool>")[-1] == n + 1 and n not in tokenizer.encode("<|turn|>")
+    assert tokenizer.decode([n, n + 1]) == "<tool>"
+    # A gap, and a token of the model once more.
+    for wrong in ({str(n + 1): {"content": "x"}}, {str(n): {"content": "</s>"}}):
+        with pytest.raises(CheckpointError, match="added token"):
+            read_tokenizer(a_folder(tmp_path, "Llama", {"added_tokens_decoder": wrong}), "", {"eos_token_id": 2})
+
+
+def test_tokenizer_model_can_be_named_for_an_import(tmp_path: Path) -> None:
+    path = a_folder(tmp_path, "Llama") / "tokenizer.model"
+    tokenizer, converted = named_tokenizer(str(path)), tokenizer_json_from_sentencepiece(path.read_bytes())
+    assert tokenizer.separator == 2 and tokenizer.encode("a b") == library(converted).encode("a b").ids
 
 
 def varint(n: int) -> bytes:
