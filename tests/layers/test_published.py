@@ -135,3 +135,14 @@ def test_greedy_texts_are_transformers(name: str) -> None:
     assert min(len(row.unique()) for row in tokens) >= 4, "a model that repeats itself would agree with anything"
     assert tokens.tolist() == texts[:, 9:].tolist()
     assert tokens.tolist() == torch.tensor(list(decode(ours, prompts.tolist(), **options, use_cache=False))).T.tolist()
+
+
+@EVERY
+def test_in_bfloat16_it_is_as_right_as_transformers(name: str) -> None:
+    """Weights and activations in 16 bits: both against float32."""
+    (ours, other), x = both(name), some_tokens(2, 61, V)
+    with torch.no_grad():
+        exact = other(x).logits
+        theirs, found = other.bfloat16()(x).logits, ours.bfloat16()(x)
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).norm() < 1.3 * (theirs - exact).norm() < 0.04 * exact.norm()
