@@ -26,7 +26,9 @@ _GELUS = {  # three names of one formula, and two of the other
     "gelu": "gelu",
     "gelu_python": "gelu",
 }
-_EXACT_FIRST = {name: _GELUS[name] for name in ("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")}
+# The first name of several is written: each family has its own.
+_NEOX_GELUS = {"gelu": "gelu", **_GELUS}
+_GEMMA_GELUS = {"gelu_pytorch_tanh": "gelu_tanh", **_GELUS}
 _GPT2_FIELDS = (
     ConfigField("vocab_size", "vocab_size"),
     ConfigField("n_positions", "n_positions", also="max_position_embeddings", fallback="n_ctx"),
@@ -62,7 +64,7 @@ _QWEN3_FIELDS = _MISTRAL_FIELDS | {"head_dim": replace(_LLAMA_FIELDS["head_dim"]
 _GEMMA3_FIELDS = _MISTRAL_FIELDS | {
     "head_dim": replace(_LLAMA_FIELDS["head_dim"], default=256),
     "tied_head": replace(_LLAMA_FIELDS["tied_head"], default=True),
-    "activation": ConfigField("activation", "hidden_activation", "gelu_pytorch_tanh", values=_GELUS),
+    "activation": ConfigField("activation", "hidden_activation", "gelu_pytorch_tanh", values=_GEMMA_GELUS),
     "logit_cap": ConfigField("logit_cap", "final_logit_softcapping", None),
 }
 _GPT_NEOX_FIELDS = (
@@ -72,7 +74,7 @@ _GPT_NEOX_FIELDS = (
     ConfigField("n_layer", "num_hidden_layers"),
     ConfigField("n_head", "num_attention_heads"),
     ConfigField("n_inner", "intermediate_size", written="inner_size"),
-    ConfigField("activation", "hidden_act", "gelu", values=_EXACT_FIRST),
+    ConfigField("activation", "hidden_act", "gelu", values=_NEOX_GELUS),
     ConfigField("norm_eps", "layer_norm_eps", 1e-5),
     ConfigField("dropout", "hidden_dropout", 0.0),
     ConfigField("attn_dropout", "attention_dropout", 0.0),

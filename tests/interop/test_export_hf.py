@@ -30,6 +30,7 @@ transformers = pytest.importorskip("transformers")
 
 LONG = {"n_positions": 72}  # room for 64 greedy tokens
 WINDOWS = {"window": 5, "window_layers": "1"}
+GEMMA = {"norm": "rmsnorm1p", "mlp": "geglu", "post_norms": True, "scale_embeddings": True}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {}),
     ("gpt2", {"bias": False, "activation": "gelu", "n_inner": 40, "norm_eps": 1e-3}),
@@ -40,6 +41,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": "linear", "rope_factor": 3.0, "rope_base": 500.0}),
     ("qwen3", WINDOWS),
     ("qwen3", {"tied_head": False, "n_embd": 30}),
+    ("llama", WINDOWS | {"window_layers": "all"}),  # a Mistral
+    ("llama", {"qkv_bias": "yes"} | WINDOWS),  # a Qwen2
+    ("gpt2", {"positions": "rope", "rotary_pct": 0.5, "parallel_residual": True, "n_head": 2, "bias": False}),
+    ("gpt2", {"positions": "rope", "tied_head": False, "vocab_size": 300, "n_head": 2}),
+    ("gpt2", {"attn_scale": 1.0, "qkv_bias": "no"} | WINDOWS),  # a GPT-Neo
+    ("gpt2", {"attn_scale": 1.0, "qkv_bias": "no", "bias": False}),
+    ("qwen3", GEMMA | WINDOWS | {"rope_local_base": 500.0}),
+    ("qwen3", GEMMA | {"attn_scale": 0.25, "rope_scaling": "linear", "rope_factor": 2.0, "logit_cap": 20.0}),
 ]
 
 
@@ -123,7 +132,16 @@ def test_the_files_are_those_that_transformers_writes(tmp_path: Path, family: st
             described.append((names, file.metadata()))
     assert described[0] == described[1]
     ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (out, tmp_path / "theirs"))
-    older = {"n_ctx", "torch_dtype", "rope_theta", "rope_scaling"}  # names that version 5 has given up
+    # Names that version 5 has given up:
+    older = {
+        "n_ctx",
+        "torch_dtype",
+        "rope_theta",
+        "rope_scaling",
+        "rotary_emb_base",
+        "rotary_pct",
+        "rope_local_base_freq",
+    }
     assert {name: theirs.get(name) for name in ours if name not in older} == {
         name: value for name, value in ours.items() if name not in older
     }

@@ -12,6 +12,7 @@ from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.interop.gguf import vocabulary_fields
 from light_llm.interop.gguf_tensors import metadata
 from light_llm.interop.hf_config import read_config, write_config
+from tests.support.published import CONFIGS as CONFIGS_OF_THE_HUB
 
 SIZES = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4}
 GPT2 = ModelConfig(**SIZES, n_positions=24, n_inner=80, dropout=0.15, attn_dropout=0.05, norm_eps=2e-5)
@@ -114,6 +115,26 @@ def test_every_field_of_a_config(
     written = write_config(config, separator=separator, dtype=dtype)
     assert written == EVERY_FAMILY | ids | expected
     assert write_config(read_config(written, "config.json")[1], separator=separator, dtype=dtype) == written
+
+
+# Published fields with another value that means the same: a size that is spelled out, a window that no layer has.
+SAME_MEANING = {
+    "llama2-long": {"rope_scaling"},
+    "qwen2.5": {"sliding_window"},
+    "qwen2-windows": {"max_window_layers"},
+    "tinystories": {"intermediate_size"},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS_OF_THE_HUB)
+def test_every_field_of_a_published_config(name: str) -> None:
+    """What is read from the config.json of a published model is written as it was, and read as the same model."""
+    published = CONFIGS_OF_THE_HUB[name]
+    family, config = read_config(published, "config.json")
+    written = write_config(config, separator=None, dtype=published.get("torch_dtype", "float32"), family=family)
+    same = written.keys() & published.keys() - {"bos_token_id", "eos_token_id"} - SAME_MEANING.get(name, set())
+    assert len(same) > 12 and {key: written[key] for key in same} == {key: published[key] for key in same}
+    assert read_config(written, "config.json") == (family, config)
 
 
 def file(**data: Any) -> Any:
