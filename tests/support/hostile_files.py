@@ -32,8 +32,10 @@ from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import make_tokenizer
 from light_llm.errors import LightLLMError
 from light_llm.generate import TextGenerator
+from light_llm.interop.import_model import read_folder
 from light_llm.json_io import canonical_json, dump_with_digest
 from tests.checkpoint.test_checkpoint import meta_of, save, trained
+from tests.support.hostile_folders import make_folders
 from tests.support.tools import tiny_model
 
 TEN_GB = 10_000_000_000
@@ -464,6 +466,7 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "vocabularies": (make_vocabularies, lambda path: make_tokenizer(str(path))),
     "downloads": (make_downloads, read_download),
     "texts": (make_texts, lambda path: prepare_dataset(path, 16, "byte")),
+    "folders": (lambda folder: make_folders(folder, BAD_JSON), lambda path: read_folder(path, tokenizer="none")),
 }
 
 
