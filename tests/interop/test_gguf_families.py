@@ -26,6 +26,7 @@ from tests.interop.test_import_gguf import LLAMA, check_numbers, llama_tensors
 from tests.support.export_tools import GGUF, a_tokenizer
 from tests.support.gguf_files import write_gguf
 from tests.support.gguf_parity import CHANGES, VARIANTS, check, quantise_by_llama_cpp, same_model
+from tests.support.gguf_reference import check_by_reference
 from tests.support.published import write_folder
 from tests.support.texts_in_scripts import SENTENCES
 from tests.support.tokenizer_kinds import tokenizer_kind
@@ -57,6 +58,7 @@ def test_a_published_model_comes_back_bit_for_bit(name: str, tmp_path: Path) -> 
     original = read_folder(tmp_path, tokenizer="none")
     GGUF.write(original, tmp_path / "m.gguf", dtype="f32")
     assert same_model(original, read_gguf(tmp_path / "m.gguf"))
+    check_by_reference(original, tmp_path / "m.gguf")
 
 
 @needs_llama_cpp

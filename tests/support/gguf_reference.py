@@ -23,6 +23,17 @@ from light_llm.interop.hf_mapping import to_hf_tensors
 from light_llm.interop.verify import TOKENIZER_TEXTS
 from light_llm.layers.positions import frequencies
 
+# Names of the package for `model_type` at Hugging Face.
+ARCHITECTURES = {
+    "gpt2": "GPT2",
+    "llama": "LLAMA",
+    "mistral": "LLAMA",
+    "qwen2": "QWEN2",
+    "qwen3": "QWEN3",
+    "gpt_neox": "GPTNEOX",
+    "gemma3_text": "GEMMA3",
+}
+
 
 def check_by_reference(loaded: LoadedModel, path: Path) -> None:
     """Compare tensors and vocabulary of a file with the model. Raises Mismatch or AssertionError."""
@@ -31,16 +42,20 @@ def check_by_reference(loaded: LoadedModel, path: Path) -> None:
     family = family_of(config)
     reader = gguf.GGUFReader(path)
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[family.name.upper()], config.n_layer)
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[ARCHITECTURES[family.name]], config.n_layer)
     expected = {known.get_name(n, (".weight", ".bias")): (n, t) for n, t in to_hf_tensors(config, state).items()}
     scaled = {"rope_freqs.weight"} if config.rope_scaling == "llama3" else set()
     assert stored.keys() == expected.keys() | scaled
     for name, (hf_name, tensor) in expected.items():
+        if family.name == "gemma3_text" and "norm" in hf_name:
+            tensor = tensor + 1
+        if "query_key_value" in hf_name:
+            tensor = tensor[rows_by_part(config.n_head, config.head_size)]
         if family.name == "gpt2" and tensor.ndim == 2 and ".h." in hf_name:  # (in, out) in transformers
             tensor = tensor.T
         kind = stored[name].tensor_type.name.lower()
         numbers = dequantize(stored[name].data, kind)
-        if family.name == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
+        if family.name in ("llama", "mistral") and name.endswith(("attn_q.weight", "attn_k.weight")):
             numbers = numbers[rows_of_halves(len(numbers), config.head_size)]
         check_numbers(name, numbers, tensor, kind)
     if scaled:
@@ -56,6 +71,11 @@ def check_by_reference(loaded: LoadedModel, path: Path) -> None:
 def rows_of_halves(rows: int, D: int) -> list[int]:
     """Return where each row of ours is in the file: pair i of a head is i and i + D/2 here, 2i and 2i + 1 there."""
     return [start + 2 * i + half for start in range(0, rows, D) for half in (0, 1) for i in range(D // 2)]
+
+
+def rows_by_part(H: int, D: int) -> list[int]:
+    """Return where each row of the file is in GPT-NeoX's at Hugging Face: (3, H, D) there, (H, 3, D) here."""
+    return [head * 3 * D + part * D + i for part in range(3) for head in range(H) for i in range(D)]
 
 
 def check_vocabulary(fields: Mapping[str, Any], tokenizer: Tokenizer) -> None:
