@@ -156,8 +156,12 @@ def _sizes(config: ModelConfig, family: Family) -> dict[str, Any]:
 
 
 def _description(family: Family, file: ModelFile) -> str:
-    """Return one sentence on how the model was trained, with the numbers that its run recorded."""
-    meta, parts = file.meta, [f"A {family.title} made with light-llm {__version__}"]
+    """Return one sentence on where the model comes from, and on its training with the numbers that its run recorded."""
+    meta = file.meta
+    if origin := meta.get("imported"):  # its training is unknown
+        return f"A {family.title} converted from {origin.get('name') or 'another model'} by light-llm {__version__}"
+    start = f"fine-tuned from {name}" if (name := (meta.get("base") or {}).get("name")) else "made"
+    parts = [f"A {family.title} {start} with light-llm {__version__}"]
     if steps := meta.get("step"):
         parts.append(f"trained for {steps:,} steps")
     if window := file.data.get("max_length"):

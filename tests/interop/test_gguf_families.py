@@ -223,6 +223,8 @@ def test_a_published_model_with_its_tokenizer_comes_back(name: str, kind: str, t
     assert same_model(original, loaded)
     ours, theirs = original.file.tokenizer, loaded.file.tokenizer
     assert ours and theirs
+    # Named after the folder, without its path; nothing is claimed about its training.
+    assert f"converted from {tmp_path.name} by" in read_fields(tmp_path / "m.gguf")["general.description"]
     assert (tuple(theirs.prefix), theirs.separator, theirs.vocab_size) == (
         published.prefix,
         published.eos,
