@@ -45,6 +45,8 @@ _NAMES = {
     "data.held_out": "val_split validation_split val_fraction test_size eval_split",
     "data.val_data": "val_file validation_file val_path eval_data eval_file validation_data",
     "data.text_field": "text_column text_key",
+    "data.separator": "document_separator doc_separator eot_token end_of_text",
+    "data.suffixes": "extensions file_extensions include",
     "model.n_layer": "layers n_layers num_layers num_hidden_layers depth",
     "model.n_head": "heads n_heads num_heads num_attention_heads",
     "model.n_embd": "n_embed d_model dim hidden_size hidden_dim embed_dim embedding_size width",

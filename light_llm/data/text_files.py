@@ -209,14 +209,18 @@ def _no_text(folder: Path, others: tuple[OtherFiles, ...], skipped: tuple[str, .
     if others:
         reason = f"no file in it or below it ends in {', '.join(suffixes)}; it has {list_others(others)}"
     also = f" (skipped: {list_skipped(skipped)})" if skipped else ""
-    suggestion = suffix_to_read(others)
-    advice = f"{{--suffixes {suggestion}}} reads those" if suggestion else "name a text file, or a folder that has some"
+    advice = "name a text file, or a folder that has some"
+    if any(other.suffix == ".arrow" for other in others):
+        advice = "write it as Parquet: datasets.load_from_disk(FOLDER).to_parquet('rows.parquet')"
+    elif suggestion := suffix_to_read(others):
+        advice = f"{{--suffixes {suggestion}}} reads those"
     return f"the folder {folder} has no text: {reason}{also}; {advice}. Hidden files and linked folders are not read"
 
 
-def suffix_to_read(others: tuple[OtherFiles, ...]) -> str:
-    """Return the ending of the most bytes whose largest file begins as a text does, or ""."""
-    return next((other.suffix for other in others if other.suffix and _begins_as_text(other.example)), "")
+def suffix_to_read(others: tuple[OtherFiles, ...], min_bytes: int = 1) -> str:
+    """Return the suffix of the most bytes, `min_bytes` at least, whose largest file begins as a text does, or ""."""
+    large = (other for other in others if other.suffix and other.bytes >= min_bytes)
+    return next((other.suffix for other in large if _begins_as_text(other.example)), "")
 
 
 def _begins_as_text(path: Path) -> bool:

@@ -27,11 +27,11 @@ def _others_note(texts: TextFiles) -> str:
     if not texts.others:
         return ""
     note = f"; not read: {list_others(texts.others)}"
-    other_bytes = sum(other.bytes for other in texts.others)
-    if other_bytes <= sum(file.stat().st_size for file in texts.files):
+    read_bytes, other_bytes = sum(file.stat().st_size for file in texts.files), sum(o.bytes for o in texts.others)
+    if other_bytes <= read_bytes:
         return note
     note += f", {format_bytes(other_bytes)} and more than what is read"
-    suffix = suffix_to_read(texts.others)
+    suffix = suffix_to_read(texts.others, read_bytes)
     return f"{note}; {{--suffixes {suffix}}} reads those instead" if suffix else note
 
 
@@ -69,9 +69,9 @@ def _table_or_records(path: Path) -> str:
     name = title_of(path)
     if columns := csv_columns(decode_bytes(start, "replace", final=False)[0]):
         listed = ", ".join(columns[:4]) + ", ..." * (len(columns) > 4)
-        return (
-            f"{name} begins as CSV with the columns {listed}, and is read as plain text; to read its rows, name it .csv"
-        )
-    if detect_records(start, is_whole=len(start) < DETECT_BYTES):
-        return f"{name} begins with JSON records, and is read as plain text; to read its records, name it .jsonl"
-    return ""
+        what, suffix = f"as CSV with the columns {listed}", ".csv to read its rows"
+    elif detect_records(start, is_whole=len(start) < DETECT_BYTES):
+        what, suffix = "with JSON records", ".jsonl to read its records"
+    else:
+        return ""
+    return f"{name} begins {what}, and is read as plain text; save it as {suffix}"

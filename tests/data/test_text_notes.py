@@ -45,8 +45,11 @@ def folder_of(name: str, files: dict[str, str | bytes]) -> str:
             "not read: 1 .csv, 450 bytes and more than what is read; {--suffixes .csv} reads those instead",
         ),
         ({"a.txt": "a" * 90, "b.srt": "1", "c/b.srt": "2", "Makefile": "x"}, "not read: 2 .srt, 1 without an ending"),
-        # Larger, but no text.
-        ({"a.txt": "a" * 90, "b.JPG": b"\xff\xd8\xff" * 99}, "not read: 1 .jpg, 297 bytes and more than what is read"),
+        # Larger, but no text; a text, but small.
+        (
+            {"a.txt": "a" * 90, "b.JPG": b"\xff\xd8\xff" * 99, "c.json": "{}"},
+            "not read: 1 .jpg, 1 .json, 299 bytes and more than what is read",
+        ),
         (
             {"a.md": "a", "b.py": "x = 1\n" * 9, "c.bin": bytes(900), "d.js": "1", "e.h": "", "f.c": "", "g.o": "\0"},
             "not read: 1 .bin, 1 .py, 1 .js, 1 .o, 2 more, 956 bytes and more than what is read; {--suffixes .py} "
@@ -80,6 +83,9 @@ def test_a_folder_without_texts_names_what_is_there() -> None:
     folder_of("f", {"a.py": "x = 1", "b.ipynb": "{}", "c.png": b"\x89PNG\r\n\x1a\n"})
     with pytest.raises(DataError, match=r"folder f has no text: .*1 .png, 1 .py, 1 .ipynb; .*suffixes='?.py"):
         find_source("f")
+    folder_of("saved", {"data-0.arrow": b"\xff\xff\xff\xff", "state.json": "{}"})
+    with pytest.raises(DataError, match=r"folder saved has no text: .*1 .arrow, 1 .json; .*load_from_disk.*to_parquet"):
+        find_source("saved")
     with pytest.raises(DataError, match=r"f/b.ipynb is a Jupyter notebook"):
         find_source("f", suffixes=".ipynb")
     assert documents_of("f", suffixes=".py,.ipynb", text_field="none") == ["x = 1", "{}"]
@@ -89,7 +95,8 @@ def test_tables_and_records_that_are_read_as_plain_text_are_noted() -> None:
     rows = "id,text\n" + "".join(f"{i},a story\n" for i in range(9))
     for name in ("rows.txt", "rows"):
         assert notes_of(write(name, rows)) == [
-            f"{name} begins as CSV with the columns id, text, and is read as plain text; to read its rows, name it .csv"
+            f"{name} begins as CSV with the columns id, text, and is read as plain text; "
+            "save it as .csv to read its rows"
         ]
     assert not notes_of("rows.txt", text_field="none")
     folder_of("f", {"a.txt": '{"text": "a"}\n{"text": "b"}\n'})
