@@ -248,7 +248,7 @@ def test_a_recipe_of_a_user_may_describe_itself(text: str, settings: dict[str, A
 
 def test_a_file_with_the_name_of_a_recipe_is_not_passed_over() -> None:
     Path("my-text").write_text("[train]\nlr = 0.5\n")
-    with pytest.raises(ConfigError, match=r"a recipe and a file here .*config=./my-text; .* rename the file"):
+    with pytest.raises(ConfigError, match=r"a recipe and a file here .*config='./my-text'; .* rename the file"):
         load_recipe("my-text")
     assert load_recipe("./my-text") == {"train__lr": 0.5}
 
