@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ..config import as_plain, check_choice
 from ..data import Tokenizer
+from ..data.encode import join_documents
 from ..data.python_inputs import find_data, own_tokenizer
 from ..data.sources import Source, find_source, source_from_files
 from ..data.text_files import ReadOptions, find_text_files
-from ..data.text_stream import LogFn, ProgressFn, no_log
+from ..data.text_stream import LogFn, ProgressFn, no_log, split_at_word_boundaries
 from ..errors import ConfigError, DataError
 from ..model import LightLLM, eval_mode
 from .loss import DTYPES, Evaluation, check_model, ratio_stderr, summarise
@@ -166,8 +167,8 @@ def _find_texts(text: Any, options: ReadOptions, offline: bool, log: LogFn) -> I
 class _Document:
     """The ids of a document and the bytes of the text that each stands for, (n,) both."""
 
-    ids: NDArray[np.int64]
-    n_bytes: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    n_bytes: NDArray[np.int32]
     text_bytes: int  # of the whole document
 
 
@@ -177,24 +178,36 @@ def _encoded(source: Source, name: str, tokenizer: Tokenizer) -> Iterator[_Docum
     Raises:
         DataError: a character that the tokenizer does not have.
     """
-    parts: list[str] = []
-    for chunk in chain(source.read(), [None]):
-        if chunk is not None:
-            parts.append(chunk)
+    chunks = chain(source.read(), [None])
+    # As in training: where the ids of a text do not depend on it, a long document is encoded part by part.
+    texts = split_at_word_boundaries(chunks) if tokenizer.cuts_at_words else join_documents(chunks)
+    ids: list[NDArray[np.int32]] = []
+    n_bytes: list[NDArray[np.int32]] = []
+    text_bytes = 0
+    for text in texts:
+        if text is None:
+            yield _document(ids, n_bytes, text_bytes, tokenizer)
+            ids, n_bytes, text_bytes = [], [], 0
             continue
-        text = "".join(parts)
-        parts.clear()
         try:
-            ids, n_bytes = tokenizer.encode_aligned(text)
+            part, counts = tokenizer.encode_aligned(text)
         except DataError as error:
             raise DataError(f"{name}: {error.message}") from None
+        ids.append(np.array(part, dtype=np.int32))
+        n_bytes.append(np.array(counts, dtype=np.int32))
+        text_bytes += len(text.encode("utf-8", "replace"))
+
+
+def _document(
+    ids: list[NDArray[np.int32]], n_bytes: list[NDArray[np.int32]], text_bytes: int, tokenizer: Tokenizer
+) -> _Document:
+    """Return a document from its parts, with prefix and suffix."""
+    if not any(map(len, ids)):
         # A text of which the tokenizer leaves nothing, such as spaces, has no prediction either.
-        before, after = (list(tokenizer.prefix), list(tokenizer.suffix)) if ids else ([], [])
-        yield _Document(
-            np.array([*before, *ids, *after], dtype=np.int64),
-            np.array([*(0 for _ in before), *n_bytes, *(0 for _ in after)], dtype=np.int64),
-            len(text.encode("utf-8", "replace")),
-        )
+        return _Document(np.zeros(0, np.int32), np.zeros(0, np.int32), text_bytes)
+    before, after = (np.array(added, dtype=np.int32) for added in (tokenizer.prefix, tokenizer.suffix))
+    counts = np.concatenate([np.zeros_like(before), *n_bytes, np.zeros_like(after)])
+    return _Document(np.concatenate([before, *ids, after]), counts, text_bytes)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ..runtime import autocast
 class Window:
     """Some ids: all but the last are the input, and the last `scored` of them are the targets."""
 
-    ids: Sequence[int] | NDArray[np.int64]
+    ids: Sequence[int] | NDArray[np.int32]
     scored: int
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from light_llm.checkpoint import LoadedModel
+from light_llm.data.bpe import train_bpe
 from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, byte_lengths
@@ -165,6 +167,25 @@ def test_records_are_evaluated_one_by_one(model: LightLLM) -> None:
         assert result.text_bytes == len("".join(documents).encode())
         assert result.notes == (f"{result.name}: 1 document of less than 2 tokens was left out",)
     assert result.name == "5 documents"
+
+
+def test_a_long_document_is_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bounded memory, with the ids and bytes of the whole."""
+    Path("a.txt").write_text(TEXT * 3)
+    tokenizer = train_bpe([TEXT], 290)
+    model = tiny_model(vocab_size=290, scale=4)
+    whole = evaluate_text(model, "a.txt", tokenizer=tokenizer)
+    lengths: list[int] = []
+    encode = type(tokenizer).encode_aligned
+
+    def encode_aligned(self: Any, text: str) -> Any:
+        lengths.append(len(text))
+        return encode(self, text)
+
+    monkeypatch.setattr(type(tokenizer), "encode_aligned", encode_aligned)
+    monkeypatch.setattr("light_llm.data.text_stream.MAX_CHUNK_CHARS", 40)
+    parts = evaluate_text(model, "a.txt", tokenizer=tokenizer)
+    assert len(lengths) > 1 and replace(parts, texts=()) == replace(whole, texts=())
 
 
 def test_texts_are_measured_alone_and_together(model: LightLLM) -> None:
