@@ -64,6 +64,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.library = library or load_library(data)
         self.library.post_processor = None  # its ids are prefix and suffix; it would also trim offsets
         n_ids = 1 + max(self.library.get_vocab(with_added_tokens=True).values(), default=-1)
+        own = self.library.get_vocab(with_added_tokens=False)
+        if len({*own.values()}) < len(own):
+            raise ConfigError("two tokens of its vocabulary have one id")
         added = self.library.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         # A file without an end-of-text token gets one more id.

@@ -224,6 +224,8 @@ MODEL_PICKLES: dict[str, Any] = {
 def make_models(folder: Path) -> None:
     for name, meta in MODEL_METAS.items():
         write_directly(folder / f"meta_{name}.pt", MODEL.state_dict(), meta)
+    for name, (meta, files) in MODEL_FILES.items():
+        write_directly(folder / f"files_{name}.pt", MODEL.state_dict(), meta, files)
     for name, values in MODEL_PICKLES.items():
         archive(folder / f"pickle_{name}.pt", pickled(values()))
     allocates = b"cbuiltins\nbytearray\nI10000000000\n\x85R"
@@ -242,8 +244,34 @@ def make_models(folder: Path) -> None:
     make_zips(folder)
 
 
-def write_directly(path: Path, weights: Mapping[str, torch.Tensor], meta: Json) -> None:
-    """As `write_model_file`, with a right digest, whatever the values are."""
+def hf(data: bytes, **changes: Any) -> tuple[Json, Json]:
+    """A description that names a published tokenizer by its hash, and the files of the model with its bytes."""
+    named = {"kind": "hf", "sha256": hashlib.sha256(data).hexdigest(), "separator": 0, "prefix": [], "suffix": []}
+    return {**META, "tokenizer": named | changes}, {
+        "tokenizer.json": torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    }
+
+
+TOKENIZER = b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}'
+MODEL_FILES: dict[str, tuple[Json, Any]] = {
+    "none": (hf(TOKENIZER)[0], {}),
+    "another": (hf(TOKENIZER)[0], hf(TOKENIZER + b" ")[1]),
+    "separator": hf(TOKENIZER, separator=10**12),
+    "prefix": hf(TOKENIZER, prefix="abc"),
+    "evil": hf(EVIL),
+    "deep": hf(DEEP),
+    "many": hf(b"[" + b"[]," * 2_000_000 + b"1]"),
+    "far": hf(TOKENIZER.replace(b'"a": 0', b'"a": 4000000000')),
+    "list": (META, [1]),
+    "numbers": (META, {"tokenizer.json": torch.zeros(3)}),
+    "table": (META, {"tokenizer.json": torch.zeros(3, 3, dtype=torch.uint8)}),
+    "text": (META, {"tokenizer.json": "{}"}),
+    "shared": (META, dict.fromkeys(("tokenizer.json", "merges.txt"), torch.zeros(3, dtype=torch.uint8))),
+}
+
+
+def write_directly(path: Path, weights: Mapping[str, torch.Tensor], meta: Json, files: Any = None) -> None:
+    """As `write_model_file`, with a right digest wherever there can be one, whatever the values are."""
     values = {
         "kind": KIND,
         "format": 1,
@@ -251,6 +279,10 @@ def write_directly(path: Path, weights: Mapping[str, torch.Tensor], meta: Json) 
         "model": dict(weights),
         "digest": digest(sorted(weights.items()), meta),
     }
+    if files is not None:
+        known = files if isinstance(files, dict) else {}
+        data = {name: t.numpy().tobytes() for name, t in known.items() if isinstance(t, torch.Tensor)}
+        values |= {"format": 2, "files": files, "digest": digest(sorted(weights.items()), meta, data)}
     with open(path, "wb") as file:
         torch.save(values, file)
 
