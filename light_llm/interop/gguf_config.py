@@ -42,7 +42,6 @@ ONLY: dict[str, Any] = {
     "nextn_predict_layers": 0,
     "pooling_type": 0,
     "rope.scaling.attn_factor": 1,
-    "rope.scale_linear": 1,
 }
 MAX_COUNT = 1 << 31
 SCALINGS = ("none", "linear")
@@ -61,20 +60,16 @@ class FieldReader:
 
     def count(self, name: str, default: int | None = None) -> int:
         """Remove a field and return it: a whole number above 0, or a list of the same one for all layers."""
-        value = self.unread.pop(name, default)
-        if value is None:
-            raise CheckpointError(
-                f"{self.where} has no field {self.prefix}{name}, which decides the shape; use a complete copy"
-            )
+        value = self._take(name, default)
         if isinstance(value, list) and value and all(entry == value[0] for entry in value):
             value = value[0]
         if type(value) is not int or not 0 < value < MAX_COUNT:
             raise self.refusal(name, value, "it has to be a whole number above 0, the same for all layers")
         return value
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """Remove a field and return it: the shortest decimal number with the same float32."""
-        value = self.unread.pop(name, default)
+        value = self._take(name, default)
         if type(value) not in (int, float) or not math.isfinite(value):
             raise self.refusal(name, value, "it has to be a number")
         # 1e-05 is stored as 9.999999747378752e-06.
@@ -85,6 +80,16 @@ class FieldReader:
         value = self.unread.pop(name, choices[0])
         if type(value) is not type(choices[0]) or value not in choices:
             raise self.refusal(name, value, f"it has to be {' or '.join(map(str, choices))}")
+        return value
+
+    def _take(self, name: str, default: float | None) -> Any:
+        """Remove a field and return it. Raises CheckpointError for one that is missing and has no default."""
+        value = self.unread.pop(name, default)
+        if value is None:
+            raise CheckpointError(
+                f"{self.where} has no field {self.prefix}{name}, without which the model cannot be computed; use a "
+                "complete copy"
+            )
         return value
 
     def drop_window(self, n_positions: int) -> None:
@@ -128,28 +133,12 @@ def read_shape(
     Raises CheckpointError for another architecture, a field with a value that no model here has, or an unknown field.
     """
     family, architecture = _find_family(fields, where)
-    traits = family.gguf
-    assert traits
     reader = FieldReader(fields, architecture, where)
-    table = tensors.get(TABLE)
-    if table is None or len(table) != 2:
-        raise CheckpointError(f"{where} has no tensor {TABLE}, the token table; use a complete copy of the model")
-    settings = _sizes(reader, family) | {"vocab_size": table[0], "tied_head": tied}
-    if (claimed := reader.unread.get("vocab_size", table[0])) != table[0]:
-        raise reader.refusal("vocab_size", claimed, f"{TABLE} has {table[0]:,} rows", "use a complete copy")
+    settings = _sizes(reader, family) | {"vocab_size": _rows(reader, tensors), "tied_head": tied}
     # Checked before a name is made for each layer of a file that says a billion.
     if settings["n_layer"] > len(tensors):
         raise reader.refusal("block_count", settings["n_layer"], f"it has {len(tensors):,} tensors", "use another copy")
-    if family.required["positions"] == "rope":
-        settings |= _rotation(reader, settings, partial=traits.partial_rotation)
-    if traits.windows:
-        settings |= _windows(reader, settings)
-        if settings["n_layer"] == GEMMA_27B:
-            settings |= {"attn_scale": (settings["n_embd"] / settings["n_head"]) ** -0.5}
-    if activations := traits.supported.get("activation"):
-        settings |= {"activation": reader.choice(HIDDEN_ACTIVATION, activations)}
-    if traits.parallel_residual:
-        settings |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False))}
+    settings |= _choices(reader, family, settings)
     reader.drop_window(settings["n_positions"])
     reader.finish()
     required = {name: value for name, value in family.required.items() if name not in settings}
@@ -186,7 +175,7 @@ def _sizes(reader: FieldReader, family: Family) -> dict[str, Any]:
         "n_inner": reader.count("feed_forward_length"),
         "n_head": (n_head := reader.count("attention.head_count")),
         "n_kv_head": reader.count("attention.head_count_kv", n_head),
-        "norm_eps": reader.number(f"attention.{kind}_epsilon", 1e-5),
+        "norm_eps": reader.number(f"attention.{kind}_epsilon"),
     }
     D = reader.count("attention.key_length", max(1, settings["n_embd"] // n_head))
     if (other := reader.unread.get("attention.value_length", D)) != D:
@@ -194,18 +183,46 @@ def _sizes(reader: FieldReader, family: Family) -> dict[str, Any]:
     return settings | {"head_dim": D}
 
 
+def _rows(reader: FieldReader, tensors: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the rows of the token table. Raises CheckpointError without one, or if a field says another number."""
+    table = tensors.get(TABLE)
+    if table is None or len(table) != 2:
+        raise CheckpointError(
+            f"{reader.where} has no tensor {TABLE}, the token table; use a complete copy of the model"
+        )
+    if (claimed := reader.unread.get("vocab_size", table[0])) != table[0]:
+        raise reader.refusal("vocab_size", claimed, f"{TABLE} has {table[0]:,} rows", "use a complete copy")
+    return table[0]
+
+
+def _choices(reader: FieldReader, family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what is open in a family, besides its sizes."""
+    traits = family.gguf
+    assert traits
+    choices: dict[str, Any] = {}
+    if family.required["positions"] == "rope":
+        choices |= _rotation(reader, settings, partial=traits.partial_rotation)
+    if traits.windows:
+        choices |= _windows(reader, settings)
+        if settings["n_layer"] == GEMMA_27B:
+            choices |= {"attn_scale": (settings["n_embd"] / settings["n_head"]) ** -0.5}
+    if activations := traits.supported.get("activation"):
+        choices |= {"activation": reader.choice(HIDDEN_ACTIVATION, activations)}
+    if traits.parallel_residual:
+        choices |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False))}
+    return choices
+
+
 def _rotation(reader: FieldReader, settings: Mapping[str, Any], *, partial: bool) -> dict[str, Any]:
     """Read base, scaling and the rotated share of a head."""
     D = settings["head_dim"]
-    kind = reader.unread.pop("rope.scaling.type", "none")
+    kind = reader.unread.pop("rope.scaling.type", "linear")  # llama.cpp's default
     if kind not in SCALINGS:
         raise reader.refusal("rope.scaling.type", kind, f"light-llm scales rotations by {', '.join(SCALINGS)}")
-    factor = reader.number("rope.scaling.factor", 1.0)
-    if kind == "none" or factor == 1.0:
-        # Old files have only this field.
-        kind, factor = "none", reader.number("rope.scale_linear", 1.0)
-    if factor not in (0.0, 1.0):
-        kind = "linear"
+    older = reader.number("rope.scale_linear", 0.0)
+    factor = reader.number("rope.scaling.factor", older)
+    # The type none turns a factor off, and without a factor there is no scaling.
+    kind = "none" if factor in (0.0, 1.0) else kind
     rotated = reader.count("rope.dimension_count", D)
     rotation: dict[str, Any] = {"rope_base": reader.number("rope.freq_base", 10000.0), "rope_scaling": kind}
     rotation |= {"rope_factor": factor} if kind == "linear" else {}
@@ -223,19 +240,19 @@ def _windows(reader: FieldReader, settings: Mapping[str, Any]) -> dict[str, Any]
     base = reader.number("rope.freq_base_swa", GEMMA_LOCAL_BASE)
     if not size:
         return {}
-    if isinstance(pattern, list) and all(isinstance(entry, bool) for entry in pattern):
-        layers = [i for i, entry in enumerate(pattern[: settings["n_layer"]]) if entry]
+    n = settings["n_layer"]
+    if isinstance(pattern, list) and len(pattern) >= n and all(isinstance(entry, bool) for entry in pattern):
+        layers = [i for i in range(n) if pattern[i]]
     elif type(pattern) is int and pattern >= 0:
         # A period of 0 gives all layers the window.
-        layers = [i for i in range(settings["n_layer"]) if not pattern or i % pattern < pattern - 1]
+        layers = [i for i in range(n) if not pattern or i % pattern < pattern - 1]
     else:
         raise reader.refusal("attention.sliding_window_pattern", pattern, "it has to be a number or a list of booleans")
     if not layers:
         return {}
-    everywhere = len(layers) == settings["n_layer"]
     return {
         "window": size,
-        "window_layers": "all" if everywhere else ",".join(map(str, layers)),
+        "window_layers": "all" if len(layers) == n else ",".join(map(str, layers)),
         "rope_local_base": base,
     }
 

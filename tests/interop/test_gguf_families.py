@@ -175,14 +175,16 @@ def test_windows_are_read_from_a_period_or_a_list(pattern: Any, layers: str) -> 
         "gemma3.block_count": 2,
         "gemma3.feed_forward_length": 96,
         "gemma3.attention.head_count": 4,
+        "gemma3.attention.layer_norm_rms_epsilon": 1e-6,
         "gemma3.attention.sliding_window": 8,
     }
     fields |= {} if pattern is None else {"gemma3.attention.sliding_window_pattern": pattern}
     shapes = {"token_embd.weight": (40, 64)} | {f"blk.{i}.attn_norm.weight": (64,) for i in range(2)}
     _, config = read_shape(fields, shapes, "m.gguf", tied=True)
     assert (config.window, config.window_layers, config.rope_local_base) == (8, layers, 10000.0)
-    with pytest.raises(CheckpointError, match="sliding_window_pattern='x'"):
-        read_shape(fields | {"gemma3.attention.sliding_window_pattern": "x"}, shapes, "m.gguf", tied=True)
+    for odd in ("x", [True], -1):
+        with pytest.raises(CheckpointError, match="sliding_window_pattern="):
+            read_shape(fields | {"gemma3.attention.sliding_window_pattern": odd}, shapes, "m.gguf", tied=True)
 
 
 def test_the_largest_gemma_has_another_scale() -> None:

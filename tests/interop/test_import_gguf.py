@@ -40,6 +40,7 @@ LLAMA: Fields = {
     "llama.rope.dimension_count": 64,
     "llama.rope.freq_base": 500000.0,
 }
+EPSILON = "llama.attention.layer_norm_rms_epsilon"
 OURS = {  # a matrix in the file, ours, and which of its rows
     "token_embd": ("wte", slice(None)),
     "attn_q": ("h.{}.attn.c_attn", slice(0, 256)),
@@ -265,12 +266,28 @@ def test_fields_without_an_effect_are_not_read(tmp_path: Path) -> None:
     assert plain.model.config.norm_eps == 1e-5, "the float32 next to 1e-5 is 9.999999747378752e-06"
 
 
+@pytest.mark.parametrize(
+    ("fields", "scaling"),
+    [
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, ("linear", 4.0)),
+        ({"llama.rope.scaling.factor": 4.0}, ("linear", 4.0)),  # the type that llama.cpp takes
+        ({"llama.rope.scale_linear": 4.0}, ("linear", 4.0)),  # the name of old files
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, ("none", 1.0)),
+        ({"llama.rope.scaling.type": "linear"}, ("none", 1.0)),
+        ({"llama.rope.scaling.factor": 1.0}, ("none", 1.0)),
+    ],
+)
+def test_a_scaled_rotation_is_read_as_llama_cpp_does(fields: Fields, scaling: Any, tmp_path: Path) -> None:
+    config = read_gguf(small(tmp_path, fields)).model.config
+    assert (config.rope_scaling, config.rope_factor) == scaling
+
+
 def test_a_field_can_be_ignored(tmp_path: Path) -> None:
     path = small(tmp_path, {"llama.logit_scale": 0.5})
     assert read_gguf(path, ignore_fields=["llama.logit_scale"]).model.config == read_gguf(small(tmp_path)).model.config
 
 
-@pytest.mark.parametrize("name", ["llama.context_length", "llama.feed_forward_length", "llama.attention.head_count"])
+@pytest.mark.parametrize("name", ["llama.context_length", "llama.attention.head_count", EPSILON])
 def test_a_missing_field_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=name):
         read_gguf(small(tmp_path, without=name))
