@@ -41,7 +41,8 @@ def read_gguf(
         ignore_fields: fields that are not read, although they may change what the model computes.
 
     Returns:
-        The model in evaluation mode on the CPU, and its file, which `write_model` writes.
+        The model in evaluation mode on the CPU, in the dtypes of the file, and what `write_model` writes. Norms are
+        float32 beside matrices in 16 bits, so such a model computes only after `load_model`, which widens all of it.
 
     Raises:
         CheckpointError: a file that is damaged, or something that light-llm does not have: the field, the tensor or the
