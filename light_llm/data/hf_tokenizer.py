@@ -21,12 +21,13 @@ from tokenizers import Tokenizer as Library
 from ..config import repr_short
 from ..errors import ConfigError
 from ..json_io import TOKENIZER
-from .bpe import MAX_IDS, bytes_to_unicode, unicode_to_bytes
+from .bpe import MAX_IDS, bytes_to_unicode
 from .hf_decode import WindowStream, byte_of_token, decoder_types
 from .hf_encode import Engine, LibraryEngine, encode_long, encode_with_ends
 from .hf_tiktoken import TiktokenEngine, find_encoding
 from .tokenizer_interface import Ids, StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
 
+_BYTE_OF = {char: byte for byte, char in bytes_to_unicode().items()}
 TIKTOKEN_CHARS = 1 << 24  # of text, which tiktoken encodes in the time that the proof takes
 
 
@@ -159,7 +160,7 @@ class HuggingFaceTokenizer(Tokenizer):
             and any(part["type"] == "ByteLevel" for part in level)
             and not any(part.get("add_prefix_space") or part.get("behavior") == "Removed" for part in level)
             and {part["type"] for part in level} <= {"ByteLevel", "Split", "Digits"}
-            and all(self.library.token_to_id(char) is not None for char in bytes_to_unicode().values())
+            and all(self.library.token_to_id(char) is not None for char in _BYTE_OF)
             and all(t.special or self._find_bytes(i) == t.content.encode() for i, t in added)
             and not any(not t.special and (t.lstrip or t.rstrip) for _, t in added)
         )
@@ -189,7 +190,7 @@ class HuggingFaceTokenizer(Tokenizer):
             return b""
         if self.joins_bytes:
             try:
-                return unicode_to_bytes([text])[0]
+                return bytes(map(_BYTE_OF.__getitem__, text))
             except KeyError:  # an added token with other characters, which the decoder writes as they are
                 return str(text).encode()
         if "ByteFallback" in self.decoder_types and (byte := byte_of_token(text)) is not None:
