@@ -105,6 +105,15 @@ def test_a_stream_never_shows_half_a_character(name: str) -> None:
     assert shown == tokenizer.decode(ids)  # nothing was held back until the end
 
 
+def test_an_id_without_a_text_takes_no_space_away() -> None:
+    """Llama's decoder strips the first space of a text: that of the second piece, if the first is empty."""
+    kind = tokenizer_kind("llama2")
+    tokenizer = HuggingFaceTokenizer(kind.data, separator=kind.vocab_size)
+    ids = [*tokenizer.encode("thou"), kind.vocab_size, *tokenizer.encode("thou")]
+    stream = tokenizer.stream()
+    assert "".join([*map(stream.push, ids), stream.close()]) == tokenizer.decode(ids) == "thou thou"
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_any_ids_stream_as_they_decode(name: str) -> None:
     """Broken characters, runs of bytes, special tokens: as a model without training writes them."""
@@ -213,14 +222,14 @@ def test_tiktoken_is_not_used_where_its_ids_differ(change: str) -> None:
         split["behavior"] = "MergedWithNext"
     else:  # a token that its own merges do not reach: "the" is made of "t" and "he", and "th" is merged first
         level = tokenizer_kind("gpt2").data
-        joins = [["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
+        joins = [["\u0120", "t"], ["e", "t"], ["t", "h"], ["h", "e"], ["t", "he"]]
         values = json.loads(level)
         vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
         vocab |= {"".join(join): 256 + i for i, join in enumerate(joins)}
-        values["model"] |= {"vocab": vocab | {"<|endoftext|>": 260}, "merges": joins}
-        values["added_tokens"][0]["id"] = 260
+        values["model"] |= {"vocab": vocab | {"<|endoftext|>": 261}, "merges": joins}
+        values["added_tokens"][0]["id"] = 261
     data = json.dumps(values).encode()
-    tokenizer = HuggingFaceTokenizer(data, separator=tokenizer_kind("llama3").eos if change != "word by word" else 260)
+    tokenizer = HuggingFaceTokenizer(data, separator=tokenizer_kind("llama3").eos if change != "word by word" else 261)
     assert find_encoding(tokenizer.library, data) is None
 
 
