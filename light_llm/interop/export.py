@@ -106,7 +106,7 @@ def _verify(
         if without_program:
             return None, f"{without_program}; NOT run in {exporter.program}: {error}"
         return None, f"NOT verified in {exporter.program}: {error}"
-    return check, check.summary
+    return check, "; ".join(filter(None, (check.summary, runtime.note)))
 
 
 def check_request(exporter: Exporter, out: Path, dtype: str, *, overwrite: bool) -> None:

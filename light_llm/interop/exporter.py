@@ -51,6 +51,7 @@ class Runtime(ABC):
     """An exported model, opened by the program it is for."""
 
     name: str  # with its version: "transformers 5.23.0"
+    note: str = ""  # on a difference of the program that the export cannot avoid, for the result and the model card
 
     @abstractmethod
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:

@@ -17,7 +17,7 @@ from ..checkpoint.tensors import write_tensors
 from ..config import check_choice
 from ..errors import CheckpointError, ConfigError
 from .architectures import family_of_model, origin_of, trim_vocab
-from .exporter import MIXED, Exporter, Runtime, dtype_of, require
+from .exporter import MIXED, TOKENIZER_TEXTS, Exporter, Runtime, dtype_of, require
 from .hf_export_config import config_json
 from .hf_mapping import to_hf_tensors
 from .tokenizer_files import generation_config, tokenizer_files, write_json_files
@@ -84,16 +84,19 @@ class HuggingFaceExporter(Exporter):
                 model = transformers.AutoModelForCausalLM.from_pretrained(
                     path, dtype=torch.float32, local_files_only=True
                 )
-                tokenizer = None
+                tokenizer, note = None, ""
                 if (path / "tokenizer.json").is_file():
-                    tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+                    # Some classes of transformers 5 build a tokenizer of their own instead of the one in the file.
+                    auto = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+                    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+                    note = _tokenizer_note(tokenizer, auto)
         except CheckpointError:
             raise
         except Exception as error:  # the types that a damaged folder raises have no common base
             lines = str(error).strip().splitlines()
             reason = lines[0][:200] if lines else type(error).__name__
             raise CheckpointError(f"transformers cannot open {path}: {reason}; export it again") from None
-        return _Transformers(f"transformers {transformers.__version__}", model.eval(), tokenizer)
+        return _Transformers(f"transformers {transformers.__version__}", model.eval(), tokenizer, note)
 
     def try_command(self, path: str, prompt: str, n: int, *, has_tokenizer: bool = True) -> list[str]:
         """Return a call of `transformers.pipeline`; without a tokenizer, of the model on the id 0."""
@@ -154,11 +157,22 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _tokenizer_note(tokenizer: Any, auto: Any) -> str:
+    """Return a sentence if AutoTokenizer gives other ids than tokenizer.json for some texts; or ""."""
+    texts = (text for text in TOKENIZER_TEXTS if auto(text)["input_ids"] != tokenizer(text)["input_ids"])
+    if (text := next(texts, None)) is None:
+        return ""
+    return (
+        f"AutoTokenizer makes a {type(auto).__name__} of the folder, which gives other ids than its tokenizer.json for "
+        f"some texts, such as {text!r}; for the model's ids use PreTrainedTokenizerFast.from_pretrained"
+    )
+
+
 class _Transformers(Runtime):
     """A model and a tokenizer of transformers."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
-        self.name, self.model, self.tokenizer = name, model, tokenizer
+    def __init__(self, name: str, model: Any, tokenizer: Any, note: str) -> None:
+        self.name, self.model, self.tokenizer, self.note = name, model, tokenizer, note
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:

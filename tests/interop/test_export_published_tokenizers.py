@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
+from light_llm.interop.export import export
 from light_llm.interop.import_model import read_folder
 from tests.support.export_tools import HF, tiny_loaded
+from tests.support.published import write_folder
 from tests.support.texts_in_scripts import texts_in_scripts
 from tests.support.tokenizer_checks import compare
 from tests.support.tokenizer_kinds import KINDS, tokenizer_kind
@@ -28,3 +30,14 @@ def test_transformers_reads_the_ids_of_the_file(name: str, tmp_path: Path) -> No
     back = read_folder(folder).file.tokenizer
     assert isinstance(back, HuggingFaceTokenizer) and back.data == kind.data
     assert (back.separator, back.prefix, back.suffix) == (tokenizer.separator, tokenizer.prefix, tokenizer.suffix)
+
+
+def test_a_tokenizer_that_transformers_builds_by_itself_is_noted(tmp_path: Path) -> None:
+    """LlamaTokenizer of transformers 5 is not the one of Llama 2's file; the published model has the same difference."""
+    kind = tokenizer_kind("llama2")
+    ids = {"vocab_size": kind.vocab_size, "bos_token_id": kind.bos, "eos_token_id": kind.eos}
+    write_folder(tmp_path / "published", "tinyllama", files=kind.files(), **ids)
+    done = export(read_folder(tmp_path / "published"), HF, tmp_path / "out")
+    assert done.check is not None and done.check.same_tokenizer
+    assert "LlamaTokenizer" in done.summary and "PreTrainedTokenizerFast" in (tmp_path / "out/README.md").read_text()
+    assert (tmp_path / "out/tokenizer_config.json").read_bytes() == kind.files()["tokenizer_config.json"]

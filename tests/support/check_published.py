@@ -87,7 +87,8 @@ def _line(name: str, folder: Path, texts: list[str]) -> Line:
     loaded = read_folder(folder / "perplexity" / name)
     tokenizer = loaded.file.tokenizer
     assert tokenizer is not None
-    reference = transformers.AutoTokenizer.from_pretrained(folder / "perplexity" / name)
+    # Not AutoTokenizer, which builds the tokenizers of GPT-2 and Llama from parts of the file.
+    reference = transformers.PreTrainedTokenizerFast.from_pretrained(folder / "perplexity" / name)
     odd = compare(tokenizer, reference, texts)
     ids = torch.tensor(reference(SONNET * 4, verbose=False)["input_ids"])
     (folder / "sonnet.txt").write_text(SONNET * 4, encoding="utf-8")
