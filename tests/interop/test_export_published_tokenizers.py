@@ -33,7 +33,7 @@ def test_transformers_reads_the_ids_of_the_file(name: str, tmp_path: Path) -> No
 
 
 def test_a_tokenizer_that_transformers_builds_by_itself_is_noted(tmp_path: Path) -> None:
-    """LlamaTokenizer of transformers 5 is not the one of Llama 2's file; the published model has the same difference."""
+    """LlamaTokenizer of transformers 5 is not that of the file, in the published model too."""
     kind = tokenizer_kind("llama2")
     ids = {"vocab_size": kind.vocab_size, "bos_token_id": kind.bos, "eos_token_id": kind.eos}
     write_folder(tmp_path / "published", "tinyllama", files=kind.files(), **ids)
