@@ -56,7 +56,7 @@ class TextGenerator:
         dtype = as_plain(dtype)
         check_inference_dtype(dtype, quantize)
         self.device = choose_device(device)
-        self.model, self.file = _load(checkpoint, self.device.value, dtype)
+        self.model, self.file = _load(checkpoint, self.device.value, _dtype_to_load(dtype, quantize))
         self.tokenizer = _choose_tokenizer(self.file, tokenizer)
         n_positions = self.model.config.n_positions
         self.context = (
@@ -203,11 +203,15 @@ def choose_sampling(sampling: Sampling | None = None, **changes: Any) -> Samplin
     return replace(sampling or DEFAULT_SAMPLING, **changes)
 
 
-def _load(checkpoint: str | Path | LightLLM, device: str, dtype: str) -> tuple[LightLLM, ModelFile]:
-    """Return a model of our own to convert, and the facts about it, without its weights.
+def _dtype_to_load(dtype: str, quantize: str) -> torch.dtype | None:
+    """Return the number format to read weights into: none with more bits than needed; None for those of the file."""
+    if quantize == "int8":
+        return None
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
-    A model file is read into bfloat16 if that is `dtype`, else into float32.
-    """
+
+def _load(checkpoint: str | Path | LightLLM, device: str, dtype: torch.dtype | None) -> tuple[LightLLM, ModelFile]:
+    """Return a model of our own to convert, and the facts about it, without its weights."""
     checkpoint = getattr(checkpoint, "_orig_mod", checkpoint)  # of torch.compile
     if isinstance(checkpoint, LightLLM):
         # A copy, because the conversion for inference would end its training.
@@ -215,7 +219,7 @@ def _load(checkpoint: str | Path | LightLLM, device: str, dtype: str) -> tuple[L
         return model, ModelFile(Path("model"), {}, model.config, None, {}, {})
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise ConfigError(f"TextGenerator takes a path or a LightLLM, not {repr_short(checkpoint)}")
-    loaded = load_model(checkpoint, device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    loaded = load_model(checkpoint, device, dtype)
     # The model has the weights, and soon possibly in another format.
     return loaded.model, replace(loaded.file, weights={})
 

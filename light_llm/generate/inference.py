@@ -36,7 +36,7 @@ def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = 
     """Convert a trained model in place, once, to the requested format and this machine's fastest kernels.
 
     Args:
-        model: in float32; for bfloat16 it may be loaded in bfloat16.
+        model: in float32; for bfloat16 it may be loaded in bfloat16, and for int8 in the number formats of its file.
 
     Raises:
         ConfigError: see `check_inference_dtype`.
@@ -44,6 +44,7 @@ def convert_for_inference(model: LightLLM, dtype: str = "auto", quantize: str = 
     check_inference_dtype(dtype, quantize)
     if quantize == "int8":
         replace_linear_layers(model, Int8Linear)
+        _widen_the_rest(model)
         return Decision("int8", "asked for")
     name = "float32" if dtype == "auto" else dtype
     why = "the same text from a seed, alone or in a batch" if dtype == "auto" else "asked for"
@@ -65,12 +66,17 @@ def pack_weights(model: LightLLM, dtype: torch.dtype = torch.float32) -> bool:
         return False
     twice = sum(p.numel() for p in model.parameters() if p.ndim == 2) <= MAX_TWICE
     replace_linear_layers(model, lambda weight, bias: PackedLinear(weight, bias, dtype, twice=twice))
+    _widen_the_rest(model)
+    return True
+
+
+def _widen_the_rest(model: LightLLM) -> None:
+    """Make the residual stream float32 where the linear layers are replaced: norms, and looked-up embeddings."""
     if model.wte.weight.dtype != torch.float32:
         model.wte = WideEmbedding.from_pretrained(model.wte.weight)
-        for parameter in model.parameters():
-            if parameter.ndim < 2:  # norms
-                parameter.data = parameter.data.float()
-    return True
+    for parameter in model.parameters():
+        if parameter.ndim < 2 and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
 
 
 def replace_linear_layers(model: LightLLM, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:

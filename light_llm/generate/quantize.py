@@ -38,7 +38,7 @@ class Int8Linear(nn.Module):
         stored, scale = quantize(weight)
         self.register_buffer("weight", stored)
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
+        self.register_buffer("bias", None if bias is None else bias.float())
         self.has_kernel = weight.size(1) % KERNEL_WIDTH == 0 and has_int8_kernel(weight.device)
 
     def forward(self, x: Tensor) -> Tensor:

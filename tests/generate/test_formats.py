@@ -212,6 +212,22 @@ def test_a_file_in_bfloat16_is_never_widened(tmp_path: Path, monkeypatch: pytest
     assert len(written(writer.model)) == 60
 
 
+def test_int8_from_16_bits_is_int8_from_the_same_numbers(tmp_path: Path) -> None:
+    """Read in the number formats of the file, of which float32 holds all."""
+    model, texts = tiny_model(scale=6), list[str]()
+    weights = {
+        name: t.to((torch.bfloat16, torch.float16)[i % 2]) for i, (name, t) in enumerate(model.state_dict().items())
+    }
+    tokenizer = CharTokenizer("".join(chr(97 + i) for i in range(60)))
+    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None, tokenizer=tokenizer)
+    for name, stored in (("few.pt", weights), ("many.pt", {name: t.float() for name, t in weights.items()})):
+        write_model_file(Path(name), stored, meta, Files())
+        writer = TextGenerator(name, device="cpu", quantize="int8")
+        assert writer.model.hidden_states(some_tokens()).dtype == torch.float32
+        texts.append(writer.generate("abc", 50, seed=3))
+    assert texts[0] == texts[1] and len(texts[0]) > 10
+
+
 def test_a_large_model_has_its_matrices_once(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_packed_products(torch.bfloat16)
     monkeypatch.setattr("light_llm.generate.inference.MAX_TWICE", 1000)
