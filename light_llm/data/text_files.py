@@ -171,7 +171,7 @@ def _files_of_folder(folder: Path, options: ReadOptions) -> TextFiles:
     by_kind: dict[str, list[Path]] = {}
     others: list[Path] = []
     for file in files:
-        if not file.name.lower().removesuffix(".gz").endswith(suffixes):
+        if not _plain_name(file).name.endswith(suffixes):
             others.append(file)
         elif options.text_field == NO_FIELD:
             by_kind.setdefault("text", []).append(file)
@@ -192,11 +192,11 @@ def _files_of_folder(folder: Path, options: ReadOptions) -> TextFiles:
 
 
 def _group_by_suffix(files: list[Path]) -> tuple[OtherFiles, ...]:
-    """Return files by their last ending, the most bytes first."""
+    """Return files by their suffix, the most bytes first."""
     counts, sizes = Counter[str](), Counter[str]()
     largest: dict[str, tuple[int, Path]] = {}
     for file in files:
-        suffix, size = file.suffix.lower(), file.stat().st_size
+        suffix, size = _plain_name(file).suffix, file.stat().st_size
         counts[suffix] += 1
         sizes[suffix] += size
         largest[suffix] = max(largest.get(suffix, (-1, file)), (size, file))
@@ -224,9 +224,9 @@ def suffix_to_read(others: tuple[OtherFiles, ...], min_bytes: int = 1) -> str:
 
 
 def _begins_as_text(path: Path) -> bool:
-    with open_file(path) as (file, _):
-        start = file.read(START_BYTES)
     try:
+        with open_file(path) as (file, _):
+            start = file.read(START_BYTES)
         check_is_text(path, start)
         text = decode_bytes(start, "strict", final=False)[0]
     except (DataError, UnicodeDecodeError):
@@ -247,8 +247,13 @@ def file_kind(path: Path) -> str | None:
     >>> file_kind(Path("a/b.JSONL")), file_kind(Path("b.jsonl.gz")), file_kind(Path("b.py"))
     ('jsonl', 'jsonl', None)
     """
-    name = path.name.lower().removesuffix(".gz")
+    name = _plain_name(path).name
     return next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def _plain_name(path: Path) -> Path:
+    """Return the name of a file in small letters, without .gz."""
+    return Path(path.name.lower().removesuffix(".gz"))
 
 
 def list_skipped(skipped: tuple[str, ...], most: int = 4) -> str:

@@ -1,5 +1,6 @@
 """What a folder holds besides its texts, marks between documents, and characters of a wrong encoding are noted."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,15 @@ def folder_of(name: str, files: dict[str, str | bytes]) -> str:
         (
             {"a.txt": "a" * 90, "b.JPG": b"\xff\xd8\xff" * 99, "c.json": "{}"},
             "not read: 1 .jpg, 1 .json, 299 bytes and more than what is read",
+        ),
+        # Damaged, and not to be read.
+        (
+            {"a.txt": "a" * 9, "b.log.gz": gzip.compress(bytes(range(99)), mtime=0)[:60]},
+            "not read: 1 .log, 60 bytes and more than what is read",
+        ),
+        (
+            {"a.txt": "a" * 9, "b.LOG.gz": gzip.compress(b"a line\n" * 9, 0, mtime=0)},
+            "not read: 1 .log, 86 bytes and more than what is read; {--suffixes .log} reads those instead",
         ),
         (
             {"a.md": "a", "b.py": "x = 1\n" * 9, "c.bin": bytes(900), "d.js": "1", "e.h": "", "f.c": "", "g.o": "\0"},
