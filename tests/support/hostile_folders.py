@@ -46,7 +46,7 @@ def make_folders(folder: Path, bad_json: Mapping[str, bytes]) -> None:
         "many": header({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(90_000)}),
         "other_type": header({"wte.weight": {"dtype": "F8_E5M2", "shape": [4], "data_offsets": [0, 4]}}) + bytes(4),
     }
-    sizes = {
+    sizes: dict[str, dict[str, Any]] = {
         "layers": {"num_layers": 10**9, "attention_types": [[["global"], 10**9]]},
         "repeats": {"attention_types": [[["global", "local"], 10**12]]},
         "negative": {"attention_types": [[["global", "local"], -(10**12)]]},
