@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 
 WINDOW = 1 << 18  # characters that are new in each window
 OVERLAP = 1 << 11  # characters that a window shares with its neighbour, on each side of their border
-Places = tuple[list[int], list[int], list[int]]  # ids, and where each begins and ends in the text
+Array = NDArray[np.int64]
+Places = tuple[Array, Array, Array]  # ids, and where each begins and ends in the text: all (n,)
 
 
 class Engine(Protocol):
@@ -47,7 +50,8 @@ class LibraryEngine(Engine):
 
     def encode_places(self, text: str) -> Places:
         encoding = self.library.encode_batch([text], add_special_tokens=False)[0]
-        return encoding.ids, [start for start, _ in encoding.offsets], [end for _, end in encoding.offsets]
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]
 
     def length(self, text: str) -> int:
         return len(text)
@@ -58,38 +62,35 @@ class _Part:
     """The tokens of a window that begins at the character `begin`, with their places in the whole text."""
 
     begin: int
-    ids: list[int]
-    starts: list[int]
-    ends: list[int]
+    ids: Array
+    starts: Array
+    ends: Array
 
     def index_after(self, place: int) -> int:
         """Return the index of the first token that begins at a place or after it."""
-        return next((i for i, start in enumerate(self.starts) if start >= place), len(self.ids))
+        after = self.starts >= place
+        return int(after.argmax()) if after.any() else len(self.ids)
 
 
-def encode_long(engine: Engine, text: str, *, window: int = WINDOW, overlap: int = OVERLAP) -> list[int]:
-    """Return the ids of a text.
+def encode_long(engine: Engine, text: str, *, window: int = WINDOW, overlap: int = OVERLAP) -> Array:
+    """Return the ids of a text, (n,).
 
     Args:
         window, overlap: characters, for tests.
     """
     if len(text) <= window + overlap:
-        return engine.encode(text)
-    return [i for part, first, last in _join(engine, text, window, overlap) for i in part.ids[first:last]]
+        return np.array(engine.encode(text), dtype=np.int64)
+    parts = [part.ids[first:last] for part, first, last in _join(engine, text, window, overlap)]
+    return np.concatenate(parts)
 
 
-def encode_with_ends(
-    engine: Engine, text: str, *, window: int = WINDOW, overlap: int = OVERLAP
-) -> tuple[list[int], list[int]]:
-    """Return the ids of a text, and the place after each token; see `encode_long`."""
+def encode_with_ends(engine: Engine, text: str, *, window: int = WINDOW, overlap: int = OVERLAP) -> tuple[Array, Array]:
+    """Return the ids of a text, and the place after each token, both (n,); see `encode_long`."""
     if len(text) <= window + overlap:
         ids, _, ends = engine.encode_places(text)
         return ids, ends
-    ids, ends = [], []
-    for part, first, last in _join(engine, text, window, overlap):
-        ids += part.ids[first:last]
-        ends += part.ends[first:last]
-    return ids, ends
+    parts = [(part.ids[i:j], part.ends[i:j]) for part, i, j in _join(engine, text, window, overlap)]
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([ends for _, ends in parts])
 
 
 def _join(engine: Engine, text: str, window: int, overlap: int) -> Iterator[tuple[_Part, int, int]]:
@@ -115,7 +116,7 @@ def _join(engine: Engine, text: str, window: int, overlap: int) -> Iterator[tupl
 def _encode_part(engine: Engine, text: str, begin: int, stop: int, place: int) -> _Part:
     """Return the window text[begin:stop], which begins at `place` in the units of the engine."""
     ids, starts, ends = engine.encode_places(text[begin:stop])
-    return _Part(begin, ids, [place + start for start in starts], [place + end for end in ends])
+    return _Part(begin, ids, place + starts, place + ends)
 
 
 def _find_seam(left: _Part, right: _Part, start: int, stop: int) -> tuple[int, int] | None:
@@ -124,7 +125,7 @@ def _find_seam(left: _Part, right: _Part, start: int, stop: int) -> tuple[int, i
     n = left.index_after(stop) - a
     same = n > 1 and right.index_after(stop) - b == n
     for field in ("ids", "starts", "ends"):
-        same = same and getattr(left, field)[a : a + n] == getattr(right, field)[b : b + n]
+        same = same and np.array_equal(getattr(left, field)[a : a + n], getattr(right, field)[b : b + n])
     # In the middle, at a token that begins where the one before it ends: not inside a character.
     for i in range(n // 2, n):
         if same and left.starts[a + i] == left.ends[a + i - 1]:

@@ -43,7 +43,7 @@ class TiktokenEngine(Engine):
 
     def __init__(self, encoding: tiktoken.Encoding, library: Library, n_bytes: Callable[[], list[int]]) -> None:
         self.encoding, self.reference = encoding, LibraryEngine(library)
-        self.n_bytes = np.array(n_bytes())  # of each id
+        self.n_bytes = np.array(n_bytes(), dtype=np.int64)  # of each id
 
     def encode(self, text: str) -> list[int]:
         if len(text) > MAX_ENCODE_CHARS + 2 * OVERLAP or _LONG_RUN.search(text):
@@ -51,9 +51,9 @@ class TiktokenEngine(Engine):
         return self.encoding.encode_ordinary(text)
 
     def encode_places(self, text: str) -> Places:
-        ids = self.encode(text)
-        ends = np.cumsum(self.n_bytes[ids]).tolist() if ids else []
-        return ids, [0, *ends[:-1]], ends
+        ids = np.array(self.encode(text), dtype=np.int64)
+        ends = np.cumsum(self.n_bytes[ids])
+        return ids, ends - self.n_bytes[ids], ends
 
     def length(self, text: str) -> int:
         return len(text) if text.isascii() else len(text.encode())

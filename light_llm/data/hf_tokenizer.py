@@ -28,6 +28,7 @@ from .hf_tiktoken import TiktokenEngine, find_encoding
 from .tokenizer_interface import Ids, StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
 
 _BYTE_OF = {char: byte for byte, char in bytes_to_unicode().items()}
+BLOCK_CHARS = 1 << 20  # whose bytes are counted at once
 TIKTOKEN_CHARS = 1 << 24  # of text, which tiktoken encodes in the time that the proof takes
 
 
@@ -94,7 +95,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without prefix and suffix; a lone surrogate becomes the replacement character."""
         check_text(text)
-        return encode_long(self._encoder, replace_surrogates(text))
+        ids: list[int] = encode_long(self._encoder, replace_surrogates(text)).tolist()
+        return ids
 
     def encode_batch(self, chunks: Sequence[str | None]) -> Ids:
         """Return the ids of texts one after the other; see `Tokenizer`. Large amounts of text go through tiktoken."""
@@ -120,6 +122,11 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode_aligned(self, text: str) -> tuple[list[int], list[int]]:
         """Return the ids of a text, and the number of its UTF-8 bytes that each stands for; see `Tokenizer`."""
+        ids, n_bytes = self.encode_aligned_arrays(text)
+        return ids.tolist(), n_bytes.tolist()
+
+    def encode_aligned_arrays(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return `encode_aligned` as arrays: both (n,)."""
         check_text(text)
         text = replace_surrogates(text)
         ids, ends = encode_with_ends(self._encoder, text)
@@ -296,22 +303,29 @@ def _parts(part: Any, key: str) -> list[dict[str, Any]]:
     return list(state[key]) if state["type"] == "Sequence" else [state]
 
 
-def _byte_counts(text: str, ends: Sequence[int]) -> list[int]:
-    """Return the UTF-8 bytes of a text that each token stands for, from the index of the character after each token.
+def _byte_counts(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the UTF-8 bytes of a text that each token stands for, from the index of the character after each: (n,).
 
     A token has the characters up to its end that no earlier one has; the last one has the rest of the text. Where
     several tokens make up one character, its bytes are the first one's. The sum is exact, whatever a normalizer did.
     """
-    if not ends:
-        return []
-    until = np.maximum.accumulate(np.array([*ends[:-1], len(text)], dtype=np.int64))
-    return np.diff(_bytes_before(text)[until], prepend=0).tolist()
+    if not len(ends):
+        return np.zeros(0, np.int64)
+    until = np.maximum.accumulate(np.append(ends[:-1], len(text)))
+    return np.diff(_bytes_before(text, until), prepend=0)
 
 
-def _bytes_before(text: str) -> NDArray[np.int64]:
-    """Return the UTF-8 bytes before each character, and of the whole text: (len(text) + 1,)."""
+def _bytes_before(text: str, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the UTF-8 bytes before some characters of a text, given in ascending order: (n,)."""
     if text.isascii():
-        return np.arange(len(text) + 1)
-    code = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    sizes = 1 + (code > 0x7F).astype(np.int64) + (code > 0x7FF) + (code > 0xFFFF)
-    return np.concatenate([[0], np.cumsum(sizes)])
+        return places
+    found, before = np.zeros_like(places), 0
+    for start in range(0, len(text), BLOCK_CHARS):
+        code = np.frombuffer(text[start : start + BLOCK_CHARS].encode("utf-32-le"), dtype="<u4")
+        sizes = 1 + (code > 0x7F).astype(np.int64) + (code > 0x7FF) + (code > 0xFFFF)
+        total = np.concatenate([[0], np.cumsum(sizes)])
+        first, last = np.searchsorted(places, [start, start + len(code)], side="right")
+        first = 0 if start == 0 else first
+        found[first:last] = before + total[places[first:last] - start]
+        before += int(total[-1])
+    return found

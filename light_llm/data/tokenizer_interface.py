@@ -64,20 +64,28 @@ class Tokenizer(Protocol):
 
         The bytes of a text without ids are those of the document break after it, or else of the id before.
         """
-        ids: list[int] = []
-        n_bytes: list[int] = []
+        ids = [np.zeros(0, np.int64)]
+        n_bytes = [np.zeros(0, np.int64)]
         pending = 0
         for chunk in chunks:
-            new, counts = self.encode_aligned(chunk) if chunk is not None else (self.document_break, [])
-            counts = counts or [0] * len(new)
-            if new:
+            if chunk is None:
+                new = np.array(self.document_break)
+                counts = np.zeros(len(new), np.int64)
+            else:
+                new, counts = self.encode_aligned_arrays(chunk)
+            if len(new):
                 counts[0] += pending
-            pending = 0 if new or not chunk else pending + len(chunk.encode("utf-8", errors="replace"))
-            ids += new
-            n_bytes += counts
-        if n_bytes:
-            n_bytes[-1] += pending
-        return np.array(ids, dtype=np.int32), np.array(n_bytes, dtype=np.int64)
+            pending = 0 if len(new) or not chunk else pending + len(chunk.encode("utf-8", errors="replace"))
+            ids.append(new)
+            n_bytes.append(counts)
+        all_bytes = np.concatenate(n_bytes)
+        all_bytes[-1:] += pending
+        return np.concatenate(ids, dtype=np.int32, casting="unsafe"), all_bytes
+
+    def encode_aligned_arrays(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return `encode_aligned` as arrays, for long texts: both (n,)."""
+        ids, n_bytes = self.encode_aligned(text)
+        return np.array(ids, dtype=np.int64), np.array(n_bytes, dtype=np.int64)
 
     def decode(self, ids: Iterable[SupportsIndex] | SupportsIndex) -> str:
         """Return the text of ids: a list, an array, a tensor of one dimension, or one id.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from light_llm.data import encode, hf_encode
 from light_llm.data.encode import encode_splits
@@ -31,12 +32,12 @@ class FailingTokenizer(HuggingFaceTokenizer):
         super().__init__(kind.data, separator=kind.eos, prefix=kind.prefix, suffix=kind.suffix)
         self.left, self.lock = documents, threading.Lock()
 
-    def encode_aligned(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_aligned_arrays(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         with self.lock:
             self.left -= 1
         if self.left < 0:
             raise Interrupted
-        return super().encode_aligned(text)
+        return super().encode_aligned_arrays(text)
 
 
 def write(folder: Path, tokenizer: HuggingFaceTokenizer, chunks: Iterator[Chunk], *, separators: bool = True) -> Shard:
