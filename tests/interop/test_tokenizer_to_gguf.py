@@ -82,7 +82,7 @@ def test_ids_and_texts_are_the_same_in_llama_cpp_and_on_the_way_back(tmp_path: P
         assert llama.encode_with_special("a b") == [*tokenizer.prefix, *tokenizer.encode("a b"), *tokenizer.suffix]
 
 
-@pytest.mark.parametrize("name", ["gpt-neox", "llama-spm", "starcoder"])
+@pytest.mark.parametrize("name", [pytest.param("gpt-neox", marks=pytest.mark.slow), "llama-spm"])
 def test_a_published_vocabulary_comes_back_as_it_was(offline_files: Path, name: str) -> None:
     fields = read_fields(offline_files / "tokenizers" / f"ggml-vocab-{name}.gguf")
     tokenizer = tokenizer_from_gguf(fields, name)
