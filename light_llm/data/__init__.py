@@ -1,7 +1,8 @@
 """From a text to batches, in this order:
 
-    source        find the text                     sources.py   (download.py, hub.py, tales/)
-    text stream   read its documents in chunks      text_files.py   (documents.py, parquet.py, decode_utf8.py)
+    source        find the text                     sources.py   (download.py, hub.py, piped_text.py, tales/)
+    text stream   read its documents in chunks      text_files.py   (documents.py, json_records.py, csv_rows.py,
+                                                    parquet.py, decode_utf8.py, file_formats.py)
                   hash and count it, once           fingerprint.py
     tokenizer     text to ids                       tokenizers.py   (bpe.py, tokenizer_json.py)
     shards        encode both splits to disk        encode.py, shards.py
