@@ -153,15 +153,11 @@ def tokenizer_config_from_gguf(fields: Mapping[str, Any]) -> bytes:
     return dump(values | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False})
 
 
-def tokenizer_from_gguf(fields: Mapping[str, Any], where: str) -> Tokenizer:
+def tokenizer_from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     """Return the tokenizer of a GGUF file: one of ours if it has the same ids, or else the library's.
 
-    Args:
-        fields: of the file, by key.
-        where: the name of the file, for messages.
-
     Raises:
-        CheckpointError: see `tokenizer_json_from_gguf`.
+        CheckpointError: see `tokenizer_json_from_gguf`; the message does not name the file.
     """
     vocabulary = read_vocabulary(fields)
     n = len(vocabulary.tokens)
@@ -169,7 +165,7 @@ def tokenizer_from_gguf(fields: Mapping[str, Any], where: str) -> Tokenizer:
     try:
         return read_tokenizer_json(
             tokenizer_json_from_gguf(fields),
-            f"the vocabulary of {where}",
+            "its vocabulary",
             ends=[] if vocabulary.eos is None else [vocabulary.eos],
             stop_ids=[i for i in stops if i is not None],
         )

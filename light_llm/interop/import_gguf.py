@@ -141,7 +141,7 @@ def _read_tokenizer(file: GGUFFile, spec: str, *, offline: bool) -> Tokenizer | 
     if file.fields.get(f"{TOKENIZER}model", "none") in ("no_vocab", "none"):
         return None
     try:
-        return tokenizer_from_gguf(without_padding(file.fields), str(file.path))
+        return tokenizer_from_gguf(without_padding(file.fields))
     except CheckpointError as error:
         raise CheckpointError(
             f"{file.path}: {error.message}; name another tokenizer with {{--tokenizer PATH}}, or import only the "

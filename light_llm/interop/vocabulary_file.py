@@ -19,7 +19,11 @@ def read_vocabulary_file(path: Path) -> Tokenizer:
     A `tokenizer.model` does not say which ids its model expects around a text, so there are none.
     """
     if path.suffix == ".gguf":
-        return tokenizer_from_gguf(read_fields(path), str(path))
+        fields = read_fields(path)
+        try:
+            return tokenizer_from_gguf(fields)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error.message}") from None
     try:
         data = read_bounded(path, TOKENIZER)
         eos = read_sentencepiece(data).eos

@@ -170,12 +170,12 @@ OWN: dict[str, Tokenizer] = {
 @pytest.mark.parametrize("name", OWN)
 def test_our_own_exports_are_our_own_tokenizers_again(name: str) -> None:
     tokenizer = OWN[name]
-    again = tokenizer_from_gguf(vocabulary_fields(tokenizer), "model.gguf")
+    again = tokenizer_from_gguf(vocabulary_fields(tokenizer))
     assert type(again) is type(tokenizer) and again.to_dict() == tokenizer.to_dict()
 
 
 def test_generation_stops_at_the_end_of_a_text_and_of_a_turn() -> None:
-    tokenizer = tokenizer_from_gguf(a_vocabulary(add_bos_token=True, eot_token_id=65), "model.gguf")
+    tokenizer = tokenizer_from_gguf(a_vocabulary(add_bos_token=True, eot_token_id=65))
     end = a_vocabulary()["tokenizer.ggml.eos_token_id"]
     assert tokenizer.stop_ids == (end, 65) and tokenizer.prefix == (end,) and tokenizer.suffix == ()
 
@@ -205,9 +205,10 @@ def test_the_command_line_shows_tokens_by_the_vocabulary_of_a_file(
     assert main(["tokenizer", "show", *flags, "--text", "the time"]) == 0
     shown = capsys.readouterr().out
     assert "t|he| t|i|me" in shown and f"{model}: " in shown
+    write_vocabulary(tmp_path / "bert.gguf", a_vocabulary(model="bert"))
     (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:1000])
     (tmp_path / "cut.model").write_bytes(model.read_bytes()[:1000])
-    for name in ("cut.gguf", "cut.model", "none.gguf", "none.model"):
+    for name in ("bert.gguf", "cut.gguf", "cut.model", "none.gguf", "none.model"):
         assert main(["tokenizer", "show", "--tokenizer", name, "--text", "a"]) == 2
         assert name in capsys.readouterr().err
 

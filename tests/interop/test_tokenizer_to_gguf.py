@@ -60,7 +60,7 @@ def test_ids_and_texts_are_the_same_in_llama_cpp_and_on_the_way_back(tmp_path: P
     tokenizer = a_tokenizer(kind)
     vocabulary, is_sentencepiece = as_gguf(tokenizer), kind in ("llama2", "mistral", "gemma")
     assert [KINDS[kind] in note for note in vocabulary.notes] == [True] * bool(KINDS[kind])
-    again = tokenizer_from_gguf(vocabulary.fields, "model.gguf")
+    again = tokenizer_from_gguf(vocabulary.fields)
     assert (again.vocab_size, again.separator, again.stop_ids) == (
         (tokenizer.vocab_size, tokenizer.separator, tokenizer.stop_ids)
     )
@@ -85,7 +85,7 @@ def test_ids_and_texts_are_the_same_in_llama_cpp_and_on_the_way_back(tmp_path: P
 @pytest.mark.parametrize("name", [pytest.param("gpt-neox", marks=pytest.mark.slow), "llama-spm"])
 def test_a_published_vocabulary_comes_back_as_it_was(offline_files: Path, name: str) -> None:
     fields = read_fields(offline_files / "tokenizers" / f"ggml-vocab-{name}.gguf")
-    tokenizer = tokenizer_from_gguf(fields, name)
+    tokenizer = tokenizer_from_gguf(fields)
     again = as_gguf(tokenizer, tokenizer_json_from_gguf(fields)).fields
     for key in ("tokens", "token_type", "merges", "model", "bos_token_id", "eos_token_id"):
         assert again.get(f"tokenizer.ggml.{key}") == fields.get(f"tokenizer.ggml.{key}"), key
