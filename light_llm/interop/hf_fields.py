@@ -10,7 +10,7 @@ from .family import REQUIRED, ConfigField
 # Fields that do not change the logits of a causal model in evaluation mode, by the reason.
 IGNORED = {
     "where the model and its files come from": "_name_or_path name_or_path architectures model_type "
-    "transformers_version tokenizer_class unsloth_version unsloth_fixed is_llama_config "
+    "transformers_version _commit_hash tokenizer_class unsloth_version unsloth_fixed is_llama_config "
     "transformers.js_config light_llm",
     "code of other programs, which is never run: a known model_type needs none": "auto_map custom_pipelines",
     "how the numbers are stored; the weights themselves say it": "dtype torch_dtype torchscript use_bfloat16",
@@ -24,9 +24,10 @@ IGNORED = {
     "what is returned and cached, and how the same numbers are computed": "use_cache cache_implementation return_dict "
     "return_dict_in_generate output_hidden_states output_attentions output_scores attn_implementation "
     "_attn_implementation _attn_implementation_autoset chunk_size_feed_forward pretraining_tp gradient_checkpointing "
-    "is_decoder tie_encoder_decoder tf_legacy_loss _sliding_window_pattern",
-    "training: initial weights, dropout of other heads": "initializer_range initializer_factor classifier_dropout "
-    "classifier_dropout_prob",
+    "output_past _flash_attn_2_enabled is_decoder tie_encoder_decoder tf_legacy_loss _sliding_window_pattern",
+    "training: initial weights, dropout of other programs and heads": "initializer_range initializer_factor "
+    "classifier_dropout classifier_dropout_prob attention_probs_dropout_prob hidden_dropout_prob neftune_noise_alpha",
+    "the context once more; max_position_embeddings decides": "max_sequence_length model_max_length",
     "heads of other tasks": "finetuning_task task_specific_params problem_type id2label label2id num_labels "
     "_num_labels",
 }

@@ -12,7 +12,9 @@ from light_llm.data.tokenizers import ByteTokenizer
 from light_llm.interop.gguf import vocabulary_fields
 from light_llm.interop.gguf_tensors import metadata
 from light_llm.interop.hf_config import read_config, write_config
+from light_llm.interop.hf_fields import IGNORED, IGNORED_NAMES
 from tests.support.published import CONFIGS as CONFIGS_OF_THE_HUB
+from tests.support.published import FAMILIES as FAMILIES_OF_THE_HUB
 
 SIZES = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4}
 GPT2 = ModelConfig(**SIZES, n_positions=24, n_inner=80, dropout=0.15, attn_dropout=0.05, norm_eps=2e-5)
@@ -199,3 +201,37 @@ def test_every_field_of_a_gguf_vocabulary() -> None:
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": False,
     }
+
+
+SIZES_IN_CONFIG = {
+    *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "max_position_embeddings", "hidden_size"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "num_heads"),
+}
+# Written in full, or by a second name of version 5; ids, which are not read.
+WRITTEN_IN_FULL = {"architectures", "dtype", "torch_dtype", "bos_token_id", "eos_token_id", "rope_scaling"}
+WRITTEN_IN_FULL |= {"n_inner", "max_window_layers", "attention_types"}
+
+
+@pytest.mark.parametrize(("kind", "name"), FAMILIES_OF_THE_HUB.items())
+def test_a_field_that_is_left_out_has_the_default_of_transformers(kind: str, name: str) -> None:
+    """Of every field but the sizes, which are required."""
+    import transformers
+
+    sizes = {key: value for key, value in CONFIGS_OF_THE_HUB[name].items() if key in SIZES_IN_CONFIG}
+    sizes |= {"num_layers": 24} if kind == "gpt_neo" else {}  # which its default of attention_types is for
+    family, config = read_config(sizes | {"model_type": kind}, "config.json")
+    written = write_config(config, separator=None, dtype="float32", family=family)
+    theirs = transformers.AutoConfig.for_model(kind, **sizes)
+    in_full = WRITTEN_IN_FULL | ({"intermediate_size"} if kind == "gpt_neo" else set())
+    for key in written.keys() - in_full:
+        assert getattr(theirs, key, written[key]) == written[key], key
+    assert written.get("rope_parameters") == getattr(theirs, "rope_parameters", None)
+
+
+@pytest.mark.parametrize("name", FAMILIES_OF_THE_HUB.values())
+def test_fields_that_change_nothing_are_ignored(name: str) -> None:
+    """Each of the list, whatever it says; SmolLM's `unk_token_id` is one."""
+    published = CONFIGS_OF_THE_HUB[name]
+    assert "unk_token_id" in IGNORED_NAMES and all(IGNORED)
+    odd = dict.fromkeys(IGNORED_NAMES - {"model_type", "architectures"}, 7)
+    assert read_config(published | odd, "config.json") == read_config(published, "config.json")

@@ -17,7 +17,7 @@ from light_llm.interop.hf_config import read_config
 from light_llm.interop.import_model import read_folder, write_model
 from light_llm.train import Trainer
 from tests.support.parity import HF, check_family, differences_of, imported, weights
-from tests.support.published import CONFIGS, FAMILIES, V, with_old_buffers, write_folder
+from tests.support.published import CONFIGS, FAMILIES, V, reference, with_old_buffers, write_folder
 from tests.support.texts_in_scripts import SONNET
 from tests.support.tokenizer_kinds import tokenizer_kind
 from tests.support.tools import cache_profile, some_tokens
@@ -45,6 +45,14 @@ def test_buffers_of_older_files_make_no_difference(name: str, tmp_path: Path) ->
     with_old_buffers(tmp_path)
     found = read_folder(tmp_path, tokenizer="none").file.weights
     assert found.keys() == expected.keys() and all(torch.equal(found[part], expected[part]) for part in found)
+
+
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_the_config_of_transformers_5_means_the_same(name: str, tmp_path: Path) -> None:
+    """As its save_pretrained writes it."""
+    theirs, x = reference(name), some_tokens(1, 60, V)
+    theirs.save_pretrained(tmp_path)
+    assert (read_folder(tmp_path, tokenizer="none").model(x) - theirs(x).logits).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["gpt2", "smollm2", "pythia"])
