@@ -4,7 +4,7 @@
     text stream   read its documents in chunks      text_files.py   (documents.py, json_records.py, csv_rows.py,
                                                     parquet.py, decode_utf8.py, file_formats.py)
                   hash and count it, once           fingerprint.py
-    tokenizer     text to ids                       tokenizers.py   (bpe.py, tokenizer_json.py)
+    tokenizer     text to ids                       tokenizers.py   (bpe.py; tokenizer_file.py, hf_tokenizer.py)
     shards        encode both splits to disk        encode.py, shards.py
     loader        batches of windows, shuffled      loader.py
 

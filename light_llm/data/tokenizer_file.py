@@ -99,7 +99,7 @@ def _own_tokenizer(data: bytes) -> Tokenizer | None:
             return None
         if not model["merges"]:
             return _without_merges(model["vocab"], pre, {name: token["id"] for name, token in added.items()})
-        tokenizer = from_tokenizer_json(values, "")
+        tokenizer = from_tokenizer_json(values)
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         has_bytes = (values.get("decoder") or {}).get("type") == "ByteLevel"
         if has_bytes and (gpt2 := _as_gpt2(tokenizer, merges)) is not None:

@@ -55,38 +55,27 @@ def bpe_tokenizer_json(vocab: Mapping[str, int], merges: list[list[str]]) -> dic
     }
 
 
-def from_tokenizer_json(values: Any, where: str) -> BytePairTokenizer:
-    """Read a byte-level BPE with GPT-2's pattern from a `tokenizer.json`, ours or another program's.
+def from_tokenizer_json(values: Any) -> BytePairTokenizer:
+    """Return the table of a `tokenizer.json` that `to_tokenizer_json` wrote, or one like it.
 
-    Raises:
-        ConfigError: another kind of tokenizer, or a table whose merges are not in the order of its ids.
+    Raises ConfigError, or another error for missing values, if it is no byte-level BPE with GPT-2's pattern, or its
+    merges are not in the order of its ids, so that tiktoken would apply them in another order.
     """
-    try:
-        model, before = values["model"], values["pre_tokenizer"]
-        kind = [model["type"], before["type"], before.get("use_regex", True), before["add_prefix_space"]]
-        if kind != ["BPE", "ByteLevel", True, False] or values.get("normalizer") or model.get("byte_fallback"):
-            raise KeyError("another kind")
-        vocab: Mapping[str, int] = model["vocab"]
-        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        made = [vocab[first + second] for first, second in merges]
-        special = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
-        if not all(type(i) is int and 0 <= i < MAX_IDS for i in [*vocab.values(), *special.values()]):
-            raise ConfigError(f"{where}: its ids are not all whole numbers from 0 to {MAX_IDS - 1:,}; train another")
-        tokens = [NO_BYTES] * (1 + max([*vocab.values(), *special.values()]))
-        for i, token in zip(
-            vocab.values(), unicode_to_bytes(t if t not in special else "" for t in vocab), strict=True
-        ):
-            tokens[i] = token
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise ConfigError(
-            f"{where} is not a byte-level BPE with GPT-2's pattern, and only such a tokenizer can be used here; "
-            "train one with: light-llm tokenizer train"
-        ) from None
-    # tiktoken always applies the merge with the smallest id first, so a table in another order would give other ids.
+    model, before = values["model"], values["pre_tokenizer"]
+    kind = [model["type"], before["type"], before.get("use_regex", True), before["add_prefix_space"]]
+    if kind != ["BPE", "ByteLevel", True, False]:
+        raise ConfigError(f"it is a {kind}")
+    vocab: Mapping[str, int] = model["vocab"]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    made = [vocab[first + second] for first, second in merges]
+    special = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
+    if not all(type(i) is int and 0 <= i < MAX_IDS for i in [*vocab.values(), *special.values()]):
+        raise ConfigError(f"its ids are not all whole numbers from 0 to {MAX_IDS - 1:,}")
     if made != sorted(made):
-        raise ConfigError(
-            f"{where}: its merges are not in the order of their ids; train one with: light-llm tokenizer train"
-        )
+        raise ConfigError("its merges are not in the order of their ids")
+    tokens = [NO_BYTES] * (1 + max([*vocab.values(), *special.values()]))
+    for i, token in zip(vocab.values(), unicode_to_bytes(t if t not in special else "" for t in vocab), strict=True):
+        tokens[i] = token
     # Without an end-of-text token, add an id for the separator.
     ends = [special[name] for name in (*END_OF_TEXT_NAMES, *special) if name in special]
     if not ends:

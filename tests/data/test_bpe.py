@@ -52,7 +52,7 @@ def test_gpt2_written_as_tokenizer_json_has_gpt2s_ids(offline_files: Path) -> No
     reference = Reference.from_str(json.dumps(values))
     play = (offline_files / "shakespeare.txt").read_text(encoding="utf-8")[:200_000]
     assert same(tokenizer, reference, play) and same(tokenizer, reference, TEXT)
-    assert from_tokenizer_json(values, "x").encode(play) == tokenizer.encode(play)
+    assert from_tokenizer_json(values).encode(play) == tokenizer.encode(play)
 
 
 def test_training_is_a_function_of_the_text() -> None:
