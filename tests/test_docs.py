@@ -13,6 +13,8 @@ import pytest
 
 from light_llm.cli import main
 from tests.conftest import CHECKOUT
+from tests.support.published import write_folder
+from tests.support.tokenizer_kinds import tokenizer_kind
 from tests.support.tools import NANO_RUN
 
 EXPORT = pytest.param("export.md", 7, marks=pytest.mark.slow)  # three other programs are started
@@ -121,6 +123,23 @@ def test_the_page_about_evaluation_runs(
     (code,) = blocks("docs/eval.md", "python")
     exec(compile(code, "eval.md", "exec"), {})
     assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_the_page_on_published_models_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a folder as the hub has SmolLM2's, of random weights."""
+    kind = tokenizer_kind("smollm")
+    ids = {"vocab_size": kind.vocab_size, "bos_token_id": kind.bos, "eos_token_id": kind.eos}
+    write_folder(Path("smollm"), "smollm2", files=kind.files(), **ids)
+    lines = "".join(blocks("docs/published-models.md", "bash")).splitlines()
+    assert len(lines) >= 10
+    for line in lines:
+        run(line, monkeypatch, capsys)
+    (code,) = blocks("docs/published-models.md", "python")
+    exec(compile(code, "published-models.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
+    assert Path("tuned-hf/tokenizer.json").read_bytes() == kind.data
 
 
 def test_the_files_to_carry_over_are_the_ones_that_are_looked_for() -> None:

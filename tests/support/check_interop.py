@@ -1,10 +1,11 @@
 """Export models of every family and tokenizer to every program, open and compare them there, and print a matrix.
 
-    python tests/support/check_interop.py [--write]    a minute or two; llama.cpp's cells need `make check-gguf` once
+    python tests/support/check_interop.py [--write]    some five minutes; llama.cpp's cells need `make check-gguf` once
 
 The models are small, and trained on the built-in corpus. A cell is green (the program gave the model's logits, greedy
 text and ids), marked (the program is not installed or has no such model; the reason is printed below), or red. The exit
-code is 1 if a cell is red. --write puts the matrix into benchmarks/results/interop.md for benchmarks/pages.py.
+code is 1 if a cell is red. A second table compares published families with transformers (`check_published.py`).
+--write puts the tables into benchmarks/results/ for benchmarks/pages.py.
 """
 
 import platform
@@ -33,6 +34,7 @@ from light_llm.interop.export import TARGETS, export
 from light_llm.interop.import_model import read_folder
 from light_llm.model import LightLLM
 from light_llm.train import Trainer
+from tests.support import check_published
 
 SHAPE: dict[str, Any] = {"n_positions": 96, "n_embd": 64, "n_layer": 2, "n_head": 4, "head_dim": 32}
 LLAMA = {"positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False, "n_kv_head": 2, "n_inner": 160}
@@ -161,10 +163,16 @@ def main() -> int:
     console.print(table)
     for reason in reasons:
         console.print(reason, highlight=False)
+    published = list(check_published.lines(list(check_published.KINDS)))
+    console.print(check_published.as_markdown(published), highlight=False)
+    for problem in (problem for line in published for problem in line.problems):
+        red += 1
+        console.print(problem, highlight=False)
     console.print(f"{red} wrong" if red else "nothing is wrong")
     if "--write" in sys.argv[1:] and not red:
-        path = Path(__file__).parents[2] / "benchmarks" / "results" / "interop.md"
-        path.write_text(as_markdown(made), encoding="utf-8")
+        results = Path(__file__).parents[2] / "benchmarks" / "results"
+        (results / "interop.md").write_text(as_markdown(made), encoding="utf-8")
+        (results / "published.md").write_text(check_published.as_markdown(published), encoding="utf-8")
     return 1 if red else 0
 
 

@@ -23,6 +23,7 @@ from tests.support.published import write_folder
 # By name, those that llama.cpp has: changes of `published.CONFIGS` without which it would compute another model.
 CHANGES: dict[str, dict[str, Any]] = {
     "gpt2": {},
+    "smollm2": {},
     "tinyllama": {},
     "llama2-long": {},
     "llama3.2": {},
