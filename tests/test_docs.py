@@ -125,6 +125,7 @@ def test_the_page_about_evaluation_runs(
     assert capsys.readouterr().out.count("\n") == 3
 
 
+@pytest.mark.usefixtures("few_checks")
 def test_the_page_on_published_models_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
