@@ -16,7 +16,7 @@ from light_llm.interop.hf_fields import IGNORED, IGNORED_NAMES
 from tests.support.published import CONFIGS as CONFIGS_OF_THE_HUB
 from tests.support.published import FAMILIES as FAMILIES_OF_THE_HUB
 
-SIZES = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4}
+SIZES: dict[str, Any] = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4}
 GPT2 = ModelConfig(**SIZES, n_positions=24, n_inner=80, dropout=0.15, attn_dropout=0.05, norm_eps=2e-5)
 LLAMA = replace(
     ModelConfig.preset("llama-micro"),
