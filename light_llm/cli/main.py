@@ -28,7 +28,7 @@ COMMANDS = {
     "tokenizer": "train, show and compare tokenizers",
     "verify-resume": "check that a resumed run equals an uninterrupted one",
     "export": "write a model for Transformers, llama.cpp or ONNX Runtime",
-    "import": "convert a published model (Hugging Face, GGUF, nanoGPT) for light-llm",
+    "import": "import a model from Hugging Face, GGUF or nanoGPT",
     "analyze": "measure loss curvature, loss landscape and gradient noise",
     "recipes": "list the recipes (files of tested settings), or print one",
     "settings": "list the settings of a run with their defaults and meanings",
