@@ -119,10 +119,10 @@ def _is_equal(encoding: tiktoken.Encoding, library: Library, tokens: list[bytes]
 def _texts(tokens: list[bytes]) -> Iterator[list[str]]:
     """Yield the texts of the proof, in batches that are compared one after the other."""
     yield list(SENTENCES)
-    letters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
-    for start in range(0, len(letters), 1 << 12):
-        yield ["".join(f"x{c} {c}1{c}{c}\n{c}!{c} " for c in letters[start : start + (1 << 12)])]
     decoded = [token.decode("utf-8", errors="ignore") for token in tokens]
     for start in range(0, len(decoded), 1 << 12):
         some = decoded[start : start + (1 << 12)]
         yield ["".join(some), " ".join(some), *filter(None, some)]
+    letters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    for start in range(0, len(letters), 1 << 12):
+        yield ["".join(f"x{c} {c}1{c}{c}\n{c}!{c} " for c in letters[start : start + (1 << 12)])]
