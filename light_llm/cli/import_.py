@@ -175,6 +175,6 @@ def _summary(loaded: LoadedModel, written: Path) -> list[str]:
         next_commands = [
             f"generate text --checkpoint {path}",
             f"eval {path} --text FILE",
-            f"export hf --checkpoint {path}",
+            f"train --init-from {path} --data FILE",
         ]
     return [*lines, *(f"{'next' if i == 0 else '':11}light-llm {words}" for i, words in enumerate(next_commands))]
