@@ -18,6 +18,7 @@ from light_llm.checkpoint import RunFolder
 from light_llm.cli import main
 from light_llm.cli.progress import RESUME_ADVICE
 from light_llm.data import sources
+from light_llm.data.json_records import DETECT_BYTES
 from tests.support.child import PATIENCE, Child
 from tests.support.tools import NANO_RUN, rows_of, run_child
 from tests.support.web_servers import FaultyServer, running
@@ -135,7 +136,7 @@ def test_reading_a_pipe_ends_cleanly(number: int, code: int, cache: Path) -> Non
     pipe_end, pipe = os.pipe()
     child = Child(["train", "--data", "-", *NANO_RUN, "--out", "run"], stdin=pipe_end)
     os.close(pipe_end)
-    os.write(pipe, SENTENCE.encode() * 100)
+    os.write(pipe, SENTENCE.encode() * (DETECT_BYTES // len(SENTENCE) + 1))  # what is read before it is saved
     child.wait_until(lambda: bool(temporary(cache)))
     for each in (signal.SIGHUP, signal.SIGUSR1, number):
         child.send(each)

@@ -166,7 +166,8 @@ def test_each_choice_by_device_is_the_one_for_mps() -> None:
 
 # Files that branch by device, each covered by a test below; check MPS before adding one.
 BRANCHES = {
-    *("checkpoint/load.py", "checkpoint/model_file.py", "evaluate.py", "observe/attention.py", "observe/probe.py"),
+    *("checkpoint/load.py", "observe/attention.py", "observe/probe.py"),
+    *("evaluate/loss.py", "evaluate/windows.py"),
     *("layers/attention.py", "layers/cross_entropy.py", "layers/dropout.py", "layers/norms.py", "layers/tiling.py"),
     *("generate/inference.py", "generate/quantize.py", "objective.py", "train/measure.py"),
 }
@@ -175,7 +176,7 @@ BRANCHES = {
 def test_every_branch_by_device_is_known() -> None:
     package = Path(light_llm.__file__).parent
     asks = re.compile(r"\.is_(cpu|cuda|mps)|device\.type|\.type == \"|\"(cpu|cuda|mps)\"")
-    names = ("layers", "optim", "model.py", "objective.py", "evaluate.py", "observe", "generate", "train", "checkpoint")
+    names = ("layers", "optim", "model.py", "objective.py", "evaluate", "observe", "generate", "train", "checkpoint")
     files = [f for name in names for f in sorted((package / name).rglob("*.py")) or [package / name]]
     assert {str(f.relative_to(package)) for f in files if asks.search(f.read_text(encoding="utf-8"))} == BRANCHES
 
