@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from .output import print_rich
 
 if TYPE_CHECKING:
     from ..checkpoint import LoadedModel
+    from ..interop.hub_model import FoundModel
 
 _POSITIONAL = PositionalArgs(
     "folder, file or name",
@@ -76,24 +78,45 @@ def command(argv: Sequence[str]) -> int:
     from ..runtime import expand_path
 
     out = output_path(expand_path(flags.out), overwrite=flags.overwrite)
+    found = _find_on_hub(flags.source[0], flags, given)
     with waiting("reading and verifying the model"):
-        loaded = _read(flags.source[0], flags, given)
+        loaded = _read(flags.source[0], flags, given, found)
         write_model(loaded, out)
     print_rich(*_summary(loaded, out))
     return 0
 
 
-def _read(what: str, flags: ImportFlags, given: set[str]) -> LoadedModel:
+def _find_on_hub(what: str, flags: ImportFlags, given: set[str]) -> FoundModel | None:
+    """Return the model of the hub that is named, downloaded; None for a path. Raises ConfigError for a wrong flag."""
+    from ..interop.hub_model import find_model, parse_name
+    from ..runtime import expand_path
+    from .progress import progress_bar
+
+    path = expand_path(what)
+    if path.exists() or path.suffix == ".pt":
+        return None
+    if (name := parse_name(what, flags.revision)) is None:
+        raise CheckpointError(
+            f"there is no folder or file {path}; name a folder, a file, or a model of the Hugging Face hub as in: "
+            "light-llm import OWNER/NAME"
+        )
+    _refuse_flags(given, "a model of the hub", "text", "activation")
+    with progress_bar(in_bytes=True) as show:
+        return find_model(name, offline=flags.offline, progress=partial(show, "downloading"))
+
+
+def _read(what: str, flags: ImportFlags, given: set[str], found: FoundModel | None) -> LoadedModel:
     """Read the folder, the file or the model of the hub that is named. Raises ConfigError for a flag without effect."""
     from ..checkpoint import contains_run
     from ..interop.gguf_file import is_gguf
-    from ..interop.hub_model import find_model, parse_name
     from ..interop.import_gguf import read_gguf
     from ..interop.import_model import read_folder
     from ..runtime import expand_path
 
     path = expand_path(what)
     how: dict[str, Any] = {"tokenizer": flags.tokenizer, "offline": flags.offline, "ignore_fields": flags.ignore_field}
+    if found:
+        return read_folder(found.folder, **how, source={"name": found.repo, "revision": found.commit})
     if path.is_dir():
         if contains_run(path) and not (path / "config.json").exists():
             raise CheckpointError(f"{path} is already a run of light-llm; use it directly: --checkpoint {path}")
@@ -102,17 +125,8 @@ def _read(what: str, flags: ImportFlags, given: set[str]) -> LoadedModel:
     if is_gguf(path):
         _refuse_flags(given, "a GGUF file", "text", "activation", "revision")
         return read_gguf(path, **how)
-    if path.exists() or path.suffix == ".pt":
-        _refuse_flags(given, "a nanoGPT checkpoint", "ignore_field", "revision")
-        return _read_nanogpt(path, flags)
-    if (name := parse_name(what, flags.revision)) is None:
-        raise CheckpointError(
-            f"there is no folder or file {path}; name a folder, a file, or a model of the Hugging Face hub as in: "
-            "light-llm import OWNER/NAME"
-        )
-    _refuse_flags(given, "a model of the hub", "text", "activation")
-    found = find_model(name, offline=flags.offline)
-    return read_folder(found.folder, **how, source={"name": found.repo, "revision": found.commit})
+    _refuse_flags(given, "a nanoGPT checkpoint", "ignore_field", "revision")
+    return _read_nanogpt(path, flags)
 
 
 def _refuse_flags(given: set[str], what: str, *names: str) -> None:

@@ -63,7 +63,7 @@ def card_text(loaded: LoadedModel, check: str, files: Mapping[str, str]) -> str:
         f"---\nlicense: unknown\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{tags}]\n---",
         f"# {family.title if family else 'Transformer'}, {size} parameters",
         f"A language model, {_origin(loaded, facts.get('text'))}.",
-        "It may generate false or offensive text. No licence is chosen yet: write one after `license`, at the top.",
+        f"It may generate false or offensive text. {_licence(loaded)}",
         EXAMPLE.replace("N_TOKENS", str(min(50, n_tokens))) if has_example else "",
         _table(facts),
         f"## Checks\n\n- {check.rstrip('.')}.{_ignored_fields(loaded)}",
@@ -82,6 +82,14 @@ def _origin(loaded: LoadedModel, text: str | None) -> str:
     base = _name(meta.get("base") or {}) or PurePath(str(meta.get("init_from") or "")).name
     start = f"fine-tuned from {base} and " if base else ""
     return f"{start}trained on {text or 'a text without a name'} with light-llm {meta.get('light_llm', '')}".rstrip()
+
+
+def _licence(loaded: LoadedModel) -> str:
+    """Return what to write after `license`."""
+    origin = origin_of(loaded)
+    if (base := _name(origin)) and not origin.get("ours"):
+        return f"The licence of {base} applies to it: write it after `license`, at the top."
+    return "No licence is chosen yet: write one after `license`, at the top."
 
 
 def _name(origin: Mapping[str, Any]) -> str:

@@ -39,5 +39,7 @@ def test_a_tokenizer_that_transformers_builds_by_itself_is_noted(tmp_path: Path)
     write_folder(tmp_path / "published", "tinyllama", files=kind.files(), **ids)
     done = export(read_folder(tmp_path / "published"), HF, tmp_path / "out")
     assert done.check is not None and done.check.same_tokenizer
-    assert "LlamaTokenizer" in done.summary and "PreTrainedTokenizerFast" in (tmp_path / "out/README.md").read_text()
+    card = (tmp_path / "out/README.md").read_text()
+    assert "LlamaTokenizer" in done.summary and "PreTrainedTokenizerFast" in card
+    assert "The licence of published applies to it" in card
     assert (tmp_path / "out/tokenizer_config.json").read_bytes() == kind.files()["tokenizer_config.json"]
