@@ -167,5 +167,5 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def _is_cut(error: JSONDecodeError, text: str) -> bool:
-    """Return whether what is not JSON may become it with the text that follows."""
+    """Return whether invalid JSON could be valid with more text after it."""
     return error.msg.startswith("Unterminated string") or error.pos >= len(text) - _CUT_CHARS

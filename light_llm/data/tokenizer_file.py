@@ -1,4 +1,4 @@
-"""Read a `tokenizer.json`: one of ours becomes our own class again, any other is used as it is."""
+"""Read a `tokenizer.json`: our own exports become our classes again, all others are used unchanged."""
 
 import hashlib
 import json

@@ -22,7 +22,7 @@ LARGEST_ID = 1 << 19  # the largest vocabularies in use have 262,144 ids
 
 
 def bin_file_error(path: Path) -> CheckpointError:
-    """Return the error for the import of a .bin file: what it is, and what to do instead."""
+    """Return the error for the import of a .bin file, with its format and the command to use instead."""
     with path.open("rb") as file:
         start = file.read(max(START_BYTES, HEADER_BYTES))
     if found := format_of(start):

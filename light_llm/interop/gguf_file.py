@@ -32,7 +32,7 @@ PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # 
 
 
 class Damaged(Exception):
-    """A part of the file that cannot be as it is."""
+    """An error for invalid data in the file."""
 
 
 @dataclass(frozen=True)

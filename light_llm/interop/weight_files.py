@@ -30,7 +30,7 @@ _DTYPES = {name: dtype for dtype, name in TYPES.items()}
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: what is known of it, and how to read it."""
+    """A tensor in a file: its dtype and shape, and a function that reads it."""
 
     path: Path  # of the file
     shape: tuple[int, ...]

@@ -30,7 +30,7 @@ def _fast_rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Return x in float32, or as it is in float64."""
+    """Return x in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
