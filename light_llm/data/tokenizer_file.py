@@ -97,30 +97,34 @@ def _own_tokenizer(data: bytes) -> Tokenizer | None:
             return None
         if not all(token["special"] for token in added.values()):
             return None
+        if not _adds_no_ids(values.get("post_processor")):
+            return None
+        decoder = (values.get("decoder") or {}).get("type")
         if not model["merges"]:
-            return _without_merges(model["vocab"], pre, {name: token["id"] for name, token in added.items()})
+            return _without_merges(model["vocab"], pre, decoder, {name: token["id"] for name, token in added.items()})
+        if decoder != "ByteLevel":
+            return None
         tokenizer = from_tokenizer_json(values)
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        has_bytes = (values.get("decoder") or {}).get("type") == "ByteLevel"
-        if has_bytes and (gpt2 := _as_gpt2(tokenizer, merges)) is not None:
-            return gpt2 if [*added] == [SEPARATOR] and _adds_no_ids(values.get("post_processor")) else None
+        if (gpt2 := _as_gpt2(tokenizer, merges)) is not None:
+            return gpt2 if [*added] == [SEPARATOR] else None
         # With every way to make each token listed, in the order of ids, the library's merges are tiktoken's.
         is_ours = all(name == SEPARATOR or _NO_TEXT.fullmatch(name) for name in added)
-        is_ours = is_ours and has_bytes and _adds_no_ids(values.get("post_processor"))
         return tokenizer if is_ours and merges == to_tokenizer_json(tokenizer)["model"]["merges"] else None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, ConfigError):
         return None
 
 
-def _without_merges(vocab: dict[str, int], pre: Any, special: dict[str, int]) -> Tokenizer | None:
-    """Return the tokenizer of bytes or characters with this vocabulary; None if it is neither."""
+def _without_merges(vocab: dict[str, int], pre: Any, decoder: str | None, special: dict[str, int]) -> Tokenizer | None:
+    """Return the tokenizer of bytes or characters with this vocabulary and these parts; None if it is neither."""
     if [*special] != [SEPARATOR]:
         return None
     letters = {letter: i for letter, i in vocab.items() if letter not in special}
     is_dense = sorted(letters.values()) == [*range(special[SEPARATOR])]
-    if pre is None and is_dense and all(len(letter) == 1 for letter in letters):
+    if (pre, decoder) == (None, "Fuse") and is_dense and all(len(letter) == 1 for letter in letters):
         return CharTokenizer("".join(sorted(letters, key=lambda letter: letters[letter])))
-    if pre and pre["type"] == "ByteLevel" and letters == {c: byte for byte, c in bytes_to_unicode().items()}:
+    keeps_bytes = bool(pre) and (pre["type"], pre["add_prefix_space"], decoder) == ("ByteLevel", False, "ByteLevel")
+    if keeps_bytes and letters == {c: byte for byte, c in bytes_to_unicode().items()}:
         return ByteTokenizer() if special[SEPARATOR] == ByteTokenizer.separator else None
     return None
 
