@@ -1,7 +1,8 @@
 """Read the tokenizer of a Hugging Face folder: its tokenizer.json as it is, or the older files, in the form of one."""
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ QWEN2_PATTERN = (  # of Qwen2Tokenizer, for folders with vocab.json and merges.t
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_NAMED = ("unk_token", "bos_token", "eos_token", "pad_token")
+_NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 def read_tokenizer(folder: Path, spec: str, config: Mapping[str, Any], *, offline: bool = False) -> Tokenizer | None:
@@ -115,12 +116,17 @@ def _read_data(folder: Path) -> tuple[bytes, Path]:
 def _from_vocabulary(folder: Path, vocab: dict[str, int], merges: str) -> bytes:
     """Return vocab.json and merges.txt as a tokenizer.json, as the class that tokenizer_config.json names reads them.
 
-    Raises ValueError for a class that does something else.
+    Raises CheckpointError for a class that does something else.
     """
     config = _read_object(folder / CONFIG)
     kind = str(config.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
     if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizer"):
-        raise ValueError(f"its class {repr_short(kind)} is another than GPT2Tokenizer; save it as {FILE}, which")
+        path = json.dumps(str(folder), ensure_ascii=False)
+        call = f"from transformers import AutoTokenizer as A; A.from_pretrained({path}).save_pretrained({path})"
+        raise CheckpointError(
+            f"the tokenizer {folder / 'vocab.json'} is a {repr_short(kind)}, and only those of GPT2Tokenizer and "
+            f"Qwen2Tokenizer can be read without a {FILE}; write that with: python -c {shlex.quote(call)}"
+        )
     pairs = [line.split(" ") for line in merges.split("\n") if line.strip() and not line.startswith("#version")]
     values = byte_level_json(vocab, pairs)
     values["added_tokens"] = _added_tokens(folder, vocab, config)
@@ -170,20 +176,39 @@ def _template(bos: str, i: int) -> dict[str, Any]:
 
 
 def _added_tokens(folder: Path, vocab: Mapping[str, int], config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the added tokens of a folder without tokenizer.json, by id: from three files of different age."""
+    """Return the added tokens of a folder without tokenizer.json, by id: from three files of different age.
+
+    As in transformers, a token is special if it has a role, or if tokenizer_config.json says so.
+    """
     found: dict[int, dict[str, Any]] = {}
-    names = [SEPARATOR, *(_token_name(config.get(key)) for key in _NAMED)]
+    names = {SEPARATOR, *_names_of_roles(folder, config)}
     for name in names:
         if name in vocab:
             found[vocab[name]] = {"content": name, **SPECIAL_TOKEN}
     for name, i in _read_object(folder / "added_tokens.json").items():
-        found[i] = {"content": name, **SPECIAL_TOKEN}
+        found[i] = _added_token({"content": name}, names)
     for key, token in (config.get("added_tokens_decoder") or {}).items():
-        found[int(key)] = {
-            **SPECIAL_TOKEN,
-            **{name: token[name] for name in ("content", *SPECIAL_TOKEN) if name in token},
-        }
+        found[int(key)] = _added_token(token, names)
     return [{"id": i, **found[i]} for i in sorted(found)]
+
+
+def _added_token(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return an added token with the fields that its file leaves out."""
+    token = {"content": given["content"], **{name: given.get(name, False) for name in SPECIAL_TOKEN}}
+    token["special"] = token["special"] or token["content"] in names
+    return token | {"normalized": given.get("normalized", not token["special"])}
+
+
+def _names_of_roles(folder: Path, config: Mapping[str, Any]) -> set[str]:
+    """Return the texts of the special tokens that tokenizer_config.json or special_tokens_map.json names."""
+    names = set()
+    for values in (config, _read_object(folder / "special_tokens_map.json")):
+        tokens = [values.get(key) for key in _NAMED]
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            more = values.get(key) or []
+            tokens += more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
+        names |= {_token_name(token) for token in tokens}
+    return names - {""}
 
 
 def _token_name(token: Any) -> str:

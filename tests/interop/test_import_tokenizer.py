@@ -1,6 +1,7 @@
 """Tokenizers of folders: those of our exports become ours again, all others are used as they are."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -201,9 +202,39 @@ def test_the_older_files_give_the_ids_of_transformers(tmp_path: Path) -> None:
             tokenizer is not None and compare(tokenizer, theirs.from_pretrained(tmp_path), texts_in_scripts(80)) == []
         )
         assert tokenizer.prefix == ((kind.eos,) if kind_name == "gpt2" else ())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CodeGenTokenizer"}))
-    with pytest.raises(CheckpointError, match="CodeGenTokenizer"):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPTNeoXTokenizer"}))
+    with pytest.raises(CheckpointError, match="GPTNeoXTokenizer") as caught:
         read_tokenizer(tmp_path, "", {})
+    command = shlex.split(caught.value.message.partition("write that with: ")[2])
+    exec(command[2])  # python -c CODE
+    assert isinstance(read_tokenizer(tmp_path, "", {"eos_token_id": kind.eos}), HuggingFaceTokenizer)
+
+
+@pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_are_special_only_with_a_role(where: str, tmp_path: Path) -> None:
+    from transformers import GPT2Tokenizer as TheirGPT2
+
+    kind = tokenizer_kind("gpt2")
+    model, n = json.loads(kind.data)["model"], kind.vocab_size
+    names = {"<think>": n, "    ": n + 1, "<|im|>": n + 2, "<pad>": n + 3}
+    config: dict[str, Any] = {"tokenizer_class": "GPT2Tokenizer"}
+    files: dict[str, Any] = {"vocab.json": model["vocab"], "tokenizer_config.json": config}
+    if where == "added_tokens.json":
+        files |= {"added_tokens.json": names, "special_tokens_map.json": {"pad_token": "<pad>"}}
+        config["additional_special_tokens"] = ["<|im|>"]
+    else:
+        config["pad_token"] = "<pad>"
+        config["added_tokens_decoder"] = {i: {"content": name, "special": i == n + 2} for name, i in names.items()}
+    for file, values in files.items():
+        (tmp_path / file).write_text(json.dumps(values))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in model["merges"]) + "\n")
+    tokenizer, theirs = read_tokenizer(tmp_path, "", {"eos_token_id": kind.eos}), TheirGPT2.from_pretrained(tmp_path)
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    assert {i for i, token in theirs.added_tokens_decoder.items() if token.special} == tokenizer.special_ids
+    assert tokenizer.special_ids == {kind.eos, n + 2, n + 3}
+    ids = theirs("a <think> b\n    c")["input_ids"]
+    assert n in ids and n + 1 in ids and tokenizer.encode("a <think> b\n    c") == ids
+    assert tokenizer.decode([n + 3, *ids]) == theirs.decode(ids, skip_special_tokens=True)
 
 
 def test_eos_may_be_any_added_token(tmp_path: Path) -> None:
