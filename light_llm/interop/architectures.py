@@ -19,10 +19,12 @@ from .family import REQUIRED, ConfigField, GGUFTraits, Rope
 from .family import Family as Family
 from .family import has_window as has_window
 
-_GELUS = {  # three names of one formula, and two of the other
+_GELUS = {  # five names of one formula, and two of the other
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu": "gelu",
     "gelu_python": "gelu",
 }
@@ -112,7 +114,7 @@ FAMILIES = {
             fields=_GPT2_FIELDS,
             # llama.cpp's converter reads n_ctx.
             also_written=lambda config: {"n_ctx": config.n_positions, "scale_attn_weights": True},
-            ignored=f"n_ctx embd_pdrop reorder_and_upcast_attn {_SUMMARY}",
+            ignored=f"n_ctx embd_pdrop reorder_and_upcast_attn attention_bias {_SUMMARY}",
             tensors=tensor_names.GPT2,
             gguf=GGUFTraits({"activation": ("gelu_tanh",)}, fused_qkv=True),
             multi_head=True,
@@ -209,7 +211,7 @@ FAMILIES = {
             required=_GPT2 | {"qkv_bias": "no", "attn_scale": 1.0},
             free=("activation", "window", "window_layers"),
             fields=_GPT_NEO_FIELDS,
-            ignored=f"embed_dropout attention_layers {_SUMMARY}",
+            ignored=f"embed_dropout attention_layers attention_bias {_SUMMARY}",
             tensors=tensor_names.GPT_NEO,
             windows="attention types",
             multi_head=True,

@@ -32,7 +32,7 @@ IGNORED = {
     "_num_labels",
 }
 IGNORED_NAMES = {name for names in IGNORED.values() for name in names.split()}
-# The only accepted value of a field, and the meaning of any other.
+# The only accepted value of a field, or a tuple of values that mean the same, and the meaning of any other.
 _ONLY: dict[str, tuple[Any, str]] = {
     "is_encoder_decoder": (False, "it has an encoder as well"),
     "add_cross_attention": (False, "it attends to a second text"),
@@ -42,7 +42,7 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "scale_attn_by_inverse_layer_idx": (False, "its scores are divided by the number of the layer"),
     "partial_rotary_factor": (1.0, "only a part of each head is rotated"),
     "rope_interleaved": (False, "its rotations pair neighbouring numbers"),
-    "hidden_act": ("silu", "its MLP has another activation"),
+    "hidden_act": (("silu", "swish"), "its MLP has another activation"),
     "attention_bias": (True, "its attention has no biases, and its MLPs have"),
     "use_mrope": (False, "its positions are those of images as well"),
     "attn_logit_softcapping": (None, "its scores are capped"),
@@ -109,8 +109,8 @@ class ConfigReader:
     def finish(self, ignored: Collection[str] = ()) -> None:
         """Raise CheckpointError for an unread field that may change the logits. Null means that a field is off."""
         for name, (only, meaning) in _ONLY.items():
-            value = self.unread.pop(name, only)
-            if value != only and value is not None:
+            value, accepted = self.unread.pop(name, None), only if isinstance(only, tuple) else (only,)
+            if value is not None and value not in accepted and name not in ignored:
                 raise self.refusal(name, value, meaning)
         for name, value in sorted(self.unread.items()):
             if name not in IGNORED_NAMES and name not in ignored and value is not None:

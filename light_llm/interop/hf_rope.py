@@ -46,18 +46,49 @@ def read_rope(reader: ConfigReader, rope: Rope, n_positions: Any) -> dict[str, A
     name = "rope_parameters" if new else "rope_scaling"
     if new and old and _normalized_scaling(new) != _normalized_scaling(old):
         raise reader.refusal("rope_scaling", old, "rope_parameters has other values", KEEP_ONE)
+    if rope.local_base and not new and _has_only_the_old_key(old):
+        raise reader.refusal(
+            "rope_scaling", old, "transformers does not read the key type in this family", "write rope_type instead"
+        )
     inner = _one_rotation(reader, name, new or old or {})
+    if not rope.local_base:
+        _add_trained_context(reader, inner, name)
     settings |= _scaling(inner, n_positions)
     settings["rope_base"] = _agreeing_base(reader, inner, rope.base, rope.default_base, name)
     if rope.share:
         share = inner.take("partial_rotary_factor", None)
         default = rope.default_share if share is None else share
-        outer = reader.take(rope.share, default, also="partial_rotary_factor")
+        outer = reader.take(rope.share, default)
         if share not in (None, outer):
             raise reader.refusal(rope.share, outer, f"{name} says {repr_short(share)}", KEEP_ONE)
         settings["rotary_pct"] = _as_float(outer)
+        _refuse_other_name(reader, "partial_rotary_factor", rope.share, outer)
+    if rope.base != "rope_theta":
+        _refuse_other_name(reader, "rope_theta", rope.base, settings["rope_base"])
     inner.finish({"factor"} if settings["rope_scaling"] == "none" else ())
     return settings
+
+
+def _has_only_the_old_key(scaling: Any) -> bool:
+    """Return whether a scaling is named by `type` alone, as in older files."""
+    given = scaling if isinstance(scaling, dict) else {}
+    return given.get("rope_type") is None and given.get("type", "default") != "default"
+
+
+def _add_trained_context(reader: ConfigReader, inner: ConfigReader, name: str) -> None:
+    """Move `original_max_position_embeddings` into the scaling, where other files have it. Raises CheckpointError."""
+    key = "original_max_position_embeddings"
+    if (outside := reader.take(key, None)) is None:
+        return
+    if (inside := inner.unread.setdefault(key, outside)) != outside:
+        raise reader.refusal(key, outside, f"{name} says {repr_short(inside)}", KEEP_ONE)
+
+
+def _refuse_other_name(reader: ConfigReader, name: str, right: str, value: Any) -> None:
+    """Raise CheckpointError if a name that transformers does not read in this family has another value."""
+    if (other := reader.take(name, None)) not in (None, value):
+        reason = f"transformers does not read it in this family, and has {right}={repr_short(value)}"
+        raise reader.refusal(name, other, reason, f"write {right} with the right value")
 
 
 def _one_rotation(reader: ConfigReader, name: str, given: Any) -> ConfigReader:

@@ -75,16 +75,18 @@ def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
 def _end_ids(folder: Path, config: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Return the end-of-text ids of config.json, or else of generation_config.json, and those of both.
 
+    Ids that no token can have, negative ones and those beyond vocab_size, mean that there is none, as in transformers.
+
     Raises CheckpointError if eos_token_id is no id.
     """
-    generation = _read_object(folder / GENERATION)
-    found = []
+    generation, n_ids = _read_object(folder / GENERATION), config.get("vocab_size")
+    n_ids, found = n_ids if type(n_ids) is int else 1 << 31, []
     for name, values in (("config.json", config), (GENERATION, generation)):
         given = values.get("eos_token_id")
         ids = given if isinstance(given, list) else [] if given is None else [given]
-        if not all(type(i) is int and i >= 0 for i in ids):
+        if not all(type(i) is int for i in ids):
             raise CheckpointError(f"{folder / name}: eos_token_id={repr_short(given)} is no token id; correct it there")
-        found.append(ids)
+        found.append([i for i in ids if 0 <= i < n_ids])
     return found[0] or found[1], [*found[0], *found[1]]
 
 

@@ -81,7 +81,11 @@ def open_weights(path: Path) -> dict[str, StoredTensor]:
             )
         part = _open_file(folder / shard)
         if odd := sorted(expected ^ part.keys()):
-            raise CheckpointError(f"{folder / shard} and the index differ in {repr_short(odd[0])}; {COMPLETE}")
+            if other := next((file for file, names in shards.items() if file != shard and odd[0] in names), ""):
+                wrong = f"holds {repr_short(odd[0])}, which the index has in {other}"
+            else:
+                wrong = f"and the index differ in {repr_short(odd[0])}"
+            raise CheckpointError(f"{folder / shard} {wrong}; {COMPLETE}")
         tensors |= part
     return tensors
 

@@ -338,6 +338,14 @@ def test_a_missing_shard_is_named(foreign: tuple[Any, Path], tmp_path: Path) -> 
     refused(folder, "and the index differ in ")
 
 
+def test_a_tensor_that_the_index_has_in_another_shard_is_named(foreign: tuple[Any, Path], tmp_path: Path) -> None:
+    folder = copy_of(foreign[1], tmp_path / "copy")
+    first, second, *_ = sorted(folder.glob("model-*.safetensors"))
+    tensors, name = read_tensors(second), min(read_tensors(first))
+    safetensors.torch.save_file(tensors | {name: read_tensors(first)[name]}, second)
+    refused(folder, f"{second.name} holds '{name}', which the index has in {first.name}")
+
+
 @pytest.mark.parametrize(
     ("index", "named"),
     [
