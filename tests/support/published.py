@@ -268,7 +268,7 @@ def reference(name: str, *, seed: int = 3, **changes: Any) -> Any:
     Args:
         changes: of fields of its config.json, such as `vocab_size` of a tokenizer.
     """
-    values = CONFIGS[name] | changes
+    values = deepcopy(CONFIGS[name] | changes)  # transformers adds to the objects in it
     config = transformers.AutoConfig.for_model(**values)
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
