@@ -75,7 +75,7 @@ def named_tokenizer(spec: str, *, offline: bool = False) -> Tokenizer:
 def _end_ids(folder: Path, config: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     """Return the end-of-text ids of config.json, or else of generation_config.json, and those of both.
 
-    Ids that no token can have, negative ones and those beyond vocab_size, mean that a model has none, as in transformers.
+    Ids that no token can have, negative ones and those beyond vocab_size, are left out: transformers never stops there.
 
     Raises CheckpointError if eos_token_id is no id.
     """
