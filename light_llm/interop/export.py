@@ -12,12 +12,12 @@ from ..atomic_io import Files, move_into_place, remove_stale
 from ..checkpoint import LoadedModel
 from ..config import check_choice
 from ..errors import CheckpointError
-from .exporter import Exporter, MissingDependency
+from .exporter import MIXED, Exporter, MissingDependency
 from .gguf import GGUFExporter
 from .huggingface import HuggingFaceExporter
 from .model_card import CARD, write_card
 from .onnx import OnnxExporter
-from .verify import ExportCheck, verify
+from .verify import ExportCheck, change_by_rounding, verify
 
 TARGETS: dict[str, Exporter] = {
     exporter.name: exporter for exporter in (HuggingFaceExporter(), GGUFExporter(), OnnxExporter())
@@ -90,6 +90,10 @@ def _verify(
     loaded: LoadedModel, exporter: Exporter, path: Path, dtype: str, log: Callable[[str], object]
 ) -> tuple[ExportCheck | None, str]:
     """Return the comparison with the program (None if it is not installed), and one line on the result."""
+    rounding = ""
+    if (change := change_by_rounding(loaded, exporter.rounded_weights(loaded, dtype))) is not None:
+        stored = "the dtypes of the import" if dtype == MIXED else dtype
+        rounding = f"; the weights were rounded to {stored}, which changes the model's logits by up to {change:.1e}"
     # Before the program, whose answer to a damaged file can be a crash.
     without_program = exporter.read_back(loaded, path, dtype=dtype)
     if find_spec(exporter.package):
@@ -104,9 +108,9 @@ def _verify(
             runtime.close()
     except MissingDependency as error:
         if without_program:
-            return None, f"{without_program}; NOT run in {exporter.program}: {error}"
-        return None, f"NOT verified in {exporter.program}: {error}"
-    return check, "; ".join(filter(None, (check.summary, runtime.note)))
+            return None, f"{without_program}; NOT run in {exporter.program}: {error}{rounding}"
+        return None, f"NOT verified in {exporter.program}: {error}{rounding}"
+    return check, "; ".join(filter(None, (check.summary + rounding, runtime.note)))
 
 
 def check_request(exporter: Exporter, out: Path, dtype: str, *, overwrite: bool) -> None:

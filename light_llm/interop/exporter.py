@@ -118,9 +118,13 @@ class Exporter(ABC):
         """Return the dtype of an export that names none."""
         return self.dtypes[0]
 
-    def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
-        """Return our model with the roundings of the dtype, which the program is compared with."""
+    def rounded_weights(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
+        """Return our model with the weights of an export in this dtype; the model itself for float32."""
         return rounded(loaded, dtype)
+
+    def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
+        """Return our model with all roundings of the dtype, which the program is compared with."""
+        return self.rounded_weights(loaded, dtype)
 
     def notes(self, loaded: LoadedModel) -> Sequence[str]:
         """Return what the program does differently from the model, a sentence each."""

@@ -20,7 +20,7 @@ from .architectures import trim_vocab
 from .exporter import TOKENIZER_TEXTS, Exporter, require
 from .gguf_formats import DTYPES, quantize, tensor_dtype
 from .gguf_tensors import check_can_be_gguf, gguf_tensors, metadata
-from .gguf_verify import check_file, emulate_llama_cpp, logit_tolerance
+from .gguf_verify import check_file, emulate_llama_cpp, logit_tolerance, round_weights
 from .llama_cpp import LlamaCpp
 from .tokenizer_to_gguf import LEADING_SPACE, GGUFVocabulary, gguf_fields_from_tokenizer_json
 
@@ -57,6 +57,10 @@ class GGUFExporter(Exporter):
     def read_back(self, loaded: LoadedModel, path: Path, *, dtype: str = "f32") -> str:
         """Compare all fields and numbers of the file with the model, because llama.cpp is often not installed."""
         return check_file(path, *file_parts(loaded, dtype), dtype)
+
+    def rounded_weights(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
+        """Return our model with the weights of a file in this dtype; the model itself for f32."""
+        return loaded if dtype == "f32" else round_weights(loaded, dtype)
 
     def reference(self, loaded: LoadedModel, dtype: str) -> LoadedModel:
         """Return our model with the roundings of llama.cpp's kernels."""

@@ -92,6 +92,18 @@ def verify(
     return ExportCheck(runtime.name, max_error, limit, len(long[0]), compared, equal, same_tokenizer)
 
 
+@torch.inference_mode()
+def change_by_rounding(loaded: LoadedModel, rounded: LoadedModel) -> float | None:
+    """Return the largest change of a logit by rounded weights, in the short windows; None if no weight changed."""
+    weights = rounded.model.state_dict()
+    if rounded is loaded or all(torch.equal(t, weights[name]) for name, t in loaded.model.state_dict().items()):
+        return None
+    n_ids = trimmed_config(loaded).vocab_size
+    short, _ = probe_windows(n_ids, loaded.model.config.n_positions)
+    before, after = (each.model(torch.tensor(short)).float()[..., :n_ids] for each in (loaded, rounded))
+    return float((before - after).abs().max())
+
+
 def _logit_error(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int) -> float:
     """Return the largest difference of two logits of some windows. Raises CheckpointError for another vocabulary."""
     expected, actual = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()

@@ -13,7 +13,8 @@ from light_llm.checkpoint import LoadedModel, ModelFile
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode
 from light_llm.errors import CheckpointError
 from light_llm.interop.export import TARGETS, export
-from light_llm.interop.verify import MAX_TIES, verify
+from light_llm.interop.exporter import rounded
+from light_llm.interop.verify import MAX_TIES, change_by_rounding, verify
 from light_llm.model import LightLLM
 from tests.support.tools import tiny_model
 
@@ -180,3 +181,20 @@ def test_the_limit_grows_with_the_rounding_of_the_model_and_not_with_other_diffe
         other.h[0].mlp.c_proj.weight.mul_(1.001)
     with pytest.raises(CheckpointError, match="its logits are off by"):
         verify(loaded(model), Exact(other))
+
+
+def test_an_export_that_rounds_the_weights_says_by_how_much(tmp_path: Path) -> None:
+    """In the result and on the card; a model whose weights the dtype can hold is not rounded."""
+    model = loaded(model_of(vocab_size=257, n_positions=40, n_embd=32, n_head=2), ByteTokenizer())
+    hf, gguf = TARGETS["hf"], TARGETS["gguf"]
+    for exporter, dtype in ((hf, "bfloat16"), (hf, "float16"), (gguf, "f16"), (gguf, "q8_0"), (gguf, "q4_0")):
+        change = change_by_rounding(model, exporter.rounded_weights(model, dtype))
+        assert change is not None and 1e-4 < change < 10, (dtype, change)
+    assert change_by_rounding(model, hf.rounded_weights(model, "float32")) is None
+    assert change_by_rounding(model, gguf.rounded_weights(model, "f32")) is None
+    coarse = rounded(model, "bfloat16")
+    assert change_by_rounding(coarse, hf.rounded_weights(coarse, "bfloat16")) is None
+    said = f"rounded to bfloat16, which changes the model's logits by up to {change_by_rounding(model, coarse):.1e}"
+    assert said in export(model, hf, tmp_path / "a", dtype="bfloat16").summary
+    assert said in (tmp_path / "a" / "README.md").read_text()
+    assert "rounded" not in export(coarse, hf, tmp_path / "b", dtype="bfloat16").summary
