@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 
+from ..config import repr_short
+from ..errors import DataError
+
 WINDOW = 1 << 18  # characters that are new in each window
 OVERLAP = 1 << 11  # characters that a window shares with its neighbour, on each side of their border
 Array = NDArray[np.int64]
@@ -39,22 +42,58 @@ class Engine(Protocol):
 
 
 class LibraryEngine(Engine):
-    """The `tokenizers` library; places are characters."""
+    """The `tokenizers` library; places are characters.
+
+    Raises DataError for a text with an unknown part if the tokenizer has no token for one.
+    """
 
     def __init__(self, library: Library) -> None:
         self.library = library
 
     def encode(self, text: str) -> list[int]:
         # As a batch, because other threads run only while the library encodes one; `fast` leaves the places out.
-        return list(self.library.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        try:
+            return list(self.library.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        except BaseException as error:
+            raise self._explain(error, text) from None
 
     def encode_places(self, text: str) -> Places:
-        encoding = self.library.encode_batch([text], add_special_tokens=False)[0]
+        try:
+            encoding = self.library.encode_batch([text], add_special_tokens=False)[0]
+        except BaseException as error:
+            raise self._explain(error, text) from None
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         return np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]
 
     def length(self, text: str) -> int:
         return len(text)
+
+    def _explain(self, error: BaseException, text: str) -> BaseException:
+        """Return a DataError with the word or character that the library fails on, or the error if it is not one."""
+        if not is_failure(error):
+            return error
+        parts = dict.fromkeys(text.split())
+        part = next((word for word in parts if self._fails(word)), text)
+        if type(self.library.model).__name__ != "WordLevel":
+            part = next((char for char in dict.fromkeys(part) if self._fails(char)), part)
+        return DataError(
+            f"the tokenizer cannot encode {repr_short(part)} ({error}); leave it out of the text, or name an unknown "
+            "token that is in the vocabulary in tokenizer.json, and import the model again"
+        )
+
+    def _fails(self, text: str) -> bool:
+        try:
+            self.library.encode_batch_fast([text], add_special_tokens=False)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            return True
+        return False
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether the library raised an error: an Exception, or Rust's PanicException, which is not even that."""
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError)
 
 
 @dataclass

@@ -6,12 +6,14 @@ only; the post-processor's ids are the attributes `prefix` and `suffix`, and `en
 of special tokens are ordinary text wherever they stand, so that no text can contain a control token.
 """
 
+import base64
 import hashlib
 import json
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -19,11 +21,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Library
 
 from ..config import repr_short
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..json_io import TOKENIZER
 from .bpe import MAX_IDS, bytes_to_unicode
+from .charsmap import check_charsmap
 from .hf_decode import WindowStream, byte_of_token, decoder_types
-from .hf_encode import Engine, LibraryEngine, encode_long, encode_with_ends
+from .hf_encode import Engine, LibraryEngine, encode_long, encode_with_ends, is_failure
 from .hf_tiktoken import TiktokenEngine, find_encoding
 from .tokenizer_interface import Ids, StreamingDecoder, TextStream, Tokenizer, check_text, plain_ids, replace_surrogates
 
@@ -65,7 +68,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.data = data
         self.library = library or load_library(data)
         self.library.post_processor = None  # its ids are prefix and suffix; it would also trim offsets
-        n_ids = 1 + max(self.library.get_vocab(with_added_tokens=True).values(), default=-1)
+        n_ids = count_ids(self.library)
         own = self.library.get_vocab(with_added_tokens=False)
         if len({*own.values()}) < len(own):
             raise ConfigError("two tokens of its vocabulary have one id")
@@ -75,8 +78,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self.vocab_size = n_ids + (separator == n_ids)
         if vocab_size is not None and self.special_ids >= {*range(vocab_size, n_ids)}:
             self.vocab_size = vocab_size
-        if self.vocab_size > MAX_IDS:
-            raise ConfigError(f"it has the id {self.vocab_size - 1:,}; at most {MAX_IDS - 1:,} can be used")
         for i in (separator, *prefix, *suffix, *stop_ids):
             if type(i) is not int or not 0 <= i < self.vocab_size:
                 raise ConfigError(f"{repr_short(i)} is not one of its {self.vocab_size:,} ids")
@@ -185,7 +186,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def _reference(self) -> list[int]:
         """An id whose text is a letter, if there is one: tokens are decoded after it, as they stand inside a text."""
         for letter in "aAx0.":
-            ids = self.encode(letter)
+            try:
+                ids = self.encode(letter)
+            except DataError:  # unknown, and there is no unknown token
+                continue
             if ids and self.decode_plain(ids[-1:]).strip():
                 return ids[-1:]
         return []
@@ -241,11 +245,13 @@ def load_library(data: bytes) -> Library:
         raise ConfigError(f"it has {n:,} brackets; at most {TOKENIZER.brackets:,} can be read")
     try:
         library = Library.from_buffer(data)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # plain Exception, or the PanicException of Rust, which is not even that
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         reason = str(error).removeprefix("Cannot instantiate Tokenizer from buffer: ")[:200]
         raise ConfigError(f"the tokenizers library cannot use it ({reason})") from None
+    for part in _parts(library.normalizer, "normalizers"):
+        _check_normalizer(part)
     library.no_truncation()
     library.no_padding()
     if getattr(library.model, "dropout", None):
@@ -254,16 +260,43 @@ def load_library(data: bytes) -> Library:
     return library
 
 
+def _check_normalizer(part: Mapping[str, Any]) -> None:
+    """Raise ConfigError for damaged compiled replacements, in a normalizer or one of its parts."""
+    for inner in part.get("normalizers", []):
+        _check_normalizer(inner)
+    if part["type"] == "Precompiled":
+        try:
+            check_charsmap(base64.b64decode(part["precompiled_charsmap"] or ""))
+        except ValueError as error:
+            raise ConfigError(f"the Precompiled normalizer is damaged: {error}") from None
+
+
+def count_ids(library: Library) -> int:
+    """Return one more than the last id. Raises ConfigError if there are more than MAX_IDS."""
+    n_ids: int = 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
+    if n_ids > MAX_IDS:
+        raise ConfigError(f"it has the id {n_ids - 1:,}; at most {MAX_IDS - 1:,} can be used")
+    return n_ids
+
+
 def added_ids(library: Library) -> tuple[list[int], list[int]]:
     """Return the ids that the post-processor of a tokenizer puts before and after each text. Raises ConfigError."""
-    for text in ("a", "A", "0", " "):
-        plain = library.encode(text, add_special_tokens=False).ids
-        whole = library.encode(text, add_special_tokens=True).ids
+    reason = "its post_processor does not only put ids before and after a text"
+    # Words of its own are tried as well: a tokenizer without an unknown token may know no other text.
+    for text in ("a", "A", "0", " ", *islice(library.get_vocab(with_added_tokens=False), 100)):
+        try:
+            plain = library.encode(text, add_special_tokens=False).ids
+            whole = library.encode(text, add_special_tokens=True).ids
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            reason = f"the tokenizers library cannot encode {repr_short(text)} ({error})"
+            continue
         # The text itself is the last place where its ids are, in case that it is unknown and a special id stands first.
         places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
         if plain and len(places) == 1:
             return whole[: places[0]], whole[places[0] + len(plain) :]
-    raise ConfigError("its post_processor does not only put ids before and after a text")
+    raise ConfigError(reason)
 
 
 def _without_special_names(library: Library, data: bytes, special: frozenset[int]) -> Library:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..json_io import check_depth
 from .bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
-from .hf_tokenizer import HuggingFaceTokenizer, added_ids, load_library
+from .hf_tokenizer import HuggingFaceTokenizer, added_ids, count_ids, load_library
 from .tokenizer_interface import Tokenizer
 from .tokenizer_json import END_OF_TEXT_NAMES, bpe_tokenizer_json, from_tokenizer_json, to_tokenizer_json
 from .tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer
@@ -46,8 +46,8 @@ def read_tokenizer_json(
         return own
     try:
         library = load_library(data)
+        n_ids = count_ids(library)
         prefix, suffix = added_ids(library)
-        n_ids = 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
         separator = _separator(library, ends, end_name)
         if separator is None and must_have_end:
             raise ConfigError("eos_token_id=None, and no special token has the name of an end of text")
@@ -120,7 +120,7 @@ def _without_merges(vocab: dict[str, int], pre: Any, decoder: str | None, specia
     if [*special] != [SEPARATOR]:
         return None
     letters = {letter: i for letter, i in vocab.items() if letter not in special}
-    is_dense = sorted(letters.values()) == [*range(special[SEPARATOR])]
+    is_dense = special[SEPARATOR] == len(letters) and sorted(letters.values()) == [*range(len(letters))]
     if (pre, decoder) == (None, "Fuse") and is_dense and all(len(letter) == 1 for letter in letters):
         return CharTokenizer("".join(sorted(letters, key=lambda letter: letters[letter])))
     keeps_bytes = bool(pre) and (pre["type"], pre["add_prefix_space"], decoder) == ("ByteLevel", False, "ByteLevel")
