@@ -150,7 +150,9 @@ class _Product:
     def multiply(self, x: Tensor) -> Tensor:
         """Round the activations, and multiply them by the matrix: (..., n) -> (..., m)."""
         if self.kind not in BLOCKS:
-            return F.linear(x.to(_TORCH_DTYPES[self.kind]).float(), self.weight, self.bias)
+            # The weights are float64 where the rounding of float32 is measured.
+            rounded = x if self.kind == "f32" else x.to(_TORCH_DTYPES[self.kind])
+            return F.linear(rounded.to(self.weight.dtype), self.weight, self.bias)
         # q8_0: 32 activations share a float16 scale.
         blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
         largest = blocks.abs().amax(dim=-1, keepdim=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from ..checkpoint import LoadedModel
 from ..data import Tokenizer
@@ -17,15 +17,16 @@ from ..generate.decode import decode
 from ..generate.sampling import Sampling
 from ..model import LightLLM
 from .architectures import trimmed_config
+from .exporter import MAX_LOGIT_ERROR, Runtime
 from .exporter import TOKENIZER_TEXTS as TOKENIZER_TEXTS
-from .exporter import Runtime
 
 GREEDY_TOKENS = 64
 SHORT_WINDOW = 48  # tokens of the two short windows
 MAX_LOGITS = 1 << 26  # of the long window, 0.27 GB: 1,335 tokens with GPT-2's vocabulary
 MAX_TIES = 8  # greedy tokens where two logits are closer than the tolerance
 ROUNDING_FACTOR = 4.0  # times the rounding error of our own float32, which another order of sums can also have
-MAX_SPREAD = 0.25  # of the standard deviation of the logits: a wider tolerance would pass another model
+MAX_SPREAD = 0.25  # of the standard deviation of the logits, for the root mean square; another model's is above 1
+TIE_FACTOR = 8.0  # times the root mean square
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ExportCheck:
 
     runtime: str
     max_logit_error: float
+    rms_logit_error: float  # the root mean square
     limit: float  # of max_logit_error
     positions: int  # of the long window, whose logits were compared
     greedy_compared: int  # tokens
@@ -47,14 +49,15 @@ class ExportCheck:
         tie = "" if self.greedy_equal == self.greedy_compared else " (the others tie)"
         return (
             f"verified with {self.runtime}: logits at {self.positions:,} positions differ by "
-            f"{self.max_logit_error:.1e} at most (tolerance {self.limit:.0e}), {self.greedy_equal} of "
+            f"{self.max_logit_error:.1e} at most (tolerance {self.limit:.0e}; root mean square "
+            f"{self.rms_logit_error:.0e}), {self.greedy_equal} of "
             f"{self.greedy_compared} greedy tokens are equal{tie}{ids}"
         )
 
 
 @torch.inference_mode()
 def verify(
-    loaded: LoadedModel, runtime: Runtime, *, limit: float = 1e-4, texts: Sequence[str] = TOKENIZER_TEXTS
+    loaded: LoadedModel, runtime: Runtime, *, limit: float = MAX_LOGIT_ERROR, texts: Sequence[str] = TOKENIZER_TEXTS
 ) -> ExportCheck:
     """Compare a model with its export: logits of two short windows and a long one, a greedy text, the tokenizer.
 
@@ -76,20 +79,27 @@ def verify(
             "the model itself gives logits that are NaN or infinite; train it again, or export another step"
         )
     # Logits that hardly vary are within any fixed limit of those of another model.
-    spread = MAX_SPREAD * float(expected.std())
-    limit, max_error = min(limit, spread), 0.0
+    max_rms = MAX_SPREAD * float(expected.std())
+    max_error, rms, allowed = 0.0, 0.0, limit
     for rows in (short, long):
-        error = _logit_error(loaded, runtime, rows, n_ids)
-        # Published models of many layers can amplify rounding far beyond a limit for small ones.
-        if limit < error <= spread:
-            limit = max(limit, min(spread, ROUNDING_FACTOR * rounding_error(loaded.model, rows)))
-        if not error <= limit:  # also true for NaN
-            raise _mismatch(runtime, f"its logits are off by {error:.1e}, and the tolerance is {limit:.0e}")
-        max_error = max(max_error, error)
+        difference = _logit_difference(loaded, runtime, rows, n_ids)
+        error, root = float(difference.abs().max()), float(difference.square().mean().sqrt())
+        max_error, rms = max(max_error, error), max(rms, root)
+        # Many layers can amplify rounding far beyond a limit for small models; a larger limit has allowed for that.
+        if limit <= MAX_LOGIT_ERROR < error and root <= max_rms:
+            allowed = max(allowed, ROUNDING_FACTOR * float32_rounding(loaded.model, rows))
+        if not error <= allowed:  # also true for NaN
+            raise _mismatch(runtime, f"its logits are off by {error:.1e}, and the tolerance is {allowed:.0e}")
+        if root > max_rms:
+            raise _mismatch(
+                runtime, f"its logits are off by {root:.1e} in root mean square, and vary by {max_rms / MAX_SPREAD:.1e}"
+            )
+    # Two logits tie if rounding can exchange them; the largest difference of millions would make ties of most.
+    tie = max(2 * MAX_LOGIT_ERROR, min(2 * allowed, TIE_FACTOR * rms))
     prompt = short[0][: max(1, min(8, config.n_positions // 2))]
-    compared, equal = _compare_greedy(loaded, runtime, prompt, n_ids, limit)
+    compared, equal = _compare_greedy(loaded, runtime, prompt, n_ids, tie)
     same_tokenizer = None if tokenizer is None else _compare_tokenizer(tokenizer, runtime, texts)
-    return ExportCheck(runtime.name, max_error, limit, len(long[0]), compared, equal, same_tokenizer)
+    return ExportCheck(runtime.name, max_error, rms, allowed, len(long[0]), compared, equal, same_tokenizer)
 
 
 @torch.inference_mode()
@@ -104,24 +114,26 @@ def change_by_rounding(loaded: LoadedModel, rounded: LoadedModel) -> float | Non
     return float((before - after).abs().max())
 
 
-def _logit_error(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int) -> float:
-    """Return the largest difference of two logits of some windows. Raises CheckpointError for another vocabulary."""
+def _logit_difference(loaded: LoadedModel, runtime: Runtime, rows: list[list[int]], n_ids: int) -> Tensor:
+    """Return the differences of the logits of some windows. Raises CheckpointError for another vocabulary."""
     expected, actual = loaded.model(torch.tensor(rows)).float()[..., :n_ids], runtime.logits(rows).float()
     if actual.shape != expected.shape:
         raise _mismatch(runtime, f"it has logits for {actual.size(-1):,} ids, and the model has {n_ids:,}")
-    return float((expected - actual).abs().max())
+    return actual.sub_(expected)
 
 
-def rounding_error(model: LightLLM, rows: list[list[int]]) -> float:
+def float32_rounding(model: LightLLM, rows: list[list[int]]) -> float:
     """Return the largest difference between the logits of a float32 model and the same in float64."""
-    tokens = torch.tensor(rows)
-    single = model(tokens)
-    try:
-        # In place, and back without a loss: a second model might not fit into memory.
-        exact = model.double()(tokens)
-    finally:
-        model.float()
-    return float((single - exact).abs().max())
+    # Weights that are converted in inference mode could not be trained any more.
+    with torch.inference_mode(False), torch.no_grad():
+        tokens = torch.tensor(rows)
+        single = model(tokens)
+        try:
+            # In place, and back without a loss: a second model might not fit into memory.
+            exact = model.double()(tokens)
+        finally:
+            model.float()
+        return float((single - exact).abs().max())
 
 
 def probe_windows(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -137,11 +149,11 @@ def probe_windows(n_ids: int, n_positions: int) -> tuple[list[list[int]], list[l
 
 
 def _compare_greedy(
-    loaded: LoadedModel, runtime: Runtime, prompt: list[int], n_ids: int, limit: float
+    loaded: LoadedModel, runtime: Runtime, prompt: list[int], n_ids: int, tie: float
 ) -> tuple[int, int]:
     """Return the number of greedy tokens that were compared, and of those that are equal.
 
-    Where two tokens tie, both texts continue from ours.
+    Where two logits differ by at most `tie`, both texts continue from our token.
 
     Raises CheckpointError if a token differs without a tie, or more than MAX_TIES tokens tie.
     """
@@ -158,8 +170,7 @@ def _compare_greedy(
             break
         ties += 1
         logits = loaded.model(torch.tensor([[*prompt, *expected[:done]]]))[0, -1].float()
-        # Each side may be off by the limit, so two logits tie within twice that.
-        is_tie = same < len(actual) and float(logits[expected[done]] - logits[actual[same]]) <= 2 * limit
+        is_tie = same < len(actual) and float(logits[expected[done]] - logits[actual[same]]) <= tie
         if not is_tie or ties > MAX_TIES:
             raise _mismatch(runtime, f"its greedy text is another one from token {done} of {n} on")
         done += 1

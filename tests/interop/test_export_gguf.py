@@ -23,7 +23,8 @@ from light_llm.errors import CheckpointError, ConfigError
 from light_llm.interop.gguf import file_parts, vocabulary_fields, write_parts
 from light_llm.interop.gguf_formats import BLOCKS, dequantize, quantize, rounding_error
 from light_llm.interop.gguf_mapping import interleave, rope_factors
-from light_llm.interop.gguf_verify import check_file, logit_tolerance, round_weights
+from light_llm.interop.gguf_verify import check_file, emulate_llama_cpp, logit_tolerance, round_weights
+from light_llm.interop.verify import float32_rounding
 from light_llm.layers.positions import RotaryAngles, frequencies, rotate
 from tests.support.export_tools import GGUF, a_tokenizer, tiny_loaded
 from tests.support.gguf_reference import apply_merges, check_by_reference, merge_ranks
@@ -205,6 +206,7 @@ def test_the_tolerance_grows_with_the_rounding(tmp_path: Path) -> None:
     """A Llama in f32 is computed exactly; GELU comes from a table of 16-bit numbers; 8-bit activations are coarse."""
     llama, gpt2 = a_model(tmp_path, "llama"), a_model(tmp_path, "gpt2")
     limits = [logit_tolerance(llama, dtype) for dtype in ("f32", "f16", "bf16", "q8_0")]
+    assert 0 < float32_rounding(emulate_llama_cpp(llama, "f32").model, [[1, 2, 3]]) < limits[0]
     assert limits[0] == 1e-4 < limits[1] < limits[2] < limits[3] < 1
     assert logit_tolerance(llama, "q4_1") > limits[2], "its activations are rounded to 8 bits too"
     assert 1e-4 < logit_tolerance(gpt2, "f32") < logit_tolerance(gpt2, "q8_0")

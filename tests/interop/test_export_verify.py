@@ -120,7 +120,7 @@ def test_the_limit_is_a_part_of_the_spread_of_the_logits() -> None:
     assert (model(torch.arange(9)[None]) - other(torch.arange(9)[None])).abs().max() < 1e-4
     with pytest.raises(CheckpointError, match="its logits are off by"):
         verify(loaded(model), Program(other))
-    assert verify(loaded(model), Program(model)).limit < 1e-5
+    assert verify(loaded(model), Program(model)).rms_logit_error == 0
 
 
 def test_a_model_with_nan_is_refused() -> None:
@@ -198,3 +198,28 @@ def test_an_export_that_rounds_the_weights_says_by_how_much(tmp_path: Path) -> N
     assert said in export(model, hf, tmp_path / "a", dtype="bfloat16").summary
     assert said in (tmp_path / "a" / "README.md").read_text()
     assert "rounded" not in export(coarse, hf, tmp_path / "b", dtype="bfloat16").summary
+
+
+def test_with_a_large_limit_the_root_mean_square_tells_another_model() -> None:
+    """Rounding to 4 bits moves single logits of a deep model far, and another model moves all of them."""
+
+    class Noisy(Program):
+        noise, outlier = 0.0, 0.0
+
+        def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
+            y = super().logits(ids)
+            y += self.noise * y.std() * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+            y[0, 0, 0] += self.outlier
+            return y
+
+    model = model_of()
+    program = Noisy(model)
+    program.noise, program.outlier = 0.05, 5.0
+    check = verify(loaded(model), program, limit=6.0)
+    assert 4 < check.max_logit_error < 6 and check.rms_logit_error < 1
+    program.outlier = 7.0
+    with pytest.raises(CheckpointError, match="its logits are off by"):
+        verify(loaded(model), program, limit=6.0)
+    program.noise, program.outlier = 0.4, 0.0
+    with pytest.raises(CheckpointError, match="in root mean square"):
+        verify(loaded(model), program, limit=100.0)
