@@ -71,7 +71,7 @@ def export(
         if exporter.is_folder:
             write_card(loaded, partial, summary)
         move_into_place(partial, out, Files())
-    except OSError as error:  # NumPy's OSError has no strerror
+    except OSError as error:
         raise CheckpointError(
             f"{out} could not be written ({error.strerror or error}); nothing was changed. "
             "Free some space, or name another path with {--out}"

@@ -1,5 +1,7 @@
 """Export to GGUF, the file format of llama.cpp: written with the `gguf` package, opened by llama.cpp if installed."""
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -185,10 +187,25 @@ def write_parts(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Ten
         for name, tensor in tensors.items():
             kind = tensor_dtype(name, tuple(tensor.shape), dtype)
             writer.add_tensor(name, quantize(name, tensor, kind), raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+        except OSError as error:
+            raise _reason(error, partial) from None
+
+
+def _reason(error: OSError, path: Path) -> OSError:
+    """Return the reason why a file cannot be written. NumPy does not say it: that of another write to the same file."""
+    if error.errno is not None:
+        return error
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(1 << 20))
+    except OSError as reason:
+        return reason
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _add_field(writer: Any, key: str, value: Any) -> None:

@@ -75,14 +75,14 @@ class FieldReader:
         # 1e-05 is stored as 9.999999747378752e-06.
         return float(str(np.float32(value))) if float(np.float32(value)) == value else float(value)
 
-    def choice(self, name: str, choices: tuple[Any, ...]) -> Any:
-        """Remove a field and return it: one of the choices, the first if the file does not say."""
-        value = self.unread.pop(name, choices[0])
+    def choice(self, name: str, choices: tuple[Any, ...], *, required: bool = False) -> Any:
+        """Remove a field and return it: one of the choices; the first if the file may and does not have it."""
+        value = self._take(name, None if required else choices[0])
         if type(value) is not type(choices[0]) or value not in choices:
             raise self.refusal(name, value, f"it has to be {' or '.join(map(str, choices))}")
         return value
 
-    def _take(self, name: str, default: float | None) -> Any:
+    def _take(self, name: str, default: Any) -> Any:
         """Remove a field and return it. Raises CheckpointError for one that is missing and has no default."""
         value = self.unread.pop(name, default)
         if value is None:
@@ -209,7 +209,8 @@ def _choices(reader: FieldReader, family: Family, settings: Mapping[str, Any]) -
     if activations := traits.supported.get("activation"):
         choices |= {"activation": reader.choice(HIDDEN_ACTIVATION, activations)}
     if traits.parallel_residual:
-        choices |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False))}
+        # llama.cpp does not open a file without it.
+        choices |= {"parallel_residual": reader.choice("use_parallel_residual", (True, False), required=True)}
     return choices
 
 

@@ -135,6 +135,11 @@ def from_hf_tensors(
     # Older files repeat a tied table; it is compared below and not kept.
     head = tensors.pop(names.head, None) if config.tied_head else None
     mappings = list(tensor_mappings(names, config))
+    if not config.tied_head and names.head not in tensors:
+        raise CheckpointError(
+            f"{where} has no tensor {names.head}; if the model's head is its token table, write "
+            f'"tie_word_embeddings": true into config.json, and else {COMPLETE}'
+        )
     found = [[_take(tensors, part, shape, m.transposed, where) for part, shape in m.parts] for m in mappings]
     _refuse_unknown(tensors, where)
     weights = {mapped.name: _read(mapped, parts) for mapped, parts in zip(mappings, found, strict=True)}

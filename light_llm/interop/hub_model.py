@@ -11,7 +11,7 @@ from ..data.hub import ETAG_TIMEOUT, check_download, is_hub_error, progress_bar_
 from ..data.text_stream import ProgressFn
 from ..errors import ConfigError, DataError
 from ..runtime import cache_dir, offline_dir
-from .weight_files import INDEX, WEIGHTS
+from .weight_files import ADAPTER, INDEX, SHARD, WEIGHTS
 
 CONFIG = "config.json"
 PLACE = "models"  # the folder below LIGHT_LLM_OFFLINE_DIR and the cache, for models that were copied there
@@ -127,11 +127,15 @@ def _files_to_read(model: HubModel, names: Sequence[str]) -> list[str]:
     """Return the names of the files that an import reads, of those on the hub. Raises DataError without weights."""
     weights = [WEIGHTS] if WEIGHTS in names else []
     if not weights and INDEX in names:
-        weights = [INDEX, *(name for name in names if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name))]
+        weights = [INDEX, *(name for name in names if SHARD.fullmatch(name))]
     if CONFIG not in names or not weights:
         missing = CONFIG if CONFIG not in names else WEIGHTS
         how = "; load it with transformers and call model.save_pretrained(FOLDER), which writes safetensors"
-        if gguf := next((name for name in names if name.endswith(".gguf")), ""):
+        others = [name for name in names if name.endswith(".safetensors") and name != ADAPTER and "/" not in name]
+        if others and missing == WEIGHTS:
+            how = f", only {others[0]}; if that is the whole model, download the files, rename it to {WEIGHTS}, and "
+            how += "import the folder"
+        elif gguf := next((name for name in names if name.endswith(".gguf")), ""):
             how = f"; download one of its GGUF files, such as {gguf}, and import that"
         elif pickle := next((name for name in names if name.endswith((".bin", ".pth"))), ""):
             how = f", only {pickle}, a pickle, which can run code when it is read{how}"

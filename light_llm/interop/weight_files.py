@@ -1,6 +1,7 @@
 """The weights in a folder of Hugging Face: one safetensors file, or several and an index, read tensor by tensor."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +17,13 @@ from ..errors import CheckpointError
 from .json_files import COMPLETE, read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors", re.ASCII)
 PIECE = 1 << 21  # numbers that are read at once
 _OTHER_FORMATS = {  # a file that a folder without safetensors may have, and what to do
     "*.bin": "pickles run code when they are read, so light-llm does not; save them as safetensors first: load the "
     "model with transformers and call model.save_pretrained(FOLDER)",
-    "adapter_model.safetensors": "an adapter is not a model; merge it into its model first",
+    ADAPTER: "an adapter is not a model; merge it into its model first",
     "*.gguf": "import that file: light-llm import FILE.gguf",
     "*.h5": "TensorFlow's weights cannot be imported; save them as safetensors with transformers first",
     "*.msgpack": "Flax's weights cannot be imported; save them as safetensors with transformers first",
@@ -60,6 +63,14 @@ def find_weights(folder: Path) -> Path:
         raise CheckpointError(
             f"there is no folder {folder}; name a folder, or a model of the Hugging Face hub as in: "
             "light-llm import OWNER/NAME"
+        )
+    found = sorted(path.name for path in folder.glob("*.safetensors") if path.name != ADAPTER)
+    if shards := [name for name in found if SHARD.fullmatch(name)]:
+        raise CheckpointError(f"{folder} has {shards[0]}, and no {INDEX}, which lists such files; {COMPLETE}")
+    if found:
+        raise CheckpointError(
+            f"{folder} has no {WEIGHTS}, only {', '.join(found[:3])}; if {found[0]} is the whole model, rename it to "
+            f"{WEIGHTS}"
         )
     for pattern, advice in _OTHER_FORMATS.items():
         if paths := sorted(folder.glob(pattern)):

@@ -13,7 +13,7 @@ import torch
 
 from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop.gguf import UNUSED
+from light_llm.interop.gguf import UNUSED, file_parts, write_parts
 from light_llm.interop.gguf_config import GEMMA_27B, read_shape
 from light_llm.interop.gguf_file import read_fields
 from light_llm.interop.gguf_tensors import check_can_be_gguf, window_period
@@ -27,6 +27,7 @@ from tests.support.export_tools import GGUF, a_tokenizer
 from tests.support.gguf_files import write_gguf
 from tests.support.gguf_parity import CHANGES, VARIANTS, check, quantise_by_llama_cpp, same_model
 from tests.support.gguf_reference import check_by_reference
+from tests.support.parity import imported
 from tests.support.published import write_folder
 from tests.support.texts_in_scripts import SENTENCES
 from tests.support.tokenizer_kinds import tokenizer_kind
@@ -143,6 +144,16 @@ def test_a_gemma_that_llama_cpp_lacks_is_refused(changes: dict[str, Any], named:
     check_can_be_gguf(config)
     with pytest.raises(ConfigError, match=named):
         check_can_be_gguf(ModelConfig(**GEMMA | {"n_layer": 4, "window_layers": "0,1,2"} | changes))
+
+
+def test_a_gpt_neox_without_the_order_of_its_branches_is_refused(tmp_path: Path) -> None:
+    """llama.cpp does not open such a file."""
+    loaded, _ = imported(tmp_path, "pythia")
+    fields, tensors = file_parts(loaded, "f32")
+    del fields["gptneox.use_parallel_residual"]
+    write_parts(tmp_path / "m.gguf", fields, tensors, "f32")
+    with pytest.raises(CheckpointError, match=r"m\.gguf has no field gptneox\.use_parallel_residual"):
+        read_gguf(tmp_path / "m.gguf", tokenizer="none")
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2-windows", "tinystories"])

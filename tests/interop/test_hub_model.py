@@ -103,6 +103,10 @@ def test_pickles_and_altered_weights_are_refused(hub: ModelHub) -> None:
         DataError, match=r"no model\.safetensors on the hub, only pytorch_model\.bin, a pickle.*save_pre"
     ):
         find_model(HubModel(REPO))
+    hub.files["model.fp16.safetensors"] = b""
+    with pytest.raises(DataError, match=r"only model\.fp16\.safetensors; .*rename it to model\.safetensors"):
+        find_model(HubModel(REPO))
+    del hub.files["model.fp16.safetensors"]
     hub.files["tiny.Q8_0.gguf"] = b""
     with pytest.raises(DataError, match=r"download one of its GGUF files, such as tiny\.Q8_0\.gguf"):
         find_model(HubModel(REPO))

@@ -304,7 +304,7 @@ def with_(**more: Tensor) -> Change:
 REFUSED_TENSORS: list[tuple[str, Change, str]] = [
     ("gpt2", without("transformer.h.1.ln_2.bias"), r"no tensor h\.1\.ln_2\.bias"),
     ("llama", without("model.layers.0.self_attn.k_proj.weight"), r"no tensor layers\.0\.self_attn\.k_proj"),
-    ("llama-untied", without("lm_head.weight"), r"no tensor lm_head\.weight"),
+    ("llama-untied", without("lm_head.weight"), r'no tensor lm_head\.weight; .*"tie_word_embeddings": true'),
     # (out, in), as ours
     ("gpt2", with_(transformer__h__0__attn__c_attn__weight=torch.zeros(72, 24)), r"c_attn.* \(72, 24\).* \(24, 72\)"),
     ("llama", with_(model__layers__0__self_attn__k_proj__weight=torch.zeros(32, 24)), r"\(32, 24\).* \(16, 24\)"),
@@ -385,6 +385,8 @@ def test_damaged_weights_are_refused(saved: Saved, tmp_path: Path) -> None:
         ("x.gguf", r"x\.gguf: "),
         ("tf_model.h5", "tf_model.h5: TensorFlow"),
         ("flax_model.msgpack", "flax_model.msgpack: Flax"),
+        ("model.fp16.safetensors", r"only model\.fp16\.safetensors; .*rename it to model\.safetensors"),
+        ("model-00001-of-00002.safetensors", r"no model\.safetensors\.index\.json"),
         ("readme.txt", r"has no model\.safetensors"),
     ],
 )
