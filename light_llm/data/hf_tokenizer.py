@@ -18,6 +18,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
 from ..config import repr_short
@@ -44,6 +45,7 @@ class HuggingFaceTokenizer(Tokenizer):
             token for it.
         prefix, suffix: the ids that the model's own tokenizer puts before and after each text; see `added_ids`.
         stop_ids: further ids at which generation stops.
+        control: ids of the vocabulary that are special, though the file does not have them in its added_tokens.
         vocab_size: leave out the special tokens from this id on, because the model has no row for them.
         library: of `load_library(data)`, to save reading the file again.
 
@@ -62,6 +64,7 @@ class HuggingFaceTokenizer(Tokenizer):
         prefix: Sequence[int] = (),
         suffix: Sequence[int] = (),
         stop_ids: Sequence[int] = (),
+        control: Sequence[int] = (),
         vocab_size: int | None = None,
         library: Library | None = None,
     ) -> None:
@@ -72,6 +75,8 @@ class HuggingFaceTokenizer(Tokenizer):
         own = self.library.get_vocab(with_added_tokens=False)
         if len({*own.values()}) < len(own):
             raise ConfigError("two tokens of its vocabulary have one id")
+        self.control = tuple(control)
+        add_control_tokens(self.library, self.control)
         added = self.library.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         # A file without an end-of-text token gets one more id.
@@ -85,7 +90,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._stop_ids = tuple(dict.fromkeys((separator, *stop_ids)))
         self._is_shortened = self.vocab_size < n_ids
         self.decoder_types = decoder_types(self.library)
-        self._encoder = LibraryEngine(_without_special_names(self.library, data, self.special_ids))
+        self._encoder = LibraryEngine(_without_special_names(self.library, data, self.special_ids, self.control))
         self._chars_encoded, self._engine_lock = 0, threading.Lock()
 
     @property
@@ -213,6 +218,7 @@ class HuggingFaceTokenizer(Tokenizer):
         values = {"kind": self.name, "sha256": hashlib.sha256(self.data).hexdigest(), "separator": self.separator}
         values |= {"prefix": list(self.prefix), "suffix": list(self.suffix)}
         values |= {"stop_ids": list(self._stop_ids)} if len(self._stop_ids) > 1 else {}
+        values |= {"control": list(self.control)} if self.control else {}
         return values | ({"vocab_size": self.vocab_size} if self._is_shortened else {})
 
     @classmethod
@@ -230,6 +236,7 @@ class HuggingFaceTokenizer(Tokenizer):
             prefix=values["prefix"],
             suffix=values["suffix"],
             stop_ids=values.get("stop_ids", ()),
+            control=values.get("control", ()),
             vocab_size=values.get("vocab_size"),
         )
 
@@ -279,6 +286,15 @@ def count_ids(library: Library) -> int:
     return n_ids
 
 
+def add_control_tokens(library: Library, ids: Sequence[int]) -> None:
+    """Make ids of the vocabulary special tokens. Raises ConfigError for an id that it does not have."""
+    for i in ids:
+        name = library.id_to_token(i) if type(i) is int and 0 <= i < MAX_IDS else None
+        if name is None:
+            raise ConfigError(f"{repr_short(i)} is not one of its ids")
+        library.add_special_tokens([AddedToken(name, normalized=False, special=True)])
+
+
 def added_ids(library: Library) -> tuple[list[int], list[int]]:
     """Return the ids that the post-processor of a tokenizer puts before and after each text. Raises ConfigError."""
     reason = "its post_processor does not only put ids before and after a text"
@@ -299,14 +315,15 @@ def added_ids(library: Library) -> tuple[list[int], list[int]]:
     raise ConfigError(reason)
 
 
-def _without_special_names(library: Library, data: bytes, special: frozenset[int]) -> Library:
+def _without_special_names(library: Library, data: bytes, special: frozenset[int], control: Sequence[int]) -> Library:
     """Return the library's tokenizer for encoding, in which no text gives the id of a special token.
 
     `encode_special_tokens` keeps the names of special tokens from being matched in a text. But a model that looks up
     whole pieces of a text finds those names in its own vocabulary; there they get secret names.
     """
     kind = type(library.model).__name__
-    if kind == "BPE" and not library.model.ignore_merges:  # made of merges, and none makes a special token
+    # Merges make the tokens of such a model, and none makes an added token.
+    if kind == "BPE" and not library.model.ignore_merges and not control:
         return library
     values = json.loads(data)
     model = values["model"]
@@ -320,9 +337,12 @@ def _without_special_names(library: Library, data: bytes, special: frozenset[int
         model["vocab"] = [[new.get(piece, piece), score] for piece, score in model["vocab"]]
     else:
         model["vocab"] = {new.get(piece, piece): i for piece, i in model["vocab"].items()}
+    if "merges" in model:
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        model["merges"] = [pair for pair in pairs if not names & {*pair, "".join(pair)}]
     if "unk_token" in model:
         model["unk_token"] = new.get(model["unk_token"], model["unk_token"])
-    for token in values["added_tokens"]:
+    for token in values.get("added_tokens") or []:
         token["content"] = new.get(token["content"], token["content"])
     values["post_processor"] = None
     return load_library(json.dumps(values).encode())

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..errors import ConfigError
 from ..json_io import check_depth
 from .bpe import SEPARATOR, BytePairTokenizer, GPT2Tokenizer, bytes_to_unicode
-from .hf_tokenizer import HuggingFaceTokenizer, added_ids, count_ids, load_library
+from .hf_tokenizer import HuggingFaceTokenizer, add_control_tokens, added_ids, count_ids, load_library
 from .tokenizer_interface import Tokenizer
 from .tokenizer_json import END_OF_TEXT_NAMES, bpe_tokenizer_json, from_tokenizer_json, to_tokenizer_json
 from .tokenizers import GPT2_VOCABULARY, ByteTokenizer, CharTokenizer
@@ -24,6 +24,7 @@ def read_tokenizer_json(
     ends: Sequence[int] = (),
     stop_ids: Iterable[int] = (),
     end_name: str = "",
+    special_names: Collection[str] = (),
     n_model_ids: int | None = None,
     must_have_end: bool = False,
 ) -> Tokenizer:
@@ -35,6 +36,8 @@ def read_tokenizer_json(
         ends: the model's end-of-text ids. The separator is the one whose name says so, or else the first.
         stop_ids: further ids at which generation stops.
         end_name: the text of the end-of-text token, used without `ends`; then the usual names are tried.
+        special_names: tokens that other files of a folder name as special. An end-of-text token of these is one even
+            if `added_tokens` does not have it.
         n_model_ids: of the model's table. Special tokens from there on, such as Gemma's for images, are left out.
         must_have_end: refuse a file without an end-of-text token, which otherwise gets one more id.
 
@@ -42,12 +45,14 @@ def read_tokenizer_json(
         ConfigError: a file that the `tokenizers` library cannot use, or whose end-of-text token is unknown.
     """
     own = _own_tokenizer(data)
-    if own is not None and (not ends or own.separator in ends):
+    if own is not None and (own.separator in ends if ends else end_name in ("", SEPARATOR)):
         return own
     try:
         library = load_library(data)
         n_ids = count_ids(library)
         prefix, suffix = added_ids(library)
+        control = _find_control(library, ends or [library.token_to_id(end_name)], special_names)
+        add_control_tokens(library, control)
         separator = _separator(library, ends, end_name)
         if separator is None and must_have_end:
             raise ConfigError("eos_token_id=None, and no special token has the name of an end of text")
@@ -58,11 +63,22 @@ def read_tokenizer_json(
             prefix=prefix,
             suffix=suffix,
             stop_ids=[i for i in (*ends, *stop_ids) if i < n_kept],
+            control=control,
             vocab_size=n_kept if n_kept < n_ids else None,
             library=library,
         )
     except ConfigError as error:
         raise ConfigError(f"{where} cannot be used: {error.message}") from None
+
+
+def _find_control(library: Any, ends: Sequence[int | None], special_names: Collection[str]) -> list[int]:
+    """Return the end-of-text ids that are ordinary tokens of the file, and special by another file's word.
+
+    A single character is left an ordinary token: texts could not have it any more.
+    """
+    added, ids = library.get_added_tokens_decoder(), library.get_vocab(with_added_tokens=False)
+    names = {i: name for name in special_names if len(name) > 1 and (i := ids.get(name)) is not None}
+    return [i for i in dict.fromkeys(ends) if i is not None and i in names and i not in added]
 
 
 def _separator(library: Any, ends: Sequence[int], end_name: str) -> int | None:

@@ -162,6 +162,7 @@ def _published_vocabulary(tokenizer: HuggingFaceTokenizer) -> GGUFVocabulary:
         prefix=tokenizer.prefix,
         suffix=tokenizer.suffix,
         stop_ids=tokenizer.stop_ids,
+        control=tokenizer.control,
     )
 
 

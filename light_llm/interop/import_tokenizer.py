@@ -45,14 +45,15 @@ def read_tokenizer(folder: Path, spec: str, config: Mapping[str, Any], *, offlin
         return named_tokenizer(spec, offline=offline)
     data, path = _read_data(folder)
     ends, stop_ids = _end_ids(folder, config)
-    n_ids = config.get("vocab_size")
+    n_ids, own_config = config.get("vocab_size"), _read_object(folder / CONFIG)
     try:
         return read_tokenizer_json(
             data,
             f"the tokenizer {path}",
             ends=ends,
             stop_ids=stop_ids,
-            end_name=_token_name(_read_object(folder / CONFIG).get("eos_token")),
+            end_name=_token_name(own_config.get("eos_token")),
+            special_names=_names_of_roles(folder, own_config) | _special_in(own_config),
             n_model_ids=n_ids if type(n_ids) is int else None,
             must_have_end=True,
         )
@@ -211,6 +212,13 @@ def _names_of_roles(folder: Path, config: Mapping[str, Any]) -> set[str]:
             tokens += more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
         names |= {_token_name(token) for token in tokens}
     return names - {""}
+
+
+def _special_in(config: Mapping[str, Any]) -> set[str]:
+    """Return the texts of the tokens that the added_tokens_decoder of tokenizer_config.json has as special."""
+    tokens = config.get("added_tokens_decoder")
+    found = tokens.values() if isinstance(tokens, dict) else []
+    return {_token_name(token) for token in found if isinstance(token, dict) and token.get("special")} - {""}
 
 
 def _token_name(token: Any) -> str:

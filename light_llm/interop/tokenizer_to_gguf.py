@@ -37,6 +37,7 @@ def gguf_fields_from_tokenizer_json(
     prefix: Sequence[int] = (),
     suffix: Sequence[int] = (),
     stop_ids: Sequence[int] = (),
+    control: Sequence[int] = (),
 ) -> GGUFVocabulary:
     """Return the vocabulary fields of a GGUF file for a `tokenizer.json`.
 
@@ -46,6 +47,7 @@ def gguf_fields_from_tokenizer_json(
         separator: the end-of-text id.
         prefix, suffix: ids around each text; llama.cpp can put one on each side.
         stop_ids: ids at which generation stops; the second one becomes the end of a turn.
+        control: ids that are special beside those that the file says are.
 
     Raises:
         ConfigError: llama.cpp has no such tokenizer; the message names the part.
@@ -55,7 +57,7 @@ def gguf_fields_from_tokenizer_json(
     is_byte_level, is_sentencepiece = decoder == ["ByteLevel"], bool({"ByteFallback", "Metaspace"} & {*decoder})
     if kind != "BPE" or not (is_byte_level or is_sentencepiece):
         raise _refused(f"{kind} model with the decoder {', '.join(decoder) or 'none'}")
-    tokens, types = _tokens(values, vocab_size, separator)
+    tokens, types = _tokens(values, vocab_size, separator, control)
     fields, notes = _byte_level_fields(values) if is_byte_level else _sentencepiece_fields(values, tokens, types)
     if len(prefix) > 1 or len(suffix) > 1 or (suffix and suffix[0] != separator):
         raise _refused(f"a tokenizer that puts the ids {[*prefix]} before and {[*suffix]} after each text")
@@ -92,7 +94,9 @@ def _steps(part: Any, key: str) -> list[dict[str, Any]]:
     return list(part[key]) if part["type"] == "Sequence" else [part]
 
 
-def _tokens(values: Mapping[str, Any], vocab_size: int, separator: int) -> tuple[list[str], list[int]]:
+def _tokens(
+    values: Mapping[str, Any], vocab_size: int, separator: int, control: Sequence[int]
+) -> tuple[list[str], list[int]]:
     """Return text and type of each id, (vocab_size,). Raises ConfigError for an added token that takes spaces along."""
     model = values["model"]
     texts = {i: token for token, i in model["vocab"].items()}
@@ -111,6 +115,7 @@ def _tokens(values: Mapping[str, Any], vocab_size: int, separator: int) -> tuple
     unknown = model["vocab"].get(model.get("unk_token"))
     if unknown is not None:
         types[unknown] = UNKNOWN
+    types |= dict.fromkeys(control, CONTROL)
     # A separator that the file lacks is the id after its last one.
     types.setdefault(separator, CONTROL)
     texts |= {i: f"[PAD{i}]" for i in range(vocab_size) if i not in texts}

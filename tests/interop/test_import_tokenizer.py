@@ -14,8 +14,10 @@ from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.data.tokenizer_json import to_tokenizer_json
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_from_dict, tokenizer_hash
 from light_llm.errors import CheckpointError, ConfigError
+from light_llm.interop.gguf import vocabulary_fields
 from light_llm.interop.import_model import read_folder
 from light_llm.interop.import_tokenizer import read_tokenizer
+from light_llm.interop.sentencepiece_json import CONTROL
 from light_llm.interop.tokenizer_files import tokenizer_json
 from tests.interop.test_import import BPE, change, exported, rewrite
 from tests.support.texts_in_scripts import texts_in_scripts
@@ -235,6 +237,41 @@ def test_added_tokens_are_special_only_with_a_role(where: str, tmp_path: Path) -
     ids = theirs("a <think> b\n    c")["input_ids"]
     assert n in ids and n + 1 in ids and tokenizer.encode("a <think> b\n    c") == ids
     assert tokenizer.decode([n + 3, *ids]) == theirs.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("by", ["eos_token", "added_tokens_decoder", "special_tokens_map.json"])
+def test_an_end_of_text_that_only_another_file_has_as_special(by: str, tmp_path: Path) -> None:
+    """As in transformers; and no text gives its id, though the merges make it here."""
+    from transformers import PreTrainedTokenizerFast
+
+    values, name = to_tokenizer_json(train_bpe(["to be or not,not to be " * 9], 280)), "not"
+    i = values["model"]["vocab"][name]
+    data = json.dumps(values | {"added_tokens": []}).encode()
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    decoder = {"added_tokens_decoder": {i: {"content": name, "special": True, "normalized": False}}}
+    config: dict[str, Any] = {"eos_token": {"eos_token": name}, "added_tokens_decoder": decoder}.get(by, {})
+    with pytest.raises(CheckpointError, match=f"eos_token_id={i} "):
+        read_tokenizer(tmp_path, "", {"eos_token_id": i})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    if by == "special_tokens_map.json":
+        (tmp_path / by).write_text(json.dumps({"eos_token": name}))
+    tokenizer, theirs = (
+        read_tokenizer(tmp_path, "", {"eos_token_id": i}),
+        PreTrainedTokenizerFast.from_pretrained(tmp_path),
+    )
+    assert isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.data == data and tokenizer.separator == i
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())), {"tokenizer.json": data})
+    plain = theirs("to be no")["input_ids"]
+    for each in (tokenizer, again):
+        assert each.encode("to be no") == plain and each.decode([*plain, i]) == "to be no"
+        assert theirs.decode([*plain, i], skip_special_tokens=True) == "to be no"
+        text = "not to,not"
+        assert i not in each.encode(text) and each.decode(each.encode(text)) == text
+    if by == "eos_token":
+        named = read_tokenizer(tmp_path, "", {})
+        assert named is not None and named.separator == i
+    fields = vocabulary_fields(tokenizer)
+    assert fields["tokenizer.ggml.token_type"][i] == CONTROL
 
 
 def test_eos_may_be_any_added_token(tmp_path: Path) -> None:
