@@ -34,7 +34,7 @@ class OnnxExporter(Exporter):
     """Writes both graphs, in float32, and the files of the tokenizer.
 
     The metadata of the graphs has `context`, the tokens of a training window; `separator` and `start`, the ids that end
-    a text and begin one; and `light_llm`, the version.
+    a document and begin one; `stop_ids`, all ids at which generation stops; and `light_llm`, the version.
     """
 
     name = "onnx"
@@ -92,6 +92,7 @@ def _metadata(loaded: LoadedModel) -> dict[str, str]:
     if (tokenizer := loaded.file.tokenizer) is not None:
         start = start_ids(tokenizer, knows_separator=loaded.file.knows_separator)[0]
         values |= {"separator": str(tokenizer.separator), "start": str(start)}
+        values["stop_ids"] = " ".join(map(str, tokenizer.stop_ids))
     return values
 
 

@@ -53,7 +53,9 @@ def generate(session: Any, prompt: list[int], options: argparse.Namespace) -> li
         session: of the graph with keys and values.
     """
     metadata = session.get_modelmeta().custom_metadata_map
-    context, separator = int(metadata["context"]), int(metadata.get("separator", -1))
+    context = int(metadata["context"])
+    # Older exports have only the separator.
+    ends = [int(word) for word in metadata.get("stop_ids", metadata.get("separator", "")).split()]
     empty_past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in session.get_inputs()[1:]}
     rng = np.random.default_rng()
     ids = list(prompt)
@@ -65,7 +67,7 @@ def generate(session: Any, prompt: list[int], options: argparse.Namespace) -> li
         last = logits[0, -1].astype(np.float64)
         weights = np.exp((last - last.max()) / (options.temperature or 1))
         token = int(rng.choice(len(weights), p=weights / weights.sum()) if options.temperature else last.argmax())
-        if token == separator:  # the end of the text
+        if token in ends:  # the end of the text
             break
         ids, window, new = [*ids, token], [*window, token], [token]
         # Positions are absolute, so a full window cannot be shifted: its last half is read again.

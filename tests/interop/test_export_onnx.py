@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -20,14 +21,17 @@ import pytest
 
 from light_llm.checkpoint import LoadedModel
 from light_llm.config import ModelConfig, get_model_size
+from light_llm.data.hf_tokenizer import HuggingFaceTokenizer
 from light_llm.errors import CheckpointError, ConfigError
 from light_llm.generate import TextGenerator
 from light_llm.interop.exporter import Runtime
-from light_llm.interop.onnx import CACHED, WHOLE
+from light_llm.interop.onnx import CACHED, WHOLE, _metadata
+from light_llm.interop.onnx_generate import generate
 from light_llm.interop.onnx_graphs import _quiet, check_size
 from light_llm.interop.verify import verify
 from tests.conftest import CHECKOUT
 from tests.support.export_tools import FAMILIES, ONNX, a_tokenizer, tiny_loaded
+from tests.support.tokenizer_kinds import tokenizer_kind
 from tests.support.tools import run_child, some_tokens
 
 MIXED = FAMILIES["qwen3"] | {"n_positions": 80, "window": 5, "window_layers": "1", "logit_cap": 20.0}
@@ -307,6 +311,22 @@ def test_the_example_generates_our_text(request: pytest.FixtureRequest, family: 
     ours = TextGenerator(exported.loaded.file.path, device="cpu").generate(prompt, 70, temperature=0)
     assert run.stdout == ours + "\n"
     assert len(ours) > 60
+
+
+def test_generation_stops_at_every_stop_id(gpt2: Export, tmp_path: Path) -> None:
+    """An export of a published model has those of its generation_config.json."""
+    kind = tokenizer_kind("qwen2")
+    published = HuggingFaceTokenizer(kind.data, separator=kind.eos, stop_ids=[kind.eos + 2])
+    loaded = replace(gpt2.loaded, file=replace(gpt2.loaded.file, tokenizer=published))
+    assert _metadata(loaded)["stop_ids"] == f"{kind.eos} {kind.eos + 2}"
+    options = Namespace(tokens=20, temperature=0)
+    whole = generate(session(gpt2.folder / CACHED), [1, 2, 3], options)
+    file = onnx.load(gpt2.folder / CACHED)
+    for stops in (f"{gpt2.n_ids - 1} {whole[9]}", str(whole[9])):
+        onnx.helper.set_model_props(file, {"context": "24", "start": "0", "stop_ids": stops, "separator": "256"})
+        onnx.save(file, tmp_path / CACHED)
+        ids = generate(session(tmp_path / CACHED), [1, 2, 3], options)
+        assert ids == whole[: 3 + whole[3:].index(whole[9])] != whole
 
 
 def test_the_printed_command_runs_also_without_a_tokenizer(gpt2: Export, tmp_path: Path) -> None:
