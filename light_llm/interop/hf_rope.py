@@ -43,14 +43,17 @@ def read_rope(reader: ConfigReader, rope: Rope, n_positions: Any) -> dict[str, A
         settings["rope_local_base"] = base
         local.finish({"factor"})
     old = reader.take("rope_scaling", None)
-    name = "rope_parameters" if new else "rope_scaling"
+    name = "rope_scaling" if old else "rope_parameters"
     if new and old and _normalized_scaling(new) != _normalized_scaling(old):
         raise reader.refusal("rope_scaling", old, "rope_parameters has other values", KEEP_ONE)
     if rope.local_base and not new and _has_only_the_old_key(old):
         raise reader.refusal(
             "rope_scaling", old, "transformers does not read the key type in this family", "write rope_type instead"
         )
-    inner = _one_rotation(reader, name, new or old or {})
+    # As in transformers: of two forms the older one is read, or added to the rotation of one kind of layer.
+    inner = _one_rotation(reader, name, old or new or {})
+    if rope.local_base and new and old:
+        inner.unread = _one_rotation(reader, "rope_parameters", new).unread | inner.unread
     if not rope.local_base:
         _add_trained_context(reader, inner, name)
     settings |= _scaling(inner, n_positions)
@@ -66,7 +69,20 @@ def read_rope(reader: ConfigReader, rope: Rope, n_positions: Any) -> dict[str, A
     if rope.base != "rope_theta":
         _refuse_other_name(reader, "rope_theta", rope.base, settings["rope_base"])
     inner.finish({"factor"} if settings["rope_scaling"] == "none" else ())
+    if new and old:
+        _check_newer_form(reader, new, old, settings)
     return settings
+
+
+def _check_newer_form(reader: ConfigReader, new: dict[str, Any], old: Any, settings: dict[str, Any]) -> None:
+    """Raise CheckpointError if `rope_parameters`, which transformers does not read beside the older form, differs."""
+    for key, value in (
+        ("rope_theta", settings["rope_base"]),
+        ("partial_rotary_factor", settings.get("rotary_pct", 1.0)),
+    ):
+        if (other := new.get(key)) not in (None, value):
+            reason = f"transformers then does not read {key}={repr_short(other)} in rope_parameters"
+            raise reader.refusal("rope_scaling", old, reason, "remove rope_scaling")
 
 
 def _has_only_the_old_key(scaling: Any) -> bool:

@@ -29,6 +29,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     # As transformers 4 saved it.
     ("pythia", {"partial_rotary_factor": 0.25, "rope_theta": 10000}),
     ("pythia", {"hidden_act": "gelu_accurate"}),
+    ("tinyllama", {"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"rope_theta": 10000.0}}),
+    ("gemma3", {"rope_scaling": LINEAR, "rope_parameters": {"full_attention": LINEAR}}),
     ("llama3.2", {"rope_scaling": LLAMA3, "original_max_position_embeddings": 16}),
     ("tinyllama", {"rope_scaling": LINEAR, "original_max_position_embeddings": 16}),
     ("tinyllama", {"hidden_act": "swish"}),
@@ -40,6 +42,20 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"rope_scaling": OLD_LINEAR}, "rope_scaling=.*'type': 'linear'.*rope_type"),
     ("pythia", {"rotary_pct": GONE, "partial_rotary_factor": 0.5}, r"partial_rotary_factor=0\.5 .*rotary_pct=0\.25"),
     ("pythia", {"rotary_emb_base": GONE, "rope_theta": 500.0}, r"rope_theta=500\.0 .*rotary_emb_base=10000"),
+    (
+        "tinyllama",
+        {"rope_theta": GONE, "rope_scaling": LINEAR, "rope_parameters": LINEAR | {"rope_theta": 500.0}},
+        r"rope_theta=500\.0 in rope_parameters",
+    ),
+    (
+        "gemma3",
+        {
+            "rope_scaling": LINEAR | {"rope_theta": 5e5},
+            "rope_theta": GONE,
+            "rope_parameters": {"full_attention": LINEAR | {"rope_theta": 1e6}},
+        },
+        "rope_theta=1000000",
+    ),
     # It takes the outer one, whatever the inner one says.
     (
         "llama3.2",
