@@ -65,6 +65,10 @@ class Runtime(ABC):
     def encode(self, text: str) -> list[int] | None:
         """Return the ids of a text by the exported tokenizer, without BOS and EOS; None without one."""
 
+    def encode_with_ends(self, text: str) -> list[int] | None:
+        """Return the ids of a text with BOS and EOS, as the program puts them by default; None if it has no default."""
+        return None
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out."""

@@ -199,5 +199,8 @@ class _Transformers(Runtime):
         # verbose: no warning about long texts
         return [int(i) for i in self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
+    def encode_with_ends(self, text: str) -> list[int] | None:
+        return [int(i) for i in self.tokenizer(text, verbose=False)["input_ids"]]
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -71,6 +71,9 @@ class LlamaCpp(Runtime):
         ids: list[int] | None = self._request("encode", text)
         return ids
 
+    def encode_with_ends(self, text: str) -> list[int] | None:
+        return list(self._request("encode_with_ends", text))
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._request("decode", list(ids)))
 

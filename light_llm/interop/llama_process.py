@@ -72,6 +72,10 @@ class Llama:
             return None
         return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=False)]
 
+    def encode_with_ends(self, text: str) -> list[int]:
+        """Return the ids of a text with the BOS and EOS that the file asks for."""
+        return [int(i) for i in self.llama.tokenize(text.encode("utf-8"), add_bos=True, special=False)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out."""
         if self.api.llama_vocab_type(self.vocab) == self.api.LLAMA_VOCAB_TYPE_SPM:

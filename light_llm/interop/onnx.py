@@ -140,6 +140,9 @@ class _OnnxRuntime(Runtime):
     def encode(self, text: str) -> list[int] | None:
         return None if self.tokenizer is None else list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_with_ends(self, text: str) -> list[int] | None:
+        return list(self.tokenizer.encode(text).ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 

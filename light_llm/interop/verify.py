@@ -191,6 +191,9 @@ def _compare_tokenizer(tokenizer: Tokenizer, runtime: Runtime, texts: Sequence[s
             return None
         if actual != expected:
             raise _mismatch(runtime, f"its tokenizer gives other ids for {known!r}: {actual[:8]}, not {expected[:8]}")
+        whole, with_ends = [*tokenizer.prefix, *expected, *tokenizer.suffix], runtime.encode_with_ends(known)
+        if with_ends is not None and with_ends != whole:
+            raise _mismatch(runtime, f"its tokenizer puts other ids around {known!r}: {with_ends}, not {whole}")
         if runtime.decode(expected) != tokenizer.decode(expected):
             raise _mismatch(runtime, f"its tokenizer does not decode to {known!r}")
     return True

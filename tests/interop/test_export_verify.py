@@ -13,7 +13,7 @@ from light_llm.checkpoint import LoadedModel, ModelFile
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, decode
 from light_llm.errors import CheckpointError
 from light_llm.interop.export import TARGETS, export
-from light_llm.interop.exporter import rounded
+from light_llm.interop.exporter import Runtime, rounded
 from light_llm.interop.verify import MAX_TIES, change_by_rounding, verify
 from light_llm.model import LightLLM
 from tests.support.tools import tiny_model
@@ -26,7 +26,7 @@ def loaded(model: LightLLM, tokenizer: Tokenizer | None = None) -> LoadedModel:
     return LoadedModel(model, file)
 
 
-class Program:
+class Program(Runtime):
     """A runtime with a model of its own: the same, or nearly."""
 
     name = "a program 1.0"
@@ -223,3 +223,18 @@ def test_with_a_large_limit_the_root_mean_square_tells_another_model() -> None:
     program.noise, program.outlier = 0.4, 0.0
     with pytest.raises(CheckpointError, match="in root mean square"):
         verify(loaded(model), program, limit=100.0)
+
+
+def test_other_ids_around_a_text_are_refused() -> None:
+    class WithEnds(Program):
+        ends: tuple[int, ...] = ()
+
+        def encode_with_ends(self, text: str) -> list[int]:
+            return [*self.ends, *ByteTokenizer().encode(text)]
+
+    model = model_of(vocab_size=257)
+    program = WithEnds(model, ByteTokenizer())
+    assert verify(loaded(model, ByteTokenizer()), program).same_tokenizer
+    program.ends = (256,)
+    with pytest.raises(CheckpointError, match=r"its tokenizer puts other ids around .*: \[256, "):
+        verify(loaded(model, ByteTokenizer()), program)
