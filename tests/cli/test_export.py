@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -60,7 +59,7 @@ def test_an_upload_without_a_token_is_refused_before_any_work(
 
 @pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
 def test_a_full_disk_leaves_nothing(target: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Simulated by the kernel's limit on the size of a file."""
+    """Simulated by the kernel's limit on the size of a file. NumPy, which writes GGUF, does not say the reason."""
     resource = pytest.importorskip("resource", reason="NOT RUN: Windows has no limit for files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -68,8 +67,8 @@ def test_a_full_disk_leaves_nothing(target: str, checkpoint: Path, capsys: pytes
         assert main(["export", target, "--out", "mine"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    reason = r"\d+ requested and \d+ written" if target == "gguf" else "File too large"
-    assert re.match(rf"error: mine could not be written \({reason}\); nothing was changed", capsys.readouterr().err)
+    said = "error: mine could not be written (File too large); nothing was changed"
+    assert capsys.readouterr().err.startswith(said)
     assert [p.name for p in Path().iterdir()] == ["checkpoints"]
 
 

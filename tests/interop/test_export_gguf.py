@@ -3,10 +3,7 @@
 What llama.cpp computes from them is tested by `make check-gguf`, and below where it is installed.
 """
 
-import errno
 import math
-import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +20,6 @@ from light_llm.data import Tokenizer
 from light_llm.data.bpe import BytePairTokenizer
 from light_llm.data.tokenizers import ByteTokenizer, CharTokenizer
 from light_llm.errors import CheckpointError, ConfigError
-from light_llm.interop.export import export
 from light_llm.interop.gguf import file_parts, vocabulary_fields, write_parts
 from light_llm.interop.gguf_formats import BLOCKS, dequantize, quantize, rounding_error
 from light_llm.interop.gguf_mapping import interleave, rope_factors
@@ -376,21 +372,6 @@ def test_a_weight_that_the_format_cannot_hold_is_refused(value: float, dtype: st
 def test_rows_without_whole_blocks_are_in_16_bits(tmp_path: Path) -> None:
     path = written(tmp_path, a_model(tmp_path, n_inner=100), "q8_0")
     assert count_formats(path)["f16"] == 2
-
-
-def test_a_write_that_stops_in_a_tensor_has_the_reason_of_the_system(tmp_path: Path) -> None:
-    """NumPy says only how many numbers it wrote."""
-    resource = pytest.importorskip("resource")
-    loaded = a_model(tmp_path)
-    size = written(tmp_path, loaded).stat().st_size
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 2000, limit[1]))
-    try:
-        with pytest.raises(CheckpointError, match=re.escape(f"({os.strerror(errno.EFBIG)})")):
-            export(loaded, GGUF, tmp_path / "again.gguf")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert not list(tmp_path.glob("*again*"))
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
