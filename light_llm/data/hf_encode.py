@@ -72,9 +72,11 @@ class LibraryEngine(Engine):
         """Return a DataError with the word or character that the library fails on, or the error if it is not one."""
         if not is_failure(error):
             return error
-        parts = dict.fromkeys(text.split())
-        part = next((word for word in parts if self._fails(word)), text)
-        if type(self.library.model).__name__ != "WordLevel":
+        part = text
+        # A panic is not repeated, because each prints a long report.
+        if isinstance(error, Exception):
+            part = next((word for word in dict.fromkeys(text.split()) if self._fails(word)), text)
+        if isinstance(error, Exception) and type(self.library.model).__name__ != "WordLevel":
             part = next((char for char in dict.fromkeys(part) if self._fails(char)), part)
         return DataError(
             f"the tokenizer cannot encode {repr_short(part)} ({error}); leave it out of the text, or name an unknown "

@@ -307,7 +307,9 @@ def added_ids(library: Library) -> tuple[list[int], list[int]]:
             if not is_failure(error):
                 raise
             reason = f"the tokenizers library cannot encode {repr_short(text)} ({error})"
-            continue
+            if isinstance(error, Exception):
+                continue
+            break  # a panic, which also prints a long report
         # The text itself is the last place where its ids are, in case that it is unknown and a special id stands first.
         places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
         if plain and len(places) == 1:

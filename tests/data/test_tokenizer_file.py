@@ -80,6 +80,21 @@ def test_an_unknown_part_without_a_token_for_it_is_named(
             call(text)
 
 
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ({"type": "BertProcessing", "sep": ["x", 99999], "cls": ["y", 2**32 - 1]}, "4294967295"),
+        (bos(77777), "77777"),
+        (bos(0) | {"special_tokens": {}}, "post_processor|cannot encode"),
+    ],
+    ids=["huge", "beyond", "missing"],
+)
+def test_a_bos_that_is_no_token_is_refused(part: dict[str, Any], named: str) -> None:
+    values = json.loads(tokenizer_kind("llama2").data) | {"post_processor": part}
+    with pytest.raises(ConfigError, match=named):
+        read_tokenizer_json(json.dumps(values).encode(), "t.json")
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_damaged_replacements_are_refused(nested: bool) -> None:
     table = base64.b64encode(bytes([64, 0, 0, 0, *range(100, 164), *b"abc", 0])).decode()
