@@ -202,7 +202,9 @@ def find_model(path: Path) -> Path:
         hint = did_you_mean(path.name, runs)
     else:
         hint = "."
-    raise CheckpointError(f"no checkpoint at {path}{hint} Train one with: light-llm train")
+    raise CheckpointError(
+        f"no checkpoint at {path}{hint} Train one with: light-llm train, or import one: light-llm import"
+    )
 
 
 def _interpret(path: Path, meta: Mapping[str, Any]) -> ModelFile:

@@ -152,11 +152,12 @@ def _summary(file: ModelFile, result: TextEvaluation, settings: str) -> list[str
     windows = f"{result.windows:,} window{'s' * (result.windows != 1)}"
     if result.stride < result.context:
         before = result.context - result.stride
-        windows = f"stride {result.stride:,}, {windows}: each token has at least {before:,} before it in its document"
+        windows = f"stride {result.stride:,}, {windows}: each token has at least {before:,} before it, or all there are"
     else:
-        windows = f"{windows}, each without earlier context"
+        windows = f"{windows} side by side" if result.windows > 1 else windows
+    origin = "imported" if file.meta.get("imported") else f"step {file.meta.get('step')}"
     return [
-        f"model       {file.path}, step {file.meta.get('step')}",
+        f"model       {file.path}, {origin}",
         f"text        {name}: {result.text_tokens:,} tokens, {result.text_bytes:,} bytes{documents}",
         f"counted     {result.tokens:,} tokens, {result.bytes:,} bytes{first}",
         f"loss        {result.loss:.4f}{stderr or ' nats per token'}",

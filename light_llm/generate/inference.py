@@ -26,6 +26,10 @@ MAX_TWICE = 1 << 28  # weights in matrices: those of a larger model are not stor
 
 def check_inference_dtype(dtype: str, quantize: str) -> None:
     """Raise ConfigError for an unknown name, or for two formats at once."""
+    if dtype in ("int8", "q8_0"):
+        raise ConfigError(
+            f"dtype={dtype} is no number format of the products; for weights in 8 bits use {{--quantize int8}}"
+        )
     check_choice("dtype", dtype, DTYPES)
     check_choice("quantize", quantize, QUANTIZE)
     if quantize != "none" and dtype != "auto":

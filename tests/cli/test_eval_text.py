@@ -38,7 +38,7 @@ def test_one_text(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         f"counted     {len(TEXT) - 1} tokens",
         f"loss        {expected.loss:.4f} ± {expected.stderr:.4f}",
         f"bits/byte   {expected.bits_per_byte:.4f} ±",
-        "context     16 tokens, 16 windows, each without earlier context; float32 on cpu",
+        "context     16 tokens, 16 windows side by side; float32 on cpu",
     ):
         assert line in out
 
