@@ -26,7 +26,7 @@ MAX_LOGITS = 1 << 26  # of the long window, 0.27 GB: 1,335 tokens with GPT-2's v
 MAX_TIES = 8  # greedy tokens where two logits are closer than the tolerance
 ROUNDING_FACTOR = 4.0  # times the rounding error of our own float32, which another order of sums can also have
 MAX_SPREAD = 0.25  # of the standard deviation of the logits, for the root mean square; another model's is above 1
-TIE_FACTOR = 8.0  # times the root mean square
+TIE_FACTOR = 16.0  # times the root mean square: both logits may be off, by several times that
 
 
 @dataclass(frozen=True)
