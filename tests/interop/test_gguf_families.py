@@ -50,7 +50,6 @@ GEMMA: dict[str, Any] = {
     "rope_base": 1e6,
     "n_positions": 64,
 }
-QUICK = "gemma3"  # has the most that can go wrong
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3.2", "mistral-v0.3", "qwen2.5", "qwen3", "pythia", "gemma3"])
@@ -62,46 +61,39 @@ def test_a_published_model_comes_back_bit_for_bit(name: str, tmp_path: Path) -> 
     check_by_reference(original, tmp_path / "m.gguf")
 
 
+# llama.cpp is compiled by `make check-gguf`, so the tests that run it are not among the quick ones.
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        (QUICK, "f32"),
-        *(pytest.param(name, "f32", marks=pytest.mark.slow) for name in (*CHANGES, *VARIANTS) if name != QUICK),
-        *(
-            pytest.param(name, dtype, marks=pytest.mark.slow)
-            for name in CHANGES
-            for dtype in ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-        ),
+        *((name, "f32") for name in (*CHANGES, *VARIANTS)),
+        *((name, dtype) for name in CHANGES for dtype in ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")),
     ],
 )
 def test_llama_cpp_computes_the_same_from_the_file(name: str, dtype: str, tmp_path: Path) -> None:
     assert (row := check(name, tmp_path, dtype)).right, row
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize(
     ("file_type", "kinds"),
     [
         (15, {"Q4_K", "Q6_K"}),  # Q4_K_M
-        *(
-            pytest.param(*row, marks=pytest.mark.slow)
-            for row in [
-                (2, {"Q4_0", "Q6_K"}),
-                (3, {"Q4_1", "Q6_K"}),
-                (7, {"Q8_0"}),
-                (8, {"Q5_0", "Q6_K"}),
-                (9, {"Q5_1", "Q6_K"}),
-                (10, {"Q2_K", "Q3_K", "Q6_K"}),
-                (12, {"Q3_K", "Q4_K", "Q5_K", "Q6_K"}),
-                (17, {"Q5_K", "Q6_K"}),
-                (18, {"Q6_K"}),
-                (25, {"IQ4_NL", "Q6_K"}),
-                (30, {"IQ4_XS", "Q6_K"}),
-                (1, {"F16"}),
-                (32, {"BF16"}),
-            ]
-        ),
+        (2, {"Q4_0", "Q6_K"}),
+        (3, {"Q4_1", "Q6_K"}),
+        (7, {"Q8_0"}),
+        (8, {"Q5_0", "Q6_K"}),
+        (9, {"Q5_1", "Q6_K"}),
+        (10, {"Q2_K", "Q3_K", "Q6_K"}),
+        (12, {"Q3_K", "Q4_K", "Q5_K", "Q6_K"}),
+        (17, {"Q5_K", "Q6_K"}),
+        (18, {"Q6_K"}),
+        (25, {"IQ4_NL", "Q6_K"}),
+        (30, {"IQ4_XS", "Q6_K"}),
+        (1, {"F16"}),
+        (32, {"BF16"}),
     ],
 )
 def test_files_of_llama_cpp_s_own_quantiser(file_type: int, kinds: set[str], tmp_path: Path) -> None:

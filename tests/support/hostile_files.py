@@ -450,7 +450,7 @@ def make_vocabularies(folder: Path) -> None:
         "negative": table(vocab={**vocab, "zz": -5}),
         "fraction": table(vocab={**vocab, "zz": 1.5}),
         "same": table(vocab=dict.fromkeys(vocab, 3)),
-        "joins": table(merges=[["a"] * 50] * 100_000),
+        "joins": table(merges=[["a"] * 50] * 20_000),
         "no_joins": table(merges=7),
         "far_separator": json.dumps({**good, "added_tokens": [{**special, "id": 10**12}]}).encode(),
         "taken_separator": json.dumps({**good, "added_tokens": [{**special, "id": 70}]}).encode(),
