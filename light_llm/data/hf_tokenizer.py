@@ -1,4 +1,4 @@
-"""The tokenizer of a published model: a `tokenizer.json` as it is, run by the `tokenizers` library.
+"""The tokenizer of a published model: a `tokenizer.json`, unchanged and run by the `tokenizers` library.
 
 The bytes of the file are the tokenizer: they are kept unchanged, and their SHA-256 is part of its plain values. Three
 settings differ from a plain load: truncation, padding and dropout of the file are ignored, as they are for training

@@ -1,4 +1,4 @@
-"""Notes on a text: what a folder gave, records in a file of any name, and what the text may hold by mistake."""
+"""Notes on a text: the files of a folder that were read, records in a file of any name, and probable mistakes."""
 
 from pathlib import Path
 

@@ -95,7 +95,7 @@ def evaluate_text(
         dtype: float32, bfloat16 or float16: the format of the matrix products.
         text_field, errors, separator, suffixes, offline: as in `prepare_dataset`.
         progress: called with (bytes evaluated, bytes in total).
-        log: called with notes on what was read.
+        log: called with notes on the texts.
 
     Raises:
         DataError: a text that is missing, cannot be read, or has no targets (if others have some, it is noted).

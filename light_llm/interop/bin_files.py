@@ -1,4 +1,4 @@
-"""Say what a .bin file is. None can be imported: token ids are no model, and a pickle can run code when it is read.
+"""Name the format of a .bin file. None can be imported: token ids are not a model, and reading a pickle can run code.
 
 Headers are those of llm.c's `dev/data/data_common.py` and `train_gpt2.c`: 256 little-endian int32, first a number for
 the kind of file, then its version and the number of tokens.
@@ -50,7 +50,7 @@ def _pickle(path: Path) -> str:
 
 
 def _describe_ids(numbers: npt.NDArray[np.uint32], size: int) -> str:
-    """Return what a file of token ids is, by its header or its ids; "" for any other file.
+    """Describe a file of token ids, by its header or its ids; "" for any other file.
 
     Args:
         numbers: the beginning of the file as numbers of 32 bits.

@@ -55,7 +55,7 @@ class GGUFFile:
     """A GGUF file opened for reading: `fields` by key, `tensors` by name, and `read` for their numbers.
 
     Raises:
-        CheckpointError: it cannot be opened, is no GGUF file, is one of several parts, or is damaged.
+        CheckpointError: it cannot be opened, is not a GGUF file, is one of several parts, or is damaged.
         MissingDependency: the package `gguf` is not installed.
     """
 

@@ -83,7 +83,7 @@ def window_period(config: ModelConfig) -> int | None:
 def gguf_tensors(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by GGUF's names, float32, in the order in which they are written.
 
-    Some families need what a model may not have: zeros are written for biases, and a tied head as a copy of the table.
+    A model may lack tensors of its family: biases are written as zeros, and a tied head as a copy of the table.
     """
     family = family_of(config)
     with_biases = replace(config, bias=config.bias or family.always_biased)

@@ -37,7 +37,7 @@ class FoundModel:
 
 
 def parse_name(name: str, revision: str = "") -> HubModel | None:
-    """Return the model that OWNER/NAME or OWNER/NAME@REVISION names, None if it is no such name.
+    """Return the model that OWNER/NAME or OWNER/NAME@REVISION names, None for any other text.
 
     >>> parse_name("openai-community/gpt2@main")
     HubModel(repo='openai-community/gpt2', revision='main')
@@ -59,7 +59,7 @@ def find_model(
     """Return the folder of a model, after downloading it if necessary: config, safetensors, tokenizer; no pickles.
 
     The search order is LIGHT_LLM_OFFLINE_DIR, our cache, the cache of huggingface_hub, the hub. A folder that the user
-    filled is used as it is. The revision is resolved to a commit before anything is downloaded.
+    filled is used unchanged. The revision is resolved to a commit before anything is downloaded.
 
     Args:
         endpoint: the address of another hub.

@@ -1,4 +1,4 @@
-"""Read the tokenizer of a Hugging Face folder: its tokenizer.json as it is, or the older files, in the form of one."""
+"""Read the tokenizer of a Hugging Face folder: its tokenizer.json unchanged, or one made from the older files."""
 
 import json
 import shlex
@@ -14,6 +14,7 @@ from ..data.tokenizers import make_tokenizer
 from ..errors import CheckpointError, ConfigError
 from ..json_io import TOKENIZER, parse_json, read_bounded
 from ..runtime import expand_path
+from .json_files import read_object
 from .tokenizer_files import SPECIAL_TOKEN, byte_level_json
 from .vocabulary_file import SUFFIXES, read_vocabulary_file
 
@@ -228,15 +229,5 @@ def _token_name(token: Any) -> str:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if there is no such file. Raises CheckpointError if it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        values = parse_json(read_bounded(path, TOKENIZER), TOKENIZER)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; {ANOTHER}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged, or not JSON: {error}; {ANOTHER}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is damaged: it has no fields; {ANOTHER}")
-    return values
+    """Return the object in a tokenizer's JSON file; empty without the file. Raises CheckpointError if it is damaged."""
+    return read_object(path, TOKENIZER, ANOTHER) if path.is_file() else {}

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import ThreadingHTTPServer
+
+from tests.support.web_servers import Answering
 
 REPO, COMMIT = "someone/tiny", "89abcdef0123456789abcdef0123456789abcdef"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Answering):
     server: "ModelHub"
 
     def do_GET(self) -> None:
@@ -33,17 +34,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(404, b"{}", {"X-Error-Code": "RepoNotFound" if path.startswith("/api") else "EntryNotFound"})
 
     do_HEAD = do_GET
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 class ModelHub(ThreadingHTTPServer):

@@ -136,7 +136,22 @@ LARGE_FILE = HubFile("someone/Some", REVISION, "texts/large.txt", "some")
 SMALL_FILE = HubFile(LARGE_FILE.repo, REVISION, "small.txt", "some")
 
 
-class Hub(BaseHTTPRequestHandler):
+class Answering(BaseHTTPRequestHandler):
+    """Sends whole answers, to HEAD without their data, and logs nothing."""
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Hub(Answering):
     """Answers as the hub does: HEAD gives commit, size and hash; a large file is on another host, by its SHA-256."""
 
     server: "HubServer"
@@ -157,17 +172,6 @@ class Hub(BaseHTTPRequestHandler):
         self._send(302, b"", facts | {"Location": f"{self.server.elsewhere}/cdn/{sha256(data)}"})
 
     do_HEAD = do_GET
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 class HubServer(ThreadingHTTPServer):
