@@ -57,10 +57,15 @@ class DataLoader:
         self.dataset = dataset
         self.order = WindowOrder(len(dataset.tokens), dataset.max_length, self.seed)
 
-    def batch(self, k: int) -> Batch:
-        """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step."""
+    def batch(self, k: int, rows: slice | None = None) -> Batch:
+        """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step.
+
+        Args:
+            rows: of the global batch, such as those of one rank; only their windows are read. None: all of them.
+        """
         T = self.dataset.max_length
-        starts = [self.order.start(k * self.batch_size + row) for row in range(self.batch_size)]
+        chosen = range(self.batch_size)[rows or slice(None)]
+        starts = [self.order.start(k * self.batch_size + row) for row in chosen]
         # One extra token per window: the last target.
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
         pair = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
@@ -148,8 +153,11 @@ class IterableBatches:
         self.dataset, self.data_config = None, None
         self.iterator: Iterator[tuple[Tensor, Tensor]] | None = None
 
-    def batch(self, k: int) -> Batch | None:
+    def batch(self, k: int, rows: slice | None = None) -> Batch | None:
         """Return the next batch, as int64; None at the end of an iterable that cannot be started again. Ignores k.
+
+        Args:
+            rows: of the batch, such as those of one rank. The iterable always makes the whole batch.
 
         Raises:
             ConfigError: the iterable gives nothing at all, anything but pairs of (B, T), or ids that the model does not
@@ -163,7 +171,8 @@ class IterableBatches:
             self.iterator = iter(self.loader)
             pair = next(self.iterator, None)
         if pair is not None:
-            return as_batch(pair, self.vocab_size)
+            batch = as_batch(pair, self.vocab_size)
+            return batch if rows is None else Batch(batch.tokens[rows], batch.targets[rows])
         if is_first:
             raise ConfigError("the loader gives no batches; it must yield pairs (tokens, targets)")
         return None

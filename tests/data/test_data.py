@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from light_llm.config import DataConfig
 from light_llm.data import TokenDataset, create_dataloader, prepare_dataset
-from light_llm.data.loader import WindowOrder, mix, permuted_index
+from light_llm.data.loader import IterableBatches, WindowOrder, mix, permuted_index
 from light_llm.data.shards import BLOCK_BYTES, Shard, TokensInMemory
 from light_llm.data.sources import Source
 from light_llm.data.tokenizers import ByteTokenizer, decode
@@ -154,6 +156,43 @@ def test_two_small_batches_are_one_large_one() -> None:
     small, large = create_dataloader(in_memory(), 2), create_dataloader(in_memory(), 4)
     halves = torch.cat([small.batch(6).tokens, small.batch(7).tokens])
     assert torch.equal(halves, large.batch(3).tokens)
+
+
+class CountedReads(TokensInMemory):
+    """Token ids that remember which windows were read."""
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        super().__init__(ids)
+        self.windows: list[tuple[int, int]] = []
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        self.windows.append((start, stop))
+        return super().read(start, stop)
+
+
+def test_the_rows_of_all_ranks_are_the_batch() -> None:
+    """In several passes, whatever the number of ranks; each rank reads its own windows and nothing else."""
+    dataset = in_memory()
+    loader = create_dataloader(dataset, 8, seed=3)
+    assert loader.batch(40).tokens.shape == (8, 8)
+    for ranks in (1, 2, 4, 8):
+        n = 8 // ranks
+        for k in (0, 14, 15, 16, 47, 1000):
+            whole = loader.batch(k)
+            reads = CountedReads(range(1000))
+            own = create_dataloader(replace(dataset, tokens=reads), 8, seed=3)
+            parts = []
+            for rank in range(ranks):
+                parts.append(own.batch(k, slice(rank * n, (rank + 1) * n)))
+                assert len(reads.windows) == n * (rank + 1)
+            for name in ("tokens", "targets"):
+                assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+def test_rows_of_a_foreign_loader() -> None:
+    pairs = [(torch.arange(12).view(4, 3), torch.arange(12).view(4, 3) + 1)]
+    whole, part = (IterableBatches(pairs, 100).batch(0, rows) for rows in (None, slice(1, 3)))
+    assert whole and part and torch.equal(part.targets, whole.targets[1:3]) and torch.equal(part.tokens, pairs[0][0][1:3])
 
 
 def test_one_pass_reads_nothing_twice() -> None:
