@@ -192,7 +192,9 @@ def test_the_rows_of_all_ranks_are_the_batch() -> None:
 def test_rows_of_a_foreign_loader() -> None:
     pairs = [(torch.arange(12).view(4, 3), torch.arange(12).view(4, 3) + 1)]
     whole, part = (IterableBatches(pairs, 100).batch(0, rows) for rows in (None, slice(1, 3)))
-    assert whole and part and torch.equal(part.targets, whole.targets[1:3]) and torch.equal(part.tokens, pairs[0][0][1:3])
+    assert (
+        whole and part and torch.equal(part.targets, whole.targets[1:3]) and torch.equal(part.tokens, pairs[0][0][1:3])
+    )
 
 
 def test_one_pass_reads_nothing_twice() -> None:
