@@ -13,6 +13,7 @@ from .settings import check_settings, describe_settings, setting, settings_of
 from .validation import DEFAULT_SEED, MAX_SEED, divisors
 
 COMPILE = ("auto", "on", "off")
+PARALLEL = ("auto", "ddp", "fsdp")
 DTYPES = ("auto", "float32", "bfloat16")
 ON_NONFINITE = ("stop", "skip", "rollback")
 ON_SPIKE = ("off", "warn", "rollback")
@@ -137,6 +138,27 @@ class TrainConfig:
         resume="free",
         flag=True,
         metavar="WHEN",
+    )
+    # auto: DDP if a whole replica of weights and optimizer fits into the memory of a rank, otherwise FSDP.
+    parallel: str = setting(
+        "auto",
+        "how several processes share the work: ddp keeps a whole replica in each, fsdp shards it",
+        short="whole replicas or shards",
+        choices=PARALLEL,
+        resume="free",
+        flag=True,
+        metavar="HOW",
+    )
+    tensor: int = setting(
+        1,
+        "processes that share each matrix (tensor parallelism); 1: off",
+        short="processes that share each matrix",
+        low=1,
+        resume="free",
+        flag=True,
+    )
+    timeout: float = setting(
+        120.0, "seconds that a process waits for the others before it gives them up", above=0.0, resume="free"
     )
     # auto: W&B if its key or WANDB_MODE=offline is set.
     tracker: str = setting(

@@ -49,6 +49,8 @@ REPEATED = {
     "device": ("cpu", ""),
     "dtype": ("float32", ""),
     "compile": ("off", ""),
+    "parallel": ("ddp", ""),
+    "tensor": ("1", ""),
     "tracker": ("none", ""),
     "init_from": ("first", "second"),
     "dropout": ("0.1", "0.2"),
