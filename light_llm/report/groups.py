@@ -14,7 +14,15 @@ SEEDS = ("train.seed", "data.seed")
 # Settings that cannot change a result.
 WITHOUT_EFFECT = frozenset(
     f"train.{name}"
-    for name in ("save_interval", "save_minutes", "keep_every", "sample_interval", "probe_interval", "timeout", "tracker")
+    for name in (
+        "save_interval",
+        "save_minutes",
+        "keep_every",
+        "sample_interval",
+        "probe_interval",
+        "timeout",
+        "tracker",
+    )
 )
 _SAVED_STDIN = re.compile(r"[0-9a-f]{64}\.(txt|jsonl|json|parquet)")  # the file of a text that came through a pipe
 
