@@ -1,0 +1,102 @@
+"""A training module on the processes of a run. With one process nothing is wrapped and every method is the identity."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ..config import TrainConfig
+from ..config.validation import divisors
+from ..errors import ConfigError
+from ..objective import NextTokenLoss
+
+if TYPE_CHECKING:
+    from ..runtime.world import World
+
+Kind = Literal["one", "ddp", "fsdp"]
+
+
+class Parallel:
+    """The objective of a run on one process; the subclasses put it on several.
+
+    The global batch is split by rows. Each rank computes the sum of the losses of its rows over the weight of the whole
+    batch, and gradients are summed over the ranks, never averaged: so no number depends on how many ranks there are.
+
+    Attributes:
+        module: called by the training loop as (tokens, targets) -> summed nats; the objective or its wrapper.
+        data_rank, data_size: this rank and the number of ranks among which the rows of a batch are divided.
+    """
+
+    kind: ClassVar[Kind] = "one"
+
+    def __init__(self, objective: NextTokenLoss, world: World, config: TrainConfig) -> None:
+        self.world, self.data_rank, self.data_size = world, world.rank, world.size
+        self.module: nn.Module = self._wrap(objective, config)
+
+    def _wrap(self, objective: NextTokenLoss, config: TrainConfig) -> nn.Module:
+        """Compile the objective if the config says so, and return what the training loop calls."""
+        # All batches have one shape, because the micro-batch divides the batch; dynamic shapes give slower kernels.
+        if config.compile == "on":
+            objective.compile(dynamic=False)
+        return objective
+
+    def rows(self, batch_size: int) -> slice:
+        """Return this rank's rows of a global batch. Raises ConfigError if the batch does not divide."""
+        n = self.data_size
+        if batch_size % n:
+            below, above = batch_size // n * n, (batch_size // n + 1) * n
+            fitting = f"{{--batch-size {above}}}" + (f" or {{--batch-size {below}}}" if below else "")
+            raise ConfigError(
+                f"batch_size={batch_size} does not divide among {n} processes; use {fitting}, or another number of "
+                f"processes: {divisors(batch_size)}"
+            )
+        each = batch_size // n
+        return slice(self.data_rank * each, (self.data_rank + 1) * each)
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Return a context for the forward and backward pass of a micro-batch.
+
+        Gradients accumulate on each rank, and are summed over the ranks only in the last one.
+        """
+        return nullcontext()
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the whole of a parameter, a gradient or a moment. All ranks call it in the same order."""
+        return tensor
+
+    def shard(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """Return this rank's part of a whole tensor, on the device of `like` and divided in the same way."""
+        return tensor.to(like.device)
+
+    def replicas(self, parameter: Tensor) -> int:
+        """Return how many ranks hold the same elements as this rank."""
+        return self.world.size
+
+    def finish_evaluation(self) -> None:
+        """Free what forward passes without a backward pass have left behind."""
+
+
+def parallelize(objective: NextTokenLoss, world: World, config: TrainConfig) -> Parallel:
+    """Put an objective, whose model is on its device with its initial weights, on the processes of a run.
+
+    Every rank gets the weights of rank 0. Blocks or the objective are compiled here where the config says "on", because
+    that has an order. The optimizer is built afterwards, because sharding replaces the parameters.
+
+    Args:
+        config: with `device`, `dtype`, `compile` and `parallel` resolved; "auto" is DDP.
+
+    Raises:
+        DeviceError: FSDP on a device for which torch does not have it.
+    """
+    if world.size == 1:
+        return Parallel(objective, world, config)
+    # Imported here, because one process needs no part of torch.distributed.
+    if config.parallel == "fsdp":
+        from .fsdp import FullySharded
+
+        return FullySharded(objective, world, config)
+    from .ddp import DataParallel
+
+    return DataParallel(objective, world, config)
