@@ -1,4 +1,4 @@
-"""One training run on several processes: data parallel (DDP), fully sharded (FSDP2), or one process and no wrapper."""
+"""Put a training run on several processes: data parallel (DDP) or fully sharded (FSDP2)."""
 
 from .base import Parallel as Parallel
 from .base import parallelize as parallelize

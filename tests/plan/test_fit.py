@@ -173,7 +173,9 @@ def test_a_budget_says_what_limits_it() -> None:
         "(a longer text would allow more training)"
     )
     assert "Limited by {--max-steps}" in within(Budget(seconds=36_000.0), text=DatasetSize()).why
-    assert within(Budget(bytes=2 * 10**9), framework=FRAMEWORK).why.endswith("The largest preset that fits into 2.00 GB")
+    assert within(Budget(bytes=2 * 10**9), framework=FRAMEWORK).why.endswith(
+        "The largest preset that fits into 2.00 GB"
+    )
 
 
 def test_a_memory_is_kept() -> None:
