@@ -38,6 +38,10 @@ class Files:
                 raise
         return writer.sha.hexdigest()
 
+    def size(self, path: Path) -> int:
+        """Return the bytes of a file."""
+        return path.stat().st_size
+
     def sync(self, path: Path) -> None:
         """Wait until the bytes of a file are on the disk."""
         _fsync(path, os.O_RDWR)  # Windows syncs only files that are open for writing
@@ -74,6 +78,51 @@ class Files:
 
 
 REAL_FILES = Files()
+
+
+class NullFile:
+    """A write-only file that keeps nothing."""
+
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        pass
+
+
+class NullFiles(Files):
+    """A file system that changes nothing on disk: the one of every rank but the first.
+
+    A write still calls its `write_fn`, with a `NullFile`, so that the rank takes part in the messages that gather what
+    the first rank writes.
+    """
+
+    def write(self, path: Path, write_fn: WriteFn) -> str:
+        """Call `write_fn`, and return the SHA-256 of no bytes."""
+        write_fn(NullFile())  # type: ignore[arg-type]
+        return hashlib.sha256().hexdigest()
+
+    def size(self, path: Path) -> int:
+        """Return 0."""
+        return 0
+
+    def sync(self, path: Path) -> None:
+        """Do nothing."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Do nothing."""
+
+    def make_folder(self, path: Path) -> None:
+        """Do nothing."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Do nothing."""
+
+    def remove(self, path: Path) -> None:
+        """Do nothing."""
+
+    def free(self, path: Path) -> None:
+        """Return None: there is no limit."""
 
 
 def atomic_write(path: Path, content: bytes | WriteFn, files: Files = REAL_FILES) -> None:

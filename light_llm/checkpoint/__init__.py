@@ -3,6 +3,8 @@
 from ..atomic_io import Files as Files
 from .carried_files import CARRIED_FILES as CARRIED_FILES
 from .carried_files import read_carried_files as read_carried_files
+from .generators import gather_rng as gather_rng
+from .generators import select_rng as select_rng
 from .load import LoadedModel as LoadedModel
 from .load import ModelFile as ModelFile
 from .load import describe_model as describe_model
@@ -17,4 +19,5 @@ from .step_folder import StepState as StepState
 from .step_folder import read_step as read_step
 from .step_folder import read_step_files as read_step_files
 from .step_folder import restore_optimizer as restore_optimizer
+from .step_folder import restore_weights as restore_weights
 from .step_folder import write_step as write_step

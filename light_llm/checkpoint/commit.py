@@ -49,7 +49,7 @@ def _write_folder(folder: Path, contents: Mapping[str, WriteFn], files: Files) -
     for name, write_fn in contents.items():
         sha256 = files.write(folder / name, write_fn)
         files.sync(folder / name)
-        entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256}
+        entries[name] = {"bytes": files.size(folder / name), "sha256": sha256}
     files.write(folder / MANIFEST, as_json({"format": FORMAT, "files": entries}))
     files.sync(folder / MANIFEST)
     files.sync_folder(folder)

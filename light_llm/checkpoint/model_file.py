@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..atomic_io import Files, atomic_write
+from ..atomic_io import Files, NullFiles, atomic_write
 from ..data import TokenDataset, Tokenizer
 from ..errors import CheckpointError
 from ..json_io import check_depth
@@ -22,6 +22,7 @@ from .carried_files import CARRIED_FILES, MAX_FILE, check_carried_files
 from .commit import FORMAT, check_format
 from .foreign_files import not_a_model
 from .safe_pickle import UnsafeModelFile, inspect_archive
+from .tensors import Gather, gather_all, whole
 
 KIND = "light-llm model"
 _REMEDY = "use another checkpoint, or train again"
@@ -60,19 +61,31 @@ def write_model_file(
     meta: Mapping[str, Any],
     disk: Files,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    gather: Gather = whole,
 ) -> None:
     """Write a model atomically, readable by `torch.load(path, weights_only=True)`.
+
+    With several ranks all call it, the first with the real `disk` and the others with `NullFiles`. The first rank holds
+    all weights on the CPU, because torch.save needs them; they are gathered before anything is written.
 
     Args:
         weights: the state dict of the unwrapped model, in any of WEIGHT_DTYPES.
         meta: plain values: config, tokenizer, data, step, evaluation.
         files: of the model, such as tokenizer.json; see `carried_files`.
+        gather: returns a whole tensor; called on each weight, by name.
     """
     check_carried_files(files)
     # A round trip through JSON makes every string an object of its own. Pickle stores a shared object once, so the
     # bytes would otherwise depend on which equal strings happen to be one object.
     names, file_names, meta = json.loads(json.dumps([sorted(weights), sorted(files), meta], sort_keys=True))
-    tensors = {name: _with_own_storage(weights[name].detach().cpu().contiguous()) for name in names}
+    tensors = {}
+    with gather_all([weights[name] for name in names], gather) as gather_next:
+        for name in names:
+            tensor = gather_next(weights[name])
+            if not isinstance(disk, NullFiles):
+                tensors[name] = _with_own_storage(tensor.detach().cpu().contiguous())
+    if isinstance(disk, NullFiles):
+        return
     payload = {"kind": KIND, "format": FORMAT, "meta": meta, "model": tensors}
     payload |= {
         "files": {name: _as_tensor(files[name]) for name in file_names},

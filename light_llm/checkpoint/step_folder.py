@@ -1,6 +1,6 @@
 """Read and write a step folder: the complete state of a run for an exact resume, and a model that is usable alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,10 @@ from ..atomic_io import Files, WriteFn
 from ..errors import CheckpointError
 from .carried_files import CARRIED_FILES, check_carried_files, read_carried_files
 from .commit import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
-from .tensors import read_tensors, write_tensors
+from .tensors import Gather, file_order, gather_all, read_tensors, whole, write_tensors
 
 SETTINGS = "settings.json"
+Place = Callable[[Tensor, Tensor], Tensor]  # (a whole tensor, the tensor that it belongs to) -> as that one is placed
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # name parts added by DDP, compile and FSDP
 
 
@@ -54,26 +55,35 @@ def write_step(
     run: Mapping[str, Any],
     disk: Files,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    gather: Gather = whole,
 ) -> None:
     """Commit a step folder: model, optimizer, generators, state, and a manifest over them.
 
+    With several ranks all call it, the first with the real `disk` and the others with `NullFiles`. If the disk fails,
+    the first rank takes part in the remaining gathers before it raises the error.
+
     Args:
+        rng: states of the generators; see `gather_rng`.
         meta: the model's config, tokenizer, data and step, so that it can be used alone.
         run: the contents of run.json, so that a run can be resumed from the step folder alone.
         files: of the model, such as tokenizer.json; see `carried_files`.
+        gather: returns a whole tensor; called on each weight and each tensor of the optimizer, in file order.
     """
     check_carried_files(files)
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
-    contents: dict[str, WriteFn] = {
-        "model.safetensors": partial(write_tensors, tensors=weights),
-        "model.json": as_json({"format": FORMAT, **meta}),
-        "optimizer.safetensors": partial(write_tensors, tensors=_flatten(model, optimizer)),
-        "rng.safetensors": partial(write_tensors, tensors=rng),
-        "state.json": as_json({"format": FORMAT, **asdict(state)}),
-        SETTINGS: as_json(run),
-    }
-    contents |= {name: partial(_write_bytes, data=data) for name, data in files.items()}
-    commit_folder(path, contents, disk)
+    moments = _flatten(model, optimizer)
+    in_order = [tensors[name] for tensors in (weights, moments) for name in file_order(tensors)]
+    with gather_all(in_order, gather) as gather_next:
+        contents: dict[str, WriteFn] = {
+            "model.safetensors": partial(write_tensors, tensors=weights, gather=gather_next),
+            "model.json": as_json({"format": FORMAT, **meta}),
+            "optimizer.safetensors": partial(write_tensors, tensors=moments, gather=gather_next),
+            "rng.safetensors": partial(write_tensors, tensors=rng),
+            "state.json": as_json({"format": FORMAT, **asdict(state)}),
+            SETTINGS: as_json(run),
+        }
+        contents |= {name: partial(_write_bytes, data=data) for name, data in files.items()}
+        commit_folder(path, contents, disk)
 
 
 def _write_bytes(file: BinaryIO, *, data: bytes) -> None:
@@ -104,19 +114,65 @@ def read_step_files(path: Path) -> dict[str, bytes]:
     return read_carried_files(path, verify_folder(path, only=CARRIED_FILES))
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Move tensors into an optimizer by parameter name; they leave `tensors`, so that no two copies of all are held.
+def copy_to_device(tensor: Tensor, owner: Tensor) -> Tensor:
+    """Return a copy on the device of the tensor that it belongs to: the `place` of one process."""
+    return tensor.to(owner.device, copy=True)
 
-    Raises CheckpointError when a parameter does not exist.
+
+def restore_weights(
+    model: nn.Module, tensors: dict[str, Tensor] | Iterable[tuple[str, Tensor]], place: Place = copy_to_device
+) -> None:
+    """Move weights into a model by plain name, one at a time; they leave `tensors` if that is a dictionary.
+
+    Args:
+        place: returns a whole tensor as the weight of that name is placed: on its device, or as its shard.
+
+    Raises:
+        CheckpointError: the names or shapes are not those of the model.
+    """
+    waiting = {plain_name(name): weight for name, weight in model.state_dict().items()}
+    with torch.no_grad():
+        for name, tensor in _taken(tensors):
+            weight = waiting.pop(name, None)
+            if weight is None or weight.shape != tensor.shape:
+                raise CheckpointError(f"the weight {name!r} of shape {tuple(tensor.shape)} is not one of this model")
+            weight.copy_(place(tensor, weight))
+    if waiting:
+        raise CheckpointError(f"the weights {', '.join(sorted(waiting)[:3])} of this model are not in the checkpoint")
+
+
+def restore_optimizer(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor] | Iterable[tuple[str, Tensor]],
+    place: Place = copy_to_device,
+) -> None:
+    """Move tensors into an optimizer by parameter name, one at a time; they leave `tensors` if that is a dictionary.
+
+    Args:
+        place: returns a whole tensor of a parameter's shape as the parameter is placed. Step counters stay whole.
+
+    Raises:
+        CheckpointError: a parameter does not exist.
     """
     owners = {plain_name(name): p for name, p in model.named_parameters()}
-    for key in list(tensors):
-        tensor = tensors.pop(key)
+    for key, tensor in _taken(tensors):
         name, _, entry = key.rpartition("/")
         if name not in owners:
             raise CheckpointError(f"the optimizer state of {name!r} belongs to no parameter of this model")
+        owner = owners[name]
         # The fused kernel of Adam needs its step counter on the parameter's device.
-        optimizer.state[owners[name]][entry] = tensor.to(owners[name].device, copy=True)
+        move = place if tensor.shape == owner.shape else copy_to_device
+        optimizer.state[owner][entry] = move(tensor, owner)
+
+
+def _taken(tensors: dict[str, Tensor] | Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors; take them out of a dictionary, so that no two copies of all are held."""
+    if isinstance(tensors, dict):
+        for name in list(tensors):
+            yield name, tensors.pop(name)
+    else:
+        yield from tensors
 
 
 def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

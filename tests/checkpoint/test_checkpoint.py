@@ -67,10 +67,12 @@ def trained(seed: int = 0, **changes: Any) -> tuple[Any, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def save(path: Path, model: Any, optimizer: Any, disk: Files | None = None, step: int = 3, meta: Any = None) -> None:
+def save(
+    path: Path, model: Any, optimizer: Any, disk: Files | None = None, step: int = 3, meta: Any = None, **how: Any
+) -> None:
     state, meta = StepState(step=step, tokens=99, batches=4, lr_horizon=10), meta or meta_of(model, step)
-    rng, disk = rng_state("cpu"), disk or Files()
-    write_step(path, model=model, optimizer=optimizer, rng=rng, state=state, meta=meta, run={}, disk=disk, files=FILES)
+    how |= {"rng": rng_state("cpu"), "disk": disk or Files(), "run": {}, "files": FILES}
+    write_step(path, model=model, optimizer=optimizer, state=state, meta=meta, **how)
 
 
 # ---- the commit protocol
