@@ -12,7 +12,7 @@ Only one pass, which makes e, reads and writes (N, V) numbers, and z itself neve
 import math
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,27 @@ from .tiling import autocast_dtype, row_ranges, without_autocast
 TILE_ROWS, TILE_COLUMNS = 1024, 2048
 
 
+class SplitHead(Protocol):
+    """A head whose rows are split over ranks, which computes its cross-entropy by messages: `vocab_parallel.py`."""
+
+    def cross_entropy_sum(
+        self, hidden: Tensor, targets: Tensor, weights: Tensor, *, rows: int, z_loss: float, cap: float
+    ) -> Tensor:
+        """Compute `linear_cross_entropy_sum`."""
+
+    def cross_entropy(self, hidden: Tensor, targets: Tensor, *, rows: int, cap: float) -> Tensor:
+        """Compute `linear_cross_entropy`."""
+
+
 def linear_cross_entropy_sum(
-    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, *, rows: int, z_loss: float = 0.0, cap: float = 0.0
+    hidden: Tensor,
+    head: Tensor | SplitHead,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    rows: int,
+    z_loss: float = 0.0,
+    cap: float = 0.0,
 ) -> Tensor:
     """Sum weights_i * -log softmax(z_i)[targets_i] over i, with z = hidden head^T: (N, C), (V, C), (N,), (N,) -> ().
 
@@ -36,13 +55,19 @@ def linear_cross_entropy_sum(
         z_loss: the gradient, and not the value, is that of nats + z_loss l^2 (Chowdhery et al., 2022, section 5).
         cap: logits are cap tanh(z / cap) (Gemma Team, 2024); 0 for no cap.
     """
+    if not isinstance(head, Tensor):
+        return head.cross_entropy_sum(hidden, targets, weights, rows=rows, z_loss=z_loss, cap=cap)
     targets, dtype = targets.clamp(0, len(head) - 1), autocast_dtype(hidden)
     return cast(Tensor, _LinearCrossEntropy.apply(hidden, head, targets, weights, dtype, rows, z_loss, cap))
 
 
 @torch.no_grad()
-def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, *, rows: int, cap: float = 0.0) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, head: Tensor | SplitHead, targets: Tensor, *, rows: int, cap: float = 0.0
+) -> Tensor:
     """Return -log softmax(z_i)[targets_i], without gradients: (N, C), (V, C), (N,) -> (N,) float32."""
+    if not isinstance(head, Tensor):
+        return head.cross_entropy(hidden, targets, rows=rows, cap=cap)
     dtype = autocast_dtype(hidden)
     return _per_row(hidden.to(dtype), head.to(dtype), targets.clamp(0, len(head) - 1), rows, cap)
 
@@ -174,7 +199,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope = w * (1 - (of_target / cap).square()) if cap else w
             d_hidden[chunk] = -slope[:, None] * table[y].float()
             factor = w * (1 + 2 * z_loss * lse)
-            _add_gradients(softmaxes, vocabulary, factor, lse, h, d_hidden[chunk], d_head, first=chunk.start == 0)
+            add_softmax_gradients(
+                softmaxes, vocabulary, factor, lse, h, d_hidden[chunk], d_head, first=chunk.start == 0
+            )
             d_head.index_add_(0, y, h.float() * -slope[:, None])
         ctx.save_for_backward(d_hidden, d_head)
         ctx.dtypes = hidden.dtype, head.dtype
@@ -189,7 +216,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (d_hidden.mul_(d_value).to(hidden_dtype), d_head.mul_(d_value).to(head_dtype), *[None] * 6)
 
 
-def _add_gradients(
+def add_softmax_gradients(
     softmaxes: list[BlockSoftmax],
     vocabulary: list[VocabBlock],
     factor: Tensor,
