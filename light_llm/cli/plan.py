@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 class PlanFlags(TrainFlags):
     """The flags of `train`, and the format of the output."""
 
+    processes: Annotated[str, arg(metavar="N", help="plan this number of processes on this machine")] = "1"
     measure: Annotated[bool, arg(help="measure the speed of this machine again")] = False
     json: Annotated[bool, arg(help="print one JSON object")] = False
 
 
 WIDTH = 80  # columns of the table
+MAX_PROCESSES = 100_000  # the largest clusters have fewer GPUs
 NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker")
 
 
@@ -44,6 +46,9 @@ def command(argv: Sequence[str]) -> int:
     source = settings.get("train__init_from")
     if source and flags.budget:
         raise ConfigError("--budget chooses the model, and --init-from has one already; leave one out")
+    world_size = parse_processes(flags.processes)
+    if world_size > 1 and flags.budget:
+        raise ConfigError("--budget plans a single process; leave out --processes")
     run = None if source else new_run(settings, None)
     from .progress import load_torch
 
@@ -60,7 +65,7 @@ def command(argv: Sequence[str]) -> int:
     origin = describe_model(source) if source else None
     run = run or new_run(settings, origin, preset="preset" in given)
     check_tokenizer(given, run, origin)
-    plan, notes = _planned(run, settings, flags, origin)
+    plan, notes = _planned(run, settings, flags, origin, world_size)
     suggestions = [] if plan.fits else suggest_settings(plan)
     if origin:
         suggestions = without_fixed(suggestions, resumed=False)
@@ -78,11 +83,21 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags, origin: ModelFile | None) -> tuple[Plan, list[str]]:
+def parse_processes(text: str) -> int:
+    """Return a number of processes. Raises ConfigError if it is not one."""
+    if not text.isdecimal() or not 0 < int(text) <= MAX_PROCESSES:
+        raise ConfigError(f"--processes {text} is not a number from 1 to {MAX_PROCESSES:,}")
+    return int(text)
+
+
+def _planned(
+    run: Run, settings: dict[str, Any], flags: PlanFlags, origin: ModelFile | None, world_size: int
+) -> tuple[Plan, list[str]]:
     """Return the plan, fitted to the budget if there is one, and notes to print below it.
 
     Args:
         origin: the model that the run starts from, which decides the shape.
+        world_size: processes, all on this machine.
     """
     from ..plan.budget import fit_to_budget, parse_budget
     from ..plan.plan import make_plan
@@ -98,13 +113,14 @@ def _planned(run: Run, settings: dict[str, Any], flags: PlanFlags, origin: Model
     notes += [f"note         {note}" for note in map(as_flags, rate_notes(train))]
     if flags.measure:
         forget_speed()
-    untimed = make_plan(run.model, train, run.data.max_length, text, timed=False)
+    planned = partial(make_plan, run.model, train, run.data.max_length, text, world_size=world_size)
+    untimed = planned(timed=False)
     if not flags.budget and not untimed.fits and not is_known(train.device, train.dtype, run.model):
         return untimed, notes  # it is refused at once, before this machine is measured
     # On standard error: standard output is the plan, or its JSON.
     measure_machine(run.model, train.device, train.dtype, doctor=False, say=partial(print, file=sys.stderr, flush=True))
     if not flags.budget:
-        return make_plan(run.model, train, run.data.max_length, text), notes
+        return planned(), notes
     choice = fit_to_budget(parse_budget(flags.budget), run.model, train, run.data.max_length, text)
     return choice.plan, [*notes, f"budget       {flags.budget}: {as_flags(choice.why)}"]
 

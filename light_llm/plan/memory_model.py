@@ -3,7 +3,12 @@
 A step is followed through the moments at which it may hold most. What is alive at each is decided by `model.py`, the
 blocked loss and autograd; `tests/support/live_bytes.py` counts what torch really allocates, to compare.
 
+With several ranks it is the memory of one of them. DDP keeps everything whole on each rank. FSDP keeps a shard of the
+weights, gradients and moments, and while a step runs the root's tables, two gathered blocks, and the gradients of two
+blocks that are not summed over the ranks yet; gradients of micro-batches are summed whole before they are sharded.
+
 Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V vocabulary   L layers   P parameters
+W ranks
 """
 
 import math
@@ -53,16 +58,22 @@ class StepShape:
     on_cpu: bool
     kernel: bool  # attention has a kernel that keeps no weights
     compiled: bool
+    ranks: int = 1  # that share the batch
+    local: int = 1  # of them, those on one machine
+    sharded: bool = False  # each rank keeps a shard of the weights (FSDP); otherwise all of them
 
     @classmethod
-    def of(cls, model: ModelConfig, train: TrainConfig, T: int) -> "StepShape":
-        """Build the shape for a run whose device, dtype and compilation are resolved."""
-        B = train.micro_batch or train.batch_size
+    def of(
+        cls, model: ModelConfig, train: TrainConfig, T: int, *, ranks: int = 1, local: int = 1, sharded: bool = False
+    ) -> "StepShape":
+        """Build the shape of one rank, for a run whose device, dtype and compilation are resolved."""
+        rows = train.batch_size // ranks
+        B = train.micro_batch or rows
         return cls(
             model,
             B,
             T,
-            micro_batches=train.batch_size // B,
+            micro_batches=rows // B,
             half=train.dtype != "float32",
             checkpointing=train.checkpointing,
             optimizer=train.optimizer,
@@ -70,6 +81,9 @@ class StepShape:
             on_cpu=train.device == "cpu",
             kernel=has_attention_kernel(train.device),
             compiled=train.compile == "on",
+            ranks=ranks,
+            local=local,
+            sharded=sharded,
         )
 
     @property
@@ -82,6 +96,15 @@ class StepShape:
         """Return the bytes of an element of a product."""
         return 2 if self.half else 4
 
+    @property
+    def per_core(self) -> int:
+        """Return the ranks that compute on the same processors: those of a machine, unless each has a GPU."""
+        return self.local if self.on_cpu else 1
+
+    def shard(self, n: int) -> int:
+        """Return the bytes that a rank keeps of tensors of n bytes in all."""
+        return -(-n // self.ranks) if self.sharded else n
+
 
 def step_memory(shape: StepShape) -> Memory:
     """Return the largest of the moments of a step, without framework and cache."""
@@ -92,31 +115,49 @@ def moments(s: StepShape) -> Iterator[Memory]:
     """Yield the memory at each moment of a step, from the second one on, when the optimizer has its state."""
     m = s.model
     P, table = get_model_size(m), 4 * m.vocab_size * m.n_embd
-    blocks = 4 * m.n_layer * count(block_shapes(m))  # bytes of their gradients
-    always = {"weights": 4 * P, "optimizer": optimizer_bytes(m, s.optimizer)}
-    so_far = 4 * P if s.micro_batches > 1 else 0  # the gradient of the micro-batches before this one
+    block = 4 * count(block_shapes(m))  # bytes of its gradients
+    kept = {"weights": s.shard(4 * P), "optimizer": s.shard(optimizer_bytes(m, s.optimizer))}
+    always = kept | {"weights": kept["weights"] + gathered_bytes(s)}
+    # The gradient of the micro-batches before this one. The buckets of DDP hold a whole gradient from the first step.
+    so_far = 4 * P if s.micro_batches > 1 or (s.ranks > 1 and not s.sharded) else 0
     saved, of_layer = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer, _ in layers_by_window(m))
     work = (12 if s.half else 15) * s.N * m.n_embd  # scratch memory of a block's backward pass
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
     # The loss is computed; all layers are saved for the backward pass. With checkpointing, autocast's 16-bit copies of
     # the matrices are not among the saved tensors, and live until it forgets them.
-    cached = 2 * matrix_parameters(m) if s.half and s.checkpointing else 0
+    cached = 2 * matrix_parameters(m) if s.half and s.checkpointing and not s.sharded else 0
     yield Memory(**always, gradients=so_far, activations=saved + cached, loss=ends + loss_bytes(s))
     # The backward pass begins in the last block, which with checkpointing is recomputed first.
     recomputed = of_layer if s.checkpointing else 0
     yield Memory(**always, gradients=so_far, activations=saved + recomputed + work, loss=ends)
     # It is in the first block, and the gradients of the others are there.
-    behind = so_far or blocks * (m.n_layer - 1) // m.n_layer
+    behind = so_far or s.shard(block * (m.n_layer - 1)) + unsummed_bytes(s)
     yield Memory(**always, gradients=behind, activations=of_layer + work, loss=table)
     # It is at the token table, whose gradient is a table of its own before it is added to that of a tied head.
     apart = table if m.tied_head else 0
-    yield Memory(**always, gradients=so_far + table if so_far else 4 * P, loss=apart)
+    unsummed = unsummed_bytes(s) + (table if s.sharded else 0)
+    yield Memory(**always, gradients=so_far + table if so_far else s.shard(4 * P) + unsummed, loss=apart)
     # The optimizer works, and the step metrics hold what they sampled before the update.
     scratch = OPTIMIZERS[s.optimizer].scratch_bytes(shape for shape in block_shapes(m).values() if len(shape) == 2)
     shapes = [(shape, 1) for shape in outer_shapes(m).values()]
     shapes += [(shape, m.n_layer) for shape in block_shapes(m).values()]
     sampled = sum(n * min(SAMPLED_ELEMENTS, math.prod(shape)) for shape, n in shapes)
-    yield Memory(**always, gradients=4 * P, activations=12 * sampled + scratch)
+    yield Memory(**kept, gradients=s.shard(4 * P), activations=12 * sampled + scratch)
+
+
+def gathered_bytes(s: StepShape) -> int:
+    """Return the bytes of whole weights that a rank gathers while a step runs: the root's tables and two blocks.
+
+    Tables, positions and norms are gathered in float32, blocks in the format of the products.
+    """
+    if not s.sharded:
+        return 0
+    return 4 * count(outer_shapes(s.model)) + min(2, s.model.n_layer) * s.width * count(block_shapes(s.model))
+
+
+def unsummed_bytes(s: StepShape) -> int:
+    """Return the bytes of whole gradients that wait for their sum over the ranks, in float32: of two blocks."""
+    return min(2, s.model.n_layer) * 4 * count(block_shapes(s.model)) if s.sharded else 0
 
 
 def optimizer_bytes(model: ModelConfig, optimizer: str) -> int:
@@ -145,7 +186,8 @@ def saved_bytes_of_layer(s: StepShape, layer: int = 0) -> int:
     m, C, N, norm = s.model, s.model.n_embd, s.N, NORMS[s.model.norm]
     inside = MLPS[m.mlp].saved_per_unit * m.inner_size
     stream = ((4 if m.parallel_residual else 8) * C + s.width * (2 * C + 5 * m.n_head * m.head_size + inside)) * N
-    copies = 2 * matrix_parameters(m) // m.n_layer if s.half else 0  # the matrices in 16 bits
+    # The matrices in 16 bits. Shards are gathered in 16 bits, and freed before the backward pass gathers them again.
+    copies = 2 * matrix_parameters(m) // m.n_layer if s.half and not s.sharded else 0
     if s.half and MLPS[m.mlp].gated:
         copies += s.width * C * N  # autocast copies the input of a gated MLP for each of its two products
     norms = 2 * norm.saved_bytes * N

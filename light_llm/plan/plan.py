@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..config import ModelConfig, TrainConfig, get_model_size
+from ..errors import ConfigError
 from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
 from .memory_model import Memory, StepShape, optimizer_bytes, step_memory
 from .speed import find_speed
@@ -33,11 +34,14 @@ class Plan:
     train: TrainConfig  # device, dtype and compilation resolved
     T: int
     text: DatasetSize
-    memory: Memory  # at the peak
-    limit: MemoryLimit | None
+    memory: Memory  # of one rank, at the peak
+    limit: MemoryLimit | None  # of one rank
     step: float | None = None  # seconds of one step; None if this machine was not measured
     speed_source: str | None = None  # where that number comes from: a constant of `speed.py`
     seconds: Seconds | None = None  # of the steps that are left
+    world_size: int = 1  # ranks
+    local_size: int = 1  # of them, those of one machine
+    parallel: str = "one"  # how they share the work: one (a single rank), ddp or fsdp
 
     @property
     def fits(self) -> bool:
@@ -103,6 +107,8 @@ class Plan:
             values["all_seconds"] = round(self.seconds.total, 1)
             values["speed_source"] = self.speed_source
             values["left"] = {name: round(value, 3) for name, value in asdict(self.seconds).items()}
+        if self.world_size > 1:
+            values["processes"] = {"world": self.world_size, "local": self.local_size, "parallel": self.parallel}
         return values
 
 
@@ -116,24 +122,66 @@ def make_plan(
     limit: MemoryLimit | None = None,
     timed: bool = True,
     done: int = 0,
+    world_size: int = 1,
+    local_size: int | None = None,
+    parallel: str | None = None,
 ) -> Plan:
-    """Plan a run whose device, dtype and compilation are resolved.
+    """Plan a run whose device, dtype and compilation are resolved. With several ranks, memory is that of one of them.
 
     Args:
         T: tokens of a window.
         framework: bytes of the process before there is a model; by default what it has now.
-        limit: by default the tightest limit of this machine.
+        limit: of one rank; by default the tightest limit of this machine, of which its ranks have equal shares.
         timed: predict the time too; measures this machine if it was not measured before.
         done: steps made earlier.
+        world_size: ranks that share each batch.
+        local_size: those of them on this machine; by default all.
+        parallel: by default `train.parallel`; "auto" is "ddp" if a rank holds the whole model, otherwise "fsdp".
+
+    Raises:
+        ConfigError: the batch cannot be divided among the ranks.
     """
-    shape = StepShape.of(model, train, T)
-    memory = step_memory(shape)
-    overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
+    parallel = parallel or train.parallel
+    local_size = world_size if local_size is None else local_size
+    check_batch(train, world_size)
+    limit = limit or (
+        memory_limit(train.device, processes=local_size) if local_size > 1 else memory_limit(train.device)
+    )
     framework = resident_memory() if framework is None else framework
-    # On a GPU its own memory counts, and Python's is elsewhere.
-    memory = replace(memory, cache=overhead, framework=framework if shape.on_cpu else 0)
-    plan = Plan(model, train, T, text or DatasetSize(), memory, limit or memory_limit(train.device))
+
+    def planned(kind: str) -> tuple[Plan, StepShape]:
+        shape = StepShape.of(model, train, T, ranks=world_size, local=local_size, sharded=kind == "fsdp")
+        memory = step_memory(shape)
+        overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
+        # On a GPU its own memory counts, and Python's is elsewhere.
+        memory = replace(memory, cache=overhead, framework=framework if shape.on_cpu else 0)
+        plan = Plan(model, train, T, text or DatasetSize(), memory, limit)
+        return replace(plan, world_size=world_size, local_size=local_size, parallel=kind), shape
+
+    if world_size == 1:
+        plan, shape = planned("one")
+    elif parallel == "auto":
+        both = planned("ddp"), planned("fsdp")
+        plan, shape = next((p for p in both if p[0].fits), min(both, key=lambda p: p[0].memory.total))
+    else:
+        plan, shape = planned(parallel)
     return _with_time(plan, shape, train.max_steps - done) if timed else plan
+
+
+def check_batch(train: TrainConfig, world_size: int) -> None:
+    """Raise ConfigError, with sizes that work, if the batch or its micro-batches cannot be divided among the ranks."""
+    batch, micro_batch = train.batch_size, train.micro_batch
+    if batch % world_size:
+        below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
+        sizes = " or ".join(f"{{--batch-size {n}}}" for n in (below, above) if n)
+        raise ConfigError(f"a batch of {batch} sequences cannot be divided among {world_size} processes; use {sizes}")
+    rows = batch // world_size
+    if micro_batch and rows % micro_batch:
+        below = next(n for n in range(min(micro_batch, rows), 0, -1) if rows % n == 0)
+        raise ConfigError(
+            f"each of {world_size} processes has {rows} of the {batch} sequences of a batch, which cannot be divided "
+            f"into micro-batches of {micro_batch}; use {{--micro-batch {below}}}"
+        )
 
 
 def _with_time(plan: Plan, shape: StepShape, steps: int) -> Plan:

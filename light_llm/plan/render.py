@@ -24,7 +24,8 @@ def header_lines(plan: Plan) -> list[str]:
     """Return the plan's lines in the header of a run."""
     limit = f" of {format_bytes(plan.limit.bytes)}" if plan.limit else ""
     memory, checkpoints = format_bytes(plan.memory.total), format_bytes(plan.bytes_of_checkpoints)
-    lines = [f"plan     memory {memory}{limit}, checkpoints {checkpoints} on disk,"]
+    each = "in each process, " if plan.world_size > 1 else ""
+    lines = [f"plan     memory {memory}{limit}, {each}checkpoints {checkpoints} on disk,"]
     if plan.step is None or plan.seconds is None:
         return [*lines, "         (the time is not predicted: this machine was not measured)"]
     lines.append(f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all")
@@ -88,7 +89,8 @@ def refusal(
 def _too_large(plan: Plan) -> str:
     assert plan.limit is not None
     needed, free = format_bytes(plan.memory.total), format_bytes(plan.limit.bytes)
-    return f"This run needs {needed} of memory; {free} is {plan.limit.reason}."
+    each = f" in each of its {plan.world_size} processes" if plan.world_size > 1 else ""
+    return f"This run needs {needed} of memory{each}; {free} is {plan.limit.reason}."
 
 
 def table(plan: Plan) -> list[str]:
@@ -103,11 +105,12 @@ def table(plan: Plan) -> list[str]:
         f"model        {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, vocabulary {c.vocab_size:,}",
         f"run          {train.max_steps:,} steps of {train.batch_size} x {plan.T:,}{pieces},"
         f" {train.optimizer}, {train.dtype}",
+        *processes_lines(plan),
         "",
         f"parameters   {plan.parameters:>14,}",
         *(f"             {n:>14,}  {part}" for part, n in parameters_by_part(c).items()),
         "",
-        f"memory       {format_bytes(plan.memory.total):>14}  at the peak",
+        f"memory       {format_bytes(plan.memory.total):>14}  at the peak{' of each process' * (plan.world_size > 1)}",
         *limit,
         *(f"             {format_bytes(n):>14}  {NAMES.get(kind, kind)}" for kind, n in vars(plan.memory).items() if n),
         "",
@@ -129,9 +132,27 @@ def table(plan: Plan) -> list[str]:
         parts = vars(plan.seconds).items()
         lines += [f"             {format_duration(value):>14}  {name}" for name, value in parts if value >= 0.05]
         lines += [f"             ({speed_source(plan)})", *(f"             {line}" for line in long_run(plan))]
+        if plan.world_size > 1:
+            shared = "; they share the processors" if plan.train.device == "cpu" else ""
+            lines.append(f"             (without the messages of the processes{shared})")
     if text.tokens is None:
         lines += ["", "note         length of the text unknown: passes and evaluations not counted"]
     return lines
+
+
+def processes_lines(plan: Plan) -> list[str]:
+    """Return how a run is split among its ranks; [] for one."""
+    if plan.world_size == 1:
+        return []
+    kept = {
+        "ddp": "ddp: each has the whole model",
+        "fsdp": "fsdp: each has a shard of weights, gradients and moments",
+    }[plan.parallel]
+    rows = plan.train.batch_size // plan.world_size
+    return [
+        f"processes    {plan.world_size}, {rows} of {plan.train.batch_size} sequences each",
+        f"             {kept}",
+    ]
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:

@@ -38,6 +38,7 @@ def suggest_settings(plan: Plan, *, timed: bool = True) -> list[Suggestion]:
     """
     tried = [
         _smaller_micro_batch(plan),
+        _sharded(plan),
         _smaller_batch(plan),
         *(_alone_then_in_pieces(plan, kind) for kind in _kinds(plan)),
     ]
@@ -67,20 +68,23 @@ def apply(model: ModelConfig, train: TrainConfig, T: int, changes: Overrides) ->
     return replace(model, **by_part["model"]), replace(train, **by_part["train"]), changes.get("data__max_length", T)
 
 
-def micro_batches(train: TrainConfig) -> list[int]:
-    """Return the smaller micro-batches that divide the batch, the largest first."""
-    current = train.micro_batch or train.batch_size
-    return [n for n in range(min(current - 1, MAX_MICRO_BATCH), 0, -1) if train.batch_size % n == 0]
+def micro_batches(train: TrainConfig, world_size: int = 1) -> list[int]:
+    """Return the smaller micro-batches that divide a rank's share of the batch, the largest first."""
+    rows = train.batch_size // world_size
+    current = train.micro_batch or rows
+    return [n for n in range(min(current - 1, MAX_MICRO_BATCH), 0, -1) if rows % n == 0]
 
 
-def batch_sizes(train: TrainConfig) -> list[int]:
-    """Return the smaller batches that are a power of two and need no micro-batches, the largest first.
+def batch_sizes(train: TrainConfig, world_size: int = 1) -> list[int]:
+    """Return the smaller batches of a power of two for each rank that need no micro-batches, the largest first.
 
     >>> batch_sizes(TrainConfig(batch_size=12)), batch_sizes(TrainConfig(batch_size=12, micro_batch=4))
     ([8, 4, 2, 1], [2, 1])
+    >>> batch_sizes(TrainConfig(batch_size=12), world_size=3)
+    [6, 3]
     """
-    largest = min((train.micro_batch or train.batch_size) - 1, MAX_MICRO_BATCH)
-    return [1 << k for k in range(largest.bit_length() - 1, -1, -1)] if largest else []
+    largest = min((train.micro_batch or train.batch_size // world_size) - 1, MAX_MICRO_BATCH)
+    return [world_size << k for k in range(largest.bit_length() - 1, -1, -1)] if largest else []
 
 
 def _suggestion(plan: Plan, flags: str, effect: str, **changes: Any) -> Suggestion:
@@ -90,21 +94,31 @@ def _suggestion(plan: Plan, flags: str, effect: str, **changes: Any) -> Suggesti
 def _replan(plan: Plan, changes: Overrides, *, timed: bool = False) -> Plan:
     model, train, T = apply(plan.model, plan.train, plan.T, changes)
     text = replace(plan.text, tokens=None) if "data__tokenizer" in changes else plan.text
-    return make_plan(model, train, T, text, framework=plan.memory.framework, limit=plan.limit, timed=timed)
+    ranks: Any = {"world_size": plan.world_size, "local_size": plan.local_size}
+    ranks |= {"parallel": train.parallel if "train__parallel" in changes else plan.parallel}
+    return make_plan(model, train, T, text, framework=plan.memory.framework, limit=plan.limit, timed=timed, **ranks)
 
 
 def _smaller_micro_batch(
     plan: Plan, prefix: str = "", effect: str = "the same steps and loss", **changes: Any
 ) -> Iterator[Suggestion]:
     what, semicolon, advice = effect.partition("; ")
-    for n in micro_batches(plan.train):
+    for n in micro_batches(plan.train, plan.world_size):
         pieces = f"{what}, {n} sequence{'s' * (n != 1)} at a time{semicolon}{advice}"
         yield _suggestion(plan, f"{prefix}--micro-batch {n}", pieces, train__micro_batch=n, **changes)
 
 
+def _sharded(plan: Plan) -> Iterator[Suggestion]:
+    """Yield the same run with its weights, gradients and moments in shards, if each rank has all of them."""
+    if plan.parallel == "ddp":
+        effect = "the same steps and loss, each process keeps a shard"
+        yield _suggestion(plan, "--parallel fsdp", effect, train__parallel="fsdp")
+        yield from _smaller_micro_batch(plan, "--parallel fsdp ", effect, train__parallel="fsdp")
+
+
 def _smaller_batch(plan: Plan) -> Iterator[Suggestion]:
     drop = "; leave out --micro-batch" if plan.train.micro_batch else ""
-    for n in batch_sizes(plan.train):
+    for n in batch_sizes(plan.train, plan.world_size):
         effect = f"fewer tokens a step: {n * plan.T:,} instead of {plan.tokens_per_step:,}{drop}"
         yield _suggestion(plan, f"--batch-size {n}", effect, train__batch_size=n, train__micro_batch=None)
 

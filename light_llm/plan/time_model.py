@@ -33,7 +33,10 @@ class Seconds:
 
 
 def step_seconds(shape: StepShape, p: Profile) -> float:
-    """Return the seconds of one optimizer step: its micro-batches and the update."""
+    """Return the seconds of one optimizer step: its micro-batches and the update.
+
+    Ranks on the processors of one machine share them. The messages between ranks are left out (`cluster.py` has them).
+    """
     m = shape.model
     C, V = m.n_embd, m.vocab_size
     head = V * (interpolate(C, WIDTHS, p.head_batch) + shape.N * interpolate(C, WIDTHS, p.head_token))
@@ -43,7 +46,7 @@ def step_seconds(shape: StepShape, p: Profile) -> float:
     # Adding a gradient to the one before moves half as many bytes as an update of AdamW.
     adding = get_model_size(m) * p.adamw / 2 * (shape.micro_batches > 1)
     factor = COMPILED_FACTOR if shape.compiled else 1.0
-    return shape.micro_batches * factor * (batch + adding) + update_seconds(shape, p)
+    return shape.per_core * (shape.micro_batches * factor * (batch + adding) + update_seconds(shape, p))
 
 
 def update_seconds(s: StepShape, p: Profile) -> float:
@@ -52,9 +55,10 @@ def update_seconds(s: StepShape, p: Profile) -> float:
     matrices = matrix_parameters(m)
     others = get_model_size(m) - matrices
     of_matrices = getattr(p, OPTIMIZERS[s.optimizer].update_seconds_key)
+    shards = s.ranks if s.sharded else 1
     if isinstance(of_matrices, tuple):  # of a block, by its width; otherwise of a parameter
-        return others * p.adamw + m.n_layer * interpolate(m.n_embd, WIDTHS, of_matrices)
-    return others * p.adamw + matrices * float(of_matrices)
+        return (others * p.adamw + m.n_layer * interpolate(m.n_embd, WIDTHS, of_matrices)) / shards
+    return (others * p.adamw + matrices * float(of_matrices)) / shards
 
 
 def block_seconds(s: StepShape, p: Profile) -> float:
@@ -74,9 +78,9 @@ def attention_seconds(s: StepShape, p: Profile) -> float:
 
 
 def evaluation_seconds(s: StepShape, p: Profile, tokens: int) -> float:
-    """Return the seconds of one pass over that many held-out tokens."""
+    """Return the seconds of one pass over that many held-out tokens, which are dealt to the ranks."""
     blocks = p.forward * (interpolate(s.model.n_embd, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
-    return tokens * (s.model.n_layer * blocks + head_value_seconds(s, p))
+    return s.per_core * tokens / s.ranks * (s.model.n_layer * blocks + head_value_seconds(s, p))
 
 
 def head_value_seconds(s: StepShape, p: Profile) -> float:

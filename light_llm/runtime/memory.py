@@ -63,8 +63,12 @@ def resident_memory(proc: Path = PROC) -> int:
     return peak_memory() or 0
 
 
-def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit | None:
-    """Return the tightest limit on the memory of a device; None if no limit is known."""
+def memory_limit(device: str, *, processes: int = 1, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit | None:
+    """Return the tightest limit on the memory of a device; None if no limit is known.
+
+    Args:
+        processes: of this run on this machine. Each gets an equal share of the memory of a machine or a container.
+    """
     kind = torch.device(device).type
     if kind == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -74,8 +78,17 @@ def memory_limit(device: str, *, proc: Path = PROC, cgroup: Path = CGROUP) -> Me
             return MemoryLimit(torch.mps.recommended_max_memory(), "allowed by macOS for this GPU")
         return None
     resident = resident_memory(proc)
-    limits = [_machine_limit(proc, resident), _container_limit(cgroup, resident), _shell_limit(proc, resident)]
+    shared = (_machine_limit(proc, resident), _container_limit(cgroup, resident))
+    # A limit of the shell holds for each process by itself.
+    limits = [*(_share(limit, processes) for limit in shared), _shell_limit(proc, resident)]
     return min((limit for limit in limits if limit), key=lambda limit: limit.bytes, default=None)
+
+
+def _share(limit: MemoryLimit | None, processes: int) -> MemoryLimit | None:
+    if limit is None or processes == 1:
+        return limit
+    reason = f"each process's share of {format_bytes(limit.bytes)} {limit.reason}"
+    return MemoryLimit(limit.bytes // processes, reason)
 
 
 def _machine_limit(proc: Path, resident: int) -> MemoryLimit | None:
