@@ -89,6 +89,10 @@ class DeviceError(LightLLMError):
     """A device or number format that this machine does not have."""
 
 
+class RankLost(LightLLMError):
+    """Another process of the run has ended, failed or does not answer."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal that ends the whole program. At a prompt, Ctrl-C alone is a plain KeyboardInterrupt.
 

@@ -119,6 +119,18 @@ def test_only_the_runtime_knows_the_machine() -> None:
     assert not strays, f"devices or environment variables outside runtime/: {strays}"
 
 
+def test_processes_talk_in_few_places() -> None:
+    """The rest of the package calls methods of `World`, which are the identity for one process."""
+    talking = set()
+    for file, package, tree in modules():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if any(name.startswith("torch.distributed") for name in (source, *names)):
+                talking.add(package if package in ("parallel", "optim") else str(file.relative_to(PACKAGE)))
+    assert talking <= {"runtime/process_group.py", "parallel", "optim"}
+
+
 # Where the time of day is asked for: durations and decisions are made on clocks that nobody sets.
 TIME_OF_DAY = {
     "checkpoint/lock.py": "when the owner of a folder started, for people",

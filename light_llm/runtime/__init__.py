@@ -40,3 +40,10 @@ from .process import configure_process as configure_process
 from .process import limit_threads as limit_threads
 from .process import usable_cores as usable_cores
 from .timing import is_busy as is_busy
+from .world import Json as Json
+from .world import World as World
+from .world import in_world as in_world
+from .world import is_lost as is_lost
+from .world import join_world as join_world
+from .world import joined_world as joined_world
+from .world import leave_world as leave_world
