@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -11,9 +11,7 @@ from ..config import TrainConfig
 from ..config.validation import divisors
 from ..errors import ConfigError
 from ..objective import NextTokenLoss
-
-if TYPE_CHECKING:
-    from ..runtime.world import World
+from ..runtime.world import World
 
 Kind = Literal["one", "ddp", "fsdp"]
 

@@ -1,0 +1,148 @@
+"""Fully sharded data parallel (FSDP2; Zhao et al., 2023): each rank stores a slice of every parameter.
+
+A slice is rows [a, b) of a tensor, with its gradient and its optimizer state. The whole of a block is gathered for its
+forward pass and again for its backward pass, and its gradients are summed and sliced after that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from ..config import TrainConfig
+from ..errors import DeviceError
+from ..model import LightLLM
+from ..objective import NextTokenLoss
+from ..runtime.world import World
+from .base import Parallel
+
+# The loss, evaluation, decoding and probes call these instead of the model itself.
+FORWARD_METHODS = ("hidden_states", "logits")
+
+
+class FullySharded(Parallel):
+    """A slice of the model on each rank. The model stays the same object, with the same names; its parameters become
+    DTensors, and every call of it is one of all ranks.
+    """
+
+    kind = "fsdp"
+
+    def _wrap(self, objective: NextTokenLoss, config: TrainConfig) -> nn.Module:
+        device = torch.device(config.device).type
+        if device not in ("cpu", "cuda"):
+            raise DeviceError(
+                f"FSDP runs on cpu and cuda, and this run is on {device}; use {{--parallel ddp}}, or {{--device cpu}}"
+            )
+        self.model = objective.model
+        # The output of a Linear layer is a view, and nothing here changes it in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        # DDP does this by itself; FSDP would keep a slice of what each rank happens to have.
+        for tensor in chain(self.model.parameters(), self.model.buffers()):
+            self.world.broadcast(tensor.detach())
+        # A compiled block is compiled before it is sharded, so that FSDP's hooks stay outside of its graph.
+        if config.compile == "on":
+            for block in self.model.h:
+                block.compile(dynamic=False)
+        shard_model(self.model, make_mesh(self.world, device), config)
+        return objective
+
+    @contextmanager
+    def _accumulate(self, last: bool) -> Iterator[None]:
+        root: Any = self.model
+        root.set_requires_gradient_sync(last)
+        yield
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        return self._accumulate(last)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        with torch.no_grad():
+            return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def shard(self, tensor: Tensor, like: Tensor) -> Tensor:
+        # A counter of Adam's is not divided, although its parameter is.
+        if not isinstance(like, DTensor) or tensor.ndim == 0:
+            return tensor.to(like.device)
+        # No message: every rank has the whole tensor and keeps its slice.
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+    def replicas(self, parameter: Tensor) -> int:
+        return replicas(parameter, self.world.size)
+
+    def finish_evaluation(self) -> None:
+        # After a forward pass without a backward pass the root module keeps its whole parameters.
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
+def make_mesh(world: World, device: str) -> DeviceMesh:
+    """Return the mesh of a run: its ranks in a line; or on several machines replicas of shards (HSDP).
+
+    Then each machine has all slices, so that parameters are gathered inside a machine and only gradients cross between.
+    """
+    if 1 < world.local_size < world.size and world.size % world.local_size == 0:
+        shape = (world.size // world.local_size, world.local_size)
+        return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh(device, (world.size,), mesh_dim_names=("shard",))
+
+
+def shard_model(model: LightLLM, mesh: DeviceMesh, config: TrainConfig) -> None:
+    """Shard a model in place, block by block, with gradients that are summed in float32.
+
+    In bfloat16, only the Linear layers are gathered in 16 bits: autocast would cast the same weights to the same
+    numbers, so the arithmetic is that of one process to the bit, and half as many bytes are sent. Norms, tables and the
+    residual stream stay in float32.
+    """
+    for block in model.h:
+        # Hooks inside a block would split its graph, so a compiled block is gathered as one, in float32.
+        if config.dtype == "bfloat16" and config.compile != "on":
+            layers: list[nn.Module] = [module for module in block.modules() if isinstance(module, nn.Linear)]
+            policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+            fully_shard(layers, mesh=mesh, mp_policy=policy)
+            for layer in layers:
+                cast_outside_autocast(layer, torch.bfloat16)
+        else:
+            fully_shard(block, mesh=mesh)
+    # Needed by the backward pass first, so it is not freed before.
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    for name in FORWARD_METHODS:
+        register_fsdp_forward_method(model, name)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            # gloo has no reduction with a factor.
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def cast_outside_autocast(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Let a Linear layer whose weights are gathered in dtype take and return float32 where autocast is off: samples."""
+
+    def cast(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (x,) = inputs
+        return (x,) if torch.is_autocast_enabled(x.device.type) else (x.to(dtype),)
+
+    def restore(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output if torch.is_autocast_enabled(output.device.type) else output.float()
+
+    layer.register_forward_pre_hook(cast)
+    layer.register_forward_hook(restore)
+
+
+def replicas(parameter: Tensor, ranks: int) -> int:
+    """Return how many of the ranks hold the same elements of a parameter: all of them unless it is sharded."""
+    if not isinstance(parameter, DTensor):
+        return ranks
+    shards = 1
+    for size, placement in zip(parameter.device_mesh.shape, parameter.placements, strict=True):
+        shards *= size if isinstance(placement, Shard) else 1
+    return ranks // shards
