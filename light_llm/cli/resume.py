@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from .args import given_settings
 
 if TYPE_CHECKING:
-    from ..train.start import SavedRun
+    from ..train.saved_run import SavedRun
     from .train import TrainFlags
 
 _CHOOSERS = ("budget", "fit")  # flags that choose settings of a new run

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..data import TokenDataset
     from ..train import Trainer
-    from ..train.start import SavedRun
+    from ..train.saved_run import SavedRun
 
 Flags = TypeVar("Flags", bound="TrainFlags")
 ABOUT = "Train a model on a text. `light-llm settings` lists what --set can change."
@@ -177,7 +177,7 @@ def _choose_run(
     """Return what is asked for, the run, and the model file that it starts from; no run if it is finished already."""
     from ..checkpoint import RunFolder
     from ..train.messages import finished
-    from ..train.start import finished_step, read_saved_run
+    from ..train.saved_run import finished_step, read_saved_run
 
     folder = RunFolder(flags.out)
     if not flags.resume:
@@ -200,7 +200,7 @@ def _resumed_run(saved: SavedRun, step: Path, settings: dict[str, Any]) -> tuple
 
     from ..checkpoint import read_model
     from ..data.piped_text import STDIN, stdin_or_saved
-    from ..train.start import refuse_changes
+    from ..train.saved_run import refuse_changes
 
     # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.
     settings = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto") | settings

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..model import LightLLM
 
 if TYPE_CHECKING:
-    from .start import ResumeState
+    from .saved_run import ResumeState
 
 ModelLike = LightLLM | ModelConfig
 LoaderLike = DataLoader | TokenDataset | Iterable[tuple[Tensor, Tensor]]

@@ -23,7 +23,7 @@ from .preflight import checkpoint_record
 from .step import Status, Step, TrainState
 
 if TYPE_CHECKING:
-    from .start import ResumeState
+    from .saved_run import ResumeState
     from .trainer import Trainer
 
 OVERHEAD = 4 << 20  # bytes beside the tensors: tokenizer, generators, records, blocks of the file system

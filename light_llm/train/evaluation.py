@@ -24,7 +24,7 @@ from .messages import loss_is_rising
 from .step import EvaluationCancelled, Status, Step, TrainState
 
 if TYPE_CHECKING:
-    from .start import ResumeState
+    from .saved_run import ResumeState
     from .trainer import Trainer
 
 MIN_WORSE_EVALUATIONS = 2  # in a row, before a rising held-out loss is reported

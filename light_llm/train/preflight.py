@@ -33,7 +33,7 @@ from ..text_format import print_wrapped
 from .measure import measure_machine
 
 if TYPE_CHECKING:
-    from .start import ResumeState
+    from .saved_run import ResumeState
 
 
 @dataclass(frozen=True)

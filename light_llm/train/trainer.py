@@ -27,7 +27,8 @@ from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
 from .preflight import RunOptions
 from .rescue import save_on_exception
-from .start import ActiveRun, finished_step, load_finished, read_resume_state, read_saved_run, restore, start_run
+from .saved_run import finished_step, load_finished, read_resume_state, read_saved_run, restore
+from .start import ActiveRun, start_run
 from .step import GuardAction, PendingStep, Result, Status, Step, StopFlag, TrainState
 
 

@@ -9,7 +9,7 @@ import pytest
 from light_llm.checkpoint import RunFolder
 from light_llm.errors import CheckpointError
 from light_llm.train import Trainer
-from light_llm.train.start import read_saved_run
+from light_llm.train.saved_run import read_saved_run
 from tests.support.tools import SMALL, byte_loader, byte_model, flip, train_small
 
 

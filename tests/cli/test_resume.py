@@ -13,7 +13,7 @@ from light_llm.cli.resume import compare_with_start
 from light_llm.cli.train import TrainFlags, parse_train
 from light_llm.config import FLAGS
 from light_llm.errors import ConfigError
-from light_llm.train.start import SavedRun, read_saved_run, refuse_changes
+from light_llm.train.saved_run import SavedRun, read_saved_run, refuse_changes
 from tests.support.tools import rows_of
 
 # Flags of a command that say nothing about the run itself.

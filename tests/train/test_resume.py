@@ -12,7 +12,7 @@ from light_llm.config import ModelConfig
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError
 from light_llm.model import LightLLM
 from light_llm.train import Callback, EvaluateHeldOut, Step, Trainer
-from light_llm.train.start import data_changes
+from light_llm.train.saved_run import data_changes
 from tests.support.tools import SMALL, Foreign, byte_loader, byte_model, flip, rows_of, tensors_of, train_small
 
 
