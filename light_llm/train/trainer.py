@@ -14,7 +14,7 @@ from ..checkpoint import Files, RunFolder, read_step
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import ModelConfig, Run, TrainConfig, check_range, get_model_size
 from ..data import Batch, DataLoader, TokenDataset, Tokenizer, batches_from
-from ..errors import ConfigError, DeviceError, as_keywords
+from ..errors import ConfigError, as_keywords
 from ..model import LightLLM
 from ..objective import NextTokenLoss, total_weight
 from ..observe import Sink
@@ -25,6 +25,7 @@ from . import arguments, messages, preflight
 from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFiniteGuard, run_guards
 from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
+from .out_of_memory import halve_micro_batch
 from .preflight import RunOptions
 from .rescue import save_on_exception
 from .saved_run import finished_step, load_finished, read_resume_state, read_saved_run, restore
@@ -228,7 +229,7 @@ class Trainer:
                 # The next try must not add to half a gradient, nor draw another dropout mask.
                 self.model.zero_grad(set_to_none=True)
                 set_rng_state(rng, self.config.device)
-                self.halve_micro_batch(error)
+                halve_micro_batch(self, error)
 
     def accumulate(self, batch: Batch, n_targets: float) -> Tensor:
         """Add up the gradients of the micro-batches. Returns the loss of the whole batch, ().
@@ -247,24 +248,6 @@ class Trainer:
             part.backward()
             loss += part.detach()
         return loss
-
-    def halve_micro_batch(self, error: RuntimeError) -> None:
-        """Halve the micro-batch in the first step; the tokens of a step stay the same, and so does its loss.
-
-        Raises:
-            DeviceError: it cannot be smaller, or this is a later step. The run is saved first.
-        """
-        smaller = preflight.smaller_micro_batch(self.config)
-        if self._active.throughput.steps or smaller is None:
-            saved = self.checkpointer.save_if_possible()
-            raise DeviceError(messages.out_of_memory(self.config, self.state.step, saved, self.folder.path)) from error
-        self.config = replace(self.config, micro_batch=smaller)
-        self.folder.write_run({**self.folder.read_run(), "run": self.run.to_dict()})
-        n = self.config.batch_size
-        self.say(
-            f"memory   {n} sequences at a time do not fit: now {smaller} at a time, but still {n} per step, "
-            "with the same loss",
-        )
 
     def check(self, pending: PendingStep) -> GuardAction:
         """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
