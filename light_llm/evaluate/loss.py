@@ -17,9 +17,11 @@ from ..data.tokenizers import byte_lengths as byte_lengths_of
 from ..errors import ConfigError, DataError
 from ..model import LightLLM, eval_mode
 from ..objective import IGNORED, token_cross_entropy
-from ..runtime import autocast
+from ..runtime import World, autocast
+from .across_ranks import deal, gather_values, same_batches
 
 DTYPES = ("float32", "bfloat16", "float16")  # of the matrix products
+Windows = list[tuple[int, int]]  # the first token of each, and the one after the last
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def evaluate_loss(
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     on_window: Callable[[int, NDArray[np.float64]], None] | None = None,
+    world: World = World(),  # noqa: B008
 ) -> Evaluation:
     """Return the held-out loss of a dataset, or that of n tokens: the mean nats of n - 1 targets.
 
@@ -74,8 +77,12 @@ def evaluate_loss(
         context: T, tokens of a window; by default the max_length of the dataset.
         batch_size: windows that are evaluated at once; the result does not depend on it.
         dtype: float32, bfloat16 or float16: the format of the matrix products.
-        progress: called with (windows done, windows in total).
-        on_window: called with the index of a window's first target (1 ... n - 1) and the nats of its targets.
+        progress: called with (windows done, windows in total), on all ranks equally often; an error that it raises on
+            all of them cancels the evaluation.
+        on_window: called with the index of a window's first target (1 ... n - 1) and the nats of its targets, on each
+            rank for all windows in their order.
+        world: the ranks that evaluate together: each takes some of the batches, and all return the same result, that
+            of one process.
 
     Raises:
         DataError: fewer than two tokens.
@@ -92,25 +99,35 @@ def evaluate_loss(
     sums, counts, n_bytes = [], [], 0
     position_nats, position_counts = np.zeros(context), np.zeros(context, dtype=np.int64)
     with eval_mode(model):
-        for starts, ids in _read_windows(tokens, context, batch_size):
-            nats = _target_nats(model, ids, dtype)
-            B, T = nats.shape
-            counts_of = tokens.byte_counts
-            if counts_of is None:
-                n_bytes += count_bytes(ids[:, 1:], byte_lengths)
-            else:
-                n_bytes += sum(int(counts_of.read(start + 1, start + T + 1).sum()) for start in starts)
-            sums += nats.sum(dim=1).tolist()
-            counts += [T] * B
-            position_nats[:T] += nats.sum(dim=0).numpy()
-            position_counts[:T] += B
-            if on_window:
-                for start, row in zip(starts, nats.numpy(), strict=True):
-                    on_window(start + 1, row)
+        for batches, own in deal(_batches_of_windows(n, context, batch_size), world):
+            ids = np.stack([tokens.read(start, stop) for start, stop in own])
+            own_nats = _target_nats(model, ids, dtype)
+            if world.rank < len(batches):
+                n_bytes += _count_target_bytes(tokens, own, ids, byte_lengths)
+            shapes = [(len(batch), batch[0][1] - batch[0][0] - 1) for batch in batches]
+            for batch, nats in zip(batches, gather_values(own_nats, shapes, world), strict=True):
+                B, T = nats.shape
+                sums += nats.sum(dim=1).tolist()
+                counts += [T] * B
+                position_nats[:T] += nats.sum(dim=0).numpy()
+                position_counts[:T] += B
+                if on_window:
+                    for (start, _), row in zip(batch, nats.numpy(), strict=True):
+                        on_window(start + 1, row)
             if progress:
                 progress(len(sums), n_windows)
+    n_bytes = int(world.sum(torch.tensor(n_bytes)))
     buckets = tuple(position_buckets(position_nats, position_counts))
     return replace(summarise(sums, counts, n_bytes, context), by_position=buckets)
+
+
+def _count_target_bytes(
+    tokens: TokenArray, windows: Windows, ids: NDArray[np.integer[Any]], lengths: NDArray[np.int64]
+) -> int:
+    """Return the bytes of the targets of windows, whose ids are (B, T + 1)."""
+    if tokens.byte_counts is None:
+        return count_bytes(ids[:, 1:], lengths)
+    return sum(int(tokens.byte_counts.read(start + 1, stop).sum()) for start, stop in windows)
 
 
 def _check_arguments(
@@ -185,30 +202,36 @@ def evaluate_batches(
     *,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
+    world: World = World(),  # noqa: B008
 ) -> Evaluation:
     """Return the mean nats over all targets of pairs (tokens, targets), both (B, T); targets of -100 are ignored.
 
     Args:
+        batches: the same on all ranks.
         byte_lengths: UTF-8 bytes of each token id, (V,); without them bits per byte are NaN.
-        progress: called with (sequences done, 0).
+        progress: called with (sequences done, 0), on all ranks equally often.
+        world: as in `evaluate_loss`.
 
     Raises:
-        ConfigError: there are no targets.
+        ConfigError: there are no targets, or the batches of two ranks differ.
     """
     sums: list[float] = []
     counts: list[int] = []
     n_bytes = context = 0
     device = model.head_weight.device
     with eval_mode(model):
-        for tokens, targets in batches:
+        for group, own in deal(same_batches(batches, world), world):
             with torch.no_grad(), autocast(device.type, dtype):
-                nats = token_cross_entropy(model, tokens.to(device), targets.to(device)).cpu().double()
-            counted = targets != IGNORED
-            sums += nats.sum(dim=1).tolist()
-            counts += counted.sum(dim=1).tolist()
-            context = max(context, tokens.size(1))
-            if byte_lengths is not None:
-                n_bytes += count_bytes(targets[counted].numpy(), byte_lengths)
+                own_nats = token_cross_entropy(model, own[0].to(device), own[1].to(device)).cpu().double()
+            shapes = [(len(tokens),) for tokens, _ in group]
+            for nats in gather_values(own_nats.sum(dim=1), shapes, world):
+                sums += nats.tolist()
+            for tokens, targets in group:
+                counted = targets != IGNORED
+                counts += counted.sum(dim=1).tolist()
+                context = max(context, tokens.size(1))
+                if byte_lengths is not None:
+                    n_bytes += count_bytes(targets[counted].numpy(), byte_lengths)
             if progress:
                 progress(len(sums), 0)
     if not sum(counts):
@@ -216,18 +239,14 @@ def evaluate_batches(
     return summarise(sums, counts, n_bytes, context)
 
 
-def _read_windows(
-    tokens: TokenArray, context: int, batch_size: int
-) -> Iterator[tuple[list[int], NDArray[np.integer[Any]]]]:
-    """Yield the starts of windows and their ids with one target more, (B, T + 1), in batches of equal length."""
-    n = len(tokens)
-    starts = list(range(0, n - 1, context))
-    for i in range(0, len(starts), batch_size):
-        group = starts[i : i + batch_size]
-        full = [s for s in group if s + context < n]
-        # The short last window is a batch of its own: without padding there is nothing to mask.
-        for batch in filter(None, (full, [s for s in group if s not in full])):
-            yield batch, np.stack([tokens.read(s, min(s + context + 1, n)) for s in batch])
+def _batches_of_windows(n: int, context: int, batch_size: int) -> Iterator[Windows]:
+    """Yield the windows of n tokens, each of T inputs and one target more, in batches of equal length."""
+    full = [(start, start + context + 1) for start in range(0, n - context, context)]
+    for i in range(0, len(full), batch_size):
+        yield full[i : i + batch_size]
+    # The short last window is a batch of its own: without padding there is nothing to mask.
+    if (last := len(full) * context) < n - 1:
+        yield [(last, n)]
 
 
 def _target_nats(model: LightLLM, ids: NDArray[np.integer[Any]], dtype: str) -> Tensor:
