@@ -63,7 +63,7 @@ def evaluate_loss(
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     on_window: Callable[[int, NDArray[np.float64]], None] | None = None,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
 ) -> Evaluation:
     """Return the held-out loss of a dataset, or that of n tokens: the mean nats of n - 1 targets.
 
@@ -202,7 +202,7 @@ def evaluate_batches(
     *,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
 ) -> Evaluation:
     """Return the mean nats over all targets of pairs (tokens, targets), both (B, T); targets of -100 are ignored.
 
