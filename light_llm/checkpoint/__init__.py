@@ -1,6 +1,8 @@
 """Run folders, step folders and model files: written atomically, verified when read."""
 
 from ..atomic_io import Files as Files
+from .across_ranks import all_see as all_see
+from .across_ranks import broadcast_tensors as broadcast_tensors
 from .carried_files import CARRIED_FILES as CARRIED_FILES
 from .carried_files import read_carried_files as read_carried_files
 from .generators import gather_rng as gather_rng

@@ -1,11 +1,8 @@
 """An evaluation that several ranks divide: on each rank the result of one process, to the bit."""
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,44 +15,10 @@ from light_llm.evaluate import evaluate_against_limits, evaluate_batches, evalua
 from light_llm.evaluate.across_ranks import gather_values
 from light_llm.objective import IGNORED
 from light_llm.runtime import World
+from tests.support.rank_threads import ThreadWorld, run_threads
 from tests.support.tools import some_tokens, tiny_model
 
 LENGTHS = np.arange(61) % 4
-T = TypeVar("T")
-
-
-class Threads:
-    """The ranks of a run as threads of this process, which really wait for each other."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.barrier, self.values = size, threading.Barrier(size, timeout=30), [None] * size
-
-    def run(self, function: Callable[[World], T]) -> list[T]:
-        """Call a function on each rank. Returns the results by rank."""
-        with ThreadPoolExecutor(self.size) as pool:
-            futures = [pool.submit(function, ThreadWorld(rank, self)) for rank in range(self.size)]
-            return [future.result() for future in futures]
-
-
-class ThreadWorld(World):
-    def __init__(self, rank: int, threads: Threads) -> None:
-        super().__init__(rank, threads.size)
-        self.threads, self.messages = threads, []  # type: ignore[var-annotated]
-
-    def _exchange(self, value: Any) -> list[Any]:
-        self.threads.values[self.rank] = value
-        self.threads.barrier.wait()
-        values = list(self.threads.values)
-        self.threads.barrier.wait()
-        return values
-
-    def sum(self, x: Tensor) -> Tensor:
-        self.messages.append(("sum", tuple(x.shape)))
-        return x.copy_(torch.stack(self._exchange(x.clone())).sum(dim=0))
-
-    def gather(self, value: Any) -> list[Any]:
-        self.messages.append(("gather",))
-        return self._exchange(value)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -80,7 +43,7 @@ def test_several_ranks_find_what_one_process_finds(size: int, n: int) -> None:
         return {"result": asdict(result), "windows": windows, "done": done, "passes": len(passes)}
 
     alone = evaluate(World())
-    ranks = Threads(size).run(evaluate)
+    ranks = run_threads(size, evaluate)
     for found in ranks:
         assert found["result"] == alone["result"] and found["windows"] == alone["windows"]
         assert found["done"] == ranks[0]["done"] and found["done"][-1] == alone["done"][-1]
@@ -98,7 +61,7 @@ def test_the_distance_from_the_limit_is_that_of_one_process() -> None:
         how: dict[str, Any] = {"context": 8, "batch_size": 2, "world": world}
         return evaluate_against_limits(deepcopy(model), tokens, lengths, limits, 0, **how)
 
-    assert Threads(3).run(evaluate) == [evaluate(World())] * 3
+    assert run_threads(3, evaluate) == [evaluate(World())] * 3
 
 
 def some_batches(n: int) -> list[tuple[Tensor, Tensor]]:
@@ -122,7 +85,7 @@ def test_batches_of_an_own_loader(n: int) -> None:
         return evaluate_batches(own, iter(some_batches(n)), LENGTHS, world=world), len(passes)
 
     alone, _ = evaluate(World())
-    assert Threads(2).run(evaluate) == [(alone, -(-n // 2))] * 2
+    assert run_threads(2, evaluate) == [(alone, -(-n // 2))] * 2
 
 
 @pytest.mark.parametrize("lengths", [(4, 3), (3, 4), (2, 6), (0, 1)])
@@ -134,7 +97,7 @@ def test_ranks_with_different_loaders_all_refuse(lengths: tuple[int, int]) -> No
             evaluate_batches(tiny_model(), some_batches(lengths[world.rank]), LENGTHS, world=world)
         return str(raised.value)
 
-    first, second = Threads(2).run(evaluate)
+    first, second = run_threads(2, evaluate)
     assert first == second
 
     def shuffled(world: World) -> None:
@@ -142,7 +105,7 @@ def test_ranks_with_different_loaders_all_refuse(lengths: tuple[int, int]) -> No
         with pytest.raises(ConfigError, match="from batch 1 on"):
             evaluate_batches(tiny_model(), batches, LENGTHS, world=world)
 
-    Threads(2).run(shuffled)
+    run_threads(2, shuffled)
 
 
 def test_a_cancelled_evaluation_ends_on_all_ranks() -> None:
@@ -158,7 +121,7 @@ def test_a_cancelled_evaluation_ends_on_all_ranks() -> None:
             evaluate_loss(tiny_model(), tokens, LENGTHS, context=8, batch_size=2, progress=stop, world=world)
         return world.messages
 
-    first, second = Threads(2).run(evaluate)  # type: ignore[arg-type]
+    first, second = run_threads(2, evaluate)
     assert first == second == [("sum", (32,))] * 2
 
 
@@ -170,5 +133,5 @@ def test_values_of_other_ranks_arrive_as_they_were() -> None:
     def gather(world: World) -> list[list[float]]:
         return [t.tolist() for t in gather_values(rows[world.rank % 2], [(3,), (2,)], world)]
 
-    for found in Threads(3).run(gather):
+    for found in run_threads(3, gather):
         assert str(found) == str([row.tolist() for row in rows])
