@@ -20,7 +20,7 @@ import torch
 from light_llm.config import DataConfig, ModelConfig, TrainConfig
 from light_llm.config.validation import parse_as
 from light_llm.data import prepare_dataset
-from light_llm.data.loader import WindowOrder
+from light_llm.data.order import WindowOrder
 from light_llm.data.tokenizers import byte_lengths
 from light_llm.evaluate import evaluate_loss
 from light_llm.model import LightLLM

@@ -33,14 +33,14 @@ def dump_with_digest(values: Mapping[str, Any]) -> bytes:
     return canonical_json({**values, DIGEST: hashlib.sha256(canonical_json(values)).hexdigest()})
 
 
-def load_verified(path: Path) -> dict[str, Any]:
+def load_verified(path: Path, limits: JsonLimits = ORDINARY) -> dict[str, Any]:
     """Read what `dump_with_digest` wrote, without the digest.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: any byte differs from what was written, white space included.
     """
-    values = parse_json(data := read_bounded(path))
+    values = parse_json(data := read_bounded(path, limits), limits)
     without_digest = {k: v for k, v in values.items() if k != DIGEST} if isinstance(values, dict) else {}
     if data != dump_with_digest(without_digest):
         raise ValueError("it was changed after it was written")

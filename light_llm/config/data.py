@@ -77,6 +77,16 @@ class DataConfig:
         flag=True,
         metavar="WHAT",
     )
+    order: int | None = setting(
+        None,
+        "order of the windows: 1 shuffles single windows, 2 shuffles chunks of 64 neighbours, for a corpus larger than "
+        "memory; by default 1 for a text and 2 for a corpus",
+        low=1,
+        high=2,
+    )
+    weights: str | None = setting(
+        None, "share of each source of a corpus, such as wiki=0.7,code=0.3; by default those in its corpus.json"
+    )
     seed: int = setting(
         DEFAULT_SEED, "seed of the order of the windows", short="seed: window order", low=0, high=MAX_SEED, flag=True
     )

@@ -2,9 +2,10 @@
 
 import hashlib
 import operator
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -13,17 +14,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import DEFAULT_SOURCE, DataConfig
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..runtime import cache_dir, cache_in_use
+from .corpus import CORPUS, CorpusSource, corpus_folder, format_weights, parse_weights, read_corpus
 from .encode import encode_splits
+from .order import PERIOD, slots_of
 from .piped_text import is_copy
 from .python_inputs import find_data, find_tokenizer
 from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key, split_note
+from .shard_list import ShardList, TokenSpan
 from .shards import SHARD_FORMAT, Shard, TokenArray
-from .sources import Source
+from .sources import Source, is_built_in
 from .text_stream import ProgressFn
 from .tokenizers import Tokenizer, tokenizer_hash
 
+_TEXT = DataConfig()
+_OF_TEXTS = ("held_out", "text_field", "separator", "suffixes", "errors")  # settings that decide how a text is read
 StageProgressFn = Callable[[str, int, int], object]  # (stage, bytes done, bytes in total); reading, learning, encoding
 
 
@@ -38,6 +44,7 @@ class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
     source: Source
     config: DataConfig = field(default_factory=DataConfig)
     notes: tuple[str, ...] = ()  # messages for the user about substitutes and damaged files
+    sources: tuple[CorpusSource, ...] = ()  # of a corpus, in the order of its ids, with the weights of the run
 
     def __len__(self) -> int:
         """Windows of max_length tokens in one pass."""
@@ -67,14 +74,25 @@ class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
     @property
     def folder(self) -> Path | None:
         """The folder of the shards; None for ids in memory."""
+        if self.sources:
+            return self.source.path
         return self.tokens.path.parent if isinstance(self.tokens, Shard) else None
 
     def check(self, progress: ProgressFn | None = None) -> int:
         """Verify every byte of the shards, and return the number of blocks. Raises DataError at the first damage."""
-        shards = [shard for shard in (self.tokens, self.held_out) if isinstance(shard, Shard)]
+        shards = [shard for shard in (self.tokens, self.held_out) if isinstance(shard, (Shard, ShardList))]
         for shard in shards:
             shard.check(progress)
-        return sum(len(shard.manifest["sha256"]) for shard in shards)
+        return sum(shard.n_blocks for shard in shards)
+
+    def held_out_by_source(self) -> dict[str, TokenArray]:
+        """Return the held-out ids of each source of a corpus that has any; empty for a text."""
+        starts = accumulate([0, *(source.n_held_out for source in self.sources)])
+        return {
+            source.name: TokenSpan(self.held_out, start, source.n_held_out)
+            for source, start in zip(self.sources, starts, strict=False)
+            if source.n_held_out
+        }
 
     @cached_property
     def limits(self) -> tuple[tuple[float, str], ...]:
@@ -89,6 +107,10 @@ class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
     def record(self) -> dict[str, Any]:
         """Return the facts about the data that run.json and checkpoints store, as plain values."""
         validation = self.source.held_out
+        sources = [
+            {"name": s.name, "weight": s.weight, "train_tokens": s.n_train, "held_out_tokens": s.n_held_out}
+            for s in self.sources
+        ]
         return {
             "source": self.source.name,
             "title": self.source.title,
@@ -108,6 +130,7 @@ class TokenDataset(Dataset[tuple[Tensor, Tensor]]):
             "max_length": self.max_length,
             "tokenizer": self.tokenizer.name,
             "tokenizer_sha256": tokenizer_hash(self.tokenizer),
+            **({"order": self.config.order, "sources": sources} if sources else {}),
         }
 
 
@@ -122,14 +145,16 @@ def prepare_dataset(
     errors: str = "strict",
     separator: str | None = None,
     suffixes: str = "",
+    order: int | None = None,
+    weights: str | None = None,
     offline: bool = False,
     progress: StageProgressFn | None = None,
 ) -> tuple[TokenDataset, Tokenizer]:
     """Find a text, split it, encode it (the ids are cached), and open it for training. See also `load_dataset`.
 
     Args:
-        data: the name of a source, or the path of a text, a folder of texts, JSON, CSV or Parquet; `-` is standard
-            input. A `Path` is always a path.
+        data: the name of a source, or the path of a text, a folder of texts, JSON, CSV or Parquet, or of the folder of
+            a corpus (`corpus.py`); `-` is standard input. A `Path` is always a path.
             Or the documents themselves: a list of texts, or records such as those of a `datasets.Dataset`.
             None: Shakespeare, or the built-in corpus if that is unavailable.
         max_length: T, tokens of a training window.
@@ -142,6 +167,8 @@ def prepare_dataset(
         errors: strict refuses bytes that are not UTF-8; replace counts and replaces them.
         separator: the line between the documents of a text, such as `<|endoftext|>`.
         suffixes: the endings of the files to read in a folder, such as ".py,.md".
+        order: 1 shuffles single windows, 2 chunks of 64 windows. None: 1 for a text, 2 for a corpus.
+        weights: the share of each source of a corpus, such as "wiki=0.7,code=0.3". None: those of the corpus.
         offline: download nothing.
         progress: called with (stage, bytes done, bytes in total); the stages are reading, learning and encoding.
 
@@ -162,6 +189,8 @@ def prepare_dataset(
         errors=errors,
         separator=separator,
         suffixes=suffixes,
+        order=order,
+        weights=weights,
     )
     name, n_documents = (DEFAULT_SOURCE, None) if data is None else find_data(data, text_field)
     val_name = None if val_data is None else find_data(val_data, text_field, argument="val_data")[0]
@@ -197,6 +226,10 @@ def load_dataset(
     def stage(name: str) -> ProgressFn | None:
         return partial(progress, name) if progress else None
 
+    if folder := corpus_folder(config.data):
+        return _load_corpus(config, folder, tokenizer, chosen)
+    if config.weights:
+        raise ConfigError(f"weights={config.weights!r} are for the sources of a corpus, and {config.data} is none")
     source, notes = resolve_source(config, chosen="data" in chosen, offline=offline, progress=stage("reading"))
     if tokenizer is None:
         spec = config.tokenizer if "tokenizer" in chosen else None
@@ -221,6 +254,61 @@ def load_dataset(
         raise DataError(_too_small(source, config, len(train), len(held_out)))
     notes += split_note(source, config.held_out, len(train), len(held_out))
     return TokenDataset(train, held_out, config.max_length, tokenizer, source, config, tuple(notes))
+
+
+def _load_corpus(
+    config: DataConfig, folder: Path, tokenizer: Tokenizer | None, chosen: Collection[str]
+) -> TokenDataset:
+    """Return the dataset of a corpus, whose shards are encoded already. Raises DataError and ConfigError."""
+    corpus = read_corpus(folder)
+    own, file = corpus.tokenizer, folder / CORPUS
+    if tokenizer and tokenizer_hash(tokenizer) != tokenizer_hash(own):
+        raise DataError(f"{file} was encoded with another tokenizer ({own.name}) than that of the model")
+    if "tokenizer" in chosen and config.tokenizer not in (own.name, f"{own.name}:{own.vocab_size}"):
+        raise ConfigError(
+            f"{{--tokenizer {config.tokenizer}}} cannot be used: {file} was encoded with {own.name}; leave it out"
+        )
+    if config.val_data:
+        raise ConfigError(
+            f"{{--val-data {config.val_data}}} cannot be used: {file} has its own held-out text; leave it out"
+        )
+    corpus.check_files()
+    sources = corpus.sources
+    if config.weights or len(sources) > 1:
+        text = config.weights or format_weights(sources)
+        weights = parse_weights(text, [source.name for source in sources])
+        sources = tuple(replace(source, weight=w) for source, w in zip(sources, weights, strict=True))
+        config = replace(config, weights=text)
+    # As for a text: what is used is recorded, so that a resumed run uses it too.
+    config = replace(config, data=_name_of(folder), tokenizer=own.name, order=config.order or 2)
+    source = corpus.as_source(config.data)
+    _check_sources(sources, file, config.max_length)
+    train, held_out = (corpus.open_split(split) for split in ("train", "held_out"))
+    ignored = [f"{{--{name.replace('_', '-')}}}" for name in _OF_TEXTS if getattr(config, name) != getattr(_TEXT, name)]
+    notes = [f"{' and '.join(ignored)} had no effect: the corpus is encoded already"] if ignored else []
+    return TokenDataset(train, held_out, config.max_length, own, source, config, tuple(notes), sources)
+
+
+def _check_sources(sources: Sequence[CorpusSource], file: Path, T: int) -> None:
+    """Raise DataError for a source that is trained on and has less than one window, or if nothing is held out."""
+    for source, slots in zip(sources, slots_of([source.weight for source in sources]), strict=True):
+        if slots and source.n_train < T + 1:
+            raise DataError(
+                f"the source {source.name} of {file} has {source.n_train:,} training tokens; one window of "
+                f"{{--max-length {T}}} needs {T + 1:,}"
+            )
+        if source.weight and not slots:
+            raise ConfigError(
+                f"the weight of {source.name} is less than 1 in {2 * PERIOD:,} of all weights; leave the source out "
+                f"with {source.name}=0, or give it more"
+            )
+    if sum(source.n_held_out for source in sources) < 2:
+        raise DataError(f"{file} has no held-out tokens; encode some text as held out, to evaluate on")
+
+
+def _name_of(folder: Path) -> str:
+    """Return the path of a folder, with "./" before the name of a built-in text."""
+    return f"./{folder}" if is_built_in(str(folder)) else str(folder)
 
 
 def _too_small(source: Source, config: DataConfig, n_train: int, n_held_out: int) -> str:

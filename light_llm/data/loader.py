@@ -1,16 +1,14 @@
-"""Batches of a run, by index: batch k of our loader is a pure function of the data, the seed and k.
+"""Batches of a run, by index: batch k of our loader is a pure function of the data, the seed and k (`order.py`).
 
-Windows hold T + 1 tokens and start T apart, from an offset that differs in each epoch; an epoch visits its windows in
-a pseudo-random permutation. The counter of sequences continues across epochs and is the only state. The order depends
-on no library's random generator, so that no new version of one can change the order of an old run. Any other iterable
-gives its batches in its own order.
+Any other iterable gives its batches in its own order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from ..config import DEFAULT_SEED, MAX_SEED, DataConfig, repr_short, whole_number
 from ..errors import ConfigError
+from .order import ORDERS, MixtureOrder, WindowOrder, mix, slots_of
 from .tokenizers import Tokenizer, byte_lengths
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100  # a target that has no loss, as in `objective.py`
 MAX_WINDOWS_NAMED = 4  # in a message about a batch
 MAX_PARTS_NAMED = 6  # in a message about what a loader gave
-_MASK = (1 << 64) - 1
 
 
 class Batch(NamedTuple):
@@ -55,7 +53,7 @@ class DataLoader:
         self.batch_size = whole_number("batch_size", batch_size, low=1)
         self.seed = whole_number("seed", seed, low=0, high=MAX_SEED)
         self.dataset = dataset
-        self.order = WindowOrder(len(dataset.tokens), dataset.max_length, self.seed)
+        self.order = order_of(dataset, self.seed)
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
         """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step.
@@ -98,12 +96,22 @@ class DataLoader:
         return int(self.byte_lengths[batch.targets.numpy()].sum())
 
     def describe(self, k: int) -> str:
-        """Describe where batch k is from: the pass over the text, and the first token of each window."""
+        """Describe where batch k is from: the pass over the text or the source, and the first token of each window."""
         first = k * self.batch_size
-        rows = range(min(self.batch_size, MAX_WINDOWS_NAMED))
-        starts = ", ".join(f"{self.order.start(first + row):,}" for row in rows)
+        places = [self.order.place(first + row) for row in range(min(self.batch_size, MAX_WINDOWS_NAMED))]
         more = ", ..." if self.batch_size > MAX_WINDOWS_NAMED else ""
-        return f"batch {k:,}, pass {first // self.order.per_epoch + 1}, windows from the tokens {starts}{more}"
+        if sources := self.dataset.sources:
+            windows = ", ".join(f"{sources[p.source].name} (pass {p.epoch + 1}) {p.start:,}" for p in places)
+            return f"batch {k:,}, windows from the tokens {windows}{more}"
+        starts = ", ".join(f"{place.start:,}" for place in places)
+        return f"batch {k:,}, pass {places[0].epoch + 1}, windows from the tokens {starts}{more}"
+
+    def passes(self, batches: int) -> dict[str, float]:
+        """Return how often `batches` batches read each source of a corpus; empty for a text."""
+        if not isinstance(self.order, MixtureOrder):
+            return {}
+        passes = self.order.passes(batches * self.batch_size)
+        return {source.name: n for source, n in zip(self.dataset.sources, passes, strict=True)}
 
     def __len__(self) -> int:
         """Complete batches in one pass over the text."""
@@ -244,62 +252,17 @@ def batches_from(
     return loader if isinstance(loader, DataLoader) else IterableBatches(loader, vocab_size, tokenizer)
 
 
-@dataclass(frozen=True)
-class WindowOrder:
-    """The start of each sequence of a run, for n tokens and windows of T (+ 1 for the last target).
-
-    Every epoch has the same number of windows, so that dividing a counter gives its epoch.
-    """
-
-    n_tokens: int
-    T: int
-    seed: int
-
-    @property
-    def per_epoch(self) -> int:
-        """Windows per epoch: as many as fit at every offset."""
-        return max(1, (self.n_tokens - self.T) // self.T)
-
-    def start(self, counter: int) -> int:
-        """Return the index of the first of the T + 1 tokens of sequence `counter` (0, 1, 2, ...)."""
-        epoch, index = divmod(counter, self.per_epoch)
-        # A different offset in each epoch, so that a token is not always at the same place of a window.
-        offsets = min(self.T, self.n_tokens - self.per_epoch * self.T)
-        offset = mix(self.seed, epoch, 0) % offsets
-        return offset + self.T * permuted_index(index, self.per_epoch, mix(self.seed, epoch, 1))
-
-
-def permuted_index(i: int, n: int, key: int) -> int:
-    """Return the i-th element of the pseudo-random permutation of 0 ... n - 1 that `key` selects.
-
-    A four-round Feistel network (Luby and Rackoff, 1988) permutes the next power of four; a value outside the range is
-    permuted again until it is inside ("cycle walking"), which keeps it a permutation.
-
-    >>> sorted(permuted_index(i, 10, key=7) for i in range(10))
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    """
-    # Both halves have the same number of bits, so the network permutes a power of four.
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = i >> half, i & mask
-        for feistel_round in range(4):
-            left, right = right, left ^ (mix(key, right, feistel_round) & mask)
-        i = left << half | right
-        if i < n:
-            return i
-
-
-def mix(*words: int) -> int:
-    """Hash integers to 64 bits: the finaliser of splitmix64 (Steele et al., 2014), applied to each in turn.
-
-    >>> mix(1, 2) != mix(2, 1)
-    True
-    """
-    state = 0
-    for word in words:
-        state = (state + word + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ state >> 27) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state
+def order_of(dataset: TokenDataset, seed: int) -> WindowOrder | MixtureOrder:
+    """Return the order in which a run with this seed reads the windows of a dataset."""
+    T, order = dataset.max_length, ORDERS[dataset.config.order or 1]
+    if not dataset.sources:
+        return order(len(dataset.tokens), T, seed)
+    # Sources of the same length must not be read in the same order. The first has the order of a text of its own.
+    seeds = [seed if s == 0 else mix(seed, s) for s in range(len(dataset.sources))]
+    sizes = [source.n_train for source in dataset.sources]
+    return MixtureOrder(
+        sources=tuple(order(n, T, key) for n, key in zip(sizes, seeds, strict=True)),
+        starts=tuple(accumulate([0, *sizes[:-1]])),
+        slots=slots_of([source.weight for source in dataset.sources]),
+        seed=seed,
+    )

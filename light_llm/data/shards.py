@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,43 +31,47 @@ class Shard:
     Args:
         path: the `.bin` file.
         expected: entries that the manifest must have.
+        repair: what to do about damage, for messages. None: delete the folder, because it is in the cache.
 
     Raises:
         DataError: the manifest or the file is missing, damaged, of another format or of another size; later, at the
             first read of a block, its bytes have changed or its ids are outside the vocabulary.
     """
 
-    def __init__(self, path: Path, expected: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, expected: Mapping[str, Any] | None = None, repair: str | None = None) -> None:
         self.path = path
-        self.manifest = _read_manifest(path)
+        self.repair = repair or f"delete the folder {path.parent} and start again: it is rebuilt from the text"
+        self.manifest = self._read_manifest()
         for name, value in (expected or {}).items():
             if self.manifest.get(name) != value:
                 raise DataError(
                     f"{path} is of another text or tokenizer: its {name} is {self.manifest.get(name)!r} and should be "
-                    f"{value!r}; {_rebuild(path)}"
+                    f"{value!r}; {self.repair}"
                 )
         dtype = np.dtype(self.manifest["dtype"])
         n_bytes = self.manifest["tokens"] * dtype.itemsize
         file_size = path.stat().st_size if path.is_file() else -1
         if file_size != n_bytes:
-            raise DataError(f"{path} has {max(file_size, 0):,} bytes, its manifest says {n_bytes:,}; {_rebuild(path)}")
+            raise DataError(f"{path} has {max(file_size, 0):,} bytes, its manifest says {n_bytes:,}; {self.repair}")
         try:
             # An empty file cannot be mapped.
             self.ids = np.memmap(path, dtype=dtype, mode="r") if file_size else np.zeros(0, dtype)
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}; {_rebuild(path)}") from None
+            raise DataError(f"{path} cannot be read: {error}; {self.repair}") from None
         lock_while_alive(self, path)
         # UTF-8 bytes of the text that each token stands for, where its id does not say: (n,).
         self.byte_counts = (
-            Shard(path.with_name(BYTES_OF.format(path.stem))) if self.manifest.get("byte_counts") else None
+            Shard(path.with_name(BYTES_OF.format(path.stem)), repair=repair)
+            if self.manifest.get("byte_counts")
+            else None
         )
         # Verifying lazily keeps the start of a run on a large text fast.
         self.unchecked = set(range(len(self.manifest["sha256"])))
         self._expected = dict(expected or {})
 
-    def __reduce__(self) -> tuple[type["Shard"], tuple[Path, dict[str, Any]]]:
+    def __reduce__(self) -> tuple[type["Shard"], tuple[Path, dict[str, Any], str]]:
         # A copy in another process maps the file again, instead of carrying its ids along.
-        return Shard, (self.path.absolute(), self._expected)
+        return Shard, (self.path.absolute(), self._expected, self.repair)
 
     def __repr__(self) -> str:
         return f"Shard({len(self):,} tokens in {self.path})"
@@ -84,15 +88,29 @@ class Shard:
                     self._check(block)
         return self.ids[start:stop].astype(np.int64)
 
+    @property
+    def n_blocks(self) -> int:
+        """Blocks that are verified one by one."""
+        return len(self.manifest["sha256"])
+
     def check(self, progress: ProgressFn | None = None) -> None:
         """Verify every block now. Raises DataError at the first damaged one."""
         if self.byte_counts:
             self.byte_counts.check()
-        blocks = len(self.manifest["sha256"])
-        for block in range(blocks):
+        for block in range(self.n_blocks):
             self._check(block)
             if progress:
-                progress(block + 1, blocks)
+                progress(block + 1, self.n_blocks)
+
+    def _read_manifest(self) -> dict[str, Any]:
+        file = self.path.with_suffix(".json")
+        try:
+            if _is_valid(manifest := load_verified(file)):
+                return manifest
+            problem = "of another format"
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        raise DataError(f"{file} is missing, damaged or of another format ({problem}); {self.repair}")
 
     def _check(self, block: int) -> None:
         per_block = BLOCK_BYTES // self.ids.itemsize
@@ -100,13 +118,13 @@ class Shard:
         if hashlib.sha256(ids.tobytes()).hexdigest() != self.manifest["sha256"][block]:
             raise DataError(
                 f"{self.path} is damaged: its bytes from {block * BLOCK_BYTES:,} are not the ones that were written; "
-                + _rebuild(self.path)
+                + self.repair
             )
         # A hash proves that the bytes are unchanged, not that the ids fit; a wrong id would fail inside a kernel.
         if ids.max() >= self.manifest["vocab_size"]:
             raise DataError(
                 f"{self.path} has token id {ids.max()}, which is outside the vocabulary of "
-                f"{self.manifest['vocab_size']}; {_rebuild(self.path)}"
+                f"{self.manifest['vocab_size']}; {self.repair}"
             )
         self.unchecked.discard(block)
 
@@ -129,7 +147,19 @@ class TokensInMemory:
         return self.ids[start:stop]
 
 
-TokenArray = Shard | TokensInMemory
+class TokenArray(Protocol):
+    """An array of token ids, (n,), from which ranges are read."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the ids start ... stop - 1."""
+        ...
+
+    @property
+    def byte_counts(self) -> "TokenArray | None":
+        """UTF-8 bytes of the text that each token stands for, (n,), where its id does not say."""
+        ...
 
 
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -210,17 +240,6 @@ class ShardWriter:
         self.file.close()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path.with_suffix(".json")
-    try:
-        if _is_valid(manifest := load_verified(file)):
-            return manifest
-        problem = "of another format"
-    except (OSError, ValueError) as error:
-        problem = str(error)
-    raise DataError(f"{file} is missing, damaged or of another format ({problem}); {_rebuild(path)}")
-
-
 def _is_valid(manifest: Mapping[str, Any]) -> bool:
     """Return whether a manifest has our format and a hash for every block."""
     tokens, hashes, dtype = manifest.get("tokens"), manifest.get("sha256"), manifest.get("dtype")
@@ -229,7 +248,3 @@ def _is_valid(manifest: Mapping[str, Any]) -> bool:
     if not isinstance(manifest.get("vocab_size"), int) or not isinstance(tokens, int) or tokens < 0:
         return False
     return len(hashes) == -(-tokens * np.dtype(dtype).itemsize // BLOCK_BYTES)
-
-
-def _rebuild(path: Path) -> str:
-    return f"delete the folder {path.parent} and start again: it is rebuilt from the text"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from light_llm.config import DataConfig
 from light_llm.data import TokenDataset, create_dataloader, prepare_dataset
-from light_llm.data.loader import IterableBatches, WindowOrder, mix, permuted_index
+from light_llm.data.loader import IterableBatches
+from light_llm.data.order import WindowOrder, mix, permuted_index
 from light_llm.data.shards import BLOCK_BYTES, Shard, TokensInMemory
 from light_llm.data.sources import Source
 from light_llm.data.tokenizers import ByteTokenizer, decode

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from light_llm.data.bpe import train_bpe
-from light_llm.data.loader import DataLoader, WindowOrder, permuted_index
+from light_llm.data.loader import DataLoader
+from light_llm.data.order import WindowOrder, permuted_index
 from light_llm.data.shards import TokensInMemory
 from light_llm.data.tokenizers import ByteTokenizer, byte_lengths
 from light_llm.objective import token_cross_entropy

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from ..loader import mix
+from ..order import mix
 from .grammar import Choice, Grammar, NewWord, Nodes, SlotForm, built_in_grammar
 
 Draw = Callable[[int], int]  # total -> an integer from 0 to total - 1, all equally likely
