@@ -68,9 +68,24 @@ class Parallel:
         """Return this rank's part of a whole tensor, on the device of `like` and divided in the same way."""
         return tensor.to(like.device)
 
+    def local(self, tensor: Tensor) -> Tensor:
+        """Return this rank's slice of a parameter, a gradient or a moment, without a copy."""
+        return tensor.detach()
+
+    def offset(self, parameter: Tensor) -> int:
+        """Return the number of elements of the whole parameter before this rank's slice."""
+        return 0
+
     def replicas(self, parameter: Tensor) -> int:
-        """Return how many ranks hold the same elements as this rank."""
+        """Return how many ranks have the same slice of a parameter: all, unless it is sharded."""
         return self.world.size
+
+    def combine_norms(self, norms: Tensor, replicas: Tensor) -> Tensor:
+        """Combine the norms of the slices of P parameters, and their replicas, into those of the whole: (..., P).
+
+        Without shards every rank has the norms of the whole, and nothing is sent.
+        """
+        return norms
 
     def finish_evaluation(self) -> None:
         """Free what forward passes without a backward pass have left behind."""

@@ -6,6 +6,7 @@ forward pass and again for its backward pass, and its gradients are summed and s
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -75,8 +76,24 @@ class FullySharded(Parallel):
         # No message: every rank has the whole tensor and keeps its slice.
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
+    def local(self, tensor: Tensor) -> Tensor:
+        with torch.no_grad():
+            return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+    def offset(self, parameter: Tensor) -> int:
+        if not isinstance(parameter, DTensor):
+            return 0
+        index, n = shard_of(parameter)
+        rows = len(parameter)
+        # FSDP divides the rows as torch.chunk does: ceil(rows / n) each, and fewer or none on the last ranks.
+        return min(index * -(-rows // n), rows) * math.prod(parameter.shape[1:])
+
     def replicas(self, parameter: Tensor) -> int:
-        return replicas(parameter, self.world.size)
+        return self.world.size // shard_of(parameter)[1]
+
+    def combine_norms(self, norms: Tensor, replicas: Tensor) -> Tensor:
+        # A slice that several ranks have is in the sum as many times.
+        return self.world.sum(norms.square() / replicas).sqrt()
 
     def finish_evaluation(self) -> None:
         # After a forward pass without a backward pass the root module keeps its whole parameters.
@@ -138,11 +155,11 @@ def cast_outside_autocast(layer: nn.Module, dtype: torch.dtype) -> None:
     layer.register_forward_hook(restore)
 
 
-def replicas(parameter: Tensor, ranks: int) -> int:
-    """Return how many of the ranks hold the same elements of a parameter: all of them unless it is sharded."""
-    if not isinstance(parameter, DTensor):
-        return ranks
-    shards = 1
-    for size, placement in zip(parameter.device_mesh.shape, parameter.placements, strict=True):
-        shards *= size if isinstance(placement, Shard) else 1
-    return ranks // shards
+def shard_of(parameter: Tensor) -> tuple[int, int]:
+    """Return which slice of the rows of a parameter this rank has, and the number of slices."""
+    if isinstance(parameter, DTensor):
+        mesh = parameter.device_mesh
+        for dim, placement in enumerate(parameter.placements):
+            if isinstance(placement, Shard):
+                return mesh.get_local_rank(dim), mesh.size(dim)
+    return 0, 1
