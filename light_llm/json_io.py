@@ -40,7 +40,12 @@ def load_verified(path: Path, limits: JsonLimits = ORDINARY) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: any byte differs from what was written, white space included.
     """
-    values = parse_json(data := read_bounded(path, limits), limits)
+    return parse_verified(read_bounded(path, limits), limits)
+
+
+def parse_verified(data: bytes, limits: JsonLimits = ORDINARY) -> dict[str, Any]:
+    """Decode what `dump_with_digest` gave, without the digest. Raises ValueError if any byte differs."""
+    values = parse_json(data, limits)
     without_digest = {k: v for k, v in values.items() if k != DIGEST} if isinstance(values, dict) else {}
     if data != dump_with_digest(without_digest):
         raise ValueError("it was changed after it was written")

@@ -44,6 +44,7 @@ KINDS = {
         False,
     ),
     "ids": Kind("texts as token ids", (rf"shards/{DIGEST}{{24}}",)),
+    "remote": Kind("parts of shards at URLs", (rf"remote/({DIGEST}{{24}}|manifests)",)),
     "vocabularies": Kind(
         "trained and downloaded vocabularies", (rf"tokenizers/{DIGEST}{{24}}\.json", r"gpt2/(vocab\.bpe|encoder\.json)")
     ),
@@ -63,7 +64,7 @@ KINDS = {
     ),
 }
 RECENT_SECONDS = 60.0  # a partial file that was written to since then may belong to a process on another machine
-FOLDERS = ("tales", "hub", "stdin", "texts", "shards", "tokenizers", "gpt2", "scans", "doctor")
+FOLDERS = ("tales", "hub", "stdin", "texts", "shards", "tokenizers", "gpt2", "scans", "doctor", "remote")
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,9 @@ def delete(entry: CacheEntry) -> bool:
         return False
     handles = []
     try:
-        # A process locks the ids that it trains on, file by file.
-        for path in (entry.path, *(sorted(entry.path.glob("*.bin")) if entry.kind == "ids" else ())):
+        # A process locks the ids that it trains on or reads, file by file.
+        ids = sorted(entry.path.glob("*.bin")) if entry.kind in ("ids", "remote") else ()
+        for path in (entry.path, *ids):
             handles.append(lock_folder(path))
         if entry.path.is_dir():
             shutil.rmtree(entry.path)

@@ -60,8 +60,10 @@ class Response:
 
 
 @contextmanager
-def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
-    """Request a file from byte `start` on. The response says where it begins: a server may ignore `start` and send all.
+def request(url: str, *, start: int, timeout: float, stop: int | None = None) -> Iterator[Response]:
+    """Request the bytes of a file from `start` on, up to and without `stop`.
+
+    The response says where it begins: a server may ignore both and send all.
 
     Proxies of the environment are used, except for this machine itself. Redirects lead to http and https only.
 
@@ -69,7 +71,9 @@ def request(url: str, *, start: int, timeout: float) -> Iterator[Response]:
         RetryableError: a transient status (RETRYABLE_STATUS) or a broken connection.
         PermanentError: any other failure; NoConnection, if no server was reached.
     """
-    http_request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    is_part = start > 0 or stop is not None
+    last = "" if stop is None else stop - 1
+    http_request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{last}"} if is_part else {})
     try:
         body = _build_opener(url).open(http_request, timeout=timeout)
     except urllib.error.HTTPError as error:

@@ -16,6 +16,7 @@ from .env import cache_dir as cache_dir
 from .env import disable_onnx_telemetry as disable_onnx_telemetry
 from .env import expand_path as expand_path
 from .env import offline_dir as offline_dir
+from .env import remote_cache_bytes as remote_cache_bytes
 from .env import stop_after as stop_after
 from .env import subprocess_env as subprocess_env
 from .env import tiktoken_cache_dir as tiktoken_cache_dir

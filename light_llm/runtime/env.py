@@ -1,6 +1,7 @@
 """Read the environment variables of light-llm; no other module reads any."""
 
 import os
+import re
 import sys
 import tempfile
 from contextlib import suppress
@@ -57,6 +58,21 @@ def tiktoken_cache_dir() -> Path:
     """Return tiktoken's cache folder. It is never written to."""
     value = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     return expand_path(value) if value else Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
+def remote_cache_bytes(default: int) -> int:
+    """Return LIGHT_LLM_REMOTE_CACHE in bytes, such as 20GB: the bound of what is cached of shards at URLs.
+
+    Raises:
+        ConfigError: the value is not a size.
+    """
+    value = os.environ.get("LIGHT_LLM_REMOTE_CACHE")
+    if not value:
+        return default
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", value.upper())
+    if not match:
+        raise ConfigError(f"LIGHT_LLM_REMOTE_CACHE={value!r} cannot be used; it must be a size such as 20GB")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
 
 
 def stop_after() -> int | None:

@@ -24,6 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "texts": ["shakespeare.txt", "tales/0123abcd-1-10.txt", "tales/0123abcd-1-10.tsv"],
         "stdin": [f"stdin/{'a' * 64}.txt"],
         "ids": [f"shards/{'b' * 24}/train.bin", f"shards/{'b' * 24}/train.json"],
+        "remote": [f"remote/{'f' * 24}/000001.bin"],
         "vocabularies": [f"tokenizers/{'c' * 24}.json", "gpt2/vocab.bpe"],
         "scans": [f"scans/{'d' * 64}.json"],
         "measurements": ["measured.json", f"doctor/{'e' * 16}.json"],
@@ -51,12 +52,13 @@ def left(folder: Path) -> set[str]:
 
 def test_each_kind_is_listed_with_its_size(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = answer(capsys)
-    assert listed["folder"] == str(cache) and listed["bytes"] == 200 and listed["other_bytes"] == 50
+    assert listed["folder"] == str(cache) and listed["bytes"] == 210 and listed["other_bytes"] == 50
     counts = {kind: (facts["files"], facts["bytes"]) for kind, facts in listed["kinds"].items()}
     assert counts == {
         "texts": (3, 30),
         "stdin": (1, 10),
         "ids": (2, 20),
+        "remote": (1, 10),
         "vocabularies": (2, 20),
         "scans": (1, 10),
         "measurements": (2, 20),
@@ -66,7 +68,7 @@ def test_each_kind_is_listed_with_its_size(cache: Path, capsys: pytest.CaptureFi
     assert listed["kinds"]["ids"]["paths"] == [str(cache / "shards" / ("b" * 24))]
     assert main(["cache"]) == 0
     text = capsys.readouterr().out
-    assert f"The cache is {cache}: 200 bytes." in text and "light-llm cache clear ids" in text
+    assert f"The cache is {cache}: 210 bytes." in text and "light-llm cache clear ids" in text
     assert "not written by light-llm" in text
 
 
@@ -93,7 +95,7 @@ def test_without_a_terminal_nothing_is_deleted_unasked(cache: Path, capsys: pyte
     before = left(cache)
     assert main(["cache", "clear"]) == 2
     err = capsys.readouterr().err
-    assert "cache clear would delete " in err and "(130 bytes); add --yes" in err and "stdin" not in err
+    assert "cache clear would delete " in err and "(140 bytes); add --yes" in err and "stdin" not in err
     assert left(cache) == before
 
 

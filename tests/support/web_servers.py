@@ -1,4 +1,4 @@
-"""Web servers for tests: one that misbehaves in every way a response can, and one that answers as a hub does."""
+"""Web servers for tests: one that misbehaves in every way a response can, a hub, and an object store."""
 
 import hashlib
 import threading
@@ -185,6 +185,57 @@ class HubServer(ThreadingHTTPServer):
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.broken = 0
         self.sent = b""  # in place of a large file
+
+
+# ---- files, as an object store serves them
+
+
+class Serving(Answering):
+    """Sends a file or the part of it that is asked for."""
+
+    server: "FileServer"
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.requests.append((self.path, asked))
+        data = self.server.files.get(self.path)
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        if data is None or fault.isdecimal():
+            return self._send(int(fault or 404), b"", {})
+        if not asked or fault == "whole":
+            return self._send(200, data, {})
+        first, last = (int(n) for n in asked.removeprefix("bytes=").split("-"))
+        part = data[first : last + 1]
+        headers = {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}
+        if fault == "altered":
+            part = bytes([part[0] ^ 1]) + part[1:]
+        if fault != "cut":
+            return self._send(206, part, headers)
+        self.send_response(206)
+        for name, value in {**headers, "Content-Length": str(len(part))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(part[: len(part) // 2])
+        self.close_connection = True
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves `files` by their path, and records the path and the Range header of each request.
+
+    `faults` are those of the next requests: a status, "whole" (ranges are ignored), "altered", "cut", or "" for none.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Serving)
+        self.files, self.faults = files, list[str]()
+        self.requests: list[tuple[str, str | None]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def ranges(self, path: str) -> list[str | None]:
+        """Return the ranges that were asked for of a file."""
+        return [asked for name, asked in self.requests if name == path]
 
 
 def sha256(data: bytes) -> str:
