@@ -230,7 +230,7 @@ def test_chunks_are_downloaded_before_they_are_needed(local: Shard, server: File
     remote = open_shard(server.url + URL)
     ahead = ReadAhead(lambda counter: (remote, counter * 1000, counter * 1000 + 1001))
     while missing_of(remote) - {4}:
-        ahead.advance(range(0, 4000))
+        ahead.advance(range(4000))
         assert len(ahead.ahead) <= CHUNKS_AHEAD
         threading.Event().wait(0.01)
     assert len(server.ranges(URL)) == 4
