@@ -226,6 +226,10 @@ class LightLLM(nn.Module):
         """Apply the head, and the soft cap if there is one: (..., C) -> (..., V)."""
         return soft_cap(F.linear(hidden, self.head_weight), self.logit_cap)
 
+    def gather_units(self, x: Tensor, dim: int) -> Tensor:
+        """Return attention heads or hidden units of all processes: x itself, unless they are divided among several."""
+        return x
+
     @property
     def head_weight(self) -> Tensor:
         """The (V, C) table that turns hidden states into logits."""

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "objective": "layers model config",
     "data": "runtime config",
     "checkpoint": "model data runtime config",
-    "parallel": "objective model runtime config",
+    "parallel": "layers objective model runtime config",
     "evaluate": "objective model data runtime config",
     "generate": "model data checkpoint runtime config",
     "observe": "layers objective model data runtime config",

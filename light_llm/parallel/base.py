@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from ..config.validation import divisors
 from ..errors import ConfigError
 from ..objective import NextTokenLoss
 from ..runtime.world import World
+from .tensor_layout import check_tensor_parallel
 
 Kind = Literal["one", "ddp", "fsdp"]
 
@@ -25,12 +26,14 @@ class Parallel:
     Attributes:
         module: called by the training loop as (tokens, targets) -> summed nats; the objective or its wrapper.
         data_rank, data_size: this rank and the number of ranks among which the rows of a batch are divided.
+        data_world: those ranks. Work that is dealt to ranks, as an evaluation, is dealt to these.
     """
 
-    kind: ClassVar[Kind] = "one"
+    kind: Kind = "one"
 
     def __init__(self, objective: NextTokenLoss, world: World, config: TrainConfig) -> None:
         self.world, self.data_rank, self.data_size = world, world.rank, world.size
+        self.data_world: World = world
         self.module: nn.Module = self._wrap(objective, config)
 
     def _wrap(self, objective: NextTokenLoss, config: TrainConfig) -> nn.Module:
@@ -62,6 +65,13 @@ class Parallel:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Return the whole of a parameter, a gradient or a moment. All ranks call it in the same order."""
+        return tensor
+
+    def stand_in(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what a checkpoint writes, by `gather`, as a parameter or a moment (`parameter/entry`) of this name.
+
+        It has the type and the shape of the whole. A DTensor has them, so only tensor parallelism needs another one.
+        """
         return tensor
 
     def shard(self, tensor: Tensor, like: Tensor) -> Tensor:
@@ -102,10 +112,21 @@ def parallelize(objective: NextTokenLoss, world: World, config: TrainConfig) -> 
 
     Raises:
         DeviceError: FSDP on a device for which torch does not have it.
+        ConfigError: tensor parallelism that does not suit the model or the number of processes.
     """
+    check_tensor_parallel(objective.model.config, config, world.size)
+    # Imported here, because one process needs no part of torch.distributed.
+    if config.tensor > 1:
+        from .tensor import TensorParallel
+
+        return TensorParallel(objective, world, config)
+    return divide_rows(objective, world, config)
+
+
+def divide_rows(objective: NextTokenLoss, world: World, config: TrainConfig) -> Parallel:
+    """Divide the rows of a batch by DDP or FSDP2 among ranks that otherwise do the same."""
     if world.size == 1:
         return Parallel(objective, world, config)
-    # Imported here, because one process needs no part of torch.distributed.
     if config.parallel == "fsdp":
         from .fsdp import FullySharded
 

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..config import TrainConfig
 from ..objective import NextTokenLoss
 from .base import Parallel
+from .groups import group_of
 
 
 class DataParallel(Parallel):
@@ -18,8 +19,10 @@ class DataParallel(Parallel):
 
     def _wrap(self, objective: NextTokenLoss, config: TrainConfig) -> nn.Module:
         # Broadcasts rank 0's weights. With bucket views the gradients are the buckets and no second copy of them.
-        self.ddp = DistributedDataParallel(super()._wrap(objective, config), gradient_as_bucket_view=True)
-        self.ddp.register_comm_hook(None, sum_gradients)
+        group = group_of(self.world)
+        wrapped = super()._wrap(objective, config)
+        self.ddp = DistributedDataParallel(wrapped, process_group=group, gradient_as_bucket_view=True)
+        self.ddp.register_comm_hook(group, sum_gradients)
         return self.ddp
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
@@ -27,7 +30,7 @@ class DataParallel(Parallel):
 
 
 # Without annotations, because DDP compares them with its own classes, and mypy's copy of torch lacks one of those.
-def sum_gradients(state, bucket):  # type: ignore[no-untyped-def]
+def sum_gradients(group, bucket):  # type: ignore[no-untyped-def]
     """Sum a bucket of gradients over the ranks. DDP without a hook would divide by the number of ranks."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     return work.get_future().then(lambda future: future.value()[0])

@@ -25,6 +25,7 @@ from ..model import LightLLM
 from ..objective import NextTokenLoss
 from ..runtime.world import World
 from .base import Parallel
+from .groups import group_of
 
 # The loss, evaluation, decoding and probes call these instead of the model itself.
 FORWARD_METHODS = ("hidden_states", "logits")
@@ -107,6 +108,8 @@ def make_mesh(world: World, device: str) -> DeviceMesh:
 
     Then each machine has all slices, so that parameters are gathered inside a machine and only gradients cross between.
     """
+    if (group := group_of(world)) is not None:
+        return DeviceMesh.from_group(group, device, mesh_dim_names=("shard",))
     if 1 < world.local_size < world.size and world.size % world.local_size == 0:
         shape = (world.size // world.local_size, world.local_size)
         return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))

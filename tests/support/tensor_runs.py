@@ -1,0 +1,110 @@
+"""A training step of a model divided over tensor groups, and the same step by one process."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from light_llm.config import ModelConfig, TrainConfig
+from light_llm.model import LightLLM, eval_mode
+from light_llm.objective import NextTokenLoss, token_cross_entropy
+from light_llm.observe.step_metrics import StepMetrics
+from light_llm.optim import build_optimizer
+from light_llm.parallel import Parallel, parallelize
+from light_llm.runtime import World
+
+B, T = 4, 12
+GPT = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": T, "vocab_size": 131}
+LLAMA = GPT | {"n_kv_head": 4, "n_head": 8, "positions": "rope", "norm": "rmsnorm", "mlp": "swiglu", "bias": False}
+# Every option of a model that can be divided, in one shape or another.
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt": GPT,
+    "llama": LLAMA | {"tied_head": False},
+    "qk norm": LLAMA | {"qk_norm": True, "post_norms": True, "qkv_bias": "yes", "norm": "rmsnorm1p", "logit_cap": 5.0},
+    "parallel": GPT | {"parallel_residual": True, "positions": "rope", "rotary_pct": 0.5, "mlp": "relu2"},
+    "gemma": LLAMA
+    | {"mlp": "geglu", "scale_embeddings": True, "attn_scale": 0.3, "window": 4, "window_layers": "0"}
+    | {"rope_local_base": 100.0, "head_dim": 6, "rope_scaling": "linear", "rope_factor": 2.0},
+    "exact gelu": GPT | {"activation": "gelu", "qk_norm": True, "qkv_bias": "no", "n_inner": 72},
+}
+CONFIG = TrainConfig(batch_size=B, lr=1e-2, warmup_steps=0, device="cpu", dtype="float32", compile="off")
+
+
+def build(world: World, shape: str, config: TrainConfig, **changes: Any) -> tuple[LightLLM, Parallel]:
+    """Return a model on the ranks of a world; before that each rank has other weights."""
+    model = LightLLM(ModelConfig(**SHAPES[shape] | changes), seed=world.rank).train()
+    with torch.no_grad():
+        # Zeros and ones would hide a bias that is added twice, and a gain that is not the one of its heads.
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
+    model.checkpointing = config.checkpointing
+    return model, parallelize(NextTokenLoss(model, 16, config.z_loss), world, config)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """Return tokens and targets, (B, T), of which some are not counted."""
+    ids = torch.randint(0, GPT["vocab_size"], (B, T + 1), generator=torch.Generator().manual_seed(3))
+    targets = ids[:, 1:].clone()
+    targets[:, ::5] = -100
+    return ids[:, :-1], targets
+
+
+def step_of(world: World, shape: str, config: TrainConfig, **changes: Any) -> dict[str, Tensor]:
+    """Make a step. Returns the whole gradients and new weights, the loss, norms, and what an evaluation computes."""
+    model, parallel = build(world, shape, config, **changes)
+    tokens, targets = batch()
+    optimizer = build_optimizer(model, config)
+    with torch.no_grad(), eval_mode(model):
+        found = {"logits": model(tokens), "nats": token_cross_entropy(model, tokens, targets, 16)}
+    parallel.finish_evaluation()
+    rows = parallel.rows(B)
+    # The seed of a rank's dropout is that of its rows: alike within a tensor group.
+    torch.manual_seed(7 + parallel.data_rank)
+    loss = torch.zeros(())
+    size = config.micro_batch or B // parallel.data_size
+    parts = list(zip(tokens[rows].split(size), targets[rows].split(size), strict=True))
+    with StepMetrics(model, optimizer, parallel) as metrics:
+        for i, part in enumerate(parts):
+            with parallel.micro_batch(last=i == len(parts) - 1):
+                nats = parallel.module(*part) / (B * T)
+                nats.backward()
+            loss += nats.detach()
+        found |= {
+            f"gradient of {name}": parallel.gather(parallel.stand_in(name, p.grad)).clone()
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        }
+        found["loss"] = parallel.data_world.sum(loss)
+        found["norm"] = metrics.clip(1e9)
+        assert metrics.current is not None
+        found["norms of groups"] = metrics.current.gradients
+        optimizer.step()
+        found["updates"] = torch.tensor(list(metrics.current.update_ratios().values()))
+    for name, weight in model.state_dict().items():
+        found[f"weight {name}"] = parallel.gather(parallel.stand_in(name, weight)).clone()
+    return found
+
+
+def largest_differences(world: World, cases: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Return the largest relative differences from one process, by kind of number, of each case.
+
+    A case names a shape; its other entries are settings of the model or of training.
+    """
+    results = []
+    for case in cases:
+        settings = {name: value for name, value in case.items() if hasattr(CONFIG, name)}
+        changes = {name: value for name, value in case.items() if name not in settings and name != "shape"}
+        config = replace(CONFIG, **settings)
+        found = step_of(world, case["shape"], config, **changes)
+        alone = step_of(World(), case["shape"], replace(config, tensor=1), **changes)
+        assert found.keys() == alone.keys()
+        worst: dict[str, float] = {}
+        # Gradients of the biases of keys are 0 in theory, and rounding errors in fact.
+        smallest = 3e-2 * max(float(value.abs().max()) for name, value in alone.items() if "gradient" in name)
+        for name, value in alone.items():
+            kind = name.split()[0]
+            error = float((found[name] - value).abs().max() / value.abs().max().clamp(min=smallest))
+            worst[kind] = max(worst.get(kind, 0.0), error)
+        results.append(worst)
+    return results
