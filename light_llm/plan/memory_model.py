@@ -60,11 +60,11 @@ class StepShape:
     compiled: bool
     ranks: int = 1  # that share the batch
     local: int = 1  # of them, those on one machine
-    sharded: bool = False  # each rank keeps a shard of the weights (FSDP); otherwise all of them
+    shards: int = 1  # of the model; a rank keeps one of them (FSDP), or with 1 all of it
 
     @classmethod
     def of(
-        cls, model: ModelConfig, train: TrainConfig, T: int, *, ranks: int = 1, local: int = 1, sharded: bool = False
+        cls, model: ModelConfig, train: TrainConfig, T: int, *, ranks: int = 1, local: int = 1, shards: int = 1
     ) -> "StepShape":
         """Build the shape of one rank, for a run whose device, dtype and compilation are resolved."""
         rows = train.batch_size // ranks
@@ -83,7 +83,7 @@ class StepShape:
             compiled=train.compile == "on",
             ranks=ranks,
             local=local,
-            sharded=sharded,
+            shards=shards,
         )
 
     @property
@@ -101,9 +101,24 @@ class StepShape:
         """Return the ranks that compute on the same processors: those of a machine, unless each has a GPU."""
         return self.local if self.on_cpu else 1
 
+    @property
+    def sharded(self) -> bool:
+        """Return whether a rank keeps a part of the model alone."""
+        return self.shards > 1
+
+    @property
+    def copies_matrices(self) -> bool:
+        """Return whether autocast keeps 16-bit copies of matrices. Shards are gathered in 16 bits, and freed again."""
+        return self.half and not (self.sharded and self.gathered_width == self.width)
+
+    @property
+    def gathered_width(self) -> int:
+        """Return the bytes in which an element of a block is gathered: of the products, unless blocks are compiled."""
+        return 4 if self.compiled else self.width
+
     def shard(self, n: int) -> int:
         """Return the bytes that a rank keeps of tensors of n bytes in all."""
-        return -(-n // self.ranks) if self.sharded else n
+        return -(-n // self.shards)
 
 
 def step_memory(shape: StepShape) -> Memory:
@@ -125,7 +140,7 @@ def moments(s: StepShape) -> Iterator[Memory]:
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
     # The loss is computed; all layers are saved for the backward pass. With checkpointing, autocast's 16-bit copies of
     # the matrices are not among the saved tensors, and live until it forgets them.
-    cached = 2 * matrix_parameters(m) if s.half and s.checkpointing and not s.sharded else 0
+    cached = 2 * matrix_parameters(m) if s.copies_matrices and s.checkpointing else 0
     yield Memory(**always, gradients=so_far, activations=saved + cached, loss=ends + loss_bytes(s))
     # The backward pass begins in the last block, which with checkpointing is recomputed first.
     recomputed = of_layer if s.checkpointing else 0
@@ -148,11 +163,11 @@ def moments(s: StepShape) -> Iterator[Memory]:
 def gathered_bytes(s: StepShape) -> int:
     """Return the bytes of whole weights that a rank gathers while a step runs: the root's tables and two blocks.
 
-    Tables, positions and norms are gathered in float32, blocks in the format of the products.
+    Tables, positions and norms are gathered in float32.
     """
     if not s.sharded:
         return 0
-    return 4 * count(outer_shapes(s.model)) + min(2, s.model.n_layer) * s.width * count(block_shapes(s.model))
+    return 4 * count(outer_shapes(s.model)) + min(2, s.model.n_layer) * s.gathered_width * count(block_shapes(s.model))
 
 
 def unsummed_bytes(s: StepShape) -> int:
@@ -186,8 +201,7 @@ def saved_bytes_of_layer(s: StepShape, layer: int = 0) -> int:
     m, C, N, norm = s.model, s.model.n_embd, s.N, NORMS[s.model.norm]
     inside = MLPS[m.mlp].saved_per_unit * m.inner_size
     stream = ((4 if m.parallel_residual else 8) * C + s.width * (2 * C + 5 * m.n_head * m.head_size + inside)) * N
-    # The matrices in 16 bits. Shards are gathered in 16 bits, and freed before the backward pass gathers them again.
-    copies = 2 * matrix_parameters(m) // m.n_layer if s.half and not s.sharded else 0
+    copies = 2 * matrix_parameters(m) // m.n_layer if s.copies_matrices else 0
     if s.half and MLPS[m.mlp].gated:
         copies += s.width * C * N  # autocast copies the input of a gated MLP for each of its two products
     norms = 2 * norm.saved_bytes * N

@@ -150,7 +150,10 @@ def make_plan(
     framework = resident_memory() if framework is None else framework
 
     def planned(kind: str) -> tuple[Plan, StepShape]:
-        shape = StepShape.of(model, train, T, ranks=world_size, local=local_size, sharded=kind == "fsdp")
+        # On several machines each has all shards (`parallel.fsdp.make_mesh`).
+        machine = local_size if 1 < local_size < world_size and world_size % local_size == 0 else world_size
+        shards = machine if kind == "fsdp" else 1
+        shape = StepShape.of(model, train, T, ranks=world_size, local=local_size, shards=shards)
         memory = step_memory(shape)
         overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
         # On a GPU its own memory counts, and Python's is elsewhere.

@@ -55,10 +55,9 @@ def update_seconds(s: StepShape, p: Profile) -> float:
     matrices = matrix_parameters(m)
     others = get_model_size(m) - matrices
     of_matrices = getattr(p, OPTIMIZERS[s.optimizer].update_seconds_key)
-    shards = s.ranks if s.sharded else 1
     if isinstance(of_matrices, tuple):  # of a block, by its width; otherwise of a parameter
-        return (others * p.adamw + m.n_layer * interpolate(m.n_embd, WIDTHS, of_matrices)) / shards
-    return (others * p.adamw + matrices * float(of_matrices)) / shards
+        return (others * p.adamw + m.n_layer * interpolate(m.n_embd, WIDTHS, of_matrices)) / s.shards
+    return (others * p.adamw + matrices * float(of_matrices)) / s.shards
 
 
 def block_seconds(s: StepShape, p: Profile) -> float:

@@ -32,7 +32,7 @@ def planned(W: int = 1, kind: str | None = None, *, limit: MemoryLimit = AMPLE, 
 
 def shape(W: int, *, sharded: bool, rows: int = 1, **train: Any) -> StepShape:
     """Return a rank's shape with the same number of sequences for any W."""
-    return StepShape.of(SMALL, replace(CPU, batch_size=rows * W, **train), 128, ranks=W, sharded=sharded)
+    return StepShape.of(SMALL, replace(CPU, batch_size=rows * W, **train), 128, ranks=W, shards=W if sharded else 1)
 
 
 @pytest.mark.parametrize("train", [{}, {"dtype": "bfloat16"}, {"optimizer": "muon"}, {"checkpointing": True}])
@@ -50,6 +50,20 @@ def test_a_rank_of_fsdp_keeps_its_share_and_gathers_two_blocks_and_the_tables() 
     outer, block = (SMALL.vocab_size + SMALL.n_positions + 2) * SMALL.n_embd, 12 * SMALL.n_embd**2 + 13 * SMALL.n_embd
     assert step_memory(s).weights - P == 4 * outer + 2 * 4 * block
     assert step_memory(shape(4, sharded=True, dtype="bfloat16")).weights - P == 4 * outer + 2 * 2 * block
+
+
+def test_each_of_several_machines_has_all_shards() -> None:
+    one = planned(8, "fsdp").memory.weights
+    several = make_plan(
+        SMALL, replace(CPU, batch_size=32), 128, timed=False, world_size=32, local_size=8, parallel="fsdp"
+    )
+    assert several.memory.weights == one > planned(32, "fsdp", batch_size=32).memory.weights
+
+
+def test_compiled_blocks_are_gathered_in_32_bits() -> None:
+    eager, compiled = (shape(4, sharded=True, dtype="bfloat16", compile=how) for how in ("off", "on"))
+    block = 12 * SMALL.n_embd**2 + 13 * SMALL.n_embd
+    assert step_memory(compiled).weights - step_memory(eager).weights == 2 * 2 * block
 
 
 def test_ddp_keeps_its_buckets_at_every_moment() -> None:
