@@ -68,6 +68,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 bench-plan: $(VENV)/.dev
+	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/plan_grid.py $(ARGS)
 
 check-interop: $(VENV)/.dev

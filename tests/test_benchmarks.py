@@ -14,6 +14,7 @@ from tests.support.tools import tiny_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import cluster
 import scaling
 import train_speed
 from measure import Row, as_table
@@ -47,3 +48,8 @@ def test_what_grows_too_fast_is_named(seconds: tuple[float, float], found: int) 
         for n, s in zip((1, 2), seconds, strict=True)
     ]
     assert len(scaling.steeper(points)) == found
+
+
+def test_the_table_of_clusters_is_the_one_that_is_published() -> None:
+    assert (cluster.RESULTS / "cluster.md").read_text() == cluster.as_table()
+    assert cluster.main() == 0
