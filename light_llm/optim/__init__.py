@@ -14,9 +14,16 @@ from .adamw import group_parameters as group_parameters
 from .muon import muon
 
 # The optimizers' facts (state, time, scratch memory) are in `config/choices.py`, under the same names.
-OPTIMIZERS: dict[str, Callable[[nn.Module, TrainConfig], torch.optim.Optimizer]] = {"adamw": adamw, "muon": muon}
+OPTIMIZERS: dict[str, Callable[[nn.Module, TrainConfig, int], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "muon": muon,
+}
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build the optimizer that a config names, over every trainable parameter of any module."""
-    return OPTIMIZERS[config.optimizer](model, config)
+def build_optimizer(model: nn.Module, config: TrainConfig, ranks: int = 1) -> torch.optim.Optimizer:
+    """Build the optimizer that a config names, over every trainable parameter of any module.
+
+    Args:
+        ranks: of the run; each has a replica or a slice of the parameters, and they may share the work.
+    """
+    return OPTIMIZERS[config.optimizer](model, config, ranks)

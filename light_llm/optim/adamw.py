@@ -24,8 +24,8 @@ def group_parameters(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return roles
 
 
-def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Build AdamW over all trainable parameters."""
+def adamw(model: nn.Module, config: TrainConfig, ranks: int = 1) -> torch.optim.Optimizer:
+    """Build AdamW over all trainable parameters. It works on each rank's slices alone."""
     return adamw_over(group_parameters(model), config)
 
 

@@ -10,7 +10,7 @@ from ..config import TrainConfig
 from .adamw import MATRIX, TABLE, VECTOR, adamw_over, group_parameters
 
 
-def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def muon(model: nn.Module, config: TrainConfig, ranks: int = 1) -> torch.optim.Optimizer:
     """Build Muon (Jordan et al., 2024) for the matrices and AdamW for all other parameters, as one optimizer.
 
     A matrix moves by its momentum with all singular values made 1. That step is scaled by 0.2 sqrt(larger side), which
@@ -20,10 +20,19 @@ def muon(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     parts: list[torch.optim.Optimizer] = []
     if matrices := list(roles[MATRIX].values()):
         decay, scaling = config.weight_decay, "match_rms_adamw"
-        parts.append(torch.optim.Muon(matrices, config.lr, decay, momentum=0.95, adjust_lr_fn=scaling))
+        parts.append(_muon_class(ranks)(matrices, config.lr, decay, momentum=0.95, adjust_lr_fn=scaling))
     if roles[TABLE] or roles[VECTOR]:
         parts.append(adamw_over({TABLE: roles[TABLE], VECTOR: roles[VECTOR], MATRIX: {}}, config))
     return parts[0] if len(parts) == 1 else CombinedOptimizer(*parts)
+
+
+def _muon_class(ranks: int) -> type[torch.optim.Muon]:
+    if ranks == 1:
+        return torch.optim.Muon
+    # Imported here, because one process needs no part of torch.distributed.
+    from .whole_matrices import WholeMatrices
+
+    return WholeMatrices
 
 
 class CombinedOptimizer(torch.optim.Optimizer):

@@ -35,7 +35,7 @@ def steps_of(
     model = LightLLM(SHAPES[shape], seed=seed).train()
     model.checkpointing = config.checkpointing
     parallel = parallelize(NextTokenLoss(model, 64), world, config)
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, world.size)
     generator = torch.Generator().manual_seed(3)
     names = [name for name, _ in model.named_parameters()]
     with StepMetrics(model, optimizer, parallel) as metrics:
@@ -75,7 +75,7 @@ def _accumulate(parallel: Parallel, ids: Tensor, config: TrainConfig) -> Tensor:
 
 
 def differences(world: World, cases: list[Case]) -> list[dict[str, float]]:
-    """Return the largest differences between the ranks of a world and one process, of each case.
+    """Return the largest differences between the ranks of a world and one process, of each case, in any step.
 
     Of gradients relative to each tensor's largest element, of numbers relative, of weights absolute.
     """
@@ -85,15 +85,17 @@ def differences(world: World, cases: list[Case]) -> list[dict[str, float]]:
         config, shape = replace(CONFIG, **settings), case.get("shape", "gpt")
         own = list(steps_of(world, shape, config, 1, seed=1 + world.rank))
         alone = steps_of(World(), shape, replace(config, parallel="auto"), world.size)
-        worst = {"gradients": 0.0, "weights": 0.0, "numbers": 0.0}
+        worst: dict[str, float] = {"gradients": 0.0, "weights": 0.0, "numbers": 0.0}
         for (_, grads, weights, numbers), (_, grads_1, weights_1, numbers_1) in zip(own, alone, strict=True):
             assert grads.keys() == grads_1.keys() and weights.keys() == weights_1.keys()
-            for name, grad in grads_1.items():
-                error = float((grads[name] - grad).abs().max() / grad.abs().max().clamp(min=1e-5))
-                worst["gradients"] = max(worst["gradients"], error)
-            for name, weight in weights_1.items():
-                worst["weights"] = max(worst["weights"], float((weights[name] - weight).abs().max()))
-            for a, b in zip(numbers, numbers_1, strict=True):
-                worst["numbers"] = max(worst["numbers"], abs(a - b) / abs(b))
+            errors = [(grads[n] - g).abs().max() / g.abs().max().clamp(min=1e-5) for n, g in grads_1.items()]
+            relative = [abs(a - b) / abs(b) for a, b in zip(numbers, numbers_1, strict=True)]
+            worst["gradients"] = max(worst["gradients"], *map(float, errors))
+            worst["weights"] = max(
+                worst["weights"], *(float((weights[n] - w).abs().max()) for n, w in weights_1.items())
+            )
+            worst["numbers"] = max(worst["numbers"], *relative)
+            worst.setdefault("first gradients", worst["gradients"])
+            worst.setdefault("first norm", relative[1])
         found.append(worst)
     return found
