@@ -14,9 +14,18 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, batch_size: int, capacity: int, device: torch.device, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        capacity: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        kv_heads: int | None = None,
     ) -> None:
-        shape = (config.n_layer, batch_size, config.kv_heads, capacity, config.head_size)  # (L, B, H_kv, S, D)
+        # Fewer than those of the config where heads are divided among processes.
+        H_kv = config.kv_heads if kv_heads is None else kv_heads
+        shape = (config.n_layer, batch_size, H_kv, capacity, config.head_size)  # (L, B, H_kv, S, D)
         # Zeros and not empty memory: an unwritten slot is read under a mask, through which NaN and inf would pass.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)

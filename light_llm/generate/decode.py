@@ -158,7 +158,10 @@ class _CachedReader:
     def _read(self, windows: Sequence[Sequence[int]]) -> tuple[KVCache, Tensor]:
         """Read whole windows of any lengths, padded on the right."""
         # Causal attention: no token looks at the padding, which is behind all of them.
-        cache = KVCache(self.model.config, len(windows), self.capacity, self.device, self.dtype)
+        attention: Any = self.model.h[0].attn
+        cache = KVCache(
+            self.model.config, len(windows), self.capacity, self.device, self.dtype, kv_heads=attention.heads[1]
+        )
         cache.lengths = [len(w) for w in windows]
         longest = max(cache.lengths)
         tokens = torch.tensor([[*w, *[0] * (longest - len(w))] for w in windows], device=self.device)

@@ -28,9 +28,15 @@ def record_activations(model: LightLLM) -> Iterator[Activations]:
     def record(module: nn.Module, outputs: list[Tensor]) -> RemovableHandle:
         return module.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
 
+    def record_units(module: nn.Module) -> RemovableHandle:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            recorded.mlp_units.append(model.gather_units(output.detach(), -1))
+
+        return module.register_forward_hook(hook)
+
     hooks = [record(model.drop, recorded.stream)]
     for block in model.h:
-        hooks += [record(block, recorded.stream), record(block.mlp.act, recorded.mlp_units)]  # type: ignore
+        hooks += [record(block, recorded.stream), record_units(block.mlp.act)]  # type: ignore
     try:
         yield recorded
     finally:

@@ -37,7 +37,8 @@ def record_attention(model: LightLLM) -> Iterator[list[Tensor]]:
         ) -> Tensor:
             # The metrics are computed in float32, whatever dtype the model runs in.
             with torch.autocast(q.device.type, enabled=False):
-                recorded.append(attention_weights(q.detach().float(), k.detach().float(), mask, scale))
+                weights = attention_weights(q.detach().float(), k.detach().float(), mask, scale)
+                recorded.append(model.gather_units(weights, 1))
             return attend(q, k, v, mask, dropout, scale)
 
         return wrapper

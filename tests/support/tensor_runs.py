@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from light_llm.config import ModelConfig, TrainConfig
+from light_llm.generate.decode import decode
+from light_llm.generate.sampling import Sampling
 from light_llm.model import LightLLM, eval_mode
 from light_llm.objective import NextTokenLoss, token_cross_entropy
+from light_llm.observe.probe import ProbeBatch, probe_model
 from light_llm.observe.step_metrics import StepMetrics
 from light_llm.optim import build_optimizer
 from light_llm.parallel import Parallel, parallelize
@@ -37,7 +40,7 @@ def build(world: World, shape: str, config: TrainConfig, **changes: Any) -> tupl
     with torch.no_grad():
         # Zeros and ones would hide a bias that is added twice, and a gain that is not the one of its heads.
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)), alpha=0.1)
     model.checkpointing = config.checkpointing
     return model, parallelize(NextTokenLoss(model, 16, config.z_loss), world, config)
 
@@ -57,6 +60,13 @@ def step_of(world: World, shape: str, config: TrainConfig, **changes: Any) -> di
     optimizer = build_optimizer(model, config)
     with torch.no_grad(), eval_mode(model):
         found = {"logits": model(tokens), "nats": token_cross_entropy(model, tokens, targets, 16)}
+        prompts = [tokens[0, :5].tolist(), tokens[1, :3].tolist()]
+        texts = list(decode(model, prompts, sampling=Sampling(), seeds=[1, 2], max_new_tokens=10))
+        probe = probe_model(model, ProbeBatch(*batch(), tokens.repeat(1, 2)[:, :T]))
+    found["samples"] = torch.tensor(texts)
+    found |= {f"probes {name}": torch.tensor(values) for name, values in probe.row["attention"].items()}
+    found["probes dead units"] = torch.tensor(probe.row["dead_units"])
+    found["probes lens"] = torch.tensor(probe.row["lens"])
     parallel.finish_evaluation()
     rows = parallel.rows(B)
     # The seed of a rank's dropout is that of its rows: alike within a tensor group.
