@@ -33,7 +33,7 @@ class PlanFlags(TrainFlags):
 
 WIDTH = 80  # columns of the table
 MAX_PROCESSES = 100_000  # the largest clusters have fewer GPUs
-NO_EFFECT = ("resume", "overwrite", "watch", "quiet", "out", "force", "skip_doctor", "tracker")
+NO_EFFECT = ("resume", "overwrite", "requeue", "watch", "quiet", "out", "force", "skip_doctor", "tracker")
 
 
 def command(argv: Sequence[str]) -> int:

@@ -94,9 +94,13 @@ def ignore_hangup() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals(
-    request_stop: Callable[[], None], request_save: Callable[[], None] = lambda: None
+    request_stop: Callable[[], None], request_save: Callable[[], None] = lambda: None, *, quiet: bool = False
 ) -> Iterator[ReceivedSignal]:
-    """Request a stop on the first SIGINT or SIGTERM, exit on the second, and request a save on SIGUSR1."""
+    """Request a stop on the first SIGINT or SIGTERM, exit on the second, and request a save on SIGUSR1.
+
+    Args:
+        quiet: do not say so.
+    """
     received = ReceivedSignal()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -104,6 +108,8 @@ def stop_on_signals(
             os._exit(128 + number)
         received.number = number
         request_stop()
+        if quiet:
+            return
         # The terminal may be closed.
         with suppress(OSError):
             print(

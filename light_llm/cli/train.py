@@ -5,26 +5,26 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import UseAppendAction, arg
 
 from ..config import ModelConfig, Run, load_recipe, parse_settings, preset_settings
 from ..config.choices import POSITIONS
-from ..errors import ConfigError, DataError, as_flags
-from ..text_format import print_wrapped
+from ..errors import ConfigError, DataError, RankLost, as_flags
 from .args import given_settings, parse, with_run_settings
-from .resume import Request, compare_with_start, request_of
+from .processes import launch, number_of_processes, rank_of_environment, started_by_torchrun
+from .ranks import join, one_report, quiet_parsing
 from .signals import ignore_hangup, stop_on_signals
 
 if TYPE_CHECKING:
     from ..checkpoint import ModelFile
     from ..data import TokenDataset
+    from ..runtime import World
     from ..train import Trainer
-    from ..train.saved_run import SavedRun
+    from .start import Start
 
 Flags = TypeVar("Flags", bound="TrainFlags")
 ABOUT = "Train a model on a text. `light-llm settings` lists what --set can change."
@@ -42,6 +42,8 @@ class TrainFlags:
     out: Annotated[str, arg(metavar="FOLDER", help="write the run to this folder")] = "checkpoints"
     resume: Annotated[bool, arg(help="continue the run in --out")] = False
     overwrite: Annotated[bool, arg(help="replace the run in --out")] = False
+    requeue: Annotated[bool, arg(help="continue the run in --out if there is one")] = False
+    processes: Annotated[str, arg(metavar="N|auto", help="processes of the run; auto: one per GPU")] = "1"
     fit: Annotated[bool, arg(help="choose smaller settings if memory is short")] = False
     budget: Annotated[str, arg(metavar="10min|2GB", help="choose preset, batch size and steps for this limit")] = ""
     force: Annotated[bool, arg(help="start even if memory is short")] = False
@@ -53,21 +55,47 @@ class TrainFlags:
 
 def command(argv: Sequence[str]) -> int:
     """Train a model on a text."""
-    flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
-    if flags.resume and flags.overwrite:
-        raise ConfigError("--resume and --overwrite cannot be combined; leave one out")
+    with ignore_hangup(), one_report():
+        with quiet_parsing():
+            flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
+        _check_flags(flags)
+        n = number_of_processes(flags.processes, settings.get("train__device", "auto"))
+        return launch(argv, n) if n > 1 else _train(flags, given, settings)
+
+
+def _check_flags(flags: TrainFlags) -> None:
+    if flags.overwrite and (flags.resume or flags.requeue):
+        other = "--resume" if flags.resume else "--requeue"
+        raise ConfigError(f"{other} and --overwrite cannot be combined; leave one out")
+
+
+def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
+    """Train in this process, alone or as one rank of several. Returns the exit code."""
     from .progress import load_torch
 
-    with ignore_hangup():
-        load_torch(quiet=flags.quiet)
-        trainer = _make_trainer(flags, given, settings)
-        if trainer is None:
-            return 0
-        with stop_on_signals(trainer.request_stop, trainer.request_save) as received, _live_page(flags, trainer):
-            status = trainer.train().status
+    if rank_of_environment():
+        flags = replace(flags, quiet=True, watch=False)
+    load_torch(quiet=flags.quiet)
+    world = join(settings)
+    trainer = _make_trainer(world, flags, given, settings)
+    if trainer is None:
+        return 0
+    with (
+        stop_on_signals(trainer.request_stop, trainer.request_save, quiet=not world.is_first) as received,
+        _live_page(flags, trainer),
+    ):
+        status = trainer.train().status
     if status == "interrupted":
-        return 128 + (received.number or signal.SIGINT)
+        # torchrun takes any other code for a crash, and starts the processes again.
+        return 0 if started_by_torchrun() else 128 + _agreed_signal(world, received.number)
     return 2 if status == "nonfinite" else 0
+
+
+def _agreed_signal(world: World, number: int | None) -> int:
+    """Return the number of the signal that interrupted the run; it may have reached one rank alone."""
+    with suppress(RankLost):
+        number = world.agree(signal=number or 0)["signal"]
+    return number or signal.SIGINT
 
 
 def parse_train(
@@ -119,36 +147,26 @@ def _steps_per_pass(argv: list[str]) -> int | None:
     return -(-len(dataset.tokens) // (run.train.batch_size * run.data.max_length))
 
 
-def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> Trainer | None:
-    """Return the trainer of a new or resumed run; None for a run that is finished already, after saying so.
-
-    Checks what it can before the text is read or downloaded.
-    """
+def _make_trainer(world: World, flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> Trainer | None:
+    """Return the trainer of a new or resumed run; None for a run that is finished already, after saying so."""
     from ..checkpoint.load import build
     from ..data import create_dataloader
     from ..model import LightLLM
     from ..runtime import configure_process
     from ..train import Trainer
-    from .fit import FitChecker, resolve_auto
+    from .start import choose_start, shared_start
 
     configure_process()
-    request, run, origin = _choose_run(flags, given, settings)
-    if run is None:
+    start = shared_start(world, flags, lambda: choose_start(flags, given, settings))
+    if start.run is None:
         return None
-    flags, settings = request.flags, request.settings
-    check_tokenizer(given, run, origin)
-    # The device is resolved, and the memory checked, before a text is read or downloaded in vain.
-    loaded = sum(t.nbytes for t in origin.weights.values()) if origin else 0
-    fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None, loaded=loaded)
-    changes = fit.check_before_data(run)
-    run = run.with_settings(**changes)
-    dataset = _load_dataset(run, origin, flags, given, settings | changes)
-    if origin is None:
-        vocab_size = settings.get("model__vocab_size", dataset.tokenizer.vocab_size)
-        run = fit.fit_to_dataset(replace(run, model=replace(run.model, vocab_size=vocab_size)), dataset)
-        model = LightLLM(run.model, seed=run.train.seed)
-    else:
-        model = build(replace(origin, config=run.model))
+    # Each rank has its own --quiet.
+    flags = replace(start.flags, quiet=flags.quiet, watch=flags.watch)
+    dataset = _load_dataset(world, start, flags, given)
+    run = Run.from_dict(world.of_first(lambda: start.fitted_run(dataset).to_dict()))
+    # The weights of a trained model reach the other ranks when training begins.
+    origin = start.origin
+    model = build(replace(origin, config=run.model)) if origin else LightLLM(run.model, seed=run.train.seed)
     # --fit and --budget may have chosen shorter windows.
     dataset = replace(dataset, max_length=run.data.max_length)
     trainer = Trainer(
@@ -163,64 +181,12 @@ def _make_trainer(flags: TrainFlags, given: set[str], settings: dict[str, Any]) 
         force=flags.force,
         skip_doctor=flags.skip_doctor,
         spell=as_flags,
-        model_files=origin.files if origin else {},
+        model_files=start.files,
     )
-    trainer.asked = request.asked
+    trainer.asked = start.asked
     if origin:
         trainer.checkpointer.base = origin.meta.get("imported") or origin.meta.get("base")
     return trainer
-
-
-def _choose_run(
-    flags: TrainFlags, given: set[str], settings: dict[str, Any]
-) -> tuple[Request, Run | None, ModelFile | None]:
-    """Return what is asked for, the run, and the model file that it starts from; no run if it is finished already."""
-    from ..checkpoint import RunFolder
-    from ..train.messages import finished
-    from ..train.saved_run import finished_step, read_saved_run
-
-    folder = RunFolder(flags.out)
-    if not flags.resume:
-        return request_of(flags, given, settings), *_new_run(flags, given, settings)
-    saved = read_saved_run(folder)
-    request = compare_with_start(flags, given, settings, saved)
-    if saved.step is None:
-        return request, *_new_run(request.flags, given, request.settings)
-    run, origin = _resumed_run(saved, saved.step, request.settings)
-    if (step := finished_step(folder, saved, run.train.max_steps)) is None:
-        return request, run, origin
-    if not flags.quiet:
-        print_wrapped(as_flags(finished(folder.path, step)), sys.stdout)
-    return request, None, None
-
-
-def _resumed_run(saved: SavedRun, step: Path, settings: dict[str, Any]) -> tuple[Run, ModelFile]:
-    """Return the run in the folder with the changes of the flags, and its newest checkpoint."""
-    import torch
-
-    from ..checkpoint import read_model
-    from ..data.piped_text import STDIN, stdin_or_saved
-    from ..train.saved_run import refuse_changes
-
-    # The Trainer keeps the device, dtype and compilation of the last process for those that are not given.
-    settings = dict.fromkeys(("train__device", "train__dtype", "train__compile"), "auto") | settings
-    if settings.get("data__data") == STDIN:
-        settings["data__data"] = stdin_or_saved(saved.run.data.data)
-    run = saved.run.with_settings(**settings)
-    refuse_changes(saved.run, run)
-    return run, read_model(step, torch.float32)
-
-
-def _new_run(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> tuple[Run, ModelFile | None]:
-    """Return a new run, and the model file that it starts from, if any."""
-    import torch
-
-    from ..checkpoint import RunFolder, read_model
-
-    RunFolder(flags.out).ensure_folder_available(explicit="out" in given or flags.resume, overwrite=flags.overwrite)
-    source = settings.get("train__init_from")
-    origin = read_model(source, torch.float32) if source else None
-    return new_run(settings, origin, preset="preset" in given), origin
 
 
 def check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None:
@@ -231,26 +197,40 @@ def check_tokenizer(given: set[str], run: Run, origin: ModelFile | None) -> None
             raise ConfigError(f"--tokenizer {spec} cannot be used: {origin.path} has its own, {own.name}; leave it out")
 
 
-def _load_dataset(
-    run: Run, origin: ModelFile | None, flags: TrainFlags, given: set[str], settings: dict[str, Any]
-) -> TokenDataset:
+def _load_dataset(world: World, start: Start, flags: TrainFlags, given: set[str]) -> TokenDataset:
+    """Prepare the text on the first rank of each machine, and open it on all."""
     from ..data import load_dataset
+    from ..data.piped_text import STDIN
     from .progress import preparing
 
-    chosen = {name for name in ("data", "tokenizer") if f"data__{name}" in settings}
-    try:
+    assert start.run is not None
+    config, chosen = start.run.data, {name for name in ("data", "tokenizer") if f"data__{name}" in start.settings}
+    found: list[TokenDataset] = []
+
+    def load() -> None:
         with preparing(quiet=flags.quiet) as progress:
-            return load_dataset(
-                run.data,
-                tokenizer=origin.tokenizer if origin else None,
+            dataset = load_dataset(
+                config,
+                tokenizer=start.tokenizer,
                 chosen=chosen | ({"data"} if flags.resume else set()),
                 offline=flags.offline,
                 progress=progress,
             )
+        found.append(dataset)
+
+    try:
+        world.once_per_machine(load)
+        if world.size > 1:
+            # The path of a text that came through the standard input of rank 0.
+            name = world.of_first(lambda: found[0].config.data)
+            config = replace(config, data=name) if config.data == STDIN else config
+        if not found:
+            load()
     except DataError as error:
         moved = flags.resume and "data" not in given
         hint = "; if the text of the run was moved, name its new place with --data" if moved else ""
         raise DataError(f"{error.message.rstrip('.')}{hint}") from None
+    return found[0]
 
 
 def new_run(settings: dict[str, Any], origin: ModelFile | None, *, preset: bool = False) -> Run:

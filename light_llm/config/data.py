@@ -51,7 +51,7 @@ class DataConfig:
     text_field: str = setting(
         "text",
         "field of JSON, CSV or Parquet that holds the text; none reads such a file as plain text",
-        short="field with the text (JSON, CSV, Parquet)",
+        short="field with the text (JSON, CSV ...)",
         flag=True,
     )
     separator: str | None = setting(

@@ -143,7 +143,7 @@ class TrainConfig:
     parallel: str = setting(
         "auto",
         "how several processes share the work: ddp keeps a whole replica in each, fsdp shards it",
-        short="whole replicas or shards",
+        short="replicas or shards",
         choices=PARALLEL,
         resume="free",
         flag=True,

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import DeviceError, did_you_mean
 from .machine_cache import cached_measurement, machine_key
 from .timing import time_calls
+from .world import env_number, in_world
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPILERS = ("g++", "c++", "clang++", "cl")
@@ -36,10 +37,11 @@ class Decision:
 def choose_device(asked: str | torch.device = "auto") -> Decision:
     """Choose the device of a run, with the reason: from auto, cpu, cuda, cuda:N or mps.
 
-    `auto` prefers MPS, then CUDA, then the CPU.
+    `auto` prefers MPS, then CUDA, then the CPU. Of several processes on a machine each has a GPU of its own: `cuda` is
+    that with its local rank.
 
     Raises:
-        DeviceError: the name is unknown, or this machine has no such device.
+        DeviceError: the name is unknown, this machine has no such device, or fewer GPUs than processes.
     """
     asked = str(asked) if isinstance(asked, torch.device) else asked
     if not isinstance(asked, str):
@@ -52,18 +54,39 @@ def choose_device(asked: str | torch.device = "auto") -> Decision:
     if kind == "cpu":
         return Decision("cpu", "asked for")
     has_mps, n_cuda = torch.backends.mps.is_available(), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    n_local = env_number("LOCAL_WORLD_SIZE", 1) if in_world() else 1
+    if kind == "mps" and n_local > 1:
+        raise DeviceError(f"device 'mps' is one GPU, and this run has {n_local} processes; use {{--device cpu}}")
     if kind == "auto":
-        if has_mps:
+        if has_mps and n_local == 1:
             return Decision("mps", "Apple GPU found; can be set to cpu")
         if n_cuda:
-            return Decision("cuda", f"{torch.cuda.get_device_name()} found; can be set to cpu")
-        return Decision("cpu", "no GPU found")
+            return Decision(_own_gpu(n_local, n_cuda), f"{torch.cuda.get_device_name()} found; can be set to cpu")
+        return Decision("cpu", "no GPU found" if not has_mps else "the GPU cannot be shared by several processes")
     if kind == "mps" and not has_mps:
         raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use {--device auto} or cpu")
     if kind == "cuda" and int(index or 0) >= n_cuda:
         gpus = f"{n_cuda} CUDA GPU{'s' * (n_cuda != 1)}" if n_cuda else "no CUDA GPU"
         raise DeviceError(f"device {asked!r} is not available: this torch finds {gpus}; use {{--device auto}} or cpu")
+    if kind == "cuda" and n_local > 1:
+        if index:
+            raise DeviceError(
+                f"device {asked!r} is one GPU, and this run has {n_local} processes; use {{--device cuda}}"
+            )
+        return Decision(_own_gpu(n_local, n_cuda), "asked for")
     return Decision(asked, "asked for")
+
+
+def _own_gpu(n_local: int, n_cuda: int) -> str:
+    """Return the GPU of this process: cuda, or cuda:N for local rank N. Raises DeviceError if there are too few."""
+    if n_local > n_cuda:
+        raise DeviceError(
+            f"this machine has {n_cuda} CUDA GPU{'s' * (n_cuda != 1)} for {n_local} processes, and each needs its own; "
+            f"start {n_cuda} on each machine, or use {{--device cpu}}"
+        )
+    # Rank 0's is "cuda", which run.json keeps: a number would be that of another rank when the run is resumed.
+    local_rank = env_number("LOCAL_RANK", 0) if n_local > 1 else 0
+    return f"cuda:{local_rank}" if local_rank else "cuda"
 
 
 def can_gate_updates(device: str) -> bool:

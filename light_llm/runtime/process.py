@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from .world import env_number, in_world
+
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of the container, on Linux
 # Options of mallopt in glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -39,10 +41,16 @@ def cpu_quota(path: Path) -> int | None:
 
 
 def limit_threads() -> None:
-    """Lower torch's number of threads to the number of usable cores."""
+    """Give torch no more threads than this process has cores: its share, if it is one of several on this machine."""
+    processes = env_number("LOCAL_WORLD_SIZE", 1) if in_world() else 1
+    share = max(1, usable_cores() // processes)
+    asked = os.environ.get("OMP_NUM_THREADS")
+    # torchrun sets 1 where the user has set nothing.
+    if processes > 1 and (not asked or (asked == "1" and "TORCHELASTIC_RUN_ID" in os.environ)):
+        torch.set_num_threads(share)
     # torch respects the affinity mask but not a quota, and threads without a core of their own wait for each other at
     # every matrix product.
-    if torch.get_num_threads() > usable_cores():
+    elif torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
 
 

@@ -55,6 +55,7 @@ class ProcessGroupWorld(World):
         self.store, self.control, self.timeout = store, control, timeout
         self._turn = 0  # calls of once_per_machine
         self._loss: _Loss | None = None
+        self._failed_first: bool | None = None  # set when this rank fails
         own = [socket.gethostname(), os.getpid(), self.rank - self.local_rank]
         self.peers: Sequence[Peer] = ()
         self.peers = [Peer(*values) for values in self.gather(own)]
@@ -155,12 +156,14 @@ class ProcessGroupWorld(World):
         return self.rank == (self._loss.reporter if self._loss else 0)
 
     def report_failure(self, error: BaseException) -> bool:
-        # The store is gone if the machine that has it is.
-        with suppress(RuntimeError):
-            if self.store.add("failures", 1) > 1:
-                return False
-            self.store.set("failure", json.dumps({"rank": self.rank, **_describe(error)}))
-        return True
+        if self._failed_first is None:
+            self._failed_first = True
+            # The store is gone if the machine that has it is.
+            with suppress(RuntimeError):
+                self._failed_first = self.store.add("failures", 1) == 1
+                if self._failed_first:
+                    self.store.set("failure", json.dumps({"rank": self.rank, **_describe(error)}))
+        return self._failed_first
 
     def reason_of_loss(self, error: BaseException | None = None) -> str:
         if self._loss is None:

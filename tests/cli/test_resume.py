@@ -17,7 +17,7 @@ from light_llm.train.saved_run import SavedRun, read_saved_run, refuse_changes
 from tests.support.tools import rows_of
 
 # Flags of a command that say nothing about the run itself.
-PROCESS = {"out", "resume", "overwrite", "force", "skip_doctor", "watch", "offline", "quiet"}
+PROCESS = {"out", "resume", "overwrite", "force", "skip_doctor", "watch", "offline", "quiet", "processes", "requeue"}
 # A value for each other flag, and another one that a resumed run cannot have, or "" where it can.
 REPEATED = {
     "preset": ("nano", "micro"),
