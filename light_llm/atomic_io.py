@@ -38,6 +38,11 @@ class Files:
                 raise
         return writer.sha.hexdigest()
 
+    @property
+    def own(self) -> "Files":
+        """The file system for what this rank writes itself."""
+        return self
+
     def size(self, path: Path) -> int:
         """Return the bytes of a file."""
         return path.stat().st_size
@@ -95,7 +100,18 @@ class NullFiles(Files):
 
     A write still calls its `write_fn`, with a `NullFile`, so that the rank takes part in the messages that gather what
     the first rank writes.
+
+    Args:
+        own: the file system for the parts of a large checkpoint that this rank writes itself.
     """
+
+    def __init__(self, own: Files = REAL_FILES) -> None:
+        self._own = own
+
+    @property
+    def own(self) -> Files:
+        """The file system for what this rank writes itself."""
+        return self._own
 
     def write(self, path: Path, write_fn: WriteFn) -> str:
         """Call `write_fn`, and return the SHA-256 of no bytes."""

@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from ..atomic_io import Files, WriteFn, move_into_place
+from ..atomic_io import Files, NullFiles, WriteFn, move_into_place
 from ..config import repr_short
 from ..errors import CheckpointError
 from ..json_io import canonical_json, load_json
+from ..runtime import World
+from .tensors import TensorWriter
 
 MANIFEST = "MANIFEST.json"
 # Of a step folder and of a model file. Format 1 had no files that travel with a model. A new field whose default means
@@ -18,23 +21,53 @@ MANIFEST = "MANIFEST.json"
 FORMAT = 2
 
 
-def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> None:
+def commit_folder(
+    path: Path,
+    contents: Mapping[str, WriteFn],
+    files: Files,
+    world: World = World(),
+    owners: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Write a folder of files so that it is either complete or absent, replacing a folder of that name.
 
     The order is the protocol: write and sync each file, then the manifest (size and SHA-256 of each), sync the folder,
     rename it, sync its parent. A crash or an error at any point leaves the old state or the new one.
+
+    With several ranks each calls it. Rank 0 has the real `files` and the others `NullFiles`; if the disk fails, the
+    tensors of all files are gathered before the error is raised.
+
+    Args:
+        world: by default the ranks exchange no messages but those of the files; otherwise they wait for rank 0, whose
+            error reaches all.
+        owners: the rank that writes a file; rank 0 writes those that are not in it. All ranks must see the folder.
 
     Raises:
         OSError: the folder cannot be written.
     """
     partial = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     old = path.with_name(f"{path.name}.old-{os.getpid()}")
-    if partial.exists():
-        files.remove(partial)
-    try:
-        _write_folder(partial, contents, files)
+
+    def begin() -> str:
+        if partial.exists():
+            files.remove(partial)
+        files.make_folder(partial)
+        return str(partial)
+
+    def complete() -> None:
+        files.write(partial / MANIFEST, as_json({"format": FORMAT, "files": entries}))
+        files.sync(partial / MANIFEST)
+        files.sync_folder(partial)
         # A crash between its two renames leaves only `old`; `RunFolder.remove_stale` gives it its name back.
         move_into_place(partial, path, files, old=old)
+
+    try:
+        failure, folder = None, partial
+        try:
+            folder = Path(world.of_first(begin))
+        except OSError as error:
+            failure = error
+        entries = _write_files(folder, contents, files, world, owners, failure)
+        world.of_first(complete)
     # Not BaseException: a process that is being ended leaves the partial folder to `RunFolder.remove_stale`.
     except Exception:
         with suppress(OSError):
@@ -43,16 +76,42 @@ def commit_folder(path: Path, contents: Mapping[str, WriteFn], files: Files) -> 
         raise
 
 
-def _write_folder(folder: Path, contents: Mapping[str, WriteFn], files: Files) -> None:
-    files.make_folder(folder)
-    entries = {}
+def _write_files(
+    folder: Path,
+    contents: Mapping[str, WriteFn],
+    files: Files,
+    world: World,
+    owners: Mapping[str, int],
+    failure: OSError | None,
+) -> dict[str, Any]:
+    """Write and sync files; return their sizes and hashes, on all ranks.
+
+    After a failure nothing more is written, but the tensors of all files are gathered.
+
+    Raises:
+        OSError: the failure of the lowest rank that has one.
+    """
+    entries: dict[str, Any] = {}
     for name, write_fn in contents.items():
-        sha256 = files.write(folder / name, write_fn)
-        files.sync(folder / name)
-        entries[name] = {"bytes": files.size(folder / name), "sha256": sha256}
-    files.write(folder / MANIFEST, as_json({"format": FORMAT, "files": entries}))
-    files.sync(folder / MANIFEST)
-    files.sync_folder(folder)
+        owner = owners.get(name, 0)
+        disk = NullFiles() if failure or owner != world.rank else files.own if owner else files
+        try:
+            sha256 = disk.write(folder / name, write_fn)
+            disk.sync(folder / name)
+            if owner == world.rank:
+                entries[name] = {"bytes": disk.size(folder / name), "sha256": sha256}
+        except OSError as error:
+            failure = error
+            if isinstance(write_fn, TensorWriter):
+                write_fn.finish()
+        # A slow disk must not let the other ranks time out in the first gather of the next file.
+        world.barrier()
+    own_failure = [failure.errno, failure.strerror or str(failure)] if failure else None
+    for rank, (found, failed) in enumerate(world.gather([entries, own_failure])):
+        if failed:
+            raise failure or OSError(failed[0], f"{failed[1]}, on rank {rank}")
+        entries |= found
+    return {name: entries[name] for name in contents}
 
 
 def is_complete(path: Path) -> bool:

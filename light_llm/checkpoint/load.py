@@ -20,7 +20,7 @@ from .commit import check_format, is_complete, read_json, verify_folder
 from .foreign_files import advice_for_folder
 from .model_file import WEIGHT_DTYPES, ModelFileReader
 from .run_folder import RunFolder
-from .tensors import read_tensors
+from .tensors import read_parts
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,11 @@ def describe_model(path: str | Path) -> ModelFile:
 
 def _read(path: Path, dtype: torch.dtype | None) -> ModelFile:
     if path.is_dir():
-        files = read_carried_files(path, verify_folder(path))
+        names = verify_folder(path)
+        files = read_carried_files(path, names)
         meta = read_json(path / "model.json")
         check_format(meta, path)
-        description, weights = _interpret(path, meta), read_tensors(path / "model.safetensors")
+        description, weights = _interpret(path, meta), read_parts(path, "model", names)
         _check_sizes(path, description.config, weights)
         # Copied, because the library maps the file: a plan takes the weights of a model for memory in use.
         for name in weights if dtype else ():

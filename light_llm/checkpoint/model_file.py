@@ -22,7 +22,7 @@ from .carried_files import CARRIED_FILES, MAX_FILE, check_carried_files
 from .commit import FORMAT, check_format
 from .foreign_files import not_a_model
 from .safe_pickle import UnsafeModelFile, inspect_archive
-from .tensors import Gather, gather_all, whole
+from .tensors import Gather, whole
 
 KIND = "light-llm model"
 _REMEDY = "use another checkpoint, or train again"
@@ -79,11 +79,10 @@ def write_model_file(
     # bytes would otherwise depend on which equal strings happen to be one object.
     names, file_names, meta = json.loads(json.dumps([sorted(weights), sorted(files), meta], sort_keys=True))
     tensors = {}
-    with gather_all([weights[name] for name in names], gather) as gather_next:
-        for name in names:
-            tensor = gather_next(weights[name])
-            if not isinstance(disk, NullFiles):
-                tensors[name] = _with_own_storage(tensor.detach().cpu().contiguous())
+    for name in names:
+        tensor = gather(weights[name])
+        if not isinstance(disk, NullFiles):
+            tensors[name] = _with_own_storage(tensor.detach().cpu().contiguous())
     if isinstance(disk, NullFiles):
         return
     payload = {"kind": KIND, "format": FORMAT, "meta": meta, "model": tensors}

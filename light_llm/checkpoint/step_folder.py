@@ -1,5 +1,6 @@
 """Read and write a step folder: the complete state of a run for an exact resume, and a model that is usable alone."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 
 from ..atomic_io import Files, WriteFn
 from ..errors import CheckpointError
+from ..runtime import World
 from .carried_files import CARRIED_FILES, check_carried_files, read_carried_files
 from .commit import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
-from .tensors import Gather, file_order, gather_all, read_tensors, whole, write_tensors
+from .tensors import Gather, TensorWriter, read_parts, split_by_bytes, whole
 
 SETTINGS = "settings.json"
+FILE_PARAMETERS = 2_000_000_000  # of the largest model whose weights are in one file
+FLOAT32_BYTES = 4
 Place = Callable[[Tensor, Tensor], Tensor]  # (a whole tensor, the tensor that it belongs to) -> as that one is placed
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # name parts added by DDP, compile and FSDP
 
@@ -56,11 +60,13 @@ def write_step(
     disk: Files,
     files: Mapping[str, bytes] = MappingProxyType({}),
     gather: Gather = whole,
+    world: World = World(),
+    file_parameters: int = FILE_PARAMETERS,
 ) -> None:
     """Commit a step folder: model, optimizer, generators, state, and a manifest over them.
 
-    With several ranks all call it, the first with the real `disk` and the others with `NullFiles`. If the disk fails,
-    the first rank takes part in the remaining gathers before it raises the error.
+    With several ranks all call it, rank 0 with the real `disk` and the others with `NullFiles`. If the disk fails,
+    all tensors are gathered before the error is raised.
 
     Args:
         rng: states of the generators; see `gather_rng`.
@@ -68,22 +74,28 @@ def write_step(
         run: the contents of run.json, so that a run can be resumed from the step folder alone.
         files: of the model, such as tokenizer.json; see `carried_files`.
         gather: returns a whole tensor; called on each weight and each tensor of the optimizer, in file order.
+        world: as in `commit_folder`.
+        file_parameters: a model with more has several files, of at most as many bytes as these have in float32.
     """
     check_carried_files(files)
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
     moments = _flatten(model, optimizer)
-    in_order = [tensors[name] for tensors in (weights, moments) for name in file_order(tensors)]
-    with gather_all(in_order, gather) as gather_next:
-        contents: dict[str, WriteFn] = {
-            "model.safetensors": partial(write_tensors, tensors=weights, gather=gather_next),
-            "model.json": as_json({"format": FORMAT, **meta}),
-            "optimizer.safetensors": partial(write_tensors, tensors=moments, gather=gather_next),
-            "rng.safetensors": partial(write_tensors, tensors=rng),
-            "state.json": as_json({"format": FORMAT, **asdict(state)}),
-            SETTINGS: as_json(run),
-        }
-        contents |= {name: partial(_write_bytes, data=data) for name, data in files.items()}
-        commit_folder(path, contents, disk)
+    n = sum(tensor.numel() for tensor in weights.values())
+    limit = FLOAT32_BYTES * file_parameters if n > file_parameters else sys.maxsize
+    model_files, optimizer_files = (
+        {name: TensorWriter(part, gather) for name, part in split_by_bytes(stem, tensors, limit).items()}
+        for stem, tensors in (("model", weights), ("optimizer", moments))
+    )
+    contents: dict[str, WriteFn] = {
+        **model_files,
+        "model.json": as_json({"format": FORMAT, **meta}),
+        **optimizer_files,
+        "rng.safetensors": TensorWriter(rng),
+        "state.json": as_json({"format": FORMAT, **asdict(state)}),
+        SETTINGS: as_json(run),
+    }
+    contents |= {name: partial(_write_bytes, data=data) for name, data in files.items()}
+    commit_folder(path, contents, disk, world)
 
 
 def _write_bytes(file: BinaryIO, *, data: bytes) -> None:
@@ -96,12 +108,12 @@ def read_step(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[st
     Raises:
         CheckpointError: a file is missing, altered or of another format.
     """
-    verify_folder(path)
+    names = verify_folder(path)
     state, meta = read_json(path / "state.json"), read_json(path / "model.json")
     for values in (state, meta):
         check_format(values, path)
         del values["format"]
-    weights, moments, rng = (read_tensors(path / f"{name}.safetensors") for name in ("model", "optimizer", "rng"))
+    weights, moments, rng = (read_parts(path, stem, names) for stem in ("model", "optimizer", "rng"))
     try:
         state["recent_losses"] = tuple(state.get("recent_losses", ()))
         return weights, moments, rng, StepState(**state), meta

@@ -1,12 +1,13 @@
 """Read safetensors files within bounds, and write them tensor by tensor, without a second copy in memory.
 
 With several ranks a tensor may be a shard. A `gather` function returns the whole tensor; it is a message in which all
-ranks take part, so all have to gather the same tensors in the same order, whatever happens to the file.
+ranks take part, so all have to gather the same tensors in the same order, whatever happens to the file. A large model
+is divided among several files.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,40 +45,48 @@ def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
 
 
-@contextmanager
-def gather_all(tensors: Sequence[Tensor], gather: Gather) -> Iterator[Gather]:
-    """Yield a function that gathers these tensors, called on them in order; after an error gather those that remain.
-
-    A full disk stops the first rank in the middle of a file, and the others, which write none, do not know it: they
-    wait in the next message until the first rank joins it. An error in a message itself ends it at once.
-    """
-    done, lost = 0, False
-
-    def gather_next(tensor: Tensor) -> Tensor:
-        nonlocal done, lost
-        lost = True
-        result = gather(tensor)
-        done, lost = done + 1, False
-        return result
-
-    try:
-        yield gather_next
-    except Exception:
-        for tensor in () if lost else tensors[done:]:
-            gather(tensor)
-        raise
-
-
-def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], gather: Gather = whole) -> None:
-    """Write tensors by name: the same bytes as `safetensors.torch.save`, which holds all of them in memory twice.
+class TensorWriter:
+    """A `WriteFn` that writes tensors by name, and gathers each on the way.
 
     Args:
         gather: returns a whole tensor; called on each in file order. Names, types and shapes are known without it.
     """
-    names = file_order(tensors)
+
+    def __init__(self, tensors: Mapping[str, Tensor], gather: Gather = whole) -> None:
+        self.tensors, self.gather = tensors, gather
+        self.waiting = file_order(tensors)[::-1]
+
+    def __call__(self, file: BinaryIO) -> None:
+        """Write the header and the tensors, one at a time."""
+        file.write(header_of(self.tensors))
+        while self.waiting:
+            tensor = self.next()
+            # A rank that only takes part in the gathers needs no copy on the CPU.
+            if not isinstance(file, NullFile):
+                file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            # One gathered tensor is freed before the next.
+            del tensor
+
+    def next(self) -> Tensor:
+        """Gather the next tensor."""
+        return self.gather(self.tensors[self.waiting.pop()])
+
+    def finish(self) -> None:
+        """Gather the tensors that a write that failed did not reach: the other ranks wait in those messages."""
+        while self.waiting:
+            self.next()
+
+
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], gather: Gather = whole) -> None:
+    """Write tensors by name: the same bytes as `safetensors.torch.save`, which holds all of them in memory twice."""
+    TensorWriter(tensors, gather)(file)
+
+
+def header_of(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the beginning of a safetensors file: names, types, shapes and places of its tensors."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name in names:
+    for name in file_order(tensors):
         tensor = tensors[name]
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
@@ -85,12 +94,57 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], gather: Gather 
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     # The format asks for a header of a multiple of 8 bytes, so that the tensors after it are aligned.
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
-        tensor = gather(tensors[name])
-        # A rank that only takes part in the gathers needs no copy on the CPU.
-        if not isinstance(file, NullFile):
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return len(text).to_bytes(8, "little") + text
+
+
+def split_by_bytes(stem: str, tensors: Mapping[str, Tensor], limit: int) -> dict[str, dict[str, Tensor]]:
+    """Divide tensors in file order among files of at most `limit` bytes, by the name of the file.
+
+    A larger tensor has a file of its own. One file is `model.safetensors`, several are `model-00001-of-00003...`.
+    """
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name in file_order(tensors):
+        n_bytes = tensors[name].numel() * tensors[name].element_size()
+        if parts[-1] and size + n_bytes > limit:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensors[name]
+        size += n_bytes
+    return dict(zip(file_names(stem, len(parts)), parts, strict=True))
+
+
+def file_names(stem: str, n: int) -> list[str]:
+    """Return the names of n files of tensors.
+
+    >>> file_names("model", 1), file_names("model", 2)
+    (['model.safetensors'], ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'])
+    """
+    if n == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{i:05}-of-{n:05}.safetensors" for i in range(1, n + 1)]
+
+
+def read_parts(folder: Path, stem: str, names: Collection[str]) -> dict[str, Tensor]:
+    """Read the tensors of `stem` from one file or several.
+
+    Args:
+        names: of the files of the folder.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or two hold the same tensor.
+    """
+    several = re.compile(rf"{stem}-\d{{5}}-of-(\d{{5}})\.safetensors")
+    counts = {match[1] for name in names if (match := several.fullmatch(name))}
+    tensors: dict[str, Tensor] = {}
+    for name in file_names(stem, int(counts.pop()) if counts else 1):
+        if name not in names or counts:
+            raise CheckpointError(f"{folder} is damaged: its manifest does not list {name}; use another checkpoint")
+        part = read_tensors(folder / name)
+        if both := tensors.keys() & part.keys():
+            raise CheckpointError(f"{folder / name} is damaged: {min(both)} is in another file; use another checkpoint")
+        tensors |= part
+    return tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -154,7 +155,7 @@ def _read_train_config(path: Path) -> TrainConfig | None:
 
 def _adam_state(path: Path, config: TrainConfig | None, step: int) -> AdamState:
     """Return the learning rate of the next update, and Adam's moments if the checkpoint has them."""
-    from ..checkpoint.tensors import read_tensors
+    from ..checkpoint.tensors import read_parts
     from ..observe.analysis import AdamState
     from ..optim import learning_rate
 
@@ -166,7 +167,7 @@ def _adam_state(path: Path, config: TrainConfig | None, step: int) -> AdamState:
         return replace(known, why_not=f"the matrices are updated by {config.optimizer}, which has no such metric")
     if not path.is_dir():
         return replace(known, why_not=f"{path.name} has no optimizer state; analyze a step folder")
-    return replace(known, moments=read_tensors(path / "optimizer.safetensors"))
+    return replace(known, moments=read_parts(path, "optimizer", os.listdir(path)))
 
 
 def _analysis_config(flags: AnalyzeFlags, model: LightLLM) -> AnalysisConfig:
