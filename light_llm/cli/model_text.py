@@ -110,6 +110,16 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
             dtype=dtype,
             progress=progress,
         )
+        by_source = {
+            name: evaluate.evaluate_loss(
+                loaded.model,
+                tokens,
+                np.array(byte_lengths(dataset.tokenizer)),
+                context=dataset.max_length,
+                dtype=dtype,
+            )
+            for name, tokens in (dataset.held_out_by_source() if len(dataset.sources) > 1 else {}).items()
+        }
     title = text.title if text else f"the held-out part of {dataset.source.title}"
     stderr = f" ± {evaluation.stderr:.3f}" if evaluation.stderr is not None else ""
     lines = [
@@ -119,6 +129,10 @@ def evaluate_held_out(checkpoint: str, device_name: str, moved: str) -> None:
         f"perplexity  {evaluation.perplexity:.2f}",
         f"bits/byte   {evaluation.bits_per_byte:.4f}",
         *(_distance_lines(distance) if distance else []),
+        *(
+            f"{name:<11} loss {part.loss:.4f}, {part.bits_per_byte:.4f} bits/byte, {part.tokens:,} targets"
+            for name, part in by_source.items()
+        ),
         f"context     {evaluation.context:,} tokens, {evaluation.windows} windows, each without earlier context; "
         f"{dtype} on {device}",
     ]

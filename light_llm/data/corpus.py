@@ -3,6 +3,7 @@
     corpus/
     ├── corpus.json        the sources, their weights and shards, sealed by a digest
     ├── vocabulary.json    the tokenizer that all shards were encoded with
+    ├── tokenizer.json     of a tokenizer that is such a file
     ├── wiki-00000/        train.bin train.json held_out.bin held_out.json, as `encode_splits` writes them
     ├── wiki-00001/
     └── code-00000/
@@ -22,7 +23,7 @@ from typing import Any
 
 from ..atomic_io import atomic_write
 from ..errors import ConfigError, DataError, LightLLMError, did_you_mean
-from ..json_io import TOKENIZER, canonical_json, dump_with_digest, load_verified
+from ..json_io import TOKENIZER, canonical_json, dump_with_digest, load_verified, read_bounded
 from ..runtime import expand_path
 from .shard_list import ShardEntry, ShardList
 from .shards import Shard, id_dtype
@@ -32,6 +33,7 @@ from .tokenizers import Tokenizer, tokenizer_from_dict, tokenizer_hash
 CORPUS_FORMAT = 1
 CORPUS = "corpus.json"
 VOCABULARY = "vocabulary.json"
+TOKENIZER_FILE = "tokenizer.json"
 MAX_NAMED = 4  # shards, in a message about missing ones
 # The first key of the sorted JSON: a text that happens to be called corpus.json does not begin with it.
 _FIRST_KEY = b'"corpus_format"'
@@ -165,17 +167,32 @@ def write_corpus(folder: Path, sources: Sequence[CorpusSource], tokenizer: Token
     """
     values = {"corpus_format": CORPUS_FORMAT, "sources": [asdict(source) for source in sources]}
     _parse_sources(values, folder / CORPUS, tokenizer)
+    for name, data in _files_of(tokenizer).items():
+        atomic_write(folder / name, data)
     atomic_write(folder / VOCABULARY, dump_with_digest(tokenizer.to_dict()))
     atomic_write(folder / CORPUS, dump_with_digest(values))
+
+
+def _files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files that belong to a tokenizer's plain values."""
+    # Imported only where it is needed, because the library of published tokenizers takes a while to load.
+    from .hf_tokenizer import HuggingFaceTokenizer
+
+    return {TOKENIZER_FILE: tokenizer.data} if isinstance(tokenizer, HuggingFaceTokenizer) else {}
 
 
 def read_corpus(folder: Path) -> Corpus:
     """Read the description of a corpus. Raises DataError if it is missing, damaged or of another format."""
     vocabulary, values = _load(folder / VOCABULARY), _load(folder / CORPUS)
     try:
-        tokenizer = tokenizer_from_dict(vocabulary)
-    except LightLLMError as error:
-        raise DataError(f"{folder / VOCABULARY} cannot be used: {error.message}") from None
+        file = folder / TOKENIZER_FILE
+        files = {TOKENIZER_FILE: read_bounded(file, TOKENIZER)} if vocabulary.get("kind") == "hf" else {}
+        tokenizer = tokenizer_from_dict(vocabulary, files)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}; copy it again") from None
+    except (LightLLMError, ValueError) as error:
+        reason = error.message if isinstance(error, LightLLMError) else error
+        raise DataError(f"the tokenizer of the corpus {folder} ({VOCABULARY}) cannot be used: {reason}") from None
     return Corpus(folder, _parse_sources(values, folder / CORPUS, tokenizer), tokenizer)
 
 

@@ -264,7 +264,11 @@ def _load_corpus(
     own, file = corpus.tokenizer, folder / CORPUS
     if tokenizer and tokenizer_hash(tokenizer) != tokenizer_hash(own):
         raise DataError(f"{file} was encoded with another tokenizer ({own.name}) than that of the model")
-    if "tokenizer" in chosen and config.tokenizer not in (own.name, f"{own.name}:{own.vocab_size}"):
+    if (
+        tokenizer is None
+        and "tokenizer" in chosen
+        and config.tokenizer not in (own.name, f"{own.name}:{own.vocab_size}")
+    ):
         raise ConfigError(
             f"{{--tokenizer {config.tokenizer}}} cannot be used: {file} was encoded with {own.name}; leave it out"
         )

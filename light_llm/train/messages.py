@@ -11,7 +11,8 @@ from .. import __version__
 from ..checkpoint import RunFolder
 from ..config import PRESETS, ModelConfig, TrainConfig, get_model_size
 from ..config.schedule import rate_notes
-from ..data import TokenDataset
+from ..data import DataLoader, TokenDataset
+from ..data.order import PERIOD, slots_of
 from ..errors import LightLLMError
 from ..plan.render import MANY_PASSES, header_lines, warning_lines
 from ..report.page import write_report
@@ -52,6 +53,8 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         )
     else:
         lines += _data_lines(dataset, trainer.config, report.plan)
+        if isinstance(trainer.batches, DataLoader):
+            lines += _mixture_lines(trainer.batches, trainer.config.max_steps)
     notes = rate_notes(trainer.config, resumed=trainer.resumed is not None)
     lines += [*(f"note     {note}" for note in notes), f"out      {trainer.folder.path}/"]
     if report.plan and not report.plan.fits:
@@ -75,13 +78,32 @@ def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[
         f"{plan.tokens:,} tokens, {plan.passes:.1f} passes over the text",
         *header_lines(plan),
     ]
-    if plan.passes and plan.passes > MANY_PASSES:
+    # The sources of a mixture are read with different frequencies (`_mixture_lines`).
+    if plan.passes and plan.passes > MANY_PASSES and len(dataset.sources) < 2:
         advice = "" if config.patience else "; {--patience 2} stops when it no longer falls"
         lines.append(
             f"note     the run reads the text {plan.passes:.0f} times, so it may start to memorise it. Watch the "
             f"held-out loss{advice}"
         )
     return lines
+
+
+def _mixture_lines(loader: DataLoader, steps: int) -> list[str]:
+    """Return the header's lines about the sources of a corpus: their shares, and how often the run reads each."""
+    passes = loader.passes(steps)
+    if len(passes) < 2:
+        return []
+    shares = [slots / PERIOD for slots in slots_of([source.weight for source in loader.dataset.sources])]
+    used = [f"{name} {share:.3g} ({n:.1f} passes)" for (name, n), share in zip(passes.items(), shares, strict=True)]
+    many = {name: n for name, n in passes.items() if n > MANY_PASSES}
+    return [
+        f"mixture  {', '.join(used)}",
+        *(
+            f"note     the run reads {name} {n:.1f} times; after about {MANY_PASSES:.0f} passes a source teaches "
+            "little that is new. Give it a smaller share with {--set data.weights=...}"
+            for name, n in many.items()
+        ),
+    ]
 
 
 def summary(
