@@ -38,7 +38,7 @@ def choose_device(asked: str | torch.device = "auto") -> Decision:
     """Choose the device of a run, with the reason: from auto, cpu, cuda, cuda:N or mps.
 
     `auto` prefers MPS, then CUDA, then the CPU. Of several processes on a machine each has a GPU of its own: `cuda` is
-    that with its local rank.
+    the one with its local rank.
 
     Raises:
         DeviceError: the name is unknown, this machine has no such device, or fewer GPUs than processes.
@@ -61,7 +61,8 @@ def choose_device(asked: str | torch.device = "auto") -> Decision:
         if has_mps and n_local == 1:
             return Decision("mps", "Apple GPU found; can be set to cpu")
         if n_cuda:
-            return Decision(_own_gpu(n_local, n_cuda), f"{torch.cuda.get_device_name()} found; can be set to cpu")
+            name = _own_gpu(n_local, n_cuda)
+            return Decision(name, f"{torch.cuda.get_device_name()} found; can be set to cpu")
         return Decision("cpu", "no GPU found" if not has_mps else "the GPU cannot be shared by several processes")
     if kind == "mps" and not has_mps:
         raise DeviceError("device 'mps' is not available: this torch finds no Apple GPU; use {--device auto} or cpu")
@@ -78,15 +79,19 @@ def choose_device(asked: str | torch.device = "auto") -> Decision:
 
 
 def _own_gpu(n_local: int, n_cuda: int) -> str:
-    """Return the GPU of this process: cuda, or cuda:N for local rank N. Raises DeviceError if there are too few."""
+    """Return "cuda", which stands for the current GPU: in a rank that of its local rank.
+
+    Raises:
+        DeviceError: there are fewer GPUs than processes.
+    """
     if n_local > n_cuda:
         raise DeviceError(
             f"this machine has {n_cuda} CUDA GPU{'s' * (n_cuda != 1)} for {n_local} processes, and each needs its own; "
             f"start {n_cuda} on each machine, or use {{--device cpu}}"
         )
-    # Rank 0's is "cuda", which run.json keeps: a number would be that of another rank when the run is resumed.
-    local_rank = env_number("LOCAL_RANK", 0) if n_local > 1 else 0
-    return f"cuda:{local_rank}" if local_rank else "cuda"
+    if n_local > 1:
+        torch.cuda.set_device(env_number("LOCAL_RANK", 0))
+    return "cuda"
 
 
 def can_gate_updates(device: str) -> bool:

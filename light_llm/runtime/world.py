@@ -26,7 +26,7 @@ _LOST = re.compile(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class World:
     """Process of a run, by itself: its messages are the identity. `ProcessGroupWorld` is one of several.
 
