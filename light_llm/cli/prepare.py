@@ -14,6 +14,7 @@ from ..config import Run
 from ..errors import as_flags
 from ..text_format import format_bytes, format_duration
 from .args import given_flags, given_settings, parse, with_run_settings
+from .prepare_parts import EXAMPLES, check_flags, encode, join
 
 if TYPE_CHECKING:
     from ..data import Source, TokenDataset
@@ -28,19 +29,35 @@ class PrepareFlags:
     verify: Annotated[bool, arg(help="also verify every cached byte")] = False
     offline: Annotated[bool, arg(help="download nothing")] = False
     quiet: Annotated[bool, arg(help="print nothing")] = False
+    part: Annotated[str, arg(metavar="K/N", help="encode only the K-th of N parts")] = ""
+    to: Annotated[str, arg(metavar="FOLDER", help="part: folder of the corpus")] = ""
+    source: Annotated[str, arg(metavar="NAME", help="part: name in a mixture")] = ""
+    join: Annotated[str, arg(metavar="FOLDER", help="make a corpus of its parts")] = ""
+    weight: Annotated[str, arg(metavar="LIST", help="join: weights, web=0.7,books=0.3")] = ""
 
 
 def command(argv: Sequence[str]) -> int:
     """Encode a text, and print how large it is and how it was encoded."""
-    about = "Encode a text ahead of time; `train` uses the result. If it is interrupted, run it again to continue."
+    about = (
+        "Encode a text ahead of time; `train` uses the result. If it is interrupted, run it again to continue.\n"
+        "A large corpus is encoded in parts, on any number of machines: "
+        f"light-llm prepare {EXAMPLES['part']}; then light-llm prepare --join corpus."
+    )
     flags, given = parse(with_run_settings(PrepareFlags, SETTINGS), argv, prog="light-llm prepare", about=about)
+    check_flags(given)
     from .progress import counting, load_torch, preparing
 
     load_torch(quiet=flags.quiet)
+    if flags.join:
+        join(flags)
+        return 0
     from ..data import load_dataset
 
     # The length of the windows does not change the token ids, and 1 accepts the shortest text.
     data = Run().with_settings(**given_settings(flags, given), data__max_length=1).data
+    if flags.part:
+        encode(flags, data)
+        return 0
     start, encoding_start = time.perf_counter(), list[float]()
 
     with preparing(quiet=flags.quiet) as show:

@@ -167,32 +167,36 @@ def write_corpus(folder: Path, sources: Sequence[CorpusSource], tokenizer: Token
     """
     values = {"corpus_format": CORPUS_FORMAT, "sources": [asdict(source) for source in sources]}
     _parse_sources(values, folder / CORPUS, tokenizer)
-    for name, data in _files_of(tokenizer).items():
-        atomic_write(folder / name, data)
-    atomic_write(folder / VOCABULARY, dump_with_digest(tokenizer.to_dict()))
+    write_vocabulary(folder, tokenizer)
     atomic_write(folder / CORPUS, dump_with_digest(values))
 
 
-def _files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Return the files that belong to a tokenizer's plain values."""
+def write_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer of a corpus: its plain values, and the files that belong to them."""
     # Imported only where it is needed, because the library of published tokenizers takes a while to load.
     from .hf_tokenizer import HuggingFaceTokenizer
 
-    return {TOKENIZER_FILE: tokenizer.data} if isinstance(tokenizer, HuggingFaceTokenizer) else {}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        atomic_write(folder / TOKENIZER_FILE, tokenizer.data)
+    atomic_write(folder / VOCABULARY, dump_with_digest(tokenizer.to_dict()))
 
 
-def read_corpus(folder: Path) -> Corpus:
-    """Read the description of a corpus. Raises DataError if it is missing, damaged or of another format."""
-    vocabulary, values = _load(folder / VOCABULARY), _load(folder / CORPUS)
+def read_vocabulary(folder: Path) -> Tokenizer:
+    """Read the tokenizer of a corpus. Raises DataError if it is missing or damaged."""
+    vocabulary, file = _load(folder / VOCABULARY), folder / TOKENIZER_FILE
     try:
-        file = folder / TOKENIZER_FILE
         files = {TOKENIZER_FILE: read_bounded(file, TOKENIZER)} if vocabulary.get("kind") == "hf" else {}
-        tokenizer = tokenizer_from_dict(vocabulary, files)
+        return tokenizer_from_dict(vocabulary, files)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}; copy it again") from None
     except (LightLLMError, ValueError) as error:
         reason = error.message if isinstance(error, LightLLMError) else error
         raise DataError(f"the tokenizer of the corpus {folder} ({VOCABULARY}) cannot be used: {reason}") from None
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """Read the description of a corpus. Raises DataError if it is missing, damaged or of another format."""
+    tokenizer, values = read_vocabulary(folder), _load(folder / CORPUS)
     return Corpus(folder, _parse_sources(values, folder / CORPUS, tokenizer), tokenizer)
 
 
