@@ -159,7 +159,7 @@ def test_descriptions_that_cannot_be_used(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus")
     sources = load_verified(folder / CORPUS)["sources"]
     wiki, code = sources
-    for words, changes in {
+    wrong: dict[str, dict[str, Any]] = {
         "format 2;": {"corpus_format": 2},
         "different names": {"sources": [wiki, wiki]},
         "code was encoded with another": {"sources": [wiki, code | {"tokenizer_sha256": "0"}]},
@@ -170,7 +170,8 @@ def test_descriptions_that_cannot_be_used(tmp_path: Path) -> None:
         "'/train.bin'": {"sources": [wiki | {"train": [wiki["train"][0] | {"file": "/train.bin"}]}]},
         "no tokens": {"sources": [wiki | {"train": [wiki["train"][0] | {"tokens": "9"}]}]},
         "train": {"sources": [{"name": "wiki"}]},
-    }.items():
+    }
+    for words, changes in wrong.items():
         change(folder, **({"corpus_format": 1, "sources": sources} | changes))
         with pytest.raises(DataError, match=f"{CORPUS} .*{re.escape(words)}"):
             read_corpus(folder)
