@@ -10,10 +10,12 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from itertools import chain
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -54,7 +56,7 @@ class FullySharded(Parallel):
         if config.compile == "on":
             for block in self.model.h:
                 block.compile(dynamic=False)
-        shard_model(self.model, make_mesh(self.world, device), config)
+        shard_model(self.model, make_mesh(self.world, device, config.timeout), config)
         return objective
 
     @contextmanager
@@ -103,16 +105,24 @@ class FullySharded(Parallel):
                 module.reshard()
 
 
-def make_mesh(world: World, device: str) -> DeviceMesh:
+def make_mesh(world: World, device: str, timeout: float) -> DeviceMesh:
     """Return the mesh of a run: its ranks in a line; or on several machines replicas of shards (HSDP).
 
     Then each machine has all slices, so that parameters are gathered inside a machine and only gradients cross between.
+
+    Args:
+        timeout: seconds that a message waits for the other ranks.
     """
     if (group := group_of(world)) is not None:
         return DeviceMesh.from_group(group, device, mesh_dim_names=("shard",))
     if 1 < world.local_size < world.size and world.size % world.local_size == 0:
         shape = (world.size // world.local_size, world.local_size)
-        return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
+        mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
+        # These groups are new, with torch's default of many minutes. The public name is newer than torch 2.10.
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+        for group in mesh.get_all_groups():
+            set_timeout(timedelta(seconds=timeout), group)
+        return mesh
     return init_device_mesh(device, (world.size,), mesh_dim_names=("shard",))
 
 

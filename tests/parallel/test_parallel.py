@@ -9,6 +9,7 @@ from light_llm.errors import ConfigError, LightLLMError
 from light_llm.objective import NextTokenLoss
 from light_llm.parallel import Parallel, parallelize
 from light_llm.runtime import World
+from light_llm.runtime.process_group import ProcessGroupWorld
 from tests.support.parallel_runs import Case, differences
 from tests.support.ranks import run_ranks
 from tests.support.tools import tiny_model
@@ -66,8 +67,9 @@ def test_two_machines_of_two_ranks() -> None:
 
 
 def on_two_machines(world: World, cases: list[Case]) -> list[dict[str, float]]:
-    world.local_rank, world.local_size = world.rank % 2, 2
-    return differences(world, cases)
+    assert isinstance(world, ProcessGroupWorld)
+    place = World(world.rank, world.size, world.rank % 2, 2)
+    return differences(ProcessGroupWorld(place, world.store, world.control), cases)
 
 
 def check_close(results: list[list[dict[str, float]]]) -> None:
