@@ -14,7 +14,9 @@ from tyro.conf import arg
 from ..config import ModelConfig, Run
 from ..config.schedule import rate_notes
 from ..errors import ConfigError, as_flags
+from ..plan.machine import Machine, load_machine
 from ..text_format import wrap_line
+from .processes import number_of_processes
 from .train import TrainFlags, check_tokenizer, new_run, parse_train
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 class PlanFlags(TrainFlags):
     """The flags of `train`, and the format of the output."""
 
-    processes: Annotated[str, arg(metavar="N", help="plan this number of processes on this machine")] = "1"
+    machine: Annotated[
+        str, arg(metavar="NAME|PATH", help="plan the GPUs of a machine file: h100x8, a100x8, 4090x2, l4x1 or your own")
+    ] = ""
     measure: Annotated[bool, arg(help="measure the speed of this machine again")] = False
     json: Annotated[bool, arg(help="print one JSON object")] = False
 
@@ -46,9 +50,15 @@ def command(argv: Sequence[str]) -> int:
     source = settings.get("train__init_from")
     if source and flags.budget:
         raise ConfigError("--budget chooses the model, and --init-from has one already; leave one out")
-    world_size = parse_processes(flags.processes)
-    if world_size > 1 and flags.budget:
-        raise ConfigError("--budget plans a single process; leave out --processes")
+    machine = load_machine(flags.machine) if flags.machine else None
+    asked = flags.processes if "processes" in given else "auto"
+    if machine:
+        world_size = number_of_gpus(machine, asked)
+    else:
+        world_size = number_of_processes(flags.processes, settings.get("train__device", "auto"))
+    if flags.budget and (world_size > 1 or machine):
+        given_flag = "--machine" if machine else "--processes"
+        raise ConfigError(f"--budget plans a single process of this machine; leave out {given_flag}")
     run = None if source else new_run(settings, None)
     from .progress import load_torch
 
@@ -65,6 +75,8 @@ def command(argv: Sequence[str]) -> int:
     origin = describe_model(source) if source else None
     run = run or new_run(settings, origin, preset="preset" in given)
     check_tokenizer(given, run, origin)
+    if machine:
+        return _on_machine(run, settings, flags, origin, machine, world_size)
     plan, notes = _planned(run, settings, flags, origin, world_size)
     suggestions = [] if plan.fits else suggest_settings(plan)
     if origin:
@@ -83,11 +95,46 @@ def command(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse_processes(text: str) -> int:
-    """Return a number of processes. Raises ConfigError if it is not one."""
-    if not text.isdecimal() or not 0 < int(text) <= MAX_PROCESSES:
-        raise ConfigError(f"--processes {text} is not a number from 1 to {MAX_PROCESSES:,}")
-    return int(text)
+def _on_machine(
+    run: Run,
+    settings: dict[str, Any],
+    flags: PlanFlags,
+    origin: ModelFile | None,
+    machine: Machine,
+    W: int,
+) -> int:
+    """Print the plan of a run on W GPUs of a machine file. Returns the exit code."""
+    from ..plan.suggest import suggest_settings, without_fixed
+    from .plan_cluster import plan_on_machine, print_plan
+
+    text, V, notes = _text_size(run, settings, flags, origin)
+    if origin is None:
+        run = replace(run, model=replace(run.model, vocab_size=settings.get("model__vocab_size", V)))
+    planned = partial(plan_on_machine, text=text, machine=machine, W=W, measure=flags.measure)
+    cluster = planned(run)
+    suggestions = [] if cluster.plan.fits else suggest_settings(cluster.plan, timed=False)
+    if origin:
+        suggestions = without_fixed(suggestions, resumed=False)
+    notes = [note.partition(" ")[2].strip() for note in notes]
+    if suggestions and flags.fit:
+        first, suggestions = suggestions[0], []
+        notes.append(f"{first.flags}: {first.effect}")
+        cluster = planned(run.with_settings(**first.changes))
+    return print_plan(cluster, notes, suggestions, flags)
+
+
+def number_of_gpus(machine: Machine, asked: str) -> int:
+    """Return the GPUs of a machine file that `--processes` asks for; "auto": all of them.
+
+    Raises:
+        ConfigError: no number above 0, or one that the machines cannot have.
+    """
+    if asked == "auto":
+        return machine.gpus * (machine.machines or 1)
+    if not asked.isdecimal() or not 0 < int(asked[:9]) <= MAX_PROCESSES:
+        raise ConfigError(f"--processes {asked} cannot be used; it must be auto or a number from 1 to {MAX_PROCESSES}")
+    machine.check_processes(int(asked))
+    return int(asked)
 
 
 def _planned(

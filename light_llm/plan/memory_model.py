@@ -13,7 +13,8 @@ W ranks
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..config import ModelConfig, TrainConfig, block_shapes, get_model_size, matrix_parameters, outer_shapes
 from ..config.choices import MLPS, NORMS, OPTIMIZERS, POSITIONS
@@ -58,15 +59,21 @@ class StepShape:
     on_cpu: bool
     kernel: bool  # attention has a kernel that keeps no weights
     compiled: bool
-    ranks: int = 1  # that share the batch
+    ranks: int = 1  # among which the rows of a batch are divided
     local: int = 1  # of them, those on one machine
     shards: int = 1  # of the model; a rank keeps one of them (FSDP), or with 1 all of it
+    tensor: int = 1  # ranks that share each matrix
 
     @classmethod
     def of(
         cls, model: ModelConfig, train: TrainConfig, T: int, *, ranks: int = 1, local: int = 1, shards: int = 1
     ) -> "StepShape":
-        """Build the shape of one rank, for a run whose device, dtype and compilation are resolved."""
+        """Build the shape of one rank, for a run whose device, dtype and compilation are resolved.
+
+        Args:
+            ranks: among which the rows are divided; with tensor parallelism the groups.
+            local: ranks of this machine.
+        """
         rows = train.batch_size // ranks
         B = train.micro_batch or rows
         return cls(
@@ -84,6 +91,7 @@ class StepShape:
             ranks=ranks,
             local=local,
             shards=shards,
+            tensor=train.tensor,
         )
 
     @property
@@ -97,9 +105,12 @@ class StepShape:
         return 2 if self.half else 4
 
     @property
-    def per_core(self) -> int:
-        """Return the ranks that compute on the same processors: those of a machine, unless each has a GPU."""
-        return self.local if self.on_cpu else 1
+    def share(self) -> float:
+        """Return the time of this rank's work, as a multiple of that of its rows on a whole device.
+
+        Ranks on the processors of one machine share them; ranks of a tensor group share the work of each matrix.
+        """
+        return (self.local if self.on_cpu else 1) / self.tensor
 
     @property
     def sharded(self) -> bool:
@@ -123,7 +134,20 @@ class StepShape:
 
 def step_memory(shape: StepShape) -> Memory:
     """Return the largest of the moments of a step, without framework and cache."""
-    return max(moments(shape), key=lambda memory: memory.total)
+    part = replace(shape, model=part_of(shape.model, shape.tensor))
+    return max(moments(part), key=lambda memory: memory.total)
+
+
+def part_of(model: ModelConfig, n: int) -> ModelConfig:
+    """Return the config whose tensors have the shapes of a rank's part, if n ranks share each matrix.
+
+    They divide heads, units of the MLPs and ids; the residual stream and the norms are whole on each.
+    """
+    if n == 1:
+        return model
+    sizes = {"n_head": model.n_head, "n_kv_head": model.kv_heads, "n_inner": model.inner_size}
+    parts: dict[str, Any] = {name: max(1, size // n) for name, size in sizes.items()}
+    return replace(model, head_dim=model.head_size, vocab_size=-(-model.vocab_size // n), **parts)
 
 
 def moments(s: StepShape) -> Iterator[Memory]:

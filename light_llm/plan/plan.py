@@ -54,6 +54,11 @@ class Plan:
         return get_model_size(self.model)
 
     @property
+    def data_size(self) -> int:
+        """Return the number of ranks, or of tensor groups, among which the rows of a batch are divided."""
+        return self.world_size // self.train.tensor
+
+    @property
     def tokens_per_step(self) -> int:
         """Return the tokens of all sequences of a batch."""
         return self.train.batch_size * self.T
@@ -152,8 +157,9 @@ def make_plan(
     def planned(kind: str) -> tuple[Plan, StepShape]:
         # On several machines each has all shards (`parallel.fsdp.make_mesh`).
         machine = local_size if 1 < local_size < world_size and world_size % local_size == 0 else world_size
-        shards = machine if kind == "fsdp" else 1
-        shape = StepShape.of(model, train, T, ranks=world_size, local=local_size, shards=shards)
+        shards = max(1, machine // train.tensor) if kind == "fsdp" else 1
+        ranks = world_size // train.tensor
+        shape = StepShape.of(model, train, T, ranks=ranks, local=local_size, shards=shards)
         memory = step_memory(shape)
         overhead = int(HEAP_HOLES * memory.total) + LIBRARY_BYTES + (COMPILER_BYTES if shape.compiled else 0)
         # On a GPU its own memory counts, and Python's is elsewhere.
@@ -174,15 +180,19 @@ def make_plan(
 def check_batch(train: TrainConfig, world_size: int) -> None:
     """Raise ConfigError, with sizes that work, if the batch or its micro-batches cannot be divided among the ranks."""
     batch, micro_batch = train.batch_size, train.micro_batch
-    if batch % world_size:
-        below, above = batch // world_size * world_size, -(-batch // world_size) * world_size
-        sizes = " or ".join(f"{{--batch-size {n}}}" for n in (below, above) if n)
-        raise ConfigError(f"a batch of {batch} sequences cannot be divided among {world_size} processes; use {sizes}")
-    rows = batch // world_size
+    if world_size % train.tensor:
+        raise ConfigError(f"tensor={train.tensor} does not divide {world_size} processes; use {{--tensor 1}}")
+    n = world_size // train.tensor
+    ranks = f"{n} groups of {train.tensor} processes" if train.tensor > 1 else f"{n} processes"
+    if batch % n:
+        below, above = batch // n * n, -(-batch // n) * n
+        sizes = " or ".join(f"{{--batch-size {size}}}" for size in (below, above) if size)
+        raise ConfigError(f"a batch of {batch} sequences cannot be divided among {ranks}; use {sizes}")
+    rows = batch // n
     if micro_batch and rows % micro_batch:
         below = next(n for n in range(min(micro_batch, rows), 0, -1) if rows % n == 0)
         raise ConfigError(
-            f"each of {world_size} processes has {rows} of the {batch} sequences of a batch, which cannot be divided "
+            f"each of {ranks} has {rows} of the {batch} sequences of a batch, which cannot be divided "
             f"into micro-batches of {micro_batch}; use {{--micro-batch {below}}}"
         )
 

@@ -148,10 +148,12 @@ def processes_lines(plan: Plan) -> list[str]:
         "ddp": "ddp: each has the whole model",
         "fsdp": "fsdp: each has a shard of weights, gradients and moments",
     }[plan.parallel]
-    rows = plan.train.batch_size // plan.world_size
+    rows, tensor = plan.train.batch_size // plan.data_size, plan.train.tensor
+    groups = [f"             tensor: groups of {tensor} share each matrix and the sequences"] if tensor > 1 else []
     return [
         f"processes    {plan.world_size}, {rows} of {plan.train.batch_size} sequences each",
         f"             {kept}",
+        *groups,
     ]
 
 

@@ -8,7 +8,7 @@ Two corrections, both from the last such run of at least MIN_STEPS steps:
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
 from ..config import TrainConfig
@@ -22,7 +22,7 @@ from ..runtime.machine_cache import (
 from ..runtime.timing import MIN_PROCESSOR_SHARE, is_busy
 from .memory_model import StepShape
 from .profile import Profile, is_disturbed, is_known, profile
-from .time_model import step_seconds
+from .time_model import step_seconds, update_seconds
 
 MIN_STEPS, MIN_SECONDS = 10, 2.0  # of a run that corrects predictions
 # Predictions from a good profile were within 25% (docs/plan.md); a factor of 1.5 means that the profile is wrong.
@@ -50,6 +50,13 @@ def find_speed(shape: StepShape, train: TrainConfig) -> Speed:
         return Speed(parts, 1.0, BUSY)
     ratio = known.get(_ratio_key(train), 1.0)
     return Speed(parts, ratio, MEASURED if ratio == 1.0 else CORRECTED)
+
+
+def device_seconds(shape: StepShape, train: TrainConfig) -> tuple[float, float]:
+    """Return the seconds of a micro-batch and of an update of all parameters, on this machine's device alone."""
+    whole, speed = replace(shape, ranks=1, local=1, shards=1), find_speed(shape, train)
+    update = speed.factor * update_seconds(whole, speed.profile)
+    return (speed.factor * step_seconds(whole, speed.profile) - update) / whole.micro_batches, update
 
 
 def record_steps(shape: StepShape, train: TrainConfig, seconds: Sequence[float], shares: Sequence[float]) -> bool:

@@ -68,23 +68,23 @@ def apply(model: ModelConfig, train: TrainConfig, T: int, changes: Overrides) ->
     return replace(model, **by_part["model"]), replace(train, **by_part["train"]), changes.get("data__max_length", T)
 
 
-def micro_batches(train: TrainConfig, world_size: int = 1) -> list[int]:
+def micro_batches(train: TrainConfig, data_size: int = 1) -> list[int]:
     """Return the smaller micro-batches that divide a rank's share of the batch, the largest first."""
-    rows = train.batch_size // world_size
+    rows = train.batch_size // data_size
     current = train.micro_batch or rows
     return [n for n in range(min(current - 1, MAX_MICRO_BATCH), 0, -1) if rows % n == 0]
 
 
-def batch_sizes(train: TrainConfig, world_size: int = 1) -> list[int]:
+def batch_sizes(train: TrainConfig, data_size: int = 1) -> list[int]:
     """Return the smaller batches of a power of two for each rank that need no micro-batches, the largest first.
 
     >>> batch_sizes(TrainConfig(batch_size=12)), batch_sizes(TrainConfig(batch_size=12, micro_batch=4))
     ([8, 4, 2, 1], [2, 1])
-    >>> batch_sizes(TrainConfig(batch_size=12), world_size=3)
+    >>> batch_sizes(TrainConfig(batch_size=12), data_size=3)
     [6, 3]
     """
-    largest = min((train.micro_batch or train.batch_size // world_size) - 1, MAX_MICRO_BATCH)
-    return [world_size << k for k in range(largest.bit_length() - 1, -1, -1)] if largest else []
+    largest = min((train.micro_batch or train.batch_size // data_size) - 1, MAX_MICRO_BATCH)
+    return [data_size << k for k in range(largest.bit_length() - 1, -1, -1)] if largest else []
 
 
 def _suggestion(plan: Plan, flags: str, effect: str, **changes: Any) -> Suggestion:
@@ -103,7 +103,7 @@ def _smaller_micro_batch(
     plan: Plan, prefix: str = "", effect: str = "the same steps and loss", **changes: Any
 ) -> Iterator[Suggestion]:
     what, semicolon, advice = effect.partition("; ")
-    for n in micro_batches(plan.train, plan.world_size):
+    for n in micro_batches(plan.train, plan.data_size):
         pieces = f"{what}, {n} sequence{'s' * (n != 1)} at a time{semicolon}{advice}"
         yield _suggestion(plan, f"{prefix}--micro-batch {n}", pieces, train__micro_batch=n, **changes)
 
@@ -118,7 +118,7 @@ def _sharded(plan: Plan) -> Iterator[Suggestion]:
 
 def _smaller_batch(plan: Plan) -> Iterator[Suggestion]:
     drop = "; leave out --micro-batch" if plan.train.micro_batch else ""
-    for n in batch_sizes(plan.train, plan.world_size):
+    for n in batch_sizes(plan.train, plan.data_size):
         effect = f"fewer tokens a step: {n * plan.T:,} instead of {plan.tokens_per_step:,}{drop}"
         yield _suggestion(plan, f"--batch-size {n}", effect, train__batch_size=n, train__micro_batch=None)
 

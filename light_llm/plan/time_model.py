@@ -46,7 +46,7 @@ def step_seconds(shape: StepShape, p: Profile) -> float:
     # Adding a gradient to the one before moves half as many bytes as an update of AdamW.
     adding = get_model_size(m) * p.adamw / 2 * (shape.micro_batches > 1)
     factor = COMPILED_FACTOR if shape.compiled else 1.0
-    return shape.per_core * (shape.micro_batches * factor * (batch + adding) + update_seconds(shape, p))
+    return shape.share * (shape.micro_batches * factor * (batch + adding) + update_seconds(shape, p))
 
 
 def update_seconds(s: StepShape, p: Profile) -> float:
@@ -79,7 +79,7 @@ def attention_seconds(s: StepShape, p: Profile) -> float:
 def evaluation_seconds(s: StepShape, p: Profile, tokens: int) -> float:
     """Return the seconds of one pass over that many held-out tokens, which are dealt to the ranks."""
     blocks = p.forward * (interpolate(s.model.n_embd, WIDTHS, p.block_token) + attention_seconds(s, p) / s.N)
-    return s.per_core * tokens / s.ranks * (s.model.n_layer * blocks + head_value_seconds(s, p))
+    return s.share * tokens / s.ranks * (s.model.n_layer * blocks + head_value_seconds(s, p))
 
 
 def head_value_seconds(s: StepShape, p: Profile) -> float:

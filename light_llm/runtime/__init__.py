@@ -1,5 +1,6 @@
 """The machine: device, number format, threads, memory limits, random generators, environment, measurements."""
 
+from .device import CUDA as CUDA
 from .device import Decision as Decision
 from .device import autocast as autocast
 from .device import can_gate_updates as can_gate_updates

@@ -14,6 +14,7 @@ from .machine_cache import cached_measurement, machine_key
 from .timing import time_calls
 from .world import env_number, in_world
 
+CUDA = "cuda"  # the device of the GPUs of a machine file (`plan/machine.py`)
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPILERS = ("g++", "c++", "clang++", "cl")
 MIN_BFLOAT16_SPEEDUP = 1.3  # a smaller one is not worth the rounding of bfloat16

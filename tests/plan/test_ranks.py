@@ -66,6 +66,18 @@ def test_compiled_blocks_are_gathered_in_32_bits() -> None:
     assert step_memory(compiled).weights - step_memory(eager).weights == 2 * 2 * block
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_tensor_group_divides_matrices_and_keeps_the_rows(kind: str) -> None:
+    whole, divided = planned(4, kind, batch_size=4), planned(8, kind, tensor=2, batch_size=4)
+    assert divided.data_size == 4 and divided.memory.weights == pytest.approx(whole.memory.weights / 2, rel=0.03)
+    assert whole.memory.total / 2 < divided.memory.total < whole.memory.total
+    assert all(s.plan.fits for s in suggest_settings(divided, timed=False))
+    with pytest.raises(ConfigError, match="tensor=3 does not divide 4 processes"):
+        planned(4, tensor=3)
+    with pytest.raises(ConfigError, match="4 groups of 2 processes; use batch_size=4 or batch_size=8"):
+        planned(8, tensor=2, batch_size=6)
+
+
 def test_ddp_keeps_its_buckets_at_every_moment() -> None:
     assert all(m.gradients >= 4 * get_model_size(SMALL) for m in moments(shape(2, sharded=False)))
 

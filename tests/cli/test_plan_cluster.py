@@ -1,0 +1,126 @@
+"""`light-llm plan --processes` and `--machine`: what is printed, as text and as JSON, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from light_llm.cli import main
+from light_llm.plan import speed as speed_module
+from light_llm.plan.memory_model import StepShape
+from light_llm.plan.published import PUBLISHED
+from light_llm.plan.time_model import step_seconds, update_seconds
+from tests.plan.test_ranks import CPU, SMALL
+from tests.support.tools import PROFILE
+
+WIFI = (
+    'gpus = 1\nnic = 30e6\n[gpu]\nkind = "RTX 4060"\nflops = 60e12\nefficiency = 0.8\nbandwidth = 256e9\nmemory = 8e9\n'
+)
+
+
+@pytest.fixture
+def words(poem: Path) -> list[str]:
+    return ["plan", "--data", str(poem), "--tokenizer", "byte", "--preset", "nano", "--max-length", "64"]
+
+
+def as_json(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    code = main([*words, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_cluster_is_planned_without_one(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers add up, and say where they come from."""
+    code, all_gpus = as_json([*words, "--machine", "a100x8", "--batch-size", "64"], capsys)
+    _, two = as_json([*words, "--machine", "a100x8", "--batch-size", "64", "--processes", "2"], capsys)
+    assert code == 0 and all_gpus["fits"]
+    cluster = all_gpus["cluster"]
+    assert cluster["gpus"] == 8 and cluster["machine"]["assumed"] and cluster["speed_source"] == "formula"
+    assert cluster["step_seconds"] == pytest.approx(sum(cluster["seconds"].values()))
+    assert cluster["tokens_per_second"] == pytest.approx(64 * 64 / cluster["step_seconds"])
+    assert cluster["tokens_per_gpu"] == 8 * 64 and two["cluster"]["tokens_per_gpu"] == 32 * 64
+    assert all_gpus["processes"] == {"world": 8, "local": 8, "parallel": "ddp"} and cluster["error"] == 0.25
+    assert {row["source"] for row in cluster["published"]} <= {row.source for row in PUBLISHED}
+    assert all_gpus["memory"]["activations"] < two["memory"]["activations"]
+
+
+def test_a_plan_for_a_cluster_is_plain_in_a_log(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--machine", "h100x8", "--processes", "16", "--batch-size", "32", "--parallel", "fsdp"]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and all(line == line.rstrip() for line in printed.splitlines())
+    for part in (
+        "16  H100 in 2 machines, fsdp",
+        "assumed",
+        "tokens/s a GPU",
+        "slowest link",
+        "within 25%",
+        "published",
+    ):
+        assert part in printed
+    assert "Wi-Fi" not in printed
+
+
+def test_two_laptops_are_told_to_train_apart(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("laptops.toml").write_text(WIFI)
+    assert main([*words, "--machine", "laptops.toml", "--processes", "2"]) == 0
+    assert "Two laptops on Wi-Fi do not train together" in capsys.readouterr().out
+    assert main([*words, "--machine", "laptops.toml"]) == 0
+    assert "Wi-Fi" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--machine", "h100x9"], "did you mean h100x8?"),
+        (["--machine", "h100x8", "--processes", "12"], "--processes 8 or --processes 16"),
+        (["--machine", "h100x8", "--processes", "0"], "--processes 0"),
+        (["--machine", "h100x8", "--processes", "9" * 5000], "from 1 to"),
+        (["--machine", "h100x8", "--batch-size", "12"], "--batch-size 8 or --batch-size 16"),
+        (["--machine", "h100x8", "--budget", "1h"], "leave out --machine"),
+        (["--machine", "h100x8", "--dtype", "float32"], "--dtype float32"),
+        (["--machine", "h100x8", "--batch-size", "8", "--tensor", "2", "--set", "model.n_head=4"], "--tensor"),
+        (["--processes", "3"], "--batch-size 6 or --batch-size 9"),
+        (["--processes", "2", "--budget", "1h"], "leave out --processes"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    flags: list[str], named: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--device", "cpu", *flags]) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err and not captured.out
+
+
+HUGE = ["--set", "model.n_embd=16384", "--set", "model.n_head=128", "--set", "model.n_layer=96"]
+
+
+def test_a_model_that_fits_on_no_gpu_is_refused_with_what_does(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--machine", "4090x2", "--batch-size", "8", *HUGE]
+    assert main([*words, *flags]) == 2
+    captured = capsys.readouterr()
+    assert "24.0 GB is in RTX 4090 of 4090x2" in captured.err and "--preset" in captured.err
+    assert "too much for the 24.0 GB of each GPU" in captured.out
+    code, values = as_json([*words, *flags], capsys)
+    assert code == 2 and not values["fits"] and values["ways"][0]["plan"]["memory"]["total"] < 24e9
+    assert main([*words, *flags, "--fit"]) == 0
+
+
+def test_fsdp_fits_where_a_replica_does_not(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--set", "model.n_embd=2048", "--set", "model.n_head=16", "--set", "model.n_layer=130"]
+    flags = ["--machine", "a100x8", "--batch-size", "8", *size]
+    code, auto = as_json([*words, *flags], capsys)
+    assert code == 0 and auto["processes"]["parallel"] == "fsdp"
+    code, ddp = as_json([*words, *flags, "--parallel", "ddp"], capsys)
+    assert code == 2 and any(way["flags"] == "--parallel fsdp" for way in ddp["ways"])
+
+
+def test_the_gpu_of_this_machine_replaces_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its step without the update, by micro-batches, whatever the number of GPUs that divide the batch."""
+    monkeypatch.setattr(speed_module, "profile", lambda device, dtype, model: PROFILE)
+    shape = StepShape.of(SMALL, CPU, 128, ranks=2, local=2)
+    alone = StepShape.of(SMALL, CPU, 128, ranks=2)
+    micro, update = speed_module.device_seconds(shape, CPU)
+    assert micro + update == pytest.approx(step_seconds(alone, PROFILE))
+    assert update == pytest.approx(update_seconds(alone, PROFILE))
