@@ -8,19 +8,28 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..data import Batch
 from ..objective import NextTokenLoss
-from ..runtime import autocast, rng_state, set_rng_state
+from ..runtime import World, autocast, rng_state, set_rng_state
 
 NOT_REPRODUCED = "nothing"  # how the description begins if repeating the step gives finite numbers
 
 
-def find_nonfinite(objective: NextTokenLoss, batch: Batch, config: TrainConfig) -> str:
-    """Repeat a step, one micro-batch at a time, and describe the first tensor that is not finite."""
+def find_nonfinite(objective: NextTokenLoss, batch: Batch, config: TrainConfig, world: World = World()) -> str:
+    """Repeat a step, one micro-batch at a time, and describe the first tensor that is not finite.
+
+    Each rank repeats its own rows, and all ranks make the same passes; the lowest rank that finds a tensor names it.
+    """
     size = config.micro_batch or len(batch.tokens)
-    for tokens, targets in zip(*(part.split(size) for part in batch), strict=True):
-        place = first_nonfinite(objective, tokens, targets, device=config.device, dtype=config.dtype)
-        if not place.startswith(NOT_REPRODUCED):
-            break
-    return place
+    parts = zip(*(part.split(size) for part in batch), strict=True)
+    how = {"device": config.device, "dtype": config.dtype}
+    # Not only up to the first bad one: with shards each pass is one of all ranks.
+    places = [first_nonfinite(objective, tokens, targets, **how) for tokens, targets in parts]
+    by_rank = world.gather(next(filter(_is_reproduced, places), places[-1]))
+    found = [f"{p} (rank {r})" if world.size > 1 else p for r, p in enumerate(by_rank) if _is_reproduced(p)]
+    return found[0] if found else str(by_rank[0])
+
+
+def _is_reproduced(place: str) -> bool:
+    return not place.startswith(NOT_REPRODUCED)
 
 
 def first_nonfinite(objective: NextTokenLoss, tokens: Tensor, targets: Tensor, *, device: str, dtype: str) -> str:
@@ -32,9 +41,7 @@ def first_nonfinite(objective: NextTokenLoss, tokens: Tensor, targets: Tensor, *
         tokens, targets: (B, T), the batch or a part that fits into memory.
     """
     model = objective.model
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            return f"the weights of {name}, before the step"
+    weights = next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
     bad_outputs: list[str] = []
 
     def check_output(name: str) -> Any:
@@ -52,11 +59,13 @@ def first_nonfinite(objective: NextTokenLoss, tokens: Tensor, targets: Tensor, *
         # `forward` and not a call, because hooks do not run inside a compiled graph.
         with autocast(device, dtype):
             loss = objective.forward(tokens.to(device), targets.to(device))
+        loss.backward()
+        if weights:
+            return f"the weights of {weights}, before the step"
         if bad_outputs:
             return f"the output of {bad_outputs[0]}"
         if not loss.isfinite():
             return "the loss: the logits are not finite, or so large that their sum of exponentials is not"
-        loss.backward()
         return _first_nonfinite_gradient(model)
     finally:
         for handle in hooks:

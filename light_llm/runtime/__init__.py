@@ -9,6 +9,7 @@ from .device import choose_device as choose_device
 from .device import choose_dtype as choose_dtype
 from .device import device_name as device_name
 from .device import has_attention_kernel as has_attention_kernel
+from .device import message_backend as message_backend
 from .device import preserved_rng as preserved_rng
 from .device import rng_state as rng_state
 from .device import seed_rng as seed_rng

@@ -95,6 +95,11 @@ def _own_gpu(n_local: int, n_cuda: int) -> str:
     return "cuda"
 
 
+def message_backend(device: str) -> str:
+    """Return the library that sends the gradients of several processes."""
+    return "nccl" if device.startswith("cuda") else "gloo"
+
+
 def can_gate_updates(device: str) -> bool:
     """Return True if the device itself can skip a non-finite update, so that the loop need not wait for the loss."""
     # On a CPU there is nothing to wait for. On MPS some versions of the fused AdamW ignore `found_inf`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from ..data import DataLoader, TokenDataset, Tokenizer, create_dataloader
 from ..data.python_inputs import own_tokenizer
 from ..errors import ConfigError
 from ..model import LightLLM
+from ..runtime import World, choose_device, in_world, join_world, joined_world, leave_world
 
 if TYPE_CHECKING:
     from .saved_run import ResumeState
@@ -23,6 +25,17 @@ ModelLike = LightLLM | ModelConfig
 LoaderLike = DataLoader | TokenDataset | Iterable[tuple[Tensor, Tensor]]
 _WRAPPERS = ("_orig_mod", "module")  # where torch.compile, and DataParallel and DDP, keep the model
 MAX_NAMED = 3  # parameters in a message
+
+
+def find_world(config: Any, changes: Mapping[str, Any]) -> World:
+    """Return the world of this process: that which it has joined, or joins now if it was started as one of several."""
+    if not in_world() or joined_world() is not None:
+        return joined_world() or World()
+    asked = changes.get("device", getattr(config, "device", "auto"))
+    world = join_world(choose_device(asked).value)
+    # Without this, gloo may abort the process at its end.
+    atexit.register(leave_world, world)
+    return world
 
 
 def unwrap(model: Any) -> tuple[Any, list[str]]:

@@ -15,6 +15,7 @@ from ..runtime import peak_memory
 from .step import GuardAction, Status, Step, TrainState
 
 if TYPE_CHECKING:
+    from .agreement import StopFlag
     from .trainer import Trainer
 
 GUARD_ACTIONS = get_args(GuardAction)
@@ -127,6 +128,19 @@ class Callback:
         """Run after the last step, before the files are closed. Not called if the run ends with an exception."""
 
 
+def run_callbacks(callbacks: Sequence[Callback], call: Callable[[Callback], str | None], stop_flag: StopFlag) -> None:
+    """Call each callback, and end the run after one that returns "stop"."""
+    for callback in callbacks:
+        if call(callback) == "stop":
+            # The built-in callbacks decide alike on all ranks. One of the caller's need not: it may read a clock.
+            if callback.synchronous:
+                stop_flag.request("end")
+            else:
+                stop_flag.stop("stopped")
+    if any(callback.synchronous for callback in callbacks):
+        stop_flag.agree()
+
+
 class FunctionCallback(Callback):
     """Calls a function after a step, as `Trainer.every` registers it."""
 
@@ -165,7 +179,7 @@ class LogMetrics(Callback):
             "weight_norm": step.weight_norm,
             "update_ratios": dict(step.update_ratios),
             "mfu": None if step.mfu is None else round(step.mfu, 4),
-            "memory": peak_memory(),
+            "memory": max(filter(None, (peak_memory(), self.trainer.memory)), default=None),
             "phases": {name: round(seconds, 4) for name, seconds in step.phases.items()},
         }
         if step.skipped:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import RunFolder, StepState, model_meta, write_model_file, write_step
+from ..checkpoint import RunFolder, StepState, gather_rng, model_meta, write_model_file, write_step
 from ..checkpoint.run_folder import RECENT_STEPS
 from ..config import TrainConfig
 from ..config.choices import OPTIMIZERS
@@ -18,6 +19,7 @@ from ..optim import group_parameters
 from ..optim.adamw import MATRIX
 from ..runtime import rng_state
 from ..text_format import format_bytes
+from .agreement import check_same_state
 from .callbacks import Callback
 from .preflight import checkpoint_record
 from .step import Status, Step, TrainState
@@ -79,8 +81,8 @@ class Checkpointer(Callback):
         step = self.trainer.state.step
         if status != "nonfinite" and step and self.saved_step != step:
             self.save()
-        elif self.removal_failed:
-            self.remove_old()
+        else:
+            self.trainer.world.of_first(lambda: self.remove_old() if self.removal_failed else None)
 
     def check_disk_space(self) -> None:
         """Raise CheckpointError unless the disk has space for the step folders that are kept, and the best model.
@@ -101,41 +103,62 @@ class Checkpointer(Callback):
             )
 
     def is_save_due(self) -> bool:
-        """Return whether a save was requested, or the last one is `save_minutes` ago."""
-        elapsed = time.perf_counter() - self.last_save
-        return self.trainer.stop_flag.save or 0 < self.trainer.config.save_minutes * 60 <= elapsed
+        """Return whether the ranks have agreed to save, on request or by the clock."""
+        return self.trainer.stop_flag.save or self.trainer.stop_flag.save_by_clock
+
+    def is_clock_due(self) -> bool:
+        """Return whether the last save is `save_minutes` ago, by the clock of this rank."""
+        return 0 < self.trainer.config.save_minutes * 60 <= time.perf_counter() - self.last_save
 
     def save(self) -> None:
         """Commit a step folder for the current state, then remove the step folders that are no longer needed.
 
+        All ranks take part: rank 0 writes, and the others give it their shards and the states of their generators.
+
         Raises:
             CheckpointError: it cannot be written; the older ones are unchanged.
         """
-        trainer, config, state = self.trainer, self.trainer.config, self.trainer.state
+        trainer, config, state, world = self.trainer, self.trainer.config, self.trainer.state, self.trainer.world
+        check_same_state(world, state)
         path, needed = self.folder.step_path(state.step), step_bytes(trainer.model, config) + self._file_bytes
-        self.folder.check_space(path, needed)
+        world.of_first(lambda: self.folder.check_space(path, needed))
         # A power cut must not leave a checkpoint without the metrics before it. If the sync fails, the rows are still
         # in memory or in the page cache, and the run continues.
         with suppress(OSError):
             self.folder.files.sync(self.folder.metrics)
         horizon = config.lr_horizon or config.max_steps
-        try:
-            with trainer.working("saving"):
-                write_step(
-                    path,
-                    model=trainer.model,
-                    optimizer=trainer.optimizer,
-                    rng=rng_state(config.device),
-                    state=StepState(**vars(state), lr_horizon=horizon, best=self.best_loss, best_step=self.best_step),
-                    meta=self._model_meta(state.step, None),
-                    run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
-                    disk=self.folder.files,
-                    files=trainer.model_files,
-                )
-        except OSError as error:
-            raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
+        rng = gather_rng(rng_state(config.device), world.gather)
+        with trainer.working("saving"), self._written_by_first(path, needed):
+            write_step(
+                path,
+                model=trainer.model,
+                optimizer=trainer.optimizer,
+                rng=rng,
+                state=StepState(**vars(state), lr_horizon=horizon, best=self.best_loss, best_step=self.best_step),
+                meta=self._model_meta(state.step, None),
+                run=checkpoint_record(trainer.run, trainer.batches.dataset, trainer.decisions),
+                disk=self.folder.files,
+                files=trainer.model_files,
+                gather=trainer.parallel.gather,
+            )
         self.saved_step, self.last_save = state.step, time.perf_counter()
-        self.remove_old()
+        trainer.stop_flag.restart_clock()
+
+    @contextmanager
+    def _written_by_first(self, path: Path, needed: int) -> Iterator[None]:
+        """Wait for what rank 0 writes in the block; then it removes what is no longer needed. Its errors reach all."""
+        failure: OSError | None = None
+        try:
+            yield
+        except OSError as error:
+            failure = error
+
+        def finish() -> None:
+            if failure is not None:
+                raise self.folder.disk_full(path, needed, failure.strerror or str(failure)) from failure
+            self.remove_old()
+
+        self.trainer.world.of_first(finish)
 
     def remove_old(self) -> None:
         """Remove the checkpoints that are no longer needed. If the disk refuses, say so once; the next save retries."""
@@ -177,13 +200,10 @@ class Checkpointer(Callback):
     def write_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
         """Write the current model to `best_model.pt`. Raises CheckpointError; the older file is unchanged."""
         model, path = self.trainer.model, self.folder.best_model
-        try:
-            meta, files = self._model_meta(step, evaluation), self.trainer.model_files
-            write_model_file(path, model.state_dict(), meta, self.folder.files, files)
-        except OSError as error:
-            needed = 4 * sum(p.numel() for p in model.parameters()) + self._file_bytes
-            raise self.folder.disk_full(path, needed, error.strerror or str(error)) from error
-        self.remove_old()
+        needed = 4 * sum(p.numel() for p in model.parameters()) + self._file_bytes
+        meta, files, gather = self._model_meta(step, evaluation), self.trainer.model_files, self.trainer.parallel.gather
+        with self._written_by_first(path, needed):
+            write_model_file(path, model.state_dict(), meta, self.folder.files, files, gather)
 
     @property
     def _file_bytes(self) -> int:

@@ -18,10 +18,12 @@ from ..generate import decode as decode_ids
 from ..model import eval_mode
 from ..observe.attention import Alarm
 from ..observe.probe import MAP_TOKENS, ProbeBatch, make_probe_batch, probe_model, select_attention_maps
+from ..runtime import is_lost
+from .agreement import EvaluationCancelled
 from .callbacks import Callback, LogMetrics
 from .measure import RecordStepTime
 from .messages import loss_is_rising
-from .step import EvaluationCancelled, Status, Step, TrainState
+from .step import Status, Step, TrainState
 
 if TYPE_CHECKING:
     from .saved_run import ResumeState
@@ -50,8 +52,9 @@ def built_in_callbacks(trainer: Trainer) -> list[tuple[int, Callback]]:
         (1, trainer.checkpointer),
         (config.eval_interval, EvaluateHeldOut(trainer, loader, trainer.resumed)),
         (config.sample_interval, WriteSample(trainer, loader.dataset)),
-        (1, RecordStepTime(trainer, loader.dataset.max_length)),
     ]
+    if trainer.world.size == 1:  # the predictions are those of one process
+        callbacks.append((1, RecordStepTime(trainer, loader.dataset.max_length)))
     return [(every, callback) for every, callback in callbacks if every]  # an interval of 0 means never
 
 
@@ -130,9 +133,10 @@ class EvaluateHeldOut(Callback):
             dataset,
             self.loader.byte_lengths,
             context=dataset.max_length,
-            batch_size=config.micro_batch or config.batch_size,
+            batch_size=self.trainer.sequences_at_a_time,
             dtype=config.dtype,
             progress=progress,
+            world=self.trainer.world,
         )
 
     def _record(self, step: int, evaluation: Evaluation, distance: LimitDistance | None) -> None:
@@ -169,7 +173,8 @@ class EvaluateLoader(EvaluateHeldOut):
         trainer = self.trainer
         batches = (as_batch(pair, trainer.model.config.vocab_size) for pair in self.val_loader)
         lengths, dtype = trainer.batches.byte_lengths, trainer.config.dtype
-        return evaluate_batches(trainer.model, batches, lengths, dtype=dtype, progress=progress), None
+        how: dict[str, Any] = {"dtype": dtype, "progress": progress, "world": trainer.world}
+        return evaluate_batches(trainer.model, batches, lengths, **how), None
 
 
 class EvaluateTrainingLoss(Callback):
@@ -275,6 +280,8 @@ class ProbeModel(Callback):
         try:
             self._probe(step.number)
         except Exception as error:
+            if is_lost(error):
+                raise
             self.failed = True
             self.trainer.say(
                 f"notice   the probe at step {step.number} failed ({type(error).__name__}: {error}); the run continues "

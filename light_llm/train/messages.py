@@ -18,6 +18,7 @@ from ..plan.render import MANY_PASSES, header_lines, warning_lines
 from ..report.page import write_report
 from ..runtime import device_name
 from ..text_format import format_bytes, format_duration
+from . import preflight
 from .preflight import PreflightReport, smaller_micro_batch
 from .step import Result, Step, TrainState
 
@@ -41,6 +42,7 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
         f"device   {decisions.device}; {device_name(decisions.device.value)}",
         f"format   {decisions.dtype}",
         f"compile  {decisions.compile}",
+        *_world_lines(trainer),
         *report.doctor_lines(),
         *([f"tracker  {decisions.tracker}"] if decisions.tracker.value != "none" else []),
     ]
@@ -66,6 +68,20 @@ def header(trainer: Trainer, report: PreflightReport) -> list[str]:
     elif trainer.options.resume:
         lines.append("resumed  at step 0: the run had ended before its first checkpoint")
     return lines
+
+
+def _world_lines(trainer: Trainer) -> list[str]:
+    """Return the header's lines about the processes; none for one process."""
+    world, config, dataset = trainer.world, trainer.config, trainer.batches.dataset
+    if world.size == 1:
+        return []
+    record = preflight.world_record(world, config, trainer.decisions.parallel)["world"]
+    machines, shared = record["machines"], world.size // config.tensor
+    rows = f"; {shared} x {config.batch_size // shared} sequences x {dataset.max_length:,} tokens" if dataset else ""
+    return [
+        f"world    {world.size} processes on {machines} machine{'s' * (machines != 1)}, {trainer.decisions.parallel}, "
+        f"{record['backend']}{rows}"
+    ]
 
 
 def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[str]:
@@ -225,18 +241,24 @@ def nonfinite_step(step: Step, data_place: str, first: str) -> list[str]:
     ]
 
 
-def out_of_memory(config: TrainConfig, step: int, saved: bool, folder: Path) -> str:
-    """Return the error message for a step that does not fit into memory, with settings that need less."""
-    size, smaller = config.micro_batch or config.batch_size, smaller_micro_batch(config)
+def out_of_memory(config: TrainConfig, step: int, rows: int, saved: str) -> str:
+    """Return the error message for a step that does not fit into memory, with settings that need less.
+
+    Args:
+        rows: of a batch that this rank computes.
+        saved: what is saved, and how to continue.
+    """
+    size, smaller = min(config.micro_batch or rows, rows), smaller_micro_batch(config, rows)
     advice = [f"{{--micro-batch {smaller}}} (now {size}; as many tokens per step as before)"] if smaller else []
     if not config.checkpointing:
         advice.append("{--set train.checkpointing=true} (less memory, a third more time)")
     advice += ["a shorter {--max-length}", "a smaller {--preset}"]
-    resume = f"step {step} is saved, continue with: light-llm train --resume{_folder_flag('--out', folder)}"
-    return (
-        f"out of memory in step {step + 1} with {size} sequences at a time; {resume if saved else 'nothing is saved'}. "
-        f"What helps: {', '.join(advice)}"
-    )
+    return f"out of memory in step {step + 1} with {size} sequences at a time; {saved}. What helps: {', '.join(advice)}"
+
+
+def saved_step(step: int, folder: Path) -> str:
+    """Return that a step is saved, and the command that continues from it."""
+    return f"step {step} is saved, continue with: light-llm train --resume{_folder_flag('--out', folder)}"
 
 
 def _folder_flag(flag: str, folder: Path) -> str:

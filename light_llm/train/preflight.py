@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,17 @@ from ..plan.suggest import suggest_settings, without_fixed
 from ..report.run_log import RUN_FORMAT
 from ..runtime import (
     Decision,
+    World,
     choose_compile,
     choose_device,
     choose_dtype,
     device_name,
+    message_backend,
     resident_memory,
     versions,
     wandb_reason,
 )
-from ..text_format import print_wrapped
+from ..text_format import format_bytes, print_wrapped
 from .measure import measure_machine
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ class RunOptions:
     sinks: Sequence[Sink] = ()
     spell: Callable[[str], str] = as_keywords  # how messages name options
 
+    def of_other_rank(self) -> RunOptions:
+        """Return the options of a rank other than 0, which writes and prints nothing."""
+        return replace(self, quiet=True, report=False, sinks=())
+
     def say(self, line: str) -> None:
         """Print a line before the run has a log."""
         if not self.quiet:
@@ -64,15 +70,32 @@ class Decisions:
     dtype: Decision
     compile: Decision
     tracker: Decision
+    # Set at the start of a run, because it depends on the memory.
+    parallel: Decision = field(default_factory=lambda: Decision("auto", "one process"))
 
 
-def decide(config: TrainConfig, resume: ResumeState | None) -> tuple[TrainConfig, Decisions]:
+def decide(config: TrainConfig, resume: ResumeState | None, world: World = World()) -> tuple[TrainConfig, Decisions]:
     """Resolve "auto" for device, number format, compilation and tracker; a resumed run keeps the values it had.
 
+    Rank 0 decides for all ranks: one that measures another speed must not choose another number format.
+
     Raises:
-        DeviceError: this machine does not have the device.
+        DeviceError: this machine does not have the device, or several processes cannot use it.
         ConfigError: the tracker was named and is not installed.
     """
+    decided = world.of_first(lambda: asdict(_decide(config, resume)))
+    decisions = Decisions(**{name: Decision(**values) for name, values in decided.items()})
+    if not world.is_first:
+        # The kind of rank 0's device; of several GPUs the one of this rank.
+        decisions = replace(decisions, device=choose_device(decisions.device.value))
+    # The schedule keeps its end when a resumed run adds steps: the curve up to there stays the same.
+    horizon = config.lr_horizon or (resume.state.lr_horizon if resume else config.max_steps)
+    values: dict[str, Any] = {name: getattr(decisions, name).value for name in ("device", "dtype", "compile")}
+    config = replace(config, **values, lr_horizon=horizon)
+    return config, decisions
+
+
+def _decide(config: TrainConfig, resume: ResumeState | None) -> Decisions:
     previous = resume.saved.decided if resume else {}
 
     def keep(name: str) -> Decision | None:
@@ -89,10 +112,7 @@ def decide(config: TrainConfig, resume: ResumeState | None) -> tuple[TrainConfig
         device = choose_device("auto")
     dtype = keep("dtype") or choose_dtype(config.dtype, device.value)
     compiled = keep("compile") or choose_compile(config.compile, device.value)
-    # The schedule keeps its end when a resumed run adds steps: the curve up to there stays the same.
-    horizon = config.lr_horizon or (resume.state.lr_horizon if resume else config.max_steps)
-    config = replace(config, device=device.value, dtype=dtype.value, compile=compiled.value, lr_horizon=horizon)
-    return config, Decisions(device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_reason()))
+    return Decisions(device, dtype, compiled, choose_tracker(config.tracker, wanted=wandb_reason()))
 
 
 def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any]) -> None:
@@ -131,7 +151,12 @@ class PreflightReport:
 
 
 def run_checks(
-    model: LightLLM, dataset: TokenDataset | None, config: TrainConfig, resume: ResumeState | None, options: RunOptions
+    model: LightLLM,
+    dataset: TokenDataset | None,
+    config: TrainConfig,
+    resume: ResumeState | None,
+    options: RunOptions,
+    world: World = World(),
 ) -> PreflightReport:
     """Plan the rest of a run, and check that its device computes correctly.
 
@@ -142,7 +167,7 @@ def run_checks(
         DeviceError: the device computes something wrong that this run needs; the message names the flag that helps.
     """
     done = resume.state.step if resume else 0
-    plan = estimate(model, dataset, config, done=done, timed=False)
+    plan = estimate(model, dataset, config, done=done, timed=False, world=world)
     if plan and not plan.fits and not options.force:
         suggestions = suggest_settings(plan)
         suggestions = without_fixed(suggestions, resumed=True) if resume else suggestions
@@ -150,11 +175,17 @@ def run_checks(
     skip = options.skip_doctor
     measure_machine(model.config, config.device, config.dtype, doctor=not skip, quiet=options.quiet, say=options.say)
     diagnosis = None if skip else check_device(config.device, dtype=config.dtype, optimizer=config.optimizer)
-    return PreflightReport(estimate(model, dataset, config, done=done), diagnosis)
+    return PreflightReport(estimate(model, dataset, config, done=done, world=world), diagnosis)
 
 
 def estimate(
-    model: LightLLM, dataset: TokenDataset | None, config: TrainConfig, *, done: int = 0, timed: bool = True
+    model: LightLLM,
+    dataset: TokenDataset | None,
+    config: TrainConfig,
+    *,
+    done: int = 0,
+    timed: bool = True,
+    world: World = World(),
 ) -> Plan | None:
     """Return the plan of a run; None without our dataset.
 
@@ -169,7 +200,38 @@ def estimate(
     weights = sum(p.nbytes for p in model.parameters())
     framework = max(0, resident_memory() - weights)
     size = dataset_size(dataset)
-    return make_plan(model.config, config, dataset.max_length, size, framework=framework, done=done, timed=timed)
+    how: dict[str, Any] = {"world_size": world.size, "local_size": world.local_size}
+    return make_plan(model.config, config, dataset.max_length, size, framework=framework, done=done, timed=timed, **how)
+
+
+def choose_parallel(config: TrainConfig, plan: Plan | None, world: World) -> Decision:
+    """Choose how the processes share the work: replicas of the model if they fit into memory, otherwise shards."""
+    if world.size == 1:
+        return Decision(config.parallel, "one process")
+    if config.parallel != "auto":
+        return Decision(config.parallel, "asked for")
+    if plan is None:
+        return Decision("ddp", "can be set to fsdp")
+    needed = format_bytes(plan.memory.total)
+    if plan.parallel == "fsdp":
+        return Decision("fsdp", f"a replica does not fit into memory, a shard needs {needed}")
+    limit = f" of {format_bytes(plan.limit.bytes)}" if plan.limit else ""
+    return Decision("ddp", f"a replica needs {needed}{limit}")
+
+
+def world_record(world: World, config: TrainConfig, parallel: Decision) -> dict[str, Any]:
+    """Return what run.json says about the processes of a run; nothing for one process."""
+    if world.size == 1:
+        return {}
+    return {
+        "world": {
+            "processes": world.size,
+            "machines": -(-world.size // world.local_size),
+            "parallel": parallel.value,
+            "tensor": config.tensor,
+            "backend": message_backend(config.device),
+        }
+    }
 
 
 def dataset_size(data: TokenDataset) -> DatasetSize:
@@ -218,8 +280,7 @@ def checkpoint_record(run: Run, dataset: TokenDataset | None, decisions: Decisio
     }
 
 
-def smaller_micro_batch(config: TrainConfig) -> int | None:
-    """Return the largest divisor of the batch size that is at most half the micro-batch; None for a single sequence."""
-    size = config.micro_batch or config.batch_size
-    divisors = [n for n in range(1, size // 2 + 1) if config.batch_size % n == 0]
-    return max(divisors, default=None)
+def smaller_micro_batch(config: TrainConfig, rows: int) -> int | None:
+    """Return the largest divisor of the rows of a rank that is at most half its micro-batch; None for one sequence."""
+    size = min(config.micro_batch or rows, rows)
+    return max((n for n in range(1, size // 2 + 1) if rows % n == 0), default=None)

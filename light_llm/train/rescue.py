@@ -7,14 +7,14 @@ those of the step itself when the update is complete. In between they are neithe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..errors import CheckpointError, as_keywords
-from ..runtime import rng_state, set_rng_state
+from ..errors import CheckpointError, RankLost, as_keywords
+from ..runtime import World, is_lost, rng_state, set_rng_state
 from .callbacks import LogMetrics
 from .step import PendingStep, TrainState
 
@@ -44,6 +44,23 @@ class StepProgress:
 
 
 @contextmanager
+def wait_for_first(world: World) -> Iterator[None]:
+    """Wait for rank 0 after the block, so that no launcher ends it because another rank has left before.
+
+    An error ends this rank at once; the other ranks can say why.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not is_lost(error):
+            world.report_failure(error)
+        raise
+    # The run has ended by now, so a rank that is gone does not matter any more.
+    with suppress(RankLost):
+        world.barrier()
+
+
+@contextmanager
 def save_on_exception(trainer: Trainer) -> Iterator[None]:
     """Save the last whole step if the block raises, add a note of where it is to the exception, and raise it."""
     try:
@@ -52,10 +69,37 @@ def save_on_exception(trainer: Trainer) -> Iterator[None]:
         # A save that failed: its message says which step is complete, and the disk would refuse another one.
         raise
     except BaseException as error:
-        note = _save(trainer)
-        error.add_note(f"light-llm: {as_keywords(note)}")
+        world, lost = trainer.world, is_lost(error)
+        reason = world.reason_of_loss(error) if lost else ""
+        if not lost:
+            # Before the save, which may take longer than the other ranks wait.
+            world.report_failure(error)
+        note = _save(trainer) if _can_save(trainer) else _newest_step(trainer)
         trainer.say(f"ended    by {type(error).__name__}; {note}")
+        if lost:
+            raise RankLost(f"{reason}; {note}") from error
+        error.add_note(f"light-llm: {as_keywords(note)}")
         raise
+
+
+def _can_save(trainer: Trainer) -> bool:
+    """Return whether this rank can save a step by itself; then it sends no messages any more.
+
+    The other ranks have ended, or are at another place of the program. Rank 0 has the whole weights, unless they are
+    sharded.
+    """
+    if trainer.world.size == 1:
+        return True
+    if not trainer.world.is_first or trainer.parallel.kind == "fsdp":
+        return False
+    trainer.world = trainer.stop_flag.world = trainer.world.alone()
+    return True
+
+
+def _newest_step(trainer: Trainer) -> str:
+    """Return a sentence about the checkpoint to continue from."""
+    steps = trainer.folder.steps() if trainer.world.is_first else []
+    return f"{steps[-1] if steps else 'the newest checkpoint'} is saved, continue with {{--resume}}"
 
 
 def _save(trainer: Trainer) -> str:
@@ -104,6 +148,5 @@ def _report(trainer: Trainer, pending: PendingStep) -> None:
     step = pending.step or pending.read(trainer.state.recent_losses)
     if not skipped:
         trainer.state = trainer.state.with_loss(step.loss)
-    n_bytes = trainer.batches.target_bytes(pending.batch)
     clip = trainer.config.grad_clip
-    LogMetrics(trainer).on_step(pending.complete(step, run.throughput, skipped=skipped, n_bytes=n_bytes, clip=clip))
+    LogMetrics(trainer).on_step(pending.complete(step, run.throughput, skipped=skipped, clip=clip))

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import RunFolder, StepState, read_meta, read_step, read_step_files, restore_optimizer
+from ..checkpoint import (
+    RunFolder,
+    StepState,
+    broadcast_tensors,
+    read_meta,
+    read_step,
+    read_step_files,
+    restore_optimizer,
+    restore_weights,
+    select_rng,
+)
 from ..checkpoint.commit import read_json
 from ..checkpoint.run_folder import CorruptCheckpoint, step_number
 from ..checkpoint.step_folder import SETTINGS as STEP_SETTINGS
 from ..config import SETTINGS, Run, TrainConfig, changes
 from ..data import Batches
+from ..data.order import mix
 from ..errors import CheckpointError, ConfigError
 from ..model import LightLLM
 from ..observe import read_rows
-from ..runtime import peak_memory, set_rng_state
+from ..parallel import Parallel
+from ..runtime import World, peak_memory, seed_rng, set_rng_state
 from . import messages
 from .step import Result, TrainState
 
@@ -44,16 +56,31 @@ class SavedRun:
     asked: dict[str, Any]  # what the command line asked for; empty for a run from Python
     resumes: tuple[dict[str, Any], ...]  # the step of each resume so far
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the values for the other ranks, which do not read the folder."""
+        values = {name: getattr(self, name) for name in ("decided", "data", "started", "asked")}
+        damaged = [[str(corrupt.path), corrupt.reason] for corrupt in self.damaged]
+        lists = {"damaged": damaged, "problems": list(self.problems), "resumes": list(self.resumes)}
+        return values | lists | {"run": self.run.to_dict(), "step": str(self.step) if self.step else None}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SavedRun:
+        """Return what `to_json` was made from."""
+        damaged = tuple(CorruptCheckpoint(Path(path), reason) for path, reason in values["damaged"])
+        step = Path(values["step"]) if values["step"] else None
+        lists = {"damaged": damaged, "problems": tuple(values["problems"]), "resumes": tuple(values["resumes"])}
+        return cls(**(values | lists | {"run": Run.from_dict(values["run"]), "step": step}))
+
 
 @dataclass(frozen=True)
 class ResumeState:
     """The state of a run that is resumed, read from its checkpoint."""
 
     saved: SavedRun
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint  # on other ranks than 0 without tensors
     evaluated: bool  # the evaluation of this step is in the metrics
     best: tuple[float, int] | None  # loss and step, this step's evaluation included
-    files: dict[str, bytes]  # that travel with the model
+    files: dict[str, bytes]  # that travel with the model; on other ranks than 0 none
 
     @property
     def state(self) -> StepState:
@@ -66,15 +93,20 @@ class ResumeState:
         return self.checkpoint[4]
 
 
-def read_saved_run(folder: RunFolder) -> SavedRun:
+def read_saved_run(folder: RunFolder, world: World = World()) -> SavedRun:
     """Read the run of a folder from run.json; if that file is damaged, from the newest intact checkpoint.
 
     A run that ended before its first checkpoint has settings and no step. If every step is damaged, all are renamed.
+    Only rank 0 needs the folder.
 
     Raises:
         CheckpointError: there is no run, none of its checkpoints is intact, it is of another version, or a process is
             training it.
     """
+    return SavedRun.from_json(world.of_first(lambda: _read_saved_run(folder).to_json()))
+
+
+def _read_saved_run(folder: RunFolder) -> SavedRun:
     if folder.path.is_dir():
         with folder.lock():
             folder.restore_previous_run()
@@ -114,20 +146,24 @@ def _refuse_lost_work(folder: RunFolder, damaged: Sequence[CorruptCheckpoint]) -
         raise folder.resume_error(f"there is no checkpoint to resume from in {folder.path}")
 
 
-def finished_step(folder: RunFolder, saved: SavedRun, max_steps: int) -> int | None:
+def finished_step(folder: RunFolder, saved: SavedRun, max_steps: int, world: World = World()) -> int | None:
     """Return the last step of a run that has made and evaluated all its steps; None if something is left to do."""
     if saved.step is None or step_number(saved.step) != max_steps:
         return None
-    rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
     step = step_number(saved.step)
-    evaluated = any(row.get("kind") == "eval" and row.get("step") == step for row in rows)
-    return step if evaluated and folder.best_model.is_file() else None
+
+    def is_evaluated() -> bool:
+        rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
+        return any(row.get("kind") == "eval" and row.get("step") == step for row in rows)
+
+    return step if world.of_first(lambda: is_evaluated() and folder.best_model.is_file()) else None
 
 
 def load_finished(trainer: Trainer, step: int) -> Result:
     """Load the last step of a finished run into the model, and say that nothing is left to do."""
     assert trainer.resumed is not None, "only a resumed run is finished already"
-    trainer.model.load_state_dict(trainer.resumed.checkpoint[0])
+    weights, world = trainer.resumed.checkpoint[0], trainer.world
+    restore_weights(trainer.model, broadcast_tensors(world, weights if world.is_first else None))
     trainer.model.to(trainer.config.device)
     folder, best = trainer.folder.path, trainer.checkpointer
     trainer.options.say(messages.finished(folder, step))
@@ -135,9 +171,9 @@ def load_finished(trainer: Trainer, step: int) -> Result:
 
 
 def read_resume_state(
-    folder: RunFolder, saved: SavedRun, model: LightLLM, batches: Batches, config: TrainConfig
+    folder: RunFolder, saved: SavedRun, model: LightLLM, batches: Batches, config: TrainConfig, world: World
 ) -> ResumeState:
-    """Read the checkpoint of a saved run, and check the new settings against its own.
+    """Read the checkpoint of a saved run on rank 0, and check the new settings against its own.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
@@ -149,15 +185,53 @@ def read_resume_state(
     refuse_changes(saved.run, now, data_changes(saved.data, batches))
     assert saved.step is not None, "a run without a checkpoint is not resumed"
     step = saved.step
-    checkpoint = read_step(step)
+    checkpoint = read_checkpoint(lambda: step, world)
     state = checkpoint[3]
     if config.max_steps < state.step:
         raise ConfigError(
             f"max_steps={config.max_steps}, but the run is already at step {state.step}; choose a larger number"
         )
-    evaluated, best, problems = _evaluations(folder, state)
+    evaluated, best, problems = world.of_first(lambda: _evaluations(folder, state))
     saved = replace(saved, problems=(*saved.problems, *problems))
-    return ResumeState(saved, checkpoint, evaluated, best, read_step_files(step))
+    files = read_step_files(step) if world.is_first else {}
+    return ResumeState(saved, checkpoint, evaluated, (best[0], best[1]) if best else None, files)
+
+
+def read_checkpoint(find: Callable[[], Path], world: World) -> Checkpoint:
+    """Read a step folder on rank 0. The other ranks get its values, and `restore` gives them its tensors.
+
+    Args:
+        find: returns the folder; called on rank 0.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    read: list[Checkpoint] = []
+
+    def values() -> list[Any]:
+        read.append(read_step(find()))
+        return [asdict(read[0][3]), read[0][4]]
+
+    state, meta = world.of_first(values)
+    if read:
+        return read[0]
+    return {}, {}, {}, StepState(**(state | {"recent_losses": tuple(state["recent_losses"])})), meta
+
+
+def read_newest(folder: RunFolder, every: int, world: World) -> Checkpoint:
+    """Read the newest intact checkpoint, and rename damaged ones. Raises CheckpointError if no checkpoint is intact.
+
+    Args:
+        every: prefer regular checkpoints, at multiples of this, to one of an interruption: a run that was interrupted
+            and resumed must roll back to the same step as one that was not.
+    """
+
+    def find() -> Path:
+        path, damaged = folder.latest_valid_step(every)
+        folder.quarantine(damaged)
+        return path
+
+    return read_checkpoint(find, world)
 
 
 def refuse_changes(old: Run, new: Run, more: Sequence[str] = ()) -> None:
@@ -192,14 +266,37 @@ def data_changes(old: dict[str, Any] | None, batches: Batches) -> list[str]:
     return lines or ([f"training tokens: {before:,} -> {now:,}"] if before not in (None, now) else [])
 
 
-def restore(checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, device: str) -> TrainState:
-    """Move a checkpoint into the model, the optimizer and the random generators. Returns the state of the run."""
+def restore(
+    checkpoint: Checkpoint, model: LightLLM, optimizer: torch.optim.Optimizer, config: TrainConfig, parallel: Parallel
+) -> TrainState:
+    """Move a checkpoint of rank 0 into the model, optimizer and random generators of all ranks.
+
+    A rank that had no generator when the checkpoint was saved gets one with a seed of its own.
+
+    Returns:
+        The state of the run.
+    """
     weights, moments, rng, state, _ = checkpoint
-    model.load_state_dict(weights)
-    weights.clear()
-    restore_optimizer(model, optimizer, moments)
-    set_rng_state(rng, device)
+    world = parallel.world
+
+    def shared(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        return broadcast_tensors(world, tensors if world.is_first else None)
+
+    restore_weights(model, shared(weights), parallel.shard)
+    # Cloned, because a tensor of a file would keep the whole file in memory.
+    restore_optimizer(model, optimizer, shared(moments), lambda t, p: parallel.shard(t.clone(), p))
+    # Ranks that compute the same rows draw the same numbers.
+    rank = parallel.data_rank * (world.size // parallel.data_size)
+    if own := select_rng(dict(shared(rng)), rank):
+        set_rng_state(own, config.device)
+    else:
+        seed_rng(mix(config.seed, state.step, parallel.data_rank), config.device)
     return TrainState.from_checkpoint(state)
+
+
+def count_generators(rng: dict[str, Tensor]) -> int:
+    """Return how many ranks' generators a checkpoint has; on other ranks than 0, which did not read it, 0."""
+    return len({name.partition(".")[2] for name in rng})
 
 
 def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float, int] | None, list[str]]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.order import mix
 from ..errors import ConfigError
 from ..observe import BackgroundSink, Console, JsonLines, Sink, TimeLeft
 from ..observe.step_metrics import StepMetrics
 from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
-from ..runtime import matmul_rate, seed_rng
+from ..parallel import parallelize
+from ..runtime import Decision, matmul_rate, seed_rng
 from . import messages, preflight
+from .agreement import BatchReader
+from .callbacks import run_callbacks
 from .rescue import StepProgress
-from .saved_run import ResumeState, restore
+from .saved_run import ResumeState, count_generators, restore
 from .step import StepQueue, Throughput
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ class ActiveRun:
     metrics: StepMetrics
     queue: StepQueue
     throughput: Throughput
+    reader: BatchReader
     console: Console
     sinks: list[Sink]
     progress: StepProgress = field(default_factory=StepProgress)
@@ -48,39 +53,71 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     """
     if trainer.active is not None:
         raise ConfigError("this Trainer has trained already; make another one, with resume=True to continue the run")
+    with ExitStack() as stack:
+        taken = take_folder(trainer, stack)
+        resumed_at = trainer.resumed.state.step if trainer.resumed else None
+        optimizer, throughput, notes = _prepare(trainer)
+        # A caller's guard or callback has to see a step before the next one starts.
+        deferrable = len(trainer.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in trainer.callbacks)
+        queue = StepQueue(optimizer, trainer.config, deferrable)
+        metrics = stack.enter_context(StepMetrics(trainer.model, optimizer, trainer.parallel))
+        outputs = stack.enter_context(open_outputs(trainer, taken.record, resumed_at))
+        reader = BatchReader(trainer.batches, trainer.parallel)
+        trainer.active = ActiveRun(optimizer, metrics, queue, throughput, reader, *outputs)
+        trainer.say(*taken.lines, *notes)
+        run_callbacks([c for _, c in trainer.callbacks], lambda callback: callback.on_start(), trainer.stop_flag)
+        trainer.parallel.finish_evaluation()
+        yield trainer.active
+
+
+@dataclass(frozen=True)
+class TakenFolder:
+    """Results of rank 0 before a run."""
+
+    record: dict[str, Any] = field(default_factory=dict)  # the contents of run.json
+    lines: Sequence[str] = ()  # of the header
+
+
+def take_folder(trainer: Trainer, stack: ExitStack) -> TakenFolder:
+    """Check a run and take its folder on rank 0, while the others wait; they get an empty value.
+
+    Sets how the processes share the work, which depends on the memory.
+
+    Args:
+        stack: holds the lock.
+    """
+    taken: list[TakenFolder] = []
+
+    def take() -> dict[str, Any]:
+        taken.append(_take_folder(trainer, stack))
+        return asdict(trainer.decisions.parallel)
+
+    parallel = Decision(**trainer.world.of_first(take))
+    trainer.decisions = replace(trainer.decisions, parallel=parallel)
+    return taken[0] if taken else TakenFolder()
+
+
+def _take_folder(trainer: Trainer, stack: ExitStack) -> TakenFolder:
     folder, options, dataset, resume = trainer.folder, trainer.options, trainer.batches.dataset, trainer.resumed
     # Known at once, so it comes before checks that may take half a minute.
     trainer.checkpointer.check_disk_space()
-    report = preflight.run_checks(trainer.model, dataset, trainer.config, resume, options)
+    report = preflight.run_checks(trainer.model, dataset, trainer.config, resume, options, trainer.world)
+    parallel = preflight.choose_parallel(trainer.config, report.plan, trainer.world)
+    trainer.decisions = replace(trainer.decisions, parallel=parallel)
     lines = messages.header(trainer, report)
     if not resume:
         moved = folder.archive_existing_run(explicit=options.explicit_out, overwrite=options.overwrite)
         lines = [moved, *lines] if moved else lines
     folder.create()
-    with folder.lock():
-        folder.remove_stale()
-        # Renamed before the first save, so that a damaged step neither counts as kept nor is resumed from.
-        folder.quarantine(resume.saved.damaged if resume else [])
-        record = preflight.run_record(trainer.run, dataset, trainer.decisions, report, resume)
-        record |= _history(trainer, resume)
-        folder.write_run(record)
-        resumed_at = resume.state.step if resume else None
-        # The checkpoint's tensors take three times the memory of the model; `_prepare` drops the other reference.
-        del resume
-        optimizer, throughput = _prepare(trainer)
-        # A caller's guard or callback has to see a step before the next one starts.
-        deferrable = len(trainer.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in trainer.callbacks)
-        queue = StepQueue(optimizer, trainer.config, deferrable)
-        try:
-            with StepMetrics(trainer.model, optimizer) as metrics, open_outputs(trainer, record, resumed_at) as outputs:
-                trainer.active = ActiveRun(optimizer, metrics, queue, throughput, *outputs)
-                trainer.say(*lines)
-                for _, callback in trainer.callbacks:
-                    if callback.on_start() == "stop":
-                        trainer.stop_flag.stop("stopped")
-                yield trainer.active
-        finally:
-            folder.restore_previous_run()
+    stack.enter_context(folder.lock())
+    stack.callback(folder.restore_previous_run)
+    folder.remove_stale()
+    # Renamed before the first save, so that a damaged step neither counts as kept nor is resumed from.
+    folder.quarantine(resume.saved.damaged if resume else [])
+    record = preflight.run_record(trainer.run, dataset, trainer.decisions, report, resume)
+    record |= _history(trainer, resume) | preflight.world_record(trainer.world, trainer.config, parallel)
+    folder.write_run(record)
+    return TakenFolder(record, lines)
 
 
 def _history(trainer: Trainer, resume: ResumeState | None) -> dict[str, Any]:
@@ -95,13 +132,16 @@ def _history(trainer: Trainer, resume: ResumeState | None) -> dict[str, Any]:
 def open_outputs(
     trainer: Trainer, record: dict[str, Any], resumed_at: int | None
 ) -> Iterator[tuple[Console, list[Sink]]]:
-    """Open the console with its log, `metrics.jsonl` and the background sinks; close them at the end.
+    """Open the console with its log, `metrics.jsonl` and the background sinks on rank 0; close them at the end.
 
     Args:
         record: the contents of run.json.
         resumed_at: rows of later steps are removed; None for a new run.
     """
     folder, options = trainer.folder, trainer.options
+    if not trainer.world.is_first:
+        yield Console(total=trainer.config.max_steps, quiet=True), []
+        return
     with ExitStack() as stack:
         total = trainer.config.max_steps
         console = stack.enter_context(
@@ -136,20 +176,30 @@ def _time_left(trainer: Trainer, record: dict[str, Any], done: int) -> TimeLeft:
     return TimeLeft(config.max_steps, intervals, {name: seconds.get(key) for name, key in predicted.items()}, done)
 
 
-def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput]:
-    """Move the model to its device, build its optimizer, and restore both, or seed the generators of a new run."""
-    model, config = trainer.model, trainer.config
+def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput, list[str]]:
+    """Put the model on the processes, build its optimizer, and restore both, or seed the generators of a new run.
+
+    Returns:
+        The optimizer, the throughput, and lines for the header.
+    """
+    model, config, world = trainer.model, trainer.config, trainer.world
     model.to(config.device).train()
     model.checkpointing = config.checkpointing
+    world.set_timeout(config.timeout)
+    kind = trainer.decisions.parallel.value
+    trainer.parallel = parallelize(trainer.objective, world, replace(config, parallel=kind))
+    # Sharding replaces the parameters, so the optimizer comes after it.
     optimizer = build_optimizer(model, config)
     # Measuring the device draws random numbers, so it comes before the generators are set.
-    throughput = Throughput(model.config, matmul_rate(config.device, config.dtype))
+    rate = world.of_first(lambda: matmul_rate(config.device, config.dtype))
+    notes: list[str] = []
     if trainer.resumed:
-        trainer.state = restore(trainer.resumed.checkpoint, model, optimizer, config.device)
+        if model.config.dropout and (n := count_generators(trainer.resumed.checkpoint[2])) != world.size and n:
+            notes = [f"note     saved by {n} and resumed by {world.size} processes: dropout draws other numbers"]
+        trainer.state = restore(trainer.resumed.checkpoint, model, optimizer, config, trainer.parallel)
+        # The checkpoint's tensors take three times the memory of the model.
         trainer.resumed = None
     else:
-        seed_rng(config.seed, config.device)
-    # All batches have one shape, because the micro-batch divides the batch; dynamic shapes would give slower kernels.
-    if config.compile == "on":
-        trainer.objective.compile(dynamic=False)
-    return optimizer, throughput
+        rank = trainer.parallel.data_rank
+        seed_rng(mix(config.seed, rank) if rank else config.seed, config.device)
+    return optimizer, Throughput(model.config, rate * world.size), notes

@@ -1,4 +1,4 @@
-"""The values of a training run: its counters, a step, steps that wait for a GPU, requests to stop, and the result."""
+"""The values of a training run: its counters, a step, steps that wait for a GPU, and the result."""
 
 from __future__ import annotations
 
@@ -83,13 +83,14 @@ class PendingStep:
     """A step whose gradients have been computed; its loss and gradient norm may still be on their way from a GPU."""
 
     before: TrainState
-    batch: Batch
-    n_targets: float
+    batch: Batch  # the rows of this rank
+    n_targets: float  # of the whole batch
     lr: float
-    loss: Tensor  # (), mean nats per token
+    loss: Tensor  # (), mean nats per token of the whole batch
     grad_norm: Tensor  # (), before clipping
     norms: StepNorms | None  # by group, on the device; those of the update are filled in by the optimizer's step
     times: tuple[float, float, float]  # time.perf_counter() at the start, with the batch, with the gradients
+    n_bytes: int | None = None  # UTF-8 bytes of the targets of the whole batch; None if unknown
     step: Step | None = None  # set when the numbers are read
     action: GuardAction | None = None  # set when the guards have run
     reported: bool = False  # set when the callbacks are about to get it
@@ -99,11 +100,10 @@ class PendingStep:
         after = self.before.next(self.n_targets)
         return Step(after.step, float(self.loss), float(self.grad_norm), self.lr, recent_losses, after.tokens)
 
-    def complete(self, step: Step, throughput: Throughput, *, skipped: bool, n_bytes: int | None, clip: float) -> Step:
+    def complete(self, step: Step, throughput: Throughput, *, skipped: bool, clip: float) -> Step:
         """Return the step with the fields that are known only after the update, and count it in the throughput.
 
         Args:
-            n_bytes: UTF-8 bytes of the batch's targets, None if unknown.
             clip: the norm that the gradient was clipped to.
         """
         started, loaded, computed = self.times
@@ -114,7 +114,7 @@ class PendingStep:
             skipped=skipped,
             seconds=seconds,
             tok_per_sec=speed,
-            bits_per_byte=step.loss * self.n_targets / math.log(2) / n_bytes if n_bytes else None,
+            bits_per_byte=step.loss * self.n_targets / math.log(2) / self.n_bytes if self.n_bytes else None,
             clipped=step.grad_norm > clip,
             grad_norms=norms.grad_norms() if norms else {},
             weight_norm=norms.weight_norm() if norms and not skipped else None,
@@ -175,10 +175,10 @@ def can_defer(optimizer: torch.optim.Optimizer, device: str) -> bool:
 
 @dataclass
 class Throughput:
-    """Time and tokens of the steps of this process, without the time that callbacks take."""
+    """Time and tokens of the steps of this process, without the time that callbacks take. The tokens are all ranks'."""
 
     model: ModelConfig
-    flops_per_second: float  # measured rate of the device's matrix products
+    flops_per_second: float  # measured rate of the matrix products of all ranks' devices
     started: float = field(default_factory=time.perf_counter)  # of the run in this process
     seconds: float = 0.0
     targets: float = 0.0
@@ -202,33 +202,6 @@ class Throughput:
     def mfu(self, tokens_per_second: float, T: int) -> float:
         """Return the model FLOPs utilisation (Chowdhery et al., 2022): model FLOPs over the measured rate."""
         return tokens_per_second * _training_flops(self.model, T) / self.flops_per_second
-
-
-class EvaluationCancelled(Exception):
-    """Raised inside an evaluation or a sample when the run has to stop."""
-
-
-@dataclass
-class StopFlag:
-    """Requests to an active training run, from callbacks, signal handlers and other threads. The loop polls it.
-
-    Plain attributes without a lock: a signal handler may interrupt the thread that holds one.
-    """
-
-    status: Status | None = None  # set: the run ends after the current step, with this status
-    cancel: bool = False  # cancel evaluations and samples as well
-    save: bool = False
-    evaluation_cancelled: bool = False  # the last evaluation; a resumed run makes it first
-    stop_after: int | None = None  # end the run after so many steps of this process
-
-    def stop(self, status: Status) -> None:
-        """End the run after the current step. The first status given wins."""
-        self.status = self.status or status
-
-    def check(self, done: int = 0, total: int = 0) -> None:
-        """Raise EvaluationCancelled if the run has to stop at once. Evaluations call it after each batch."""
-        if self.cancel:
-            raise EvaluationCancelled
 
 
 @dataclass(frozen=True)

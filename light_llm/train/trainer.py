@@ -10,27 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import Files, RunFolder, read_step
+from ..atomic_io import NullFiles
+from ..checkpoint import Files, RunFolder
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import ModelConfig, Run, TrainConfig, check_range, get_model_size
 from ..data import Batch, DataLoader, TokenDataset, Tokenizer, batches_from
 from ..errors import ConfigError, as_keywords
 from ..model import LightLLM
-from ..objective import NextTokenLoss, total_weight
+from ..objective import NextTokenLoss
 from ..observe import Sink
 from ..observe.nonfinite import find_nonfinite
 from ..optim import learning_rate
-from ..runtime import autocast, is_out_of_memory, peak_memory, preserved_rng, rng_state, set_rng_state, stop_after
+from ..parallel import Parallel
+from ..plan.plan import check_batch
+from ..runtime import World, autocast, preserved_rng, stop_after
 from . import arguments, messages, preflight
-from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFiniteGuard, run_guards
+from .agreement import StepTotals, StopFlag, share_step
+from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFiniteGuard, run_callbacks, run_guards
 from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
-from .out_of_memory import halve_micro_batch
+from .finish import finish
+from .out_of_memory import accumulate_within_memory
 from .preflight import RunOptions
-from .rescue import save_on_exception
-from .saved_run import finished_step, load_finished, read_resume_state, read_saved_run, restore
+from .rescue import save_on_exception, wait_for_first
+from .saved_run import finished_step, load_finished, read_newest, read_resume_state, read_saved_run, restore
 from .start import ActiveRun, start_run
-from .step import GuardAction, PendingStep, Result, Status, Step, StopFlag, TrainState
+from .step import GuardAction, PendingStep, Result, Step, TrainState
 
 
 class Trainer:
@@ -58,6 +63,8 @@ class Trainer:
         skip_doctor: do not check that the device computes correctly, which is done once per device and torch.
         files: file operations, for tests of faults.
         model_files: those that travel with a published model (`ModelFile.files`); a resumed run keeps its own.
+        world: the processes of the run; by default those that torchrun or a scheduler has started, if any. All of them
+            run the same program. Rank 0 alone writes, prints and decides; the others need no run folder.
         spell: how messages name options: `errors.as_keywords`, or `errors.as_flags` on the command line.
 
     Raises:
@@ -85,16 +92,20 @@ class Trainer:
         skip_doctor: bool = False,
         files: Files | None = None,
         model_files: Mapping[str, bytes] | None = None,
+        world: World | None = None,
         spell: Callable[[str], str] = as_keywords,
         **changes: Any,
     ) -> None:
+        self.world = world = world or arguments.find_world(config, changes)
         self.options = RunOptions(out is not None, resume, overwrite, quiet, report, force, skip_doctor, sinks, spell)
         arguments.check_outputs(out, guards, sinks)
+        if not world.is_first:
+            self.options, files = self.options.of_other_rank(), NullFiles()
         self.folder = RunFolder(out if out is not None else DEFAULT_OUT, files)
         model, self.notes = arguments.unwrap(model)
         arguments.check_arguments(model, loader, config)
         tokenizer = arguments.check_companions(model, loader, tokenizer, val_loader)
-        saved = read_saved_run(self.folder) if resume else None
+        saved = read_saved_run(self.folder, world) if resume else None
         if saved and config is None:
             # "auto" prefers the values of the last process, and lets a machine without its device choose another one.
             config = replace(saved.run.train, device="auto", dtype="auto", compile="auto")
@@ -108,24 +119,29 @@ class Trainer:
         if isinstance(loader, DataLoader):
             preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
+            check_batch(config, world.size // config.tensor)
         # Before the caller waits for checks that take seconds.
         if not (saved and saved.step):
-            self.folder.ensure_folder_available(explicit=self.options.explicit_out, overwrite=overwrite)
+            explicit = self.options.explicit_out
+            world.of_first(lambda: self.folder.ensure_folder_available(explicit=explicit, overwrite=overwrite))
         self.model, self.batches = model, batches_from(loader, model.config.vocab_size, tokenizer)
         self.val_loader = val_loader
         self.resumed = self.finished = None
         if saved and saved.step:
-            self.resumed = read_resume_state(self.folder, saved, model, self.batches, config)
-            self.finished = finished_step(self.folder, saved, config.max_steps)
+            self.resumed = read_resume_state(self.folder, saved, model, self.batches, config, world)
+            self.finished = finished_step(self.folder, saved, config.max_steps, world)
         self.model_files = arguments.files_of_model(self.resumed, model_files, self.batches.tokenizer)
-        self.config, self.decisions = preflight.decide(config, self.resumed)
+        self.config, self.decisions = preflight.decide(config, self.resumed, world)
         self.objective = NextTokenLoss(model, self.config.loss_chunk, self.config.z_loss)
-        self.state, self.stop_flag = TrainState(), StopFlag(stop_after=stop_after())
+        self.state, self.stop_flag = TrainState(), StopFlag(world, world.of_first(stop_after))
         spikes = LossSpikeGuard(self.config.on_spike, self.say)
         self.guards: list[Guard] = [NonFiniteGuard(self.config.on_nonfinite), spikes, *guards]
         self.checkpointer = Checkpointer(self, self.folder, self.resumed)
         self.callbacks = built_in_callbacks(self)
-        self.active: ActiveRun | None = None  # set at the start of the run
+        # How the processes share the work, and the run's parts: set at its start.
+        self.parallel = Parallel(self.objective, world, replace(self.config, compile="off"))
+        self.active: ActiveRun | None = None
+        self.memory: int | None = None  # bytes, of the rank with the highest peak so far; None with one process
 
     def __repr__(self) -> str:
         size = get_model_size(self.model.config)
@@ -157,13 +173,12 @@ class Trainer:
         self.callbacks.insert(place, (every, callback))
 
     def request_stop(self) -> None:
-        """End the run after the current step, with a checkpoint; cancel a running evaluation. From any thread."""
-        self.stop_flag.cancel = True
-        self.stop_flag.stop("interrupted")
+        """End the run after the current step, with a checkpoint; cancel a running evaluation. On any rank or thread."""
+        self.stop_flag.request("interrupt")
 
     def request_save(self) -> None:
-        """Save a checkpoint after the current step, and continue. From any thread."""
-        self.stop_flag.save = True
+        """Save a checkpoint after the current step, and continue. On any rank or thread."""
+        self.stop_flag.request("save")
 
     def train(self) -> Result:
         """Run the remaining steps. Returns how the run ended; never exits the process.
@@ -173,23 +188,25 @@ class Trainer:
         """
         if self.finished is not None:
             return load_finished(self, self.finished)
-        with preserved_rng(self.config.device), start_run(self) as run, save_on_exception(self):
+        device, world = self.config.device, self.world
+        with wait_for_first(world), preserved_rng(device), start_run(self) as run, save_on_exception(self):
             while self.state.step < self.config.max_steps and self.stop_flag.status is None:
                 started = time.perf_counter()
                 run.progress.begin(self.state, self.config.device)
                 lr = self.set_learning_rate()
-                batch = self.batches.batch(self.state.batches)
+                batch, n_targets = run.reader.read(self.state.batches)
                 if batch is None:
                     self.say(messages.loader_ended(self.state, self.config))
                     self.stop_flag.stop("stopped")
                     break
-                n_targets = total_weight(batch.targets)
                 loaded = time.perf_counter()
                 loss = self.compute_gradients(batch, n_targets)
                 grad_norm = run.metrics.clip(self.config.grad_clip)
+                loss, n_bytes, self.memory = self.share_step(loss, batch)
 
                 times = started, loaded, time.perf_counter()
-                step = PendingStep(self.state, batch, n_targets, lr, loss, grad_norm, run.metrics.current, times)
+                norms = run.metrics.current
+                step = PendingStep(self.state, batch, n_targets, lr, loss, grad_norm, norms, times, n_bytes)
                 self.state = self.state.next(n_targets)
                 run.queue.push(step)
                 # With a gated queue (on CUDA) the device drops a non-finite update, and the guards run a step later.
@@ -205,7 +222,7 @@ class Trainer:
                 if self.needs_flush():
                     self.finish_steps(flush=True)
             self.finish_steps(flush=True)
-            return self._finish()
+            return finish(self)
 
     def set_learning_rate(self) -> float:
         """Give the rate of the next update to every parameter group. Returns it."""
@@ -215,39 +232,44 @@ class Trainer:
         return lr
 
     def compute_gradients(self, batch: Batch, n_targets: float) -> Tensor:
-        """Set `.grad` to the gradient of the mean loss per token. Returns the loss, (), in nats.
+        """Set `.grad` to the gradient of the mean loss per token. Returns the share of this rank in the loss, ().
 
         Halves the micro-batch for as long as the first step does not fit into memory.
+
+        Args:
+            batch: the rows of this rank.
+            n_targets: of the whole batch.
         """
-        while True:
-            rng = rng_state(self.config.device)
-            try:
-                return self.accumulate(batch, n_targets)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                # The next try must not add to half a gradient, nor draw another dropout mask.
-                self.model.zero_grad(set_to_none=True)
-                set_rng_state(rng, self.config.device)
-                halve_micro_batch(self, error)
+        return accumulate_within_memory(self, batch, n_targets)
 
     def accumulate(self, batch: Batch, n_targets: float) -> Tensor:
-        """Add up the gradients of the micro-batches. Returns the loss of the whole batch, ().
+        """Add up the gradients of the micro-batches, and with the last one those of the ranks.
 
-        Each micro-batch adds its summed loss divided by the number of targets in the whole batch, so the result equals
-        one big batch.
+        Each micro-batch adds its summed loss divided by the number of targets in the whole batch of all ranks, so the
+        result equals one big batch.
+
+        Returns:
+            The share of this rank in the loss, ().
         """
         # The loss is summed on the device, because reading each part would wait for it; detached, because the sum would
         # keep the graphs of all micro-batches in memory.
         device = self.config.device
         loss = torch.zeros((), device=device)
         size = self.config.micro_batch or len(batch.tokens)
-        for tokens, targets in zip(batch.tokens.split(size), batch.targets.split(size), strict=True):
-            with autocast(device, self.config.dtype):
-                part = self.objective(tokens.to(device), targets.to(device)) / n_targets
-            part.backward()
+        parts = list(zip(batch.tokens.split(size), batch.targets.split(size), strict=True))
+        for i, (tokens, targets) in enumerate(parts, start=1):
+            with self.parallel.micro_batch(last=i == len(parts)):
+                with autocast(device, self.config.dtype):
+                    part = self.parallel.module(tokens.to(device), targets.to(device)) / n_targets
+                part.backward()
             loss += part.detach()
         return loss
+
+    def share_step(self, loss: Tensor, batch: Batch) -> StepTotals:
+        """Return the numbers of a step over all ranks, which agree on requests in the same message."""
+        self.stop_flag.requested["clock"] = self.checkpointer.is_clock_due()
+        n_bytes = self.batches.target_bytes(batch)
+        return share_step(self.parallel, self.stop_flag, loss, n_bytes, gated=self._active.queue.gated)
 
     def check(self, pending: PendingStep) -> GuardAction:
         """Read the numbers of a step and run the guards, once. On a GPU this waits for the device."""
@@ -274,7 +296,7 @@ class Trainer:
             if not step.finite:
                 place = self.batches.describe(pending.before.batches)
                 # This repeats the step, so it must come before a rollback changes the weights.
-                first = find_nonfinite(self.objective, pending.batch, self.config)
+                first = find_nonfinite(self.objective, pending.batch, self.config, self.world)
                 self.say(*messages.nonfinite_step(step, place, first))
             if action in ("go", "skip"):
                 self.notify(pending, step, skipped=action == "skip")
@@ -288,17 +310,16 @@ class Trainer:
     def notify(self, pending: PendingStep, step: Step, *, skipped: bool) -> None:
         """Run the callbacks that are due after a step."""
         throughput = self._active.throughput
-        n_bytes = self.batches.target_bytes(pending.batch)
-        step = pending.complete(step, throughput, skipped=skipped, n_bytes=n_bytes, clip=self.config.grad_clip)
+        step = pending.complete(step, throughput, skipped=skipped, clip=self.config.grad_clip)
         is_last = step.number == self.config.max_steps
         if not skipped:
             self.state = self.state.with_loss(step.loss)
         pending.reported = True
-        for every, callback in self.callbacks:
-            if (step.number % every == 0 or is_last) and callback.on_step(step) == "stop":
-                self.stop_flag.stop("stopped")
+        due = [callback for every, callback in self.callbacks if step.number % every == 0 or is_last]
+        run_callbacks(due, lambda callback: callback.on_step(step), self.stop_flag)
+        self.parallel.finish_evaluation()
         if throughput.steps == self.stop_flag.stop_after and not is_last and self.stop_flag.status is None:
-            self.request_stop()
+            self.stop_flag.interrupt()
         throughput.callbacks_done = time.perf_counter()
 
     def rollback(self, pending: PendingStep) -> bool:
@@ -309,19 +330,26 @@ class Trainer:
                 f"({{--set train.max_rollbacks={self.config.max_rollbacks}}}); it stops"
             )
             return False
-        # Prefer a regular checkpoint to one of an interruption: a run that was interrupted and resumed must roll back
-        # to the same step as one that was not.
-        path, damaged = self.folder.latest_valid_step(self.config.save_interval)
-        self.folder.quarantine(damaged)
         before = pending.before
         with self._active.progress.change():
-            saved = restore(read_step(path), self.model, self.optimizer, self.config.device)
+            checkpoint = read_newest(self.folder, self.config.save_interval, self.world)
+            saved = restore(checkpoint, self.model, self.optimizer, self.config, self.parallel)
             # A rollback must not undo the count of rollbacks: it bounds them.
             self.state = replace(saved, batches=before.batches + 1, rollbacks=self.state.rollbacks + 1)
         for _, callback in self.callbacks:
             callback.on_rollback(before.step + 1, self.state)
         self.say(f"rollback to step {self.state.step}; the batches up to number {self.state.batches - 1:,} are skipped")
         return True
+
+    @property
+    def rows(self) -> int:
+        """The sequences of a batch that this rank computes."""
+        return self.config.batch_size // (self.world.size // self.config.tensor)
+
+    @property
+    def sequences_at_a_time(self) -> int:
+        """The sequences that this rank computes at a time: those of a micro-batch, or all of its rows."""
+        return min(self.config.micro_batch or self.rows, self.rows)
 
     @property
     def run(self) -> Run:
@@ -353,32 +381,3 @@ class Trainer:
         if self.active is None:
             raise ConfigError("the run has not started; this can be used while train() runs, as in a callback")
         return self.active
-
-    def _finish(self) -> Result:
-        """Let the callbacks save and evaluate the last step, write the report, and print the summary."""
-        complete = self.state.step >= self.config.max_steps
-        status: Status = "done" if complete else self.stop_flag.status or "done"
-        for _, callback in self.callbacks:
-            callback.on_end(status)
-        result = Result(
-            # A run whose last evaluation was cancelled can be resumed to make it, even after the last step.
-            status="interrupted" if self.stop_flag.evaluation_cancelled else status,
-            step=self.state.step,
-            best_loss=self.checkpointer.best_loss,
-            best_step=self.checkpointer.best_step,
-            folder=self.folder.path,
-            seconds=time.perf_counter() - self._active.throughput.started,
-            tokens_per_second=self._active.throughput.tokens_per_second,
-            peak_memory=peak_memory(),
-        )
-        row = {"kind": "end", "step": result.step, "status": result.status, "seconds": result.seconds}
-        self.write_row(row | {"memory": result.peak_memory, "tok_per_sec": result.tokens_per_second})
-        with self.working("writing the report"):
-            report = [messages.report_line(self.folder)] if self.options.report and self.state.step else []
-        # The progress line would be redrawn between the messages that follow.
-        self._active.console.pause()
-        kinds = {"has_tokenizer": self.batches.tokenizer is not None, "own_loader": self.batches.dataset is None}
-        self.say(*messages.summary(result, self.config, report, **kinds))
-        if self.folder.restore_previous_run():
-            self.say(f"kept     the earlier run in {self.folder.path}: the new one left no checkpoint")
-        return result

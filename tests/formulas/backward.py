@@ -13,6 +13,8 @@ from light_llm.layers.cross_entropy import linear_cross_entropy_sum
 from light_llm.layers.dropout import LEVELS, Dropout, drop
 from light_llm.model import Block, LightLLM, soft_cap
 from light_llm.objective import NextTokenLoss, token_cross_entropy_from_logits, total_weight
+from light_llm.parallel import Parallel
+from light_llm.runtime import World
 from light_llm.train import Trainer
 from tests.support.tools import TINY, gradients, some_tokens, tiny_model
 
@@ -282,7 +284,7 @@ def B23_micro_batches_add_up() -> None:
     for micro_batch in (4, 2, 1):
         model.zero_grad()
         config = TrainConfig(batch_size=4, micro_batch=micro_batch, device="cpu", dtype="float32")
-        trainer = SimpleNamespace(config=config, objective=NextTokenLoss(model))
+        trainer = SimpleNamespace(config=config, parallel=Parallel(NextTokenLoss(model), World(), config))
         Trainer.accumulate(trainer, Batch(x, y), total_weight(y))  # type: ignore[arg-type]
         for name, whole in gradients(model).items():
             agree(whole, (parts[0][name] + parts[1][name]) / total_weight(y), rtol=1e-4, atol=1e-6)

@@ -325,6 +325,6 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built(
 
 def test_the_parts_of_a_batch() -> None:
     sizes = [TrainConfig(batch_size=12)]
-    while (smaller := smaller_micro_batch(sizes[-1])) is not None:
+    while (smaller := smaller_micro_batch(sizes[-1], rows=12)) is not None:
         sizes.append(TrainConfig(batch_size=12, micro_batch=smaller))
     assert [c.micro_batch for c in sizes] == [None, 6, 3, 1]

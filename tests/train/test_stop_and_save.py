@@ -15,7 +15,7 @@ from torch import Tensor
 from light_llm.checkpoint import RunFolder
 from light_llm.data import Batch
 from light_llm.train import Result, Step, Trainer
-from light_llm.train.step import StopFlag
+from light_llm.train.agreement import StopFlag
 from tests.support.tools import SMALL, byte_loader, byte_model, files_of, rows_of, same, tensors_of, train_small
 
 
