@@ -22,6 +22,7 @@ SETTINGS = "settings.json"
 FILE_PARAMETERS = 2_000_000_000  # of the largest model whose weights are in one file
 FLOAT32_BYTES = 4
 Place = Callable[[Tensor, Tensor], Tensor]  # (a whole tensor, the tensor that it belongs to) -> as that one is placed
+StandIn = Callable[[str, Tensor], Tensor]
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # name parts added by DDP, compile and FSDP
 
 
@@ -37,6 +38,11 @@ class StepState:
     best_step: int | None = None
     rollbacks: int = 0  # so far
     recent_losses: tuple[float, ...] = ()  # the loss-spike guard compares the next loss with these
+
+
+def itself(name: str, tensor: Tensor) -> Tensor:
+    """Return the tensor: the `stand_in` of ranks whose tensors have the shape of the whole."""
+    return tensor
 
 
 def plain_name(name: str) -> str:
@@ -60,6 +66,7 @@ def write_step(
     disk: Files,
     files: Mapping[str, bytes] = MappingProxyType({}),
     gather: Gather = whole,
+    stand_in: StandIn = itself,
     world: World = World(),
     file_parameters: int = FILE_PARAMETERS,
 ) -> None:
@@ -74,12 +81,14 @@ def write_step(
         run: the contents of run.json, so that a run can be resumed from the step folder alone.
         files: of the model, such as tokenizer.json; see `carried_files`.
         gather: returns a whole tensor; called on each weight and each tensor of the optimizer, in file order.
+        stand_in: returns what `gather` takes for the tensor of a name, with the type and shape of the whole.
         world: as in `commit_folder`.
         file_parameters: a model with more has several files, of at most as many bytes as these have in float32.
     """
     check_carried_files(files)
     weights = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
     moments = _flatten(model, optimizer)
+    weights, moments = ({name: stand_in(name, t) for name, t in part.items()} for part in (weights, moments))
     n = sum(tensor.numel() for tensor in weights.values())
     limit = FLOAT32_BYTES * file_parameters if n > file_parameters else sys.maxsize
     model_files, optimizer_files = (
@@ -142,13 +151,15 @@ def restore_weights(
     Raises:
         CheckpointError: the names or shapes are not those of the model.
     """
-    waiting = {plain_name(name): weight for name, weight in model.state_dict().items()}
+    # The parameters themselves, by which `place` knows them.
+    waiting = {plain_name(name): weight for name, weight in model.state_dict(keep_vars=True).items()}
     with torch.no_grad():
         for name, tensor in _taken(tensors):
             weight = waiting.pop(name, None)
-            if weight is None or weight.shape != tensor.shape:
+            part = tensor if weight is None else place(tensor, weight)
+            if weight is None or part.shape != weight.shape:
                 raise CheckpointError(f"the weight {name!r} of shape {tuple(tensor.shape)} is not one of this model")
-            weight.copy_(place(tensor, weight))
+            weight.copy_(part)
     if waiting:
         raise CheckpointError(f"the weights {', '.join(sorted(waiting)[:3])} of this model are not in the checkpoint")
 
@@ -162,7 +173,7 @@ def restore_optimizer(
     """Move tensors into an optimizer by parameter name, one at a time; they leave `tensors` if that is a dictionary.
 
     Args:
-        place: returns a whole tensor of a parameter's shape as the parameter is placed. Step counters stay whole.
+        place: returns a whole tensor of a parameter's shape as the parameter is placed. Step counters stay as they are.
 
     Raises:
         CheckpointError: a parameter does not exist.
@@ -174,7 +185,7 @@ def restore_optimizer(
             raise CheckpointError(f"the optimizer state of {name!r} belongs to no parameter of this model")
         owner = owners[name]
         # The fused kernel of Adam needs its step counter on the parameter's device.
-        move = place if tensor.shape == owner.shape else copy_to_device
+        move = place if tensor.ndim == owner.ndim else copy_to_device
         optimizer.state[owner][entry] = move(tensor, owner)
 
 

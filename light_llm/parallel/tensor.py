@@ -88,7 +88,8 @@ class TensorParallel(Parallel):
 
     def shard(self, tensor: Tensor, like: Tensor) -> Tensor:
         layout = self.layouts.get(like)
-        if layout is None or tensor.ndim == 0:
+        # A tensor of another shape stays as it is, and the caller refuses it.
+        if layout is None or tensor.shape != layout.whole_shape(like):
             return self.data.shard(tensor, like)
         return self.data.shard(layout.part(tensor, self.group.rank, self.group.size), like)
 

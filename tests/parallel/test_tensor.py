@@ -1,6 +1,7 @@
 """Tensor parallelism: each rank computes with some heads, hidden units and ids, and all get what one process gets."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,27 +12,31 @@ from light_llm.config.param_shapes import param_shapes
 from light_llm.errors import ConfigError
 from light_llm.parallel.tensor_layout import Layout, check_tensor_parallel, first_row, layouts
 from tests.support.ranks import run_ranks
-from tests.support.tensor_runs import SHAPES, largest_differences
+from tests.support.tensor_runs import SHAPES, checks, largest_differences
 
 # Of each kind of number, relative. Weights are those after a step of Adam, which enlarges the smallest gradients.
 TOLERANCE = {"gradient": 2e-6, "weight": 3e-4, "logits": 2e-6, "nats": 2e-6, "loss": 1e-6}
 TOLERANCE |= {"norm": 1e-6, "norms": 1e-6, "updates": 2e-3, "probes": 1e-5, "samples": 1e-9}
 
 
-def check(ranks: int, cases: list[dict[str, Any]], timeout: float = 120) -> None:
-    for rank, results in enumerate(run_ranks(ranks, largest_differences, cases, timeout=timeout)):
+def check(cases: list[dict[str, Any]], by_rank: list[list[dict[str, float]]]) -> None:
+    for rank, results in enumerate(by_rank):
         for case, found in zip(cases, results, strict=True):
             wrong = {kind: error for kind, error in found.items() if not error < TOLERANCE[kind]}
             assert not wrong, f"rank {rank}, {case}: {wrong}"
 
 
-def test_two_ranks_share_each_matrix() -> None:
-    shapes = [{"shape": shape, "tensor": 2} for shape in SHAPES]
-    others = [
+def test_two_ranks_share_each_matrix(tmp_path: Path) -> None:
+    shapes: list[dict[str, Any]] = [{"shape": shape, "tensor": 2} for shape in SHAPES]
+    others: list[dict[str, Any]] = [
         {"shape": "gpt", "tensor": 2, "dropout": 0.2, "checkpointing": True, "micro_batch": 2},
         {"shape": "qk norm", "tensor": 2, "z_loss": 1e-2, "micro_batch": 1},
     ]
-    check(2, shapes + others)
+    cases = shapes + others
+    found = run_ranks(2, checks, cases, str(tmp_path), timeout=120)
+    check(cases, [differences for differences, _ in found])
+    for rank, (_, checkpoint) in enumerate(found):
+        assert all(checkpoint.values()), f"rank {rank}: {checkpoint}"
 
 
 @pytest.mark.slow
@@ -42,7 +47,8 @@ def test_four_ranks() -> None:
         for shape in ("gpt", "llama", "qk norm")
         for kind in ("ddp", "fsdp")
     ]
-    check(4, [*alone, *both, {"shape": "llama", "tensor": 2, "parallel": "fsdp", "checkpointing": True}], timeout=300)
+    cases = [*alone, *both, {"shape": "llama", "tensor": 2, "parallel": "fsdp", "checkpointing": True}]
+    check(cases, run_ranks(4, largest_differences, cases, timeout=300))
 
 
 def test_parts_of_a_packed_matrix_are_whole_heads() -> None:

@@ -1,11 +1,24 @@
 """A training step of a model divided over tensor groups, and the same step by one process."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from light_llm.atomic_io import Files, NullFiles
+from light_llm.checkpoint import (
+    StepState,
+    load_model,
+    model_meta,
+    read_step,
+    restore_optimizer,
+    restore_weights,
+    write_model_file,
+    write_step,
+)
 from light_llm.config import ModelConfig, TrainConfig
 from light_llm.generate.decode import decode
 from light_llm.generate.sampling import Sampling
@@ -118,3 +131,68 @@ def largest_differences(world: World, cases: list[dict[str, Any]]) -> list[dict[
             worst[kind] = max(worst.get(kind, 0.0), error)
         results.append(worst)
     return results
+
+
+def checkpoint_is_whole(world: World, folder: str) -> dict[str, bool]:
+    """Save a model that is divided, as a step folder and as a model file, and restore it on this number of ranks."""
+    config = replace(CONFIG, tensor=2)
+    files = Files() if world.is_first else NullFiles()
+    step, file = Path(folder, "step-000001"), Path(folder, "best_model.pt")
+    model, optimizer, parallel = _after_one_step(world, config, seed=0)
+    meta = model_meta(model, None, step=1, dtype="float32", evaluation=None)
+    write_step(
+        step,
+        model=model,
+        optimizer=optimizer,
+        rng={},
+        state=StepState(1, 1, 1, 1),
+        meta=meta,
+        run={},
+        disk=files,
+        gather=parallel.gather,
+        stand_in=parallel.stand_in,
+    )
+    weights = {name: parallel.stand_in(name, weight) for name, weight in model.state_dict().items()}
+    write_model_file(file, weights, meta, files, gather=parallel.gather)
+    world.barrier()
+    # One process makes the same step, and opens the folder as any other.
+    alone, alone_optimizer, _ = _after_one_step(World(), replace(config, tensor=1), seed=0)
+    tensors, moments, *_ = read_step(step)
+    expected = dict(alone.state_dict())
+    again, again_optimizer, again_parallel = _after_one_step(world, config, seed=9)
+    restore_weights(again, dict(tensors), again_parallel.shard)
+    restore_optimizer(again, again_optimizer, dict(moments), again_parallel.shard)
+    pairs = list(zip(model.parameters(), again.parameters(), strict=True))
+    state = [(optimizer.state[a], again_optimizer.state[b]) for a, b in pairs]
+    moments_alone = {
+        f"{name}/{entry}": value
+        for name, p in alone.named_parameters()
+        for entry, value in alone_optimizer.state[p].items()
+    }
+    return {
+        "weights": tensors.keys() == expected.keys() and all(_close(tensors[n], w) for n, w in expected.items()),
+        "moments": moments.keys() == moments_alone.keys()
+        and all(_close(moments[n], m) for n, m in moments_alone.items()),
+        "model file": all(torch.equal(w, tensors[n]) for n, w in load_model(file).model.state_dict().items()),
+        "restored weights": all(torch.equal(a, b) for a, b in pairs),
+        "restored moments": all(torch.equal(a[name], b[name]) for a, b in state for name in a),
+    }
+
+
+def _after_one_step(world: World, config: TrainConfig, *, seed: int) -> tuple[LightLLM, Optimizer, Parallel]:
+    model = LightLLM(ModelConfig(**SHAPES["llama"]), seed=seed).train()
+    parallel = parallelize(NextTokenLoss(model, 16), world, config)
+    optimizer = build_optimizer(model, config)
+    with parallel.micro_batch(last=True):
+        parallel.module(*batch()).backward()
+    optimizer.step()
+    return model, optimizer, parallel
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def checks(world: World, cases: list[dict[str, Any]], folder: str) -> Any:
+    """Make all checks that need two ranks in one start."""
+    return [largest_differences(world, cases), checkpoint_is_whole(world, folder)]
