@@ -107,25 +107,43 @@ def _number_of_gpus() -> int:
     return int(child.stdout) if child.returncode == 0 else 0
 
 
-def launch(argv: Sequence[str], n: int) -> int:
-    """Run `light-llm train ARGV` in n processes. Returns the exit code of rank 0, or 2 if it was killed."""
+def launch(command: Sequence[str], n: int) -> int:
+    """Run a command in n processes of one run. Returns the exit code of rank 0, or 2 if a signal ended it."""
     with tempfile.TemporaryDirectory(prefix="light-llm-") as folder, _blocked_signals():
         reader, writer = os.pipe()
         try:
-            children = [_start(argv, rank, n, Path(folder, "store"), reader) for rank in range(n)]
+            ranks = [_start(command, rank, n, Path(folder, "store"), reader) for rank in range(n)]
         finally:
             os.close(reader)
-        with _forwarded_signals(children) as received:
-            _wait(children, received)
+        with _forwarded_signals(ranks) as received:
+            _wait(ranks, received)
         os.close(writer)
-    codes = [child.returncode for child in children]
-    for rank, code in enumerate(codes):
-        if code < 0:
-            _print_end(rank, n, -code)
-    return codes[0] if codes[0] >= 0 else 2
+    for rank in ranks:
+        rank.print_end()
+    code = ranks[0].process.returncode
+    return code if code >= 0 else 2
 
 
-def _start(argv: Sequence[str], rank: int, n: int, store: Path, parent: int) -> "subprocess.Popen[bytes]":
+@dataclass
+class _Rank:
+    """A process that was started."""
+
+    process: "subprocess.Popen[bytes]"
+    name: str
+    gave_up: bool = False  # it was killed here
+
+    def print_end(self) -> None:
+        """Say how the process ended, if a signal ended it and it could not say so itself."""
+        if self.process.returncode >= 0:
+            return
+        with suppress(ValueError, OSError):
+            name = signal.Signals(-self.process.returncode).name
+            hint = " (out of memory? see dmesg)" if name == "SIGKILL" else ""
+            how = "did not end after the others, and was killed" if self.gave_up else f"was ended by {name}{hint}"
+            print(f"error: {self.name} {how}", file=sys.stderr, flush=True)
+
+
+def _start(command: Sequence[str], rank: int, n: int, store: Path, parent: int) -> _Rank:
     """Start a rank in a session of its own: what is typed in the terminal reaches it through this process alone."""
     numbers = {"RANK": rank, "WORLD_SIZE": n, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": n, PARENT: parent}
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
@@ -135,44 +153,34 @@ def _start(argv: Sequence[str], rank: int, n: int, store: Path, parent: int) -> 
         "LIGHT_LLM_STORE": str(store),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
-    return subprocess.Popen(  # noqa: S603  (this program)
-        [sys.executable, "-m", "light_llm", "train", *argv],
-        env=env,
-        stdin=None if rank == 0 else subprocess.DEVNULL,
-        pass_fds=(parent,),
-        start_new_session=True,
-    )
+    stdin = None if rank == 0 else subprocess.DEVNULL
+    process = subprocess.Popen(command, env=env, stdin=stdin, pass_fds=(parent,), start_new_session=True)  # noqa: S603
+    return _Rank(process, f"process {rank + 1} of {n}")
 
 
-def _wait(children: Sequence["subprocess.Popen[bytes]"], received: "_Received") -> None:
+def _wait(ranks: Sequence[_Rank], received: "_Received") -> None:
     """Wait until all ranks have ended. One that fails gives the others limited time."""
     deadline: float | None = None
     terminated = False
-    while any(child.poll() is None for child in children):
+    # A list, because `any` alone would ask only up to the first that runs.
+    while None in (codes := [rank.process.poll() for rank in ranks]):
         now = time.monotonic()
-        if deadline is None and any(child.returncode not in (None, 0) for child in children):
+        if deadline is None and any(codes):
             deadline = now + EXIT_TIMEOUT
         if received.count > 1 and not terminated:
             deadline, terminated = now + SECOND_SIGNAL_TIMEOUT, True
         if deadline is not None and now > deadline:
-            number = signal.SIGKILL if terminated else signal.SIGTERM
-            _send(children, number)
+            for rank in ranks:
+                rank.gave_up = terminated and rank.process.poll() is None
+            _send(ranks, signal.SIGKILL if terminated else signal.SIGTERM)
             deadline, terminated = now + TERMINATE_TIMEOUT, True
         time.sleep(POLL_SECONDS)
 
 
-def _send(children: Sequence["subprocess.Popen[bytes]"], number: int) -> None:
-    for child in children:
-        # A stopped process keeps every signal but SIGKILL until it continues.
-        if child.poll() is None:
-            child.send_signal(number)
-
-
-def _print_end(rank: int, n: int, number: int) -> None:
-    hint = " (out of memory? see dmesg)" if number == signal.SIGKILL else ""
-    with suppress(ValueError, OSError):
-        name = signal.Signals(number).name
-        print(f"error: process {rank + 1} of {n} was ended by {name}{hint}", file=sys.stderr, flush=True)
+def _send(ranks: Sequence[_Rank], number: int) -> None:
+    for rank in ranks:
+        if rank.process.poll() is None:
+            rank.process.send_signal(number)
 
 
 # ---- signals
@@ -204,13 +212,13 @@ def _blocked_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _forwarded_signals(children: Sequence["subprocess.Popen[bytes]"]) -> Iterator[_Received]:
+def _forwarded_signals(ranks: Sequence[_Rank]) -> Iterator[_Received]:
     """Pass each signal on to each rank, once, inside the block. A closed terminal does not end the run."""
     received = _Received()
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.count += number in _stop_signals()
-        _send(children, number)
+        _send(ranks, number)
 
     handlers = dict.fromkeys(_stop_signals() | ({SIGUSR1} if SIGUSR1 is not None else set()), forward)
     previous: dict[int, object] = {number: signal.signal(number, handler) for number, handler in handlers.items()}

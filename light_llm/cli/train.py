@@ -60,7 +60,9 @@ def command(argv: Sequence[str]) -> int:
             flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
         _check_flags(flags)
         n = number_of_processes(flags.processes, settings.get("train__device", "auto"))
-        return launch(argv, n) if n > 1 else _train(flags, given, settings)
+        if n > 1:
+            return launch([sys.executable, "-m", "light_llm", "train", *argv], n)
+        return _train(flags, given, settings)
 
 
 def _check_flags(flags: TrainFlags) -> None:
