@@ -184,6 +184,7 @@ def _make_trainer(world: World, flags: TrainFlags, given: set[str], settings: di
         skip_doctor=flags.skip_doctor,
         spell=as_flags,
         model_files=start.files,
+        world=world,
     )
     trainer.asked = start.asked
     if origin:
