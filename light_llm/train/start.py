@@ -189,7 +189,7 @@ def _prepare(trainer: Trainer) -> tuple[torch.optim.Optimizer, Throughput, list[
     kind = trainer.decisions.parallel.value
     trainer.parallel = parallelize(trainer.objective, world, replace(config, parallel=kind))
     # Sharding replaces the parameters, so the optimizer comes after it.
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, trainer.parallel.data_size)
     # Measuring the device draws random numbers, so it comes before the generators are set.
     rate = world.of_first(lambda: matmul_rate(config.device, config.dtype))
     notes: list[str] = []

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from light_llm.config import DataConfig
 from light_llm.data.bpe import train_bpe
 from light_llm.data.loader import DataLoader
 from light_llm.data.order import WindowOrder, permuted_index
@@ -46,7 +47,7 @@ def T3_the_size_of_a_vocabulary() -> None:
 class _Windows:
     """Forty ids in windows of eight: what a loader asks of a dataset."""
 
-    tokens, max_length = TokensInMemory(range(100, 140)), 8
+    tokens, max_length, config, sources = TokensInMemory(range(100, 140)), 8, DataConfig(), ()
 
 
 def T4_a_target_is_the_next_token() -> None:
