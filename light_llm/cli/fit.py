@@ -6,14 +6,15 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..config import Run, TrainConfig
+from ..config import ModelConfig, Run, TrainConfig
 from ..data import TokenDataset
 from ..errors import ConfigError, as_flags
 from ..plan.budget import fit_to_budget, parse_budget
-from ..plan.plan import Plan, make_plan
+from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.render import refusal
 from ..plan.suggest import Overrides, suggest_settings, without_fixed
 from ..runtime import choose_compile, choose_device, choose_dtype, resident_memory
+from ..runtime.world import World
 from ..train.measure import measure_machine
 from ..train.preflight import dataset_size
 
@@ -53,12 +54,14 @@ class FitChecker:
         resolved: the training settings, with no "auto" left.
         fixed: the run starts from a trained model, which decides its shape.
         loaded: bytes of its weights, which are in memory already; the plan counts them itself.
+        world: the processes of the run; what fits is decided for each of them.
     """
 
     resolved: TrainConfig
     flags: TrainFlags
     fixed: bool
     loaded: int = 0
+    world: World = World()
 
     def check_before_data(self, run: Run) -> Overrides:
         """Return settings that make the run fit; {} if it fits, and with --force or --budget (applied later).
@@ -68,6 +71,8 @@ class FitChecker:
         """
         if self.flags.budget:
             parse_budget(self.flags.budget)
+            if self.world.size > 1:
+                raise ConfigError("--budget plans a single process; leave it out, or --processes")
             if self.fixed:
                 raise ConfigError("--budget chooses the model, and this run already has one; leave it out")
             if self.flags.fit:
@@ -78,7 +83,7 @@ class FitChecker:
         tokenizer = run.data.tokenizer if run.data.data.partition(":")[0] != "tales" else "bpe"
         V = run.model.vocab_size if self.fixed else expected_vocab_size(tokenizer, run.model.vocab_size)
         model, framework = replace(run.model, vocab_size=V), max(0, resident_memory() - self.loaded) + DATA_BYTES
-        plan = make_plan(model, self.resolved, run.data.max_length, framework=framework, timed=False)
+        plan = self._planned(model, self.resolved, run.data.max_length, framework=framework)
         return self._fitting_overrides(plan, untouched="nothing was downloaded or written")
 
     def fit_to_dataset(self, run: Run, dataset: TokenDataset) -> Run:
@@ -94,12 +99,18 @@ class FitChecker:
             return run.with_settings(**choice.changes)
         # Measured again: the text and its vocabulary are in memory now.
         framework = resident_memory()
-        plan = make_plan(run.model, train, run.data.max_length, text, framework=framework, timed=False)
+        plan = self._planned(run.model, train, run.data.max_length, text, framework=framework)
         overrides = self._fitting_overrides(plan, untouched="no run was started")
         # The text has already been encoded with the larger vocabulary.
         if "data__tokenizer" in overrides:
             raise ConfigError(f"only a smaller vocabulary fits: --tokenizer {overrides['data__tokenizer']}")
         return run.with_settings(**overrides)
+
+    def _planned(
+        self, model: ModelConfig, train: TrainConfig, T: int, text: DatasetSize | None = None, *, framework: int
+    ) -> Plan:
+        W, local = self.world.size, self.world.local_size
+        return make_plan(model, train, T, text, framework=framework, timed=False, world_size=W, local_size=local)
 
     def _fitting_overrides(self, plan: Plan, *, untouched: str) -> Overrides:
         if plan.fits or self.flags.force:

@@ -83,7 +83,7 @@ def shared_start(world: World, flags: TrainFlags, choose: Callable[[], Start]) -
     return chosen[0] if chosen else Start.from_json(values, flags)
 
 
-def choose_start(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> Start:
+def choose_start(flags: TrainFlags, given: set[str], settings: dict[str, Any], world: World = World()) -> Start:
     """Choose what a run starts from. Checks what it can before the text is read or downloaded."""
     flags = _continued_if_there(flags)
     request, run, origin = _choose_run(flags, given, settings)
@@ -93,7 +93,7 @@ def choose_start(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -
     check_tokenizer(given, run, origin)
     # The device is resolved, and the memory checked, before a text is read or downloaded in vain.
     loaded = sum(t.nbytes for t in origin.weights.values()) if origin else 0
-    fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None, loaded=loaded)
+    fit = FitChecker(resolve_auto(run.train), flags, fixed=origin is not None, loaded=loaded, world=world)
     changes = fit.check_before_data(run)
     run, settings = run.with_settings(**changes), settings | changes
     asked = request.asked | ({"job": job} if (job := job_of_environment()) else {})

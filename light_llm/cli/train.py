@@ -159,7 +159,7 @@ def _make_trainer(world: World, flags: TrainFlags, given: set[str], settings: di
     from .start import choose_start, shared_start
 
     configure_process()
-    start = shared_start(world, flags, lambda: choose_start(flags, given, settings))
+    start = shared_start(world, flags, lambda: choose_start(flags, given, settings, world))
     if start.run is None:
         return None
     # Each rank has its own --quiet.

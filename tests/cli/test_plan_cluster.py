@@ -7,10 +7,17 @@ from typing import Any
 import pytest
 
 from light_llm.cli import main
+from light_llm.cli.fit import FitChecker, resolve_auto
+from light_llm.cli.train import TrainFlags
+from light_llm.config import Run
+from light_llm.errors import ConfigError
+from light_llm.plan import plan as plan_module
 from light_llm.plan import speed as speed_module
 from light_llm.plan.memory_model import StepShape
+from light_llm.plan.plan import make_plan
 from light_llm.plan.published import PUBLISHED
 from light_llm.plan.time_model import step_seconds, update_seconds
+from light_llm.runtime import MemoryLimit, World
 from tests.plan.test_ranks import CPU, SMALL
 from tests.support.tools import PROFILE
 
@@ -114,6 +121,25 @@ def test_fsdp_fits_where_a_replica_does_not(words: list[str], capsys: pytest.Cap
     assert code == 0 and auto["processes"]["parallel"] == "fsdp"
     code, ddp = as_json([*words, *flags, "--parallel", "ddp"], capsys)
     assert code == 2 and any(way["flags"] == "--parallel fsdp" for way in ddp["ways"])
+
+
+def test_train_decides_what_fits_for_each_of_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without processes: the check before the text is read, as rank 0 of W makes it."""
+
+    def check(W: int, limit: int = 1 << 50, **flags: Any) -> dict[str, Any]:
+        monkeypatch.setattr(plan_module, "memory_limit", lambda device, processes=1: MemoryLimit(limit, "a test's"))
+        world = World(size=W, local_size=W)
+        checker = FitChecker(resolve_auto(CPU), TrainFlags(**flags), fixed=False, world=world)
+        return checker.check_before_data(Run(model=SMALL, train=CPU))
+
+    assert check(2) == check(8) == {}
+    with pytest.raises(ConfigError, match="batch_size=6 or batch_size=9"):
+        check(3)
+    with pytest.raises(ConfigError, match="budget plans a single process"):
+        check(2, budget="1h")
+    need = make_plan(SMALL, CPU, 512, world_size=2, timed=False, parallel="fsdp", limit=MemoryLimit(1, "")).memory.total
+    changes = check(2, limit=int(0.9 * need), fit=True)
+    assert changes["train__micro_batch"] in (1, 2), "of the 4 rows of each process"
 
 
 def test_the_gpu_of_this_machine_replaces_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
