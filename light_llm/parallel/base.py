@@ -14,7 +14,7 @@ from ..objective import NextTokenLoss
 from ..runtime.world import World
 from .tensor_layout import check_tensor_parallel
 
-Kind = Literal["one", "ddp", "fsdp"]
+Kind = Literal["one", "ddp", "fsdp", "tensor"]
 
 
 class Parallel:

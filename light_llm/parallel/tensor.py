@@ -43,6 +43,8 @@ class TensorParallel(Parallel):
     replicated or sharded (FSDP2) over the groups; a checkpoint has whole tensors in the order of one process.
     """
 
+    kind = "tensor"
+
     def __init__(self, objective: NextTokenLoss, world: World, config: TrainConfig) -> None:
         self.world, self.model = world, objective.model
         for tensor in chain(self.model.parameters(), self.model.buffers()):
@@ -52,7 +54,6 @@ class TensorParallel(Parallel):
         divide_model(self.model, self.group)
         self.data = divide_rows(objective, self.data_world, config)
         self.module = self.data.module
-        self.kind = self.data.kind
         by_name = layouts(self.model.config)
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         self.layouts = {p: by_name[name] for p, name in names.items() if name in by_name}

@@ -91,10 +91,14 @@ def layouts(config: ModelConfig) -> dict[str, Layout]:
 def check_tensor_parallel(model: ModelConfig, train: TrainConfig, processes: int) -> None:
     """Raise ConfigError for a model, or settings, that tensor parallelism cannot divide over the processes."""
     n = train.tensor
+    if processes < n:
+        raise ConfigError(
+            f"tensor={n} needs {n} processes or a multiple, and this run has {processes}; start it with "
+            f"{{--processes {n}}} or torchrun, or use {{--tensor 1}}"
+        )
     if processes % n:
         raise ConfigError(
-            f"tensor={n} does not divide the {processes} process{'es' * (processes > 1)} of this run; "
-            f"it can be {divisors(processes)}"
+            f"tensor={n} does not divide the {processes} processes of this run; it can be {divisors(processes)}"
         )
     if n == 1:
         return

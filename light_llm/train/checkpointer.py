@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import RunFolder, StepState, gather_rng, model_meta, write_model_file, write_step
 from ..checkpoint.run_folder import RECENT_STEPS
-from ..config import TrainConfig
+from ..config import TrainConfig, get_model_size
 from ..config.choices import OPTIMIZERS
 from ..errors import CheckpointError, LightLLMError
 from ..model import LightLLM
@@ -140,6 +140,7 @@ class Checkpointer(Callback):
                 disk=self.folder.files,
                 files=trainer.model_files,
                 gather=trainer.parallel.gather,
+                stand_in=trainer.parallel.stand_in,
             )
         self.saved_step, self.last_save = state.step, time.perf_counter()
         trainer.stop_flag.restart_clock()
@@ -200,10 +201,11 @@ class Checkpointer(Callback):
     def write_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
         """Write the current model to `best_model.pt`. Raises CheckpointError; the older file is unchanged."""
         model, path = self.trainer.model, self.folder.best_model
-        needed = 4 * sum(p.numel() for p in model.parameters()) + self._file_bytes
-        meta, files, gather = self._model_meta(step, evaluation), self.trainer.model_files, self.trainer.parallel.gather
+        parallel, needed = self.trainer.parallel, 4 * get_model_size(model.config) + self._file_bytes
+        meta, files = self._model_meta(step, evaluation), self.trainer.model_files
+        weights = {name: parallel.stand_in(name, weight) for name, weight in model.state_dict().items()}
         with self._written_by_first(path, needed):
-            write_model_file(path, model.state_dict(), meta, self.folder.files, files, gather)
+            write_model_file(path, weights, meta, self.folder.files, files, parallel.gather)
 
     @property
     def _file_bytes(self) -> int:
@@ -224,7 +226,9 @@ def step_bytes(model: LightLLM, config: TrainConfig) -> int:
     matrices = sum(p.numel() for p in group_parameters(model)[MATRIX].values())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     state = OPTIMIZERS[config.optimizer].state_bytes(matrices=matrices, others=trained - matrices)
-    return 4 * sum(p.numel() for p in model.parameters()) + state + OVERHEAD
+    held, whole = sum(p.numel() for p in model.parameters()), get_model_size(model.config)
+    # A process that shares each matrix with others holds a part, and writes the whole.
+    return 4 * whole + state * whole // held + OVERHEAD
 
 
 def size_on_disk(path: Path) -> int:

@@ -136,7 +136,7 @@ class EvaluateHeldOut(Callback):
             batch_size=self.trainer.sequences_at_a_time,
             dtype=config.dtype,
             progress=progress,
-            world=self.trainer.world,
+            world=self.trainer.parallel.data_world,
         )
 
     def _record(self, step: int, evaluation: Evaluation, distance: LimitDistance | None) -> None:
@@ -173,7 +173,7 @@ class EvaluateLoader(EvaluateHeldOut):
         trainer = self.trainer
         batches = (as_batch(pair, trainer.model.config.vocab_size) for pair in self.val_loader)
         lengths, dtype = trainer.batches.byte_lengths, trainer.config.dtype
-        how: dict[str, Any] = {"dtype": dtype, "progress": progress, "world": trainer.world}
+        how: dict[str, Any] = {"dtype": dtype, "progress": progress, "world": trainer.parallel.data_world}
         return evaluate_batches(trainer.model, batches, lengths, **how), None
 
 

@@ -78,10 +78,11 @@ def _world_lines(trainer: Trainer) -> list[str]:
     record = preflight.world_record(world, config, trainer.decisions.parallel)["world"]
     machines, shared = record["machines"], world.size // config.tensor
     rows = f"; {shared} x {config.batch_size // shared} sequences x {dataset.max_length:,} tokens" if dataset else ""
-    return [
-        f"world    {world.size} processes on {machines} machine{'s' * (machines != 1)}, {trainer.decisions.parallel}, "
-        f"{record['backend']}{rows}"
-    ]
+    how = str(trainer.decisions.parallel)
+    if config.tensor > 1:
+        how = f"{config.tensor} share each matrix (tensor)" + (f", {shared} groups in {how}" if shared > 1 else "")
+    where = f"{world.size} processes on {machines} machine{'s' * (machines != 1)}"
+    return [f"world    {where}, {how}, {record['backend']}{rows}"]
 
 
 def _data_lines(dataset: TokenDataset, config: TrainConfig, plan: Plan) -> list[str]:

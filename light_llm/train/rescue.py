@@ -90,7 +90,7 @@ def _can_save(trainer: Trainer) -> bool:
     """
     if trainer.world.size == 1:
         return True
-    if not trainer.world.is_first or trainer.parallel.kind == "fsdp":
+    if not trainer.world.is_first or trainer.parallel.kind in ("fsdp", "tensor"):
         return False
     trainer.world = trainer.stop_flag.world = trainer.world.alone()
     return True

@@ -21,7 +21,7 @@ from ..objective import NextTokenLoss
 from ..observe import Sink
 from ..observe.nonfinite import find_nonfinite
 from ..optim import learning_rate
-from ..parallel import Parallel
+from ..parallel import Parallel, check_tensor_parallel
 from ..plan.plan import check_batch
 from ..runtime import World, autocast, preserved_rng, stop_after
 from . import arguments, messages, preflight
@@ -116,10 +116,11 @@ class Trainer:
         else:
             config = arguments.choose_settings(config, changes, model, loader)
         model, loader = arguments.build(model, loader, config, saved.run.data.seed if saved else config.seed)
+        check_tensor_parallel(model.config, config, world.size)
         if isinstance(loader, DataLoader):
             preflight.check_fit(model.config, loader, changes)
             config = replace(config, batch_size=loader.batch_size)
-            check_batch(config, world.size // config.tensor)
+            check_batch(config, world.size)
         # Before the caller waits for checks that take seconds.
         if not (saved and saved.step):
             explicit = self.options.explicit_out
