@@ -1,0 +1,74 @@
+"""Training runs on the ranks of a world, as functions of `run_ranks`, and the files they leave behind."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from light_llm.runtime import World
+from light_llm.train import Trainer
+from tests.support.tools import SMALL, byte_loader, byte_model, rows_of
+
+# Everything on: evaluations, the best model, probes and samples.
+FULL: dict[str, Any] = SMALL | {
+    "max_steps": 12,
+    "eval_interval": 4,
+    "save_interval": 6,
+    "sample_interval": 6,
+    "probe_interval": 6,
+    "skip_doctor": True,
+}
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+KINDS = ("step", "eval", "probe", "attention", "sample", "rollback")
+NOWHERE = "/no/such/folder"  # the run folder of ranks that must not need one
+
+
+def train(
+    world: World, text: str, out: str, *, dropout: float = 0.0, stop_after: int | None = None, **changes: Any
+) -> Trainer:
+    """Train a tiny model on the ranks of a world, of which rank 0 alone has the folder. Returns the trainer."""
+    folder = out if world.is_first else NOWHERE
+    trainer = Trainer(byte_model(dropout), byte_loader(Path(text)), out=folder, world=world, **(FULL | changes))
+    trainer.stop_flag.stop_after = stop_after
+    trainer.train()
+    return trainer
+
+
+def train_all(world: World, text: str, runs: dict[str, dict[str, Any]]) -> list[str]:
+    """Train one run after another, by their folders. Returns the files that this rank has opened for writing."""
+    with opened_for_writing() as paths:
+        for out, how in runs.items():
+            train(world, text, out.rstrip("+"), **how)
+    return paths
+
+
+def digests(out: str | Path, step: int = 12) -> dict[str, str]:
+    """Return the hashes of what does not depend on the number of processes: tensors, counters, best model and rows."""
+    folder = Path(out, f"step-{step:06d}")
+    paths = [folder / name for name in FILES] + [Path(out, "best_model.pt")]
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return found | {kind: repr(rows_of(out, kind)) for kind in KINDS}
+
+
+_written: list[list[str]] = []
+
+
+@contextmanager
+def opened_for_writing() -> Iterator[list[str]]:
+    """Collect the paths that this process opens for writing, creates, renames or deletes in the block."""
+    if not _written:
+        sys.addaudithook(_audit)
+    _written.append([])
+    try:
+        yield _written[-1]
+    finally:
+        _written.append([])
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+        _written[-1].append(str(args[0]))
