@@ -41,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("README.md", "CONTRIBUTING.md"):
         shutil.copy(CHECKOUT / name, name)
     shutil.copytree(CHECKOUT / "docs", "docs")
+    Path("laptops.toml").write_text(blocks("docs/plan.md", "toml")[0])
     monkeypatch.setenv("LIGHT_LLM_STOP_AFTER", "1")
     return tmp_path
 
@@ -67,7 +68,7 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         Path(target).write_text(captured.out, encoding="utf-8")
 
 
-PAGES = {"tutorial": 12, "data": 12, "offline": 2, "observe": 3, "plan": 4, "doctor": 2}  # with their fewest commands
+PAGES = {"tutorial": 12, "data": 12, "offline": 2, "observe": 3, "plan": 7, "doctor": 2}  # with their fewest commands
 
 
 @pytest.mark.usefixtures("few_checks")

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from ..config import Run, TrainConfig
 from ..errors import ConfigError, DeviceError
 from ..parallel.tensor_layout import check_tensor_parallel
@@ -66,14 +68,13 @@ def print_plan(cluster: ClusterPlan, notes: Sequence[str], suggestions: Sequence
         return 0 if plan.fits else 2
     table = new_table("", number_column(""), "", header=False)
     for label, value, what in cluster.rows():
-        # A value of the first column of a part is what a reader looks for.
-        table.add_row(f"[dim]{label}[/]", f"[bold]{value}[/]" if label else value, what)
-    published = new_table(
-        "published", number_column("GPUs"), "", number_column("tokens/s a GPU"), number_column("formula"), ""
-    )
+        # Texts of a machine file are no markup. The first number of a part is the one to look for.
+        table.add_row(Text(label, "dim"), Text(value, "bold" if label else ""), Text(what))
+    heads = (number_column("tokens/s a GPU"), number_column("formula off"))
+    published = new_table("published", "GPUs", *heads, "source")
     for row in cluster.nearest:
-        shape = f"{row.model}, {row.work.T:,} tokens"
-        published.add_row(shape, f"{row.gpus}", row.gpu, f"{row.speed:,.0f}", f"{row.error():+.0%}", row.source)
+        shape, gpus = f"{row.model}, {row.work.T:,} tokens", f"{row.gpus} {row.gpu}"
+        published.add_row(shape, gpus, f"{row.speed:,.0f}", f"{row.error():+.0%}", row.source)
     print_rich(table, published, "")
     print(*(part for note in notes for part in wrap_line(f"note         {note}", WIDTH)), sep="\n")
     if not plan.fits:

@@ -4,7 +4,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..text_format import format_bytes, format_count, format_duration
-from .cluster import FITTED_LENGTH, FITTED_WIDTH, PROMISE, Measured, Step, Work, is_too_slow, needed_tokens
+from .cluster import (
+    FITTED_LENGTH,
+    FITTED_WIDTH,
+    PROMISE,
+    Measured,
+    Step,
+    Work,
+    is_too_slow,
+    needed_tokens,
+    predict_step,
+)
 from .machine import Machine
 from .plan import Plan
 from .published import Published, median_error, nearest_rows
@@ -39,6 +49,11 @@ class ClusterPlan:
         return self.work.flops_per_token * self.step.tokens_per_second / self.machine.gpu.flops
 
     @property
+    def alone(self) -> float:
+        """Return the tokens/s of one GPU that sends no messages."""
+        return predict_step(self.work, self.machine, 1, "ddp", measured=self.measured).tokens_per_second
+
+    @property
     def needed_tokens(self) -> float:
         """Return the tokens that a GPU needs in a step to hide the sum of the gradients; 0 for one GPU."""
         return needed_tokens(self.work, self.machine, self.W, measured=self.measured)
@@ -65,6 +80,7 @@ class ClusterPlan:
             "communication_seconds": step.communication,
             "tokens_per_second": step.tokens_per_second * self.W,
             "tokens_per_second_per_gpu": step.tokens_per_second,
+            "tokens_per_second_alone": self.alone,
             "mfu": self.mfu,
             "tokens_per_gpu": self.work.tokens,
             "tokens_to_hide_communication": self.needed_tokens,
@@ -111,7 +127,11 @@ class ClusterPlan:
         source = "a GPU of this kind, measured here" if self.measured else "by the formula"
         rows = [
             ("speed", f"{step.tokens_per_second * W:,.0f}", "tokens/s in all"),
-            ("", f"{step.tokens_per_second:,.0f}", f"tokens/s a GPU, {self.mfu:.0%} of its peak"),
+            (
+                "",
+                f"{step.tokens_per_second:,.0f}",
+                f"tokens/s a GPU, {self.mfu:.{0 if self.mfu >= 0.1 else 1}%} of its peak",
+            ),
             ("step", format_duration(step.seconds), f"{format_duration(step.seconds * steps)} for {steps:,} steps"),
             ("", format_duration(step.computing), f"computing ({source})"),
         ]
@@ -141,7 +161,8 @@ class ClusterPlan:
             ("", f"{tokens:,}", "tokens it has" + ("" if tokens >= needed else ": use larger batches or fewer GPUs")),
         ]
         if is_too_slow(self.work, self.machine, self.W, measured=self.measured):
-            rows.append(("", "", "Two laptops on Wi-Fi do not train together: the network is too slow"))
+            rows.append(("", "", "Two laptops on Wi-Fi do not train together:"))
+            rows.append(("", f"{self.alone:,.0f}", "tokens/s by one of them alone"))
         return rows
 
     def notes(self) -> list[str]:

@@ -1,6 +1,8 @@
 """`light-llm plan --processes` and `--machine`: what is printed, as text and as JSON, and what is refused."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from light_llm.config import Run
 from light_llm.errors import ConfigError
 from light_llm.plan import plan as plan_module
 from light_llm.plan import speed as speed_module
+from light_llm.plan.cluster import predict_step
 from light_llm.plan.memory_model import StepShape
 from light_llm.plan.plan import make_plan
-from light_llm.plan.published import PUBLISHED
+from light_llm.plan.published import PUBLISHED, published_machine
 from light_llm.plan.time_model import step_seconds, update_seconds
 from light_llm.runtime import MemoryLimit, World
+from light_llm.train import measure
+from tests.conftest import CHECKOUT
 from tests.plan.test_ranks import CPU, SMALL
 from tests.support.tools import PROFILE
 
@@ -71,8 +76,14 @@ def test_two_laptops_are_told_to_train_apart(words: list[str], capsys: pytest.Ca
     Path("laptops.toml").write_text(WIFI)
     assert main([*words, "--machine", "laptops.toml", "--processes", "2"]) == 0
     assert "Two laptops on Wi-Fi do not train together" in capsys.readouterr().out
+    _, both = as_json([*words, "--machine", "laptops.toml", "--processes", "2"], capsys)
+    assert both["cluster"]["tokens_per_second"] < both["cluster"]["tokens_per_second_alone"]
+    Path("laptops.toml").write_text('about = "[/] [red]"\n' + WIFI)
     assert main([*words, "--machine", "laptops.toml"]) == 0
-    assert "Wi-Fi" not in capsys.readouterr().out
+    assert "[/] [red]" in (printed := capsys.readouterr().out) and "\x1b" not in printed, (
+        "texts of a file are no markup"
+    )
+    assert "Wi-Fi" not in printed
 
 
 @pytest.mark.parametrize(
@@ -140,6 +151,31 @@ def test_train_decides_what_fits_for_each_of_its_processes(monkeypatch: pytest.M
     need = make_plan(SMALL, CPU, 512, world_size=2, timed=False, parallel="fsdp", limit=MemoryLimit(1, "")).memory.total
     changes = check(2, limit=int(0.9 * need), fit=True)
     assert changes["train__micro_batch"] in (1, 2), "of the 4 rows of each process"
+
+
+def test_the_page_shows_what_is_printed(
+    poem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each answer on docs/plan.md. Lines that depend on the machine are left out there, and it is not measured here."""
+    monkeypatch.setattr(measure, "measure_machine", lambda *_, **__: None)
+    monkeypatch.setattr(speed_module, "profile", lambda device, dtype, model: PROFILE)
+    page = (CHECKOUT / "docs" / "plan.md").read_text(encoding="utf-8")
+    Path("laptops.toml").write_text(re.findall(r"```toml\n(.*?)```", page, re.S)[0])
+    Path("my.txt").write_text(poem.read_text() * 20)
+    shown = re.findall(r"```bash\nlight-llm ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.S)
+    assert len(shown) == 3
+    for command, answer in shown:
+        assert main([*shlex.split(command), "--device", "cpu", "--dtype", "bfloat16"]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        missing = [line for line in answer.splitlines() if line not in printed]
+        assert not missing, f"light-llm {command}"
+
+
+def test_every_published_row_hides_its_sums_as_fitted() -> None:
+    for row in PUBLISHED:
+        step = predict_step(row.work, published_machine(row.gpu), row.gpus, row.kind)
+        if row.kind == "ddp":
+            assert step.exposed == pytest.approx(0.2 * step.communication)
 
 
 def test_the_gpu_of_this_machine_replaces_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,8 @@ def test_the_slowest_link_of_a_ring() -> None:
         ({"nvlnk": 1e11}, "nvlnk; did you mean nvlink"),
         ({"assumed": "yes"}, "assumed='yes'"),
         ({"about": 3}, "about=3"),
+        ({"about": "a\x1b[2J"}, "about=.*x1b"),
+        ({"gpu": GPU | {"kind": "H100\n"}}, "gpu.kind="),
     ],
 )
 def test_a_field_that_is_missing_or_wrong_is_named(change: dict[str, Any], named: str) -> None:
