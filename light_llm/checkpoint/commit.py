@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ..atomic_io import Files, NullFiles, WriteFn, move_into_place
@@ -14,6 +13,7 @@ from ..errors import CheckpointError
 from ..json_io import canonical_json, load_json
 from ..runtime import World
 from .tensors import TensorWriter
+from .write_together import write_together
 
 MANIFEST = "MANIFEST.json"
 # Of a step folder and of a model file. Format 1 had no files that travel with a model. A new field whose default means
@@ -26,7 +26,7 @@ def commit_folder(
     contents: Mapping[str, WriteFn],
     files: Files,
     world: World = World(),
-    owners: Mapping[str, int] = MappingProxyType({}),
+    divided: Sequence[str] = (),
 ) -> None:
     """Write a folder of files so that it is either complete or absent, replacing a folder of that name.
 
@@ -39,7 +39,8 @@ def commit_folder(
     Args:
         world: by default the ranks exchange no messages but those of the files; otherwise they wait for rank 0, whose
             error reaches all.
-        owners: the rank that writes a file; rank 0 writes those that are not in it. All ranks must see the folder.
+        divided: files of tensors that the ranks write at the same time, each with its `files.own`, in a folder that
+            all of them see; rank 0 writes the others.
 
     Raises:
         OSError: the folder cannot be written.
@@ -66,7 +67,7 @@ def commit_folder(
             folder = Path(world.of_first(begin))
         except OSError as error:
             failure = error
-        entries = _write_files(folder, contents, files, world, owners, failure)
+        entries = _write_files(folder, contents, files, world, divided, failure)
         world.of_first(complete)
     # Not BaseException: a process that is being ended leaves the partial folder to `RunFolder.remove_stale`.
     except Exception:
@@ -81,7 +82,7 @@ def _write_files(
     contents: Mapping[str, WriteFn],
     files: Files,
     world: World,
-    owners: Mapping[str, int],
+    divided: Sequence[str],
     failure: OSError | None,
 ) -> dict[str, Any]:
     """Write and sync files; return their sizes and hashes, on all ranks.
@@ -89,21 +90,26 @@ def _write_files(
     After a failure nothing more is written, but the tensors of all files are gathered.
 
     Raises:
-        OSError: the failure of the lowest rank that has one.
+        OSError: a rank could not write a file; on all ranks.
     """
     entries: dict[str, Any] = {}
-    for name, write_fn in contents.items():
-        owner = owners.get(name, 0)
-        disk = NullFiles() if failure or owner != world.rank else files.own if owner else files
+    rounds = [list(divided[i : i + world.size]) for i in range(0, len(divided), world.size)]
+    for names in [*rounds, *([name] for name in contents if name not in divided)]:
+        own = names[world.rank] if world.rank < len(names) else None
+        disk = NullFiles() if failure or own is None else files.own if own in divided else files
+        writers = {name: write_fn for name in names if isinstance(write_fn := contents[name], TensorWriter)}
         try:
-            sha256 = disk.write(folder / name, write_fn)
-            disk.sync(folder / name)
-            if owner == world.rank:
-                entries[name] = {"bytes": disk.size(folder / name), "sha256": sha256}
+            if len(names) > 1:
+                sha256 = write_together(folder, writers, own, disk)
+            else:
+                sha256 = disk.write(folder / names[0], contents[names[0]])
+            if own is not None:
+                disk.sync(folder / own)
+                entries[own] = {"bytes": disk.size(folder / own), "sha256": sha256}
         except OSError as error:
             failure = error
-            if isinstance(write_fn, TensorWriter):
-                write_fn.finish()
+            for writer in writers.values():
+                writer.finish()
         # A slow disk must not let the other ranks time out in the first gather of the next file.
         world.barrier()
     own_failure = [failure.errno, failure.strerror or str(failure)] if failure else None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..atomic_io import Files, WriteFn
 from ..errors import CheckpointError
 from ..runtime import World
+from .across_ranks import all_see
 from .carried_files import CARRIED_FILES, check_carried_files, read_carried_files
 from .commit import FORMAT, as_json, check_format, commit_folder, read_json, verify_folder
 from .tensors import Gather, TensorWriter, read_parts, split_by_bytes, whole
@@ -82,7 +83,7 @@ def write_step(
         files: of the model, such as tokenizer.json; see `carried_files`.
         gather: returns a whole tensor; called on each weight and each tensor of the optimizer, in file order.
         stand_in: returns what `gather` takes for the tensor of a name, with the type and shape of the whole.
-        world: as in `commit_folder`.
+        world: as in `commit_folder`. If all ranks see the folder, each writes some of the several files.
         file_parameters: a model with more has several files, of at most as many bytes as these have in float32.
     """
     check_carried_files(files)
@@ -97,14 +98,16 @@ def write_step(
     )
     contents: dict[str, WriteFn] = {
         **model_files,
-        "model.json": as_json({"format": FORMAT, **meta}),
         **optimizer_files,
+        "model.json": as_json({"format": FORMAT, **meta}),
         "rng.safetensors": TensorWriter(rng),
         "state.json": as_json({"format": FORMAT, **asdict(state)}),
         SETTINGS: as_json(run),
     }
     contents |= {name: partial(_write_bytes, data=data) for name, data in files.items()}
-    commit_folder(path, contents, disk, world)
+    # Rank 0 alone writes a smaller model, and one whose folder is on a disk of its own.
+    several = len(model_files) > 1 and world.size > 1 and all_see(world, path.parent)
+    commit_folder(path, contents, disk, world, [*model_files, *optimizer_files] if several else ())
 
 
 def _write_bytes(file: BinaryIO, *, data: bytes) -> None:

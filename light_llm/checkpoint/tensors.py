@@ -63,7 +63,7 @@ class TensorWriter:
             tensor = self.next()
             # A rank that only takes part in the gathers needs no copy on the CPU.
             if not isinstance(file, NullFile):
-                file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                file.write(as_bytes(tensor.detach().cpu()))
             # One gathered tensor is freed before the next.
             del tensor
 
@@ -80,6 +80,11 @@ class TensorWriter:
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], gather: Gather = whole) -> None:
     """Write tensors by name: the same bytes as `safetensors.torch.save`, which holds all of them in memory twice."""
     TensorWriter(tensors, gather)(file)
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor on the CPU, which are its memory if it is contiguous."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def header_of(tensors: Mapping[str, Tensor]) -> bytes:
