@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from light_llm.runtime import World
-from light_llm.train import Trainer
+from light_llm.train import Step, Trainer
 from tests.support.tools import SMALL, byte_loader, byte_model, rows_of
 
 # Everything on: evaluations, the best model, probes and samples.
@@ -72,3 +73,26 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
         _written[-1].append(str(args[0]))
+
+
+def lose_rank(world: World, text: str, out: str, how: str, changes: dict[str, Any]) -> Any:
+    """Train until a rank is lost in the callbacks of step 3. Returns the error of this rank.
+
+    Args:
+        how: of the highest rank: "kill" itself, "stop" as a process that hangs does, or "raise" an error.
+    """
+    folder = out if world.is_first else NOWHERE
+    trainer = Trainer(byte_model(), byte_loader(Path(text)), out=folder, world=world, **(FULL | changes))
+
+    def leave(step: Step) -> None:
+        if step.number == 3 and world.rank == world.size - 1:
+            if how == "raise":
+                raise ValueError("no such token")
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+
+    trainer.every(1, leave)
+    try:
+        trainer.train()
+    except Exception as error:
+        return [type(error).__name__, str(error), list(getattr(error, "__notes__", []))]
+    return None
