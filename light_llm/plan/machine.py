@@ -143,9 +143,9 @@ def parse_machine(tables: Mapping[str, Any], name: str) -> Machine:
         raise ConfigError('gpu.kind is missing; it is a part of the name that the driver reports: kind = "H100"')
     if not isinstance(about, str):
         raise wrong_type("about", about, "text")
-    for name, value in (("about", about), ("gpu.kind", kind)):
+    for field, value in (("about", about), ("gpu.kind", kind)):
         if not value.isprintable():
-            raise ConfigError(f"{name}={repr_short(value)} has characters that cannot be printed on a line")
+            raise ConfigError(f"{field}={repr_short(value)} has characters that cannot be printed on a line")
     if not isinstance(assumed, bool):
         raise wrong_type("assumed", assumed, "true or false")
     of_gpu: dict[str, Any] = {key: _number(gpu, key, rule, "gpu.") for key, rule in GPU_NUMBERS.items()}
