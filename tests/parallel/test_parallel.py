@@ -1,6 +1,7 @@
 """Steps on several ranks: the gradients, weights and norms of one process."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from light_llm.runtime import World
 from light_llm.runtime.process_group import ProcessGroupWorld
 from tests.support.parallel_runs import Case, differences
 from tests.support.ranks import run_ranks
+from tests.support.sharded_looks import equal_looks
 from tests.support.tools import tiny_model
 
 NO_CLIP = 1e9
@@ -35,15 +37,31 @@ def describe(case: Case) -> str:
     return " ".join(f"{name}={value}" for name, value in case.items())
 
 
-def test_two_ranks_compute_what_one_process_computes() -> None:
-    results = run_ranks(2, differences, EXACT + CLOSE)
-    for found in results:
+def compare(world: World, cases: list[Case]) -> dict[str, Any]:
+    return {"steps": differences(world, cases), "looks": equal_looks(world)}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks() -> list[dict[str, Any]]:
+    """One start for several tests."""
+    found: list[dict[str, Any]] = run_ranks(2, compare, EXACT + CLOSE, timeout=120)
+    return found
+
+
+def test_two_ranks_compute_what_one_process_computes(on_two_ranks: list[dict[str, Any]]) -> None:
+    for found in (result["steps"] for result in on_two_ranks):
         for case, worst in zip(EXACT, found, strict=False):
             assert worst["gradients"] == worst["weights"] == 0.0, describe(case)
             assert worst["numbers"] <= 1e-6, describe(case)
         for case, worst in zip(CLOSE, found[len(EXACT) :], strict=True):
             assert worst["first gradients"] <= 1e-6, describe(case)
             assert worst["numbers"] <= 1e-6 and worst["weights"] <= 1e-4, describe(case)
+
+
+def test_a_sharded_model_is_looked_into_like_a_whole_one(on_two_ranks: list[dict[str, Any]]) -> None:
+    """Evaluation, samples and probes, before and after steps of training."""
+    for result in on_two_ranks:
+        assert result["looks"] == [[True, True, True]] * 3
 
 
 @pytest.mark.slow
