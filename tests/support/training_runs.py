@@ -4,9 +4,12 @@ import hashlib
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from light_llm.runtime import World
@@ -96,3 +99,31 @@ def lose_rank(world: World, text: str, out: str, how: str, changes: dict[str, An
     except Exception as error:
         return [type(error).__name__, str(error), list(getattr(error, "__notes__", []))]
     return None
+
+
+def hammer(world: World, text: str, out: str, seeds: int) -> list[Any]:
+    """Train once a seed, with signals to this rank at random times. Returns the status and last step of each run."""
+    ends = []
+    for seed in range(seeds):
+        random = Random(seed * world.size + world.rank)
+        folder = f"{out} {seed}" if world.is_first else NOWHERE
+        how = FULL | {"max_steps": 5000, "sample_interval": 30, "probe_interval": 50, "eval_interval": 40}
+        trainer = Trainer(byte_model(), byte_loader(Path(text)), out=folder, world=world, **how)
+        signal.signal(signal.SIGUSR1, lambda *_, trainer=trainer: trainer.request_save())
+        signal.signal(signal.SIGUSR2, lambda *_, trainer=trainer: trainer.request_stop())
+        pauses = [random.uniform(0, 0.3) for _ in range(4)]
+
+        def send(pauses: list[float] = pauses, last: bool = seed % world.size == world.rank) -> None:
+            for pause in pauses:
+                time.sleep(pause)
+                os.kill(os.getpid(), signal.SIGUSR1)
+            if last:
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+        thread = threading.Thread(target=send)
+        trainer.every(1, lambda step, thread=thread: thread.start() if step.number == 1 else None)
+        result = trainer.train()
+        thread.join()
+        ends.append([result.status, result.step])
+    return ends
