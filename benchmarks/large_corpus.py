@@ -57,7 +57,7 @@ class Size:
     save_interval: int
 
 
-LARGE = Size(2_000_000_000, T=512, batch_size=64, steps=512, kill_at=300, save_interval=64)
+LARGE = Size(2_000_000_000, T=512, batch_size=64, steps=256, kill_at=160, save_interval=64)
 SMALL = Size(2_000_000, T=64, batch_size=64, steps=160, kill_at=90, save_interval=32)
 
 
