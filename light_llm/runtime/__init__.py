@@ -24,6 +24,7 @@ from .env import subprocess_env as subprocess_env
 from .env import tiktoken_cache_dir as tiktoken_cache_dir
 from .env import wandb_reason as wandb_reason
 from .env import wandb_subprocess_env as wandb_subprocess_env
+from .fingerprint import compare_ranks as compare_ranks
 from .flops import layers_by_window as layers_by_window
 from .flops import matmul_rate as matmul_rate
 from .flops import training_flops as training_flops

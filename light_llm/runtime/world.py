@@ -119,7 +119,8 @@ def join_world(device: str = "cpu", timeout: float = TIMEOUT) -> World:
         timeout: seconds that a message of a step waits for the other ranks.
 
     Raises:
-        ConfigError: a variable is missing or not a number, or the other processes cannot be reached.
+        ConfigError: a variable is missing or not a number, the other processes cannot be reached, or one of them runs
+            another version of the program.
     """
     global _joined
     if not in_world():
@@ -132,11 +133,14 @@ def join_world(device: str = "cpu", timeout: float = TIMEOUT) -> World:
                 f"RANK={world.rank}, WORLD_SIZE={world.size}, LOCAL_RANK={world.local_rank} and LOCAL_WORLD_SIZE="
                 f"{world.local_size} do not fit together; start the processes with torchrun or {{--processes N}}"
             )
-        if world.size > 1:
+        if world.size == 1:
+            _joined = world
+        else:
+            from .fingerprint import compare_ranks, program_values
             from .process_group import connect
 
-            world = connect(world, device, timeout)
-        _joined = world
+            _joined = connect(world, device, timeout)
+            compare_ranks(_joined, program_values(device))
     return _joined
 
 

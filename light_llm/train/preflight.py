@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, Run, TrainConfig, get_model_size
-from ..data import DataLoader, TokenDataset
+from ..data import Batches, DataLoader, TokenDataset
 from ..doctor import Diagnosis, check_device
 from ..errors import ConfigError, DeviceError, as_keywords, mark_options
 from ..model import LightLLM
@@ -25,6 +25,7 @@ from ..runtime import (
     choose_compile,
     choose_device,
     choose_dtype,
+    compare_ranks,
     device_name,
     message_backend,
     resident_memory,
@@ -132,6 +133,17 @@ def check_fit(config: ModelConfig, loader: DataLoader, changes: Mapping[str, Any
             f"windows of max_length={T:,} do not fit into n_positions={config.n_positions:,}; "
             f"prepare the data with max_length={config.n_positions} or build the model with n_positions={T}"
         )
+
+
+def compare_with_other_ranks(world: World, model: ModelConfig, config: TrainConfig, batches: Batches) -> None:
+    """Raise ConfigError on all ranks if one has other settings, or another text or tokenizer."""
+    parts = {"model": asdict(model), "train": asdict(config)}
+    settings = {f"setting {part}.{name}": value for part, of in parts.items() for name, value in of.items()}
+    record = batches.dataset.record() if batches.dataset else {}
+    names = {"sha256": "text", "held_out_sha256": "held-out text", "tokenizer_sha256": "tokenizer"}
+    data = {f"{name} (SHA-256)": record.get(key) for key, name in names.items()}
+    numbers = {"number of training tokens": record.get("train_tokens"), "window length": record.get("max_length")}
+    compare_ranks(world, settings | data | numbers)
 
 
 @dataclass(frozen=True)

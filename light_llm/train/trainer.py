@@ -126,6 +126,7 @@ class Trainer:
             explicit = self.options.explicit_out
             world.of_first(lambda: self.folder.ensure_folder_available(explicit=explicit, overwrite=overwrite))
         self.model, self.batches = model, batches_from(loader, model.config.vocab_size, tokenizer)
+        preflight.compare_with_other_ranks(world, model.config, config, self.batches)
         self.val_loader = val_loader
         self.resumed = self.finished = None
         if saved and saved.step:

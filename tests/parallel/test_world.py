@@ -6,12 +6,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from light_llm import __version__
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError, RankLost
-from light_llm.runtime import World, in_world, is_lost, join_world, leave_world
+from light_llm.runtime import World, compare_ranks, in_world, is_lost, join_world, leave_world
+from light_llm.runtime.fingerprint import digest_of_files, program_values
 from tests.support.ranks import RecordingWorld, run_ranks
 
 
@@ -47,6 +50,8 @@ def messages(world: World) -> dict[str, object]:
         "machine error": outcome(lambda: world.once_per_machine(lambda: fail(ConfigError("no room")))),
         "alone": [world.alone().size, world.alone().is_first],
         "same": join_world() is world,
+        "equal": outcome(lambda: compare_ranks(world, {"lr": 0.1, "text": "abc"})),
+        "unequal": outcome(lambda: compare_ranks(world, {"lr": 0.1, "text": f"abc{rank}"})),
     }
     world.once_per_machine(lambda: made.append(rank))
     world.set_timeout(5)
@@ -109,8 +114,26 @@ def test_two_ranks_exchange_messages() -> None:
     assert first["os error"][0] == "FileNotFoundError" and first["os error"][2] == "there.txt"
     assert first["bug"][:2] == ["ValueError", "a bug"]
     assert second["bug"][0] == "RankLost" and re.search(r"rank 0 on .*ValueError: a bug", second["bug"][1])
+    assert first["equal"][:2] == ["returned", None]
+    assert first["unequal"][0] == "ConfigError"
+    assert re.search(r"rank 1 on \S+ has another text than rank 0 on \S+ abc1 and not abc0", first["unequal"][1])
     assert first["machine error"][:2] == ["ConfigError", "no room"]
     assert first["alone"] == [1, True] and first["same"] and first["made"] == [0] and second["made"] == []
+
+
+def test_the_fingerprint_of_the_program_sees_each_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1")
+    (tmp_path / "b.py").write_text("")
+    before = digest_of_files(tmp_path)
+    assert digest_of_files(tmp_path) == before
+    (tmp_path / "b.py").write_text("y = 1")
+    changed = digest_of_files(tmp_path)
+    (tmp_path / "b.py").rename(tmp_path / "c.py")
+    assert len({before, changed, digest_of_files(tmp_path)}) == 3
+    values = program_values("cuda:3")
+    assert (
+        values["kind of device"] == "cuda" and __version__ in values.values() and torch.__version__ in values.values()
+    )
 
 
 def test_one_process_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
