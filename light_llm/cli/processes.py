@@ -22,7 +22,8 @@ from ..errors import ConfigError
 from .signals import SIGHUP, SIGUSR1
 
 MAX_PROCESSES = 1024  # of one machine
-EXIT_TIMEOUT = 20.0  # seconds in which the other ranks save and leave, once one has left with an error
+EXIT_TIMEOUT = 20.0  # seconds in which rank 0 saves and all leave, once one has left with an error
+LEAVE_TIMEOUT = 10.0  # seconds in which the other ranks leave after rank 0
 TERMINATE_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
 SECOND_SIGNAL_TIMEOUT = 1.0  # seconds to leave after a second Ctrl-C
 POLL_SECONDS = 0.05
@@ -167,6 +168,8 @@ def _wait(ranks: Sequence[_Rank], received: "_Received") -> None:
         now = time.monotonic()
         if deadline is None and any(codes):
             deadline = now + EXIT_TIMEOUT
+        if codes[0] and deadline is not None:
+            deadline = min(deadline, now + LEAVE_TIMEOUT)
         if received.count > 1 and not terminated:
             deadline, terminated = now + SECOND_SIGNAL_TIMEOUT, True
         if deadline is not None and now > deadline:

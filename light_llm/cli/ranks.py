@@ -75,7 +75,7 @@ def _joined() -> "World | None":
 def _lost(error: BaseException) -> RankLost | None:
     """Return which rank is gone, if an error says that one is."""
     world = _joined()
-    if world is None:
+    if world is None or isinstance(error, RankLost):
         return None
     from ..runtime import is_lost
 

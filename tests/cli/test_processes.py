@@ -44,7 +44,7 @@ sys.exit(128 + ended[0])
 
 def launched(words: Sequence[str]) -> int:
     """Launch a program on two ranks, with short time limits."""
-    processes.EXIT_TIMEOUT = processes.TERMINATE_TIMEOUT = 0.3
+    processes.EXIT_TIMEOUT = processes.LEAVE_TIMEOUT = processes.TERMINATE_TIMEOUT = 0.3
     return launch([sys.executable, "-c", START + words[0]], 2)
 
 
