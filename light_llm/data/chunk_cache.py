@@ -21,9 +21,10 @@ from ..text_format import format_bytes
 from .download import cache_errors
 
 FOLDER = "remote"  # below the cache folder
-CHUNK_BYTES = 16 << 20  # a multiple of shards.BLOCK_BYTES
+CHUNK_BYTES = 8 << 20  # a multiple of shards.BLOCK_BYTES
 MAX_BYTES = 32 * 10**9  # of all chunks, or half of the disk's free space if that is less
-MIN_CHUNKS = 8  # that the bound must have room for: those that are read and prefetched at the same time
+# The least bound: a group of windows that order 3 permutes among each other is read from up to 48 chunks at random.
+MIN_BYTES = 512_000_000
 WAIT_SECONDS = 0.05  # before counting the room again
 
 FetchFn = Callable[[], bytes]  # downloads and verifies a chunk
@@ -45,12 +46,12 @@ class ChunkCache:
         if max_bytes is None:
             free = REAL_FILES.free(self.folder)
             available = MAX_BYTES if free is None else (free + self.size()) // 2
-            max_bytes = remote_cache_bytes(max(min(MAX_BYTES, available), MIN_CHUNKS * chunk_bytes))
-        if max_bytes < MIN_CHUNKS * chunk_bytes:
-            raise ConfigError(
-                f"LIGHT_LLM_REMOTE_CACHE allows {format_bytes(max_bytes)} for chunks of remote shards; "
-                f"it must be at least {format_bytes(MIN_CHUNKS * chunk_bytes)}"
-            )
+            max_bytes = remote_cache_bytes(max(min(MAX_BYTES, available), MIN_BYTES))
+            if max_bytes < MIN_BYTES:
+                raise ConfigError(
+                    f"LIGHT_LLM_REMOTE_CACHE allows {format_bytes(max_bytes)} for chunks of remote shards; "
+                    f"it must be at least {format_bytes(MIN_BYTES)}"
+                )
         self.max_bytes = max_bytes
 
     def path(self, key: str, number: int) -> Path:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from ..atomic_io import atomic_write
 from ..errors import ConfigError, DataError, LightLLMError, did_you_mean
@@ -72,6 +72,18 @@ class Corpus:
     folder: Path
     sources: tuple[CorpusSource, ...]
     tokenizer: Tokenizer
+
+    default_order: ClassVar[int] = 2  # of the windows; see order.py
+
+    @property
+    def file(self) -> str:
+        """The path of corpus.json, for messages."""
+        return str(self.folder / CORPUS)
+
+    @property
+    def name(self) -> str:
+        """The setting `data` that names this corpus: the folder, with "./" before the name of a built-in text."""
+        return f"./{self.folder}" if is_built_in(str(self.folder)) else str(self.folder)
 
     @property
     def sha256(self) -> str:
@@ -166,7 +178,7 @@ def write_corpus(folder: Path, sources: Sequence[CorpusSource], tokenizer: Token
         DataError: names, weights or tokenizers that cannot be used together.
     """
     values = {"corpus_format": CORPUS_FORMAT, "sources": [asdict(source) for source in sources]}
-    _parse_sources(values, folder / CORPUS, tokenizer)
+    parse_sources(values, folder / CORPUS, tokenizer)
     write_vocabulary(folder, tokenizer)
     atomic_write(folder / CORPUS, dump_with_digest(values))
 
@@ -197,7 +209,7 @@ def read_vocabulary(folder: Path) -> Tokenizer:
 def read_corpus(folder: Path) -> Corpus:
     """Read the description of a corpus. Raises DataError if it is missing, damaged or of another format."""
     tokenizer, values = read_vocabulary(folder), _load(folder / CORPUS)
-    return Corpus(folder, _parse_sources(values, folder / CORPUS, tokenizer), tokenizer)
+    return Corpus(folder, parse_sources(values, folder / CORPUS, tokenizer), tokenizer)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -248,8 +260,8 @@ def _weights_problem(weights: Sequence[float]) -> str:
     return "" if sum(weights) > 0 else "at least one weight must be above 0"
 
 
-def _parse_sources(values: Mapping[str, Any], file: Path, tokenizer: Tokenizer) -> tuple[CorpusSource, ...]:
-    """Return the sources of a description. Raises DataError."""
+def parse_sources(values: Mapping[str, Any], file: Path | str, tokenizer: Tokenizer) -> tuple[CorpusSource, ...]:
+    """Return the sources of a description, `file` being its name in messages. Raises DataError."""
     version = values.get("corpus_format")
     if version != CORPUS_FORMAT:
         raise DataError(f"{file} has format {version!r}; this version of light-llm reads format {CORPUS_FORMAT}")

@@ -16,15 +16,16 @@ from torch.utils.data import Dataset
 from ..config import DEFAULT_SOURCE, DataConfig
 from ..errors import ConfigError, DataError
 from ..runtime import cache_dir, cache_in_use
-from .corpus import CORPUS, CorpusSource, corpus_folder, format_weights, parse_weights, read_corpus
+from .corpus import Corpus, CorpusSource, format_weights, parse_weights
 from .encode import encode_splits
 from .order import PERIOD, slots_of
 from .piped_text import is_copy
 from .python_inputs import find_data, find_tokenizer
+from .remote_corpus import find_corpus
 from .resolve import max_documents, read_splits, resolve_source, resolve_tokenizer, split_key, split_note
 from .shard_list import ShardList, TokenSpan
 from .shards import SHARD_FORMAT, Shard, TokenArray
-from .sources import Source, is_built_in
+from .sources import Source
 from .text_stream import ProgressFn
 from .tokenizers import Tokenizer, tokenizer_hash
 
@@ -154,7 +155,7 @@ def prepare_dataset(
 
     Args:
         data: the name of a source, or the path of a text, a folder of texts, JSON, CSV or Parquet, or of the folder of
-            a corpus (`corpus.py`); `-` is standard input. A `Path` is always a path.
+            a corpus (`corpus.py`), or the URL of its corpus.json; `-` is standard input. A `Path` is always a path.
             Or the documents themselves: a list of texts, or records such as those of a `datasets.Dataset`.
             None: Shakespeare, or the built-in corpus if that is unavailable.
         max_length: T, tokens of a training window.
@@ -226,8 +227,8 @@ def load_dataset(
     def stage(name: str) -> ProgressFn | None:
         return partial(progress, name) if progress else None
 
-    if folder := corpus_folder(config.data):
-        return _load_corpus(config, folder, tokenizer, chosen)
+    if corpus := find_corpus(config.data, offline=offline):
+        return _load_corpus(config, corpus, tokenizer, chosen)
     if config.weights:
         raise ConfigError(f"weights={config.weights!r} are for the sources of a corpus, and {config.data} is none")
     source, notes = resolve_source(config, chosen="data" in chosen, offline=offline, progress=stage("reading"))
@@ -257,11 +258,10 @@ def load_dataset(
 
 
 def _load_corpus(
-    config: DataConfig, folder: Path, tokenizer: Tokenizer | None, chosen: Collection[str]
+    config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None, chosen: Collection[str]
 ) -> TokenDataset:
     """Return the dataset of a corpus, whose shards are encoded already. Raises DataError and ConfigError."""
-    corpus = read_corpus(folder)
-    own, file = corpus.tokenizer, folder / CORPUS
+    own, file = corpus.tokenizer, corpus.file
     if tokenizer and tokenizer_hash(tokenizer) != tokenizer_hash(own):
         raise DataError(f"{file} was encoded with another tokenizer ({own.name}) than that of the model")
     if (
@@ -284,7 +284,7 @@ def _load_corpus(
         sources = tuple(replace(source, weight=w) for source, w in zip(sources, weights, strict=True))
         config = replace(config, weights=text)
     # As for a text: what is used is recorded, so that a resumed run uses it too.
-    config = replace(config, data=_name_of(folder), tokenizer=own.name, order=config.order or 2)
+    config = replace(config, data=corpus.name, tokenizer=own.name, order=config.order or corpus.default_order)
     source = corpus.as_source(config.data)
     _check_sources(sources, file, config.max_length)
     train, held_out = (corpus.open_split(split) for split in ("train", "held_out"))
@@ -293,7 +293,7 @@ def _load_corpus(
     return TokenDataset(train, held_out, config.max_length, own, source, config, tuple(notes), sources)
 
 
-def _check_sources(sources: Sequence[CorpusSource], file: Path, T: int) -> None:
+def _check_sources(sources: Sequence[CorpusSource], file: str, T: int) -> None:
     """Raise DataError for a source that is trained on and has less than one window, or if nothing is held out."""
     for source, slots in zip(sources, slots_of([source.weight for source in sources]), strict=True):
         if slots and source.n_train < T + 1:
@@ -308,11 +308,6 @@ def _check_sources(sources: Sequence[CorpusSource], file: Path, T: int) -> None:
             )
     if sum(source.n_held_out for source in sources) < 2:
         raise DataError(f"{file} has no held-out tokens; encode some text as held out, to evaluate on")
-
-
-def _name_of(folder: Path) -> str:
-    """Return the path of a folder, with "./" before the name of a built-in text."""
-    return f"./{folder}" if is_built_in(str(folder)) else str(folder)
 
 
 def _too_small(source: Source, config: DataConfig, n_train: int, n_held_out: int) -> str:

@@ -19,6 +19,9 @@ from torch import Tensor
 from ..config import DEFAULT_SEED, MAX_SEED, DataConfig, repr_short, whole_number
 from ..errors import ConfigError
 from .order import ORDERS, MixtureOrder, WindowOrder, mix, slots_of
+from .remote_files import is_url
+from .remote_shards import ReadAhead
+from .shard_list import ShardList
 from .tokenizers import Tokenizer, byte_lengths
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class DataLoader:
         self.seed = whole_number("seed", seed, low=0, high=MAX_SEED)
         self.dataset = dataset
         self.order = order_of(dataset, self.seed)
+        self.read_ahead = ReadAhead(self._pieces) if is_url(dataset.config.data) else None
 
     def batch(self, k: int, rows: slice | None = None) -> Batch:
         """Return batch k (0, 1, 2, ...) of the run. After a rollback k is larger than the step.
@@ -66,6 +70,8 @@ class DataLoader:
         starts = [self.order.start(k * self.batch_size + row) for row in chosen]
         # One extra token per window: the last target.
         windows = torch.from_numpy(np.stack([self.dataset.tokens.read(s, s + T + 1) for s in starts]))  # (B, T + 1)
+        if self.read_ahead:
+            self.read_ahead.advance(k + 1, lambda batch: [batch * self.batch_size + row for row in chosen])
         pair = (windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
         counts = self.dataset.tokens.byte_counts
         if counts is None:
@@ -73,6 +79,11 @@ class DataLoader:
         batch = CountedBatch(*pair)
         batch.n_bytes = sum(int(counts.read(s + 1, s + T + 1).sum()) for s in starts)
         return batch
+
+    def _pieces(self, counter: int) -> Iterable[tuple[object, int, int]]:
+        """Return the shards of a sequence, each with the first and last of its own tokens."""
+        start, tokens = self.order.start(counter), self.dataset.tokens
+        return tokens.pieces(start, start + self.dataset.max_length + 1) if isinstance(tokens, ShardList) else ()
 
     @property
     def tokenizer(self) -> Tokenizer:

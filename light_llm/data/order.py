@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 CHUNK = 64  # neighbouring windows that order 2 keeps together
 GROUP = 256 * CHUNK  # windows of order 2 that are permuted among each other
+LONG_CHUNK = 1 << 23  # tokens of a chunk of order 3: 16 MiB of ids of two bytes
 PERIOD = 4096  # sequences in which each source of a mixture has its exact share
 _MASK = (1 << 64) - 1
 
@@ -68,21 +69,49 @@ class ChunkedOrder(WindowOrder):
     group of 256 chunks among each other: while a group is read, only its chunks are needed.
     """
 
+    @property
+    def chunk(self) -> int:
+        """Neighbouring windows that stay together."""
+        return CHUNK
+
+    @property
+    def group(self) -> int:
+        """Windows that are permuted among each other."""
+        return GROUP
+
     def window(self, epoch: int, index: int) -> int:
         """Return which window of the text is number `index` of an epoch."""
-        n = self.per_epoch
-        group, index = divmod(index, GROUP)
-        size = min(GROUP, n - group * GROUP)
-        index = group * GROUP + permuted_index(index, size, mix(self.seed, epoch, 3, group))
+        n, in_chunk, in_group = self.per_epoch, self.chunk, self.group
+        group, index = divmod(index, in_group)
+        size = min(in_group, n - group * in_group)
+        index = group * in_group + permuted_index(index, size, mix(self.seed, epoch, 3, group))
         # The windows after the last whole chunk are a short chunk, which is always the last of the epoch.
-        chunk, within = divmod(index, CHUNK)
-        if chunk < n // CHUNK:
-            chunk = permuted_index(chunk, n // CHUNK, mix(self.seed, epoch, 1))
+        chunk, within = divmod(index, in_chunk)
+        if chunk < n // in_chunk:
+            chunk = permuted_index(chunk, n // in_chunk, mix(self.seed, epoch, 1))
         # Turning the text moves the edges of the chunks, so that the short chunk is another one in each epoch.
-        return (chunk * CHUNK + within + mix(self.seed, epoch, 2)) % n
+        return (chunk * in_chunk + within + mix(self.seed, epoch, 2)) % n
 
 
-ORDERS: dict[int, type[WindowOrder]] = {1: WindowOrder, 2: ChunkedOrder}
+class LongChunkedOrder(ChunkedOrder):
+    """Order 3: like order 2, with chunks of LONG_CHUNK tokens in groups of 16, for a corpus that is downloaded.
+
+    A remote file is downloaded in pieces of megabytes. With chunks of kilobytes, each piece would be downloaded again
+    for every chunk in it, unless the whole corpus fits into the cache.
+    """
+
+    @property
+    def chunk(self) -> int:
+        """Neighbouring windows that stay together."""
+        return max(CHUNK, LONG_CHUNK // self.T)
+
+    @property
+    def group(self) -> int:
+        """Windows that are permuted among each other."""
+        return 16 * self.chunk
+
+
+ORDERS: dict[int, type[WindowOrder]] = {1: WindowOrder, 2: ChunkedOrder, 3: LongChunkedOrder}
 
 
 @dataclass(frozen=True)

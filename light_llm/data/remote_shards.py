@@ -8,18 +8,17 @@ rank that reads its own rows downloads the chunks of its own rows, and a run who
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic_io import atomic_write
 from ..errors import DataError
-from ..json_io import ORDINARY, parse_verified, read_bounded
+from ..json_io import ORDINARY, JsonLimits, parse_verified
 from ..runtime import cache_dir
 from .chunk_cache import FOLDER, ChunkCache, Prefetcher
 from .remote_files import printable_url, read_range, read_small, sibling_url
@@ -27,7 +26,9 @@ from .shards import BLOCK_BYTES, BYTES_OF, _is_valid
 from .text_stream import ProgressFn
 
 CHUNKS_AHEAD = 2  # downloaded before they are needed
+Value = TypeVar("Value")
 WINDOWS_PER_CALL = 512  # that ReadAhead examines in one call, so that no step waits for it
+MAX_WINDOWS_AHEAD = 1 << 16  # that ReadAhead examines beyond the current batch
 _prefetcher = Prefetcher()
 
 
@@ -40,6 +41,7 @@ class RemoteShard:
         sha256: of the manifest's bytes, if it is known: a manifest in the cache is then used without the network.
         offline: download nothing.
         cache: the chunks of this machine.
+        manifest_as: identifies the manifest in the cache, if its SHA-256 is not known.
 
     Raises:
         DataError: the manifest cannot be read, is damaged or of another format; later, a chunk cannot be downloaded,
@@ -54,10 +56,11 @@ class RemoteShard:
         sha256: str | None = None,
         offline: bool = False,
         cache: ChunkCache | None = None,
+        manifest_as: str | None = None,
     ) -> None:
         self.url, self.offline, self.cache = url, offline, cache or ChunkCache()
         self._expected, self._sha256 = dict(expected or {}), sha256
-        self.manifest = read_sealed(manifest_url(url), sha256=sha256, offline=offline)
+        self.manifest = read_sealed(manifest_url(url), sha256=sha256, cached_as=manifest_as, offline=offline)
         if not _is_valid(self.manifest):
             raise DataError(f"{printable_url(manifest_url(url))} is not a manifest of this version; prepare it again")
         for name, value in self._expected.items():
@@ -71,12 +74,15 @@ class RemoteShard:
         # By its content: the same shard at two addresses is cached once, and another one at this address separately.
         identity = repr((self.cache.chunk_bytes, self.n_bytes, self.manifest["sha256"]))
         self.key = hashlib.sha256(identity.encode()).hexdigest()[:24]
-        self.unchecked = set(range(len(self.manifest["sha256"])))
+        self.unchecked = set(range(self.n_blocks))
         # UTF-8 bytes of the text that each token stands for, where its id does not say: (n,).
         self.byte_counts: RemoteShard | None = None
         if self.manifest.get("byte_counts"):
             name = BYTES_OF.format(url.partition("?")[0].rpartition("/")[2].removesuffix(".bin"))
-            self.byte_counts = RemoteShard(sibling_url(url, name), offline=offline, cache=self.cache)
+            counts_as = sha256 and f"{sha256}-bytes"
+            self.byte_counts = RemoteShard(
+                sibling_url(url, name), offline=offline, cache=self.cache, manifest_as=counts_as
+            )
 
     def __reduce__(self) -> tuple[Callable[..., "RemoteShard"], tuple[str, dict[str, Any]]]:
         # A copy in another process uses the same chunks.
@@ -99,6 +105,11 @@ class RemoteShard:
             data += self._read_chunk(chunk, first, min(stop * size, (chunk + 1) * chunk_bytes))
         return np.frombuffer(data, self.dtype).astype(np.int64)
 
+    @property
+    def n_blocks(self) -> int:
+        """Blocks that are verified one by one."""
+        return len(self.manifest["sha256"])
+
     def missing_chunks(self, start: int, stop: int) -> Iterator[int]:
         """Yield the numbers of the chunks of the ids start ... stop - 1 that are not in the cache."""
         return (chunk for chunk in self._chunks(start, stop) if (self.key, chunk) not in self.cache)
@@ -111,12 +122,12 @@ class RemoteShard:
         """Download and verify every chunk. Raises DataError at the first damaged one."""
         if self.byte_counts:
             self.byte_counts.check()
-        size, blocks = self.dtype.itemsize, len(self.manifest["sha256"])
-        for block in range(blocks):
+        size = self.dtype.itemsize
+        for block in range(self.n_blocks):
             self.unchecked.add(block)
             self.read(block * BLOCK_BYTES // size, (block + 1) * BLOCK_BYTES // size)
             if progress:
-                progress(block + 1, blocks)
+                progress(block + 1, self.n_blocks)
 
     def _chunks(self, start: int, stop: int) -> range:
         if stop <= start:
@@ -182,31 +193,30 @@ class ReadAhead:
     """Downloads the chunks that a run needs next, CHUNKS_AHEAD of them, while it computes.
 
     Args:
-        window: returns the shard and the first and last token of sequence `counter` of the run.
+        pieces: returns the shards of sequence `counter` of the run, each with the first and last of its own tokens.
     """
 
-    def __init__(self, window: Callable[[int], tuple[object, int, int]]) -> None:
-        self.window, self.next = window, 0
-        self.ahead: list[tuple[RemoteShard, int]] = []  # chunks that were asked for, in order
-        self.last: tuple[str, int] | None = None
+    def __init__(self, pieces: Callable[[int], Iterable[tuple[object, int, int]]]) -> None:
+        self.pieces, self.next = pieces, 0  # the batch that is examined next
+        self.ahead: list[tuple[RemoteShard, int]] = []  # chunks that were asked for
 
-    def advance(self, counters: range) -> None:
-        """Ask for the chunks of the first sequences of `counters` that are not cached, from where the last call ended.
+    def advance(self, batch: int, counters: Callable[[int], Sequence[int]]) -> None:
+        """Ask for the chunks of the batches from `batch` on that are not cached, from where the last call ended.
 
         Args:
-            counters: the sequences of this rank that come next, in order.
+            counters: returns the sequences of a batch that this rank reads.
         """
         self.ahead = [(shard, chunk) for shard, chunk in self.ahead if (shard.key, chunk) not in shard.cache]
-        examined = 0
-        for counter in counters:
-            if len(self.ahead) >= CHUNKS_AHEAD or examined >= WINDOWS_PER_CALL:
+        self.next, examined = max(self.next, batch), 0
+        while len(self.ahead) < CHUNKS_AHEAD and examined < WINDOWS_PER_CALL:
+            sequences = counters(self.next)
+            if (self.next - batch) * len(sequences) > MAX_WINDOWS_AHEAD:
                 return
-            if counter < self.next:
-                continue
-            self.next, examined = counter + 1, examined + 1
-            shard, start, stop = self.window(counter)
-            if isinstance(shard, RemoteShard):
-                self._want(shard, start, stop)
+            for counter in sequences:
+                for shard, start, stop in self.pieces(counter):
+                    if isinstance(shard, RemoteShard):
+                        self._want(shard, start, stop)
+            self.next, examined = self.next + 1, examined + len(sequences)
 
     def _want(self, shard: RemoteShard, start: int, stop: int) -> None:
         for part in filter(None, (shard, shard.byte_counts)):
@@ -226,53 +236,83 @@ def manifest_url(url: str) -> str:
     return sibling_url(url, f"{name.removesuffix('.bin')}.json")
 
 
-def read_sealed(url: str, *, sha256: str | None = None, offline: bool = False) -> dict[str, Any]:
+def read_sealed(
+    url: str,
+    *,
+    sha256: str | None = None,
+    cached_as: str | None = None,
+    offline: bool = False,
+    limits: JsonLimits = ORDINARY,
+) -> dict[str, Any]:
     """Read a JSON file with a digest (`json_io.dump_with_digest`) at a URL, and cache it.
 
     Args:
-        sha256: of its bytes, if it is known: the cached file is then used without the network. Without, the cached
-            one is used if the URL cannot be read.
+        sha256: of its bytes, if it is known.
+        cached_as: identifies the file if its bytes never change; by default sha256. A cached file is then used without
+            the network.
         offline: download nothing.
 
     Raises:
         DataError: it is neither cached nor downloaded, or it was changed after it was written.
     """
-    folder = cache_dir() / FOLDER / "manifests"
-    by_url = folder / f"{hashlib.sha256(url.encode()).hexdigest()}.json"
-    cached = folder / f"{sha256}.json" if sha256 else by_url
-    if (sha256 or offline) and (values := _read_cached(cached, sha256)) is not None:
-        return values
+    name = cached_as or sha256
+    return read_cached(
+        url,
+        f"{name or hashlib.sha256(url.encode()).hexdigest()}.json",
+        lambda data: _sealed(data, sha256, limits),
+        is_fixed=name is not None,
+        offline=offline,
+        limit=limits.bytes,
+    )
+
+
+def read_cached(
+    url: str, name: str, decode: Callable[[bytes], Value], *, is_fixed: bool, offline: bool, limit: int
+) -> Value:
+    """Return what `decode` makes of a small file at a URL, and cache the file.
+
+    Args:
+        name: of the cached file.
+        decode: raises ValueError for bytes that are damaged.
+        is_fixed: use the cached file without asking the network; otherwise only if the URL cannot be read.
+        limit: bytes of the file.
+
+    Raises:
+        DataError: the file is neither cached nor downloaded, or it is damaged.
+    """
+    path = cache_dir() / FOLDER / "manifests" / name
+
+    def cached() -> Value | None:
+        with suppress(OSError, ValueError):  # missing, or damaged on this disk
+            return decode(path.read_bytes())
+        return None
+
+    if (is_fixed or offline) and (value := cached()) is not None:
+        return value
     if offline:
         raise DataError(
             f"{printable_url(url)} is not in the cache of this machine, and {{--offline}} downloads nothing"
         )
     try:
-        data = read_small(url, ORDINARY.bytes)
+        data = read_small(url, limit)
     except DataError:
-        if (values := _read_cached(cached, sha256)) is not None:
-            return values
+        if (value := cached()) is not None:
+            return value
         raise
     try:
-        values = _sealed(data, sha256)
+        value = decode(data)
     except ValueError as error:
         raise DataError(f"{printable_url(url)} cannot be used: {error}; upload it again") from None
     with suppress(OSError):  # a cache that cannot be written costs a request at the next start
-        atomic_write(cached, data)
-    return values
+        atomic_write(path, data)
+    return value
 
 
-def _read_cached(path: Path, sha256: str | None) -> dict[str, Any] | None:
-    """Return a sealed JSON file of the cache; None if it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        return _sealed(read_bounded(path), sha256)
-    return None
-
-
-def _sealed(data: bytes, sha256: str | None) -> dict[str, Any]:
+def _sealed(data: bytes, sha256: str | None, limits: JsonLimits) -> dict[str, Any]:
     """Decode a sealed JSON file. Raises ValueError if it was changed, or is not the one with that SHA-256."""
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError("it is not the file that the corpus names (its SHA-256 differs)")
-    return parse_verified(data)
+    return parse_verified(data, limits)
 
 
 def _blocks(first: int, last: int) -> range:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .remote_shards import RemoteShard
 from .shards import Shard, TokenArray
 from .text_stream import ProgressFn
 
+AnyShard = Shard | RemoteShard
 MAX_OPEN = 100  # shards; each holds up to four handles of the 1,024 that a process usually may have
 
 
@@ -35,11 +37,11 @@ class ShardList:
     """
 
     def __init__(
-        self, entries: Sequence[ShardEntry], open_shard: Callable[[ShardEntry], Shard], has_byte_counts: bool = False
+        self, entries: Sequence[ShardEntry], open_shard: Callable[[ShardEntry], AnyShard], has_byte_counts: bool = False
     ) -> None:
         self.entries, self.open_shard, self.has_byte_counts = tuple(entries), open_shard, has_byte_counts
         self.ends = list(accumulate(entry.tokens for entry in self.entries))
-        self.opened: OrderedDict[int, Shard] = OrderedDict()  # the shard read last is the last
+        self.opened: OrderedDict[int, AnyShard] = OrderedDict()  # the shard read last is the last
         # The blocks that are still to be verified of each shard that was closed again, and of its byte counts.
         self.unchecked: dict[int, list[set[int]]] = {}
 
@@ -62,7 +64,7 @@ class ShardList:
         """The bytes of each token, if the shards store them."""
         return ByteCounts(self) if self.has_byte_counts else None
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[Shard, int, int]]:
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[AnyShard, int, int]]:
         """Yield each shard with ids start ... stop - 1 of the list, and which of its own ids these are."""
         stop = min(stop, len(self))
         i = bisect_right(self.ends, start)
@@ -73,7 +75,7 @@ class ShardList:
                 yield self.shard(i), start - first, end - first
             start, i = end, i + 1
 
-    def shard(self, i: int) -> Shard:
+    def shard(self, i: int) -> AnyShard:
         """Return shard i, opened."""
         if i in self.opened:
             self.opened.move_to_end(i)
@@ -138,7 +140,7 @@ class TokenSpan:
         return None if counts is None else TokenSpan(counts, self.start, self.n)
 
 
-def _files(shard: Shard) -> list[Shard]:
+def _files(shard: AnyShard) -> list[AnyShard]:
     """Return the arrays of a shard: its ids and, if it has them, its byte counts."""
     return [shard] if shard.byte_counts is None else [shard, shard.byte_counts]
 

@@ -229,7 +229,10 @@ def _download_hint(address: str) -> str:
         words = [f"{owner}/{repo}", *([file] if file else []), "--repo-type", "dataset", "--local-dir", "text"]
         command, name = f"hf download {shlex.join(words)}", f"text/{file}"
     elif scheme not in ("http", "https"):
-        return f"{address} is an address; download it first, then give the path of the file: {{--data my.txt}}"
+        return (
+            f"{address} is an address; download it first, then give the path of the file: {{--data my.txt}}. A corpus "
+            "of light-llm is read from there: give the address of its corpus.json"
+        )
     return f"{address} is an address; download it first: {command}, and then use {{--data {name}}}"
 
 

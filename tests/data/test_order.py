@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_llm.data.order import CHUNK, GROUP, PERIOD, ChunkedOrder, MixtureOrder, WindowOrder, slots_of
+from light_llm.data import order as order_module
+from light_llm.data.order import (
+    CHUNK,
+    GROUP,
+    PERIOD,
+    ChunkedOrder,
+    LongChunkedOrder,
+    MixtureOrder,
+    WindowOrder,
+    slots_of,
+)
 
 FAR = 10**12
 
@@ -51,6 +61,20 @@ def test_the_start_of_a_far_sequence_takes_no_longer(kind: type[WindowOrder]) ->
 def test_the_second_order_never_changes() -> None:
     order = ChunkedOrder(10_000, 8, 1337)
     assert [order.start(c) for c in (0, 1, 2, 1300)] == [7043, 4251, 8067, 7867]
+
+
+def test_the_third_order_has_longer_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window once in an epoch; a group of windows is 16 chunks of 8 million tokens, whatever the window."""
+    assert {LongChunkedOrder(10**12, T, 0).chunk * T for T in (512, 2048)} == {1 << 23}
+    assert LongChunkedOrder(10**12, 1 << 20, 0).chunk == CHUNK
+    order = LongChunkedOrder(10_000, 8, 1337)
+    assert [order.start(c) for c in (0, 1, 2, 1300)] == [9091, 9883, 6019, 6331]
+    monkeypatch.setattr(order_module, "LONG_CHUNK", 1000)
+    order = LongChunkedOrder(50_003, 8, seed=3)
+    n = order.per_epoch
+    windows = [order.window(1, i) for i in range(n)]
+    assert sorted(windows) == list(range(n)) and order.group == 2000
+    assert np.count_nonzero(np.diff(sorted(windows[:2000])) > 1) <= 16
 
 
 # ---- mixtures

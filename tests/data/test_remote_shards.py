@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from light_llm.data import chunk_cache, remote_files
-from light_llm.data.chunk_cache import MIN_CHUNKS, ChunkCache
+from light_llm.data.chunk_cache import ChunkCache
 from light_llm.data.download import RetryPolicy
 from light_llm.data.remote_shards import CHUNKS_AHEAD, ReadAhead, RemoteShard
 from light_llm.data.shards import BLOCK_BYTES, Shard, ShardWriter
@@ -20,6 +20,7 @@ from light_llm.runtime import lock_folder, unlock
 from tests.support.web_servers import FileServer, running
 
 CHUNK = 2 * BLOCK_BYTES
+ROOM = 8  # chunks in the cache
 V, N = 5000, 4_200_000  # tokens of 2 bytes: 8.01 blocks, 4.005 chunks
 URL = "/web/train.bin"
 
@@ -51,7 +52,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_shard(url: str, **options: object) -> RemoteShard:
-    return RemoteShard(url, cache=ChunkCache(MIN_CHUNKS * CHUNK, CHUNK), **options)  # type: ignore[arg-type]
+    return RemoteShard(url, cache=ChunkCache(ROOM * CHUNK, CHUNK), **options)  # type: ignore[arg-type]
 
 
 def ids_at(shard: Shard | RemoteShard, start: int, length: int = 3000) -> list[int]:
@@ -179,18 +180,18 @@ def test_a_chunk_that_is_damaged_on_this_disk_is_downloaded_again(local: Shard, 
 def test_the_bound_of_the_cache_holds(local: Shard, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunk that was used longest ago is deleted, and never one that is being read."""
     small = BLOCK_BYTES
-    cache = ChunkCache(MIN_CHUNKS * small, small)
+    cache = ChunkCache(ROOM * small, small)
     remote = RemoteShard(server.url + URL, cache=cache)
-    for chunk in range(MIN_CHUNKS):
+    for chunk in range(ROOM):
         ids_at(remote, chunk * small // 2, 1)
         os.utime(cache.path(remote.key, chunk), (chunk, chunk))
-    assert cache.size() == MIN_CHUNKS * small
+    assert cache.size() == ROOM * small
     ids_at(remote, 0, 1)  # used now
     in_use = lock_folder(cache.path(remote.key, 1), shared=True)
     ids_at(remote, 8 * small // 2, 1)
     unlock(in_use)
     assert [k for k in range(9) if (remote.key, k) in cache] == [0, 1, 3, 4, 5, 6, 7, 8]
-    assert cache.size() <= MIN_CHUNKS * small
+    assert cache.size() <= ROOM * small
     monkeypatch.setenv("LIGHT_LLM_REMOTE_CACHE", "20GB")
     assert ChunkCache().max_bytes == 20 * 10**9
     for bad in ("20 apples", "1MB"):
@@ -228,9 +229,9 @@ def test_a_dead_process_leaves_no_room_taken(local: Shard, server: FileServer) -
 def test_chunks_are_downloaded_before_they_are_needed(local: Shard, server: FileServer) -> None:
     """Those of the next windows, two at a time, and only of the windows that are asked for."""
     remote = open_shard(server.url + URL)
-    ahead = ReadAhead(lambda counter: (remote, counter * 1000, counter * 1000 + 1001))
+    ahead = ReadAhead(lambda counter: [(remote, counter * 1000, counter * 1000 + 1001)])
     while missing_of(remote) - {4}:
-        ahead.advance(range(4000))
+        ahead.advance(0, lambda batch: [(8 * batch + row) % 4000 for row in (0, 2, 4, 6)])
         assert len(ahead.ahead) <= CHUNKS_AHEAD
         threading.Event().wait(0.01)
     assert len(server.ranges(URL)) == 4

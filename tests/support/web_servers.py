@@ -233,6 +233,9 @@ class FileServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore clients that hang up."""
+
     def ranges(self, path: str) -> list[str | None]:
         """Return the ranges that were asked for of a file."""
         return [asked for name, asked in self.requests if name == path]
