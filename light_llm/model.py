@@ -202,7 +202,7 @@ class LightLLM(nn.Module):
             inputs = x, position_ids, mask, cache, local_angles if is_local else angles, score_bias
             # A block that extends a cache cannot run twice.
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, *inputs, use_reentrant=False, context_fn=preserve_rng(x))
+                x = checkpoint(block, *inputs, use_reentrant=False, **preserve_rng(x))
             else:
                 x = block(*inputs)
         return self.ln_f(x)

@@ -6,19 +6,17 @@ elements, each by 16 bits: so p is a multiple of 1 / 65,536, and the other eleme
 With activation checkpointing, a block that is recomputed draws the same masks again: `preserve_rng`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import noop_context_fn
 
 from .tiling import can_use_custom_gradients
 
 LEVELS = 1 << 16
-Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 
 class Dropout(nn.Dropout):
@@ -56,14 +54,14 @@ class _Drop(torch.autograd.Function):
         return (d_y * ctx.scale).masked_fill_(mask, 0.0), None, None
 
 
-def preserve_rng(x: Tensor) -> Callable[[], Contexts]:
-    """Return a `context_fn` for `torch.utils.checkpoint`: contexts for a block's first pass and its recomputation."""
+def preserve_rng(x: Tensor) -> dict[str, Any]:
+    """Return keywords for `torch.utils.checkpoint`: contexts for a block's first pass and its recomputation."""
     # torch restores the generators of the CPU and of CUDA itself, and those of other devices not
-    # (pytorch/pytorch#127676). A compiled model accepts no other context_fn than this one.
+    # (pytorch/pytorch#127676). A compiled model accepts no context_fn from here.
     if x.is_cpu or x.is_cuda:
-        return noop_context_fn
+        return {}
     backend = torch.get_device_module(x.device)
-    return lambda: (nullcontext(), _restored_rng(backend, backend.get_rng_state()))
+    return {"context_fn": lambda: (nullcontext(), _restored_rng(backend, backend.get_rng_state()))}
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Steps on several ranks: the gradients, weights and norms of one process."""
 
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import pytest
+import torch
 
 from light_llm.config import TrainConfig
 from light_llm.errors import ConfigError, LightLLMError
@@ -88,6 +89,27 @@ def on_two_machines(world: World, cases: list[Case]) -> list[dict[str, float]]:
     assert isinstance(world, ProcessGroupWorld)
     place = World(world.rank, world.size, world.rank % 2, 2)
     return differences(ProcessGroupWorld(place, world.store, world.control), cases)
+
+
+@pytest.mark.slow
+def test_compiled_blocks() -> None:
+    """By the part of torch.compile that needs no C++ compiler: blocks of a sharded model, otherwise the objective."""
+    on: Case = {"compile": "on"}
+    cases: list[Case] = [
+        on | {"parallel": "ddp"},
+        on | {"parallel": "fsdp", "grad_clip": NO_CLIP},
+        on | {"parallel": "fsdp", "grad_clip": NO_CLIP, "dtype": "bfloat16", "micro_batch": 3},
+        on | {"parallel": "fsdp", "checkpointing": True, "shape": "llama"},
+    ]
+    for found in run_ranks(2, with_aot_eager, cases, timeout=120):
+        assert all(worst["weights"] == 0.0 for worst in found[:3]), found
+        assert found[3]["first gradients"] <= 2e-6 and found[3]["weights"] <= 1e-4, found
+
+
+def with_aot_eager(world: World, cases: list[Case]) -> list[dict[str, float]]:
+    compile_by = torch.nn.Module.compile
+    torch.nn.Module.compile = partialmethod(compile_by, backend="aot_eager")  # type: ignore[assignment,method-assign]
+    return differences(world, cases)
 
 
 def check_close(results: list[list[dict[str, float]]]) -> None:
