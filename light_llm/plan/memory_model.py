@@ -3,9 +3,9 @@
 A step is followed through the moments at which it may hold most. What is alive at each is decided by `model.py`, the
 blocked loss and autograd; `tests/support/live_bytes.py` counts what torch really allocates, to compare.
 
-With several ranks it is the memory of one of them. DDP keeps everything whole on each rank. FSDP keeps a shard of the
-weights, gradients and moments, and while a step runs the root's tables, two gathered blocks, and the gradients of two
-blocks that are not summed over the ranks yet; gradients of micro-batches are summed whole before they are sharded.
+With several ranks it is the memory of one of them. DDP keeps everything whole on each rank, and has buckets of the size
+of the gradient. FSDP keeps a shard of weights, gradients and moments, and while a step runs the root's tables, two
+gathered blocks, and the gradients of two blocks that are not summed over the ranks yet.
 
 Shapes: B sequences at a time   T tokens   N = B T   C n_embd   H heads   V vocabulary   L layers   P parameters
 W ranks
@@ -157,8 +157,9 @@ def moments(s: StepShape) -> Iterator[Memory]:
     block = 4 * count(block_shapes(m))  # bytes of its gradients
     kept = {"weights": s.shard(4 * P), "optimizer": s.shard(optimizer_bytes(m, s.optimizer))}
     always = kept | {"weights": kept["weights"] + gathered_bytes(s)}
-    # The gradient of the micro-batches before this one. The buckets of DDP hold a whole gradient from the first step.
-    so_far = 4 * P if s.micro_batches > 1 or (s.ranks > 1 and not s.sharded) else 0
+    # The gradient of the micro-batches before this one. The buckets of DDP hold a whole gradient from the first step,
+    # and the micro-batches before the last are summed beside them.
+    so_far = 4 * P * ((s.micro_batches > 1) + (s.ranks > 1 and not s.sharded))
     saved, of_layer = saved_bytes(s), max(saved_bytes_of_layer(s, layer) for layer, _ in layers_by_window(m))
     work = (12 if s.half else 15) * s.N * m.n_embd  # scratch memory of a block's backward pass
     ends = table + 8 * s.N * m.n_embd  # the gradients of head and hidden states, the last norm's input
@@ -168,14 +169,16 @@ def moments(s: StepShape) -> Iterator[Memory]:
     yield Memory(**always, gradients=so_far, activations=saved + cached, loss=ends + loss_bytes(s))
     # The backward pass begins in the last block, which with checkpointing is recomputed first.
     recomputed = of_layer if s.checkpointing else 0
-    yield Memory(**always, gradients=so_far, activations=saved + recomputed + work, loss=ends)
+    added = block if so_far and s.sharded else 0  # the gradient of this block, before it is added
+    yield Memory(**always, gradients=so_far + added, activations=saved + recomputed + work, loss=ends)
     # It is in the first block, and the gradients of the others are there.
     behind = so_far or s.shard(block * (m.n_layer - 1)) + unsummed_bytes(s)
     yield Memory(**always, gradients=behind, activations=of_layer + work, loss=table)
-    # It is at the token table, whose gradient is a table of its own before it is added to that of a tied head.
-    apart = table if m.tied_head else 0
-    unsummed = unsummed_bytes(s) + (table if s.sharded else 0)
-    yield Memory(**always, gradients=so_far + table if so_far else s.shard(4 * P) + unsummed, loss=apart)
+    # It is at the token table, whose gradient is a table of its own before it is added to that of a tied head. Blocks
+    # that were gathered are in shards again, and so are their gradients.
+    apart, root = (table if m.tied_head else 0), gathered_bytes(s, blocks=0)
+    behind = so_far + table if so_far else s.shard(4 * P) + (table if s.sharded else 0)
+    yield Memory(**kept | {"weights": kept["weights"] + root}, gradients=behind, loss=apart)
     # The optimizer works, and the step metrics hold what they sampled before the update.
     scratch = OPTIMIZERS[s.optimizer].scratch_bytes(shape for shape in block_shapes(m).values() if len(shape) == 2)
     shapes = [(shape, 1) for shape in outer_shapes(m).values()]
@@ -184,19 +187,20 @@ def moments(s: StepShape) -> Iterator[Memory]:
     yield Memory(**kept, gradients=s.shard(4 * P), activations=12 * sampled + scratch)
 
 
-def gathered_bytes(s: StepShape) -> int:
+def gathered_bytes(s: StepShape, blocks: int = 2) -> int:
     """Return the bytes of whole weights that a rank gathers while a step runs: the root's tables and two blocks.
 
     Tables, positions and norms are gathered in float32.
     """
     if not s.sharded:
         return 0
-    return 4 * count(outer_shapes(s.model)) + min(2, s.model.n_layer) * s.gathered_width * count(block_shapes(s.model))
+    blocks = min(blocks, s.model.n_layer)
+    return 4 * count(outer_shapes(s.model)) + blocks * s.gathered_width * count(block_shapes(s.model))
 
 
 def unsummed_bytes(s: StepShape) -> int:
-    """Return the bytes of whole gradients that wait for their sum over the ranks, in float32: of two blocks."""
-    return min(2, s.model.n_layer) * 4 * count(block_shapes(s.model)) if s.sharded else 0
+    """Return the bytes of whole gradients that wait for their sum over the ranks: of two blocks, one in float32."""
+    return (4 + s.gathered_width) * count(block_shapes(s.model)) if s.sharded else 0
 
 
 def optimizer_bytes(model: ModelConfig, optimizer: str) -> int:

@@ -48,8 +48,8 @@ def test_a_rank_of_fsdp_keeps_its_share_and_gathers_two_blocks_and_the_tables() 
     P = get_model_size(SMALL)
     assert last.weights == last.gradients == P and last.optimizer == -(-optimizer_bytes(SMALL, "adamw") // 4)
     outer, block = (SMALL.vocab_size + SMALL.n_positions + 2) * SMALL.n_embd, 12 * SMALL.n_embd**2 + 13 * SMALL.n_embd
-    assert step_memory(s).weights - P == 4 * outer + 2 * 4 * block
-    assert step_memory(shape(4, sharded=True, dtype="bfloat16")).weights - P == 4 * outer + 2 * 2 * block
+    assert next(moments(s)).weights - P == 4 * outer + 2 * 4 * block
+    assert next(moments(shape(4, sharded=True, dtype="bfloat16"))).weights - P == 4 * outer + 2 * 2 * block
 
 
 def test_each_of_several_machines_has_all_shards() -> None:
@@ -63,7 +63,7 @@ def test_each_of_several_machines_has_all_shards() -> None:
 def test_compiled_blocks_are_gathered_in_32_bits() -> None:
     eager, compiled = (shape(4, sharded=True, dtype="bfloat16", compile=how) for how in ("off", "on"))
     block = 12 * SMALL.n_embd**2 + 13 * SMALL.n_embd
-    assert step_memory(compiled).weights - step_memory(eager).weights == 2 * 2 * block
+    assert next(moments(compiled)).weights - next(moments(eager)).weights == 2 * 2 * block
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -107,12 +107,12 @@ def test_auto_takes_ddp_where_a_replica_fits_and_fsdp_where_it_does_not() -> Non
 
 
 def test_what_does_not_fit_is_refused_with_settings_of_each_rank_that_do() -> None:
-    plan = planned(4, parallel="ddp", batch_size=12)
-    plan = planned(4, parallel="ddp", batch_size=12, limit=MemoryLimit(plan.memory.total - 1, "a test's limit"))
+    plan = planned(4, parallel="ddp", batch_size=48)
+    plan = planned(4, parallel="ddp", batch_size=48, limit=MemoryLimit(plan.memory.total - 1, "a test's limit"))
     suggestions = suggest_settings(plan, timed=False)
     assert all(s.plan.fits and s.plan.world_size == 4 for s in suggestions)
     flags = [s.flags for s in suggestions]
-    assert "--parallel fsdp" in flags and "--micro-batch 1" in flags and "--batch-size 8" in flags
+    assert "--parallel fsdp" in flags and "--micro-batch 6" in flags and "--batch-size 32" in flags
     words = refusal(plan, suggestions)
     assert "4 processes" in words and all(len(line) <= 80 for line in words.splitlines()[1:])
 
