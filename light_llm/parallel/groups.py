@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -71,18 +73,22 @@ def group_of(world: World) -> ProcessGroup | None:
     return world.group if isinstance(world, GroupWorld) else None
 
 
-def make_groups(world: World, tensor: int) -> tuple[GroupWorld, TensorGroup]:
+def make_groups(world: World, tensor: int, timeout: float) -> tuple[GroupWorld, TensorGroup]:
     """Divide the ranks of a run into tensor groups of neighbours, and into the groups that divide the batch.
 
     With 4 ranks and tensor groups of 2 these are {0, 1}, {2, 3} and {0, 2}, {1, 3}. All ranks call it.
 
+    Args:
+        tensor: ranks of a tensor group.
+        timeout: seconds that a message waits for the other ranks.
+
     Returns:
         The two groups of this rank.
     """
-    data_size = world.size // tensor
+    data_size, limit = world.size // tensor, timedelta(seconds=timeout)
     # Every rank makes every group, in one order. Neighbours are on one machine, where messages are fast.
-    tensor_groups = [dist.new_group([d * tensor + t for t in range(tensor)]) for d in range(data_size)]
-    data_groups = [dist.new_group([d * tensor + t for d in range(data_size)]) for t in range(tensor)]
+    tensor_groups = [dist.new_group([d * tensor + t for t in range(tensor)], limit) for d in range(data_size)]
+    data_groups = [dist.new_group([d * tensor + t for d in range(data_size)], limit) for t in range(tensor)]
     data_rank, tensor_rank = divmod(world.rank, tensor)
     own, data = tensor_groups[data_rank], data_groups[tensor_rank]
     assert isinstance(own, ProcessGroup) and isinstance(data, ProcessGroup)

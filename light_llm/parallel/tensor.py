@@ -49,7 +49,7 @@ class TensorParallel(Parallel):
         self.world, self.model = world, objective.model
         for tensor in chain(self.model.parameters(), self.model.buffers()):
             world.broadcast(tensor.detach())
-        self.data_world, self.group = make_groups(world, config.tensor)
+        self.data_world, self.group = make_groups(world, config.tensor, config.timeout)
         self.data_rank, self.data_size = self.data_world.rank, self.data_world.size
         divide_model(self.model, self.group)
         self.data = divide_rows(objective, self.data_world, config)
