@@ -2,4 +2,3 @@
 
 from .base import Parallel as Parallel
 from .base import parallelize as parallelize
-from .tensor_layout import check_tensor_parallel as check_tensor_parallel

@@ -8,11 +8,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..config import TrainConfig
+from ..config.tensor_parallel import check_tensor_parallel
 from ..config.validation import divisors
 from ..errors import ConfigError
 from ..objective import NextTokenLoss
 from ..runtime.world import World
-from .tensor_layout import check_tensor_parallel
 
 Kind = Literal["one", "ddp", "fsdp", "tensor"]
 

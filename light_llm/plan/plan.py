@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..config import ModelConfig, TrainConfig, get_model_size
+from ..config.tensor_parallel import check_tensor_groups, check_tensor_parallel
 from ..errors import ConfigError
 from ..runtime import MemoryLimit, memory_limit, resident_memory, training_flops
 from .memory_model import Memory, StepShape, optimizer_bytes, step_memory
@@ -144,10 +145,11 @@ def make_plan(
         parallel: by default `train.parallel`; "auto" is "ddp" if a rank holds the whole model, otherwise "fsdp".
 
     Raises:
-        ConfigError: the batch cannot be divided among the ranks.
+        ConfigError: the batch or the model cannot be divided among the ranks.
     """
     parallel = parallel or train.parallel
     local_size = world_size if local_size is None else local_size
+    check_tensor_parallel(model, train, world_size)
     check_batch(train, world_size)
     limit = limit or (
         memory_limit(train.device, processes=local_size) if local_size > 1 else memory_limit(train.device)
@@ -180,8 +182,7 @@ def make_plan(
 def check_batch(train: TrainConfig, world_size: int) -> None:
     """Raise ConfigError, with sizes that work, if the batch or its micro-batches cannot be divided among the ranks."""
     batch, micro_batch = train.batch_size, train.micro_batch
-    if world_size % train.tensor:
-        raise ConfigError(f"tensor={train.tensor} does not divide {world_size} processes; use {{--tensor 1}}")
+    check_tensor_groups(train.tensor, world_size)
     n = world_size // train.tensor
     ranks = f"{n} groups of {train.tensor} processes" if train.tensor > 1 else f"{n} processes"
     if batch % n:

@@ -14,6 +14,7 @@ from ..atomic_io import NullFiles
 from ..checkpoint import Files, RunFolder
 from ..checkpoint.run_folder import DEFAULT_OUT
 from ..config import ModelConfig, Run, TrainConfig, check_range, get_model_size
+from ..config.tensor_parallel import check_tensor_parallel
 from ..data import Batch, DataLoader, TokenDataset, Tokenizer, batches_from
 from ..errors import ConfigError, as_keywords
 from ..model import LightLLM
@@ -21,7 +22,7 @@ from ..objective import NextTokenLoss
 from ..observe import Sink
 from ..observe.nonfinite import find_nonfinite
 from ..optim import learning_rate
-from ..parallel import Parallel, check_tensor_parallel
+from ..parallel import Parallel
 from ..plan.plan import check_batch
 from ..runtime import World, autocast, preserved_rng, stop_after
 from . import arguments, messages, preflight

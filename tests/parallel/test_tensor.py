@@ -9,8 +9,9 @@ import torch
 
 from light_llm.config import ModelConfig, TrainConfig
 from light_llm.config.param_shapes import param_shapes
+from light_llm.config.tensor_parallel import check_tensor_parallel
 from light_llm.errors import ConfigError
-from light_llm.parallel.tensor_layout import Layout, check_tensor_parallel, first_row, layouts
+from light_llm.parallel.tensor_layout import Layout, first_row, layouts
 from tests.support.ranks import run_ranks
 from tests.support.tensor_runs import SHAPES, checks, largest_differences
 

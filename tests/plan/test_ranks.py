@@ -72,7 +72,7 @@ def test_a_tensor_group_divides_matrices_and_keeps_the_rows(kind: str) -> None:
     assert divided.data_size == 4 and divided.memory.weights == pytest.approx(whole.memory.weights / 2, rel=0.03)
     assert whole.memory.total / 2 < divided.memory.total < whole.memory.total
     assert all(s.plan.fits for s in suggest_settings(divided, timed=False))
-    with pytest.raises(ConfigError, match="tensor=3 does not divide 4 processes"):
+    with pytest.raises(ConfigError, match="tensor=3 does not divide the 4 processes"):
         planned(4, tensor=3)
     with pytest.raises(ConfigError, match="4 groups of 2 processes; use batch_size=4 or batch_size=8"):
         planned(8, tensor=2, batch_size=6)
