@@ -17,6 +17,7 @@ from .model_file import model_meta as model_meta
 from .model_file import write_model_file as write_model_file
 from .run_folder import RunFolder as RunFolder
 from .run_folder import contains_run as contains_run
+from .step_folder import FILE_PARAMETERS as FILE_PARAMETERS
 from .step_folder import StepState as StepState
 from .step_folder import read_step as read_step
 from .step_folder import read_step_files as read_step_files

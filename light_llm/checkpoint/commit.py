@@ -111,7 +111,8 @@ def _write_files(
             for writer in writers.values():
                 writer.finish()
         # A slow disk must not let the other ranks time out in the first gather of the next file.
-        world.barrier()
+        if writers:
+            world.barrier()
     own_failure = [failure.errno, failure.strerror or str(failure)] if failure else None
     for rank, (found, failed) in enumerate(world.gather([entries, own_failure])):
         if failed:

@@ -184,13 +184,13 @@ def _read(path: Path, dtype: torch.dtype | None) -> ModelFile:
 
 
 def find_model(path: Path) -> Path:
-    """Return the path itself, or in a run folder `best_model.pt`, else the latest step. Raises CheckpointError."""
+    """Return the path itself, or in a run folder the best model, else the latest step. Raises CheckpointError."""
     if path.is_file() or is_complete(path):
         return path
     if path.is_dir():
         folder = RunFolder(path)
-        if folder.best_model.is_file():
-            return folder.best_model
+        if best := folder.best():
+            return best
         if steps := folder.steps():
             return steps[-1]
         raise CheckpointError(f"there is no model in the folder {path}: {advice_for_folder(path)}")

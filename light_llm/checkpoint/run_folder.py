@@ -18,7 +18,7 @@ from .lock import FolderLock
 DEFAULT_OUT = Path("checkpoints")
 RECENT_STEPS = 2  # newest step folders that are never pruned
 PREVIOUS = ".previous-run"  # holds the run that --overwrite replaces until the new one has a checkpoint
-_FILES = ("best_model.pt", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
+_FILES = ("best_model.pt", "best_step.json", "run.json", "metrics.jsonl", "train.log", "report.html", "analysis.json")
 _TRACKER_FOLDERS = ("wandb", "tensorboard")
 _STEP = re.compile(r"step-(\d{6,})")
 _PARTIAL = re.compile(r"step-\d{6,}\.(tmp|old)-\d+|\.[\w.]+\.tmp-\d+")
@@ -56,6 +56,7 @@ class RunFolder:
         self.path = expand_path(path)
         self.files = files or REAL_FILES
         self.best_model = self.path / "best_model.pt"
+        self.best_step = self.path / "best_step.json"  # names a step folder in place of `best_model`
         self.metrics = self.path / "metrics.jsonl"
         self.log = self.path / "train.log"
 
@@ -76,6 +77,27 @@ class RunFolder:
         if not steps:
             raise self.resume_error(f"there is no checkpoint to resume from in {self.path}")
         return steps[-1]
+
+    def keep_as_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
+        """Name a step folder as the best model of the run, in place of `best_model.pt`, and keep it from `prune`."""
+        atomic_write(self.best_step, dump_with_digest({"step": step, "evaluation": evaluation}), self.files)
+
+    def read_best_step(self) -> dict[str, Any]:
+        """Return the step and evaluation that `keep_as_best` wrote. Raises CheckpointError."""
+        values = read_json(self.best_step, load_verified)
+        if type(values.get("step")) is not int:
+            raise CheckpointError(f"{self.best_step} is damaged: it names no step; use another checkpoint")
+        return values
+
+    def best(self) -> Path | None:
+        """Return `best_model.pt`, or the step folder that is kept in its place; None if there is neither."""
+        if self.best_model.is_file():
+            return self.best_model
+        try:
+            step = self.step_path(self.read_best_step()["step"])
+        except CheckpointError:
+            return None
+        return step if is_complete(step) else None
 
     def latest_valid_step(self, every: int = 1) -> tuple[Path, list[CorruptCheckpoint]]:
         """Return the newest checkpoint that passes verification, and the newer ones that fail.
@@ -138,19 +160,20 @@ class RunFolder:
     def prune(self, *, every: int = 1, keep_every: int = 0) -> None:
         """Remove old step folders; `best_model.pt` is never touched.
 
-        Keeps the two newest, the newest multiple of `every` (a regular save) and all multiples of `keep_every`.
+        Keeps the two newest, the newest multiple of `every` (a regular save), all multiples of `keep_every` and the one
+        that is the best model.
         Verifies the newest before anything is removed.
 
         Raises:
             CheckpointError: the newest step folder is damaged.
             OSError: a folder cannot be removed; the next call tries again.
         """
-        steps = self.steps()
+        steps, best = self.steps(), self.best()
         regular = [path for path in steps if step_number(path) % every == 0][-1:]
         old = [
             path
             for path in steps[:-RECENT_STEPS]
-            if path not in regular and not (keep_every and step_number(path) % keep_every == 0)
+            if path not in regular and path != best and not (keep_every and step_number(path) % keep_every == 0)
         ]
         if old:
             verify_folder(steps[-1])

@@ -11,7 +11,7 @@ from ..runtime import cache_dir
 
 RUN = "a run"
 RUN_TEXTS = ("metrics.jsonl",)  # files of a run whose names end like those of a text
-RUN_FILES = (*RUN_TEXTS, "best_model.pt", "run.json", "train.log", "report.html", "analysis.json")
+RUN_FILES = (*RUN_TEXTS, "best_model.pt", "best_step.json", "run.json", "train.log", "report.html", "analysis.json")
 _RUN_MARKS = {"run.json", "best_model.pt", ".previous-run"}
 STEP_FOLDER = re.compile(r"step-\d{6,}")
 _CACHE_FOLDERS = {"scans", "shards"}  # every cache has both after its first text

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import RunFolder, StepState, gather_rng, model_meta, write_model_file, write_step
+from ..checkpoint import FILE_PARAMETERS, RunFolder, StepState, gather_rng, model_meta, write_model_file, write_step
 from ..checkpoint.run_folder import RECENT_STEPS
 from ..config import TrainConfig, get_model_size
 from ..config.choices import OPTIMIZERS
@@ -18,7 +18,7 @@ from ..model import LightLLM
 from ..optim import group_parameters
 from ..optim.adamw import MATRIX
 from ..runtime import rng_state
-from ..text_format import format_bytes
+from ..text_format import format_bytes, format_count
 from .agreement import check_same_state
 from .callbacks import Callback
 from .preflight import checkpoint_record
@@ -39,6 +39,7 @@ class Checkpointer(Callback):
     """
 
     synchronous = False
+    file_parameters = FILE_PARAMETERS  # a model with more has no best_model.pt, and step folders of several files
 
     def __init__(self, trainer: Trainer, folder: RunFolder, resume: ResumeState | None) -> None:
         self.trainer, self.folder, self.resumed = trainer, folder, resume is not None
@@ -47,6 +48,7 @@ class Checkpointer(Callback):
         self.saved_step = resume.state.step if resume else None
         self.last_save = time.perf_counter()
         self.removal_failed = self.removal_reported = False  # of an old checkpoint
+        self.large_reported = False
         self.best_loss: float | None = resume.best[0] if resume and resume.best else None
         self.best_step: int | None = resume.best[1] if resume and resume.best else None
 
@@ -94,7 +96,9 @@ class Checkpointer(Callback):
         step = step_bytes(model, self.trainer.config) + self._file_bytes
         best = 4 * sum(p.numel() for p in model.parameters()) + self._file_bytes + OVERHEAD
         existing = [path for path in [*folder.steps(), folder.best_model] if path.exists()] if self.resumed else []
-        needed = (RECENT_STEPS + 1) * step + 2 * best - sum(size_on_disk(path) for path in existing)
+        # A large model has the folder of its best step besides the newest ones.
+        models = step if self.is_large else 2 * best
+        needed = (RECENT_STEPS + 1) * step + models - sum(size_on_disk(path) for path in existing)
         free = folder.files.free(folder.path)
         if free is not None and free < needed:
             raise CheckpointError(
@@ -141,6 +145,8 @@ class Checkpointer(Callback):
                 files=trainer.model_files,
                 gather=trainer.parallel.gather,
                 stand_in=trainer.parallel.stand_in,
+                world=world,
+                file_parameters=self.file_parameters,
             )
         self.saved_step, self.last_save = state.step, time.perf_counter()
         trainer.stop_flag.restart_clock()
@@ -199,13 +205,38 @@ class Checkpointer(Callback):
             self.write_best(step, None)
 
     def write_best(self, step: int, evaluation: dict[str, Any] | None) -> None:
-        """Write the current model to `best_model.pt`. Raises CheckpointError; the older file is unchanged."""
+        """Write the current model to `best_model.pt`, or keep the step folder of a large one.
+
+        Raises:
+            CheckpointError: it cannot be written; the older one is unchanged.
+        """
+        if self.is_large:
+            self._keep_step(step, evaluation)
+            return
         model, path = self.trainer.model, self.folder.best_model
         parallel, needed = self.trainer.parallel, 4 * get_model_size(model.config) + self._file_bytes
         meta, files = self._model_meta(step, evaluation), self.trainer.model_files
         weights = {name: parallel.stand_in(name, weight) for name, weight in model.state_dict().items()}
         with self._written_by_first(path, needed):
             write_model_file(path, weights, meta, self.folder.files, files, parallel.gather)
+
+    @property
+    def is_large(self) -> bool:
+        """Return whether the model is too large for one file, which takes its weights in the memory of rank 0."""
+        return get_model_size(self.trainer.model.config) > self.file_parameters
+
+    def _keep_step(self, step: int, evaluation: dict[str, Any] | None) -> None:
+        """Save the step if it is not, and keep its folder as the best model."""
+        if self.saved_step != step:
+            self.save()
+        with self._written_by_first(self.folder.best_step, OVERHEAD):
+            self.folder.keep_as_best(step, evaluation)
+        if not self.large_reported:
+            n, self.large_reported = get_model_size(self.trainer.model.config), True
+            self.trainer.say(
+                f"notice   a model of {format_count(n)} parameters has no best_model.pt; the folder of its best step "
+                f"is kept instead, now {self.folder.step_path(step)}"
+            )
 
     @property
     def _file_bytes(self) -> int:

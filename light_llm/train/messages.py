@@ -154,9 +154,9 @@ def summary(
         ended = f"stopped early: no better evaluation in {waited} steps ({{--patience {config.patience}}}),"
     lines = [f"{ended} at step {step}/{config.max_steps}  {speed}"]
     if result.best_loss is not None:
-        lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {folder / 'best_model.pt'}")
+        lines.append(f"best     loss {result.best_loss:.3f} at step {result.best_step}: {best_model_of(folder)}")
     else:
-        lines.append(f"model    {folder / 'best_model.pt'} (the weights of this step; no evaluation has run yet)")
+        lines.append(f"model    {best_model_of(folder)} (the weights of this step; no evaluation has run yet)")
     if status == "interrupted" and own_loader:
         lines.append(f"saved    continue with: Trainer(..., out={str(folder)!r}, resume=True)")
     elif status == "interrupted":
@@ -180,10 +180,16 @@ def loader_ended(state: TrainState, config: TrainConfig) -> str:
     )
 
 
+def best_model_of(folder: Path) -> Path:
+    """Return the best model of a run: its file, or the step folder that a large model has in its place."""
+    run = RunFolder(folder)
+    return run.best() or run.best_model
+
+
 def finished(folder: Path, step: int) -> str:
     """Return the line about a run that has nothing left to do."""
     return (
-        f"finished  the run has made all its {step:,} steps; its best model is {folder / 'best_model.pt'}. "
+        f"finished  the run has made all its {step:,} steps; its best model is {best_model_of(folder)}. "
         "To train longer: {--max-steps N}"
     )
 

@@ -156,7 +156,7 @@ def finished_step(folder: RunFolder, saved: SavedRun, max_steps: int, world: Wor
         rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
         return any(row.get("kind") == "eval" and row.get("step") == step for row in rows)
 
-    return step if world.of_first(lambda: is_evaluated() and folder.best_model.is_file()) else None
+    return step if world.of_first(lambda: is_evaluated() and folder.best() is not None) else None
 
 
 def load_finished(trainer: Trainer, step: int) -> Result:
@@ -308,10 +308,11 @@ def _evaluations(folder: RunFolder, state: StepState) -> tuple[bool, tuple[float
     """
     rows = read_rows(folder.metrics) if folder.metrics.is_file() else iter(())
     evals = [row for row in rows if row.get("kind") == "eval" and row.get("step") == state.step]
-    if not folder.best_model.exists():
+    is_one_file = folder.best_model.exists()
+    if not is_one_file and folder.best() is None:
         return bool(evals), None, []
     try:
-        meta = read_meta(folder.best_model)
+        meta = read_meta(folder.best_model) if is_one_file else folder.read_best_step()
     except CheckpointError as error:
         return bool(evals), None, [str(error).partition(";")[0]]
     best = (state.best, state.best_step) if state.best is not None and state.best_step is not None else None
