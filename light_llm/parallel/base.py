@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..config.tensor_parallel import check_tensor_parallel
 from ..config.validation import divisors
-from ..errors import ConfigError
+from ..errors import ConfigError, DeviceError
 from ..objective import NextTokenLoss
 from ..runtime.world import World
 
@@ -99,6 +100,14 @@ class Parallel:
 
     def finish_evaluation(self) -> None:
         """Free what forward passes without a backward pass have left behind."""
+
+
+def check_parallel(kind: str, device: str) -> None:
+    """Raise DeviceError if torch cannot divide the work of processes in this way on this device."""
+    if kind == "fsdp" and torch.device(device).type not in ("cpu", "cuda"):
+        raise DeviceError(
+            f"FSDP runs on cpu and cuda, and this run is on {device}; use {{--parallel ddp}} or {{--device cpu}}"
+        )
 
 
 def parallelize(objective: NextTokenLoss, world: World, config: TrainConfig) -> Parallel:

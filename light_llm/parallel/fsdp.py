@@ -22,11 +22,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from ..config import TrainConfig
-from ..errors import DeviceError
 from ..model import LightLLM
 from ..objective import NextTokenLoss
 from ..runtime.world import World
-from .base import Parallel
+from .base import Parallel, check_parallel
 from .groups import group_of
 
 # The loss, evaluation, decoding and probes call these instead of the model itself.
@@ -41,11 +40,8 @@ class FullySharded(Parallel):
     kind = "fsdp"
 
     def _wrap(self, objective: NextTokenLoss, config: TrainConfig) -> nn.Module:
+        check_parallel(self.kind, config.device)
         device = torch.device(config.device).type
-        if device not in ("cpu", "cuda"):
-            raise DeviceError(
-                f"FSDP runs on cpu and cuda, and this run is on {device}; use {{--parallel ddp}}, or {{--device cpu}}"
-            )
         self.model = objective.model
         # The output of a Linear layer is a view, and nothing here changes it in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")

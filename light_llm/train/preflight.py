@@ -15,6 +15,7 @@ from ..errors import ConfigError, DeviceError, as_keywords, mark_options
 from ..model import LightLLM
 from ..observe import Sink
 from ..observe.tracking import choose_tracker
+from ..parallel import check_parallel
 from ..plan.plan import DatasetSize, Plan, make_plan
 from ..plan.render import refusal
 from ..plan.suggest import suggest_settings, without_fixed
@@ -217,9 +218,14 @@ def estimate(
 
 
 def choose_parallel(config: TrainConfig, plan: Plan | None, world: World) -> Decision:
-    """Choose how the processes share the work: replicas of the model if they fit into memory, otherwise shards."""
+    """Choose how the processes share the work: replicas of the model if they fit into memory, otherwise shards.
+
+    Raises:
+        DeviceError: there are no shards on this device.
+    """
     if world.size == 1:
         return Decision(config.parallel, "one process")
+    check_parallel(config.parallel if config.parallel != "auto" or plan is None else plan.parallel, config.device)
     if config.parallel != "auto":
         return Decision(config.parallel, "asked for")
     if plan is None:

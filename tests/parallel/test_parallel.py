@@ -1,5 +1,6 @@
 """Steps on several ranks: the gradients, weights and norms of one process."""
 
+from dataclasses import replace
 from functools import partial, partialmethod
 from typing import Any
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 
 from light_llm.config import TrainConfig
-from light_llm.errors import ConfigError, LightLLMError
+from light_llm.errors import ConfigError, DeviceError, LightLLMError
 from light_llm.objective import NextTokenLoss
 from light_llm.parallel import Parallel, parallelize
 from light_llm.runtime import World
 from light_llm.runtime.process_group import ProcessGroupWorld
+from light_llm.train.preflight import choose_parallel
 from tests.support.parallel_runs import Case, differences
 from tests.support.ranks import run_ranks
 from tests.support.sharded_looks import equal_looks
@@ -139,3 +141,12 @@ def test_rows_are_divided_in_order() -> None:
     assert "batch_size=6" in str(refused.value) and "batch_size=8" in str(refused.value)
     with pytest.raises(LightLLMError, match="batch_size=4"):
         make(world=World(1, 4)).rows(2)
+
+
+def test_shards_are_refused_on_a_device_without_them() -> None:
+    config = TrainConfig(device="mps", parallel="fsdp")
+    with pytest.raises(DeviceError, match="mps") as refused:
+        choose_parallel(config, None, World(1, 2))
+    assert "parallel='ddp'" in str(refused.value)
+    assert choose_parallel(replace(config, parallel="auto"), None, World(1, 2)).value == "ddp"
+    assert choose_parallel(config, None, World()).reason == "one process"
