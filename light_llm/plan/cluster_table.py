@@ -84,7 +84,7 @@ class ClusterPlan:
             "mfu": self.mfu,
             "tokens_per_gpu": self.work.tokens,
             "tokens_to_hide_communication": self.needed_tokens,
-            "error": PROMISE,
+            "error": PROMISE if self.is_promised else None,
             "published": [
                 {
                     "model": row.model,
@@ -165,16 +165,22 @@ class ClusterPlan:
             rows.append(("", f"{self.alone:,.0f}", "tokens/s by one of them alone"))
         return rows
 
+    @property
+    def is_promised(self) -> bool:
+        """Return whether the time of a step is promised: measured here, or of a size that published runs have."""
+        return bool(self.measured) or (self.work.width >= FITTED_WIDTH and self.work.T <= FITTED_LENGTH)
+
     def notes(self) -> list[str]:
         """Return the accuracy of the prediction, and where it does not hold."""
         foundry, others = median_error(foundry=True), median_error(foundry=False)
-        notes = [
-            f"Expect the time of a step within {PROMISE:.0%}. The median error of the formula on published speeds is "
-            f"{foundry:.0%} for llm-foundry and {others:.0%} for other programs; none is a run of light-llm."
+        errors = (
+            f"The median error of the formula on published speeds is {foundry:.0%} for llm-foundry and {others:.0%} "
+            "for other programs; none is a run of light-llm."
+        )
+        if self.is_promised:
+            return [f"Expect the time of a step within {PROMISE:.0%}. {errors}"]
+        return [
+            f"No accuracy is promised: the published runs have n_embd of {FITTED_WIDTH} and more and at most "
+            f"{FITTED_LENGTH:,} tokens. A GPU waits for small kernels to start, so the step can take far longer.",
+            errors,
         ]
-        if self.work.width < FITTED_WIDTH or self.work.T > FITTED_LENGTH:
-            notes.append(
-                f"The published runs have n_embd of {FITTED_WIDTH} and more and at most {FITTED_LENGTH:,} tokens: "
-                "outside of that the error can be far larger. Small kernels wait for their start and are slower."
-            )
-        return notes
