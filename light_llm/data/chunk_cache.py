@@ -109,7 +109,9 @@ class ChunkCache:
             with cache_errors("a chunk of a remote shard", path):
                 with open(partial, "r+b") as file:
                     file.write(data)
-                REAL_FILES.rename(partial, path)
+                # Not while another process counts: it would see neither name.
+                with self._guard():
+                    REAL_FILES.rename(partial, path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -125,15 +127,21 @@ class ChunkCache:
         with cache_errors("a chunk of a remote shard", partial):
             while True:
                 # One process at a time: two that count before either has taken its room would exceed the bound.
-                guard = lock_folder(self.folder, wait=True)
-                try:
-                    if self._make_room(partial, n_bytes) or guard is None:
+                with self._guard() as is_locked:
+                    if self._make_room(partial, n_bytes) or not is_locked:
                         with open(partial, "wb") as file:
                             file.truncate(n_bytes)
                         return
-                finally:
-                    unlock(guard)
                 time.sleep(WAIT_SECONDS)
+
+    @contextmanager
+    def _guard(self) -> Iterator[bool]:
+        """Lock the names in the cache; yields False where there are no locks."""
+        guard = lock_folder(self.folder, wait=True)
+        try:
+            yield guard is not None
+        finally:
+            unlock(guard)
 
     def _make_room(self, partial: Path, n_bytes: int) -> bool:
         """Delete the chunks used longest ago until n_bytes fit. Returns whether they do."""

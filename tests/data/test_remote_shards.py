@@ -17,6 +17,7 @@ from light_llm.data.remote_shards import CHUNKS_AHEAD, ReadAhead, RemoteShard
 from light_llm.data.shards import BLOCK_BYTES, Shard, ShardWriter
 from light_llm.errors import ConfigError, DataError
 from light_llm.runtime import lock_folder, unlock
+from tests.support.child import Child
 from tests.support.web_servers import FileServer, running
 
 CHUNK = 2 * BLOCK_BYTES
@@ -52,7 +53,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_shard(url: str, **options: object) -> RemoteShard:
-    return RemoteShard(url, cache=ChunkCache(ROOM * CHUNK, CHUNK), **options)  # type: ignore[arg-type]
+    room = int(os.environ.get("ROOM", ROOM))
+    return RemoteShard(url, cache=ChunkCache(room * CHUNK, CHUNK), **options)  # type: ignore[arg-type]
 
 
 def ids_at(shard: Shard | RemoteShard, start: int, length: int = 3000) -> list[int]:
@@ -291,3 +293,26 @@ def test_a_bound_with_no_room_waits_for_readers(monkeypatch: pytest.MonkeyPatch,
     assert len(waits) == 1 and ("k", 3) not in cache and cache.size() == 800
     for handle in held:
         unlock(handle)
+
+
+def read_at_random(words: list[str]) -> int:
+    """Compare reads of a shard at a URL with those of the local one, in an order of a process's own."""
+    url, path, seed = words
+    remote, local = open_shard(url), Shard(Path(path))
+    for start in np.random.default_rng(int(seed)).integers(0, N - 3000, 200):
+        assert ids_at(remote, int(start)) == ids_at(local, int(start))
+        assert remote.cache.size() <= remote.cache.max_bytes
+    return 0
+
+
+@pytest.mark.slow
+def test_processes_share_the_chunks_of_a_machine(local: Shard, server: FileServer, tmp_path: Path) -> None:
+    """Four processes download each chunk once. Where only three fit, every read is right and the bound holds."""
+    for room, most in ((ROOM, 5), (3, 4 * 200 * 2)):
+        env = {"LIGHT_LLM_CACHE": str(tmp_path / f"cache {room}"), "OMP_NUM_THREADS": "1", "ROOM": str(room)}
+        server.requests.clear()
+        children = [
+            Child([server.url + URL, str(local.path), str(seed)], function=read_at_random, env=env) for seed in range(4)
+        ]
+        assert [child.wait() for child in children] == [0] * 4, [child.output for child in children]
+        assert 5 <= len(server.ranges(URL)) <= most
