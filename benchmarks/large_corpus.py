@@ -37,6 +37,7 @@ from light_llm.data.order import PERIOD, MixtureOrder
 from light_llm.data.shard_list import ShardList
 from light_llm.data.shards import ShardWriter
 from light_llm.data.tokenizers import ByteTokenizer, tokenizer_hash
+from light_llm.runtime import device_name
 
 SOURCES = {"wiki": (0.7, 5), "code": (0.3, 3)}  # weight, shards
 HELD_OUT = 4000  # tokens of each shard
@@ -266,10 +267,17 @@ def main() -> int:
     flags.out.mkdir(parents=True)
     size = SMALL if flags.gigabytes < 0.1 else LARGE
     size = Size(**(vars(size) | {"n_bytes": int(flags.gigabytes * 1e9)}))
+    start = time.perf_counter()
     try:
-        print("\n".join([*measure(flags.out.absolute(), size), str(date.today())]))
+        lines = measure(flags.out.absolute(), size)
     finally:
         shutil.rmtree(flags.out)
+    text = "\n".join(f"- {line}" for line in lines) + (
+        f"\n\n{device_name('cpu')}, {time.perf_counter() - start:.0f} s in all, {date.today()}.\n"
+    )
+    print(text, end="")
+    if flags.gigabytes >= 2:
+        (Path(__file__).parent / "results" / "large_corpus.md").write_text(text, encoding="utf-8")
     return 0
 
 

@@ -58,6 +58,11 @@ def test_the_command_line_trains_on_a_corpus(
     out = capsys.readouterr().out
     # About 600 and 200 sequences, from 187 windows each.
     assert "wiki 0.75 (3.3 passes), code 0.25 (1.0 passes)" in out and "note" not in out.partition("mixture")[2]
+    with monkeypatch.context() as context:
+        context.setenv("LIGHT_LLM_STOP_AFTER", "1")
+        steps[1], steps[3] = "600", "many"
+        assert main(["train", "--data", str(corpus / "corpus.json"), *words, *steps]) == 130
+    assert re.search(r"note +the run reads wiki 4\.\d times", capsys.readouterr().out)
     assert main(["train", "--resume", "--out", "run", "--max-steps", "3", "--skip-doctor"]) == 0
     assert RunFolder("run").latest_step().name == "step-000003"
     capsys.readouterr()
