@@ -24,8 +24,8 @@ def header_lines(plan: Plan) -> list[str]:
     """Return the plan's lines in the header of a run."""
     limit = f" of {format_bytes(plan.limit.bytes)}" if plan.limit else ""
     memory, checkpoints = format_bytes(plan.memory.total), format_bytes(plan.bytes_of_checkpoints)
-    each = "in each process, " if plan.world_size > 1 else ""
-    lines = [f"plan     memory {memory}{limit}, {each}checkpoints {checkpoints} on disk,"]
+    each = " in each process" if plan.world_size > 1 else ""
+    lines = [f"plan     memory {memory}{limit}{each}, checkpoints {checkpoints} on disk,"]
     if plan.step is None or plan.seconds is None:
         return [*lines, "         (the time is not predicted: this machine was not measured)"]
     lines.append(f"         {format_duration(plan.step)} a step, about {format_duration(plan.seconds.total)} in all")
