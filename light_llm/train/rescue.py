@@ -98,8 +98,8 @@ def _can_save(trainer: Trainer) -> bool:
 
 def _newest_step(trainer: Trainer) -> str:
     """Return a sentence about the checkpoint to continue from."""
-    steps = trainer.folder.steps() if trainer.world.is_first else []
-    return f"{steps[-1] if steps else 'the newest checkpoint'} is saved, continue with {{--resume}}"
+    steps = trainer.folder.steps() if trainer.world.is_first else ["the newest checkpoint"]
+    return f"{steps[-1]} is saved, continue with {{--resume}}" if steps else "there is no checkpoint yet"
 
 
 def _save(trainer: Trainer) -> str:
