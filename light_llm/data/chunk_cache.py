@@ -111,7 +111,11 @@ class ChunkCache:
                     file.write(data)
                 # Not while another process counts: it would see neither name.
                 with self._guard():
-                    REAL_FILES.rename(partial, path)
+                    # Without locks, another process may have been faster, and may have the chunk open.
+                    if path.is_file():
+                        partial.unlink()
+                    else:
+                        REAL_FILES.rename(partial, path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)

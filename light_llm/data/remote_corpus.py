@@ -67,7 +67,7 @@ def find_corpus(data: str, *, offline: bool = False) -> Corpus | None:
 
 def read_remote_corpus(url: str, *, offline: bool = False) -> RemoteCorpus:
     """Read the description of a corpus at a URL; the cached one if the URL cannot be read. Raises DataError."""
-    if printable_url(url).partition("?")[0] != url.partition("?")[0]:
+    if printable_url(url) != url.partition("?")[0]:
         raise DataError(
             f"the address {printable_url(url)} was given with a user or password, which would be written into the run; "
             "leave them out, and give them to the protocol in its own way, such as environment variables"

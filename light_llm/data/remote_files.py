@@ -7,8 +7,6 @@ Credentials are those that the protocol's own package finds; they are never prin
 import threading
 import time
 from collections.abc import Callable
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import DataError
 from .download import RetryPolicy
@@ -33,9 +31,11 @@ def sibling_url(url: str, name: str) -> str:
 
     >>> sibling_url("https://host/a/corpus.json?key=1", "web/train.bin")
     'https://host/a/web/train.bin?key=1'
+    >>> sibling_url("local:///a/corpus.json", "b.bin")
+    'local:///a/b.bin'
     """
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=str(PurePosixPath(parts.path).parent / name)))
+    address, mark, query = url.partition("?")
+    return f"{address.rpartition('/')[0]}/{name}{mark}{query}"
 
 
 def printable_url(url: str) -> str:
@@ -44,8 +44,9 @@ def printable_url(url: str) -> str:
     >>> printable_url("https://me:secret@host/a.bin?X-Amz-Signature=1")
     'https://host/a.bin'
     """
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    scheme, mark, rest = url.partition("?")[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def read_range(

@@ -131,6 +131,19 @@ def test_a_lasting_failure_names_the_address(server: FileServer, faults: list[st
     assert remote.cache.size() == 0
 
 
+def test_a_slow_server(local: Shard, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before it stopped is kept; one that sends little in each attempt is given up."""
+    remote = open_shard(server.url + URL)
+    server.faults = ["stall"]
+    with monkeypatch.context() as context:
+        context.setattr(remote_files, "RETRY", RetryPolicy(attempts=2, first_delay=0.01, timeout=0.3))
+        assert ids_at(remote, 0) == ids_at(local, 0)
+    assert server.ranges(URL) == [f"bytes={start}-{CHUNK - 1}" for start in (0, CHUNK // 2)]
+    monkeypatch.setattr(remote_files, "ATTEMPT_SECONDS", -1.0)
+    with pytest.raises(DataError, match=r"sent [0-9,]+ bytes of 2,097,152 in -1 s \(tried 3 times\)"):
+        ids_at(remote, CHUNK // 2)
+
+
 def test_a_server_without_ranges_is_named_and_its_first_chunk_is_used(local: Shard, server: FileServer) -> None:
     remote = open_shard(f"{server.url}{URL}")
     server.faults = ["whole", "whole"]

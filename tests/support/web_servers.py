@@ -209,20 +209,24 @@ class Serving(Answering):
         headers = {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}
         if fault == "altered":
             part = bytes([part[0] ^ 1]) + part[1:]
-        if fault != "cut":
+        if fault not in ("cut", "stall"):
             return self._send(206, part, headers)
         self.send_response(206)
         for name, value in {**headers, "Content-Length": str(len(part))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(part[: len(part) // 2])
+        self.wfile.flush()
+        if fault == "stall":
+            self.server.over.wait(60)
         self.close_connection = True
 
 
 class FileServer(ThreadingHTTPServer):
     """Serves `files` by their path, and records the path and the Range header of each request.
 
-    `faults` are those of the next requests: a status, "whole" (ranges are ignored), "altered", "cut", or "" for none.
+    `faults` are those of the next requests: a status, "whole" (ranges are ignored), "altered", "cut", "stall"
+    (nothing comes after the half), or "" for none.
     """
 
     daemon_threads = True
@@ -230,11 +234,16 @@ class FileServer(ThreadingHTTPServer):
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Serving)
         self.files, self.faults = files, list[str]()
+        self.over = threading.Event()
         self.requests: list[tuple[str, str | None]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore clients that hang up."""
+
+    def server_close(self) -> None:
+        self.over.set()
+        super().server_close()
 
     def ranges(self, path: str) -> list[str | None]:
         """Return the ranges that were asked for of a file."""
