@@ -277,16 +277,19 @@ class ProbeModel(Callback):
         """Probe. A probe that fails is reported once and not tried again: it must not end a run."""
         if self.failed:
             return
+        failed = False
         try:
             self._probe(step.number)
         except Exception as error:
             if is_lost(error):
                 raise
-            self.failed = True
+            failed = True
             self.trainer.say(
                 f"notice   the probe at step {step.number} failed ({type(error).__name__}: {error}); the run continues "
                 "without probes, with the same results",
             )
+        # With shards a probe is one of all ranks.
+        self.failed = bool(self.trainer.world.agree(failed=failed)["failed"])
 
     def _probe(self, step: int) -> None:
         config = self.trainer.config

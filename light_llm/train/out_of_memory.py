@@ -88,10 +88,10 @@ def _too_large(trainer: Trainer) -> DeviceError:
     """Return the error for a step that does not fit into memory, after saving the run if this process is alone."""
     step, world = trainer.state.step, trainer.world
     saved = "nothing is saved"
-    if world.size > 1:
-        # A save is a message, and the other ranks are inside the step.
-        saved = "the newest checkpoint is kept"
-    elif trainer.checkpointer.save_if_possible():
+    if world.size > 1 and trainer.checkpointer.saved_step:
+        # A save is a message, and the other ranks may be inside the step.
+        saved = messages.saved_step(trainer.checkpointer.saved_step, trainer.folder.path)
+    elif world.size == 1 and trainer.checkpointer.save_if_possible():
         saved = messages.saved_step(step, trainer.folder.path)
     return DeviceError(messages.out_of_memory(trainer.config, step, trainer.rows, saved))
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from light_llm.atomic_io import Files
+from light_llm.checkpoint import RunFolder
 from light_llm.config import TrainConfig
 from light_llm.data import Batch
 from light_llm.errors import CheckpointError, ConfigError
@@ -203,6 +204,7 @@ def test_all_ranks_halve_their_micro_batch_if_one_lacks_memory(poem: Path) -> No
     assert trainer.folder.path.name == "no folder"
     log = Path("run/train.log").read_text()
     assert "2 sequences per process at a time do not fit: now 1 at a time" in log
+    assert RunFolder("run").read_run()["run"]["train"]["micro_batch"] == 1
 
 
 class FullDisk(Files):

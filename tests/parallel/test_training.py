@@ -59,7 +59,8 @@ def difference(a: str, b: str) -> float:
 @pytest.mark.slow
 def test_another_number_of_processes_continues_a_run(poem: Path) -> None:
     """Stopped on two processes and continued on four, by replicas or shards; and shards all the way, saved twice."""
-    root, how = Path.cwd(), {"lr": 1.5e-3}
+    root = Path.cwd()
+    how: dict[str, Any] = {"lr": 1.5e-3}
     two = {"ddp": how | STOPPED, "fsdp": how | STOPPED, "shards": how | STOPPED | {"parallel": "fsdp"}}
     two["shards+"] = how | {"resume": True}
     run_ranks(2, train_all, str(poem), {str(root / out): changes for out, changes in two.items()}, timeout=TIMEOUT)

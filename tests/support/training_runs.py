@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -101,6 +102,12 @@ def lose_rank(world: World, text: str, out: str, how: str, changes: dict[str, An
     return None
 
 
+def _start(thread: threading.Thread, step: Step) -> None:
+    """Start a thread in the first step."""
+    if step.number == 1:
+        thread.start()
+
+
 def hammer(world: World, text: str, out: str, seeds: int) -> list[Any]:
     """Train once a seed, with signals to this rank at random times. Returns the status and last step of each run."""
     ends = []
@@ -122,7 +129,7 @@ def hammer(world: World, text: str, out: str, seeds: int) -> list[Any]:
                 os.kill(os.getpid(), signal.SIGUSR2)
 
         thread = threading.Thread(target=send)
-        trainer.every(1, lambda step, thread=thread: thread.start() if step.number == 1 else None)
+        trainer.every(1, partial(_start, thread))
         result = trainer.train()
         thread.join()
         ends.append([result.status, result.step])
