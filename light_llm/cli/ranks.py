@@ -2,10 +2,10 @@
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import LightLLMError, RankLost
 from .processes import follow_launcher, local_rank_of_environment, rank_of_environment
@@ -54,13 +54,11 @@ def one_report() -> Iterator[None]:
             leave_world(world)
 
 
-def join(settings: Mapping[str, Any]) -> "World":
+def join(device: str) -> "World":
     """Connect this process to the other ranks of its run, if it has any. Raises ConfigError and DeviceError."""
     from ..runtime import World, choose_device, in_world, join_world
 
-    if not in_world():
-        return World()
-    return join_world(choose_device(settings.get("train__device", "auto")).value)
+    return join_world(choose_device(device).value) if in_world() else World()
 
 
 def _joined() -> "World | None":

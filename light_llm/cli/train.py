@@ -57,12 +57,15 @@ def command(argv: Sequence[str]) -> int:
     """Train a model on a text."""
     with ignore_hangup(), one_report():
         with quiet_parsing():
-            flags, given, settings = parse_train(TrainFlags, argv, prog="light-llm train", about=ABOUT)
+            flags, given = _parse(TrainFlags, argv, prog="light-llm train", about=ABOUT)
         _check_flags(flags)
+        explicit = given_settings(flags, given) | parse_settings(flags.set)
+        # Only rank 0 needs the recipe: the others get its settings from there.
+        settings = explicit if rank_of_environment() else _chosen_settings(flags, given)
         n = number_of_processes(flags.processes, settings.get("train__device", "auto"))
         if n > 1:
             return launch([sys.executable, "-m", "light_llm", "train", *argv], n)
-        return _train(flags, given, settings)
+        return _train(flags, given, settings, device=explicit.get("train__device", "auto"))
 
 
 def _check_flags(flags: TrainFlags) -> None:
@@ -71,14 +74,18 @@ def _check_flags(flags: TrainFlags) -> None:
         raise ConfigError(f"{other} and --overwrite cannot be combined; leave one out")
 
 
-def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any]) -> int:
-    """Train in this process, alone or as one rank of several. Returns the exit code."""
+def _train(flags: TrainFlags, given: set[str], settings: dict[str, Any], *, device: str) -> int:
+    """Train in this process, alone or as one rank of several. Returns the exit code.
+
+    Args:
+        device: named on the command line, which all ranks have in common; it decides what sends their messages.
+    """
     from .progress import load_torch
 
     if rank_of_environment():
         flags = replace(flags, quiet=True, watch=False)
     load_torch(quiet=flags.quiet)
-    world = join(settings)
+    world = join(device)
     trainer = _make_trainer(world, flags, given, settings)
     if trainer is None:
         return 0
@@ -109,9 +116,12 @@ def parse_train(
         The command's own flags, the names of all flags that were given, and the settings that were chosen, as keywords
         of `Run.with_settings`: a recipe's, then those of flags, then those of --set, the later over the earlier.
     """
-    options: dict[str, Any] = {"no_effect": no_effect, "steps_per_pass": _steps_per_pass}
-    flags, given = parse(with_run_settings(kind), argv, prog=prog, about=about, **options)
+    flags, given = _parse(kind, argv, prog=prog, about=about, no_effect=no_effect)
     return flags, given, _chosen_settings(flags, given)
+
+
+def _parse(kind: type[Flags], argv: Sequence[str], **options: Any) -> tuple[Flags, set[str]]:
+    return parse(with_run_settings(kind), argv, steps_per_pass=_steps_per_pass, **options)
 
 
 def _chosen_settings(flags: TrainFlags, given: set[str]) -> dict[str, Any]:
