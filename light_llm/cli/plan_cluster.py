@@ -13,7 +13,6 @@ from rich.text import Text
 
 from ..config import Run, TrainConfig
 from ..errors import ConfigError, DeviceError
-from ..parallel.tensor_layout import check_tensor_parallel
 from ..plan.cluster import Measured, predict_step, work_of
 from ..plan.cluster_table import ClusterPlan
 from ..plan.machine import Machine
@@ -44,7 +43,6 @@ def plan_on_machine(run: Run, text: DatasetSize, machine: Machine, W: int, *, me
     """
     train, T = _for_gpu(run.train), run.data.max_length
     if train.tensor > 1:
-        check_tensor_parallel(run.model, train, W)
         raise ConfigError("the formula of --machine has no tensor parallelism; leave out --tensor")
     limit = MemoryLimit(int(machine.gpu.memory), f"in {machine.gpu.kind} of {machine.name}")
     plan = make_plan(run.model, train, T, text, limit=limit, timed=False, world_size=W, local_size=min(W, machine.gpus))
