@@ -69,4 +69,5 @@ def test_the_command_line_trains_on_a_corpus(
     assert main(["generate", "eval", "--checkpoint", "run"]) == 0
     out = capsys.readouterr().out
     losses = [float(re.search(rf"^{name} +(?:loss )?([\d.]+)", out, re.M)[1]) for name in ("loss", "wiki", "code")]  # type: ignore[index]
-    assert min(losses[1:]) <= losses[0] <= max(losses[1:])
+    # The windows are cut elsewhere, so the loss of all is not quite a mean of the others.
+    assert min(losses[1:]) - 0.05 <= losses[0] <= max(losses[1:]) + 0.05
