@@ -46,6 +46,11 @@ class CombinedOptimizer(torch.optim.Optimizer):
         for part in parts:
             part.state = self.state  # keyed by parameter, and a parameter belongs to one part
 
+    @property
+    def waiting(self) -> bool:
+        """Return whether a step waits for other ranks and has changed nothing; the first part does, if any."""
+        return getattr(self.parts[0], "waiting", False)
+
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Step each part."""
         assert closure is None, "the training loop computes the gradients"

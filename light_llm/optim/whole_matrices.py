@@ -19,24 +19,32 @@ class WholeMatrices(torch.optim.Muon):
     """`torch.optim.Muon`, with its settings and state, for parameters that are sharded by rows or replicated.
 
     The i-th largest matrix belongs to rank i mod W. A sharded one is gathered there and scattered afterwards; of a
-    replicated one, only the update is sent. No weight and no momentum changes before all messages of a group of
-    parameters have arrived.
+    replicated one, only the update is sent. Nothing changes before all messages of a step have arrived.
     """
+
+    waiting = False  # for those messages
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update the parameters. All ranks call it together."""
-        for group in self.param_groups:
-            # By size, so that the matrices of consecutive owners take the same time.
-            matrices = sorted((p for p in group["params"] if p.grad is not None), key=Tensor.numel, reverse=True)
-            if not matrices:
-                continue
-            for matrix in matrices:
-                if not self.state[matrix]:
-                    self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix.grad)
-            share = self._updates_of_shards if isinstance(matrices[0], DTensor) else self._updates_of_replicas
-            for matrix, update in zip(matrices, share(matrices, group), strict=True):
+        self.waiting = True
+        updates = [(group, self._updates(group)) for group in self.param_groups]
+        self.waiting = False
+        for group, of_group in updates:
+            for matrix, update in of_group:
                 self._apply(matrix, update, group)
+
+    def _updates(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters of a group and the updates of this rank's rows."""
+        # By size, so that the matrices of consecutive owners take the same time.
+        matrices = sorted((p for p in group["params"] if p.grad is not None), key=Tensor.numel, reverse=True)
+        if not matrices:
+            return []
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix.grad)
+        share = self._updates_of_shards if isinstance(matrices[0], DTensor) else self._updates_of_replicas
+        return list(zip(matrices, share(matrices, group), strict=True))
 
     def _mix(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
         """Return the gradient of this rank's rows mixed with its momentum after this step, in 16 bits: (rows, n)."""

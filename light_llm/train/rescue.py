@@ -122,7 +122,8 @@ def _restore_whole_step(trainer: Trainer) -> str | None:
     run = trainer.active
     assert run is not None, "the run has started"
     progress, config = run.progress, trainer.config
-    if progress.changing:
+    # An update that failed in its messages has changed nothing.
+    if progress.changing and not getattr(run.optimizer, "waiting", False):
         return f"the update after step {(progress.before or trainer.state).step} was incomplete and is not saved"
     if trainer.stop_flag.status == "nonfinite":
         return "the last step was not finite, and is not saved"

@@ -1,5 +1,6 @@
 """Steps on several ranks: the gradients, weights and norms of one process."""
 
+import os
 from dataclasses import replace
 from functools import partial, partialmethod
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from light_llm.config import TrainConfig
 from light_llm.errors import ConfigError, DeviceError, LightLLMError
 from light_llm.objective import NextTokenLoss
+from light_llm.optim import build_optimizer
 from light_llm.parallel import Parallel, parallelize
-from light_llm.runtime import World
+from light_llm.runtime import World, is_lost
 from light_llm.runtime.process_group import ProcessGroupWorld
 from light_llm.train.preflight import choose_parallel
 from tests.support.parallel_runs import Case, differences
@@ -112,6 +114,34 @@ def with_aot_eager(world: World, cases: list[Case]) -> list[dict[str, float]]:
     compile_by = torch.nn.Module.compile
     torch.nn.Module.compile = partialmethod(compile_by, backend="aot_eager")  # type: ignore[assignment,method-assign]
     return differences(world, cases)
+
+
+@pytest.mark.slow
+def test_a_rank_lost_in_the_messages_of_muon_leaves_the_step_as_it_was() -> None:
+    intact, _ = run_ranks(2, leave_in_step, may_die=[1])
+    assert intact == {"waiting": True, "weights": True, "momentum": True}
+
+
+def leave_in_step(world: World) -> dict[str, bool]:
+    model = tiny_model()
+    optimizer = build_optimizer(model, TrainConfig(optimizer="muon"), world.size)
+    for last in (False, True):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        if last and world.rank == 1:
+            os._exit(1)
+        weights = [p.detach().clone() for p in model.parameters()]
+        state = [s.clone() for by_name in optimizer.state.values() for s in by_name.values()]
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            assert last and is_lost(error)
+    now = [s for by_name in optimizer.state.values() for s in by_name.values()]
+    return {
+        "waiting": bool(optimizer.waiting),  # type: ignore[attr-defined]
+        "weights": all(map(torch.equal, weights, model.parameters())),
+        "momentum": all(map(torch.equal, state, now)),
+    }
 
 
 def check_close(results: list[list[dict[str, float]]]) -> None:
