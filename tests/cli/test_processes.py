@@ -35,7 +35,8 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
 note("ready")
 follow_launcher()
 note("following")
-while not ended:
+limit = time.monotonic() + 100
+while not ended and time.monotonic() < limit:
     time.sleep(0.01)
 time.sleep(0.2)
 sys.exit(128 + ended[0])

@@ -40,7 +40,7 @@ def messages(world: World) -> dict[str, object]:
         "rank": [world.rank, world.size, world.local_rank, world.local_size, world.is_first],
         "sum": floats.tolist(),
         "broadcast": bits.tolist(),
-        "agree": world.agree(stop=rank, save=1 - rank, never=0),
+        "agree": world.agree(stop=rank, save=1 - rank, never=0, signal=15),
         "gather": world.gather({"rank": rank, "text": "é" * (rank * 1000), "nan": 0.1 + rank}),
         "of_first": world.of_first(lambda: {"rank": rank, "n": [1.5, None]}),
         "config error": outcome(lambda: world.of_first(lambda: fail(ConfigError("use {--out x}")))),
@@ -106,7 +106,7 @@ def test_two_ranks_exchange_messages() -> None:
     assert {key: first[key] for key in first.keys() - own} == {key: second[key] for key in second.keys() - own}
     assert first["rank"] == [0, 2, 0, 2, True] and second["rank"] == [1, 2, 1, 2, False]
     assert first["sum"] == [1.5] * 3 and first["broadcast"] == [0, 0]
-    assert first["agree"] == {"stop": 1, "save": 1, "never": 0}
+    assert first["agree"] == {"stop": 1, "save": 1, "never": 0, "signal": 15}
     assert [value["rank"] for value in first["gather"]] == [0, 1] and first["gather"][1]["text"] == "é" * 1000
     assert first["of_first"] == {"rank": 0, "n": [1.5, None]}
     assert first["config error"][:2] == ["ConfigError", "use out='x'"]
