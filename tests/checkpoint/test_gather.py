@@ -20,7 +20,7 @@ from light_llm.checkpoint import (
     write_model_file,
 )
 from light_llm.checkpoint.commit import verify_folder
-from light_llm.checkpoint.tensors import file_order, write_tensors
+from light_llm.checkpoint.tensors import file_order, read_tensors, write_tensors
 from light_llm.config import TrainConfig
 from light_llm.errors import CheckpointError
 from light_llm.optim import build_optimizer
@@ -142,12 +142,13 @@ def test_gathered_model_files_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_writing_holds_one_gathered_tensor(tmp_path: Path) -> None:
-    """Equal tensors of 1 MB: never three of them, and all numbers come from the gather."""
-    tensors = {f"{i:02}": torch.full((1 << 18,), float(i)) for i in range(16)}
+    """Tensors of about 1 MB, by name: never three of them, and all numbers come from the gather."""
+    tensors = {f"{i:02}": torch.full(((1 << 18) - i,), float(i)) for i in reversed(range(16))}
     gather = Gathers([tensors[name] for name in sorted(tensors)])
     with open(tmp_path / "x", "wb") as file:
         write_tensors(file, {name: t.to("meta") for name, t in tensors.items()}, gather)
-    assert gather.peak <= 2 << 20
+    assert gather.shapes == [tuple(tensors[name].shape) for name in sorted(tensors)] and gather.peak <= 2 << 20
+    assert all(torch.equal(t, tensors[name]) for name, t in read_tensors(tmp_path / "x").items())
 
 
 def test_tensors_are_restored_one_by_one_where_their_owners_are() -> None:
