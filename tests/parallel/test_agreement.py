@@ -7,6 +7,7 @@ import errno
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,13 @@ def run(poem: Path, change: Change = lambda trainer: None, size: int = 2, **chan
         change: called on each rank before the run.
     """
 
-    n = changes.pop("batch_size", 4)
+    n, dropout = changes.pop("batch_size", 4), changes.pop("dropout", 0.0)
 
     def train(world: ThreadWorld) -> tuple[Any, Result]:
         out = "run" if world.is_first else "no folder"
-        trainer = Trainer(byte_model(), byte_loader(poem, batch_size=n), out=out, world=world, **(FULL | changes))
+        trainer = Trainer(
+            byte_model(dropout), byte_loader(poem, batch_size=n), out=out, world=world, **(FULL | changes)
+        )
         change(trainer)
         return trainer, trainer.train()
 
@@ -247,6 +250,32 @@ def test_the_loaders_of_all_ranks_have_to_agree(poem: Path) -> None:
     assert isinstance(first, Result) and (first.status, first.best_loss) == ("done", second.best_loss)
     first, second = run_threads(2, lambda world: train(world, (1, 2)))
     assert first == second and "the loader of rank 1 does not give" in str(first)
+
+
+def test_ranks_with_different_states_do_not_save(poem: Path) -> None:
+    """It would be a bug of ours; a checkpoint of two models must not come of it."""
+
+    def forget(trainer: Any) -> None:
+        def at_5(step: Step) -> None:
+            if step.number == 5 and trainer.world.rank == 1:
+                trainer.state = replace(trainer.state, tokens=0)
+
+        trainer.every(1, at_5)
+
+    with pytest.raises(AssertionError, match="the state of rank 1 is not that of rank 0 in step 6"):
+        run(poem, forget)
+    assert steps_of() == []
+
+
+def test_a_run_continued_by_more_ranks_says_what_differs(poem: Path) -> None:
+    def stop(trainer: Any) -> None:
+        trainer.stop_flag.stop_after = 5
+
+    run(poem, stop, dropout=0.2)
+    run(poem, size=4, dropout=0.2, resume=True)
+    log = Path("run/train.log").read_text()
+    assert "saved by 2 and resumed by 4 processes: dropout draws other numbers" in log
+    assert steps_of() == [6, 12] and [row["step"] for row in rows_of("run", "step")] == list(range(1, 13))
 
 
 def test_a_stop_flag_of_one_process_needs_no_message() -> None:
