@@ -18,6 +18,7 @@ from tests.support.tokenizer_kinds import tokenizer_kind
 from tests.support.tools import NANO_RUN
 
 EXPORT = pytest.param("export.md", 7, marks=pytest.mark.slow)  # three other programs are started
+CLUSTER = pytest.param("cluster.md", 4, marks=pytest.mark.slow)  # two processes are started
 TEXT = "Once upon a time there was a fox, and the fox went up the hill.\n" * 200
 
 
@@ -72,7 +73,7 @@ PAGES = {"tutorial": 12, "data": 12, "offline": 2, "observe": 3, "plan": 7, "doc
 
 
 @pytest.mark.usefixtures("few_checks")
-@pytest.mark.parametrize(("page", "fewest"), [*((f"{page}.md", n) for page, n in PAGES.items()), EXPORT])
+@pytest.mark.parametrize(("page", "fewest"), [*((f"{page}.md", n) for page, n in PAGES.items()), EXPORT, CLUSTER])
 def test_every_command_runs(
     page: str,
     fewest: int,
