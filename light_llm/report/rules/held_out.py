@@ -132,7 +132,7 @@ def check_worse_than_best(log: RunLog) -> Finding | None:
     if now.held <= best.held + WORSE_THAN_BEST:
         return None
     message = f"The held-out loss is {now.held - best.held:.3f} above its best, which was at step {best.step:,}."
-    advice = "best_model.pt is from that step."
+    advice = "The best model of the run is from that step."
     if now.held < points[-2].held:
         advice += " The loss is falling again."
     elif not log.is_over:
