@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from ..config import TrainConfig
 from ..model import LightLLM
 from ..objective import NextTokenLoss
+from ..runtime.process_group import silent_stdout
 from ..runtime.world import World
 from .base import Parallel, check_parallel
 from .groups import group_of
@@ -113,13 +114,15 @@ def make_mesh(world: World, device: str, timeout: float) -> DeviceMesh:
         return DeviceMesh.from_group(group, device, mesh_dim_names=("shard",))
     if 1 < world.local_size < world.size and world.size % world.local_size == 0:
         shape = (world.size // world.local_size, world.local_size)
-        mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
+        with silent_stdout():
+            mesh = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
         # These groups are new, with torch's default of many minutes. The public name is newer than torch 2.10.
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
         for group in mesh.get_all_groups():
             set_timeout(timedelta(seconds=timeout), group)
         return mesh
-    return init_device_mesh(device, (world.size,), mesh_dim_names=("shard",))
+    with silent_stdout():
+        return init_device_mesh(device, (world.size,), mesh_dim_names=("shard",))
 
 
 def shard_model(model: LightLLM, mesh: DeviceMesh, config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ..runtime.process_group import silent_stdout
 from ..runtime.world import Json, World
 
 
@@ -87,8 +88,9 @@ def make_groups(world: World, tensor: int, timeout: float) -> tuple[GroupWorld, 
     """
     data_size, limit = world.size // tensor, timedelta(seconds=timeout)
     # Every rank makes every group, in one order. Neighbours are on one machine, where messages are fast.
-    tensor_groups = [dist.new_group([d * tensor + t for t in range(tensor)], limit) for d in range(data_size)]
-    data_groups = [dist.new_group([d * tensor + t for d in range(data_size)], limit) for t in range(tensor)]
+    with silent_stdout():
+        tensor_groups = [dist.new_group([d * tensor + t for t in range(tensor)], limit) for d in range(data_size)]
+        data_groups = [dist.new_group([d * tensor + t for d in range(data_size)], limit) for t in range(tensor)]
     data_rank, tensor_rank = divmod(world.rank, tensor)
     own, data = tensor_groups[data_rank], data_groups[tensor_rank]
     assert isinstance(own, ProcessGroup) and isinstance(data, ProcessGroup)

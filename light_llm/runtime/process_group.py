@@ -235,20 +235,41 @@ def connect(world: World, device: str, timeout: float) -> ProcessGroupWorld:
     # Counted first: gloo's own message about a missing process names an address.
     _wait_for_all(store, world, START_TIMEOUT * join_timeout)
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
-            store=store,
-            rank=world.rank,
-            world_size=world.size,
-            timeout=timedelta(seconds=timeout),
-        )
-        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=CONTROL_TIMEOUT))
+        with silent_stdout():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+                store=store,
+                rank=world.rank,
+                world_size=world.size,
+                timeout=timedelta(seconds=timeout),
+            )
+            control = dist.new_group(backend="gloo", timeout=timedelta(seconds=CONTROL_TIMEOUT))
     except RuntimeError as error:
         if not is_lost(error):
             raise
         raise ConfigError(f"the {world.size} processes cannot connect to each other: {_first_line(error)}") from None
     assert isinstance(control, ProcessGroup)
     return ProcessGroupWorld(world, store, control, timeout)
+
+
+@contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Discard standard output while process groups are made: gloo in torch 2.10 prints a line there for each of them.
+
+    It has no setting for that, and prints from C++, so the file descriptor itself is replaced.
+    """
+    try:
+        stdout = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def disconnect() -> None:

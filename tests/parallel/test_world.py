@@ -15,6 +15,7 @@ from light_llm import __version__
 from light_llm.errors import CheckpointError, ConfigError, LightLLMError, RankLost
 from light_llm.runtime import World, compare_ranks, in_world, is_lost, join_world, leave_world
 from light_llm.runtime.fingerprint import digest_of_files, program_values
+from light_llm.runtime.process_group import silent_stdout
 from tests.support.ranks import RecordingWorld, run_ranks
 
 
@@ -203,3 +204,13 @@ def test_the_recorder_compares_sequences_of_messages() -> None:
         program(RecordingWorld(1, 3, replay=first), faulty=True)
     with pytest.raises(AssertionError, match="barrier"):
         RecordingWorld(1, 3, replay=first).check_end()
+
+
+def test_what_gloo_prints_is_discarded(capfd: pytest.CaptureFixture[str]) -> None:
+    """Gloo in torch 2.10 prints to the file descriptor, whatever `sys.stdout` is."""
+    os.write(1, b"before ")
+    with pytest.raises(RuntimeError), silent_stdout():
+        os.write(1, b"[Gloo] Rank 0 is connected ")
+        raise RuntimeError
+    os.write(1, b"after")
+    assert capfd.readouterr() == ("before after", "")
