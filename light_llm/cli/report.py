@@ -21,6 +21,7 @@ from ..report import (
     judge,
     key_numbers,
     line_chart,
+    local_processes,
     open_run,
     repro_command,
     run_facts,
@@ -61,7 +62,7 @@ def command(argv: Sequence[str]) -> int:
     print_rich(facts, "", numbers, "", _health_notes(judge(log)))
     for title, lines in _charts(log, plain):
         print_rich("", Text(title, style="dim"), *map(Text, lines))
-    print_rich("", Text("repeat it with", style="dim"), *_command_lines(repro_command(log.run)))
+    print_rich("", Text("repeat it with", style="dim"), *_command_lines(repro_command(log.run, local_processes(log))))
     if not flags.no_page:
         print_rich("", Text.assemble(("page     ", "dim"), str(_write_page(folder, log))))
     return 0

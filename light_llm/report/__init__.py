@@ -34,5 +34,6 @@ from .run_log import RunLog as RunLog
 from .run_log import read_run_log as read_run_log
 from .statistics import Interval as Interval
 from .summary import key_numbers as key_numbers
+from .summary import local_processes as local_processes
 from .summary import repro_command as repro_command
 from .summary import run_facts as run_facts

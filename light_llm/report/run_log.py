@@ -71,6 +71,11 @@ class RunLog:
         return str(self.record.get("machine", ""))
 
     @property
+    def processes(self) -> int:
+        """Return how many processes trained the run; of a run that was resumed with another number, the last."""
+        return as_int(as_mapping(self.record.get("world")).get("processes")) or 1
+
+    @property
     def parameters(self) -> int:
         return get_model_size(self.run.model)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import FLAGS, PRESETS, DataConfig, Run, TrainConfig, differences
 from ..text_format import format_bytes, format_count, format_duration
-from .coerce import as_mapping, as_number, as_text, drop_none, mean_of
+from .coerce import as_int, as_mapping, as_number, as_text, drop_none, mean_of
 from .progress import status_line
 from .run_log import FINAL_STEPS, RunLog
 
@@ -28,12 +28,24 @@ def run_facts(log: RunLog) -> dict[str, str]:
         "model": shape,
         "text": (as_text(data.get("title")) or "a loader of your own") + tokens,
         "device": ", ".join(word for word in (device, log.machine, dtype) if word),
+        **_process_facts(log),
         "started": f"{log.started:%Y-%m-%d %H:%M} {log.started.tzname() or ''}".strip(),
         "status": status_line(log),
     }
     if log.skipped_rows:
         facts["metrics"] = f"{log.skipped_rows:,} lines of metrics.jsonl could not be read and were skipped"
     return facts
+
+
+def _process_facts(log: RunLog) -> dict[str, str]:
+    """Return how many processes trained, where and how; nothing for one process."""
+    if log.processes == 1:
+        return {}
+    world = as_mapping(log.record.get("world"))
+    n, tensor = as_int(world.get("machines")) or 1, as_int(world.get("tensor")) or 1
+    shared = f", {tensor} share each matrix (tensor)" if tensor > 1 else ""
+    how = as_text(world.get("parallel")) if tensor < log.processes else ""
+    return {"processes": f"{log.processes} on {n} machine{'s' * (n != 1)}{shared}{', ' * bool(how)}{how}"}
 
 
 def key_numbers(log: RunLog) -> list[dict[str, str]]:
@@ -59,9 +71,11 @@ def key_numbers(log: RunLog) -> list[dict[str, str]]:
         add("speed", f"{log.tokens_per_second:,.0f} tokens/s", "mean")
     mfu, peak = mean_of(log.steps.mfu), peak_memory(log)
     if mfu is not None:
-        add("MFU", f"{100 * mfu:.0f}%", "of this machine's FLOP/s")
+        add(
+            "MFU", f"{100 * mfu:.0f}%", "of this machine's FLOP/s" if log.processes == 1 else "of all processes' FLOP/s"
+        )
     if peak:
-        add("peak memory", format_bytes(peak))
+        add("peak memory", format_bytes(peak), "" if log.processes == 1 else "of one process")
     return numbers
 
 
@@ -126,7 +140,7 @@ def repro_tables(log: RunLog) -> dict[str, Any]:
     ]
     changed = [[name, value, default] for name, default, value in changed_settings(run)]
     return {
-        "command": repro_command(run),
+        "command": repro_command(run, local_processes(log)),
         "tables": [
             _table("What differs from the defaults", ("setting", "value", "default"), changed),
             _table("Text and vocabulary", ("what", "SHA-256"), hashes),
@@ -144,7 +158,13 @@ def changed_settings(run: Run) -> list[tuple[str, Any, Any]]:
     return [entry for entry in changed if entry[0] != "train.lr_horizon" or entry[2] != run.train.max_steps]
 
 
-def repro_command(run: Run) -> str:
+def local_processes(log: RunLog) -> int:
+    """Return how many processes `--processes` has to start to repeat a run: 1 if it ran on several machines."""
+    machines = as_int(as_mapping(log.record.get("world")).get("machines")) or 1
+    return log.processes if machines == 1 else 1
+
+
+def repro_command(run: Run, processes: int = 1) -> str:
     """Return the command line that trains with these settings.
 
     >>> repro_command(Run().with_settings(train__lr=0.003, train__beta2=0.99, model__n_layer=2))
@@ -170,6 +190,8 @@ def repro_command(run: Run) -> str:
             words += [f"--{flag.replace('_', '-')}", text]
         else:
             words += ["--set", f"{name}={text}"]
+    if processes > 1:
+        words += ["--processes", str(processes)]
     return shlex.join(words)
 
 

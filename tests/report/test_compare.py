@@ -26,6 +26,7 @@ from light_llm.report import (
     read_run_log,
     run_differences,
 )
+from light_llm.report.summary import key_numbers, repro_tables, run_facts
 from light_llm.train import Trainer
 from tests.support.tools import SMALL, Foreign, byte_loader, run_child
 
@@ -128,6 +129,28 @@ def test_what_differs_is_what_was_changed(runs: Path) -> None:
     assert {"data.tokenizer", "model.vocab_size", "vocabulary, SHA-256"} <= set(names)
     newer = replace(a, record={**a.record, "machine": "another"}, versions={**a.versions, "torch": "9"})
     assert [name for name, _, _ in run_differences(a, newer)] == ["machine", "torch"]
+
+
+def test_a_run_of_several_processes_says_so(runs: Path) -> None:
+    """Its processes are among its facts, in the command that repeats it, and in a comparison with one process."""
+    one = read_run_log(runs / "checkpoints")
+    world = {"processes": 4, "machines": 1, "parallel": "ddp", "tensor": 1, "backend": "gloo"}
+    four, cluster, tensor = (
+        replace(one, record={**one.record, "world": {**world, **changes}})
+        for changes in ({}, {"machines": 2}, {"tensor": 4})
+    )
+    facts = [run_facts(log).get("processes") for log in (one, four, cluster, tensor)]
+    assert facts == [
+        None,
+        "4 on 1 machine, ddp",
+        "4 on 2 machines, ddp",
+        "4 on 1 machine, 4 share each matrix (tensor)",
+    ]
+    commands = [repro_tables(log)["command"].partition(" --processes ")[2] for log in (one, four, cluster)]
+    assert commands == ["", "4", ""]  # torchrun starts the processes of several machines
+    assert run_differences(one, four) == [("processes", 1, 4)]
+    notes = [{number["label"]: number["note"] for number in key_numbers(log)} for log in (one, four)]
+    assert [note["peak memory"] for note in notes] == ["", "of one process"]
 
 
 def test_curves_meet_where_both_were_evaluated(runs: Path) -> None:
