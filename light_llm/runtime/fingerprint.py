@@ -26,7 +26,7 @@ def compare_ranks(world: World, values: Mapping[str, Json]) -> None:
             if found.get(name) != value:
                 raise ConfigError(
                     f"rank {rank} on {host} has another {name} than rank 0 on {first[0]}: {found.get(name)} and not "
-                    f"{value}; the processes of a run must have the same program, settings and data"
+                    f"{value}; the processes of a run must have the same program, settings, data, callbacks and guards"
                 )
 
 

@@ -8,7 +8,7 @@ is agreed on at once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,7 +20,9 @@ from ..errors import ConfigError
 from ..objective import total_weight
 from ..parallel import Parallel
 from ..runtime import World, peak_memory
-from .step import Status, TrainState
+from .step import GuardAction, Status, TrainState
+
+SEVERITY: Sequence[GuardAction] = ("go", "skip", "rollback", "stop")
 
 
 class EvaluationCancelled(Exception):
@@ -128,6 +130,11 @@ def share_step(parallel: Parallel, requests: StopFlag, loss: Tensor, n_bytes: in
     if total is None:
         total = torch.tensor(summed[0], dtype=loss.dtype)
     return StepTotals(total, None if n_bytes is None else round(summed[1]), int(max(summed[2 + len(asked) :])) or None)
+
+
+def agree_on_action(world: World, action: GuardAction) -> GuardAction:
+    """Return the answer of the guards of all ranks: the one that keeps the most steps from the weights."""
+    return SEVERITY[world.agree(action=SEVERITY.index(action))["action"]]
 
 
 class BatchReader:

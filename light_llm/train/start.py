@@ -17,7 +17,7 @@ from ..observe.step_metrics import StepMetrics
 from ..observe.tracking import make_tracker
 from ..optim import build_optimizer
 from ..parallel import parallelize
-from ..runtime import Decision, matmul_rate, seed_rng
+from ..runtime import Decision, compare_ranks, matmul_rate, seed_rng
 from . import messages, preflight
 from .agreement import BatchReader
 from .callbacks import run_callbacks
@@ -27,8 +27,6 @@ from .step import StepQueue, Throughput
 
 if TYPE_CHECKING:
     from .trainer import Trainer
-
-BUILT_IN_GUARDS = 2  # NonFiniteGuard and LossSpikeGuard, which a gated queue can run a step late
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,13 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
     """
     if trainer.active is not None:
         raise ConfigError("this Trainer has trained already; make another one, with resume=True to continue the run")
+    _compare_callbacks(trainer)
     with ExitStack() as stack:
         taken = take_folder(trainer, stack)
         resumed_at = trainer.resumed.state.step if trainer.resumed else None
         optimizer, throughput, notes = _prepare(trainer)
         # A caller's guard or callback has to see a step before the next one starts.
-        deferrable = len(trainer.guards) == BUILT_IN_GUARDS and not any(c.synchronous for _, c in trainer.callbacks)
+        deferrable = not trainer.has_own_guards and not any(c.synchronous for _, c in trainer.callbacks)
         queue = StepQueue(optimizer, trainer.config, deferrable)
         metrics = stack.enter_context(StepMetrics(trainer.model, optimizer, trainer.parallel))
         outputs = stack.enter_context(open_outputs(trainer, taken.record, resumed_at))
@@ -68,6 +67,14 @@ def start_run(trainer: Trainer) -> Iterator[ActiveRun]:
         run_callbacks([c for _, c in trainer.callbacks], lambda callback: callback.on_start(), trainer.stop_flag)
         trainer.parallel.finish_evaluation()
         yield trainer.active
+
+
+def _compare_callbacks(trainer: Trainer) -> None:
+    """Raise ConfigError on all ranks if one has other callbacks or guards: they are agreed with by messages."""
+    callbacks = [f"{type(callback).__name__} every {n}" for n, callback in trainer.callbacks if callback.synchronous]
+    compare_ranks(
+        trainer.world, {"list of callbacks": ", ".join(callbacks) or "none", "number of guards": len(trainer.guards)}
+    )
 
 
 @dataclass(frozen=True)

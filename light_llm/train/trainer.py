@@ -26,7 +26,7 @@ from ..parallel import Parallel
 from ..plan.plan import check_batch
 from ..runtime import World, autocast, preserved_rng, stop_after
 from . import arguments, messages, preflight
-from .agreement import StepTotals, StopFlag, share_step
+from .agreement import StepTotals, StopFlag, agree_on_action, share_step
 from .callbacks import Callback, FunctionCallback, Guard, LossSpikeGuard, NonFiniteGuard, run_callbacks, run_guards
 from .checkpointer import Checkpointer
 from .evaluation import built_in_callbacks
@@ -37,6 +37,8 @@ from .rescue import save_on_exception, wait_for_first
 from .saved_run import finished_step, load_finished, read_newest, read_resume_state, read_saved_run, restore
 from .start import ActiveRun, start_run
 from .step import GuardAction, PendingStep, Result, Step, TrainState
+
+BUILT_IN_GUARDS = 2  # NonFiniteGuard and LossSpikeGuard, which a gated queue can run a step late
 
 
 class Trainer:
@@ -279,6 +281,9 @@ class Trainer:
         if pending.action is None:
             pending.step = pending.read(self.state.recent_losses)
             pending.action = run_guards(self.guards, pending.step)
+            # The built-in guards decide alike on all ranks.
+            if self.has_own_guards:
+                pending.action = agree_on_action(self.world, pending.action)
         return pending.action
 
     def needs_flush(self) -> bool:
@@ -343,6 +348,11 @@ class Trainer:
             callback.on_rollback(before.step + 1, self.state)
         self.say(f"rollback to step {self.state.step}; the batches up to number {self.state.batches - 1:,} are skipped")
         return True
+
+    @property
+    def has_own_guards(self) -> bool:
+        """Whether the caller has added guards."""
+        return len(self.guards) > BUILT_IN_GUARDS
 
     @property
     def rows(self) -> int:

@@ -252,6 +252,40 @@ def test_the_loaders_of_all_ranks_have_to_agree(poem: Path) -> None:
     assert first == second and "the loader of rank 1 does not give" in str(first)
 
 
+@pytest.mark.parametrize(
+    ("answers", "status", "step"),
+    [(("go", "skip"), "done", 12), (("rollback", "skip"), "done", 12), (("skip", "stop"), "stopped", 7)],
+)
+def test_guards_that_answer_differently_are_agreed_on(
+    poem: Path, answers: tuple[str, str], status: str, step: int
+) -> None:
+    """As one that reads a clock, or a number of its own rank."""
+
+    def guard(trainer: Any) -> None:
+        left = [answers[trainer.world.rank]]
+        trainer.guards.append(lambda step: left.pop() if step.number == 8 and left else "go")
+
+    result = run(poem, guard)[0][1]
+    assert (result.status, result.step) == (status, step)
+    assert len(rows_of("run", "rollback")) == ("rollback" in answers)
+    assert [row["step"] for row in rows_of("run", "step") if row.get("skipped")] == [8] * (answers == ("go", "skip"))
+
+
+@pytest.mark.parametrize("kind", ["callback", "guard"])
+def test_a_callback_or_guard_of_one_rank_alone_is_refused(poem: Path, kind: str) -> None:
+    """The other ranks would wait for messages that this one does not send, or send more of them."""
+
+    def add(trainer: Any) -> None:
+        if trainer.world.is_first and kind == "callback":
+            trainer.every(5, lambda step: None)
+        elif trainer.world.is_first:
+            trainer.guards.append(lambda step: "go")
+
+    with pytest.raises(ConfigError, match=f"rank 1 on .* another .*{kind}"):
+        run(poem, add)
+    assert not Path("run").exists()
+
+
 def test_a_save_finds_ranks_with_different_states(poem: Path) -> None:
     """Only a bug of ours could lead there."""
 
