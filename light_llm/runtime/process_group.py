@@ -4,6 +4,7 @@ Values travel as JSON and tensors. Torch's own messages of objects are pickles, 
 """
 
 import json
+import math
 import os
 import socket
 import sys
@@ -227,7 +228,7 @@ class ProcessGroupWorld(World):
 
 def connect(world: World, device: str, timeout: float) -> ProcessGroupWorld:
     """Connect the ranks. Raises ConfigError if they cannot reach each other."""
-    join_timeout = float(os.environ.get("LIGHT_LLM_JOIN_TIMEOUT") or JOIN_TIMEOUT)
+    join_timeout = _join_timeout()
     store = _open_store(world, join_timeout)
     on_cuda = torch.device(device).type == "cuda"
     if on_cuda:
@@ -279,20 +280,35 @@ def disconnect() -> None:
             dist.destroy_process_group()
 
 
+def _join_timeout() -> float:
+    value = os.environ.get("LIGHT_LLM_JOIN_TIMEOUT") or str(JOIN_TIMEOUT)
+    with suppress(ValueError):
+        if 0 < float(value) < math.inf:
+            return float(value)
+    raise ConfigError(f"LIGHT_LLM_JOIN_TIMEOUT={value} is not a number of seconds, such as {JOIN_TIMEOUT:g}")
+
+
 def _open_store(world: World, timeout: float) -> Store:
     """Return the store of the run, a file or a port of the head, with the keys of this attempt."""
     # A restarted attempt must not find the addresses of the one before it (pytorch issue 135712).
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0}"
     if path := os.environ.get("LIGHT_LLM_STORE"):
+        if not Path(path).parent.is_dir():
+            # FileStore would try for minutes.
+            raise ConfigError(f"LIGHT_LLM_STORE={path} cannot be opened; leave it to {{--processes N}}, or unset it")
         return PrefixStore(attempt, FileStore(path, world.size))
     host, port = os.environ.get("MASTER_ADDR"), env_number("MASTER_PORT")
     if not host:
         raise ConfigError("MASTER_ADDR, the name of rank 0's machine, is not set; start the processes with torchrun")
+    if not 0 < port < 65536:
+        raise ConfigError(f"MASTER_PORT={port} is not a port; it must be between 1 and 65535")
     # torchrun may hold the store itself.
     serves = world.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
+        if not serves:
+            _wait_for_head(host, port, timeout)
         store = TCPStore(host, port, world.size, serves, timedelta(seconds=timeout), wait_for_workers=False)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         if serves:
             raise ConfigError(f"port {port} of {host} cannot be opened; choose another: {_first_line(error)}") from None
         raise ConfigError(
@@ -300,6 +316,19 @@ def _open_store(world: World, timeout: float) -> Store:
             "is that the name of rank 0's machine, and is the port open?"
         ) from None
     return PrefixStore(attempt, store)
+
+
+def _wait_for_head(host: str, port: int, timeout: float) -> None:
+    """Wait until a port can be reached. Raises OSError. TCPStore would fill the screen while it tries."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic())).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _wait_for_all(store: Store, world: World, timeout: float) -> None:
@@ -335,7 +364,7 @@ def _describe(error: BaseException) -> dict[str, Json]:
         filename = None if error.filename is None else os.fspath(error.filename)
         fields = {"errno": error.errno, "strerror": error.strerror or str(error), "filename": filename}
         return {"type": kind, "host": host, "message": str(error), **fields}
-    return {"type": kind, "host": host, "message": f"{kind}: {error}"}
+    return {"type": kind, "host": host, "message": f"{kind}: {error}" if str(error) else kind}
 
 
 def _is_running(pid: int) -> bool:

@@ -351,7 +351,7 @@ class Trainer:
 
     @property
     def has_own_guards(self) -> bool:
-        """Whether the caller has added guards."""
+        """True if the caller has added guards."""
         return len(self.guards) > BUILT_IN_GUARDS
 
     @property

@@ -164,6 +164,9 @@ def test_one_process_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1 and LOCAL_WORLD_SIZE=1"),
         ({"MASTER_PORT": ""}, "MASTER_PORT=''"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536"),
+        ({"LIGHT_LLM_STORE": "no/store"}, "LIGHT_LLM_STORE=no/store"),
+        ({"LIGHT_LLM_JOIN_TIMEOUT": "soon"}, "LIGHT_LLM_JOIN_TIMEOUT=soon"),
         ({}, "cannot reach 127.0.0.1:9 within 0.5 s"),
         ({"RANK": "0", "MASTER_PORT": "{used}"}, "port {used} of 127.0.0.1"),
         (
@@ -172,7 +175,9 @@ def test_one_process_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_processes_that_cannot_meet(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], words: str) -> None:
+def test_processes_that_cannot_meet(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], env: dict[str, str], words: str
+) -> None:
     default = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
     with socket.create_server(("127.0.0.1", 0)) as server:
         used = str(server.getsockname()[1])
@@ -181,6 +186,7 @@ def test_processes_that_cannot_meet(monkeypatch: pytest.MonkeyPatch, env: dict[s
         with pytest.raises(ConfigError) as error:
             join_world()
     assert words.format(used=used) in str(error.value)
+    assert capfd.readouterr() == ("", ""), "torch prints its own errors, with the stack"
 
 
 def test_the_recorder_compares_sequences_of_messages() -> None:
