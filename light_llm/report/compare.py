@@ -12,7 +12,9 @@ _DATA_FACTS = {"text, SHA-256": "sha256", "vocabulary, SHA-256": "tokenizer_sha2
 
 def run_differences(a: RunLog, b: RunLog) -> list[tuple[str, Any, Any]]:
     """Return the name and both values of each setting that differs, then of the text, machine and versions."""
-    facts = [(name, (a.data or {}).get(key), (b.data or {}).get(key)) for name, key in _DATA_FACTS.items()]
+    facts: list[tuple[str, Any, Any]] = [
+        (name, (a.data or {}).get(key), (b.data or {}).get(key)) for name, key in _DATA_FACTS.items()
+    ]
     facts += [("machine", a.machine, b.machine), ("processes", a.processes, b.processes)]
     facts += [(name, a.versions.get(name), b.versions.get(name)) for name in sorted({*a.versions, *b.versions})]
     return [*differences(a.run, b.run), *(fact for fact in facts if fact[1] != fact[2])]

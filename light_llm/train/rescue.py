@@ -98,7 +98,10 @@ def _can_save(trainer: Trainer) -> bool:
 
 def _newest_step(trainer: Trainer) -> str:
     """Return a sentence about the checkpoint to continue from."""
-    steps = trainer.folder.steps() if trainer.world.is_first else ["the newest checkpoint"]
+    if not trainer.world.is_first:
+        # Only rank 0 reads the run folder, and it may be saving a step now.
+        return "continue from the newest checkpoint, if there is one, with {--resume}"
+    steps = trainer.folder.steps()
     return f"{steps[-1]} is saved, continue with {{--resume}}" if steps else "there is no checkpoint yet"
 
 
