@@ -23,10 +23,17 @@ def shell_command(script: str) -> list[str]:
     return words[words.index("torchrun") + 1 :]
 
 
+def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
+    """Return the specification of the pods of a JobSet."""
+    (job,) = jobset["spec"]["replicatedJobs"]
+    pod: dict[str, Any] = job["template"]["spec"]["template"]["spec"]
+    return pod
+
+
 def commands() -> dict[str, list[str]]:
     """Return the arguments that each example gives to torchrun."""
     jobset: dict[str, Any] = yaml.safe_load((EXAMPLES / "jobset.yaml").read_text(encoding="utf-8"))
-    (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    (container,) = pod_of(jobset)["containers"]
     pod = [re.sub(r"\$\(\w+\)", "1", word) for word in container["command"]]
     return {
         "slurm.sbatch": shell_command((EXAMPLES / "slurm.sbatch").read_text(encoding="utf-8")),
@@ -37,7 +44,11 @@ def commands() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", ["slurm.sbatch", "skypilot.yaml", "jobset.yaml"])
 def test_torchrun_and_train_accept_the_command(name: str) -> None:
-    launcher = get_args_parser().parse_args(commands()[name])
+    words = commands()[name]
+    # Newer than torch 2.10; the variable is ignored there.
+    assert not any(word.startswith("--shutdown-timeout") for word in words)
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in (EXAMPLES / name).read_text(encoding="utf-8")
+    launcher = get_args_parser().parse_args(words)
     assert launcher.module and launcher.training_script == "light_llm"
     assert int(launcher.nnodes) == 2 and int(launcher.nproc_per_node) > 1
     command, *flags = launcher.training_script_args
@@ -65,4 +76,6 @@ def test_the_pods_of_the_jobset_find_the_first_one() -> None:
     assert arguments.master_addr == f"{name}-{job['name']}-0-0.{name}"
     assert spec["completions"] == spec["parallelism"] == int(arguments.nnodes)
     # The pod is killed after its grace period, so torchrun must have given up on its processes before that.
-    assert arguments.shutdown_timeout < spec["template"]["spec"]["terminationGracePeriodSeconds"]
+    (container,) = pod_of(jobset)["containers"]
+    (timeout,) = [int(v["value"]) for v in container["env"] if v["name"] == "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
+    assert timeout < pod_of(jobset)["terminationGracePeriodSeconds"]

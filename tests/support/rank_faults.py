@@ -146,7 +146,8 @@ def run(folder: Path, fault: Fault) -> tuple[int, str, float]:
         words = [sys.executable, "-c", LAUNCHER, "2", *FAULTY, fault.injected, *command]
     else:
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *fault.torchrun]
-        words += ["--shutdown-timeout=60", "-m", "tests.support.faulty_rank", fault.injected, *command]
+        env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "60"
+        words += ["-m", "tests.support.faulty_rank", fault.injected, *command]
     started = fault_seen = time.monotonic()
     output = folder / "output.txt"
     with output.open("wb") as file:
