@@ -20,6 +20,7 @@ from rich.progress import (
 
 from ..errors import Interrupted
 from ..observe.console import SafeStream
+from .signals import postponed_signals
 
 ProgressFn = Callable[[str, int, int], None]  # what is being done, and how much of how much
 MIN_BYTES = 4_000_000  # less is done before a bar could be read
@@ -114,5 +115,5 @@ def waiting(what: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]
 
 def load_torch(*, quiet: bool = False) -> None:
     """Import PyTorch, which takes seconds on a slow disk, and show that."""
-    with waiting("loading PyTorch", quiet=quiet):
+    with waiting("loading PyTorch", quiet=quiet), postponed_signals():
         import torch  # noqa: F401

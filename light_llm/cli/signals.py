@@ -75,6 +75,25 @@ def _resend(received: ReceivedSignal) -> None:
 
 
 @contextmanager
+def postponed_signals() -> Iterator[None]:
+    """Handle the first SIGINT or SIGTERM of the block at its end, and exit on the second.
+
+    For imports of torch: an exception that is raised there in a call from C++ aborts the process.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    with _handlers({signal.SIGINT: handle, signal.SIGTERM: handle}):
+        yield
+    for number in received:
+        signal.raise_signal(number)
+
+
+@contextmanager
 def default_sigint() -> Iterator[None]:
     """Make each Ctrl-C a KeyboardInterrupt inside the block: at a prompt it ends the answer and not the program."""
     with _handlers({signal.SIGINT: signal.default_int_handler}):

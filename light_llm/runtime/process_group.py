@@ -57,6 +57,7 @@ class ProcessGroupWorld(World):
         self._turn = 0  # calls of once_per_machine
         self._loss: _Loss | None = None
         self._failed_first: bool | None = None  # set when this rank fails
+        self._broken = False
         own = [socket.gethostname(), os.getpid(), self.rank - self.local_rank]
         self.peers: Sequence[Peer] = ()
         self.peers = [Peer(*values) for values in self.gather(own)]
@@ -156,7 +157,13 @@ class ProcessGroupWorld(World):
     def is_reporter(self) -> bool:
         return self.rank == (self._loss.reporter if self._loss else 0)
 
+    @property
+    def is_broken(self) -> bool:
+        return self._loss is not None or self._broken
+
     def report_failure(self, error: BaseException) -> bool:
+        # Most of our own errors are raised on all ranks together.
+        self._broken = self._broken or not isinstance(error, LightLLMError)
         if self._failed_first is None:
             self._failed_first = True
             # The store is gone if the machine that has it is.

@@ -87,6 +87,11 @@ class World:
         """Return True for the rank that prints the errors of a run: 0, or the lowest one left."""
         return True
 
+    @property
+    def is_broken(self) -> bool:
+        """Return True after an error that may have left the ranks at different places of the program."""
+        return False
+
     def report_failure(self, error: BaseException) -> bool:
         """Publish why this rank is about to leave. Returns True for the first rank that fails."""
         return True

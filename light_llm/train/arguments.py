@@ -29,8 +29,11 @@ MAX_NAMED = 3  # parameters in a message
 
 def find_world(config: Any, changes: Mapping[str, Any]) -> World:
     """Return the world of this process: that which it has joined, or joins now if it was started as one of several."""
-    if not in_world() or joined_world() is not None:
-        return joined_world() or World()
+    joined = joined_world()
+    if joined is not None and joined.is_broken:
+        raise ConfigError("an earlier run of this process ended with an error on one rank; start all processes again")
+    if not in_world() or joined is not None:
+        return joined or World()
     asked = changes.get("device", getattr(config, "device", "auto"))
     world = join_world(choose_device(asked).value)
     # Without this, gloo may abort the process at its end.

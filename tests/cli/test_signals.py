@@ -17,8 +17,10 @@ import pytest
 from light_llm.checkpoint import RunFolder
 from light_llm.cli import main
 from light_llm.cli.progress import RESUME_ADVICE
+from light_llm.cli.signals import postponed_signals, raise_on_signal
 from light_llm.data import sources
 from light_llm.data.json_records import DETECT_BYTES
+from light_llm.errors import Interrupted
 from tests.support.child import PATIENCE, Child
 from tests.support.tools import NANO_RUN, rows_of, run_child
 from tests.support.web_servers import FaultyServer, running
@@ -243,6 +245,16 @@ def test_a_signal_that_comes_where_python_drops_exceptions_is_not_lost() -> None
         "    time.sleep(60)\n"
     )
     assert run_command(body) == (143, "interrupted")
+
+
+@posix
+def test_a_signal_while_torch_is_loaded_waits_for_it() -> None:
+    """An exception of the handler in a module that C++ imports would abort the process."""
+    done: list[int] = []
+    with pytest.raises(Interrupted) as interrupted, raise_on_signal(), postponed_signals():
+        signal.raise_signal(signal.SIGTERM)
+        done.append(1)
+    assert interrupted.value.number == signal.SIGTERM and done
 
 
 @posix

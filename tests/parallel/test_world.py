@@ -16,6 +16,7 @@ from light_llm.errors import CheckpointError, ConfigError, LightLLMError, RankLo
 from light_llm.runtime import World, compare_ranks, in_world, is_lost, join_world, leave_world
 from light_llm.runtime.fingerprint import digest_of_files, program_values
 from light_llm.runtime.process_group import silent_stdout
+from light_llm.train.arguments import find_world
 from tests.support.ranks import RecordingWorld, run_ranks
 
 
@@ -64,6 +65,7 @@ def lose(world: World, how: str) -> dict[str, object]:
     """Lose rank 1 in the middle of a sum, after some other messages."""
     world.set_timeout(2)
     world.barrier()
+    assert not world.is_broken
     if world.rank == 1:
         if how == "failed":
             world.report_failure(CheckpointError("block 3 of shard.bin is damaged"))
@@ -81,6 +83,7 @@ def lose(world: World, how: str) -> dict[str, object]:
             "error": str(error),
             "lost": is_lost(error),
             "reporter": world.is_reporter,
+            "broken": world.is_broken,
             "seconds": time.monotonic() - started,
         }
     return {}
@@ -98,6 +101,7 @@ def lose(world: World, how: str) -> dict[str, object]:
 def test_a_lost_rank_is_named(how: str, words: str) -> None:
     first, second = run_ranks(2, lose, how, may_die=[1])
     assert re.search(words, first["error"]) and first["lost"] and first["reporter"] and second is None
+    assert first["broken"]
     assert first["seconds"] < 20
 
 
@@ -220,3 +224,16 @@ def test_what_gloo_prints_is_discarded(capfd: pytest.CaptureFixture[str]) -> Non
         raise RuntimeError
     os.write(1, b"after")
     assert capfd.readouterr() == ("before after", "")
+
+
+def test_a_process_whose_run_failed_on_one_rank_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages would meet those of the run before."""
+
+    class Broken(World):
+        @property
+        def is_broken(self) -> bool:
+            return True
+
+    monkeypatch.setattr("light_llm.train.arguments.joined_world", lambda: Broken(1, 2))
+    with pytest.raises(ConfigError, match="start all processes again"):
+        find_world(None, {})
