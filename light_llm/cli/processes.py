@@ -110,6 +110,7 @@ def _number_of_gpus() -> int:
 
 def launch(command: Sequence[str], n: int) -> int:
     """Run a command in n processes of one run. Returns the exit code of rank 0, or 2 if a signal ended it."""
+    _open_standard_streams()
     with tempfile.TemporaryDirectory(prefix="light-llm-") as folder, _blocked_signals():
         reader, writer = os.pipe()
         try:
@@ -123,6 +124,16 @@ def launch(command: Sequence[str], n: int) -> int:
         rank.print_end()
     code = ranks[0].process.returncode
     return code if code >= 0 else 2
+
+
+def _open_standard_streams() -> None:
+    """Open the null device in place of standard streams that are closed: the pipe to the ranks would take their place.
+
+    A rank whose standard input is that pipe would not see it, and stop because the launcher seems gone.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 @dataclass

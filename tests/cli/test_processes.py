@@ -96,6 +96,17 @@ def test_the_environment_and_input_of_ranks() -> None:
     assert notes(1)[5] == str(store) and not store.parent.exists(), "what the launcher made is removed"
 
 
+def launched_without_input(words: Sequence[str]) -> int:
+    os.close(0)
+    return launched(words)
+
+
+def test_ranks_of_a_launcher_without_standard_input_find_it() -> None:
+    """As under schedulers that close it."""
+    child = Child(["follow_launcher(); time.sleep(0.5)"], function=launched_without_input)
+    assert (child.wait(), child.output[1]) == (0, "")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_each_rank_gets_each_signal_once(number: int, code: int) -> None:
     child = Child([COUNT_SIGNALS], function=launched)
