@@ -228,7 +228,8 @@ def parse_weights(text: str, names: Sequence[str]) -> list[float]:
         ConfigError: an unknown source, one without a weight, or weights that are not numbers from 0 on.
     """
     weights: dict[str, float] = {}
-    example = "{--set data.weights=" + ",".join(f"{name}=1" for name in names) + "}"
+    # Without a flag: `--join` has --weight, and a run --set data.weights.
+    example = ",".join(f"{name}=1" for name in names)
     for part in text.split(","):
         name, _, number = (word.strip() for word in part.partition("="))
         if name not in names:
@@ -241,8 +242,9 @@ def parse_weights(text: str, names: Sequence[str]) -> list[float]:
         except ValueError:
             raise ConfigError(f"weights={text!r}: {number!r} is not a number; write {example}") from None
     if missing := [name for name in names if name not in weights]:
+        whole = ",".join(f"{name}={weights.get(name, 0):g}" for name in names)
         raise ConfigError(
-            f"weights={text!r} has no weight for {', '.join(missing)}; 0 leaves a source out: write {example}"
+            f"weights={text!r} has no weight for {', '.join(missing)}; to leave a source out, write {whole}"
         )
     if problem := _weights_problem(list(weights.values())):
         raise ConfigError(f"weights={text!r}: {problem}; write {example}")

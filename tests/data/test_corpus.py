@@ -180,7 +180,7 @@ def test_descriptions_that_cannot_be_used(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus")
     for weights, words in {
-        "wiki=1": "no weight for code",
+        "wiki=1": "no weight for code.* wiki=1,code=0$",
         "wiki=1,code=1,books=1": "no source 'books'",
         "wiki=1,code=x": "'x' is not a number",
         "wiki=nan,code=1": "from 0 on",
