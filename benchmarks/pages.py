@@ -9,7 +9,10 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
 RESULTS = CHECKOUT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/reliability.md", "docs/plan.md", "docs/export.md")
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("results", "speed", "reliability", "plan", "export", "data")),
+)
 # The runs of README's table of results: the command, and the table with its losses.
 RUNS = {
     "light-llm train --config shakespeare-modern": "recipe_modern",

@@ -86,11 +86,11 @@ def fixed_tokenizer(spec: str, *, data: str, offline: bool = False) -> Tokenizer
     """Return a tokenizer that does not depend on the text. Raises ConfigError for one that is made from it."""
     kind, _, size = spec.partition(":")
     if kind in LEARNED:
-        size = f" --vocab-size {size}" if size else ""
+        train = f"light-llm tokenizer train --data {data} --out tokenizer.json"
+        train = f"light-llm tokenizer train --data {data} --vocab-size {size} --out tokenizer.json" if size else train
         raise ConfigError(
             f"{{--tokenizer {spec}}} is made from the whole text, and a part has only some of it. Train one first: "
-            f"light-llm tokenizer train --data {data}{size} --out tokenizer.json; then use "
-            "{--tokenizer tokenizer.json} in every part (byte and gpt2 need no training)"
+            f"{train}; then use {{--tokenizer tokenizer.json}} in every part (byte and gpt2 need no training)"
         )
     return make_tokenizer(spec, offline=offline)
 

@@ -78,6 +78,7 @@ def test_the_cache_is_counted(own_cache: Path) -> None:
         "texts": "0",
         "stdin": "1",
         "ids": "4",  # both splits and their manifests
+        "remote": "0",
         "vocabularies": "1",
         "scans": "",
         "measurements": "0",
