@@ -85,7 +85,7 @@ def test_the_cache_is_counted(own_cache: Path) -> None:
         "history": "0",
         "partial": "1",
     }
-    assert "stdin 1, ids 4, vocabularies 1" in system_info()["cache"]
+    assert "stdin 1, ids 4, remote 0, vocabularies 1" in system_info()["cache"]
 
 
 def test_a_cache_that_does_not_exist_is_not_created(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
