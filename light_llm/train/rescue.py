@@ -75,7 +75,7 @@ def save_on_exception(trainer: Trainer) -> Iterator[None]:
             # Before the save, which may take longer than the other ranks wait.
             world.report_failure(error)
         note = _save(trainer) if _can_save(trainer) else _newest_step(trainer)
-        trainer.say(f"ended    {reason if lost else f'by {type(error).__name__}'}; {note}")
+        trainer.say(f"ended    by {(RankLost if lost else type(error)).__name__}; {note}")
         if lost:
             raise RankLost(f"{reason}; {note}") from error
         error.add_note(f"light-llm: {as_keywords(note)}")

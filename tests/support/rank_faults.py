@@ -75,7 +75,7 @@ class Fault:
     tracebacks: int = 0
 
 
-GONE, HANGS = r"process 2 of 2 .*is gone", r"process 2 of 2 .*answer"
+GONE, HANGS = r"error: process 2 of 2 .*is gone", r"error: process 2 of 2 .*answer"
 FAILED = r"error: process 2 of 2 .*a fault of this process"
 INTERRUPTED = r"interrupted at step 1[567]/30"
 FSDP = ("--parallel", "fsdp")
@@ -96,7 +96,7 @@ FAULTS = [
     Fault("an exception of rank 1, FSDP", "error@15@1", 2, FAILED, 5, FSDP, tracebacks=1),
     Fault("the disk of rank 0 is full", "full-disk@0@0", 2, "error: .*No space left", 10),
     Fault("rank 1 runs out of memory, DDP", "memory@0@1", 0, "sequences per process at a time do not fit: now 2"),
-    Fault("rank 1 runs out of memory, FSDP", "memory@0@1", 2, "--micro-batch", None, FSDP),
+    Fault("rank 1 runs out of memory, FSDP", "memory@0@1", 2, "error: .*--micro-batch", None, FSDP),
     Fault("rank 1 has another version", "version@0@1", 2, r"error: .*0\.0\.9", None),
     Fault("rank 1 has another text", "none@0@1", 2, "error: .*(text|data)", None, machines=True, text="another text\n"),
     Fault("rank 1 has a damaged token shard", "none@0@1", 2, "error: .*damaged", None, machines=True, damaged=True),
