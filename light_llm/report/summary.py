@@ -45,7 +45,7 @@ def _process_facts(log: RunLog) -> dict[str, str]:
     n, tensor = as_int(world.get("machines")) or 1, as_int(world.get("tensor")) or 1
     shared = f", {tensor} share each matrix (tensor)" if tensor > 1 else ""
     how = as_text(world.get("parallel")) if tensor < log.processes else ""
-    return {"processes": f"{log.processes} on {n} machine{'s' * (n != 1)}{shared}{', ' * bool(how)}{how}"}
+    return {"world": f"{log.processes} processes on {n} machine{'s' * (n != 1)}{shared}{', ' * bool(how)}{how}"}
 
 
 def key_numbers(log: RunLog) -> list[dict[str, str]]:
