@@ -139,12 +139,12 @@ def test_a_run_of_several_processes_says_so(runs: Path) -> None:
         replace(one, record={**one.record, "world": {**world, **changes}})
         for changes in ({}, {"machines": 2}, {"tensor": 4})
     )
-    facts = [run_facts(log).get("processes") for log in (one, four, cluster, tensor)]
+    facts = [run_facts(log).get("world") for log in (one, four, cluster, tensor)]
     assert facts == [
         None,
-        "4 on 1 machine, ddp",
-        "4 on 2 machines, ddp",
-        "4 on 1 machine, 4 share each matrix (tensor)",
+        "4 processes on 1 machine, ddp",
+        "4 processes on 2 machines, ddp",
+        "4 processes on 1 machine, 4 share each matrix (tensor)",
     ]
     commands = [repro_tables(log)["command"].partition(" --processes ")[2] for log in (one, four, cluster)]
     assert commands == ["", "4", ""]  # torchrun starts the processes of several machines
