@@ -77,7 +77,7 @@ def save_on_exception(trainer: Trainer) -> Iterator[None]:
         note = _save(trainer) if _can_save(trainer) else _newest_step(trainer)
         trainer.say(f"ended    by {(RankLost if lost else type(error)).__name__}; {note}")
         if lost:
-            raise RankLost(f"{reason}; {note}") from error
+            raise RankLost(f"{reason}; {note}") from None
         error.add_note(f"light-llm: {as_keywords(note)}")
         raise
 
