@@ -15,7 +15,7 @@ from light_llm.model import LightLLM
 from light_llm.runtime import World
 from light_llm.train import Trainer
 from tests.support.ranks import run_ranks
-from tests.support.tools import SMALL, byte_loader, rows_of
+from tests.support.tools import SMALL, byte_loader, cache_profile, rows_of
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt": {"n_embd": 32, "n_head": 4},
@@ -67,6 +67,7 @@ def compare(whole: Path, divided: Path) -> None:
 
 
 def test_two_ranks_train_as_one(tmp_path: Path, poem: Path) -> None:
+    cache_profile(model("llama", 0.0).config)  # a measured one takes ten seconds
     # Ranks that share each matrix draw the masks of one process.
     run = {"shape": "llama", "name": "divided", "tensor": 2, "dropout": 0.1}
     run_ranks(2, tensor_runs, str(poem), str(tmp_path), [run], timeout=180)
