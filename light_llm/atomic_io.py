@@ -40,7 +40,7 @@ class Files:
 
     @property
     def own(self) -> "Files":
-        """The file system for what this rank writes itself."""
+        """Return the file operations for the files of a large checkpoint that this rank writes."""
         return self
 
     def size(self, path: Path) -> int:
@@ -102,7 +102,7 @@ class NullFiles(Files):
     the first rank writes.
 
     Args:
-        own: the file system for the parts of a large checkpoint that this rank writes itself.
+        own: the file operations for the files of a large checkpoint that this rank writes.
     """
 
     def __init__(self, own: Files = REAL_FILES) -> None:
@@ -110,7 +110,7 @@ class NullFiles(Files):
 
     @property
     def own(self) -> Files:
-        """The file system for what this rank writes itself."""
+        """Return the file operations for the files of a large checkpoint that this rank writes."""
         return self._own
 
     def write(self, path: Path, write_fn: WriteFn) -> str:
@@ -138,7 +138,7 @@ class NullFiles(Files):
         """Do nothing."""
 
     def free(self, path: Path) -> None:
-        """Return None: there is no limit."""
+        """Return None: no free space is needed."""
 
 
 def atomic_write(path: Path, content: bytes | WriteFn, files: Files = REAL_FILES) -> None:

@@ -211,7 +211,7 @@ class Prefetcher:
 
 
 def _open_locked(path: Path) -> tuple[int, int | None] | None:
-    """Return a descriptor of a chunk and its shared lock; None if there is no such chunk."""
+    """Return the file descriptor of a chunk and its shared lock, or None if the chunk is not cached."""
     while True:
         try:
             lock = lock_folder(path, wait=True, shared=True)

@@ -26,15 +26,23 @@ TILE_ROWS, TILE_COLUMNS = 1024, 2048
 
 
 class SplitHead(Protocol):
-    """A head whose rows are split over ranks, which computes its cross-entropy by messages: `vocab_parallel.py`."""
+    """A head whose rows are split over ranks: each computes the logits of its own ids (`vocab_parallel.py`)."""
 
-    def cross_entropy_sum(
-        self, hidden: Tensor, targets: Tensor, weights: Tensor, *, rows: int, z_loss: float, cap: float
-    ) -> Tensor:
-        """Compute `linear_cross_entropy_sum`."""
+    @property
+    def table(self) -> Tensor:
+        """The rows of this rank, (V_r, C)."""
 
-    def cross_entropy(self, hidden: Tensor, targets: Tensor, *, rows: int, cap: float) -> Tensor:
-        """Compute `linear_cross_entropy`."""
+    def __len__(self) -> int:
+        """Return V."""
+
+    def own_targets(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which targets are ids of this rank, and their rows in `table`: (n,) each."""
+
+    def combine(self, lse: Tensor, of_target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-sum-exps over all ids and the logits of the targets, from those of this rank: (n,) each."""
+
+    def sum_gradients(self, d_hidden: Tensor) -> None:
+        """Add up the gradients of the hidden states over the ranks, in place."""
 
 
 def linear_cross_entropy_sum(
@@ -55,10 +63,9 @@ def linear_cross_entropy_sum(
         z_loss: the gradient, and not the value, is that of nats + z_loss l^2 (Chowdhery et al., 2022, section 5).
         cap: logits are cap tanh(z / cap) (Gemma Team, 2024); 0 for no cap.
     """
-    if not isinstance(head, Tensor):
-        return head.cross_entropy_sum(hidden, targets, weights, rows=rows, z_loss=z_loss, cap=cap)
+    table, split = (head, None) if isinstance(head, Tensor) else (head.table, head)
     targets, dtype = targets.clamp(0, len(head) - 1), autocast_dtype(hidden)
-    return cast(Tensor, _LinearCrossEntropy.apply(hidden, head, targets, weights, dtype, rows, z_loss, cap))
+    return cast(Tensor, _LinearCrossEntropy.apply(hidden, table, targets, weights, dtype, rows, z_loss, cap, split))
 
 
 @torch.no_grad()
@@ -66,14 +73,13 @@ def linear_cross_entropy(
     hidden: Tensor, head: Tensor | SplitHead, targets: Tensor, *, rows: int, cap: float = 0.0
 ) -> Tensor:
     """Return -log softmax(z_i)[targets_i], without gradients: (N, C), (V, C), (N,) -> (N,) float32."""
-    if not isinstance(head, Tensor):
-        return head.cross_entropy(hidden, targets, rows=rows, cap=cap)
+    table, split = (head, None) if isinstance(head, Tensor) else (head.table.detach(), head)
     dtype = autocast_dtype(hidden)
-    return _per_row(hidden.to(dtype), head.to(dtype), targets.clamp(0, len(head) - 1), rows, cap)
+    return _per_row(hidden.to(dtype), table.to(dtype), targets.clamp(0, len(head) - 1), rows, cap, split)
 
 
 @without_autocast
-def _per_row(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: float) -> Tensor:
+def _per_row(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: float, split: SplitHead | None) -> Tensor:
     vocabulary = vocab_blocks(table)
     # One buffer for all blocks, each overwrites the last: without gradients only the sums are needed.
     buffer = states.new_empty(min(rows, len(states)) * len(vocabulary[0].table))
@@ -81,7 +87,8 @@ def _per_row(states: Tensor, table: Tensor, targets: Tensor, rows: int, cap: flo
     parts = []
     for h, y in zip(states.split(rows), targets.split(rows), strict=True):
         softmaxes = [block_softmax(h, block, cap, buffer, scratch) for block in vocabulary]
-        parts.append(log_sum_exp(softmaxes) - target_logits(h, table, y, cap))
+        lse, of_target, *_ = _normalise(softmaxes, h, table, y, cap, split)
+        parts.append(lse - of_target)
     return torch.cat(parts)
 
 
@@ -147,6 +154,20 @@ def target_logits(hidden: Tensor, table: Tensor, targets: Tensor, cap: float) ->
     return cap * torch.tanh(z / cap) if cap else z
 
 
+def _normalise(
+    softmaxes: list[BlockSoftmax], h: Tensor, table: Tensor, targets: Tensor, cap: float, split: SplitHead | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return log-sum-exps and logits of the targets over the whole vocabulary, (n,) float32 each.
+
+    Also the rows of the targets in `table`, and for a split head which of them are this rank's, (n,) each.
+    """
+    if split is None:
+        return log_sum_exp(softmaxes), target_logits(h, table, targets, cap), targets, None
+    own, local = split.own_targets(targets)
+    of_target = target_logits(h, table, local, cap).masked_fill_(~own, 0.0)
+    return *split.combine(log_sum_exp(softmaxes), of_target), local, own
+
+
 def vocab_blocks(table: Tensor) -> list[VocabBlock]:
     """Split the head's rows into blocks that fit a CPU's cache; elsewhere one block, padded to suit the products."""
     V = len(table)
@@ -177,6 +198,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows: int,
         z_loss: float,
         cap: float,
+        split: SplitHead | None,
     ) -> Tensor:
         table, states = head.to(dtype), hidden.to(dtype)
         needs_grad = any(ctx.needs_input_grad[:2])
@@ -189,20 +211,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scratch = fp32_scratch(states, rows, len(vocabulary[0].table))
         value = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for chunk in row_ranges(len(states), rows):
-            h, y, w = states[chunk], targets[chunk], weights[chunk].float()
+            h, w = states[chunk], weights[chunk].float()
             blocks = zip(vocabulary, cycle(buffers), strict=False)
             softmaxes = [block_softmax(h, block, cap, buffer, scratch) for block, buffer in blocks]
-            lse, of_target = log_sum_exp(softmaxes), target_logits(h, table, y, cap)
+            lse, of_target, y, own = _normalise(softmaxes, h, table, targets[chunk], cap, split)
             value += (lse - of_target) @ w
             if d_hidden is None or d_head is None:
                 continue
             slope = w * (1 - (of_target / cap).square()) if cap else w
+            # Only the owner of a target has its row of the head, and the gradient through it.
+            slope = slope if own is None else slope * own
             d_hidden[chunk] = -slope[:, None] * table[y].float()
             factor = w * (1 + 2 * z_loss * lse)
             add_softmax_gradients(
                 softmaxes, vocabulary, factor, lse, h, d_hidden[chunk], d_head, first=chunk.start == 0
             )
             d_head.index_add_(0, y, h.float() * -slope[:, None])
+        if split is not None and d_hidden is not None:
+            split.sum_gradients(d_hidden)
         ctx.save_for_backward(d_hidden, d_head)
         ctx.dtypes = hidden.dtype, head.dtype
         return value
@@ -213,7 +239,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Overwritten in place: autograd itself refuses a second backward pass.
         d_hidden, d_head = ctx.saved_tensors
         hidden_dtype, head_dtype = ctx.dtypes
-        return (d_hidden.mul_(d_value).to(hidden_dtype), d_head.mul_(d_value).to(head_dtype), *[None] * 6)
+        return (d_hidden.mul_(d_value).to(hidden_dtype), d_head.mul_(d_value).to(head_dtype), *[None] * 7)
 
 
 def add_softmax_gradients(

@@ -26,7 +26,7 @@ class Layout:
         return [sum(_share(section, rank, n) for section in self.sections) for rank in range(n)]
 
     def part(self, whole: Tensor, rank: int, n: int) -> Tensor:
-        """Return a copy of what rank `rank` of n holds."""
+        """Return a copy of the rows or columns that rank `rank` of n holds."""
         sections = whole.split(self.sections, self.dim)
         return torch.cat([section.tensor_split(n, self.dim)[rank] for section in sections], self.dim)
 

@@ -153,7 +153,7 @@ class Checkpointer(Callback):
 
     @contextmanager
     def _written_by_first(self, path: Path, needed: int) -> Iterator[None]:
-        """Wait for what rank 0 writes in the block; then it removes what is no longer needed. Its errors reach all."""
+        """Let all ranks wait until rank 0 has written in the block and removed old checkpoints, or raise its error."""
         failure: OSError | None = None
         try:
             yield
